@@ -1,0 +1,86 @@
+"""The page at /docs: the OpenAPI document as plain HTML, with no script and nothing from another host."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+Json = dict[str, Any]
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+@media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } a { color: #8bf; } }
+table { border-collapse: collapse; width: 100%; }
+td { border-top: 1px solid #8884; padding: .25rem 1rem .25rem 0; vertical-align: top; }
+h2, h3 { margin-top: 2rem; }
+"""
+
+
+def page(openapi: Json) -> str:
+    """The whole page for one OpenAPI document."""
+    info = openapi["info"]
+    operations = (
+        _operation(method, path, operation)
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+    )
+    schemas = (_schema(name, schema) for name, schema in openapi.get("components", {}).get("schemas", {}).items())
+    title = escape(info["title"])
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
+        f"<p>{escape(info.get('description', ''))} The same for programs: "
+        f'<a href="openapi.json">openapi.json</a>.</p>'
+        f"{''.join(operations)}<h2>Schemas</h2>{''.join(schemas)}</body></html>"
+    )
+
+
+def _operation(method: str, path: str, operation: Json) -> str:
+    rows = (
+        (code, _type(_content(response)), escape(response.get("description", "")))
+        for code, response in operation["responses"].items()
+    )
+    return (
+        f'<h3><code>{method.upper()} <a href="{escape(path.lstrip("/"))}">{escape(path)}</a></code>'
+        f" {escape(operation.get('summary', ''))}</h3>"
+        f"<p>{escape(operation.get('description', ''))}</p>{_table(rows)}"
+    )
+
+
+def _schema(name: str, schema: Json) -> str:
+    rows = (
+        (f"<code>{escape(field)}</code>", _type(value), escape(value.get("description", "")))
+        for field, value in schema.get("properties", {}).items()
+    )
+    values = "" if "properties" in schema else f"<p>{_type(schema)}</p>"
+    return (
+        f'<h3 id="{escape(name)}">{escape(name)}</h3>'
+        f"<p>{escape(schema.get('description', ''))}</p>{values}{_table(rows)}"
+    )
+
+
+def _table(rows: Any) -> str:
+    cells = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+def _content(response: Json) -> Json:
+    content: Json = response.get("content", {}).get("application/json", {}).get("schema", {})
+    return content
+
+
+def _type(schema: Json) -> str:
+    """A JSON schema in words; a named one as a link."""
+    if "$ref" in schema:
+        name = escape(schema["$ref"].rsplit("/", 1)[-1])
+        return f'<a href="#{name}">{name}</a>'
+    if "const" in schema or "enum" in schema:
+        return " | ".join(escape(repr(value)) for value in schema.get("enum", [schema.get("const")]))
+    for union in ("anyOf", "allOf", "oneOf"):
+        if union in schema:
+            return " or ".join(_type(one) for one in schema[union])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"{_type(schema.get('propertyNames', {'type': 'string'}))} to {_type(schema['additionalProperties'])}"
+    return escape(str(schema.get("type", "anything")))

@@ -1,0 +1,69 @@
+"""Every error that p2p-elastic raises.
+
+P2PElasticError
+  ConfigError              what the user asked for cannot be: which key, what it got, what is allowed
+  ExchangeError            one exchange failed; training goes on; `.partner` says with whom
+    PartnerUnreachable     no stream to the partner could be opened
+    ExchangeTimeout        the partner made no progress for the deadline
+    SchemaMismatch         the partner trains another model
+    LocalProtocolError     a bug of ours: a message that must not be sent now
+    RemoteProtocolError    a fault of theirs: a message that must not come now, or is malformed
+  DirectoryError           the DHT cannot be reached or refused a record
+  NetworkError             the libp2p side cannot run on this machine (port in use, p2pd keeps dying)
+"""
+
+from __future__ import annotations
+
+
+class P2PElasticError(Exception):
+    """The root: `except P2PElasticError` catches whatever this package raises on purpose."""
+
+
+class ConfigError(P2PElasticError):
+    """What was asked for cannot be.
+
+    Args:
+        key: the option or field, as the user spells it.
+        got: the value that was given.
+        allowed: what may be given instead, in words.
+    """
+
+    def __init__(self, key: str, got: object, allowed: str) -> None:
+        self.key, self.got, self.allowed = key, got, allowed
+        super().__init__(f"{key}: got {got!r}; {allowed}")
+
+
+class ExchangeError(P2PElasticError):
+    """One exchange failed. Training goes on."""
+
+    def __init__(self, message: str, *, partner: str | None = None) -> None:
+        self.partner = partner
+        super().__init__(message)
+
+
+class PartnerUnreachable(ExchangeError):
+    """No stream to the partner could be opened, or it broke."""
+
+
+class ExchangeTimeout(ExchangeError):
+    """The partner made no progress before the deadline."""
+
+
+class SchemaMismatch(ExchangeError):
+    """The partner's model has other names, shapes or types."""
+
+
+class LocalProtocolError(ExchangeError):
+    """We tried to do what the protocol does not allow: a bug of ours."""
+
+
+class RemoteProtocolError(ExchangeError):
+    """The partner did what the protocol does not allow."""
+
+
+class DirectoryError(P2PElasticError):
+    """The directory of peers cannot be reached or refused a record."""
+
+
+class NetworkError(P2PElasticError):
+    """The network side cannot run on this machine."""

@@ -1,0 +1,243 @@
+"""The pairwise exchange as a protocol without I/O.
+
+    initiator                                        responder
+      Offer(id, run, schema, step, loss, weight) ->
+                                                  <- Accept(step, loss, weight) | Decline(reason)
+      =========== both vectors, at the same time, chunk by chunk, each chunk checked ===========
+      Verified(id)  |  Aborted(id, reason)       ->
+                                                     commits: its move is sure
+                                                  <- Committed(id)  |  Aborted(id, reason)
+      commits
+
+The initiator says Verified only when it holds all it needs, so once the responder commits, the initiator can commit
+too; it only has to learn that it may. Where that last word is lost, `inquire` asks again under the same id, and the
+responder answers from its ledger: an exchange is never applied twice, and a half exchange needs a partner that is gone
+for good.
+
+Each function here is a generator: it yields commands, gets what came of them, and returns a `Result`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from enum import Enum
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
+from p2p_elastic.rules import Facts
+from p2p_elastic.status import Frozen, Outcome
+
+PROTOCOL_VERSION = 1
+CODECS = ("none",)
+
+ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+PeerId = Annotated[str, Field(min_length=1, max_length=128)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+SchemaHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Step = Annotated[int, Field(ge=0, lt=2**53)]
+Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Loss = Annotated[float, Field(allow_inf_nan=False)] | None
+Text = Annotated[str, Field(max_length=200)]
+
+
+class DeclineReason(str, Enum):
+    """Why a peer does not exchange now. An answer, not an error."""
+
+    BUSY = "busy"  # one exchange at a time
+    LEAVING = "leaving"
+    NOT_TRAINING = "not-training"  # no step ended in time to take a snapshot
+    NOT_FINITE = "not-finite"  # its own parameters are broken
+    OTHER_RUN = "other-run"
+    OTHER_SCHEMA = "other-schema"
+    OTHER_CODEC = "other-codec"
+    OTHER_VERSION = "other-version"
+
+
+class Offer(Frozen):
+    """The initiator's header."""
+
+    version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
+    id: ExchangeId
+    peer: PeerId
+    run: RunName
+    schema_hash: SchemaHash
+    elements: Annotated[int, Field(gt=0, lt=2**40)]
+    codec: Annotated[str, Field(max_length=32)]
+    step: Step
+    loss: Loss
+    weight: Weight
+
+
+class Accept(Frozen):
+    """The responder's header: the same facts of its own."""
+
+    id: ExchangeId
+    peer: PeerId
+    schema_hash: SchemaHash
+    step: Step
+    loss: Loss
+    weight: Weight
+
+
+class Decline(Frozen):
+    """No, with a reason."""
+
+    id: ExchangeId
+    reason: DeclineReason
+    detail: Text = ""
+
+
+class Verified(Frozen):
+    """All of the partner's numbers arrived, whole and finite."""
+
+    id: ExchangeId
+
+
+class Committed(Frozen):
+    """The exchange took place."""
+
+    id: ExchangeId
+
+
+class Aborted(Frozen):
+    """The exchange did not take place; nobody moves."""
+
+    id: ExchangeId
+    reason: Text
+
+
+class Inquiry(Frozen):
+    """Did this exchange take place? Asked by its initiator, who missed the last word."""
+
+    id: ExchangeId
+
+
+Message = Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry
+
+
+class Send(NamedTuple):
+    """Command: send this message. Comes back with None."""
+
+    message: Message
+
+
+class Receive(NamedTuple):
+    """Command: receive one message of these types. Comes back with the message."""
+
+    types: tuple[type, ...]
+
+
+class Transfer(NamedTuple):
+    """Command: send our vector and receive theirs at the same time. Comes back with None, or what is wrong with it."""
+
+
+class Commit(NamedTuple):
+    """Command: the exchange took place; write it down before the partner hears of it. Comes back with None."""
+
+
+Command = Send | Receive | Transfer | Commit
+Answer = Message | str | None
+
+
+class Result(NamedTuple):
+    """How an exchange ended. COMPLETED: move by `mine` and `theirs`. HALF: uncertain, `inquire`."""
+
+    outcome: Outcome
+    mine: Facts | None = None
+    theirs: Facts | None = None
+    reason: str | None = None
+
+
+Exchange = Generator[Command, Answer, Result]
+
+
+def facts(header: Offer | Accept) -> Facts:
+    """The facts of the peer that sent this header."""
+    return Facts(header.step, header.loss, header.weight)
+
+
+def initiate(offer: Offer) -> Exchange:
+    """The side that asks.
+
+    Raises:
+        RemoteProtocolError, SchemaMismatch: the partner answered what it must not.
+    """
+    yield Send(offer)
+    answer = yield Receive((Accept, Decline))
+    _same_exchange(offer.id, answer)
+    if isinstance(answer, Decline):
+        return Result(Outcome.DECLINED, reason=answer.reason.value)
+    if not isinstance(answer, Accept):
+        raise LocalProtocolError(f"received {type(answer).__name__} where Accept or Decline was asked for")
+    if answer.schema_hash != offer.schema_hash:
+        raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, ours is {offer.schema_hash}")
+    agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer))
+    problem = yield Transfer()
+    if isinstance(problem, str):
+        yield Send(Aborted(id=offer.id, reason=problem))
+        return Result(Outcome.REFUSED, reason=problem)
+    try:
+        yield Send(Verified(id=offer.id))
+        verdict = yield Receive((Committed, Aborted))
+    except ExchangeError as error:
+        return agreed._replace(outcome=Outcome.HALF, reason=str(error))
+    _same_exchange(offer.id, verdict)
+    if isinstance(verdict, Aborted):
+        return Result(Outcome.BROKEN, reason=f"the partner aborted: {verdict.reason}")
+    return agreed
+
+
+def respond(offer: Offer, accept: Accept) -> Exchange:
+    """The side that was asked and agrees."""
+    yield Send(accept)
+    problem = yield Transfer()
+    if isinstance(problem, str):
+        yield Send(Aborted(id=offer.id, reason=problem))
+        return Result(Outcome.REFUSED, reason=problem)
+    verdict = yield Receive((Verified, Aborted))
+    _same_exchange(offer.id, verdict)
+    if isinstance(verdict, Aborted):
+        return Result(Outcome.BROKEN, reason=f"the partner aborted: {verdict.reason}")
+    yield Commit()
+    agreed = Result(Outcome.COMPLETED, facts(accept), facts(offer))
+    try:
+        yield Send(Committed(id=offer.id))
+    except ExchangeError as error:
+        return agreed._replace(reason=f"the partner may have missed our last word: {error}")
+    return agreed
+
+
+def inquire(exchange_id: str) -> Exchange:
+    """Ask the responder whether an exchange took place: COMPLETED or BROKEN. Raises ExchangeError on silence."""
+    yield Send(Inquiry(id=exchange_id))
+    verdict = yield Receive((Committed, Aborted))
+    _same_exchange(exchange_id, verdict)
+    if isinstance(verdict, Aborted):
+        return Result(Outcome.BROKEN, reason=f"the partner aborted: {verdict.reason}")
+    return Result(Outcome.COMPLETED)
+
+
+def objection(offer: Offer, *, run: str, schema_hash: str, elements: int) -> Decline | None:
+    """What speaks against this offer, whatever we are doing now; None where nothing does."""
+    checks = (
+        (offer.version == PROTOCOL_VERSION, DeclineReason.OTHER_VERSION, f"we speak version {PROTOCOL_VERSION}"),
+        (offer.run == run, DeclineReason.OTHER_RUN, f"we train {run!r}"),
+        (
+            offer.schema_hash == schema_hash and offer.elements == elements,
+            DeclineReason.OTHER_SCHEMA,
+            f"our model has schema {schema_hash} and {elements} elements",
+        ),
+        (offer.codec in CODECS, DeclineReason.OTHER_CODEC, f"we speak {', '.join(CODECS)}"),
+    )
+    for passed, reason, detail in checks:
+        if not passed:
+            return Decline(id=offer.id, reason=reason, detail=detail)
+    return None
+
+
+def _same_exchange(exchange_id: str, message: Answer) -> None:
+    got = getattr(message, "id", None)
+    if got != exchange_id:
+        raise RemoteProtocolError(f"answered exchange {got}, asked for {exchange_id}")

@@ -1,0 +1,97 @@
+"""Is this peer well? A pure function of what the peer says about itself.
+
+    bootstrap_unreachable   initial peers were given, none of them works, and no other peer answers
+    no_members              training for a while, initial peers were given, and yet no other live member of the run
+    loss_not_finite         the loss is NaN or infinite
+    stalled                 training, but no step for a long time
+    exchanges_failing       the newest exchanges all failed
+    network_restarted       the network process died again and again
+
+A peer that was given no initial peer founds the run: it may be alone for as long as it likes and is still ok.
+"""
+
+from __future__ import annotations
+
+import math
+
+from p2p_elastic.status import Health, Outcome, PeerStatus, Reason
+
+LONELY_SECONDS = 30.0
+STALLED_SECONDS = 60.0
+FAILURES_IN_A_ROW = 5
+RESTARTS_MAX = 2
+
+# A decline is an answer, not a failure.
+FAILURES = frozenset({Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF})
+
+
+def judge(status: PeerStatus) -> Health:
+    """ok, or degraded with every reason, each with a sentence that says what to do."""
+    found = tuple(reason for check in _CHECKS if (reason := check(status)) is not None)
+    return Health(status="degraded" if found else "ok", reasons=found)
+
+
+def is_ready(status: PeerStatus) -> Reason | None:
+    """None when the peer trains and can be reached; otherwise the reason why it is not ready."""
+    phase = status.training.phase
+    if phase not in ("training", "finishing"):
+        return Reason(code="not_training", text=f"the peer is {phase}; it is ready while it trains")
+    if not status.network.addresses:
+        return Reason(code="no_addresses", text="the peer listens on no address yet; wait, or see its log")
+    return None
+
+
+def _bootstrap_unreachable(status: PeerStatus) -> Reason | None:
+    given = status.network.bootstrap
+    if status.network.attached or not given or any(one.problem is None for one in given):
+        return None
+    problems = "; ".join(f"{one.address} ({one.problem})" for one in given)
+    advice = "check that they run, that the addresses are right, and that no firewall is between"
+    return Reason(code="bootstrap_unreachable", text=f"no initial peer answers: {problems}. {advice}")
+
+
+def _no_members(status: PeerStatus) -> Reason | None:
+    training = status.training.phase == "training" and status.uptime_seconds > LONELY_SECONDS
+    alive = any(member.state == "alive" for member in status.members)
+    if not training or alive or not status.network.bootstrap:
+        return None
+    text = f"trains alone: no live member of run {status.run!r}; check that the other peers use the same run and task"
+    return Reason(code="no_members", text=text)
+
+
+def _loss_not_finite(status: PeerStatus) -> Reason | None:
+    loss = status.training.loss
+    if loss is None or math.isfinite(loss):
+        return None
+    text = f"the loss is {loss}; lower the learning rate, or restart this peer so that it copies healthy parameters"
+    return Reason(code="loss_not_finite", text=text)
+
+
+def _stalled(status: PeerStatus) -> Reason | None:
+    since = status.training.seconds_since_step
+    if status.training.phase != "training" or since is None or since <= STALLED_SECONDS:
+        return None
+    text = f"no step for {since:.0f} s; see whether the data, the device or the training loop hangs"
+    return Reason(code="stalled", text=text)
+
+
+def _exchanges_failing(status: PeerStatus) -> Reason | None:
+    newest = sorted(status.last_exchanges, key=lambda record: record.age_seconds)[:FAILURES_IN_A_ROW]
+    if len(newest) < FAILURES_IN_A_ROW or any(record.outcome not in FAILURES for record in newest):
+        return None
+    kinds = ", ".join(sorted({record.outcome.value for record in newest}))
+    text = (
+        f"the last {FAILURES_IN_A_ROW} exchanges failed ({kinds}); check the network between this peer and the others"
+    )
+    return Reason(code="exchanges_failing", text=text)
+
+
+def _network_restarted(status: PeerStatus) -> Reason | None:
+    restarts = status.network.restarts
+    if restarts <= RESTARTS_MAX:
+        return None
+    text = f"the network process (p2pd) died {restarts} times; see the log, and the memory of this machine"
+    return Reason(code="network_restarted", text=text)
+
+
+_CHECKS = (_bootstrap_unreachable, _no_members, _loss_not_finite, _stalled, _exchanges_failing, _network_restarted)

@@ -1,0 +1,135 @@
+"""What a peer says about itself: frozen values, the same on screen, in logs and over HTTP."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    """A value that cannot be changed and has no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(str, Enum):
+    """How an exchange ended."""
+
+    COMPLETED = "completed"  # both ends moved
+    DECLINED = "declined"  # the partner (or we) said no, with a reason
+    UNREACHABLE = "unreachable"  # no stream
+    TIMEOUT = "timeout"  # the partner went silent
+    BROKEN = "broken"  # the stream was cut in the middle; nobody moved
+    REFUSED = "refused"  # the partner broke the protocol or sent numbers that are not finite
+    HALF = "half"  # the partner may have moved, we did not: its last word never came
+
+
+Phase = Literal["starting", "waiting", "training", "finishing", "done"]
+
+
+class ExchangeRecord(Frozen):
+    """One exchange, as this peer saw it."""
+
+    id: str = Field(description="exchange id, the same at both ends")
+    partner: str = Field(description="peer id of the partner")
+    initiated: bool = Field(description="true where this peer asked, false where it answered")
+    outcome: Outcome
+    reason: str | None = Field(default=None, description="why it did not complete")
+    step: int = Field(description="our step when it ended")
+    seconds: float = Field(description="from the first byte to the end")
+    bytes_sent: int
+    bytes_received: int
+    distance: float | None = Field(default=None, description="L2 distance to the partner's parameters before the move")
+    staleness: int | None = Field(default=None, description="our steps between snapshot and move")
+    age_seconds: float = Field(description="seconds since it ended")
+
+
+class MemberStatus(Frozen):
+    """Another peer of the same run, as this peer knows it."""
+
+    peer: str
+    addresses: tuple[str, ...]
+    state: Literal["alive", "suspect"] = Field(description="suspect: the last exchange failed, not yet announced anew")
+    step: int
+    loss: float | None
+    http: str | None = Field(default=None, description="where its status is served, if it says so")
+    age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
+
+
+class BootstrapStatus(Frozen):
+    """One `--initial-peer` address and what came of it."""
+
+    address: str
+    problem: str | None = Field(default=None, description="nothing where it works")
+
+
+class TrainingStatus(Frozen):
+    """How far the training on this peer is."""
+
+    phase: Phase = "starting"
+    step: int = 0
+    steps_total: int | None = None
+    epoch: float = 0.0
+    steps_per_second: float | None = None
+    loss: float | None = Field(default=None, description="mean over the last steps")
+    validation_accuracy: float | None = Field(default=None, description="share of the validation split, 0..1")
+    test_accuracy: float | None = Field(default=None, description="share of the test split, 0..1, at the end")
+    seconds_since_step: float | None = None
+
+
+class ExchangeTotals(Frozen):
+    """Counts since this peer started. `bytes_*` count parameters and headers, not libp2p's own overhead."""
+
+    by_outcome: dict[Outcome, int] = Field(default_factory=dict)
+    declined_by_us: dict[str, int] = Field(default_factory=dict, description="reason -> count, as the answering side")
+    declined_by_partner: dict[str, int] = Field(default_factory=dict, description="reason -> count")
+    skipped: dict[str, int] = Field(default_factory=dict, description="due exchanges not begun: reason -> count")
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class NetworkStatus(Frozen):
+    """How this peer stands in the network."""
+
+    addresses: tuple[str, ...] = ()
+    attached: bool = Field(default=False, description="at least one other peer of the DHT answers")
+    bootstrap: tuple[BootstrapStatus, ...] = ()
+    restarts: int = Field(default=0, description="times the p2pd child died and was replaced")
+    records_ignored: int = Field(default=0, description="malformed, unsigned or foreign records that were ignored")
+    streams_refused: dict[str, int] = Field(default_factory=dict, description="reason -> count of refused streams")
+
+
+class PeerStatus(Frozen):
+    """All that a peer says about itself at one moment."""
+
+    peer: str
+    version: str
+    run: str
+    task: str
+    schema_hash: str
+    rule: str
+    codec: str
+    device: str
+    uptime_seconds: float
+    weight: float = Field(description="0 while a newcomer copies, 1 afterwards")
+    training: TrainingStatus
+    exchanges: ExchangeTotals
+    last_exchanges: tuple[ExchangeRecord, ...] = ()
+    members: tuple[MemberStatus, ...] = ()
+    network: NetworkStatus
+
+
+class Reason(Frozen):
+    """Why a peer is not well: a code for programs, a sentence for people."""
+
+    code: str
+    text: str
+
+
+class Health(Frozen):
+    """ok, or degraded with every reason."""
+
+    status: Literal["ok", "degraded"]
+    reasons: tuple[Reason, ...] = ()

@@ -1,0 +1,18 @@
+"""Every task by its name."""
+
+from __future__ import annotations
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.tasks.base import Task
+from p2p_elastic.tasks.cifar10 import CIFAR10
+from p2p_elastic.tasks.digits import DIGITS
+from p2p_elastic.tasks.mnist import FASHION_MNIST, MNIST
+
+TASKS: dict[str, Task] = {task.name: task for task in (CIFAR10, DIGITS, FASHION_MNIST, MNIST)}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name; ConfigError with the names there are."""
+    if name not in TASKS:
+        raise ConfigError("task", name, f"allowed: {', '.join(TASKS)}")
+    return TASKS[name]

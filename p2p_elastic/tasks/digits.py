@@ -1,0 +1,46 @@
+"""Handwritten digits that come with scikit-learn: 1797 images of 8x8, no download, trained in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.tasks.base import Data, Recipe, Task
+from p2p_elastic.tasks.sampling import hold_out
+
+TEST_SIZE, VALIDATION_SIZE = 360, 180  # of 1797; 1257 are left to train on
+
+
+def model() -> nn.Module:
+    """An MLP 64-256-256-10 with ReLU and torch's default weights: images [B, 8, 8] to logits [B, 10]."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
+
+
+def load(data_dir: Path | None) -> Data:  # noqa: ARG001 - the images are inside scikit-learn
+    """The images as uint8 [N, 8, 8] with values 0..16, split in the same way everywhere."""
+    from sklearn.datasets import load_digits  # slow to import
+
+    digits = load_digits()
+    inputs, labels = torch.from_numpy(digits.images).to(torch.uint8), torch.from_numpy(digits.target).long()
+    test, rest = hold_out(inputs, labels, TEST_SIZE)
+    validation, train = hold_out(rest.inputs, rest.labels, VALIDATION_SIZE)
+    return Data(train=train, validation=validation, test=test)
+
+
+def prepare(inputs: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 - no augmentation
+    """Values -1..1."""
+    return inputs.float().div(8).sub(1)
+
+
+DIGITS = Task(
+    name="digits",
+    summary="8x8 digits that come with scikit-learn, MLP 64-256-256-10, no download",
+    recipe=Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60),
+    model=model,
+    load=load,
+    prepare=prepare,
+)

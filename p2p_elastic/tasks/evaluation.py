@@ -1,0 +1,98 @@
+"""How good a model is on a split, and BatchNorm statistics that fit parameters which came from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from p2p_elastic.tasks.base import Split, Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's result on one split: the share of right answers (0..1) and the mean loss in nats per example."""
+
+    accuracy: float
+    loss: float
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    device: torch.device | str,
+    *,
+    batch_size: int = 1000,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """The accuracy and loss of a model, in eval mode and without gradients; the model is left as it was found.
+
+    None when `stop`, asked before every batch, said yes: a part of a split is no result.
+    """
+    right, loss = 0, 0.0
+    with torch.no_grad(), _modes_kept(model):
+        model.eval()
+        for inputs, labels in _in_order(split, batch_size, device):
+            if stop():
+                return None
+            outputs = model(task.prepare(inputs, None))
+            right += int((outputs.argmax(dim=1) == labels).sum())
+            loss += float(task.loss(outputs, labels)) * len(labels)
+    return Evaluation(accuracy=right / len(split), loss=loss / len(split))
+
+
+def reestimate_batchnorm(
+    model: nn.Module, task: Task, split: Split, device: torch.device | str, *, batch_size: int = 1000
+) -> None:
+    """Compute BatchNorm's running statistics anew, in one pass over a split; without BatchNorm nothing happens.
+
+    An average of models has the average of their statistics, which are not the statistics of the average: hence this
+    pass (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). Only the BatchNorm layers are in train mode, so that
+    dropout neither disturbs the statistics nor draws from the global generator.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not layers:
+        return
+    with torch.no_grad(), _modes_kept(model), _cumulative(layers):
+        model.eval()
+        for layer in layers:
+            layer.train()
+        for inputs, labels in _in_order(split, batch_size, device):
+            if len(labels) == min(batch_size, len(split)):  # all batches count the same, so a short last one must not
+                model(task.prepare(inputs, None))
+
+
+def _in_order(split: Split, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(split), batch_size):
+        chosen = slice(start, start + batch_size)
+        yield split.inputs[chosen].to(device), split.labels[chosen].to(device)
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put train or eval mode back, layer by layer: a layer may be frozen in a model that trains."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+@contextmanager
+def _cumulative(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Start the layers' running statistics anew, as plain averages over batches (momentum None), for a while."""
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -1,0 +1,120 @@
+"""MNIST and Fashion-MNIST with the MLP and recipe of the Elastic Gossip experiments (Pramod 2018, arXiv:1812.02407)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.tasks.base import Data, Recipe, Split, Task
+from p2p_elastic.tasks.folders import Source, data_folder, ensure, unusable
+from p2p_elastic.tasks.sampling import hold_out
+
+CLASSES = 10
+
+RECIPE = Recipe(batch_size=32, learning_rate=0.001, momentum=0.99, epochs=100)
+
+
+def model() -> nn.Module:
+    """An MLP 784-1024-1024-1024-10: images [B, 28, 28] to logits [B, 10]; 2,913,290 parameters.
+
+    ReLU; dropout 0.2 on the input and 0.5 after each hidden layer; Kaiming-normal weights (fan-in), zero biases.
+    """
+    layers: list[nn.Module] = [nn.Flatten(), nn.Dropout(0.2)]
+    for inputs in (784, 1024, 1024):
+        layers += [_linear(inputs, 1024), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*layers, _linear(1024, CLASSES))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def load(source: Source, data_dir: Path | None) -> Data:
+    """The images as uint8 [N, 28, 28]; 8,800 of the 60,000 training images are for validation.
+
+    A smaller training set gives the same share (8800/60000, rounded down, at least one image).
+
+    Raises:
+        ConfigError: a file is missing and cannot be downloaded, or is damaged.
+    """
+    folder = data_folder(data_dir)
+    ensure(source, folder)
+    train_inputs, train_labels, test_inputs, test_labels = (folder / file for file in source.files)
+    inputs, labels = _read_part(train_inputs, train_labels)
+    if len(labels) < 2:
+        raise unusable(train_inputs, "fewer than two images")
+    validation, train = hold_out(inputs, labels, max(1, len(labels) * 8_800 // 60_000))
+    return Data(train=train, validation=validation, test=Split(*_read_part(test_inputs, test_labels)))
+
+
+def _read_part(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
+    pixels, digits = read_idx(images), read_idx(labels)
+    if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or len(pixels) == 0:
+        raise unusable(images, f"its shape is {tuple(pixels.shape)}, not (N, 28, 28)")
+    if digits.shape != (len(pixels),):
+        raise unusable(labels, f"its shape is {tuple(digits.shape)}, but there are {len(pixels)} images")
+    if int(digits.max()) >= CLASSES:
+        raise unusable(labels, f"a label is {int(digits.max())}, not 0..{CLASSES - 1}")
+    return pixels, digits.long()
+
+
+def read_idx(path: Path) -> Tensor:
+    """The bytes of an idx file (uint8, any shape); ConfigError where header and size disagree.
+
+    The format: two zero bytes, 8 for "unsigned byte", the number of dimensions, each dimension as a big-endian
+    uint32, the bytes. Source: https://yann.lecun.com/exdb/mnist/
+    """
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise unusable(path, error) from error
+    header = content[:4].tolist()
+    if header[:3] != [0, 0, 8] or len(header) < 4:
+        raise unusable(path, "no idx file of unsigned bytes")
+    start = 4 + 4 * header[3]
+    shape = [int.from_bytes(content[at : at + 4].tobytes(), "big") for at in range(4, start, 4)]
+    if start + int(np.prod(shape, dtype=object)) != len(content):
+        raise unusable(path, f"its header says {shape}, it has {len(content)} bytes")
+    return torch.from_numpy(content[start:]).view(shape)
+
+
+def prepare(mean: float, std: float, inputs: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001
+    """Bytes to 0..1, then normalised; there is no augmentation."""
+    return inputs.float().div(255).sub(mean).div(std)
+
+
+def _download(name: str, folder: Path) -> None:
+    from torchvision import datasets  # slow to import, and needed for nothing else
+
+    getattr(datasets, name)(folder, download=True)
+
+
+def _source(task: str, name: str, page: str) -> Source:
+    files = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    return Source(task, tuple(f"{name}/raw/{file}" for file in files), page, partial(_download, name))
+
+
+MNIST = Task(
+    name="mnist",
+    summary="handwritten digits 28x28, MLP 784-1024-1024-1024-10 with dropout",
+    recipe=RECIPE,
+    model=model,
+    load=partial(load, _source("mnist", "MNIST", "https://yann.lecun.com/exdb/mnist/")),
+    prepare=partial(prepare, 0.1307, 0.3081),
+)
+
+FASHION_MNIST = Task(
+    name="fashion-mnist",
+    summary="clothes 28x28, MLP 784-1024-1024-1024-10 with dropout",
+    recipe=RECIPE,
+    model=model,
+    load=partial(load, _source("fashion-mnist", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist")),
+    prepare=partial(prepare, 0.2860, 0.3530),
+)

@@ -1,0 +1,1 @@
+"""The network: finding, choosing, judging and reaching peers."""

@@ -1,0 +1,171 @@
+"""Runs the exchange protocol (`p2p_elastic.exchange`) over a stream, within deadlines and bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
+from p2p_elastic.exchange import Answer, Command, Commit, Exchange, Message, Receive, Result, Send, Transfer
+from p2p_elastic.peers.transport import Stream
+from p2p_elastic.peers.wire import (
+    CHUNK_HEADER,
+    MESSAGE_HEADER,
+    check_chunk,
+    check_chunk_length,
+    chunk_header,
+    pack,
+    pieces,
+    unpack_body,
+    unpack_header,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one exchange and of what strangers can take from us."""
+
+    idle_seconds: float = 10.0  # longest silence of a partner; hivemind itself never times out
+    exchange_seconds: float = 60.0  # longest exchange as a whole, plus its bytes at the slowest rate:
+    bytes_per_second_min: float = 20_000.0
+    header_seconds: float = 5.0  # a stream that says nothing for so long is closed
+    snapshot_seconds: float = 5.0  # longest wait for our own next step before declining
+    streams_per_peer: int = 4
+    streams_total: int = 64
+    attempts: int = 3  # partners asked for one due exchange
+    inquiries: int = 3  # questions after a lost last word
+    ledger_entries: int = 256  # exchanges remembered, for idempotent retry
+
+
+class Vectors(NamedTuple):
+    """The two ends of a transfer: `mine` [D] travels out, `theirs` [D] is filled. Float32, contiguous, on the CPU."""
+
+    mine: Tensor
+    theirs: Tensor
+
+
+class Conversation:
+    """One stream with a deadline on every wait, counting bytes both ways."""
+
+    def __init__(self, stream: Stream, limits: Limits) -> None:
+        self.stream, self._limits = stream, limits
+        self.bytes_sent = self.bytes_received = 0
+
+    async def run(
+        self, exchange: Exchange, vectors: Vectors | None = None, commit: Callable[[], None] | None = None
+    ) -> Result:
+        """Drive `exchange` to its end. Raises ExchangeError with the partner's id in it."""
+        try:
+            return await self.within(self._deadline(vectors), self._drive(exchange, vectors, commit))
+        except ExchangeError as error:
+            self.stream.abort()
+            error.partner = self.stream.partner
+            raise
+
+    def _deadline(self, vectors: Vectors | None) -> float:
+        nbytes = 0 if vectors is None else vectors.mine.nbytes + vectors.theirs.nbytes
+        return self._limits.exchange_seconds + nbytes / self._limits.bytes_per_second_min
+
+    async def _drive(self, exchange: Exchange, vectors: Vectors | None, commit: Callable[[], None] | None) -> Result:
+        command = next(exchange)
+        try:
+            while True:
+                try:
+                    answer = await self._obey(command, vectors, commit)
+                except ExchangeError as error:
+                    command = exchange.throw(error)
+                else:
+                    command = exchange.send(answer)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+    async def _obey(self, command: Command, vectors: Vectors | None, commit: Callable[[], None] | None) -> Answer:
+        if isinstance(command, Send):
+            await self.send(command.message)
+            return None
+        if isinstance(command, Receive):
+            return await self.receive(command.types, self._limits.idle_seconds)
+        if isinstance(command, Transfer):
+            assert vectors is not None, "a transfer needs vectors"
+            return await self._transfer(vectors)
+        assert isinstance(command, Commit)
+        assert commit is not None, "a commit needs somebody to write it down"
+        commit()
+        return None
+
+    async def send(self, message: Message) -> None:
+        """Send one message. Raises ExchangeError."""
+        await self._send(pack(message))
+
+    async def receive(self, types: tuple[type, ...], seconds: float) -> Message:
+        """One message, of one of these types, within `seconds`. Raises ExchangeError."""
+        return await self.within(seconds, self._receive_message(types))
+
+    async def _receive_message(self, types: tuple[type, ...]) -> Message:
+        header = await self._receive(MESSAGE_HEADER.size)
+        message_type, length = unpack_header(header)
+        if message_type not in types:
+            due = " or ".join(t.__name__ for t in types)
+            raise RemoteProtocolError(f"{message_type.__name__} where {due} is due")
+        return unpack_body(message_type, await self._receive(length))
+
+    async def _transfer(self, vectors: Vectors) -> str | None:
+        outgoing, incoming = _bytes(vectors.mine), _bytes(vectors.theirs)
+        both = [
+            asyncio.ensure_future(self._send_vector(outgoing)),
+            asyncio.ensure_future(self._receive_vector(incoming)),
+        ]
+        try:
+            await asyncio.gather(*both)
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        # The sum is finite only where every element is, and thirty times faster than asking each one.
+        return None if bool(torch.isfinite(vectors.theirs.sum())) else "the parameters received are not finite"
+
+    async def _send_vector(self, outgoing: memoryview) -> None:
+        for piece in pieces(len(outgoing)):
+            chunk = outgoing[piece.start : piece.stop]
+            await self._send(chunk_header(chunk))
+            await self._send(chunk)
+
+    async def _receive_vector(self, incoming: memoryview) -> None:
+        for piece in pieces(len(incoming)):
+            chunk = incoming[piece.start : piece.stop]
+            header = await self.within(self._limits.idle_seconds, self._receive(CHUNK_HEADER.size))
+            check_chunk_length(header, len(chunk))
+            await self.within(self._limits.idle_seconds, self._receive_into(chunk))
+            check_chunk(header, chunk)
+
+    async def _send(self, data: bytes | memoryview) -> None:
+        await self.within(self._limits.idle_seconds, self.stream.send(data))
+        self.bytes_sent += len(data)
+
+    async def _receive(self, length: int) -> bytes:
+        buffer = bytearray(length)
+        await self._receive_into(memoryview(buffer))
+        return bytes(buffer)
+
+    async def _receive_into(self, buffer: memoryview) -> None:
+        await self.stream.receive_into(buffer)
+        self.bytes_received += len(buffer)
+
+    async def within(self, seconds: float, wait: Awaitable[T]) -> T:
+        """`wait`, but no longer than that. Raises ExchangeTimeout."""
+        try:
+            return await asyncio.wait_for(wait, seconds)
+        except asyncio.TimeoutError as error:
+            raise ExchangeTimeout(f"nothing came of it within {seconds:g} s", partner=self.stream.partner) from error
+
+
+def _bytes(vector: Tensor) -> memoryview:
+    return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers

@@ -1,0 +1,88 @@
+"""Where the training thread and the network thread meet: one snapshot out, one move in.
+
+    free --request--> wanted --step--> ready --deliver--> delivered --step--> free
+    free --------due step------------> ready
+    wanted, ready --release--> free
+
+At most one exchange is under way per peer, so memory stays at two vectors. Parameters are read and changed only in
+`between_steps`, which the training thread calls.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum
+
+from p2p_elastic.vector import ParameterVector
+
+
+class State(Enum):
+    FREE = "free"
+    WANTED = "wanted"  # the network asked for a snapshot
+    READY = "ready"  # `mine` holds a snapshot, the network may read it
+    DELIVERED = "delivered"  # `theirs` holds a move, the training thread adds it
+
+
+class Handover:
+    """Two vectors [D] and the state of the one exchange that may be under way."""
+
+    def __init__(self, vector: ParameterVector) -> None:
+        self._vector = vector
+        self.mine, self.theirs = vector.empty(), vector.empty()
+        self.snapshot_step = 0
+        self._state = State.FREE
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    # -- training thread ----------------------------------------------------------------------------------------------
+
+    def between_steps(self, step: int, *, due: bool, settle: bool, published: Callable[[bool], None]) -> int | None:
+        """Add a delivered move, then take a snapshot where one is wanted or `due`.
+
+        Returns how many steps old the snapshot of the added move was; None where none was added. `published(due)` is
+        called when a snapshot was taken; its argument says whether we are to initiate. With `settle` false only
+        snapshots are taken: during an evaluation the parameters must stand still.
+        """
+        staleness = self._settle(step) if settle and self._state is State.DELIVERED else None
+        with self._lock:
+            wanted = self._state is State.WANTED
+            if not wanted and not (due and self._state is State.FREE):
+                return staleness
+            self._vector.snapshot(self.mine)
+            self.snapshot_step = step
+            self._state = State.READY
+        published(not wanted)
+        return staleness
+
+    def _settle(self, step: int) -> int:
+        self._vector.add_(self.theirs)
+        staleness = step - self.snapshot_step
+        with self._lock:
+            self._state = State.FREE
+        return staleness
+
+    # -- network thread -----------------------------------------------------------------------------------------------
+
+    def request(self) -> bool:
+        """Ask for a snapshot at the next step. False where an exchange is under way."""
+        with self._lock:
+            if self._state is not State.FREE:
+                return False
+            self._state = State.WANTED
+            return True
+
+    def release(self) -> None:
+        """Give up the exchange under way: nobody moves."""
+        with self._lock:
+            if self._state is not State.DELIVERED:
+                self._state = State.FREE
+
+    def deliver(self) -> None:
+        """`theirs` now holds the move; the training thread adds it between two steps."""
+        with self._lock:
+            assert self._state is State.READY, f"a move delivered while {self._state.value}"
+            self._state = State.DELIVERED

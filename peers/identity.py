@@ -1,0 +1,97 @@
+"""Who a peer is: an Ed25519 key, kept in a file that libp2p can read.
+
+A libp2p peer id of an Ed25519 key contains the public key itself, so whatever is signed with the identity can be
+checked from the peer id alone. File format: libp2p's protobuf `PrivateKey{Type=Ed25519, Data=private+public}`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import base58
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from p2p_elastic.errors import ConfigError
+
+SIGNATURE_BYTES = 64
+_PRIVATE_KEY_HEADER = bytes.fromhex("08011240")  # protobuf: Type = Ed25519, Data of 64 bytes
+_PEER_ID_HEADER = bytes.fromhex("002408011220")  # identity multihash of 36 bytes: PublicKey{Ed25519, 32 bytes}
+
+
+class Identity:
+    """A private key and the peer id that follows from it."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.peer_bytes = _PEER_ID_HEADER + key.public_key().public_bytes_raw()
+        self.peer: str = base58.b58encode(self.peer_bytes).decode()
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new identity."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Identity:
+        """The identity in that file; a new one, written with mode 0400, where there is none yet.
+
+        Raises:
+            ConfigError: the file is not an Ed25519 identity, or cannot be read or written.
+        """
+        try:
+            if path.exists():
+                return cls._parse(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            identity = cls.generate()
+            identity.write(path)
+        except OSError as error:
+            raise ConfigError("identity", str(path), f"cannot be read or written: {error.strerror}") from error
+        return identity
+
+    @classmethod
+    def _parse(cls, path: Path) -> Identity:
+        with path.open("rb") as file:
+            blob = file.read(256)
+        if len(blob) != 68 or not blob.startswith(_PRIVATE_KEY_HEADER):
+            raise ConfigError("identity", str(path), "a libp2p Ed25519 key file; name a new file to have one made")
+        return cls(Ed25519PrivateKey.from_private_bytes(blob[4:36]))
+
+    def write(self, path: Path) -> None:
+        """Write the key to a new file that only its owner can read. Raises OSError."""
+        data = self._key.private_bytes_raw() + self.peer_bytes[len(_PEER_ID_HEADER) :]
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400), "wb") as file:
+            file.write(_PRIVATE_KEY_HEADER + data)
+
+    def temporary_file(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder that holds the key as `identity`, for p2pd to read at its start; delete it afterwards."""
+        folder = tempfile.TemporaryDirectory(prefix="p2p-elastic-")
+        self.write(Path(folder.name) / "identity")
+        return folder
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of `message`, SIGNATURE_BYTES long."""
+        return self._key.sign(message)
+
+
+def verify(peer_bytes: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the peer with that id signed that message."""
+    if len(peer_bytes) != 38 or not peer_bytes.startswith(_PEER_ID_HEADER):
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(peer_bytes[len(_PEER_ID_HEADER) :]).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def peer_text(peer_bytes: bytes) -> str:
+    """A peer id as people see it."""
+    return str(base58.b58encode(peer_bytes).decode())
+
+
+def peer_from_text(peer: str) -> bytes:
+    """A peer id as bytes. Raises ValueError where it is not base58."""
+    return bytes(base58.b58decode(peer))

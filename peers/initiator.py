@@ -1,0 +1,154 @@
+"""The side that asks: one due exchange, with whoever agrees first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import NamedTuple
+
+from p2p_elastic.errors import ExchangeError, ExchangeTimeout, PartnerUnreachable, RemoteProtocolError, SchemaMismatch
+from p2p_elastic.exchange import Offer, Result, initiate, inquire
+from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.journal import Entry
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.partners import choose_partner, suspected
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transport import Stream, Transport
+from p2p_elastic.status import Outcome
+
+log = logging.getLogger(__name__)
+TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE)
+SUSPICIOUS = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)
+
+
+class Asked(NamedTuple):
+    """What came of asking one partner."""
+
+    result: Result
+    distance: float | None = None
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class Initiator:
+    """Asks live members, at random, until one agrees. All of them are offered the same snapshot."""
+
+    def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
+        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+
+    async def run_once(self) -> None:
+        """One due exchange. When it returns, a move is waiting or the handover is free again."""
+        delivered = False
+        try:
+            delivered = await self._ask_around()
+        finally:
+            self._local.offering_to, self._local.yielding = None, False
+            if not delivered:
+                self._local.free()
+
+    async def _ask_around(self) -> bool:
+        local, tried = self._local, set[str]()
+        if not local.finite():
+            local.journal.skipped["own parameters not finite"] += 1
+            return False
+        for _ in range(self._limits.attempts):
+            partner = choose_partner(local.members, self._rng, excluding=tried)
+            if partner is None:
+                local.journal.skipped["no further partner" if tried else "no partner"] += 1
+                return False
+            tried.add(partner.peer)
+            outcome = await self._ask(partner)
+            if outcome in SUSPICIOUS:
+                local.members = suspected(local.members, partner.peer)
+            if outcome not in TRY_ANOTHER or local.yielding:
+                return outcome is Outcome.COMPLETED
+        return False
+
+    async def _ask(self, partner: PeerRecord) -> Outcome:
+        local, exchange_id = self._local, f"{self._rng.getrandbits(128):032x}"
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        local.offering_to = partner.peer
+        asked = await self._exchange(partner, exchange_id)
+        local.offering_to = None
+        local.journal.enter(
+            Entry(
+                id=exchange_id,
+                partner=partner.peer,
+                initiated=True,
+                outcome=asked.result.outcome,
+                reason=asked.result.reason,
+                step=local.progress.step,
+                seconds=loop.time() - started,
+                bytes_sent=asked.bytes_sent,
+                bytes_received=asked.bytes_received,
+                distance=asked.distance,
+                ended_at=loop.time(),
+            )
+        )
+        return asked.result.outcome
+
+    async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
+        try:
+            stream = await self._open(partner)
+        except ExchangeError as error:
+            return Asked(Result(Outcome.UNREACHABLE, reason=str(error)))
+        conversation = Conversation(stream, self._limits)
+        try:
+            result = await conversation.run(initiate(self._offer(exchange_id)), self._local.vectors)
+        except ExchangeError as error:
+            result = Result(outcome_of(error), reason=str(error))
+        finally:
+            await stream.close()
+        if result.outcome is Outcome.HALF:
+            result = await self._resolve(partner, exchange_id, result)
+        distance = None
+        if result.outcome is Outcome.COMPLETED and result.mine and result.theirs:
+            distance = self._local.move(exchange_id, result.mine, result.theirs)
+        return Asked(result, distance, conversation.bytes_sent, conversation.bytes_received)
+
+    async def _open(self, partner: PeerRecord) -> Stream:
+        try:
+            return await asyncio.wait_for(self._transport.open(partner), self._limits.idle_seconds)
+        except asyncio.TimeoutError as error:
+            raise PartnerUnreachable(f"no stream within {self._limits.idle_seconds:g} s") from error
+
+    def _offer(self, exchange_id: str) -> Offer:
+        local = self._local
+        return Offer(
+            id=exchange_id,
+            peer=local.peer,
+            run=local.membership.run,
+            schema_hash=local.vector.schema_hash,
+            elements=local.vector.elements,
+            codec=local.membership.codec,
+            step=local.handover.snapshot_step,
+            loss=local.loss(),
+            weight=local.weight,
+        )
+
+    async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:
+        """Ask, under the same id, for the last word that was lost."""
+        for attempt in range(self._limits.inquiries):
+            await asyncio.sleep(0.1 * 4**attempt)
+            try:
+                stream = await self._open(partner)
+                try:
+                    verdict = await Conversation(stream, self._limits).run(inquire(exchange_id))
+                finally:
+                    await stream.close()
+            except ExchangeError as error:
+                log.info("exchange %s with %s: no last word yet: %s", exchange_id, partner.peer, error)
+                continue
+            return half._replace(outcome=verdict.outcome, reason=verdict.reason)
+        return half
+
+
+def outcome_of(error: ExchangeError) -> Outcome:
+    """How an exchange ended that raised `error` after its stream was open."""
+    if isinstance(error, ExchangeTimeout):
+        return Outcome.TIMEOUT
+    if isinstance(error, (RemoteProtocolError, SchemaMismatch)):
+        return Outcome.REFUSED
+    return Outcome.BROKEN

@@ -1,0 +1,101 @@
+"""This peer's side of any exchange: what it says of itself, its two vectors, its rule, and what it knows of others."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from p2p_elastic.peers.conversation import Vectors
+from p2p_elastic.peers.handover import Handover, State
+from p2p_elastic.peers.journal import Journal
+from p2p_elastic.peers.partners import Member, own_weight
+from p2p_elastic.rules import ExchangeRule, Facts
+from p2p_elastic.vector import ParameterVector
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What this peer is in the run, and how often it says so."""
+
+    run: str
+    codec: str = "none"
+    newcomer: bool = False  # joined a run that was under way: copies before it counts
+    http: str | None = None
+    announce_seconds: float = 5.0
+    refresh_seconds: float = 3.0
+
+
+class Progress(NamedTuple):
+    """What the training thread last said."""
+
+    step: int = 0
+    loss: float | None = None
+
+
+class Local:
+    """State that asking and answering share. Belongs to the network thread, but for `progress`."""
+
+    def __init__(self, peer: str, vector: ParameterVector, rule: ExchangeRule, membership: Membership) -> None:
+        self.peer, self.vector, self.rule, self.membership = peer, vector, rule, membership
+        self.handover, self.journal = Handover(vector), Journal()
+        self.vectors = Vectors(self.handover.mine, self.handover.theirs)
+        self.members: Mapping[str, Member] = {}
+        self.progress = Progress()
+        self.newcomer = membership.newcomer
+        self.offering_to: str | None = None
+        self.yielding = False  # the partner that we offer to offered to us, and goes first
+        self.leaving = False
+        self.delivered_id = ""
+        self.freed = asyncio.Event()
+        self._rule_state = rule.init(self.handover.mine)
+
+    @property
+    def weight(self) -> float:
+        """How much we count for a partner: 0 while a newcomer, 1 afterwards."""
+        return own_weight(self.newcomer, self.progress.step, self.members)
+
+    def loss(self) -> float | None:
+        """The last loss, where it is a number that JSON has."""
+        loss = self.progress.loss
+        return loss if loss is not None and math.isfinite(loss) else None
+
+    def finite(self) -> bool:
+        """Whether our own snapshot may be shown to others."""
+        return bool(torch.isfinite(self.handover.mine.sum()))
+
+    def move(self, exchange_id: str, mine: Facts, theirs: Facts) -> float:
+        """Turn the received vector into our move and hand it to the training thread. Returns the L2 distance."""
+        delta = self.handover.theirs.sub_(self.handover.mine)
+        distance = float(torch.linalg.vector_norm(delta))
+        move, self._rule_state = self.rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
+        if move is not self.handover.theirs:
+            self.handover.theirs.copy_(move)
+        if theirs.weight > 0.0:
+            self.newcomer = False  # copied, or met somebody who counts: from now on we count too
+        self.delivered_id = exchange_id
+        self.handover.deliver()
+        self.freed.set()
+        return distance
+
+    def free(self) -> None:
+        """Give up the exchange under way."""
+        self.handover.release()
+        self.freed.set()
+
+    async def until_free(self) -> None:
+        """Wait until no exchange is under way and no move waits to be added."""
+        await self._until(State.FREE)
+
+    async def until_quiet(self) -> None:
+        """Wait until no exchange is under way; a move may still wait to be added."""
+        await self._until(State.FREE, State.DELIVERED)
+
+    async def _until(self, *states: State) -> None:
+        while self.handover.state not in states:
+            self.freed.clear()
+            await self.freed.wait()

@@ -1,0 +1,59 @@
+"""Who could be the next partner: pure functions of what is known of the members of the run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from p2p_elastic.peers.records import PeerRecord
+
+Members = Mapping[str, "Member"]
+
+
+class Member(NamedTuple):
+    """Another peer of the run, and since when we know this of it (our own monotonic seconds)."""
+
+    record: PeerRecord
+    changed_at: float
+    suspect: bool = False
+
+
+def observe(members: Members, records: Iterable[PeerRecord], now: float) -> dict[str, Member]:
+    """The members after reading the directory.
+
+    Who is not listed any more or said goodbye is gone. A suspect is alive again once it announced itself anew; a record
+    with an older sequence than the one we know is a replay and changes nothing.
+    """
+    after = {}
+    for record in records:
+        if record.left:
+            continue
+        known = members.get(record.peer)
+        if known is not None and record.sequence <= known.record.sequence:
+            after[record.peer] = known
+        else:
+            after[record.peer] = Member(record, now)
+    return after
+
+
+def suspected(members: Members, peer: str) -> dict[str, Member]:
+    """The members after a failed exchange with `peer`: it is not chosen until it announces itself anew."""
+    after = dict(members)
+    if peer in after:
+        after[peer] = after[peer]._replace(suspect=True)
+    return after
+
+
+def choose_partner(members: Members, rng: random.Random, *, excluding: Collection[str] = ()) -> PeerRecord | None:
+    """One of the live members, uniformly at random; None where there is none."""
+    candidates = sorted(peer for peer, member in members.items() if not member.suspect and peer not in excluding)
+    return members[rng.choice(candidates)].record if candidates else None
+
+
+def own_weight(newcomer: bool, step: int, members: Members) -> float:
+    """How much we count for a partner: 0 for a newcomer while anybody is ahead of it, otherwise 1.
+
+    A newcomer copies the first partner that counts instead of pulling it back to where training began.
+    """
+    return 0.0 if newcomer and any(member.record.step > step for member in members.values()) else 1.0

@@ -1,0 +1,202 @@
+"""One peer of a run: asks for exchanges, answers those of others, and hands moves to the training thread.
+
+The same class runs live (libp2p, DHT, threads) and in virtual time (`simulation.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from p2p_elastic.errors import DirectoryError
+from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.initiator import Initiator
+from p2p_elastic.peers.local import Local, Membership, Progress
+from p2p_elastic.peers.partners import observe
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.responder import Responder
+from p2p_elastic.peers.transport import Directory, Transport
+from p2p_elastic.rules import ExchangeRule
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import ExchangeRecord, ExchangeTotals, MemberStatus
+from p2p_elastic.vector import ParameterVector
+
+log = logging.getLogger(__name__)
+
+
+class Peer:
+    """Lives on one event loop; `after_step` and `during_evaluation` belong to the training thread.
+
+    Args:
+        vector: the model.
+        rule: how far to move, the same at every peer of the run.
+        schedule: when to ask for an exchange.
+        transport, directory: the network, live or simulated.
+        membership: the run, and how often to announce and refresh.
+        seed: of the schedule's coin and of the choice of partners.
+        limits: deadlines and bounds.
+    """
+
+    def __init__(
+        self,
+        *,
+        vector: ParameterVector,
+        rule: ExchangeRule,
+        schedule: Schedule,
+        transport: Transport,
+        directory: Directory,
+        membership: Membership,
+        seed: int = 0,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self.peer = transport.peer
+        self._schedule, self._transport, self._directory = schedule, transport, directory
+        self._local = Local(self.peer, vector, rule, membership)
+        self._initiator = Initiator(self._local, transport, limits, random.Random(f"{seed} partners"))
+        self._responder = Responder(self._local, limits)
+        self._coin = random.Random(f"{seed} coin")
+        self._owed = False  # an exchange was due while another was under way
+        self._sequence = 0
+        self._to_initiate = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- training thread ----------------------------------------------------------------------------------------------
+
+    def after_step(self, loss: float | None = None) -> None:
+        """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters."""
+        local = self._local
+        step = local.progress.step + 1
+        local.progress = Progress(step, local.progress.loss if loss is None else loss)
+        if not local.leaving and self._schedule.due(step, self._coin):
+            if self._owed:
+                local.journal.skipped["busy"] += 1
+            self._owed = True
+        staleness = local.handover.between_steps(step, due=self._owed, settle=True, published=self._snapshot_taken)
+        if staleness is not None:
+            local.journal.settled(local.delivered_id, staleness)
+            self._wake(local.freed)
+
+    def during_evaluation(self) -> None:
+        """Serve a partner that waits for a snapshot, without changing the parameters."""
+        local = self._local
+        local.handover.between_steps(local.progress.step, due=False, settle=False, published=self._snapshot_taken)
+
+    def _snapshot_taken(self, due: bool) -> None:
+        if due:
+            self._owed = False
+        self._wake(self._to_initiate if due else self._responder.published)
+
+    def _wake(self, event: asyncio.Event) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(event.set)
+
+    # -- status, from any thread --------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        return self._local.progress.step
+
+    @property
+    def weight(self) -> float:
+        """How much we count for a partner: 0 while a newcomer, 1 afterwards."""
+        return self._local.weight
+
+    def exchanges(self) -> ExchangeTotals:
+        return self._local.journal.totals()
+
+    def last_exchanges(self) -> tuple[ExchangeRecord, ...]:
+        return self._local.journal.last(self._now())
+
+    def streams_refused(self) -> dict[str, int]:
+        return dict(self._local.journal.streams_refused)
+
+    def members(self) -> tuple[MemberStatus, ...]:
+        now = self._now()
+        return tuple(
+            MemberStatus(
+                peer=peer,
+                addresses=member.record.addresses,
+                state="suspect" if member.suspect else "alive",
+                step=member.record.step,
+                loss=member.record.loss,
+                http=member.record.http,
+                age_seconds=max(0.0, now - member.changed_at),
+            )
+            for peer, member in sorted(self._local.members.items())
+        )
+
+    def _now(self) -> float:
+        return self._loop.time() if self._loop is not None else 0.0
+
+    # -- network thread -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve, announce, refresh and initiate until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        await self._transport.serve(self._responder.answer)
+        membership = self._local.membership
+        tasks = [
+            asyncio.ensure_future(_every(membership.announce_seconds, self.announce)),
+            asyncio.ensure_future(_every(membership.refresh_seconds, self.refresh)),
+            asyncio.ensure_future(self._initiate_forever()),
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def leave(self, seconds: float = 1.5) -> None:
+        """Begin no exchange, let the one under way end, and withdraw our record; at most `seconds` for each."""
+        self._local.leaving = True
+        try:
+            await asyncio.wait_for(self._local.until_quiet(), seconds)
+        except asyncio.TimeoutError:
+            log.info("leaving while an exchange is under way")
+        try:
+            await asyncio.wait_for(self._directory.withdraw(), seconds)
+        except (asyncio.TimeoutError, DirectoryError) as error:
+            log.info("could not withdraw our record: %s", error)
+
+    async def announce(self) -> None:
+        """Make our record known. Raises DirectoryError."""
+        local = self._local
+        self._sequence += 1
+        await self._directory.announce(
+            PeerRecord(
+                peer=self.peer,
+                run=local.membership.run,
+                schema_hash=local.vector.schema_hash,
+                step=local.progress.step,
+                loss=local.loss(),
+                http=local.membership.http,
+                sequence=self._sequence,
+            )
+        )
+
+    async def refresh(self) -> None:
+        """Read who else is in the run. Raises DirectoryError."""
+        local = self._local
+        records = await self._directory.members()
+        local.members = observe(
+            local.members, (r for r in records if r.schema_hash == local.vector.schema_hash), self._now()
+        )
+
+    async def _initiate_forever(self) -> None:
+        while True:
+            await self._to_initiate.wait()
+            self._to_initiate.clear()
+            await self._initiator.run_once()
+
+
+async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await action()
+        except DirectoryError as error:
+            log.info("directory: %s", error)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,288 @@
+"""A network and a clock that are not there: the same `Peer` in virtual time, seeded and repeatable.
+
+Faults live here, as verdicts of the network on each open and each piece sent; production code has none. A run on
+`VirtualClockLoop` takes as long as its computations do, however many simulated hours pass, and fails at once with
+`SimulationDeadlock` where everybody waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from p2p_elastic.errors import DirectoryError, P2PElasticError, PartnerUnreachable
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transport import Handler
+
+T = TypeVar("T")
+STREAM_BYTES_MAX = 1 << 20  # a sender waits while so much is under way: back-pressure
+
+
+class SimulationDeadlock(P2PElasticError):
+    """Every task waits for something that will never come."""
+
+
+class _VirtualSelector(selectors.BaseSelector):
+    """Instead of sleeping until the next timer, moves the clock there."""
+
+    def __init__(self) -> None:
+        self._real = selectors.DefaultSelector()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = self._real.select(0)
+        if events or timeout == 0:
+            return events
+        if timeout is None:
+            raise SimulationDeadlock("every task waits and no timer is set")
+        self.now += timeout
+        return []
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def close(self) -> None:
+        self._real.close()
+
+    def get_map(self) -> Any:
+        return self._real.get_map()
+
+
+class VirtualClockLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock starts at 0 and jumps from timer to timer."""
+
+    def __init__(self) -> None:
+        self._virtual = _VirtualSelector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` in virtual time, cancel what it left behind, and return its result."""
+    loop = VirtualClockLoop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(_cancel_others())
+        loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class Verdict(NamedTuple):
+    """What the network does with one piece, or with the opening of a stream."""
+
+    action: Literal["pass", "cut", "corrupt", "lose"] = "pass"
+    seconds: float = 0.001
+
+
+class Event(NamedTuple):
+    """What a verdict is asked about: `opened` streams and each piece of `nbytes` sent from `source` to `target`."""
+
+    source: str
+    target: str
+    kind: Literal["open", "piece", "announce"]
+    nbytes: int
+    number: int  # of the piece in its direction of the stream, from 0
+    now: float
+
+
+Judge = Callable[[Event], Verdict]
+
+
+@dataclass
+class SimulatedNetwork:
+    """Everything between the simulated peers. `faults` counts the verdicts other than pass, by action."""
+
+    judge: Judge = field(default=lambda _event: Verdict())
+    faults: Counter[str] = field(default_factory=Counter)
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def verdict(self, source: str, target: str, kind: Literal["open", "piece", "announce"], **about: int) -> Verdict:
+        now = asyncio.get_running_loop().time()
+        verdict = self.judge(Event(source, target, kind, about.get("nbytes", 0), about.get("number", 0), now))
+        if verdict.action != "pass":
+            self.faults[verdict.action] += 1
+        return verdict
+
+    def transport(self, peer: str) -> SimulatedTransport:
+        return SimulatedTransport(self, peer)
+
+    def directory(self, peer: str, ttl_seconds: float = 60.0) -> SimulatedDirectory:
+        return SimulatedDirectory(self, peer, ttl_seconds)
+
+
+class _Pipe:
+    """One direction of a stream."""
+
+    def __init__(self, network: SimulatedNetwork, source: str, target: str) -> None:
+        self._network, self._source, self._target = network, source, target
+        self._sent_pieces: deque[bytes] = deque()
+        self._arrived: deque[bytes] = deque()
+        self._under_way = self._sent = 0
+        self._last_arrival = 0.0
+        self._changed = asyncio.Event()
+        self.closed = self._finished = False
+
+    async def send(self, data: bytes) -> None:
+        while self._under_way > STREAM_BYTES_MAX and not self.closed:
+            await self._wait()
+        if self.closed:
+            raise PartnerUnreachable("the stream is cut", partner=self._target)
+        verdict = self._network.verdict(self._source, self._target, "piece", nbytes=len(data), number=self._sent)
+        self._sent += 1
+        if verdict.action == "cut":
+            raise PartnerUnreachable("the stream is cut", partner=self._target)
+        if verdict.action == "lose":
+            return
+        if verdict.action == "corrupt":
+            data = data[:-1] + bytes([data[-1] ^ 0x55])
+        self._under_way += len(data)
+        loop = asyncio.get_running_loop()
+        self._last_arrival = max(self._last_arrival, loop.time() + verdict.seconds)
+        self._sent_pieces.append(data)
+        loop.call_at(self._last_arrival, self._arrive)
+
+    def _arrive(self) -> None:
+        """One piece arrives: the oldest, since timers that end at the same time fire in any order."""
+        if self._sent_pieces:  # not cut meanwhile
+            self._arrived.append(self._sent_pieces.popleft())
+        self._changed.set()
+
+    async def receive_into(self, buffer: memoryview) -> None:
+        filled = 0
+        while filled < len(buffer):
+            while not self._arrived:
+                if self.closed or (self._finished and not self._sent_pieces):
+                    raise PartnerUnreachable("the stream ended", partner=self._source)
+                await self._wait()
+            piece = self._arrived.popleft()
+            taken = piece[: len(buffer) - filled]
+            buffer[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if len(taken) < len(piece):
+                self._arrived.appendleft(piece[len(taken) :])
+            self._under_way -= len(taken)
+            self._changed.set()
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def finish(self) -> None:
+        """No more will be sent; what is under way still arrives."""
+        self._finished = True
+        self._changed.set()
+
+    def cut(self) -> None:
+        """Nothing arrives any more."""
+        self.closed = True
+        self._sent_pieces.clear()
+        self._arrived.clear()
+        self._changed.set()
+
+
+class SimulatedStream:
+    """One end of a simulated stream."""
+
+    def __init__(self, partner: str, outgoing: _Pipe, incoming: _Pipe) -> None:
+        self.partner, self._outgoing, self._incoming = partner, outgoing, incoming
+
+    async def send(self, data: bytes | memoryview) -> None:
+        try:
+            await self._outgoing.send(bytes(data))
+        except PartnerUnreachable:
+            self.abort()
+            raise
+
+    async def receive_into(self, buffer: memoryview) -> None:
+        await self._incoming.receive_into(buffer)
+
+    async def close(self) -> None:
+        self._outgoing.finish()
+        self._incoming.cut()
+
+    def abort(self) -> None:
+        self._outgoing.cut()
+        self._incoming.cut()
+
+
+class SimulatedTransport:
+    """`Transport` over a SimulatedNetwork."""
+
+    def __init__(self, network: SimulatedNetwork, peer: str) -> None:
+        self._network, self.peer = network, peer
+        self._streams: set[SimulatedStream] = set()
+
+    async def open(self, record: PeerRecord) -> SimulatedStream:
+        partner = record.peer
+        verdict = self._network.verdict(self.peer, partner, "open")
+        await asyncio.sleep(verdict.seconds)
+        if verdict.action != "pass" or partner not in self._network.handlers:
+            raise PartnerUnreachable("nobody answers there", partner=partner)
+        there, back = _Pipe(self._network, self.peer, partner), _Pipe(self._network, partner, self.peer)
+        task = asyncio.ensure_future(self._serve(partner, SimulatedStream(self.peer, back, there)))
+        self._network.tasks.add(task)
+        task.add_done_callback(self._network.tasks.discard)
+        stream = SimulatedStream(partner, there, back)
+        self._streams.add(stream)
+        return stream
+
+    async def _serve(self, partner: str, stream: SimulatedStream) -> None:
+        handler = self._network.handlers.get(partner)
+        if handler is not None:
+            await handler(stream)
+        await stream.close()
+
+    async def serve(self, handler: Handler) -> None:
+        self._network.handlers[self.peer] = handler
+
+    async def close(self) -> None:
+        self._network.handlers.pop(self.peer, None)
+        for stream in self._streams:
+            stream.abort()
+        self._streams.clear()
+
+
+class SimulatedDirectory:
+    """`Directory` over a SimulatedNetwork: announcements may be lost, and expire."""
+
+    def __init__(self, network: SimulatedNetwork, peer: str, ttl_seconds: float) -> None:
+        self._network, self._peer, self._ttl_seconds = network, peer, ttl_seconds
+
+    async def announce(self, record: PeerRecord) -> None:
+        if record.peer != self._peer:
+            raise DirectoryError(f"{self._peer} cannot announce {record.peer}")
+        verdict = self._network.verdict(self._peer, "*", "announce")
+        await asyncio.sleep(verdict.seconds)
+        if verdict.action != "pass":
+            raise DirectoryError("the announcement was lost")
+        self._network.records[self._peer] = record, asyncio.get_running_loop().time() + self._ttl_seconds
+
+    async def withdraw(self) -> None:
+        self._network.records.pop(self._peer, None)
+
+    async def members(self) -> tuple[PeerRecord, ...]:
+        now = asyncio.get_running_loop().time()
+        own = self._network.records.get(self._peer)
+        return tuple(
+            record
+            for record, expires in self._network.records.values()
+            if expires > now and record.peer != self._peer and (own is None or record.run == own[0].run)
+        )

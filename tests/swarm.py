@@ -1,0 +1,108 @@
+"""A simulated swarm for tests: the production `Peer`, a tiny model, virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.rules import elastic
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.vector import ParameterVector
+
+
+def tiny_model(seed: int, width: int = 8) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(width, width)
+
+
+def values(model: nn.Module) -> Tensor:
+    vector = ParameterVector(model)
+    return vector.snapshot(vector.empty())
+
+
+@dataclass
+class Member:
+    """One simulated peer and its model; `stopped` freezes its training, not its network."""
+
+    peer: Peer
+    model: nn.Module
+    step_seconds: float
+    steps: int = 0
+    stopped: bool = False
+    on_step: Callable[[nn.Module], None] = field(default=lambda model: None)
+
+    async def train(self, steps: int) -> None:
+        while self.steps < steps:
+            await asyncio.sleep(self.step_seconds)
+            if not self.stopped:
+                self.on_step(self.model)
+                self.steps += 1
+                self.peer.after_step(1.0)
+
+
+def build_member(
+    network: SimulatedNetwork,
+    name: str,
+    *,
+    model: nn.Module | None = None,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+    moving_rate: float = 0.5,
+    step_seconds: float = 0.01,
+    run: str = "test",
+    newcomer: bool = False,
+    limits: Limits | None = None,
+) -> Member:
+    model = model if model is not None else tiny_model(seed)
+    peer = Peer(
+        vector=ParameterVector(model),
+        rule=elastic(moving_rate),
+        schedule=schedule or Schedule(probability=1 / 8),
+        transport=network.transport(name),
+        directory=network.directory(name),
+        membership=Membership(run=run, newcomer=newcomer, announce_seconds=1.0, refresh_seconds=0.5),
+        seed=seed,
+        limits=limits,
+    )
+    return Member(peer, model, step_seconds)
+
+
+async def run_members(members: list[Member], *, steps: int, settle_seconds: float = 60.0) -> None:
+    """Announce everybody, train all of them, then let the last exchanges end and their moves be added."""
+    tasks = [asyncio.ensure_future(m.peer.run()) for m in members]
+    try:
+        for member in members:
+            await member.peer.announce()
+        for member in members:
+            await member.peer.refresh()
+        await asyncio.gather(*(m.train(steps) for m in members))
+        await asyncio.gather(*(m.peer.leave(settle_seconds) for m in members))
+        for member in members:
+            member.peer.after_step()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def simulate(network: SimulatedNetwork, names: list[str], *, steps: int = 400, **options: object) -> list[Member]:
+    """Build and run one member per name, each with its own seed and start."""
+
+    async def main() -> list[Member]:
+        members = [
+            build_member(network, name, seed=i, step_seconds=0.01 + 0.001 * i, **options)  # type: ignore[arg-type]
+            for i, name in enumerate(names)
+        ]
+        await run_members(members, steps=steps)
+        return members
+
+    return run_virtual(main())

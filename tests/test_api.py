@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from p2p_elastic.api import ApiServer, bind, create_app
+from p2p_elastic.api.schemas import Peers
+from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.status import (
+    BootstrapStatus,
+    ExchangeRecord,
+    ExchangeTotals,
+    MemberStatus,
+    NetworkStatus,
+    Outcome,
+    PeerStatus,
+    TrainingStatus,
+)
+
+OPERATIONS = {"/health": {"200", "500"}, "/ready": {"200", "500", "503"}}
+OPERATIONS |= {"/v1/status": {"200", "500"}, "/v1/peers": {"200", "500"}}
+CLOSE_SECONDS_MAX = 2.0  # one, and another for a busy machine
+
+
+def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> PeerStatus:
+    """A founder that trains well, but for the changes."""
+    values: dict[str, Any] = {
+        "peer": "12D3A",
+        "version": "0.1.0",
+        "run": "digits",
+        "task": "digits-mlp",
+        "schema_hash": "5f",
+        "rule": "elastic",
+        "codec": "float32",
+        "device": "cpu",
+        "uptime_seconds": 100.0,
+        "weight": 1.0,
+        "training": TrainingStatus(**{"phase": "training", "loss": 1.0, **(training or {})}),
+        "network": NetworkStatus(**{"addresses": ("/ip4/10.0.0.1/tcp/4001",), **(network or {})}),
+        "exchanges": ExchangeTotals(by_outcome={Outcome.COMPLETED: 3}),
+    }
+    return PeerStatus(**{**values, **changes})
+
+
+def exchange_of(partner: str, outcome: Outcome, age: float) -> ExchangeRecord:
+    numbers: dict[str, Any] = {"step": 1, "seconds": 0.1, "bytes_sent": 1, "bytes_received": 1}
+    return ExchangeRecord(id="x", partner=partner, initiated=True, outcome=outcome, age_seconds=age, **numbers)
+
+
+def get(path: str, status: Callable[[], PeerStatus] = status_of, method: str = "GET") -> httpx.Response:
+    """One request to the application, without a server."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(status), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://peer") as client:
+            return await client.request(method, path)
+
+    return asyncio.run(ask())
+
+
+# The application
+
+
+def test_health_is_200_when_ok_and_when_degraded() -> None:
+    answer = get("/health")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "reasons": []})
+    answer = get("/health", lambda: status_of(training={"loss": math.nan}))
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert [reason["code"] for reason in answer.json()["reasons"]] == ["loss_not_finite"]
+
+
+def test_ready_is_200_while_training_and_503_with_the_reason_otherwise() -> None:
+    answer = get("/ready")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True})
+    answer = get("/ready", lambda: status_of(training={"phase": "waiting"}))
+    assert answer.status_code == 503
+    assert answer.json()["ready"] is False
+    assert answer.json()["reason"]["code"] == "not_training"
+
+
+def test_status_comes_back_as_the_same_value() -> None:
+    status = status_of(network={"bootstrap": (BootstrapStatus(address="/ip4/10.0.0.2/tcp/1"),)})
+    answer = get("/v1/status", lambda: status)
+    assert answer.headers["content-type"] == "application/json"
+    assert PeerStatus.model_validate_json(answer.content) == status
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_null_in_valid_json(loss: float) -> None:
+    answer = get("/v1/status", lambda: status_of(training={"loss": loss}))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert answer.status_code == 200
+    assert json.loads(answer.text, parse_constant=refuse)["training"]["loss"] is None
+
+
+def test_peers_counts_the_last_exchanges_of_each_partner() -> None:
+    member = MemberStatus(peer="B", addresses=("/ip4/10.0.0.2/tcp/1",), state="alive", step=1, loss=None, age_seconds=1)
+    records = (
+        exchange_of("C", Outcome.TIMEOUT, age=9),
+        exchange_of("B", Outcome.COMPLETED, age=3),
+        exchange_of("B", Outcome.COMPLETED, age=2),
+        exchange_of("B", Outcome.HALF, age=1),
+    )
+    answer = get("/v1/peers", lambda: status_of(members=(member,), last_exchanges=records))
+    peers = Peers.model_validate_json(answer.content)
+    assert peers.members == (member,)
+    assert [partner.peer for partner in peers.partners] == ["B", "C"]
+    assert peers.partners[0].exchanges == {Outcome.COMPLETED: 2, Outcome.HALF: 1}
+    assert peers.partners[0].last == records[-1]
+    assert answer.json()["partners"][0]["exchanges"] == {"completed": 2, "half": 1}
+
+
+def test_an_error_in_status_is_a_500_in_json_and_its_details_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> PeerStatus:
+        raise RuntimeError("secret")
+
+    for path in OPERATIONS:
+        answer = get(path, fails)
+        assert answer.status_code == 500
+        assert "log" in answer.json()["detail"]
+        assert "secret" not in answer.text
+    assert caplog.text.count("RuntimeError: secret") == len(OPERATIONS)
+
+
+def test_the_status_is_read_anew_for_each_request_in_the_thread_that_serves() -> None:
+    threads = []
+
+    def status() -> PeerStatus:
+        threads.append(threading.current_thread())
+        return status_of()
+
+    get("/health", status)
+    get("/v1/status", status)
+    assert threads == [threading.current_thread()] * 2
+
+
+def test_answers_refuse_change() -> None:
+    peers = Peers.of(status_of())
+    with pytest.raises(ValidationError, match="frozen"):
+        peers.members = ()  # type: ignore[misc]
+
+
+def test_unknown_paths_and_methods_are_refused_in_json() -> None:
+    assert (get("/nothing").status_code, get("/nothing").json()) == (404, {"detail": "Not Found"})
+    assert get("/v1/status", method="POST").status_code == 405
+
+
+# The documentation
+
+
+def test_openapi_lists_every_operation_with_all_its_answers() -> None:
+    document = get("/openapi.json").json()
+    assert document["paths"].keys() == OPERATIONS.keys()
+    for path, methods in document["paths"].items():
+        operation = methods["get"]
+        assert methods.keys() == {"get"}
+        assert operation["summary"]
+        assert operation["description"]
+        assert operation["responses"].keys() == OPERATIONS[path]
+        for response in operation["responses"].values():
+            assert "$ref" in response["content"]["application/json"]["schema"]
+
+
+def test_docs_lists_endpoints_and_fields_and_needs_no_other_host() -> None:
+    answer = get("/docs")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert not re.search(r"//|<script|<link|url\(|@import", answer.text)
+    for words in (*OPERATIONS, "PeerStatus", "by_outcome", "seconds_since_step", "share of the validation split, 0..1"):
+        assert words in answer.text
+
+
+def test_every_link_within_docs_has_its_target() -> None:
+    text = get("/docs").text
+    targets = re.findall(r'href="#([^"]+)"', text)
+    assert targets
+    assert all(f'id="{target}"' in text for target in targets)
+
+
+def test_root_leads_to_docs() -> None:
+    answer = get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "docs")
+
+
+# The server
+
+
+@contextmanager
+def served(status: Callable[[], PeerStatus] = status_of, host: str = "127.0.0.1") -> Iterator[str]:
+    """A real server in a thread with a loop of its own; checks that it ends quickly and frees its port."""
+    loop = asyncio.new_event_loop()
+    server = ApiServer(create_app(status), bind(host, 0))
+
+    def work() -> None:
+        loop.run_until_complete(server.serve())
+        # Connections that were cut report so one turn of the loop later.
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield server.url
+    finally:
+        begin = time.monotonic()
+        asyncio.run_coroutine_threadsafe(server.close(), loop)
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+        assert time.monotonic() - begin < CLOSE_SECONDS_MAX
+        assert_free(host, int(server.url.rsplit(":", 1)[1]))
+
+
+def assert_free(host: str, port: int) -> None:
+    bind(host, port).close()
+
+
+def address_of(url: str) -> tuple[str, int]:
+    parsed = httpx.URL(url)
+    assert parsed.port is not None
+    return parsed.host, parsed.port
+
+
+def test_a_server_in_a_thread_answers_and_ends_though_connections_are_kept_alive() -> None:
+    with httpx.Client() as client, served() as url:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        assert client.get(f"{url}/health").json()["status"] == "ok"
+        assert client.get(f"{url}/v1/status").json()["run"] == "digits"
+
+
+def test_a_server_ends_though_a_client_never_finishes_its_request() -> None:
+    with socket.socket() as client, served() as url:
+        client.settimeout(5)
+        client.connect(address_of(url))
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: peer\r\n\r\nGET /heal")
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_a_server_ends_though_a_client_never_reads_its_answers() -> None:
+    many = status_of(members=tuple(_member(index) for index in range(20_000)))
+    asked = threading.Event()
+
+    def status() -> PeerStatus:
+        asked.set()
+        return many
+
+    with socket.socket() as client, served(status) as url:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address_of(url))
+        client.sendall(b"GET /v1/status HTTP/1.1\r\nHost: peer\r\n\r\n")
+        assert asked.wait(5)
+
+
+def _member(index: int) -> MemberStatus:
+    address = f"/ip4/10.0.0.2/tcp/{index}"
+    return MemberStatus(peer=f"12D3{index}", addresses=(address,) * 4, state="alive", step=1, loss=1.0, age_seconds=1)
+
+
+def test_a_failing_status_does_not_kill_the_server() -> None:
+    errors = [RuntimeError("once")]
+
+    def status() -> PeerStatus:
+        if errors:
+            raise errors.pop()
+        return status_of()
+
+    with served(status) as url, httpx.Client() as client:
+        assert client.get(f"{url}/health").status_code == 500
+        assert client.get(f"{url}/health").status_code == 200
+
+
+def test_a_head_that_does_not_end_is_refused() -> None:
+    with socket.socket() as client, served() as url:
+        client.settimeout(5)
+        client.connect(address_of(url))
+        client.sendall(b"GET /health HTTP/1.1\r\nx: " + b"x" * (REQUEST_HEAD_BYTES_MAX + 1))
+        assert client.recv(12) == b"HTTP/1.1 400"
+
+
+def test_ipv6_urls_have_brackets() -> None:
+    try:
+        bind("::1", 0).close()
+    except ConfigError:
+        pytest.skip("no IPv6 on this machine")
+    with served(host="::1") as url:
+        assert re.fullmatch(r"http://\[::1\]:\d+", url)
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_serving_in_the_main_thread_leaves_the_signals_alone() -> None:
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(one) for one in signals]
+    during: list[object] = []
+
+    def status() -> PeerStatus:
+        during.extend(signal.getsignal(one) for one in signals)
+        return status_of()
+
+    async def serve_once() -> None:
+        server = ApiServer(create_app(status), bind("127.0.0.1", 0))
+        task = asyncio.create_task(server.serve())
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{server.url}/health")).status_code == 200
+        await server.close()
+        await task
+
+    # asyncio.run would install a handler of its own.
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(serve_once())
+    loop.close()
+    assert during == before
+    assert [signal.getsignal(one) for one in signals] == before
+
+
+def test_a_cancelled_server_frees_its_port() -> None:
+    async def cancelled() -> int:
+        sock = bind("127.0.0.1", 0)
+        port: int = sock.getsockname()[1]
+        server = ApiServer(create_app(status_of), sock)
+        task = asyncio.create_task(server.serve())
+        async with httpx.AsyncClient() as client:
+            await client.get(f"{server.url}/health")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await server.close()
+        return port
+
+    assert_free("127.0.0.1", asyncio.run(cancelled()))
+
+
+def test_a_server_closed_before_it_served_never_serves() -> None:
+    async def closed() -> int:
+        sock = bind("127.0.0.1", 0)
+        port: int = sock.getsockname()[1]
+        server = ApiServer(create_app(status_of), sock)
+        await server.close()
+        await server.serve()
+        return port
+
+    assert_free("127.0.0.1", asyncio.run(closed()))
+
+
+def test_a_taken_port_is_named_with_a_way_out() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"http-port: got {port}; it is in use on 127.0.0.1; .*--http-port"):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_number_that_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match="http-port") as caught:
+        bind("127.0.0.1", port)
+    assert caught.value.got == port
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "", "x" * 70])
+def test_a_host_that_is_not_ours_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"http-host: .*--http-host") as caught:
+        bind(host, 0)
+    assert caught.value.got == host

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from p2p_elastic.health import is_ready, judge
+from p2p_elastic.status import (
+    BootstrapStatus,
+    ExchangeRecord,
+    ExchangeTotals,
+    MemberStatus,
+    NetworkStatus,
+    Outcome,
+    PeerStatus,
+    TrainingStatus,
+)
+
+MEMBER = MemberStatus(
+    peer="12D3B", addresses=("/ip4/10.0.0.2/tcp/4001",), state="alive", step=90, loss=1.0, age_seconds=1
+)
+REACHED = BootstrapStatus(address="/ip4/10.0.0.2/tcp/4001/p2p/12D3B")
+UNREACHED = BootstrapStatus(address="/ip4/10.0.0.3/tcp/4001/p2p/12D3C", problem="connection refused")
+FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)
+
+
+def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> PeerStatus:
+    """A peer that trains well with one other peer, but for the changes."""
+    values: dict[str, Any] = {
+        "peer": "12D3A",
+        "version": "0.1.0",
+        "run": "digits",
+        "task": "digits-mlp",
+        "schema_hash": "5f",
+        "rule": "elastic",
+        "codec": "float32",
+        "device": "cpu",
+        "uptime_seconds": 100.0,
+        "weight": 1.0,
+        "training": TrainingStatus(**{"phase": "training", "step": 90, "loss": 1.0, **(training or {})}),
+        "network": NetworkStatus(**{"addresses": ("/ip4/10.0.0.1/tcp/4001",), "attached": True, **(network or {})}),
+        "exchanges": ExchangeTotals(),
+        "members": (MEMBER,),
+    }
+    return PeerStatus(**{**values, **changes})
+
+
+def exchanges_of(*outcomes: Outcome, partner: str = "12D3B") -> tuple[ExchangeRecord, ...]:
+    """One exchange per outcome, the oldest first."""
+    return tuple(
+        ExchangeRecord(
+            id=f"x{index}",
+            partner=partner,
+            initiated=True,
+            outcome=outcome,
+            step=index,
+            seconds=0.1,
+            bytes_sent=1,
+            bytes_received=1,
+            age_seconds=len(outcomes) - index,
+        )
+        for index, outcome in enumerate(outcomes)
+    )
+
+
+def codes(status: PeerStatus) -> list[str]:
+    health = judge(status)
+    assert (health.status == "ok") == (not health.reasons)
+    return [reason.code for reason in health.reasons]
+
+
+def test_a_peer_that_trains_with_others_is_ok() -> None:
+    assert codes(status_of()) == []
+
+
+def test_initial_peers_none_of_which_answers_are_named_with_their_problems() -> None:
+    other = BootstrapStatus(address="/dns4/nowhere/tcp/1", problem="no such host")
+    status = status_of(network={"attached": False, "bootstrap": (UNREACHED, other)})
+    assert codes(status) == ["bootstrap_unreachable"]
+    text = judge(status).reasons[0].text
+    assert all(
+        part in text for part in (UNREACHED.address, "connection refused", other.address, "no such host", "check")
+    )
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"attached": False, "bootstrap": (REACHED, UNREACHED)},
+        {"attached": True, "bootstrap": (UNREACHED,)},
+        {"attached": False, "bootstrap": ()},
+    ],
+)
+def test_one_way_into_the_network_is_enough(network: dict[str, Any]) -> None:
+    assert codes(status_of(network=network)) == []
+
+
+def test_a_peer_that_was_told_of_others_and_finds_none_is_degraded() -> None:
+    joined = {"bootstrap": (REACHED,)}
+    suspect = MEMBER.model_copy(update={"state": "suspect"})
+    assert codes(status_of(network=joined, members=())) == ["no_members"]
+    assert codes(status_of(network=joined, members=(suspect,))) == ["no_members"]
+    assert codes(status_of(network=joined, members=(suspect, MEMBER))) == []
+    assert codes(status_of(network=joined, members=(), uptime_seconds=30.0)) == []
+    assert codes(status_of(network=joined, members=(), training={"phase": "waiting"})) == []
+
+
+def test_a_founder_may_be_alone() -> None:
+    assert codes(status_of(network={"attached": False}, members=())) == []
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_degraded(loss: float) -> None:
+    assert codes(status_of(training={"loss": loss})) == ["loss_not_finite"]
+
+
+def test_no_loss_yet_is_ok() -> None:
+    assert codes(status_of(training={"loss": None})) == []
+
+
+def test_a_training_that_makes_no_steps_is_degraded() -> None:
+    assert codes(status_of(training={"seconds_since_step": 61.0})) == ["stalled"]
+    assert codes(status_of(training={"seconds_since_step": 60.0})) == []
+    assert codes(status_of(training={"seconds_since_step": 61.0, "phase": "done"})) == []
+
+
+def test_five_failures_in_a_row_are_degraded() -> None:
+    assert codes(status_of(last_exchanges=exchanges_of(Outcome.COMPLETED, *FAILED))) == ["exchanges_failing"]
+
+
+@pytest.mark.parametrize("last", [Outcome.COMPLETED, Outcome.DECLINED])
+def test_an_answer_ends_a_row_of_failures_in_whatever_order_the_records_are(last: Outcome) -> None:
+    records = exchanges_of(*FAILED, last)
+    assert codes(status_of(last_exchanges=records)) == []
+    assert codes(status_of(last_exchanges=records[::-1])) == []
+
+
+def test_four_failures_are_too_few_to_tell() -> None:
+    assert codes(status_of(last_exchanges=exchanges_of(*FAILED[:4]))) == []
+
+
+def test_a_network_that_dies_again_and_again_is_degraded() -> None:
+    assert codes(status_of(network={"restarts": 2})) == []
+    assert codes(status_of(network={"restarts": 3})) == ["network_restarted"]
+
+
+def test_every_reason_is_given() -> None:
+    status = status_of(
+        training={"loss": math.nan, "seconds_since_step": 100.0},
+        network={"attached": False, "bootstrap": (UNREACHED,), "restarts": 9},
+        members=(),
+        last_exchanges=exchanges_of(*FAILED),
+    )
+    assert codes(status) == [
+        "bootstrap_unreachable",
+        "no_members",
+        "loss_not_finite",
+        "stalled",
+        "exchanges_failing",
+        "network_restarted",
+    ]
+    assert all(len(reason.text.split()) > 5 for reason in judge(status).reasons)
+
+
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [
+        ("starting", "not_training"),
+        ("waiting", "not_training"),
+        ("training", None),
+        ("finishing", None),
+        ("done", "not_training"),
+    ],
+)
+def test_a_peer_is_ready_while_it_trains(phase: str, code: str | None) -> None:
+    reason = is_ready(status_of(training={"phase": phase}))
+    assert (reason and reason.code) == code
+
+
+def test_a_peer_without_addresses_is_not_ready() -> None:
+    reason = is_ready(status_of(network={"addresses": ()}))
+    assert reason is not None
+    assert reason.code == "no_addresses"
+
+
+def test_a_verdict_refuses_change_and_unknown_fields() -> None:
+    verdict = judge(status_of())
+    with pytest.raises(ValidationError, match="frozen"):
+        verdict.status = "degraded"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="extra"):
+        type(verdict)(status="ok", colour="green")  # type: ignore[call-arg]
