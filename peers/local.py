@@ -26,6 +26,7 @@ class Membership:
     codec: str = "none"
     newcomer: bool = False  # joined a run that was under way: copies before it counts
     http: str | None = None
+    first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
     announce_seconds: float = 5.0
     refresh_seconds: float = 3.0
 

@@ -59,7 +59,7 @@ class Peer:
         self._responder = Responder(self._local, limits)
         self._coin = random.Random(f"{seed} coin")
         self._owed = False  # an exchange was due while another was under way
-        self._sequence = 0
+        self._sequence = membership.first_sequence
         self._to_initiate = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from p2p_elastic.exchange import Loss, PeerId, RunName, SchemaHash, Step
+from p2p_elastic.manifest import RunManifest
 from p2p_elastic.status import Frozen
 
 RECORD_BYTES_MAX = 2048
@@ -26,3 +27,10 @@ class PeerRecord(Frozen):
     http: Annotated[str, Field(max_length=200)] | None = None
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
+
+
+class SignedManifest(Frozen):
+    """A run manifest with its founder's signature, so that any member can keep it alive."""
+
+    manifest: RunManifest
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]

@@ -66,8 +66,8 @@ def ensure(source: Source, folder: Path, *, also: str = "") -> None:
 
 
 def unusable(path: Path, problem: object) -> ConfigError:
-    """The error for a file that is there but wrong; say `raise unusable(...)`."""
-    return ConfigError("data-dir", str(path), f"this file is damaged or of another kind ({problem}); replace it")
+    """The error for a file or folder that is there but wrong; say `raise unusable(...)`."""
+    return ConfigError("data-dir", str(path), f"damaged, incomplete or of another kind: {problem}; replace it")
 
 
 def _download(source: Source, folder: Path) -> None:
@@ -83,7 +83,7 @@ def _download(source: Source, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _stall_timeout(seconds: float) -> Iterator[None]:
-    """Limit every wait of new sockets; torchvision's downloads take no timeout argument."""
+    """Limit every wait of sockets opened meanwhile, process-wide: torchvision's downloads take no timeout argument."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,0 +1,90 @@
+"""The run manifest: what a run trains and how, published by its founder, taken over by whoever joins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.exchange import PeerId, RunName, SchemaHash
+from p2p_elastic.rules import RULES
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import Frozen
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+
+BINDING = ("task", "rule", "moving_rate", "period", "probability", "codec")
+"""What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
+
+
+class RunManifest(Frozen):
+    """Names and numbers only: a task is run by its name, if it is installed here. Nothing executable is ever taken."""
+
+    run: RunName
+    founder: PeerId
+    task: Name
+    schema_hash: SchemaHash
+    rule: Name
+    moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
+    period: Annotated[int, Field(ge=1, lt=2**31)] | None
+    probability: Annotated[float, Field(ge=0.0, le=1.0)] | None
+    codec: Name
+    batch_size: Annotated[int, Field(ge=1, le=2**20)]
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)]
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
+    init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule.build(self.period, self.probability)
+
+    def settings(self) -> dict[str, Any]:
+        """All but who founded it: two manifests with equal settings describe the same run."""
+        return self.model_dump(exclude={"founder"})
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}, "
+            f"batch {self.batch_size}, learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
+        )
+
+
+def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
+    """Check what the user asked for against the run. `asked` has only what was given explicitly.
+
+    Raises:
+        ConfigError: where something that binds all peers contradicts, or the run names a rule unknown here.
+    """
+    for key in BINDING:
+        ours, theirs = asked.get(key), getattr(manifest, key)
+        if ours is not None and ours != theirs:
+            option = key.replace("_", "-")
+            value = f"--{option} {theirs}" if theirs is not None else f"no --{option}"
+            raise ConfigError(option, ours, f"run {manifest.run!r} has {value}; leave the option out to take the run's")
+    if manifest.rule not in RULES:
+        raise ConfigError(
+            "rule", manifest.rule, f"the run's rule is not known here ({', '.join(sorted(RULES))}): update"
+        )
+
+
+def choose_run(manifests: tuple[RunManifest, ...], wanted: str | None) -> RunManifest | None:
+    """The one run that is meant; None where it is not there (yet).
+
+    Raises:
+        ConfigError: several runs and none named, or one name for runs that differ.
+    """
+    names = sorted({m.run for m in manifests})
+    if wanted is None and len(names) > 1:
+        raise ConfigError("run", None, f"several runs are there: {', '.join(names)}; choose one with --run")
+    found = sorted((m for m in manifests if wanted in (None, m.run)), key=lambda m: m.founder)
+    if not found:
+        return None
+    if any(m.settings() != found[0].settings() for m in found):
+        founders = ", ".join(m.founder for m in found)
+        raise ConfigError(
+            "run", found[0].run, f"founded several times with other settings, by {founders}: end all but one"
+        )
+    return found[0]

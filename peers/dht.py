@@ -1,0 +1,171 @@
+"""The DHT as a table of signed records: key -> peer -> bytes, each entry signed by the peer that it is about.
+
+hivemind's DHTNode, on our own loop. It keeps no record that is not an entry of a dictionary, under the signer's own
+peer id, small and short-lived; so nobody can overwrite, wipe or flood another peer's entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
+from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_text, verify
+from p2p_elastic.peers.libp2p import Libp2pHost
+from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
+
+from hivemind.dht.crypto import DHTRecord, RecordValidatorBase  # isort: skip  # after libp2p.py has silenced it
+from hivemind.dht.node import DHTNode  # isort: skip
+from hivemind.dht.protocol import DHTProtocol  # isort: skip
+from hivemind.dht.routing import DHTID  # isort: skip
+from hivemind.p2p import PeerID  # isort: skip
+from hivemind.proto import dht_pb2  # isort: skip
+from hivemind.utils import MSGPackSerializer  # isort: skip
+
+log = logging.getLogger(__name__)
+DOMAIN = b"p2p-elastic/record/1"
+CALL_SECONDS = 5.0  # nothing in hivemind has a deadline
+CLOCK_SKEW_MAX = 45.0  # seconds; records live for 60, so they are still seen with this much
+
+
+def _signed_bytes(key: bytes, subkey: bytes, expiration: float, body: bytes) -> bytes:
+    return DOMAIN + struct.pack("!HHd", len(key), len(subkey), expiration) + key + subkey + body
+
+
+@functools.lru_cache(maxsize=8192)  # an unchanged record comes from several nodes, at each refresh
+def _is_genuine(key: bytes, subkey: bytes, value: bytes, expiration: float) -> bool:
+    try:
+        peer, signed = MSGPackSerializer.loads(subkey), MSGPackSerializer.loads(value)
+    except Exception:  # noqa: BLE001  # msgpack raises all kinds of errors on garbage
+        return False
+    if not (isinstance(peer, bytes) and isinstance(signed, bytes) and len(signed) > SIGNATURE_BYTES):
+        return False
+    signature, body = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+    return verify(peer, signature, _signed_bytes(key, peer, expiration, body))
+
+
+class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no types
+    """Accepts nothing but signed dictionary entries; counts what it refuses."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+
+    def validate(self, record: DHTRecord) -> bool:
+        accepted = (
+            record.subkey not in DHTProtocol.RESERVED_SUBKEYS
+            and len(record.value) <= RECORD_BYTES_MAX
+            and record.expiration_time <= time.time() + RECORD_SECONDS_MAX
+            and _is_genuine(record.key, record.subkey, record.value, record.expiration_time)
+        )
+        self.refused += not accepted
+        return accepted
+
+    def merge_with(self, other: RecordValidatorBase) -> bool:
+        return isinstance(other, SignedRecords)
+
+
+class SignedDHT:
+    """put and get of signed entries, and the way into the swarm. Survives restarts of the host."""
+
+    def __init__(self, host: Libp2pHost, identity: Identity) -> None:
+        self._host, self._identity = host, identity
+        self._validator = SignedRecords()
+        self._node: DHTNode | None = None
+        self._expirations: dict[str, float] = {}
+
+    async def start(self) -> None:
+        """Start the node; it is rebuilt whenever the host is."""
+        await self._host.on_start(self._build)
+
+    async def _build(self) -> None:
+        self._node = await DHTNode.create(
+            p2p=self._host.p2p, record_validator=self._validator, wait_timeout=2.0, cache_refresh_before_expiry=0
+        )
+
+    @property
+    def refused(self) -> int:
+        """Records that were refused: unsigned, foreign, too large or too long-lived."""
+        return self._validator.refused
+
+    @property
+    def neighbours(self) -> frozenset[str]:
+        """The peers in our routing table."""
+        if self._node is None:
+            return frozenset()
+        return frozenset(map(str, self._node.protocol.routing_table.peer_id_to_uid))
+
+    async def put(self, key: str, body: bytes, seconds: float) -> None:
+        """Store our entry under `key` for so long. Replaces an earlier one. Raises DirectoryError."""
+        # An entry is only replaced by one that expires later.
+        expiration = max(time.time() + seconds, self._expirations.get(key, 0.0) + 0.001)
+        key_bytes = DHTID.generate(source=key).to_bytes()
+        subkey = self._identity.peer_bytes
+        signature = self._identity.sign(_signed_bytes(key_bytes, subkey, expiration, body))
+        stored = await self._call(
+            "store",
+            lambda node: node.store(key=key, subkey=subkey, value=signature + body, expiration_time=expiration),
+        )
+        if not stored:
+            raise DirectoryError(f"no node of the DHT took our record under {key}")
+        self._expirations[key] = expiration
+
+    async def get(self, key: str) -> Mapping[str, bytes]:
+        """All entries under `key`: peer id -> body. Raises DirectoryError."""
+        found = await self._call("get", lambda node: node.get(key, latest=True))
+        if found is None or not isinstance(found.value, dict):
+            return {}
+        return {peer_text(peer): entry.value[SIGNATURE_BYTES:] for peer, entry in found.value.items()}
+
+    async def _call(self, name: str, call: Any) -> Any:
+        if self._node is None:
+            raise DirectoryError("the DHT node is not running")
+        try:
+            return await asyncio.wait_for(call(self._node), CALL_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise DirectoryError(f"{name}: no answer from the DHT within {CALL_SECONDS:g} s") from error
+        except (OSError, NetworkError, ValueError) as error:
+            raise DirectoryError(f"{name}: {error}") from error
+
+    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
+        """Connect to a peer and take each other into the routing tables.
+
+        Raises:
+            PartnerUnreachable: with what libp2p says.
+            DirectoryError: the peer is there but is no node of this DHT, or its clock is too far from ours.
+        """
+        await self._host.connect(peer, addresses)
+        if self._node is None:
+            raise DirectoryError("the DHT node is not running")
+        protocol, peer_id = self._node.protocol, PeerID.from_base58(peer)
+        request = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
+        started = time.time()
+        try:
+            answer = await asyncio.wait_for(protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise PartnerUnreachable("connected, but the peer is silent: is it stopped?", partner=peer) from error
+        except Exception as error:
+            # hivemind lets errors of the daemon, of the remote handler and of protobuf through.
+            raise DirectoryError(f"connected, but it is no p2p-elastic peer: {error}") from error
+        skew = answer.dht_time - (started + time.time()) / 2
+        if abs(skew) > CLOCK_SKEW_MAX:
+            raise DirectoryError(f"its clock is {skew:+.0f} s from ours: set the time on both machines (NTP)")
+        await protocol.update_routing_table(DHTID.from_bytes(answer.peer.node_id), peer_id, responded=True)
+
+    async def explore(self) -> None:
+        """Fill the routing table from the neighbours' own. Raises DirectoryError."""
+        await self._call("explore", lambda node: node.find_nearest_nodes([node.node_id]))
+
+    async def close(self) -> None:
+        """Stop answering. The host is closed by its owner."""
+        node, self._node = self._node, None
+        if node is None:
+            return
+        try:
+            await asyncio.wait_for(node.shutdown(), 1.0)  # hangs where p2pd is dead
+        except (asyncio.TimeoutError, OSError) as error:
+            log.debug("the DHT node did not shut down: %s", error)

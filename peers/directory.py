@@ -1,0 +1,272 @@
+"""The live directory: who is in the run and which runs there are, as signed entries in the DHT."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Mapping
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from p2p_elastic.errors import DirectoryError, PartnerUnreachable
+from p2p_elastic.manifest import RunManifest
+from p2p_elastic.peers.identity import Identity, peer_from_text, verify
+from p2p_elastic.peers.records import PeerRecord, SignedManifest
+from p2p_elastic.status import BootstrapStatus
+
+log = logging.getLogger(__name__)
+NAMESPACE = "p2p-elastic/1"
+RUNS_KEY = f"{NAMESPACE}/runs"
+RECORD_SECONDS = 60.0  # announced every 5: a peer that died is forgotten after a minute, long before that it is suspect
+FIRST_KEY_MEMBERS = 500  # beyond so many, newcomers announce under one of SHARDS further keys (a key holds about 1,000)
+SHARDS = 16
+KEEPERS = 3  # members besides the founder that keep the run manifest alive
+ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
+MEET_SECONDS = 10.0
+MEET_AT_ONCE = 8
+
+
+class Entries(Protocol):
+    """What the directory needs of the DHT; `SignedDHT` is it."""
+
+    async def put(self, key: str, body: bytes, seconds: float) -> None: ...
+
+    async def get(self, key: str) -> Mapping[str, bytes]: ...
+
+    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None: ...
+
+    async def explore(self) -> None: ...
+
+    @property
+    def neighbours(self) -> frozenset[str]: ...
+
+    @property
+    def refused(self) -> int: ...
+
+
+def members_key(run: str, shard: int = 0) -> str:
+    """Where members announce themselves; shard 0 first, 1..SHARDS once that is full."""
+    return f"{NAMESPACE}/run/{run}/members/{shard}"
+
+
+def shard_of(peer: str) -> int:
+    """The further shard of a peer, 1..SHARDS."""
+    return 1 + hashlib.sha256(peer.encode()).digest()[0] % SHARDS
+
+
+def is_keeper(peer: str, others: frozenset[str]) -> bool:
+    """Whether this peer is among the KEEPERS that republish the manifest: the first by hash, everywhere the same."""
+    ranked = sorted({peer, *others}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    return peer in ranked[:KEEPERS]
+
+
+def explain(address: str, error: str) -> str:
+    """What went wrong with an address, in words that help. `error` is what libp2p says."""
+    where = address.split("/p2p/")[0]
+    lines = error.splitlines()
+    said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
+    known = (
+        ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
+        (
+            "peer id mismatch",
+            "wrong peer id: another peer answers there. Copy the address anew from that peer's screen",
+        ),
+        ("timed out", "timed out: wrong address, machine off, or a firewall in between"),
+        ("i/o timeout", "timed out: wrong address, machine off, or a firewall in between"),
+        ("no route", "no route to that network from here"),
+        ("no such host", "the host name is not known here"),
+        ("dial to self", "this is our own address; give another peer's"),
+    )
+    problem = next((words for sign, words in known if sign in said), said.strip(" *"))
+    if where.startswith(("/ip4/127.", "/ip6/::1/")):
+        problem += ". A loopback address means this machine itself: for a peer on another machine use its LAN address"
+    return problem
+
+
+class DHTDirectory:
+    """`Directory` over signed DHT entries, plus run manifests and the way into the swarm.
+
+    Args:
+        entries: the DHT.
+        identity: ours.
+        initial_peers: peer id -> addresses, from the command line.
+    """
+
+    def __init__(self, entries: Entries, identity: Identity, initial_peers: Mapping[str, tuple[str, ...]]) -> None:
+        self._entries, self._identity = entries, identity
+        self._initial_peers = dict(initial_peers)
+        self._problems: dict[str, str | None] = {a: "not tried yet" for group in initial_peers.values() for a in group}
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._own_record: PeerRecord | None = None
+        self._shard = 0
+        self._manifest: SignedManifest | None = None
+        self._seen: dict[tuple[str, str], SignedManifest] = {}
+        self._malformed = 0
+        self._rng = random.Random(identity.peer)
+        self.own_addresses: tuple[str, ...] = ()
+
+    # -- Directory ----------------------------------------------------------------------------------------------------
+
+    async def announce(self, record: PeerRecord) -> None:
+        """Store our record, with our addresses, for RECORD_SECONDS; keep the manifest alive where that is our turn."""
+        self._own_record = record.model_copy(update={"addresses": self.own_addresses[:8]})
+        await self._put(members_key(record.run, self._shard), self._own_record)
+        if self._manifest is not None and self._keeps_manifest():
+            await self._put(RUNS_KEY, self._manifest)
+
+    async def withdraw(self) -> None:
+        """Replace our record by a goodbye, which expires soon after it."""
+        if self._own_record is None:
+            return
+        goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
+        await self._put(members_key(goodbye.run, self._shard), goodbye, seconds=1.0)
+
+    async def members(self) -> tuple[PeerRecord, ...]:
+        """The other members of the run of our last announcement."""
+        if self._own_record is None:
+            return ()
+        run = self._own_record.run
+        first = await self._entries.get(members_key(run))
+        found = self._parse(first, run)
+        if len(first) >= FIRST_KEY_MEMBERS // 2:
+            shards = await asyncio.gather(*(self._entries.get(members_key(run, s)) for s in range(1, SHARDS + 1)))
+            found += [record for shard in shards for record in self._parse(shard, run)]
+        if self._shard == 0 and self._identity.peer not in first and len(first) >= FIRST_KEY_MEMBERS:
+            self._shard = shard_of(self._identity.peer)
+        others = tuple({r.peer: r for r in found if r.peer != self._identity.peer}.values())
+        self._known = {r.peer: r.addresses for r in others if r.addresses and not r.left}
+        return others
+
+    def _parse(self, entries: Mapping[str, bytes], run: str) -> list[PeerRecord]:
+        records = []
+        for peer, body in entries.items():
+            try:
+                record = PeerRecord.model_validate_json(body)
+            except ValidationError:
+                record = None
+            if record is None or record.peer != peer or record.run != run:
+                self._malformed += 1
+                log.info("ignored a malformed record of %s", peer)
+                continue
+            records.append(record)
+        return records
+
+    async def _put(self, key: str, value: PeerRecord | SignedManifest, seconds: float = RECORD_SECONDS) -> None:
+        await self._entries.put(key, value.model_dump_json().encode(), seconds)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def found(self, manifest: RunManifest) -> None:
+        """From the next announcement on, publish this run as its founder."""
+        signature = self._identity.sign(_manifest_bytes(manifest))
+        self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
+
+    def _keeps_manifest(self) -> bool:
+        assert self._manifest is not None
+        founder = self._manifest.manifest.founder
+        return founder == self._identity.peer or is_keeper(self._identity.peer, frozenset(self._known) - {founder})
+
+    async def runs(self) -> tuple[RunManifest, ...]:
+        """The runs of this DHT whose manifest was signed by its founder. Raises DirectoryError."""
+        manifests, self._seen = [], {}
+        for peer, body in (await self._entries.get(RUNS_KEY)).items():
+            try:
+                entry = SignedManifest.model_validate_json(body)
+                founder = peer_from_text(entry.manifest.founder)
+                genuine = verify(founder, bytes.fromhex(entry.signature), _manifest_bytes(entry.manifest))
+            except ValueError:
+                genuine = False
+            if not genuine:
+                self._malformed += 1
+                log.info("ignored a run manifest published by %s: not signed by its founder", peer)
+                continue
+            self._seen[entry.manifest.run, entry.manifest.founder] = entry
+            manifests.append(entry.manifest)
+        return tuple(manifests)
+
+    def join(self, manifest: RunManifest) -> None:
+        """From now on help to keep this run's manifest alive. It must have come from `runs`."""
+        self._manifest = self._seen[manifest.run, manifest.founder]
+
+    # -- the way into the swarm ---------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether at least one other peer of the DHT is known to answer."""
+        return bool(self._entries.neighbours)
+
+    @property
+    def ignored(self) -> int:
+        """Records that were ignored, by the DHT node or by us."""
+        return self._entries.refused + self._malformed
+
+    def bootstrap(self) -> tuple[BootstrapStatus, ...]:
+        """Each initial address and what came of it."""
+        return tuple(BootstrapStatus(address=a, problem=p) for a, p in self._problems.items())
+
+    async def attach(self) -> bool:
+        """Try every initial peer once. True where at least one is there."""
+        met = await asyncio.gather(*(self._meet_initial(p, a) for p, a in self._initial_peers.items()))
+        if any(met):
+            await self._explore()
+        return any(met)
+
+    async def _meet_initial(self, peer: str, addresses: tuple[str, ...]) -> bool:
+        met = False
+        for address in addresses:
+            self._problems[address] = problem = await self._problem(peer, address)
+            met = met or problem is None
+        return met
+
+    async def _problem(self, peer: str, address: str) -> str | None:
+        try:
+            await self._entries.meet(peer, (address,))
+        except (PartnerUnreachable, DirectoryError) as error:
+            return explain(address, str(error))
+        return None
+
+    async def _explore(self) -> None:
+        try:
+            await self._entries.explore()
+        except DirectoryError as error:
+            log.info("exploring the DHT: %s", error)
+
+    async def stay_attached(self) -> None:
+        """For ever: find the way in while alone, with backoff, and meet known members that we lost touch with.
+
+        hivemind's routing tables empty themselves in a partition and never recover from it on their own.
+        """
+        pause = ATTACH_SECONDS_MIN
+        while True:
+            if self.attached:
+                await asyncio.sleep(MEET_SECONDS)
+                await self._meet_members()
+                pause = ATTACH_SECONDS_MIN
+                continue
+            if self._initial_peers or self._known:
+                await self._meet_members()
+                await self.attach()
+            await asyncio.sleep(pause if self._initial_peers else ATTACH_SECONDS_MIN)
+            pause = min(2 * pause, ATTACH_SECONDS_MAX)
+
+    async def _meet_members(self) -> None:
+        """Meet a few of the members that are not our neighbours (any more)."""
+        lost = sorted(set(self._known) - self._entries.neighbours)
+        chosen = self._rng.sample(lost, min(MEET_AT_ONCE, len(lost)))
+        for peer, result in zip(chosen, await asyncio.gather(*map(self._meet_member, chosen)), strict=True):
+            log.debug("meeting %s: %s", peer, result or "fine")
+
+    async def _meet_member(self, peer: str) -> str | None:
+        try:
+            await self._entries.meet(peer, self._known[peer])
+        except (PartnerUnreachable, DirectoryError) as error:
+            return str(error)
+        return None
+
+
+def _manifest_bytes(manifest: RunManifest) -> bytes:
+    return b"p2p-elastic/manifest/1" + json.dumps(manifest.model_dump(), sort_keys=True).encode()

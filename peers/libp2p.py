@@ -1,0 +1,261 @@
+"""libp2p through hivemind's p2pd: one daemon process, streams to and from partners.
+
+Everything here runs on one event loop in our own process; the daemon ends when its connection to us does, even after a
+SIGKILL. This file and `dht.py` are the only ones that know hivemind, and translate its exceptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+import warnings
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+from p2p_elastic.errors import ConfigError, NetworkError, PartnerUnreachable
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transport import Handler
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """hivemind warns and configures logging when it is imported; none of that is meant for our users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    if "HIVEMIND_LOGLEVEL" not in os.environ:
+        logging.getLogger("hivemind").setLevel(logging.CRITICAL)
+
+
+with _quiet():
+    from hivemind.p2p import P2P, PeerID
+    from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
+    from hivemind.utils.multiaddr import Multiaddr
+
+log = logging.getLogger(__name__)
+PROTOCOL = "/p2p-elastic/exchange/1"
+START_SECONDS = 30.0
+CONNECT_SECONDS = 8.0
+RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
+ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
+
+
+def parse_address(address: str, key: str = "initial-peer") -> Multiaddr:
+    """A multiaddr that names its peer. Raises ConfigError that says what is wrong with it."""
+    example = "a multiaddr such as /ip4/192.168.1.7/tcp/31337/p2p/12D3Koo..."
+    try:
+        parsed = Multiaddr(address)
+    except ValueError as error:
+        raise ConfigError(key, address, f"not {example} ({error})") from error
+    protocols = {p.name for p in parsed.protocols()}
+    if "p2p" not in protocols or not protocols & {"tcp", "udp", "p2p-circuit"}:
+        raise ConfigError(key, address, f"incomplete; give {example}, port and peer id included")
+    return parsed
+
+
+class Libp2pStream:
+    """`Stream` over a unix socket to our p2pd."""
+
+    def __init__(self, partner: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.partner, self._reader, self._writer = partner, reader, writer
+
+    async def send(self, data: bytes | memoryview) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise PartnerUnreachable(f"the stream broke: {error}", partner=self.partner) from error
+
+    async def receive_into(self, buffer: memoryview) -> None:
+        filled = 0
+        while filled < len(buffer):
+            try:
+                data = await self._reader.read(len(buffer) - filled)
+            except OSError as error:
+                raise PartnerUnreachable(f"the stream broke: {error}", partner=self.partner) from error
+            if not data:  # a killed partner looks like this too
+                raise PartnerUnreachable("the stream ended", partner=self.partner)
+            buffer[filled : filled + len(data)] = data
+            filled += len(data)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
+
+class Libp2pHost:
+    """Our p2pd: started, watched, and started again on the same port with the same identity when it dies."""
+
+    def __init__(self, identity: Identity, host: str, port: int, announce: Sequence[str] = ()) -> None:
+        self._identity, self._host, self._port = identity, host, port
+        self._announce = tuple(announce)
+        self._p2p: P2P | None = None
+        self._on_start: list[Callable[[], Awaitable[None]]] = []
+        self._closing = False
+        self.restarts = 0
+        self.addresses: tuple[str, ...] = ()
+
+    @property
+    def peer(self) -> str:
+        return self._identity.peer
+
+    @property
+    def p2p(self) -> P2P:
+        """hivemind's handle. Raises NetworkError while there is none."""
+        if self._p2p is None:
+            raise NetworkError("the libp2p daemon is not running")
+        return self._p2p
+
+    async def start(self) -> None:
+        """Start p2pd. Raises ConfigError where host or port cannot be used, NetworkError where it does not start."""
+        self._port = _free_port(self._host, self._port)
+        family = "ip6" if ":" in self._host else "ip4"
+        with self._identity.temporary_file() as folder:
+            try:
+                self._p2p = await P2P.create(
+                    host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
+                    announce_maddrs=list(self._announce) or None,
+                    identity_path=str(Path(folder) / "identity"),
+                    check_if_identity_free=False,
+                    nat_port_map=not _is_loopback(self._host),
+                    idle_timeout=ORPHAN_SECONDS,
+                    startup_timeout=START_SECONDS,
+                )
+            except (P2PDaemonError, OSError) as error:
+                raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
+        self.addresses = tuple(map(str, await self.p2p.get_visible_maddrs()))
+
+    async def on_start(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do `action` now and after each restart."""
+        self._on_start.append(action)
+        await action()
+
+    async def supervise(self) -> None:
+        """Watch p2pd and start it again when it dies; hivemind itself would not notice.
+
+        Raises:
+            NetworkError: when it keeps dying.
+        """
+        deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
+        while True:
+            code = await self.p2p._child.wait()
+            if self._closing:
+                return
+            now = time.monotonic()
+            if len(deaths) == RESTARTS_MAX and now - deaths[0] < RESTARTS_SECONDS:
+                raise NetworkError(f"libp2p (p2pd) died {RESTARTS_MAX + 1} times in a row, last with exit code {code}")
+            deaths.append(now)
+            log.warning("libp2p (p2pd) died with exit code %s; starting it again", code)
+            await self._stop()
+            await self.start()
+            self.restarts += 1
+            for action in self._on_start:
+                await action()
+
+    async def connect(self, peer: str, addresses: Sequence[str]) -> None:
+        """Connect to a peer by its addresses. Raises PartnerUnreachable with libp2p's reason."""
+        maddrs = [Multiaddr(a).decapsulate(Multiaddr(f"/p2p/{peer}")) for a in addresses]
+        try:
+            connecting = self.p2p._client.connect(PeerID.from_base58(peer), maddrs)
+            await asyncio.wait_for(connecting, CONNECT_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise PartnerUnreachable(f"timed out after {CONNECT_SECONDS:g} s", partner=peer) from error
+        except (P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError, NetworkError) as error:
+            raise PartnerUnreachable(str(error), partner=peer) from error
+
+    async def open_stream(self, peer: str) -> Libp2pStream:
+        """A stream to a connected peer's exchange handler. Raises PartnerUnreachable."""
+        try:
+            _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer), PROTOCOL)
+        except (P2PDaemonError, OSError, asyncio.IncompleteReadError, NetworkError) as error:
+            raise PartnerUnreachable(str(error), partner=peer) from error
+        return Libp2pStream(peer, reader, writer)
+
+    async def close(self) -> None:
+        """Stop p2pd and wait until it is gone."""
+        self._closing = True
+        await self._stop()
+
+    async def _stop(self) -> None:
+        if self._p2p is not None:
+            p2p, self._p2p = self._p2p, None
+            await p2p.shutdown()
+
+
+class Libp2pTransport:
+    """`Transport` over a Libp2pHost."""
+
+    def __init__(self, host: Libp2pHost) -> None:
+        self._host = host
+        self._handler: Handler | None = None
+        self._streams: dict[asyncio.Task[None], Libp2pStream] = {}
+
+    @property
+    def peer(self) -> str:
+        return self._host.peer
+
+    async def open(self, record: PeerRecord) -> Libp2pStream:
+        # By the record's own addresses: libp2p's lookup does not know a peer that we never met.
+        await self._host.connect(record.peer, record.addresses)
+        return await self._host.open_stream(record.peer)
+
+    async def serve(self, handler: Handler) -> None:
+        self._handler = handler
+        await self._host.on_start(self._register)
+
+    async def _register(self) -> None:
+        async def accept(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            stream = Libp2pStream(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
+            task = asyncio.ensure_future(self._handle(stream))
+            self._streams[task] = stream
+            task.add_done_callback(self._streams.pop)
+
+        await self._host.p2p.add_binary_stream_handler(PROTOCOL, accept)
+
+    async def _handle(self, stream: Libp2pStream) -> None:
+        try:
+            if self._handler is not None:
+                await self._handler(stream)
+        finally:
+            await stream.close()
+
+    async def close(self) -> None:
+        self._handler = None
+        tasks = list(self._streams)
+        for task, stream in list(self._streams.items()):
+            stream.abort()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port to listen on; a free one for 0. p2pd itself would silently share a port that is taken (SO_REUSEPORT)."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+            return int(probe.getsockname()[1])
+    except OverflowError as error:
+        raise ConfigError("port", port, "a port from 1 to 65535, or 0 for any free one") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError("port", port, f"in use on {host}; choose another, or 0 for any free one") from error
+        if error.errno == errno.EACCES:
+            raise ConfigError("port", port, "not allowed for this user; choose one above 1023, or 0") from error
+        raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host == "::1"
