@@ -1,4 +1,4 @@
-"""The HTTP application: six addresses, all of them reading.
+"""The HTTP application: a few addresses, all of them only read.
 
 It gets one function that says what the peer is doing right now, and nothing that could change the peer.
 """
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from p2p_elastic.api.docs import page
 from p2p_elastic.api.schemas import NotReady, Peers, Problem, Ready
-from p2p_elastic.health import is_ready, judge
+from p2p_elastic.health import why_not_ready, judge
 from p2p_elastic.status import Health, PeerStatus
 
 DESCRIPTION = "What one peer says about itself. Every address is read-only; numbers that are not finite are null."
@@ -73,7 +73,7 @@ async def health(now: Now) -> Response:
 )
 async def ready(now: Now) -> Response:
     """200 while the phase is training or finishing and the peer has addresses, 503 otherwise."""
-    reason = is_ready(now)
+    reason = why_not_ready(now)
     return _answer(Ready()) if reason is None else _answer(NotReady(reason=reason), 503)
 
 

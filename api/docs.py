@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from typing import Any
 
@@ -75,7 +76,7 @@ def _type(schema: Json) -> str:
         name = escape(schema["$ref"].rsplit("/", 1)[-1])
         return f'<a href="#{name}">{name}</a>'
     if "const" in schema or "enum" in schema:
-        return " | ".join(escape(repr(value)) for value in schema.get("enum", [schema.get("const")]))
+        return " | ".join(escape(json.dumps(value)) for value in schema.get("enum", [schema.get("const")]))
     for union in ("anyOf", "allOf", "oneOf"):
         if union in schema:
             return " or ".join(_type(one) for one in schema[union])

@@ -31,7 +31,7 @@ def judge(status: PeerStatus) -> Health:
     return Health(status="degraded" if found else "ok", reasons=found)
 
 
-def is_ready(status: PeerStatus) -> Reason | None:
+def why_not_ready(status: PeerStatus) -> Reason | None:
     """None when the peer trains and can be reached; otherwise the reason why it is not ready."""
     phase = status.training.phase
     if phase not in ("training", "finishing"):

@@ -96,6 +96,7 @@ class NetworkStatus(Frozen):
     addresses: tuple[str, ...] = ()
     attached: bool = Field(default=False, description="at least one other peer of the DHT answers")
     bootstrap: tuple[BootstrapStatus, ...] = ()
+    failure: str | None = Field(default=None, description="why this peer trains alone for good")
     restarts: int = Field(default=0, description="times the p2pd child died and was replaced")
     records_ignored: int = Field(default=0, description="malformed, unsigned or foreign records that were ignored")
     streams_refused: dict[str, int] = Field(default_factory=dict, description="reason -> count of refused streams")

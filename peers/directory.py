@@ -208,6 +208,11 @@ class DHTDirectory:
         """Each initial address and what came of it."""
         return tuple(BootstrapStatus(address=a, problem=p) for a, p in self._problems.items())
 
+    async def until_attached(self) -> None:
+        """Wait, while `stay_attached` runs, until another peer of the DHT answers."""
+        while not self.attached:  # hivemind has no event for it  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+
     async def attach(self) -> bool:
         """Try every initial peer once. True where at least one is there."""
         met = await asyncio.gather(*(self._meet_initial(p, a) for p, a in self._initial_peers.items()))

@@ -9,11 +9,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.local import Local, Membership, Progress
+from p2p_elastic.peers.local import Local, Membership
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.responder import Responder
@@ -55,9 +56,9 @@ class Peer:
         self.peer = transport.peer
         self._schedule, self._transport, self._directory = schedule, transport, directory
         self._local = Local(self.peer, vector, rule, membership)
-        self._initiator = Initiator(self._local, transport, limits, random.Random(f"{seed} partners"))
+        self._initiator = Initiator(self._local, transport, limits, random.Random(f"{seed} {self.peer} partners"))
         self._responder = Responder(self._local, limits)
-        self._coin = random.Random(f"{seed} coin")
+        self._coin = random.Random(f"{seed} {self.peer} coin")
         self._owed = False  # an exchange was due while another was under way
         self._sequence = membership.first_sequence
         self._to_initiate = asyncio.Event()
@@ -65,16 +66,29 @@ class Peer:
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
-    def after_step(self, loss: float | None = None) -> None:
+    def report_loss(self, loss: float) -> None:
+        """Say how well training goes (nats); partners and the directory hear of it."""
+        self._local.progress = self._local.progress._replace(loss=loss)
+
+    def after_step(self) -> None:
         """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters."""
         local = self._local
         step = local.progress.step + 1
-        local.progress = Progress(step, local.progress.loss if loss is None else loss)
+        local.progress = local.progress._replace(step=step)
         if not local.leaving and self._schedule.due(step, self._coin):
             if self._owed:
                 local.journal.skipped["busy"] += 1
             self._owed = True
-        staleness = local.handover.between_steps(step, due=self._owed, settle=True, published=self._snapshot_taken)
+        self._between_steps(due=self._owed)
+
+    def settle(self) -> None:
+        """Add a move that still waits, after the last step."""
+        self._between_steps(due=False)
+
+    def _between_steps(self, *, due: bool) -> None:
+        local = self._local
+        step = local.progress.step
+        staleness = local.handover.between_steps(step, due=due, settle=True, published=self._snapshot_taken)
         if staleness is not None:
             local.journal.settled(local.delivered_id, staleness)
             self._wake(local.freed)
@@ -161,6 +175,13 @@ class Peer:
             await asyncio.wait_for(self._directory.withdraw(), seconds)
         except (asyncio.TimeoutError, DirectoryError) as error:
             log.info("could not withdraw our record: %s", error)
+
+    def adopt(self, run: str, rule: ExchangeRule, schedule: Schedule) -> None:
+        """Become a newcomer of another run with the same model, after training alone."""
+        local = self._local
+        local.membership = replace(local.membership, run=run, newcomer=True)
+        local.newcomer, local.members = True, {}
+        local.rule, self._schedule = rule, schedule
 
     async def announce(self) -> None:
         """Make our record known. Raises DirectoryError."""

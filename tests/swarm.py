@@ -46,7 +46,8 @@ class Member:
             if not self.stopped:
                 self.on_step(self.model)
                 self.steps += 1
-                self.peer.after_step(1.0)
+                self.peer.report_loss(1.0)
+                self.peer.after_step()
 
 
 def build_member(
@@ -87,7 +88,7 @@ async def run_members(members: list[Member], *, steps: int, settle_seconds: floa
         await asyncio.gather(*(m.train(steps) for m in members))
         await asyncio.gather(*(m.peer.leave(settle_seconds) for m in members))
         for member in members:
-            member.peer.after_step()
+            member.peer.settle()
     finally:
         for task in tasks:
             task.cancel()

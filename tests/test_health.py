@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from p2p_elastic.health import is_ready, judge
+from p2p_elastic.health import why_not_ready, judge
 from p2p_elastic.status import (
     BootstrapStatus,
     ExchangeRecord,
@@ -175,12 +175,12 @@ def test_every_reason_is_given() -> None:
     ],
 )
 def test_a_peer_is_ready_while_it_trains(phase: str, code: str | None) -> None:
-    reason = is_ready(status_of(training={"phase": phase}))
+    reason = why_not_ready(status_of(training={"phase": phase}))
     assert (reason and reason.code) == code
 
 
 def test_a_peer_without_addresses_is_not_ready() -> None:
-    reason = is_ready(status_of(network={"addresses": ()}))
+    reason = why_not_ready(status_of(network={"addresses": ()}))
     assert reason is not None
     assert reason.code == "no_addresses"
 

@@ -5,6 +5,7 @@ import doctest
 import hashlib
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -69,10 +70,10 @@ def test_docstring_example_runs() -> None:
 # ---------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("mnist", 2_913_290), ("fashion-mnist", 2_913_290)])
-def test_mlp_is_that_of_the_experiments(name: str, parameters: int) -> None:
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_mlp_is_that_of_the_experiments(name: str) -> None:
     model = initial_model(find_task(name), seed=1)
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in model.parameters()) == 2_913_290
     assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)] == [0.2, 0.5, 0.5, 0.5]
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     for layer in linear:
@@ -109,6 +110,10 @@ def test_loss_is_mean_cross_entropy_in_nats() -> None:
 def numbered(size: int) -> Split:
     """A split whose inputs [size] and labels are their own positions."""
     return Split(torch.arange(size, dtype=torch.uint8), torch.arange(size))
+
+
+def flat(parts: list[list[int]]) -> list[int]:
+    return [number for part in parts for number in part]
 
 
 def drawn(batches: Batches, n: int) -> list[list[int]]:
@@ -149,7 +154,7 @@ def test_invalid_shard_is_an_error_that_shows_an_example(text: str) -> None:
 def test_every_epoch_shows_every_example_once_in_a_new_order() -> None:
     batches = Batches(numbered(12), 4, seed=0)
     assert batches.batches_per_epoch == 3
-    first, second = (sum(drawn(batches, 3), []) for _ in range(2))
+    first, second = (flat(drawn(batches, 3)) for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
 
@@ -168,7 +173,7 @@ def test_batches_depend_on_the_seed_only() -> None:
 def test_incomplete_last_batch_is_dropped() -> None:
     batches = Batches(numbered(11), 4, seed=0)
     assert batches.batches_per_epoch == 2
-    assert len(set(sum(drawn(batches, 2), []))) == 8
+    assert len(set(flat(drawn(batches, 2)))) == 8
 
 
 def test_part_smaller_than_a_batch_is_one_batch_of_everything() -> None:
@@ -179,7 +184,7 @@ def test_part_smaller_than_a_batch_is_one_batch_of_everything() -> None:
 
 def test_batches_of_a_shard_stay_in_the_shard() -> None:
     shard = Shard(3, 4)
-    seen = sum(drawn(Batches(numbered(40), 5, seed=9, shard=shard), 2), [])
+    seen = flat(drawn(Batches(numbered(40), 5, seed=9, shard=shard), 2))
     assert sorted(seen) == sorted(shard_indices(40, shard).tolist())
 
 
@@ -395,7 +400,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(url)
         Path(download_root).mkdir(parents=True, exist_ok=True)
         (Path(download_root) / filename).write_bytes(b"half")
-        print("Downloading", url)
+        print("Downloading", url)  # noqa: T201 - as older versions of torchvision do
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
@@ -537,7 +542,9 @@ def damage_label_eleven(raw: Path) -> str:
         damage_label_eleven,
     ],
 )
-def test_damaged_file_is_an_error_that_names_it(damage, tmp_path: Path, offline: list[str]) -> None:
+def test_damaged_file_is_an_error_that_names_it(
+    damage: Callable[[Path], str], tmp_path: Path, offline: list[str]
+) -> None:
     name = damage(write_mnist(tmp_path / "MNIST" / "raw"))
     with pytest.raises(ConfigError, match="replace it") as caught:
         find_task("mnist").load(tmp_path)

@@ -93,9 +93,10 @@ def _stall_timeout(seconds: float) -> Iterator[None]:
 
 
 def _advice(source: Source, missing: list[str], error: Exception, also: str) -> str:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split())  # torchvision's have line breaks
+    absent = "all of them" if len(missing) == len(source.files) else ", ".join(missing)
     return (
-        f"{source.name} needs {', '.join(source.files)} in that folder; missing: {', '.join(missing)}{also}. "
+        f"{source.name} needs {', '.join(source.files)} in that folder; missing: {absent}{also}. "
         f"The download failed ({type(error).__name__}: {reason}). "
         f"Get the files from {source.page}, unpack them, and name the folder with --data-dir"
     )

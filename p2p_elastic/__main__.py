@@ -1,0 +1,8 @@
+"""`python -m p2p_elastic`"""
+
+from __future__ import annotations
+
+from p2p_elastic.cli import main
+
+if __name__ == "__main__":
+    main()

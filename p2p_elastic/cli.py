@@ -1,0 +1,204 @@
+"""The command line. Nothing heavy is imported before it is needed, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from p2p_elastic import __version__
+from p2p_elastic.errors import P2PElasticError
+from p2p_elastic.stop import Stop
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="p2p-elastic")
+def main() -> None:
+    """Train one PyTorch model on many unequal machines, with no server.
+
+    \b
+    Try it on this machine:      p2p-elastic demo
+    Start a run:                 p2p-elastic join
+    Join it, from anywhere:      p2p-elastic join --initial-peer MULTIADDR
+    """
+
+
+@main.command(short_help="Take part in a run, or found one.")
+@click.option(
+    "--initial-peer",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="A peer of the run to join; repeatable. Without it a new run is founded.",
+)
+@click.option(
+    "--run", metavar="NAME", help="Name of the run: needed to join where there are several; otherwise made up."
+)
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="What to train (see `p2p-elastic tasks`); a joiner takes the run's.  [founder: digits]",
+)
+@click.option(
+    "--data-dir",
+    type=FOLDER,
+    help="Folder with the unpacked data set (as torchvision lays it out); downloaded into it where missing.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to train.")
+@click.option("--threads", type=int, help="CPU threads for PyTorch.  [default: PyTorch's]")
+@click.option("--rule", metavar="NAME", help="Exchange rule.  [founder: elastic-gossip]")
+@click.option(
+    "--moving-rate",
+    type=float,
+    metavar="ALPHA",
+    help="How far two partners move towards each other, 0 to 1; 0.5 averages them.  [founder: 0.5]",
+)
+@click.option("--period", type=int, metavar="TAU", help="Ask for an exchange every TAU steps ...")
+@click.option(
+    "--probability", type=float, metavar="P", help="... or after each step with probability P.  [founder: 1/32]"
+)
+@click.option("--steps", type=int, help="Train for so many optimizer steps ...")
+@click.option(
+    "--epochs", type=int, help="... or passes over this peer's part of the data.  [default: the task's recipe]"
+)
+@click.option("--batch-size", type=int, help="Examples per step on this peer.  [default: the run's]")
+@click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's]")
+@click.option("--momentum", type=float, help="Momentum of this peer.  [default: the run's]")
+@click.option(
+    "--seed",
+    type=int,
+    help="Of data order, dropout and partner choice; a founder's is also that of the first parameters.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Train on the I-th of N disjoint parts of the data.  [default: everything, in an order of its own]",
+)
+@click.option("--wait-for-peers", type=int, default=0, metavar="N", help="Begin to train once N other peers are there.")
+@click.option("--host", default="0.0.0.0", help="Address to listen on for peers (libp2p).")  # noqa: S104
+@click.option("--port", type=int, help="TCP port for peers; 0 for any free one.  [default: 31330, or any]")
+@click.option(
+    "--announce",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Address under which others reach us, e.g. behind a port forward: /ip4/203.0.113.5/tcp/31330; repeatable.",
+)
+@click.option("--http-host", default="127.0.0.1", help="Address to serve the status on.")
+@click.option("--http-port", type=int, help="Port to serve the status on; 0 for any free one.  [default: 8870, or any]")
+@click.option(
+    "--identity",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Key file of this peer, made where missing: keeps the peer id across restarts.  [default: a new identity]",
+)
+@click.option("--output", type=FOLDER, help="Folder for model.safetensors and summary.json.  [default: runs/RUN-PEER]")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="TOML file with any of these options, spelled the same; the command line wins.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    help="auto: a live panel in a terminal, plain lines elsewhere.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more about the network.")
+@click.pass_context
+def join(context: click.Context, /, config_file: Path | None, verbose: bool, **options: Any) -> None:
+    """Take part in a run until its length is reached, or Ctrl-C.
+
+    Without --initial-peer a new run is founded, and the exact command for the others is printed. With it, everything
+    that the run's peers must have in common is taken from the run; options that contradict it are refused.
+
+    \b
+      p2p-elastic join --task mnist --shard 1/4
+      p2p-elastic join --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo... --shard 2/4
+    """
+    given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
+    with Stop().signals() as stop, _clean_errors():
+        # After the handlers: PyTorch takes seconds to load, and Ctrl-C must work meanwhile.
+        from p2p_elastic.config import load_config
+        from p2p_elastic.display import open_screen
+        from p2p_elastic.join import join as take_part
+
+        config = load_config(config_file, given)
+        screen = open_screen(config.log_format)
+        with _logging(screen, verbose):
+            try:
+                take_part(config, screen, stop)
+            finally:
+                screen.close()
+
+
+@main.command(short_help="Watch a small swarm train on this machine.")
+@click.option("--peers", type=click.IntRange(2, 16), default=3, help="How many peers.")
+@click.option("--task", default="digits", help="What they train; each on its own part of the data.")
+@click.option("--data-dir", type=FOLDER, help="Folder with the data set, for tasks other than digits.")
+@click.option("--epochs", type=int, help="Passes of each peer over its part.  [default: 80 for digits, else 3]")
+@click.option("--output", type=FOLDER, default=Path("demo-output"), help="Folder for models, summaries and logs.")
+def demo(**options: Any) -> None:
+    """Start several real peers on loopback and one that trains alone, show them side by side, and compare them."""
+    with Stop().signals() as stop, _clean_errors():
+        from p2p_elastic.demo import run_demo
+
+        run_demo(stop=stop, **options)
+
+
+@main.command(short_help="List what can be trained.")
+def tasks() -> None:
+    """List what can be trained by name, with the recipe of each."""
+    from p2p_elastic.tasks import TASKS
+
+    for task in TASKS.values():
+        recipe = task.recipe
+        click.echo(
+            f"{task.name:14} {task.summary}\n{'':14} batch {recipe.batch_size}, "
+            f"learning rate {recipe.learning_rate:g}, momentum {recipe.momentum:g}, {recipe.epochs} epochs"
+        )
+
+
+@contextlib.contextmanager
+def _clean_errors() -> Iterator[None]:
+    """What we raise on purpose is a message and exit code 2, not a traceback."""
+    try:
+        yield
+    except P2PElasticError as error:
+        click.echo(f"p2p-elastic: error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output is gone; nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+@contextlib.contextmanager
+def _logging(screen: Any, verbose: bool) -> Iterator[None]:
+    """Our log goes to the screen while a peer runs."""
+
+    class ToScreen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            screen.say("log", f"{record.levelname.lower()}: {record.getMessage()}", level=record.levelname.lower())
+
+    logger, handler = logging.getLogger("p2p_elastic"), ToScreen()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

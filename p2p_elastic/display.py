@@ -1,0 +1,223 @@
+"""What a person or a program sees while a peer runs: a live panel, plain lines, or one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from p2p_elastic.health import judge
+from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus
+
+PANEL_SECONDS = 0.25
+TEXT_SECONDS = 5.0
+JSON_SECONDS = 1.0
+REPORTED = (
+    "phase",
+    "step",
+    "steps_total",
+    "epoch",
+    "steps_per_second",
+    "loss",
+    "validation_accuracy",
+)
+
+Clock = Callable[[], float]
+
+
+class Screen(Protocol):
+    """Where a peer reports to. Used from the training thread only."""
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        """Something happened: `text` for people, `event` and `facts` for programs."""
+
+    def progress(self, status: Callable[[], PeerStatus]) -> None:
+        """Called after each step; asks for the status only as often as it shows it."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def open_screen(log_format: str, stream: TextIO | None = None) -> Screen:
+    """The screen for `--log-format`: auto is a live panel in a terminal and plain lines elsewhere."""
+    stream = stream or sys.stdout
+    if log_format == "json":
+        return JsonScreen(stream)
+    if log_format == "auto" and stream.isatty():
+        return PanelScreen(Console(file=stream))
+    return TextScreen(stream)
+
+
+class Every:
+    """True at most once per so many seconds."""
+
+    def __init__(self, seconds: float, clock: Clock = time.monotonic) -> None:
+        self._seconds, self._clock, self._last = seconds, clock, float("-inf")
+
+    def __call__(self) -> bool:
+        now = self._clock()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
+class JsonScreen:
+    """One JSON object per line, each with `event` and `time` (seconds since the epoch)."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.time) -> None:
+        self._stream, self._clock, self._due = stream, clock, Every(JSON_SECONDS)
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        self._write({"event": event, "time": round(self._clock(), 3), "text": text, **facts})
+
+    def progress(self, status: Callable[[], PeerStatus]) -> None:
+        if self._due():
+            now = status()
+            training = now.training.model_dump(mode="json", include=set(REPORTED))
+            exchanges = now.exchanges.model_dump(mode="json", exclude={"skipped"})
+            self._write(
+                {"event": "progress", "time": round(self._clock(), 3), **training}
+                | {"members": len(now.members), "exchanges": exchanges, "health": judge(now).status}
+            )
+
+    def _write(self, line: dict[str, object]) -> None:
+        print(json.dumps(line), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class TextScreen:
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._due = stream, Every(TEXT_SECONDS)
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def progress(self, status: Callable[[], PeerStatus]) -> None:
+        if self._due():
+            self.say("progress", one_line(status()))
+
+    def close(self) -> None:
+        pass
+
+
+class PanelScreen:
+    """A panel at the bottom of the terminal that is redrawn in place; what is said scrolls above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._due = console, Every(PANEL_SECONDS)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._last: PeerStatus | None = None
+        self._started = False
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        self._console.print(Text(text))
+
+    def progress(self, status: Callable[[], PeerStatus]) -> None:
+        if not self._due():
+            return
+        if not self._started:
+            self._live.start()
+            self._started = True
+        self._last = status()
+        self._live.update(panel(self._last), refresh=True)
+
+    def close(self) -> None:
+        if self._started:
+            self._live.stop()
+            self._started = False
+        if self._last is not None:
+            self._console.print(panel(self._last))
+            self._last = None
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people, in decimal units."""
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} GB"
+
+
+def short(peer: str) -> str:
+    """The end of a peer id: all Ed25519 ids start alike."""
+    return peer[-8:]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def one_line(status: PeerStatus) -> str:
+    """The state of a peer in one line."""
+    training, exchanges = status.training, status.exchanges
+    failed = sum(n for o, n in exchanges.by_outcome.items() if o not in (Outcome.COMPLETED, Outcome.DECLINED))
+    return (
+        f"step {training.step}/{training.steps_total} epoch {training.epoch:.1f} "
+        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')} "
+        f"accuracy {percent(training.validation_accuracy)} members {len(status.members)} "
+        f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
+        f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
+        f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} health {judge(status).status}"
+    )
+
+
+def panel(status: PeerStatus) -> Panel:
+    """The state of a peer as a panel of a dozen lines."""
+    training, exchanges, health = status.training, status.exchanges, judge(status)
+    facts = Table.grid(padding=(0, 3))
+    facts.add_row(
+        f"step [b]{training.step}[/b]/{training.steps_total}",
+        f"epoch [b]{training.epoch:.1f}[/b]",
+        f"[b]{_number(training.steps_per_second, '.1f')}[/b] steps/s",
+        f"loss [b]{_number(training.loss, '.4f')}[/b]",
+        f"validation accuracy [b]{percent(training.validation_accuracy)}[/b]",
+    )
+    counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
+    traffic = f"sent [b]{size(exchanges.bytes_sent)}[/b]  received [b]{size(exchanges.bytes_received)}[/b]"
+    rows: list[object] = [
+        ProgressBar(total=training.steps_total or 1, completed=training.step),
+        facts,
+        Text.from_markup(f"exchanges: {counts or 'none yet'}   {traffic}"),
+        _partners(status),
+    ]
+    rows += [Text(f"{reason.code}: {reason.text}", style="yellow") for reason in health.reasons]
+    title = f"{status.run} · {status.task} · {short(status.peer)} · {training.phase}"
+    colour = "green" if health.status == "ok" else "yellow"
+    return Panel(Group(*rows), title=title, border_style=colour)  # type: ignore[arg-type]
+
+
+def _partners(status: PeerStatus) -> Table:
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for heading in ("partner", "state", "step", "loss", "last exchange"):
+        table.add_column(heading, no_wrap=True)
+    last: dict[str, ExchangeRecord] = {}
+    for record in status.last_exchanges:
+        last.setdefault(record.partner, record)
+    for member in status.members[:8]:
+        newest = last.get(member.peer)
+        what = "-" if newest is None else f"{newest.outcome.value} {newest.age_seconds:.0f} s ago"
+        table.add_row(short(member.peer), member.state, str(member.step), _number(member.loss, ".4f"), what)
+    if len(status.members) > 8:
+        table.add_row(f"and {len(status.members) - 8} more")
+    if not status.members:
+        table.add_row("nobody else yet")
+    return table

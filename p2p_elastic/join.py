@@ -1,0 +1,442 @@
+"""A live peer, put together: network thread, run, task, training, HTTP, screen, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from p2p_elastic import __version__
+from p2p_elastic.api.app import create_app
+from p2p_elastic.api.server import ApiServer, bind
+from p2p_elastic.config import DEFAULT_TASK, HTTP_PORT, PORT, JoinConfig
+from p2p_elastic.display import Every, Screen, percent, size
+from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
+from p2p_elastic.manifest import RunManifest, check_against, choose_run
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.rules import find_rule
+from p2p_elastic.status import ExchangeTotals, Frozen, NetworkStatus, PeerStatus, Phase, TrainingStatus
+from p2p_elastic.stop import Stop
+from p2p_elastic.tasks import Data, Task, find_task, initial_model
+from p2p_elastic.training import Settings, Trainer
+from p2p_elastic.vector import ParameterVector
+
+log = logging.getLogger(__name__)
+FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
+STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
+LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
+MODEL_FILE, SUMMARY_FILE = "model.safetensors", "summary.json"
+
+
+class Summary(Frozen):
+    """What a peer leaves behind, beside its model."""
+
+    peer: str
+    run: str
+    task: str
+    manifest: RunManifest
+    stopped: bool
+    steps: int
+    seconds: float
+    test_accuracy: float | None
+    test_loss: float | None
+    validation_accuracy: float | None
+    training_loss: float | None
+    exchanges: ExchangeTotals
+    model: str
+
+
+class StatusBoard:
+    """Puts a peer's status together from what exists so far. May be asked from any thread."""
+
+    def __init__(self, network: LiveNetwork, device: torch.device) -> None:
+        self._network, self._device, self._started = network, device, time.monotonic()
+        self.phase: Phase = "starting"
+        self.manifest: RunManifest | None = None
+        self.peer: Peer | None = None
+        self.trainer: Trainer | None = None
+
+    def __call__(self) -> PeerStatus:
+        manifest, peer = self.manifest, self.peer
+        return PeerStatus(
+            peer=self._network.identity.peer,
+            version=__version__,
+            run=manifest.run if manifest else "",
+            task=manifest.task if manifest else "",
+            schema_hash=manifest.schema_hash if manifest else "",
+            rule=manifest.rule if manifest else "",
+            codec=manifest.codec if manifest else "",
+            device=str(self._device),
+            uptime_seconds=time.monotonic() - self._started,
+            weight=peer.weight if peer else 0.0,
+            training=self._training(),
+            exchanges=peer.exchanges() if peer else ExchangeTotals(),
+            last_exchanges=peer.last_exchanges() if peer else (),
+            members=peer.members() if peer else (),
+            network=self._network_status(),
+        )
+
+    def _training(self) -> TrainingStatus:
+        status = self.trainer.meter.status() if self.trainer else TrainingStatus()
+        return status.model_copy(update={"phase": self.phase})
+
+    def _network_status(self) -> NetworkStatus:
+        return self._network.status(self.peer.streams_refused() if self.peer else {})
+
+
+def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
+    """Take part in a run until its length is reached or `stop`. None where it was stopped before it began to train.
+
+    Raises:
+        ConfigError: something asked for cannot be.
+        NetworkError: libp2p does not run here.
+    """
+    device = choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    identity = Identity.load_or_create(config.identity) if config.identity else Identity.generate()
+    network = LiveNetwork(identity, config.initial_peer, config.announce)
+    with NetworkThread() as thread:
+        _with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
+        try:
+            with _http_socket(config) as sock:
+                return _Participation(config, screen, stop, thread, network, StatusBoard(network, device)).run(
+                    sock, device
+                )
+        except (Interrupted, KeyboardInterrupt):
+            screen.say("stopped", "Stopped before training began.")
+            return None
+        finally:
+            thread.call(network.close())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to train on; auto takes the best there is. Raises ConfigError."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available[name]:
+        there = ", ".join(kind for kind, here in available.items() if here)
+        raise ConfigError("device", name, f"not available to PyTorch on this machine; there is: {there}")
+    return torch.device(name)
+
+
+class _Participation:
+    """One peer's life in one run, in the order of its methods."""
+
+    def __init__(
+        self,
+        config: JoinConfig,
+        screen: Screen,
+        stop: Stop,
+        thread: NetworkThread,
+        network: LiveNetwork,
+        board: StatusBoard,
+    ) -> None:
+        self._config, self._screen, self._stop = config, screen, stop
+        self._thread, self._network, self._board = thread, network, board
+        self._alone = False
+
+    def run(self, sock: socket.socket, device: torch.device) -> Summary:
+        server = ApiServer(create_app(self._board), sock)
+        self._thread.spawn(server.serve())
+        try:
+            self._say_hello(server.url)
+            manifest = self._agree_on_run()
+            task = self._installed_task(manifest)
+            output = _output_folder(self._config, manifest, self._network.identity.peer)
+            with self._stop.interruptible():
+                data = task.load(self._config.data_dir)
+            return self._take_part(manifest, task, data, device, output)
+        finally:
+            self._thread.call(server.close())
+
+    # -- finding the run ----------------------------------------------------------------------------------------------
+
+    def _say_hello(self, url: str) -> None:
+        addresses = sorted(self._network.host.addresses, key=_is_local)
+        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{_reach(a)}" for a in addresses)
+        self._screen.say(
+            "listening",
+            f"p2p-elastic {__version__}, peer {self._network.identity.peer}\n"
+            f"status: {url}/v1/status   all endpoints: {url}/docs\n"
+            f"others join with:\n{others}",
+            peer=self._network.identity.peer,
+            addresses=addresses,
+            http=url,
+        )
+
+    def _agree_on_run(self) -> RunManifest:
+        config = self._config
+        if not config.initial_peer:
+            manifest = self._own_manifest()
+            self._network.directory.found(manifest)
+            self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
+        else:
+            manifest = self._found_run() or self._own_manifest()
+            if self._alone:
+                self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
+            else:
+                self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
+        self._board.manifest = manifest
+        return manifest
+
+    def _own_manifest(self) -> RunManifest:
+        task = find_task(self._config.task or DEFAULT_TASK)
+        schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
+        run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
+        return self._config.found(run, self._network.identity.peer, task.name, schema_hash, task.recipe)
+
+    def _found_run(self) -> RunManifest | None:
+        """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
+        pause = 1.0
+        while not self._thread.call(self._network.directory.attach(), self._stop):
+            problems = "\n".join(f"    {b.address}\n        {b.problem}" for b in self._network.directory.bootstrap())
+            if self._config.task is not None:
+                self._screen.say("unreachable", f"No initial peer answers:\n{problems}")
+                self._alone = True
+                return None
+            self._screen.say(
+                "unreachable",
+                f"No initial peer answers; trying again in {pause:.0f} s (Ctrl-C to give up):\n{problems}\n"
+                "With --task NAME this peer would train alone meanwhile.",
+            )
+            self._thread.call(asyncio.sleep(pause), self._stop)
+            pause = min(2 * pause, 30.0)
+        manifest = self._thread.call(find_run(self._network, self._config.run, FIND_RUN_SECONDS), self._stop)
+        if manifest is None:
+            name = f"run {self._config.run!r}" if self._config.run else "any run"
+            raise ConfigError("run", self._config.run, f"the initial peer answers, but does not know {name}")
+        check_against(manifest, self._config.binding())
+        self._network.directory.join(manifest)
+        return manifest
+
+    def _installed_task(self, manifest: RunManifest) -> Task:
+        try:
+            task = find_task(manifest.task)
+        except ConfigError as error:
+            raise ConfigError(
+                "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
+            ) from error
+        ours = ParameterVector(initial_model(task, 0)).schema_hash
+        if ours != manifest.schema_hash:
+            raise ConfigError(
+                "task",
+                manifest.task,
+                f"its model here has schema {ours}, in run {manifest.run!r} {manifest.schema_hash}: "
+                "install the same version of p2p-elastic everywhere",
+            )
+        return task
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def _take_part(self, manifest: RunManifest, task: Task, data: Data, device: torch.device, output: Path) -> Summary:
+        settings = self._settings(manifest, task)
+        torch.manual_seed(settings.seed)  # dropout
+        model = initial_model(task, manifest.init_seed).to(device)
+        trainer = Trainer(model, task, data, settings, device, time.monotonic)
+        peer = self._peer(manifest, model, settings.seed)
+        self._board.trainer, self._board.peer = trainer, peer
+        started = time.monotonic()
+        life = self._thread.spawn(peer.run())
+        try:
+            if self._alone:
+                self._thread.spawn(self._adopt_when_attached(peer, manifest))
+            self._wait_for_peers()
+            self._board.phase = "training"
+            trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
+            self._board.phase = "finishing"
+            self._leave(peer)
+        finally:
+            life.cancel()
+        stopped = self._stop.requested
+        result = trainer.test(STOPPED_TEST_SECONDS if stopped else float("inf"))
+        summary = Summary(
+            peer=peer.peer,
+            run=self._manifest.run,
+            task=task.name,
+            manifest=self._manifest,
+            stopped=stopped,
+            steps=trainer.meter.step,
+            seconds=time.monotonic() - started,
+            test_accuracy=result.accuracy if result else None,
+            test_loss=result.loss if result else None,
+            validation_accuracy=trainer.meter.validation.accuracy if trainer.meter.validation else None,
+            training_loss=trainer.meter.loss,
+            exchanges=peer.exchanges(),
+            model=str(output / MODEL_FILE),
+        )
+        _save(model, summary, output)
+        self._board.phase = "done"
+        self._say_goodbye(summary)
+        return summary
+
+    @property
+    def _manifest(self) -> RunManifest:
+        assert self._board.manifest is not None
+        return self._board.manifest
+
+    def _settings(self, manifest: RunManifest, task: Task) -> Settings:
+        config = self._config
+        own_order = int.from_bytes(hashlib.sha256(self._network.identity.peer.encode()).digest()[:4], "big")
+        return Settings(
+            steps=config.steps,
+            epochs=config.epochs or task.recipe.epochs,
+            batch_size=config.batch_size or manifest.batch_size,
+            learning_rate=config.lr or manifest.learning_rate,
+            momentum=manifest.momentum if config.momentum is None else config.momentum,
+            seed=own_order if config.seed is None else config.seed,
+            shard=config.part,
+        )
+
+    def _peer(self, manifest: RunManifest, model: nn.Module, seed: int) -> Peer:
+        return Peer(
+            vector=ParameterVector(model),
+            rule=find_rule(manifest.rule, manifest.moving_rate),
+            schedule=manifest.schedule,
+            transport=self._network.transport,
+            directory=self._network.directory,
+            membership=Membership(
+                run=manifest.run,
+                newcomer=manifest.founder != self._network.identity.peer,
+                first_sequence=time.time_ns() // 1_000_000,
+            ),
+            seed=seed,
+        )
+
+    def _wait_for_peers(self) -> None:
+        wanted, due = self._config.wait_for_peers, Every(1.0)
+        self._board.phase = "waiting"
+        while not self._stop():
+            there = sum(member.state == "alive" for member in self._board().members)
+            if there >= wanted:
+                return
+            if due():
+                self._screen.say("waiting", f"Waiting for {wanted} other peers; {there} there.", members=there)
+            time.sleep(0.05)
+
+    async def _adopt_when_attached(self, peer: Peer, manifest: RunManifest) -> None:
+        """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
+        await self._network.directory.until_attached()
+        try:
+            theirs = await find_run(self._network, self._config.run, FIND_RUN_SECONDS)
+            if theirs is None:
+                self._network.directory.found(manifest)
+                self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
+                return
+            check_against(theirs, self._config.binding())
+            if theirs.schema_hash != manifest.schema_hash:
+                raise ConfigError(
+                    "task", manifest.task, f"run {theirs.run!r} trains {theirs.task!r} with another model"
+                )
+        except P2PElasticError as error:
+            self._network.failure = f"attached, but cannot take part: {error}"
+            log.warning("attached, but cannot take part; training goes on alone: %s", error)
+            return
+        self._network.directory.join(theirs)
+        peer.adopt(theirs.run, find_rule(theirs.rule, theirs.moving_rate), theirs.schedule)
+        self._board.manifest = theirs
+        await peer.announce()
+        self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _leave(self, peer: Peer) -> None:
+        seconds = STOPPED_LEAVE_SECONDS if self._stop.requested else LEAVE_SECONDS
+        self._thread.call(peer.leave(seconds))
+        peer.settle()
+
+    def _say_goodbye(self, summary: Summary) -> None:
+        self._screen.close()
+        totals = summary.exchanges
+        self._screen.say(
+            "end",
+            f"{'Stopped' if summary.stopped else 'Finished'} after {summary.steps} steps, {summary.seconds:.1f} s. "
+            f"Test accuracy {percent(summary.test_accuracy)}. Exchanges: {_counts(totals)}; "
+            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}.\nModel: {summary.model}",
+            **summary.model_dump(mode="json"),
+        )
+
+
+async def find_run(network: LiveNetwork, wanted: str | None, seconds: float) -> RunManifest | None:
+    """Look for the wanted run, or the only one there is, for at most so long. Raises ConfigError (see `choose_run`)."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while loop.time() < end:
+        try:
+            found = choose_run(await network.directory.runs(), wanted)
+        except DirectoryError as error:
+            log.info("looking for the run: %s", error)
+            found = None
+        if found is not None:
+            return found
+        await asyncio.sleep(0.5)
+    return None
+
+
+def _with_preferred_port(asked: int | None, preferred: int, use: Callable[[int], object]) -> None:
+    """Use the port that was asked for; otherwise the preferred one, or any where that one is taken."""
+    if asked is not None:
+        use(asked)
+        return
+    try:
+        use(preferred)
+    except ConfigError as error:
+        if not error.key.endswith("port"):
+            raise
+        use(0)
+
+
+def _http_socket(config: JoinConfig) -> socket.socket:
+    bound: list[socket.socket] = []
+    _with_preferred_port(config.http_port, HTTP_PORT, lambda port: bound.append(bind(config.http_host, port)))
+    return bound[0]
+
+
+def _output_folder(config: JoinConfig, manifest: RunManifest, peer: str) -> Path:
+    """The folder for the results, made and tried now: not after hours of training. Raises ConfigError."""
+    folder = config.output or Path("runs") / f"{manifest.run}-{peer[-8:]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
+    return folder
+
+
+def _save(model: nn.Module, summary: Summary, folder: Path) -> None:
+    """Write model and summary; a crash in the middle leaves the previous ones whole."""
+    model = model.cpu()
+    unfinished = folder / f".{MODEL_FILE}.part"
+    save_model(model, str(unfinished))
+    os.replace(unfinished, folder / MODEL_FILE)
+    unfinished = folder / f".{SUMMARY_FILE}.part"
+    unfinished.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / SUMMARY_FILE)
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))
+
+
+def _reach(address: str) -> str:
+    return "    # from this machine only" if _is_local(address) else ""
+
+
+def _counts(totals: ExchangeTotals) -> str:
+    return ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(totals.by_outcome.items())) or "none"

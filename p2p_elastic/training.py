@@ -1,0 +1,182 @@
+"""Training on one peer: plain SGD on its own data, with moves from the swarm added between steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from p2p_elastic.status import Phase, TrainingStatus
+from p2p_elastic.tasks import Batches, Data, Evaluation, Recipe, Shard, Split, Task, evaluate
+
+LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
+LIVE_VALIDATION_SECONDS = 2.0  # at most so often
+LOSS_STEPS = 50  # the loss shown is the mean of so many
+RATE_SECONDS = 10.0  # the speed shown is that of the last so many
+
+Clock = Callable[[], float]
+
+
+class Gossiping(Protocol):
+    """What training needs of a peer."""
+
+    def after_step(self) -> None: ...
+
+    def report_loss(self, loss: float) -> None: ...
+
+    def during_evaluation(self) -> None: ...
+
+
+@contextmanager
+def attach(peer: Gossiping, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
+
+    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8).
+
+        with attach(peer, optimizer):
+            for inputs, labels in batches:
+                ...
+                optimizer.step()
+    """
+    handle = optimizer.register_step_post_hook(lambda *_: peer.after_step())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this peer trains: for so many optimizer steps, or passes over its part of the data where `steps` is None."""
+
+    steps: int | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    seed: int
+    shard: Shard | None = None
+
+
+class Meter:
+    """Progress as others see it. Written by the training thread, read from any: each value is replaced whole."""
+
+    def __init__(self, steps_total: int, clock: Clock) -> None:
+        self._clock, self._steps_total = clock, steps_total
+        self.phase: Phase = "starting"
+        self.step = 0
+        self.epoch = 0.0
+        self.validation: Evaluation | None = None
+        self.test: Evaluation | None = None
+        self._losses: deque[float] = deque(maxlen=LOSS_STEPS)
+        self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self.loss: float | None = None
+
+    def stepped(self, loss: float) -> None:
+        """An optimizer step with this loss (nats) ended."""
+        self._losses.append(loss)
+        self.loss = sum(self._losses) / len(self._losses)
+        self.step += 1
+        now = self._clock()
+        if now - self._marks[-1][0] > RATE_SECONDS / 20:
+            self._marks.append((now, self.step))
+            while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
+                self._marks.popleft()
+
+    def status(self) -> TrainingStatus:
+        marks, now = tuple(self._marks), self._clock()
+        (t0, n0), (t1, n1) = marks[0], marks[-1]
+        return TrainingStatus(
+            phase=self.phase,
+            step=self.step,
+            steps_total=self._steps_total,
+            epoch=self.epoch,
+            steps_per_second=(n1 - n0) / (t1 - t0) if t1 > t0 else None,
+            loss=self.loss,
+            validation_accuracy=self.validation.accuracy if self.validation else None,
+            test_accuracy=self.test.accuracy if self.test else None,
+            seconds_since_step=now - t1 if self.step else None,
+        )
+
+
+class Trainer:
+    """The loop that the command line runs. Use it from one thread."""
+
+    def __init__(
+        self, model: nn.Module, task: Task, data: Data, settings: Settings, device: torch.device, clock: Clock
+    ) -> None:
+        self.model, self._task, self._data, self._device = model, task, data, device
+        self._clock = clock
+        self._batches = Batches(data.train, settings.batch_size, settings.seed, settings.shard)
+        self._steps = settings.steps or settings.epochs * self._batches.batches_per_epoch
+        self.meter = Meter(self._steps, clock)
+        self._augmentation = torch.Generator().manual_seed(settings.seed)
+        self._live_split = Split(
+            *(t[:LIVE_VALIDATION_EXAMPLES] for t in (data.validation.inputs, data.validation.labels))
+        )
+        self._validated_at = clock()
+        self.optimizer, self._schedule = _optimizer(model, settings, task.recipe)
+
+    def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
+        """Train until the settings' length is reached or `should_stop`."""
+        self.meter.phase = "training"
+        self.model.train()
+        with attach(peer, self.optimizer):
+            while self.meter.step < self._steps and not should_stop():
+                loss = self._gradient()
+                peer.report_loss(self.meter.loss if self.meter.loss is not None else loss)
+                self.optimizer.step()
+                self.meter.stepped(loss)
+                if self._batches.drawn % self._batches.batches_per_epoch == 0:
+                    self._schedule.step()
+                    self._validate(peer)
+                self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
+                on_step()
+
+    def _gradient(self) -> float:
+        inputs, labels = next(self._batches)
+        inputs, labels = inputs.to(self._device), labels.to(self._device)
+        self.optimizer.zero_grad()
+        loss = self._task.loss(self.model(self._task.prepare(inputs, self._augmentation)), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _validate(self, peer: Gossiping) -> None:
+        now = self._clock()
+        if now - self._validated_at < LIVE_VALIDATION_SECONDS:
+            return
+
+        def serve_partners() -> bool:
+            peer.during_evaluation()
+            return False
+
+        self.meter.validation = evaluate(
+            self.model, self._task, self._live_split, self._device, batch_size=200, stop=serve_partners
+        )
+        self._validated_at = self._clock()
+
+    def test(self, seconds_max: float) -> Evaluation | None:
+        """Evaluate on the whole test split; None where that takes longer than it may."""
+        end = self._clock() + seconds_max
+        self.meter.test = evaluate(
+            self.model, self._task, self._data.test, self._device, batch_size=200, stop=lambda: self._clock() > end
+        )
+        return self.meter.test
+
+
+def _optimizer(
+    model: nn.Module, settings: Settings, recipe: Recipe
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=recipe.nesterov and settings.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.decay)

@@ -1,0 +1,144 @@
+"""The live network of one peer: host, DHT and directory together, and the thread that they live in."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from p2p_elastic.errors import NetworkError
+from p2p_elastic.peers.dht import SignedDHT
+from p2p_elastic.peers.directory import DHTDirectory
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address
+from p2p_elastic.status import NetworkStatus
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+SWITCH_SECONDS = 0.0005  # Python's default of 5 ms lets a training thread starve the network: 36 against 395 MB/s
+POLL_SECONDS = 0.1
+
+
+class Interrupted(Exception):  # not an error: the user asked to stop
+    """The wait was given up because the user asked to stop."""
+
+
+class NetworkThread:
+    """An event loop in a thread of its own, for everything that talks to others."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name="network", daemon=True)
+        self._switch_interval = sys.getswitchinterval()
+
+    def __enter__(self) -> NetworkThread:
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        sys.setswitchinterval(self._switch_interval)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(_log_exception)
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(_cancel_others())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Begin `coroutine` on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def call(self, coroutine: Coroutine[Any, Any, T], interrupted: Callable[[], bool] = lambda: False) -> T:
+        """Run `coroutine` on the loop and wait for it. Raises Interrupted once `interrupted()` is true."""
+        future = self.spawn(coroutine)
+        while True:
+            try:
+                return future.result(POLL_SECONDS)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+                if interrupted():
+                    future.cancel()
+                    raise Interrupted from None
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 1.0)
+
+
+def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # hivemind leaves failed tasks behind on timeouts; nobody waits for them and nothing depends on them.
+    log.debug("in the network loop: %s: %r", context.get("message"), context.get("exception"))
+
+
+class LiveNetwork:
+    """libp2p, DHT and directory of one peer. Belongs to the network thread; `status` may be read from any."""
+
+    def __init__(self, identity: Identity, initial_peers: Sequence[str], announce: Sequence[str] = ()) -> None:
+        grouped: dict[str, tuple[str, ...]] = {}
+        for address in initial_peers:
+            peer = parse_address(address)["p2p"]
+            grouped[peer] = (*grouped.get(peer, ()), address)
+        for address in announce:
+            parse_address(f"{address}/p2p/{identity.peer}", key="announce")
+        self.identity, self._announce = identity, announce
+        self._initial_peers = grouped
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failure: str | None = None
+
+    async def open(self, host: str, port: int) -> None:
+        """Start listening. Raises ConfigError where host or port cannot be used, NetworkError."""
+        self.host = Libp2pHost(self.identity, host, port, self._announce)
+        await self.host.start()
+        self.dht = SignedDHT(self.host, self.identity)
+        await self.dht.start()
+        self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
+        self.directory.own_addresses = self.host.addresses
+        self.transport = Libp2pTransport(self.host)
+        self._tasks = [
+            asyncio.ensure_future(self._supervise()),
+            asyncio.ensure_future(self.directory.stay_attached()),
+        ]
+
+    async def _supervise(self) -> None:
+        try:
+            await self.host.supervise()
+        except NetworkError as error:
+            log.error("%s; training goes on alone", error)
+            self.failure = str(error)
+
+    async def close(self) -> None:
+        """Stop everything; p2pd is gone when this returns."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.transport.close()
+        await self.dht.close()
+        await self.host.close()
+
+    def status(self, streams_refused: dict[str, int]) -> NetworkStatus:
+        return NetworkStatus(
+            addresses=self.host.addresses,
+            attached=self.directory.attached,
+            bootstrap=self.directory.bootstrap(),
+            failure=self.failure,
+            restarts=self.host.restarts,
+            records_ignored=self.directory.ignored,
+            streams_refused=streams_refused,
+        )
