@@ -134,24 +134,22 @@ def run_demo(*, peers: int, task: str, data_dir: Path | None, epochs: int | None
     chosen = find_task(task)
     epochs = epochs or (DIGITS_EPOCHS if task == "digits" else OTHER_EPOCHS)
     training = ["--epochs", str(epochs), *(["--data-dir", str(data_dir)] if data_dir else [])]
-    # Only as many processes as cores train well side by side: the lone peer has its turn afterwards.
     console.print(f"Starting {peers} peers on this machine; each has 1/{peers} of the data of task {task}.")
     with Swarm(output) as swarm:
         founding = ["--task", task, "--probability", "0.125", "--seed", "0"]
         meeting = ["--wait-for-peers", str(peers - 1)]
+        # First, since it needs nobody: it loads while the founder does.
+        swarm.start(ALONE, [*founding, *training, "--shard", f"1/{peers}"])
         founder = swarm.start("peer-1", [*founding, *meeting, *training, "--shard", f"1/{peers}"])
         swarm.listen_until(lambda: "listening" in founder.said, stop, START_SECONDS, "starting the first peer")
         address = founder.said["listening"]["addresses"][0]
-        console.print(f"The first peer founded a run; the others: p2p-elastic join --initial-peer {address}")
+        console.print("The first peer founded a run. The others:")
+        console.print(f"    p2p-elastic join --initial-peer {address}", soft_wrap=True, highlight=False)
         for i in range(2, peers + 1):
             join = ["--initial-peer", address, "--seed", str(i), *meeting, *training, "--shard", f"{i}/{peers}"]
             swarm.start(f"peer-{i}", join)
         with _live(console, swarm):
             swarm.listen_until(lambda: _all_ended(swarm), stop, float("inf"), "training")
-        console.print(f"The same alone: a peer with 1/{peers} of the data and nobody to meet.")
-        swarm.start(ALONE, [*founding, *training, "--shard", f"1/{peers}"])
-        with _live(console, swarm):
-            swarm.listen_until(lambda: _all_ended(swarm), stop, float("inf"), "training alone")
     _compare(console, chosen, data_dir, swarm.processes)
     console.print(f"{time.monotonic() - started:.0f} s. Models, summaries and logs are in {output}{os.sep}.")
 
@@ -198,14 +196,14 @@ def _lines(swarm: Swarm) -> str:
             accuracy = percent(last["validation_accuracy"])
             exchanges = last["exchanges"]["by_outcome"].get("completed", 0)
             states.append(f"{process.name}: step {last['step']}, accuracy {accuracy}, {exchanges} exchanges")
-    return "   ".join(states) or "starting ..."
+    return "\n".join(states) or "starting ..."
 
 
 def _table(swarm: Swarm) -> Table:
     table = Table(title="p2p-elastic demo")
     for heading in ("", "peer", "phase", "step", "loss", "validation", "steps/s", "others", "exchanges", "sent"):
         table.add_column(heading, justify="right" if heading not in ("", "peer", "phase") else "left", no_wrap=True)
-    for process in swarm.processes:
+    for process in sorted(swarm.processes, key=lambda process: process.name == ALONE):
         last, hello = process.last, process.said.get("listening", {})
         identity = short(hello["peer"]) if hello else "starting"
         if not last:
@@ -241,8 +239,8 @@ def _compare(console: Console, task: Task, data_dir: Path | None, processes: lis
     assert result is not None
     distances = (vectors - vectors.mean(dim=0)).norm(dim=1)
     table = Table(title=f"Test accuracy, task {task.name}")
-    for heading in ("", "test accuracy", "distance to the average", "exchanges", "sent"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("", "accuracy", "distance", "exchanges", "sent"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for i, name in enumerate(swarm):
         totals = summaries[name]["exchanges"]
         table.add_row(
@@ -257,8 +255,8 @@ def _compare(console: Console, task: Task, data_dir: Path | None, processes: lis
     console.print(table)
     norm = vectors.mean(dim=0).norm()
     console.print(
-        f"Consensus distance (root mean square of the distances) {distances.square().mean().sqrt():.4f}, "
-        f"norm of the average {norm:.1f}."
+        f"distance: L2, from the average of the peers' parameters (its norm: {norm:.1f}). "
+        f"Consensus distance, their root mean square: {distances.square().mean().sqrt():.4f}."
     )
 
 

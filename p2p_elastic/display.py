@@ -40,8 +40,8 @@ class Screen(Protocol):
     def say(self, event: str, text: str, **facts: object) -> None:
         """Something happened: `text` for people, `event` and `facts` for programs."""
 
-    def progress(self, status: Callable[[], PeerStatus]) -> None:
-        """Called after each step; asks for the status only as often as it shows it."""
+    def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        """Called after each step; asks for the status only as often as it shows it, or `now`."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -80,14 +80,14 @@ class JsonScreen:
     def say(self, event: str, text: str, **facts: object) -> None:
         self._write({"event": event, "time": round(self._clock(), 3), "text": text, **facts})
 
-    def progress(self, status: Callable[[], PeerStatus]) -> None:
-        if self._due():
-            now = status()
-            training = now.training.model_dump(mode="json", include=set(REPORTED))
-            exchanges = now.exchanges.model_dump(mode="json", exclude={"skipped"})
+    def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        if self._due() or now:
+            seen = status()
+            training = seen.training.model_dump(mode="json", include=set(REPORTED))
+            exchanges = seen.exchanges.model_dump(mode="json", exclude={"skipped"})
             self._write(
                 {"event": "progress", "time": round(self._clock(), 3), **training}
-                | {"members": len(now.members), "exchanges": exchanges, "health": judge(now).status}
+                | {"members": len(seen.members), "exchanges": exchanges, "health": judge(seen).status}
             )
 
     def _write(self, line: dict[str, object]) -> None:
@@ -106,8 +106,8 @@ class TextScreen:
     def say(self, event: str, text: str, **facts: object) -> None:
         print(text, file=self._stream, flush=True)
 
-    def progress(self, status: Callable[[], PeerStatus]) -> None:
-        if self._due():
+    def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        if self._due() or now:
             self.say("progress", one_line(status()))
 
     def close(self) -> None:
@@ -126,8 +126,8 @@ class PanelScreen:
     def say(self, event: str, text: str, **facts: object) -> None:
         self._console.print(Text(text))
 
-    def progress(self, status: Callable[[], PeerStatus]) -> None:
-        if not self._due():
+    def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        if not (self._due() or now):
             return
         if not self._started:
             self._live.start()

@@ -37,6 +37,7 @@ from p2p_elastic.vector import ParameterVector
 log = logging.getLogger(__name__)
 FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
+LOOK_SECONDS = 0.2
 LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
 MODEL_FILE, SUMMARY_FILE = "model.safetensors", "summary.json"
 
@@ -255,7 +256,7 @@ class _Participation:
         try:
             if self._alone:
                 self._thread.spawn(self._adopt_when_attached(peer, manifest))
-            self._wait_for_peers()
+            self._wait_for_peers(peer)
             self._board.phase = "training"
             trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
             self._board.phase = "finishing"
@@ -281,6 +282,7 @@ class _Participation:
         )
         _save(model, summary, output)
         self._board.phase = "done"
+        self._screen.progress(self._board, now=True)
         self._say_goodbye(summary)
         return summary
 
@@ -317,16 +319,24 @@ class _Participation:
             seed=seed,
         )
 
-    def _wait_for_peers(self) -> None:
+    def _wait_for_peers(self, peer: Peer) -> None:
         wanted, due = self._config.wait_for_peers, Every(1.0)
         self._board.phase = "waiting"
-        while not self._stop():
-            there = sum(member.state == "alive" for member in self._board().members)
+        while wanted and not self._stop():
+            there = sum(member.state == "alive" for member in peer.members())
             if there >= wanted:
                 return
             if due():
                 self._screen.say("waiting", f"Waiting for {wanted} other peers; {there} there.", members=there)
-            time.sleep(0.05)
+            # More often than while training: all of them should begin together.
+            self._thread.call(self._look_around(peer))
+
+    async def _look_around(self, peer: Peer) -> None:
+        try:
+            await peer.refresh()
+        except DirectoryError as error:
+            log.info("directory: %s", error)
+        await asyncio.sleep(LOOK_SECONDS)
 
     async def _adopt_when_attached(self, peer: Peer, manifest: RunManifest) -> None:
         """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""

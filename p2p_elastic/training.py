@@ -77,6 +77,11 @@ class Meter:
         self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
         self.loss: float | None = None
 
+    def begin(self) -> None:
+        """Training begins now: what came before does not count for the speed."""
+        self.phase = "training"
+        self._marks = deque([(self._clock(), self.step)])
+
     def stepped(self, loss: float) -> None:
         """An optimizer step with this loss (nats) ended."""
         self._losses.append(loss)
@@ -124,7 +129,7 @@ class Trainer:
 
     def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
         """Train until the settings' length is reached or `should_stop`."""
-        self.meter.phase = "training"
+        self.meter.begin()
         self.model.train()
         with attach(peer, self.optimizer):
             while self.meter.step < self._steps and not should_stop():

@@ -99,6 +99,8 @@ class Responder:
         local = self._local
         if local.leaving:
             return Refusal(DeclineReason.LEAVING)
+        if local.progress.step == 0:
+            return Refusal(DeclineReason.NOT_TRAINING, "not begun")
         await self._yield_to(offer.peer)
         self.published.clear()
         if not local.handover.request():
