@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from p2p_elastic.api.docs import page
 from p2p_elastic.api.schemas import NotReady, Peers, Problem, Ready
-from p2p_elastic.health import why_not_ready, judge
+from p2p_elastic.health import judge, why_not_ready
 from p2p_elastic.status import Health, PeerStatus
 
 DESCRIPTION = "What one peer says about itself. Every address is read-only; numbers that are not finite are null."

@@ -77,6 +77,9 @@ class SignedDHT:
         self._validator = SignedRecords()
         self._node: DHTNode | None = None
         self._expirations: dict[str, float] = {}
+        self._putting = (
+            asyncio.Lock()
+        )  # two at once could arrive in the wrong order, and the older one would be refused
 
     async def start(self) -> None:
         """Start the node; it is rebuilt whenever the host is."""
@@ -101,6 +104,10 @@ class SignedDHT:
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
         """Store our entry under `key` for so long. Replaces an earlier one. Raises DirectoryError."""
+        async with self._putting:
+            await self._put(key, body, seconds)
+
+    async def _put(self, key: str, body: bytes, seconds: float) -> None:
         # An entry is only replaced by one that expires later.
         expiration = max(time.time() + seconds, self._expirations.get(key, 0.0) + 0.001)
         key_bytes = DHTID.generate(source=key).to_bytes()

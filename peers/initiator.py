@@ -72,6 +72,8 @@ class Initiator:
         local.offering_to = partner.peer
         asked = await self._exchange(partner, exchange_id)
         local.offering_to = None
+        if asked.result.outcome in SUSPICIOUS:
+            log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
         local.journal.enter(
             Entry(
                 id=exchange_id,

@@ -144,6 +144,7 @@ class Responder:
             result = await conversation.run(respond(offer, accept), local.vectors, commit)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
+            log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)
         finally:
             self._ledger.end(key, committed=False)
             if distance is None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from p2p_elastic.health import why_not_ready, judge
+from p2p_elastic.health import judge, why_not_ready
 from p2p_elastic.status import (
     BootstrapStatus,
     ExchangeRecord,

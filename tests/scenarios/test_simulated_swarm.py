@@ -402,7 +402,6 @@ def test_an_exchange_offered_twice_under_one_id_takes_place_once() -> None:
             )
         )
         payload = values(twin.model).numpy().tobytes()
-        import zlib
 
         whole = offer + CHUNK_HEADER.pack(len(payload), zlib.crc32(payload)) + payload + pack(Verified(id="1" * 32))
         for _ in range(2):

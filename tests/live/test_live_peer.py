@@ -1,0 +1,123 @@
+"""The production peer over real libp2p and a real DHT, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import torch
+from swarm import Member, run_members, tiny_model, values
+
+from p2p_elastic.errors import PartnerUnreachable
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.network import LiveNetwork
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.wire import MESSAGE_HEADER
+from p2p_elastic.rules import elastic
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import Outcome
+from p2p_elastic.vector import ParameterVector
+
+DEADLINE = 60.0
+
+
+async def live_member(network: LiveNetwork, seed: int) -> Member:
+    model = tiny_model(seed, width=400)  # 160,400 parameters: three chunks
+    peer = Peer(
+        vector=ParameterVector(model),
+        rule=elastic(0.3),
+        schedule=Schedule(probability=0.1),
+        transport=network.transport,
+        directory=network.directory,
+        membership=Membership(run="live", announce_seconds=1.0, refresh_seconds=0.3),
+        seed=seed,
+    )
+    return Member(peer, model, step_seconds=0.005)
+
+
+async def networks(count: int) -> list[LiveNetwork]:
+    opened: list[LiveNetwork] = []
+    for _ in range(count):
+        network = LiveNetwork(Identity.generate(), opened[0].host.addresses if opened else ())
+        await network.open("127.0.0.1", 0)
+        if opened:
+            assert await network.directory.attach()
+        opened.append(network)
+    return opened
+
+
+def live(count: int, scenario: Callable[[list[LiveNetwork]], Awaitable[None]]) -> None:
+    async def main() -> None:
+        opened = await networks(count)
+        try:
+            await scenario(opened)
+        finally:
+            for network in opened:
+                await network.close()
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE))
+
+
+def test_three_peers_come_together_and_conserve_their_sum() -> None:
+    async def scenario(opened: list[LiveNetwork]) -> None:
+        members = [await live_member(network, i) for i, network in enumerate(opened)]
+        await run_members(members, steps=400, settle_seconds=10.0)
+        start = torch.stack([values(tiny_model(i, width=400)) for i in range(3)])
+        end = torch.stack([values(m.model) for m in members])
+        totals = [m.peer.exchanges() for m in members]
+        assert all(t.by_outcome[Outcome.COMPLETED] > 10 for t in totals)
+        assert all(set(t.by_outcome) <= {Outcome.COMPLETED, Outcome.DECLINED} for t in totals)
+        assert end.std(dim=0).max() < 0.01 * start.std(dim=0).max()
+        torch.testing.assert_close(end.sum(dim=0), start.sum(dim=0), rtol=0, atol=2e-6)
+
+    live(3, scenario)
+
+
+def test_exchanges_go_on_after_the_daemon_of_a_peer_was_killed() -> None:
+    async def scenario(opened: list[LiveNetwork]) -> None:
+        members = [await live_member(network, i) for i, network in enumerate(opened)]
+
+        async def kill() -> None:
+            await _until(lambda: members[0].peer.exchanges().by_outcome.get(Outcome.COMPLETED, 0) > 3)
+            opened[0].host.p2p._child.kill()
+            await _until(lambda: opened[0].host.restarts == 1)
+            before = members[0].peer.exchanges().by_outcome[Outcome.COMPLETED]
+            await _until(lambda: members[0].peer.exchanges().by_outcome[Outcome.COMPLETED] > before + 3)
+            for member in members:
+                member.steps = 10**9
+
+        await asyncio.gather(run_members(members, steps=10**8, settle_seconds=10.0), kill())
+
+    live(2, scenario)
+
+
+def test_hostile_bytes_are_refused_over_libp2p_too() -> None:
+    async def scenario(opened: list[LiveNetwork]) -> None:
+        member = await live_member(opened[0], 0)
+        life = asyncio.ensure_future(member.peer.run())
+        await member.train(1)
+        target = PeerRecord(
+            peer=opened[0].identity.peer, run="live", schema_hash="0" * 32, addresses=opened[0].host.addresses
+        )
+        attacks = (b"\x00" * 4096, MESSAGE_HEADER.pack(b"PXE1", 1, 2**32 - 1) + bytes(4096))
+        for attack in attacks:
+            stream = await opened[1].transport.open(target)
+            await stream.send(attack)
+            try:
+                await stream.receive_into(memoryview(bytearray(1)))
+            except PartnerUnreachable:
+                pass
+            else:
+                raise AssertionError("an answer to garbage")
+            await stream.close()
+        assert member.peer.streams_refused() == {"RemoteProtocolError": 2}
+        life.cancel()
+
+    live(2, scenario)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # the whole scenario has a deadline
+        await asyncio.sleep(0.02)

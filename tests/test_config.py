@@ -1,0 +1,323 @@
+"""Options, from a file and from the command line, and the manifest of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from p2p_elastic.config import (
+    DEFAULT_MOVING_RATE,
+    DEFAULT_PROBABILITY,
+    DEFAULT_RULE,
+    JoinConfig,
+    load_config,
+)
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.manifest import BINDING, RunManifest, check_against, choose_run
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.tasks import Recipe, Shard
+
+SCHEMA = "0" * 32
+RECIPE = Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60)
+MANIFEST: dict[str, Any] = {
+    "run": "digits-1",
+    "founder": "12D3A",
+    "task": "digits",
+    "schema_hash": SCHEMA,
+    "rule": "elastic-gossip",
+    "moving_rate": 0.5,
+    "period": None,
+    "probability": 0.125,
+    "codec": "none",
+    "batch_size": 32,
+    "learning_rate": 0.03,
+    "momentum": 0.9,
+    "init_seed": 0,
+}
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "peer.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def manifest(**changes: Any) -> RunManifest:
+    return RunManifest(**{**MANIFEST, **changes})
+
+
+def refused(given: dict[str, Any]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, given)
+    return caught.value
+
+
+# ---------------------------------------------------------------- file and command line
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    config = load_config(None, {})
+    assert config == JoinConfig()
+    assert config.binding() == {}
+    assert config.part is None
+    assert (config.host, config.http_host) == ("0.0.0.0", "127.0.0.1")
+
+
+def test_a_file_spells_options_as_the_command_line_does(tmp_path: Path) -> None:
+    path = toml(
+        tmp_path,
+        """
+        initial-peer = ["/ip4/10.0.0.1/tcp/1/p2p/12D3A", "/ip4/10.0.0.2/tcp/1/p2p/12D3B"]
+        task = "mnist"
+        moving-rate = 0.25
+        period = 8
+        steps = 100
+        lr = 0.1
+        shard = "2/4"
+        http-port = 0
+        identity = "keys/mine"
+        """,
+    )
+    config = load_config(path, {})
+    assert config.initial_peer == ("/ip4/10.0.0.1/tcp/1/p2p/12D3A", "/ip4/10.0.0.2/tcp/1/p2p/12D3B")
+    assert (config.task, config.moving_rate, config.period, config.steps, config.lr) == ("mnist", 0.25, 8, 100, 0.1)
+    assert (config.part, config.http_port, config.identity) == (Shard(2, 4), 0, Path("keys/mine"))
+
+
+def test_the_command_line_wins_over_the_file_option_by_option(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'batch_size = 16\nmomentum = 0.5\ninitial-peer = ["/ip4/1.2.3.4/tcp/1/p2p/12D3A"]')
+    config = load_config(path, {"batch_size": 64, "initial_peer": ()})
+    assert (config.batch_size, config.momentum, config.initial_peer) == (64, 0.5, ())
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load_config(toml(tmp_path, ""), {}) == JoinConfig()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="config: got .*none.toml.*cannot be read: No such file") as caught:
+        load_config(tmp_path / "none.toml", {})
+    assert caught.value.key == "config"
+
+
+def test_a_folder_instead_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="config: got .*cannot be read: Is a directory"):
+        load_config(tmp_path, {})
+
+
+@pytest.mark.parametrize("content", [b"period = ", b"\xff\xfe", b"a = 1\na = 2"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "peer.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="config: got .*peer.toml.*no TOML file: "):
+        load_config(path, {})
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="movingrate: got 0.5; no such option; there are: .*moving-rate") as caught:
+        load_config(toml(tmp_path, "movingrate = 0.5"), {})
+    assert (caught.value.key, caught.value.got) == ("movingrate", 0.5)
+    assert "moving_rate" not in caught.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("run", "../x", "pattern"),
+        ("run", "x" * 65, "pattern"),
+        ("device", "tpu", "'cuda'"),
+        ("threads", 0, "greater than or equal to 1"),
+        ("rule", "easgd", "elastic-gossip"),
+        ("moving_rate", 1.0, "from 0"),
+        ("moving_rate", -0.5, "from 0"),
+        ("moving_rate", float("nan"), "from 0"),
+        ("period", 0, "1 or more"),
+        ("probability", 1.5, "from 0 to 1"),
+        ("probability", float("nan"), "from 0 to 1"),
+        ("steps", 0, "greater than or equal to 1"),
+        ("steps", 1.5, "integer"),
+        ("epochs", -1, "greater than or equal to 1"),
+        ("batch_size", 0, "greater than or equal to 1"),
+        ("lr", 0.0, "greater than 0"),
+        ("lr", float("nan"), ""),
+        ("lr", float("inf"), "less than or equal to 1000"),
+        ("momentum", 1.0, "less than 1"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("shard", "5/4", "1 <= INDEX <= COUNT"),
+        ("shard", "half", "INDEX/COUNT"),
+        ("wait_for_peers", -1, "greater than or equal to 0"),
+        ("port", 65536, "less than or equal to 65535"),
+        ("port", "http", "integer"),
+        ("http_port", -1, "greater than or equal to 0"),
+        ("initial_peer", "/ip4/10.0.0.1/tcp/1", "tuple"),
+        ("log_format", "xml", "'json'"),
+        ("identity", 5, "path"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_option_as_spelled_and_what_is_allowed(
+    option: str, value: object, allowed: str
+) -> None:
+    error = refused({option: value})
+    assert error.key == option.replace("_", "-")
+    assert str(error.got) == str(value)
+    assert allowed in error.allowed
+    assert str(error).startswith(f"{error.key}: got {value!r}; ")
+
+
+def test_steps_and_epochs_contradict_each_other() -> None:
+    error = refused({"steps": 10, "epochs": 2})
+    assert (error.key, error.got, error.allowed) == ("steps/epochs", (10, 2), "give one of the two")
+
+
+def test_period_and_probability_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"period/probability: got \(8, 0.5\); give one of the two"):
+        load_config(toml(tmp_path, "period = 8\nprobability = 0.5"), {})
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(ValidationError):
+        JoinConfig().task = "mnist"  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- founding
+
+
+def found(**options: Any) -> RunManifest:
+    return load_config(None, options).found("r", "12D3A", "digits", SCHEMA, RECIPE)
+
+
+def test_a_founder_that_asks_for_nothing_gets_the_defaults_and_the_recipe() -> None:
+    made = found()
+    assert (made.rule, made.moving_rate, made.codec) == (DEFAULT_RULE, DEFAULT_MOVING_RATE, "none")
+    assert made.schedule == Schedule(probability=DEFAULT_PROBABILITY)
+    assert (made.batch_size, made.learning_rate, made.momentum, made.init_seed) == (32, 0.03, 0.9, 0)
+
+
+def test_a_founder_gets_what_it_asks_for_zeros_included() -> None:
+    made = found(moving_rate=0.0, period=4, batch_size=8, lr=0.5, momentum=0.0, seed=3)
+    assert (made.moving_rate, made.schedule) == (0.0, Schedule(period=4))
+    assert (made.batch_size, made.learning_rate, made.momentum, made.init_seed) == (8, 0.5, 0.0, 3)
+    assert found(probability=0.0).schedule == Schedule(probability=0.0)
+
+
+@pytest.mark.parametrize("option", ["period", "batch_size", "seed", "lr", "momentum", "moving_rate", "probability"])
+@pytest.mark.parametrize("value", [0, 1e-300, 1, 1000, 2**20, 2**20 + 1, 2**31 - 1, 2**31, 2**64])
+def test_whatever_a_config_takes_a_run_can_be_founded_with(option: str, value: float) -> None:
+    try:
+        config = load_config(None, {option: value})
+    except ConfigError as error:
+        assert error.key == option.replace("_", "-")
+        return
+    config.found("r", "12D3A", "digits", SCHEMA, RECIPE)
+
+
+def test_only_what_binds_all_peers_is_checked_against_the_run() -> None:
+    config = load_config(None, {"task": "digits", "period": 4, "lr": 0.5, "batch_size": 8, "moving_rate": 0.0})
+    assert config.binding() == {"task": "digits", "moving_rate": 0.0, "period": 4}
+    assert config.binding().keys() <= set(BINDING)
+
+
+# ---------------------------------------------------------------- manifest
+
+
+def test_a_manifest_describes_itself_in_one_line() -> None:
+    line = manifest().describe()
+    for fact in ("digits-1", "task digits", "elastic-gossip", "moving rate 0.5", "0.125", "batch 32", "0.03", "0.9"):
+        assert fact in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"moving_rate": 1.0},
+        {"moving_rate": float("nan")},
+        {"batch_size": 0},
+        {"learning_rate": float("inf")},
+        {"momentum": 1.0},
+        {"init_seed": -1},
+        {"task": "../../etc"},
+        {"task": "os.system"},
+        {"rule": ""},
+        {"run": "a b"},
+        {"schema_hash": "xyz"},
+        {"founder": ""},
+        {"code": "import os"},
+        {"period": 0},
+        {"probability": 2.0},
+        {"period": 4, "probability": 0.5},
+        {"period": None, "probability": None},
+    ],
+)
+def test_a_manifest_that_cannot_be_is_never_built(changes: dict[str, Any]) -> None:
+    with pytest.raises((ValidationError, ConfigError)):
+        manifest(**changes)
+
+
+def test_asking_for_nothing_or_for_the_same_fits_any_run() -> None:
+    check_against(manifest(), {})
+    check_against(manifest(), {key: MANIFEST[key] for key in BINDING})
+
+
+@pytest.mark.parametrize(
+    ("asked", "key", "has"),
+    [
+        ({"task": "mnist"}, "task", "--task digits"),
+        ({"rule": "other"}, "rule", "--rule elastic-gossip"),
+        ({"moving_rate": 0.0}, "moving-rate", "--moving-rate 0.5"),
+        ({"period": 8}, "period", "no --period"),
+        ({"probability": 0.5}, "probability", "--probability 0.125"),
+    ],
+)
+def test_what_contradicts_the_run_is_refused_with_what_the_run_has(asked: dict[str, Any], key: str, has: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_against(manifest(), asked)
+    error = caught.value
+    assert (error.key, error.got) == (key, next(iter(asked.values())))
+    assert error.allowed == f"run 'digits-1' has {has}; leave the option out to take the run's"
+
+
+def test_a_rule_of_a_later_version_is_refused_with_advice() -> None:
+    with pytest.raises(
+        ConfigError, match=r"rule: got 'later'; the run's rule is not known here \(elastic-.*\): update"
+    ):
+        check_against(manifest(rule="later"), {})
+
+
+# ---------------------------------------------------------------- choosing a run
+
+
+def test_where_no_run_is_there_yet_none_is_chosen() -> None:
+    assert choose_run((), None) is None
+    assert choose_run((), "digits-1") is None
+    assert choose_run((manifest(),), "other") is None
+
+
+def test_the_only_run_needs_no_name() -> None:
+    assert choose_run((manifest(),), None) == manifest()
+
+
+def test_the_named_run_is_chosen_among_several() -> None:
+    other = manifest(run="other")
+    assert choose_run((manifest(), other), "other") == other
+
+
+def test_several_runs_and_no_name_is_an_error_that_lists_them() -> None:
+    with pytest.raises(ConfigError, match="run: got None; several runs are there: b, digits-1; choose one with --run"):
+        choose_run((manifest(), manifest(run="b")), None)
+
+
+def test_one_run_founded_twice_with_the_same_settings_is_one_run_everywhere() -> None:
+    one, two = manifest(founder="12D3A"), manifest(founder="12D3B")
+    assert choose_run((one, two), None) == choose_run((two, one), "digits-1") == one
+
+
+def test_one_name_for_runs_that_differ_is_an_error_that_names_the_founders() -> None:
+    with pytest.raises(ConfigError, match="run: got 'digits-1'; founded several times .*12D3A, 12D3B"):
+        choose_run((manifest(), manifest(founder="12D3B", moving_rate=0.25)), "digits-1")

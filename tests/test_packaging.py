@@ -1,0 +1,72 @@
+"""The distribution as it is described: packages, links, README."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from p2p_elastic.cli import main
+from p2p_elastic.config import JoinConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPOSITORY = Path(__file__).parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_every_package_is_listed() -> None:
+    settings = PROJECT["tool"]["setuptools"]
+    found = {"p2p_elastic"} | {
+        "p2p_elastic." + str(p.parent.relative_to(REPOSITORY)).replace("p2p_elastic/", "").replace("/", ".")
+        for folder in ("p2p_elastic/tasks", "peers", "api")
+        for p in (REPOSITORY / folder).rglob("__init__.py")
+    }
+    assert set(settings["packages"]) == found
+    assert settings["package-dir"] == {
+        "p2p_elastic": "p2p_elastic",
+        "p2p_elastic.peers": "peers",
+        "p2p_elastic.api": "api",
+    }
+
+
+@pytest.mark.parametrize("name", ["peers", "api"])
+def test_the_links_for_type_checkers_point_to_the_top_level(name: str) -> None:
+    link = REPOSITORY / "p2p_elastic" / name
+    assert link.is_symlink()
+    assert link.resolve() == REPOSITORY / name
+
+
+def test_every_option_of_join_is_in_the_configuration_and_the_other_way_round() -> None:
+    command = main.commands["join"]
+    options = {p.name for p in command.params} - {"config_file", "verbose"}
+    assert options == set(JoinConfig.model_fields)
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    for command in main.commands.values():
+        assert command.help
+        for parameter in command.params:
+            assert isinstance(parameter, click.Option)
+            assert parameter.help, f"{command.name} {parameter.name}"
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    known = {o for c in main.commands.values() for p in c.params for o in p.opts} | {"--help", "--version"}
+    lines = [line for line in README.splitlines() if "p2p-elastic " in line]
+    used = {o for line in lines for o in re.findall(r"--[a-z][a-z-]+", line.split("p2p-elastic ", 1)[1])}
+    assert used
+    assert used <= known
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert {"demo", "test"} <= set(re.findall(r"\bmake ([a-z]+)", README)) <= targets

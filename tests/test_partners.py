@@ -1,0 +1,479 @@
+"""Who is chosen, what was answered, where the two threads meet, and what is remembered of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from p2p_elastic.peers.handover import Handover, State
+from p2p_elastic.peers.journal import Entry, Journal
+from p2p_elastic.peers.ledger import Key, Ledger
+from p2p_elastic.peers.partners import Member, choose_partner, observe, own_weight, suspected
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.status import Outcome
+from p2p_elastic.vector import ParameterVector
+
+checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def record(peer: str, sequence: int = 1, *, step: int = 0, left: bool = False) -> PeerRecord:
+    return PeerRecord(peer=peer, run="run", schema_hash="0" * 32, sequence=sequence, step=step, left=left)
+
+
+# ---------------------------------------------------------------- members
+
+
+def test_who_is_listed_is_a_member_since_now() -> None:
+    members = observe({}, [record("a"), record("b")], now=5.0)
+    assert members == {"a": Member(record("a"), 5.0), "b": Member(record("b"), 5.0)}
+
+
+def test_who_is_not_listed_any_more_or_said_goodbye_is_gone() -> None:
+    before = observe({}, [record("a"), record("b"), record("c")], now=0.0)
+    assert list(observe(before, [record("b"), record("c", 2, left=True)], now=1.0)) == ["b"]
+
+
+def test_a_goodbye_of_somebody_unknown_makes_no_member() -> None:
+    assert observe({}, [record("a", left=True)], now=0.0) == {}
+
+
+def test_a_new_record_replaces_the_old_one_and_an_unchanged_one_keeps_its_age() -> None:
+    before = observe({}, [record("a", 3), record("b", 3)], now=1.0)
+    after = observe(before, [record("a", 4, step=9), record("b", 3)], now=2.0)
+    assert after == {"a": Member(record("a", 4, step=9), 2.0), "b": Member(record("b", 3), 1.0)}
+
+
+@pytest.mark.parametrize("replayed", [record("a", 4, step=1), record("a", 4, left=True)], ids=["record", "goodbye"])
+def test_a_replay_of_an_older_record_changes_nothing(replayed: PeerRecord) -> None:
+    before = observe({}, [record("a", 5, step=9)], now=1.0)
+    assert observe(before, [replayed], now=2.0) == before
+
+
+def test_a_suspect_stays_one_until_it_announces_itself_anew() -> None:
+    members = suspected(observe({}, [record("a"), record("b")], now=0.0), "a")
+    assert members["a"].suspect
+    assert not members["b"].suspect
+    assert observe(members, [record("a"), record("b")], now=1.0)["a"].suspect
+    assert not observe(members, [record("a", 2), record("b")], now=1.0)["a"].suspect
+
+
+def test_suspecting_somebody_who_left_meanwhile_changes_nothing() -> None:
+    members = observe({}, [record("a")], now=0.0)
+    assert suspected(members, "b") == members
+
+
+def test_suspecting_does_not_change_what_others_hold() -> None:
+    members = observe({}, [record("a")], now=0.0)
+    suspected(members, "a")
+    assert not members["a"].suspect
+
+
+def test_partners_are_chosen_uniformly_among_the_live_ones_not_yet_asked() -> None:
+    members = suspected(observe({}, map(record, "abcde"), now=0.0), "b")
+    rng, chosen = random.Random(1), Counter[str]()
+    for _ in range(3000):
+        partner = choose_partner(members, rng, excluding={"d"})
+        assert partner is not None
+        chosen[partner.peer] += 1
+    assert sorted(chosen) == ["a", "c", "e"]
+    assert all(n == pytest.approx(1000, rel=0.1) for n in chosen.values())
+
+
+def test_the_choice_follows_from_the_seed_and_not_from_the_order_of_the_records() -> None:
+    there, back = (observe({}, map(record, names), now=0.0) for names in ("abcde", "edcba"))
+    first, second = random.Random(4), random.Random(4)
+    assert [choose_partner(there, first) for _ in range(20)] == [choose_partner(back, second) for _ in range(20)]
+
+
+def test_nobody_is_chosen_where_nobody_is_left() -> None:
+    members = observe({}, [record("a"), record("b")], now=0.0)
+    assert choose_partner({}, random.Random(0)) is None
+    assert choose_partner(members, random.Random(0), excluding=("a", "b")) is None
+    assert choose_partner(suspected(members, "a"), random.Random(0), excluding=("b",)) is None
+
+
+@pytest.mark.parametrize(
+    ("newcomer", "step", "weight"), [(True, 10, 0.0), (True, 20, 1.0), (True, 30, 1.0), (False, 10, 1.0)]
+)
+def test_a_newcomer_does_not_count_while_anybody_is_ahead_of_it(newcomer: bool, step: int, weight: float) -> None:
+    members = observe({}, [record("a", step=5), record("b", step=20)], now=0.0)
+    assert own_weight(newcomer, step, members) == weight
+
+
+def test_a_newcomer_that_is_alone_counts() -> None:
+    assert own_weight(True, 0, {}) == 1.0
+
+
+# ---------------------------------------------------------------- ledger
+
+
+def key(number: int, partner: str = "alice") -> Key:
+    return Key(partner, f"{number:032x}")
+
+
+def test_an_exchange_is_begun_once() -> None:
+    async def main() -> None:
+        ledger = Ledger(8)
+        assert ledger.begin(key(1))
+        assert not ledger.begin(key(1))
+        ledger.end(key(1), committed=True)
+        assert not ledger.begin(key(1))
+        assert ledger.begin(key(2))
+        assert ledger.begin(key(1, "bob"))  # ids are chosen by initiators: another one's is another exchange
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_how_an_exchange_ended_is_answered_and_the_first_word_stands(committed: bool) -> None:
+    async def main() -> None:
+        ledger = Ledger(8)
+        ledger.begin(key(1))
+        ledger.end(key(1), committed=committed)
+        ledger.end(key(1), committed=not committed)
+        assert await ledger.verdict(key(1)) is committed
+        assert await ledger.verdict(key(1)) is committed
+
+    run_virtual(main())
+
+
+def test_who_asks_while_the_exchange_is_under_way_waits_for_its_end() -> None:
+    async def main() -> None:
+        ledger = Ledger(8)
+        ledger.begin(key(1))
+        given_up, patient = (asyncio.ensure_future(ledger.verdict(key(1))) for _ in range(2))
+        await asyncio.sleep(1.0)
+        assert not patient.done()
+        given_up.cancel()
+        await asyncio.sleep(1.0)
+        ledger.end(key(1), committed=True)
+        assert await patient
+
+    run_virtual(main())
+
+
+def test_an_unknown_exchange_did_not_take_place_and_cannot_any_more() -> None:
+    async def main() -> None:
+        ledger = Ledger(8)
+        assert not await ledger.verdict(key(1))
+        assert not ledger.begin(key(1))
+
+    run_virtual(main())
+
+
+def test_ending_what_was_never_begun_is_harmless() -> None:
+    async def main() -> None:
+        ledger = Ledger(8)
+        ledger.end(key(1), committed=True)
+        assert not await ledger.verdict(key(1))
+
+    run_virtual(main())
+
+
+def test_the_oldest_exchanges_are_forgotten_first() -> None:
+    async def main() -> None:
+        ledger = Ledger(3)
+        for number in range(5):
+            ledger.begin(key(number))
+            ledger.end(key(number), committed=True)
+        assert [await ledger.verdict(key(number)) for number in (2, 3, 4)] == [True, True, True]
+        assert not await ledger.verdict(key(0))
+
+    run_virtual(main())
+
+
+def test_an_exchange_under_way_is_not_forgotten_whatever_strangers_ask_meanwhile() -> None:
+    async def main() -> None:
+        ledger = Ledger(3)
+        ledger.begin(key(0))
+        for number in range(10):
+            assert not await ledger.verdict(key(number, "mallory"))
+        ledger.end(key(0), committed=True)
+        assert await ledger.verdict(key(0))
+
+    run_virtual(main())
+
+
+# ---------------------------------------------------------------- handover
+
+
+class Side:
+    """A handover of a model with the parameters [0, 0], used from one thread."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(1, 1)
+        self.handover = Handover(ParameterVector(self.model))
+        self.published: list[bool] = []
+        self.set(0.0)
+
+    def set(self, value: float) -> None:
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.fill_(value)
+
+    def parameters(self) -> list[float]:
+        return [float(parameter.detach()) for parameter in self.model.parameters()]
+
+    def step(self, number: int, *, due: bool = False, settle: bool = True) -> int | None:
+        return self.handover.between_steps(number, due=due, settle=settle, published=self.published.append)
+
+    def deliver(self, move: float) -> None:
+        self.handover.theirs.fill_(move)
+        self.handover.deliver()
+
+
+def test_a_snapshot_is_taken_at_the_step_after_it_was_asked_for() -> None:
+    side = Side()
+    side.set(3.0)
+    assert side.handover.request()
+    assert side.handover.state is State.WANTED
+    assert side.published == []
+    assert side.step(7) is None
+    assert (side.handover.mine.tolist(), side.handover.snapshot_step) == ([3.0, 3.0], 7)
+    assert (side.handover.state, side.published) == (State.READY, [False])
+
+
+def test_a_due_step_takes_a_snapshot_to_initiate_with() -> None:
+    side = Side()
+    side.step(4, due=True)
+    assert (side.handover.state, side.published, side.handover.snapshot_step) == (State.READY, [True], 4)
+
+
+def test_a_snapshot_that_the_network_wanted_goes_before_one_that_is_due() -> None:
+    side = Side()
+    side.handover.request()
+    side.step(4, due=True)
+    assert side.published == [False]
+
+
+def test_a_step_that_nobody_wants_a_snapshot_of_takes_none() -> None:
+    side = Side()
+    assert side.step(1) is None
+    assert (side.handover.state, side.published) == (State.FREE, [])
+
+
+def test_a_snapshot_under_way_stands_still_however_many_steps_go_by() -> None:
+    side = Side()
+    side.step(1, due=True)
+    side.set(9.0)
+    for number in range(2, 6):
+        side.step(number, due=True)
+    assert (side.handover.mine.tolist(), side.handover.snapshot_step, side.published) == ([0.0, 0.0], 1, [True])
+
+
+def test_a_move_is_added_once_at_the_next_step_and_says_how_old_it_is() -> None:
+    side = Side()
+    side.step(10, due=True)
+    side.set(1.0)
+    side.deliver(0.5)
+    assert side.parameters() == [1.0, 1.0]
+    assert side.step(13) == 3
+    assert side.parameters() == [1.5, 1.5]
+    assert side.step(14) is None
+    assert (side.parameters(), side.handover.state) == ([1.5, 1.5], State.FREE)
+
+
+def test_a_due_step_that_adds_a_move_takes_the_next_snapshot_with_it() -> None:
+    side = Side()
+    side.step(1, due=True)
+    side.deliver(2.0)
+    assert side.step(2, due=True) == 1
+    assert (side.handover.mine.tolist(), side.handover.snapshot_step) == ([2.0, 2.0], 2)
+    assert side.published == [True, True]
+
+
+def test_during_an_evaluation_snapshots_are_taken_and_parameters_stand_still() -> None:
+    side = Side()
+    side.step(1, due=True)
+    side.deliver(2.0)
+    assert side.step(1, settle=False) is None
+    assert (side.parameters(), side.handover.state) == ([0.0, 0.0], State.DELIVERED)
+    side.step(2)
+    side.handover.request()
+    side.step(2, settle=False)
+    assert (side.parameters(), side.handover.state) == ([2.0, 2.0], State.READY)
+
+
+def test_nobody_else_is_served_while_an_exchange_is_under_way() -> None:
+    side = Side()
+    assert side.handover.request()
+    assert not side.handover.request()
+    side.step(1)
+    assert not side.handover.request()
+    side.deliver(1.0)
+    assert not side.handover.request()
+    side.step(2)
+    assert side.handover.request()
+
+
+def test_an_exchange_given_up_leaves_everything_as_it_was() -> None:
+    side = Side()
+    side.handover.request()
+    side.handover.release()
+    side.step(1)
+    side.step(2, due=True)
+    side.handover.release()
+    side.step(3)
+    assert (side.parameters(), side.published, side.handover.state) == ([0.0, 0.0], [True], State.FREE)
+
+
+def test_a_move_that_was_delivered_cannot_be_given_up() -> None:
+    side = Side()
+    side.step(1, due=True)
+    side.deliver(1.0)
+    side.handover.release()
+    side.step(2)
+    assert side.parameters() == [1.0, 1.0]
+
+
+def test_a_move_without_a_snapshot_is_a_bug_of_ours() -> None:
+    with pytest.raises(AssertionError, match="a move delivered while free"):
+        Side().handover.deliver()
+
+
+ACTIONS = st.sampled_from(["request", "release", "deliver", "step", "due", "evaluate"])
+
+
+@given(actions=st.lists(ACTIONS, max_size=40))
+@checked
+def test_in_whatever_order_both_threads_act_each_delivered_move_is_added_once(actions: list[str]) -> None:
+    side, number, delivered = Side(), 0, 0
+    for action in actions:
+        if action == "request":
+            side.handover.request()
+        elif action == "release":
+            side.handover.release()
+        elif action == "deliver":
+            if side.handover.state is State.READY:
+                side.deliver(1.0)
+                delivered += 1
+        else:
+            number += 1
+            side.step(number, due=action == "due", settle=action != "evaluate")
+    side.step(number + 1)
+    assert side.parameters() == [float(delivered)] * 2
+
+
+def test_between_two_threads_no_move_is_lost_and_no_snapshot_is_torn() -> None:
+    model = nn.Linear(100, 99, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    handover = Handover(ParameterVector(model))
+    exchanges, patience = 60, 30.0
+    published, finished = threading.Event(), threading.Event()
+    torn: list[float] = []
+
+    def network() -> None:
+        for _ in range(exchanges):
+            while not handover.request():
+                freed.wait(patience)
+                freed.clear()
+            assert published.wait(patience)
+            published.clear()
+            if handover.mine.min() != handover.mine.max():
+                torn.append(float(handover.mine.max()))
+            handover.theirs.fill_(1000.0)
+            handover.deliver()
+
+    def guarded() -> None:
+        try:
+            network()
+        finally:
+            finished.set()
+
+    freed = threading.Event()
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    steps, settled = 0, 0
+    while not (finished.is_set() and handover.state is not State.DELIVERED):
+        with torch.no_grad():
+            model.weight.add_(1.0)
+        steps += 1
+        if handover.between_steps(steps, due=False, settle=True, published=lambda due: published.set()) is not None:
+            settled += 1
+            freed.set()
+    thread.join(patience)
+    assert not thread.is_alive()
+    assert (settled, torn) == (exchanges, [])
+    assert bool((model.weight == steps + 1000.0 * exchanges).all())
+
+
+# ---------------------------------------------------------------- journal
+
+
+def entry(number: int, outcome: Outcome = Outcome.COMPLETED, reason: str | None = None) -> Entry:
+    return Entry(
+        id=f"x{number}",
+        partner="alice",
+        initiated=True,
+        outcome=outcome,
+        reason=reason,
+        step=number,
+        seconds=0.5,
+        bytes_sent=10,
+        bytes_received=20,
+        distance=1.5,
+        ended_at=float(number),
+    )
+
+
+def test_exchanges_are_counted_by_outcome_and_declines_by_reason() -> None:
+    journal = Journal()
+    journal.enter(entry(1))
+    journal.enter(entry(2, Outcome.DECLINED, "busy"))
+    journal.enter(entry(3, Outcome.DECLINED, "busy"))
+    journal.enter(entry(4, Outcome.DECLINED))
+    journal.enter(entry(5, Outcome.HALF, "silence"))
+    totals = journal.totals()
+    assert totals.by_outcome == {Outcome.COMPLETED: 1, Outcome.DECLINED: 3, Outcome.HALF: 1}
+    assert totals.declined_by_partner == {"busy": 2, "unknown": 1}
+    assert (totals.bytes_sent, totals.bytes_received) == (50, 100)
+    assert journal.completed() == 1
+
+
+def test_the_newest_exchange_comes_first_with_its_age_and_the_staleness_of_its_move() -> None:
+    journal = Journal()
+    journal.enter(entry(1))
+    journal.enter(entry(2))
+    journal.settled("x1", 4)
+    newest, older = journal.last(now=10.0)
+    assert (newest.id, newest.age_seconds, newest.staleness) == ("x2", 8.0, None)
+    assert (older.id, older.age_seconds, older.staleness) == ("x1", 9.0, 4)
+    assert (older.distance, older.seconds, older.step) == (1.5, 0.5, 1)
+
+
+def test_a_move_may_be_added_before_its_exchange_is_written_down() -> None:
+    journal = Journal()
+    journal.settled("x1", 2)
+    journal.enter(entry(1))
+    assert journal.last(now=1.0)[0].staleness == 2
+
+
+def test_however_long_a_run_lasts_only_the_last_exchanges_are_kept_and_all_are_counted() -> None:
+    journal = Journal(kept=5)
+    for number in range(2000):
+        journal.enter(entry(number))
+        journal.settled(f"x{number}", number)
+    last = journal.last(now=2000.0)
+    assert [one.id for one in last] == ["x1999", "x1998", "x1997", "x1996", "x1995"]
+    assert [one.staleness for one in last] == [1999, 1998, 1997, 1996, 1995]
+    assert journal.totals().by_outcome == {Outcome.COMPLETED: 2000}
+
+
+def test_totals_once_taken_do_not_change() -> None:
+    journal = Journal()
+    journal.declined_by_us["busy"] += 1
+    journal.skipped["no partner"] += 1
+    totals = journal.totals()
+    journal.declined_by_us["busy"] += 1
+    journal.enter(entry(1))
+    assert (totals.declined_by_us, totals.skipped, totals.by_outcome) == ({"busy": 1}, {"no partner": 1}, {})

@@ -1,0 +1,241 @@
+"""A model as one flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.vector import ParameterVector
+
+
+def snapshot(model: nn.Module) -> Tensor:
+    vector = ParameterVector(model)
+    return vector.snapshot(vector.empty())
+
+
+def convolutional() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+class Tied(nn.Module):
+    """An embedding whose table is also the output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.output = nn.Linear(3, 5, bias=False)
+        self.output.weight = self.embedding.weight
+
+
+class WithBuffers(nn.Module):
+    """One parameter and a buffer of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+        self.register_buffer("average", torch.full((3,), 5.0))
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("flag", torch.tensor(True))
+        self.register_buffer("cache", torch.full((9,), 6.0), persistent=False)
+
+
+# ---------------------------------------------------------------- what is in it
+
+
+def test_parameters_and_floating_buffers_are_in_integers_and_caches_are_out() -> None:
+    assert snapshot(WithBuffers()).tolist() == [1.0, 1.0, 5.0, 5.0, 5.0]
+
+
+def test_batchnorm_statistics_are_in_and_its_counter_is_out() -> None:
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.copy_(torch.tensor([3.0, 4.0]))
+    norm.running_var.copy_(torch.tensor([5.0, 6.0]))
+    assert snapshot(norm).tolist() == [1.0, 1.0, 0.0, 0.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_tied_parameters_are_in_once_and_move_once() -> None:
+    model = Tied()
+    vector, before = ParameterVector(model), model.output.weight.detach().clone()
+    assert vector.elements == 15
+    vector.add_(torch.ones(15))
+    assert torch.equal(model.embedding.weight, before + 1)
+    assert model.output.weight is model.embedding.weight
+
+
+def test_frozen_parameters_are_in() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.requires_grad_(False)
+    assert ParameterVector(model).elements == 6
+
+
+def test_size_in_bytes_is_that_of_float32_on_the_wire() -> None:
+    vector = ParameterVector(nn.Linear(3, 2).to(torch.bfloat16))
+    assert (vector.elements, vector.nbytes, vector.empty().nbytes) == (8, 32, 32)
+    assert vector.empty().dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(), nn.ReLU(), nn.BatchNorm1d(3, affine=False)], ids=repr)
+def test_a_model_with_nothing_to_train_is_refused(model: nn.Module) -> None:
+    with pytest.raises(ConfigError, match=f"model: got '{type(model).__name__}'; a model with at least one"):
+        ParameterVector(model)
+
+
+def test_complex_parameters_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64))
+    with pytest.raises(ConfigError, match=r"0\.weight: got torch.complex64; real parameters"):
+        ParameterVector(model)
+
+
+# ---------------------------------------------------------------- round trips
+
+
+def test_what_a_snapshot_holds_loads_into_another_model() -> None:
+    source, target = (
+        convolutional(),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)),
+    )
+    ParameterVector(target).load_(snapshot(source))
+    assert torch.equal(snapshot(target), snapshot(source))
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_a_move_is_added_where_it_belongs_and_nothing_else_changes() -> None:
+    model = WithBuffers()
+    ParameterVector(model).add_(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert model.scale.tolist() == [2.0, 3.0]
+    assert model.average.tolist() == [8.0, 9.0, 10.0]
+    assert (int(model.count), bool(model.flag), model.cache.tolist()) == (7, True, [6.0] * 9)
+
+
+def test_building_and_reading_does_not_change_the_model() -> None:
+    model = convolutional()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    snapshot(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    model = nn.Linear(2, 1)
+    vector = ParameterVector(model)
+    taken = vector.snapshot(vector.empty())
+    before = taken.clone()
+    vector.add_(torch.ones(3))
+    assert torch.equal(taken, before)
+
+
+def test_a_move_keeps_the_parameters_their_gradients_and_the_optimizer_in_touch() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    weight = model.weight
+    model(torch.ones(1, 2)).sum().backward()
+    ParameterVector(model).add_(torch.ones(3))
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert model.weight is weight
+    assert weight.requires_grad
+    assert torch.equal(model.weight, before - 1.0)
+
+
+def test_a_running_variance_never_falls_below_zero() -> None:
+    norm = nn.BatchNorm1d(2)  # variances of 1
+    ParameterVector(norm).add_(torch.tensor([0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -3.0, -0.25]))
+    assert norm.running_mean.tolist() == [-9.0, -9.0]
+    assert norm.running_var.tolist() == [0.0, 0.75]
+
+
+def test_channels_last_and_transposed_parameters_keep_their_places() -> None:
+    model = nn.Conv2d(2, 2, 2).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(2, 2, 2)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(snapshot(model), snapshot(plain))
+    ParameterVector(model).add_(torch.arange(18.0))
+    ParameterVector(plain).add_(torch.arange(18.0))
+    assert torch.equal(model.weight, plain.weight)
+
+
+def test_a_bfloat16_model_travels_as_float32_and_moves_in_its_own_precision() -> None:
+    model = nn.Linear(2, 1).to(torch.bfloat16)
+    vector = ParameterVector(model)
+    vector.load_(torch.tensor([1.0, 2.0, 3.0]))
+    taken = vector.snapshot(vector.empty())
+    assert (taken.dtype, taken.tolist()) == (torch.float32, [1.0, 2.0, 3.0])
+    vector.add_(torch.tensor([0.5, 1e-6, -1.0]))
+    assert model.weight.dtype == torch.bfloat16
+    assert vector.snapshot(vector.empty()).tolist() == [1.5, 2.0, 2.0]
+
+
+# ---------------------------------------------------------------- a model that changes afterwards
+
+
+def test_a_model_that_changed_its_type_afterwards_is_still_followed() -> None:
+    model = WithBuffers()
+    vector = ParameterVector(model)
+    model.to(torch.float64)
+    vector.add_(torch.ones(5))
+    assert model.average.tolist() == [6.0, 6.0, 6.0]
+    assert vector.snapshot(vector.empty()).tolist() == [2.0, 2.0, 6.0, 6.0, 6.0]
+
+
+def test_parameters_and_buffers_that_were_replaced_afterwards_are_still_followed() -> None:
+    model = WithBuffers()
+    vector = ParameterVector(model)
+    model.average = torch.zeros(3)
+    model.scale = nn.Parameter(torch.full((2,), 4.0))
+    vector.add_(torch.ones(5))
+    assert model.average.tolist() == [1.0, 1.0, 1.0]
+    assert model.scale.tolist() == [5.0, 5.0]
+
+
+# ---------------------------------------------------------------- schema
+
+
+def schema(model: nn.Module) -> str:
+    return ParameterVector(model).schema_hash
+
+
+def test_equal_models_have_equal_schemas_whatever_their_values() -> None:
+    assert schema(nn.Linear(3, 2)) == schema(nn.Linear(3, 2))
+    assert len(schema(nn.Linear(3, 2))) == 32
+
+
+class Renamed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mass = nn.Parameter(torch.ones(2, 3))
+        self.bias = nn.Parameter(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: nn.Linear(2, 3),  # other shapes
+        lambda: nn.Linear(3, 2).to(torch.bfloat16),  # other types
+        lambda: nn.Linear(3, 2, bias=False),  # fewer
+        lambda: nn.Sequential(nn.Linear(3, 2)),  # other names
+        Renamed,
+    ],
+)
+def test_other_names_shapes_or_types_make_another_schema(other: Callable[[], nn.Module]) -> None:
+    assert schema(other()) != schema(nn.Linear(3, 2))
+
+
+def test_equally_many_numbers_in_another_shape_are_another_schema() -> None:
+    wide, high = nn.Linear(4, 1, bias=False), nn.Linear(2, 2, bias=False)
+    assert ParameterVector(wide).elements == ParameterVector(high).elements
+    assert schema(wide) != schema(high)
+
+
+def test_buffers_that_do_not_travel_do_not_count_for_the_schema() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2))
+            self.register_buffer("average", torch.zeros(3))
+
+    assert schema(Plain()) == schema(WithBuffers())
