@@ -31,6 +31,8 @@ DEFAULT_RULE, DEFAULT_MOVING_RATE = "elastic-gossip", 0.5  # averages the pair: 
 DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a quarter of the bytes
 DEFAULT_TASK = "digits"
 
+EITHER_OR = (("steps", "epochs"), ("epochs", "steps"), ("period", "probability"), ("probability", "period"))
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -46,11 +48,11 @@ class JoinConfig(Frozen):
     threads: Count | None = None
     rule: str | None = None
     moving_rate: float | None = None
-    period: int | None = None
+    period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     probability: float | None = None
     steps: Count | None = None
     epochs: Count | None = None
-    batch_size: Count | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
     lr: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -118,14 +120,22 @@ def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:
     Raises:
         ConfigError: the first option that is unknown or out of range, or a file that is no TOML.
     """
+    from_file = _read(file)
+    for one, other in EITHER_OR:  # the command line wins, also over what the file says in the other way
+        if given.get(one) is not None:
+            from_file.pop(other, None)
     try:
-        return JoinConfig(**{**_read(file), **given})
+        return JoinConfig(**{**from_file, **given})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part).replace("_", "-") for part in first["loc"] if isinstance(part, str)) or "options"
         if first["type"] == "extra_forbidden":
             allowed = ", ".join(sorted(name.replace("_", "-") for name in JoinConfig.model_fields))
             raise ConfigError(key, first["input"], f"no such option; there are: {allowed}") from error
+        if first["type"] == "string_pattern_mismatch":
+            raise ConfigError(
+                key, first["input"], "letters, digits and . _ -, beginning with a letter or digit, at most 64"
+            ) from error
         raise ConfigError(key, first["input"], first["msg"]) from error
 
 

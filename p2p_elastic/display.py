@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -91,7 +92,8 @@ class JsonScreen:
             )
 
     def _write(self, line: dict[str, object]) -> None:
-        print(json.dumps(line), file=self._stream, flush=True)
+        self._stream.write(json.dumps(_finite(line)) + "\n")
+        self._stream.flush()
 
     def close(self) -> None:
         pass
@@ -144,6 +146,17 @@ class PanelScreen:
             self._last = None
 
 
+def _finite(value: object) -> object:
+    """`value` with null for what JSON has no number for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
@@ -151,7 +164,7 @@ def percent(share: float | None) -> str:
 def size(nbytes: float) -> str:
     """Bytes for people, in decimal units."""
     for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
+        if nbytes < (999.5 if unit == "B" else 999.95):  # what rounds up to 1000 has the next unit
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.2f} GB"
@@ -171,7 +184,7 @@ def one_line(status: PeerStatus) -> str:
     training, exchanges = status.training, status.exchanges
     failed = sum(n for o, n in exchanges.by_outcome.items() if o not in (Outcome.COMPLETED, Outcome.DECLINED))
     return (
-        f"step {training.step}/{training.steps_total} epoch {training.epoch:.1f} "
+        f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
         f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')} "
         f"accuracy {percent(training.validation_accuracy)} members {len(status.members)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
@@ -193,8 +206,10 @@ def panel(status: PeerStatus) -> Panel:
     )
     counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
     traffic = f"sent [b]{size(exchanges.bytes_sent)}[/b]  received [b]{size(exchanges.bytes_received)}[/b]"
+    bar = Table.grid(expand=True)
+    bar.add_row(ProgressBar(total=training.steps_total or 1, completed=training.step))
     rows: list[object] = [
-        ProgressBar(total=training.steps_total or 1, completed=training.step),
+        bar,
         facts,
         Text.from_markup(f"exchanges: {counts or 'none yet'}   {traffic}"),
         _partners(status),

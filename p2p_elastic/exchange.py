@@ -23,7 +23,7 @@ from collections.abc import Generator
 from enum import Enum
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
 from p2p_elastic.rules import Facts
@@ -39,7 +39,14 @@ SchemaHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Step = Annotated[int, Field(ge=0, lt=2**53)]
 Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Loss = Annotated[float, Field(allow_inf_nan=False)] | None
-Text = Annotated[str, Field(max_length=200)]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+"""A stranger's words; they end in logs and on terminals."""
 
 
 class DeclineReason(str, Enum):

@@ -106,6 +106,10 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         NetworkError: libp2p does not run here.
     """
     device = choose_device(config.device)
+    if config.task is not None:
+        find_task(config.task)
+    if config.output is not None:
+        _check_writable(config.output)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = Identity.load_or_create(config.identity) if config.identity else Identity.generate()
@@ -155,12 +159,20 @@ class _Participation:
         server = ApiServer(create_app(self._board), sock)
         self._thread.spawn(server.serve())
         try:
-            self._say_hello(server.url)
-            manifest = self._agree_on_run()
-            task = self._installed_task(manifest)
+            if self._config.initial_peer:
+                self._say_hello(server.url)
+                manifest = self._join_run()
+                task = self._installed_task(manifest)
+                data = self._load(task)
+            else:  # nobody is told to join before we know that we can train
+                manifest = self._own_manifest()
+                task = find_task(manifest.task)
+                data = self._load(task)
+                self._say_hello(server.url)
+                self._network.directory.found(manifest)
+                self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
+            self._board.manifest = manifest
             output = _output_folder(self._config, manifest, self._network.identity.peer)
-            with self._stop.interruptible():
-                data = task.load(self._config.data_dir)
             return self._take_part(manifest, task, data, device, output)
         finally:
             self._thread.call(server.close())
@@ -180,19 +192,17 @@ class _Participation:
             http=url,
         )
 
-    def _agree_on_run(self) -> RunManifest:
-        config = self._config
-        if not config.initial_peer:
-            manifest = self._own_manifest()
-            self._network.directory.found(manifest)
-            self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
-        else:
-            manifest = self._found_run() or self._own_manifest()
-            if self._alone:
-                self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
-            else:
-                self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
-        self._board.manifest = manifest
+    def _load(self, task: Task) -> Data:
+        with self._stop.interruptible():
+            return task.load(self._config.data_dir)
+
+    def _join_run(self) -> RunManifest:
+        manifest = self._found_run()
+        if manifest is not None:
+            self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
+            return manifest
+        manifest = self._own_manifest()
+        self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
         return manifest
 
     def _own_manifest(self) -> RunManifest:
@@ -417,8 +427,13 @@ def _http_socket(config: JoinConfig) -> socket.socket:
 
 
 def _output_folder(config: JoinConfig, manifest: RunManifest, peer: str) -> Path:
-    """The folder for the results, made and tried now: not after hours of training. Raises ConfigError."""
     folder = config.output or Path("runs") / f"{manifest.run}-{peer[-8:]}"
+    _check_writable(folder)
+    return folder
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder for the results, and try it now: not after hours of training. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -426,7 +441,6 @@ def _output_folder(config: JoinConfig, manifest: RunManifest, peer: str) -> Path
         probe.unlink()
     except OSError as error:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
-    return folder
 
 
 def _save(model: nn.Module, summary: Summary, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.exchange import PeerId, RunName, SchemaHash
@@ -35,6 +35,12 @@ class RunManifest(Frozen):
     learning_rate: Annotated[float, Field(gt=0.0, le=1e3)]
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
     init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> RunManifest:
+        if (self.period is None) == (self.probability is None):
+            raise ValueError("one of period and probability")
+        return self
 
     @property
     def schedule(self) -> Schedule:

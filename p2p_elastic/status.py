@@ -98,7 +98,9 @@ class NetworkStatus(Frozen):
     bootstrap: tuple[BootstrapStatus, ...] = ()
     failure: str | None = Field(default=None, description="why this peer trains alone for good")
     restarts: int = Field(default=0, description="times the p2pd child died and was replaced")
-    records_ignored: int = Field(default=0, description="malformed, unsigned or foreign records that were ignored")
+    records_ignored: int = Field(
+        default=0, description="times that a malformed, unsigned or foreign record was ignored"
+    )
     streams_refused: dict[str, int] = Field(default_factory=dict, description="reason -> count of refused streams")
 
 

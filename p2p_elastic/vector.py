@@ -41,7 +41,7 @@ class ParameterVector:
 
     def __init__(self, model: nn.Module) -> None:
         self._slots = tuple(_slots(model))
-        if not self._slots:
+        if not any(p.numel() for p in model.parameters()):
             raise ConfigError("model", type(model).__name__, "a model with at least one floating-point parameter")
         self.elements = self._slots[-1].stop
         self.nbytes = self.elements * WIRE_DTYPE.itemsize

@@ -63,7 +63,7 @@ class Conversation:
     ) -> Result:
         """Drive `exchange` to its end. Raises ExchangeError with the partner's id in it."""
         try:
-            return await self.within(self._deadline(vectors), self._drive(exchange, vectors, commit))
+            return await self._drive(exchange, vectors, commit)
         except ExchangeError as error:
             self.stream.abort()
             error.partner = self.stream.partner
@@ -74,11 +74,13 @@ class Conversation:
         return self._limits.exchange_seconds + nbytes / self._limits.bytes_per_second_min
 
     async def _drive(self, exchange: Exchange, vectors: Vectors | None, commit: Callable[[], None] | None) -> Result:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._deadline(vectors)
         command = next(exchange)
         try:
             while True:
                 try:
-                    answer = await self._obey(command, vectors, commit)
+                    answer = await self.within(max(0.0, end - loop.time()), self._obey(command, vectors, commit))
                 except ExchangeError as error:
                     command = exchange.throw(error)
                 else:

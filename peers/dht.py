@@ -153,6 +153,7 @@ class SignedDHT:
         started = time.time()
         try:
             answer = await asyncio.wait_for(protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
+            node_id = DHTID.from_bytes(answer.peer.node_id)
         except asyncio.TimeoutError as error:
             raise PartnerUnreachable("connected, but the peer is silent: is it stopped?", partner=peer) from error
         except Exception as error:
@@ -161,7 +162,7 @@ class SignedDHT:
         skew = answer.dht_time - (started + time.time()) / 2
         if abs(skew) > CLOCK_SKEW_MAX:
             raise DirectoryError(f"its clock is {skew:+.0f} s from ours: set the time on both machines (NTP)")
-        await protocol.update_routing_table(DHTID.from_bytes(answer.peer.node_id), peer_id, responded=True)
+        await protocol.update_routing_table(node_id, peer_id, responded=True)
 
     async def explore(self) -> None:
         """Fill the routing table from the neighbours' own. Raises DirectoryError."""

@@ -135,9 +135,12 @@ class DHTDirectory:
         if len(first) >= FIRST_KEY_MEMBERS // 2:
             shards = await asyncio.gather(*(self._entries.get(members_key(run, s)) for s in range(1, SHARDS + 1)))
             found += [record for shard in shards for record in self._parse(shard, run)]
+        else:
+            self._shard = 0  # the swarm shrank: come back to where everybody looks
         if self._shard == 0 and self._identity.peer not in first and len(first) >= FIRST_KEY_MEMBERS:
             self._shard = shard_of(self._identity.peer)
-        others = tuple({r.peer: r for r in found if r.peer != self._identity.peer}.values())
+        newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
+        others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
         self._known = {r.peer: r.addresses for r in others if r.addresses and not r.left}
         return others
 
@@ -262,12 +265,13 @@ class DHTDirectory:
         """Meet a few of the members that are not our neighbours (any more)."""
         lost = sorted(set(self._known) - self._entries.neighbours)
         chosen = self._rng.sample(lost, min(MEET_AT_ONCE, len(lost)))
-        for peer, result in zip(chosen, await asyncio.gather(*map(self._meet_member, chosen)), strict=True):
+        results = await asyncio.gather(*(self._meet_member(peer, self._known[peer]) for peer in chosen))
+        for peer, result in zip(chosen, results, strict=True):
             log.debug("meeting %s: %s", peer, result or "fine")
 
-    async def _meet_member(self, peer: str) -> str | None:
+    async def _meet_member(self, peer: str, addresses: tuple[str, ...]) -> str | None:
         try:
-            await self._entries.meet(peer, self._known[peer])
+            await self._entries.meet(peer, addresses)
         except (PartnerUnreachable, DirectoryError) as error:
             return str(error)
         return None

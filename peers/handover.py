@@ -1,8 +1,8 @@
 """Where the training thread and the network thread meet: one snapshot out, one move in.
 
-    free --request--> wanted --step--> ready --deliver--> delivered --step--> free
-    free --------due step------------> ready
-    wanted, ready --release--> free
+    free --request--> wanted --step--> taking --> ready --deliver--> delivered --step--> free
+    free ----------due step----------> taking
+    wanted, taking, ready --release--> free
 
 At most one exchange is under way per peer, so memory stays at two vectors. Parameters are read and changed only in
 `between_steps`, which the training thread calls.
@@ -20,6 +20,7 @@ from p2p_elastic.vector import ParameterVector
 class State(Enum):
     FREE = "free"
     WANTED = "wanted"  # the network asked for a snapshot
+    TAKING = "taking"  # the training thread copies the parameters
     READY = "ready"  # `mine` holds a snapshot, the network may read it
     DELIVERED = "delivered"  # `theirs` holds a move, the training thread adds it
 
@@ -52,8 +53,12 @@ class Handover:
             wanted = self._state is State.WANTED
             if not wanted and not (due and self._state is State.FREE):
                 return staleness
-            self._vector.snapshot(self.mine)
-            self.snapshot_step = step
+            self._state = State.TAKING
+        self._vector.snapshot(self.mine)  # not under the lock: the network thread must not wait for a copy
+        self.snapshot_step = step
+        with self._lock:
+            if self._state is not State.TAKING:  # given up meanwhile
+                return staleness
             self._state = State.READY
         published(not wanted)
         return staleness

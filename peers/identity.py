@@ -57,7 +57,10 @@ class Identity:
             blob = file.read(256)
         if len(blob) != 68 or not blob.startswith(_PRIVATE_KEY_HEADER):
             raise ConfigError("identity", str(path), "a libp2p Ed25519 key file; name a new file to have one made")
-        return cls(Ed25519PrivateKey.from_private_bytes(blob[4:36]))
+        identity = cls(Ed25519PrivateKey.from_private_bytes(blob[4:36]))
+        if blob[36:] != identity.peer_bytes[len(_PEER_ID_HEADER) :]:
+            raise ConfigError("identity", str(path), "damaged")
+        return identity
 
     def write(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read. Raises OSError."""

@@ -15,18 +15,22 @@ class Key(NamedTuple):
 
 
 class Ledger:
-    """Key -> whether it took place; bounded, the oldest are forgotten first."""
+    """Key -> whether it took place; bounded, the oldest are forgotten first.
+
+    Those that we never heard of have a table of their own, so that a stranger's questions push out no real ones.
+    """
 
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         self._verdicts: OrderedDict[Key, asyncio.Future[bool]] = OrderedDict()
+        self._never: OrderedDict[Key, None] = OrderedDict()
 
     def begin(self, key: Key) -> bool:
         """Write down that this exchange is under way. False where its id was used before."""
-        if key in self._verdicts:
+        if key in self._verdicts or key in self._never:
             return False
         while len(self._verdicts) >= self._entries_max:
-            self._verdicts.popitem(last=False)
+            self._verdicts.popitem(last=False)  # only the newest is under way
         self._verdicts[key] = asyncio.get_running_loop().create_future()
         return True
 
@@ -38,6 +42,9 @@ class Ledger:
 
     async def verdict(self, key: Key) -> bool:
         """Whether it took place, once it ended. An unknown one never will: that is written down too."""
-        if self.begin(key):
-            self.end(key, committed=False)
-        return await asyncio.shield(self._verdicts[key])
+        if key in self._verdicts:
+            return await asyncio.shield(self._verdicts[key])
+        while len(self._never) >= self._entries_max:
+            self._never.popitem(last=False)
+        self._never[key] = None
+        return False

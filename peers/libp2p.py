@@ -165,8 +165,8 @@ class Libp2pHost:
 
     async def connect(self, peer: str, addresses: Sequence[str]) -> None:
         """Connect to a peer by its addresses. Raises PartnerUnreachable with libp2p's reason."""
-        maddrs = [Multiaddr(a).decapsulate(Multiaddr(f"/p2p/{peer}")) for a in addresses]
         try:
+            maddrs = [Multiaddr(a).decapsulate(Multiaddr(f"/p2p/{peer}")) for a in addresses]
             connecting = self.p2p._client.connect(PeerID.from_base58(peer), maddrs)
             await asyncio.wait_for(connecting, CONNECT_SECONDS)
         except asyncio.TimeoutError as error:

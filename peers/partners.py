@@ -27,12 +27,10 @@ def observe(members: Members, records: Iterable[PeerRecord], now: float) -> dict
     """
     after = {}
     for record in records:
-        if record.left:
-            continue
         known = members.get(record.peer)
         if known is not None and record.sequence <= known.record.sequence:
             after[record.peer] = known
-        else:
+        elif not record.left:
             after[record.peer] = Member(record, now)
     return after
 

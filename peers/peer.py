@@ -87,10 +87,10 @@ class Peer:
 
     def _between_steps(self, *, due: bool) -> None:
         local = self._local
-        step = local.progress.step
+        step, delivered_id = local.progress.step, local.delivered_id  # before the next exchange overwrites it
         staleness = local.handover.between_steps(step, due=due, settle=True, published=self._snapshot_taken)
         if staleness is not None:
-            local.journal.settled(local.delivered_id, staleness)
+            local.journal.settled(delivered_id, staleness)
             self._wake(local.freed)
 
     def during_evaluation(self) -> None:
@@ -184,8 +184,10 @@ class Peer:
         local.rule, self._schedule = rule, schedule
 
     async def announce(self) -> None:
-        """Make our record known. Raises DirectoryError."""
+        """Make our record known, unless we are leaving. Raises DirectoryError."""
         local = self._local
+        if local.leaving:
+            return
         self._sequence += 1
         await self._directory.announce(
             PeerRecord(

@@ -12,7 +12,7 @@ from p2p_elastic.status import Frozen
 
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
-Address = Annotated[str, Field(min_length=1, max_length=200)]
+Address = Annotated[str, Field(pattern=r"^/[!-~]{1,199}$")]
 
 
 class PeerRecord(Frozen):
@@ -24,7 +24,7 @@ class PeerRecord(Frozen):
     addresses: Annotated[tuple[Address, ...], Field(max_length=8)] = ()
     step: Step = 0
     loss: Loss = None
-    http: Annotated[str, Field(max_length=200)] | None = None
+    http: Annotated[str, Field(pattern=r"^https?://[!-~]{1,190}$")] | None = None
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 

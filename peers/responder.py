@@ -22,6 +22,7 @@ from p2p_elastic.exchange import (
     respond,
 )
 from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.ledger import Key, Ledger
@@ -102,7 +103,6 @@ class Responder:
         if local.progress.step == 0:
             return Refusal(DeclineReason.NOT_TRAINING, "not begun")
         await self._yield_to(offer.peer)
-        self.published.clear()
         if not local.handover.request():
             return Refusal(DeclineReason.BUSY)
         refusal = await self._snapshot()
@@ -123,10 +123,15 @@ class Responder:
 
     async def _snapshot(self) -> Refusal | None:
         try:
-            await asyncio.wait_for(self.published.wait(), self._limits.snapshot_seconds)
+            await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {self._limits.snapshot_seconds:g} s")
         return None if self._local.finite() else Refusal(DeclineReason.NOT_FINITE)
+
+    async def _until_published(self) -> None:
+        while self._local.handover.state is not State.READY:
+            self.published.clear()
+            await self.published.wait()
 
     async def _exchange(self, conversation: Conversation, offer: Offer, key: Key) -> None:
         local, loop = self._local, asyncio.get_running_loop()

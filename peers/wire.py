@@ -68,7 +68,8 @@ def unpack_body(message_type: type[Message], body: bytes) -> Message:
         return message_type.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "body"
+        # A stranger's own words end in logs and on terminals: few of them, and only what can be printed.
+        where = ascii(".".join(map(str, first["loc"])))[1:-1][:60] or "body"
         raise RemoteProtocolError(f"malformed {message_type.__name__}: {where}: {first['msg']}") from error
 
 

@@ -129,15 +129,15 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
-        ("run", "../x", "pattern"),
-        ("run", "x" * 65, "pattern"),
+        ("run", "../x", "letters, digits"),
+        ("run", "x" * 65, "at most 64"),
         ("device", "tpu", "'cuda'"),
         ("threads", 0, "greater than or equal to 1"),
         ("rule", "easgd", "elastic-gossip"),
         ("moving_rate", 1.0, "from 0"),
         ("moving_rate", -0.5, "from 0"),
         ("moving_rate", float("nan"), "from 0"),
-        ("period", 0, "1 or more"),
+        ("period", 0, "1"),
         ("probability", 1.5, "from 0 to 1"),
         ("probability", float("nan"), "from 0 to 1"),
         ("steps", 0, "greater than or equal to 1"),
@@ -207,14 +207,17 @@ def test_a_founder_gets_what_it_asks_for_zeros_included() -> None:
 
 
 @pytest.mark.parametrize("option", ["period", "batch_size", "seed", "lr", "momentum", "moving_rate", "probability"])
-@pytest.mark.parametrize("value", [0, 1e-300, 1, 1000, 2**20, 2**20 + 1, 2**31 - 1, 2**31, 2**64])
-def test_whatever_a_config_takes_a_run_can_be_founded_with(option: str, value: float) -> None:
-    try:
-        config = load_config(None, {option: value})
-    except ConfigError as error:
-        assert error.key == option.replace("_", "-")
-        return
-    config.found("r", "12D3A", "digits", SCHEMA, RECIPE)
+def test_whatever_a_config_takes_a_run_can_be_founded_with(option: str) -> None:
+    taken = 0
+    for value in (0, 1e-300, 0.5, 1, 1000, 2**20, 2**20 + 1, 2**31 - 1, 2**31, 2**64):
+        try:
+            config = load_config(None, {option: value})
+        except ConfigError as error:
+            assert error.key == option.replace("_", "-")
+        else:
+            config.found("r", "12D3A", "digits", SCHEMA, RECIPE)
+            taken += 1
+    assert taken > 0
 
 
 def test_only_what_binds_all_peers_is_checked_against_the_run() -> None:

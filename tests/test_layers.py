@@ -45,7 +45,7 @@ def own_imports(name: str) -> set[str]:
 
 
 def layer(name: str) -> int:
-    part = (name.split(".") + [""])[1]
+    part = [*name.split("."), ""][1]
     return LAYERS.index("cli" if part in TOP else part if part in LAYERS else "core")
 
 

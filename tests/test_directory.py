@@ -1,0 +1,610 @@
+"""The live directory over a DHT that is a dictionary: records, runs, and the way into the swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2p_elastic.errors import DirectoryError, PartnerUnreachable
+from p2p_elastic.manifest import RunManifest
+from p2p_elastic.peers.directory import (
+    ATTACH_SECONDS_MAX,
+    FIRST_KEY_MEMBERS,
+    KEEPERS,
+    MEET_SECONDS,
+    RECORD_SECONDS,
+    RUNS_KEY,
+    SHARDS,
+    DHTDirectory,
+    explain,
+    is_keeper,
+    members_key,
+    shard_of,
+)
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.status import BootstrapStatus
+
+checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+SCHEMA = "0" * 32
+REFUSED = "dial backoff\n  * [{}] dial tcp4: connect: connection refused"
+
+
+@dataclass
+class Table:
+    """What all nodes of the DHT hold together: key -> peer -> (body, when it expires)."""
+
+    entries: dict[str, dict[str, tuple[bytes, float]]] = field(default_factory=lambda: defaultdict(dict))
+    dead: set[str] = field(default_factory=set)  # they answer nobody
+    key_holds: int = 1000
+
+    def put(self, key: str, peer: str, body: bytes, seconds: float = RECORD_SECONDS) -> None:
+        self.entries[key][peer] = body, asyncio.get_running_loop().time() + seconds
+
+    def get(self, key: str) -> dict[str, bytes]:
+        now = asyncio.get_running_loop().time()
+        return {peer: body for peer, (body, expires) in self.entries[key].items() if expires > now}
+
+
+class Node:
+    """`Entries` of one peer; `met` says when it tried to meet whom."""
+
+    def __init__(self, table: Table, peer: str) -> None:
+        self._table, self._peer = table, peer
+        self.links: set[str] = set()
+        self.met: list[tuple[float, str, tuple[str, ...]]] = []
+        self.explored = 0
+        self.refused = 0
+        self.on_neighbours: Callable[[], None] = lambda: None
+        self.before_get: Callable[[], Awaitable[None]] | None = None
+
+    async def put(self, key: str, body: bytes, seconds: float) -> None:
+        there = self._table.get(key)
+        if self._peer in there or len(there) < self._table.key_holds:
+            self._table.put(key, self._peer, body, seconds)
+
+    async def get(self, key: str) -> Mapping[str, bytes]:
+        if self.before_get is not None:
+            await self.before_get()
+        return self._table.get(key)
+
+    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
+        self.met.append((asyncio.get_running_loop().time(), peer, addresses))
+        if peer in self._table.dead:
+            raise PartnerUnreachable(REFUSED.format(addresses[0].split("/p2p/")[0]), partner=peer)
+        self.links.add(peer)
+
+    async def explore(self) -> None:
+        self.explored += 1
+
+    @property
+    def neighbours(self) -> frozenset[str]:
+        self.on_neighbours()
+        return frozenset(self.links)
+
+
+@dataclass
+class Fixture:
+    """One peer: its identity, its node and its directory."""
+
+    identity: Identity
+    node: Node
+    directory: DHTDirectory
+    sequence: int = 0
+
+    @property
+    def peer(self) -> str:
+        return self.identity.peer
+
+    async def announce(self, run: str = "run", **facts: Any) -> None:
+        self.sequence += 1
+        record = PeerRecord(peer=self.peer, run=run, schema_hash=SCHEMA, sequence=self.sequence, **facts)
+        await self.directory.announce(record)
+
+    async def members(self) -> dict[str, PeerRecord]:
+        return {record.peer: record for record in await self.directory.members()}
+
+    async def take_part(self) -> None:
+        while True:
+            await self.announce()
+            await self.directory.members()
+            await asyncio.sleep(5.0)
+
+
+def join(table: Table, *initial: str) -> Fixture:
+    """A peer of this DHT, given the addresses of these peers."""
+    identity = Identity.generate()
+    node = Node(table, identity.peer)
+    given_peers = {peer: (address_of(peer),) for peer in initial}
+    directory = DHTDirectory(node, identity, given_peers)
+    directory.own_addresses = (address_of(identity.peer),)
+    return Fixture(identity, node, directory)
+
+
+def address_of(peer: str) -> str:
+    return f"/ip4/10.0.0.7/tcp/4001/p2p/{peer}"
+
+
+def manifest_of(founder: str, **changes: Any) -> RunManifest:
+    values: dict[str, Any] = {
+        "run": "run",
+        "founder": founder,
+        "task": "digits",
+        "schema_hash": SCHEMA,
+        "rule": "elastic-gossip",
+        "moving_rate": 0.5,
+        "period": 8,
+        "probability": None,
+        "codec": "none",
+        "batch_size": 32,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "init_seed": 0,
+    }
+    return RunManifest(**{**values, **changes})
+
+
+def filler(peer: str, sequence: int = 1, run: str = "run", **facts: Any) -> bytes:
+    record = PeerRecord(peer=peer, run=run, schema_hash=SCHEMA, sequence=sequence, **facts)
+    return record.model_dump_json().encode()
+
+
+Scenario = Callable[[Table], Awaitable[None]]
+
+
+def in_virtual_time(scenario: Scenario) -> Callable[[], None]:
+    def test() -> None:
+        run_virtual(scenario(Table()))  # type: ignore[arg-type]
+
+    test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
+    return test
+
+
+# ---------------------------------------------------------------- members
+
+
+@in_virtual_time
+async def test_peers_of_a_run_see_each_other_with_addresses_but_not_themselves(table: Table) -> None:
+    a, b = join(table), join(table)
+    await a.announce(step=3)
+    await b.announce(step=5, loss=0.5)
+    assert list(await a.members()) == [b.peer]
+    seen = (await a.members())[b.peer]
+    assert (seen.step, seen.loss, seen.addresses) == (5, 0.5, (address_of(b.peer),))
+    assert list(await b.members()) == [a.peer]
+
+
+@in_virtual_time
+async def test_before_the_first_announcement_nobody_is_known(table: Table) -> None:
+    assert await join(table).directory.members() == ()
+
+
+@in_virtual_time
+async def test_peers_of_another_run_are_not_seen(table: Table) -> None:
+    a, b = join(table), join(table)
+    await a.announce("one")
+    await b.announce("two")
+    assert await a.members() == {}
+    await b.announce("one")
+    assert list(await a.members()) == [b.peer]
+
+
+@in_virtual_time
+async def test_a_record_expires(table: Table) -> None:
+    a, b = join(table), join(table)
+    await a.announce()
+    await b.announce()
+    await asyncio.sleep(RECORD_SECONDS + 1)
+    assert await a.members() == {}
+
+
+@in_virtual_time
+async def test_malformed_and_foreign_records_are_ignored_and_counted(table: Table) -> None:
+    a, b = join(table), join(table)
+    await a.announce()
+    await b.announce()
+    key = members_key("run")
+    table.put(key, "m1", b"not json")
+    table.put(key, "m2", filler("m2")[:-1])
+    table.put(key, "m3", filler(b.peer, 99, step=10**6))  # about somebody else
+    table.put(key, "m4", filler("m4", run="other"))
+    table.put(key, "m5", json.dumps({**json.loads(filler("m5")), "step": -1}).encode())
+    table.put(key, "m6", json.dumps({**json.loads(filler("m6")), "addresses": ["/ip4/1.1.1.1/tcp/1"] * 9}).encode())
+    table.put(key, "m7", b"\xff\xfe")
+    members = await a.members()
+    assert list(members) == [b.peer]
+    assert members[b.peer].step == 0
+    assert a.directory.ignored == 7
+
+
+@in_virtual_time
+async def test_what_the_node_refused_is_counted_too(table: Table) -> None:
+    a = join(table)
+    a.node.refused = 3
+    assert a.directory.ignored == 3
+
+
+@in_virtual_time
+async def test_a_goodbye_is_seen_as_left_and_soon_gone(table: Table) -> None:
+    a, b = join(table), join(table)
+    await a.announce()
+    await b.announce()
+    before = (await a.members())[b.peer]
+    await b.directory.withdraw()
+    goodbye = (await a.members())[b.peer]
+    assert goodbye.left
+    assert goodbye.sequence > before.sequence
+    await asyncio.sleep(RECORD_SECONDS / 2)
+    assert await a.members() == {}
+
+
+@in_virtual_time
+async def test_a_peer_that_never_announced_itself_has_nothing_to_withdraw(table: Table) -> None:
+    await join(table).directory.withdraw()
+    assert not table.entries
+
+
+# ---------------------------------------------------------------- more members than a key holds
+
+
+def fill(table: Table, members: int = FIRST_KEY_MEMBERS) -> None:
+    for number in range(members):
+        table.put(members_key("run"), f"p{number}", filler(f"p{number}"))
+
+
+@in_virtual_time
+async def test_newcomers_beyond_the_first_key_announce_under_another_and_are_found_by_all(table: Table) -> None:
+    table.key_holds = FIRST_KEY_MEMBERS
+    old = join(table)
+    await old.announce()
+    fill(table, FIRST_KEY_MEMBERS - 1)
+    newcomers = [join(table) for _ in range(3)]
+    for newcomer in newcomers:
+        await newcomer.announce()
+        await newcomer.members()
+        await newcomer.announce()
+    names = {newcomer.peer for newcomer in newcomers}
+    for newcomer in newcomers:
+        assert newcomer.peer in table.get(members_key("run", shard_of(newcomer.peer)))
+        members = await newcomer.members()
+        assert len(members) == FIRST_KEY_MEMBERS + 2
+        assert names - {newcomer.peer} < members.keys()
+    assert names < (await old.members()).keys()
+    assert old.peer in table.get(members_key("run"))
+
+
+@in_virtual_time
+async def test_a_goodbye_from_a_further_key_is_seen(table: Table) -> None:
+    table.key_holds = FIRST_KEY_MEMBERS
+    fill(table)
+    a, b = join(table), join(table)
+    for peer in (a, b, a, b):
+        await peer.announce()
+        await peer.members()
+    await b.directory.withdraw()
+    assert (await a.members())[b.peer].left
+
+
+@in_virtual_time
+async def test_members_under_further_keys_still_find_each_other_once_the_first_is_empty(table: Table) -> None:
+    table.key_holds = FIRST_KEY_MEMBERS
+    fill(table)
+    a, b = join(table), join(table)
+    tasks = [asyncio.ensure_future(peer.take_part()) for peer in (a, b)]
+    await asyncio.sleep(6.0)
+    assert b.peer in await a.members()
+    await asyncio.sleep(2 * RECORD_SECONDS)  # all others are gone
+    assert list(await a.members()) == [b.peer]
+    assert not any(task.done() for task in tasks)
+
+
+@in_virtual_time
+async def test_of_two_records_of_one_peer_the_newer_counts(table: Table) -> None:
+    fill(table)
+    a = join(table)
+    await a.announce()
+    for old, new, peer in ((0, 1, "x"), (1, 0, "y")):
+        table.put(members_key("run", old), peer, filler(peer, 1))
+        table.put(members_key("run", new), peer, filler(peer, 2))
+    members = await a.members()
+    assert (members["x"].sequence, members["y"].sequence) == (2, 2)
+
+
+@given(peer=st.text("abcdef123", min_size=1, max_size=40))
+@checked
+def test_a_further_key_follows_from_the_peer_id(peer: str) -> None:
+    assert 1 <= shard_of(peer) <= SHARDS
+    assert shard_of(peer) == shard_of(peer)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@in_virtual_time
+async def test_a_founded_run_is_found_with_all_that_its_founder_said(table: Table) -> None:
+    founder, other = join(table), join(table)
+    manifest = manifest_of(founder.peer, moving_rate=0.25)
+    founder.directory.found(manifest)
+    assert await other.directory.runs() == ()  # not announced yet
+    await founder.announce()
+    assert await other.directory.runs() == (manifest,)
+    assert other.directory.ignored == 0
+
+
+@in_virtual_time
+async def test_a_manifest_that_its_founder_did_not_sign_is_ignored_and_counted(table: Table) -> None:
+    founder, forger, other = join(table), join(table), join(table)
+    founder.directory.found(manifest_of(founder.peer))
+    await founder.announce()
+    genuine = json.loads(table.get(RUNS_KEY)[founder.peer])
+    forger.directory.found(manifest_of(founder.peer, run="forged"))  # signed by the forger
+    await forger.announce()
+    changed = {**genuine, "manifest": {**genuine["manifest"], "batch_size": 1}}
+    table.put(RUNS_KEY, "m1", json.dumps(changed).encode())
+    table.put(RUNS_KEY, "m2", json.dumps({**genuine, "signature": "0" * 128}).encode())
+    table.put(RUNS_KEY, "m3", json.dumps({**genuine, "signature": "zz"}).encode())
+    nobody = {**genuine, "manifest": {**genuine["manifest"], "founder": "0 is not base58"}}
+    table.put(RUNS_KEY, "m4", json.dumps(nobody).encode())
+    table.put(RUNS_KEY, "m5", b"garbage")
+    table.put(RUNS_KEY, "m6", b"\xff")
+    table.put(RUNS_KEY, "keeper", json.dumps(genuine).encode())  # any member may publish what the founder signed
+    assert await other.directory.runs() == (manifest_of(founder.peer),) * 2
+    assert other.directory.ignored == 7
+
+
+@pytest.mark.parametrize(("period", "probability"), [(8, 0.5), (None, None)])
+def test_a_signed_manifest_with_no_usable_schedule_is_ignored_and_counted(
+    period: int | None, probability: float | None
+) -> None:
+    async def main() -> None:
+        table = Table()
+        founder, other = join(table), join(table)
+        values = {**manifest_of(founder.peer).model_dump(), "period": period, "probability": probability}
+        text = json.dumps(values, sort_keys=True)
+        signature = founder.identity.sign(b"p2p-elastic/manifest/1" + text.encode()).hex()
+        table.put(RUNS_KEY, founder.peer, json.dumps({"manifest": values, "signature": signature}).encode())
+        assert await other.directory.runs() == ()
+        assert other.directory.ignored == 1
+
+    run_virtual(main())
+
+
+@in_virtual_time
+async def test_members_keep_a_run_alive_after_its_founder_is_gone(table: Table) -> None:
+    founder, members = join(table), [join(table) for _ in range(KEEPERS + 3)]
+    manifest = manifest_of(founder.peer)
+    founder.directory.found(manifest)
+    living = asyncio.ensure_future(founder.take_part())
+    await asyncio.sleep(1.0)
+    for member in members:
+        assert await member.directory.runs() == (manifest,)
+        member.directory.join(manifest)
+    for member in members:
+        asyncio.ensure_future(member.take_part())  # noqa: RUF006  # run_virtual cancels it
+    await asyncio.sleep(30.0)
+    living.cancel()
+    await asyncio.sleep(3 * RECORD_SECONDS)
+    assert founder.peer not in table.get(RUNS_KEY)
+    late = join(table)
+    assert set(await late.directory.runs()) == {manifest}
+    keepers = {member.peer for member in members} & table.get(RUNS_KEY).keys()
+    assert len(keepers) == KEEPERS
+
+
+@in_virtual_time
+async def test_when_a_keeper_is_gone_another_takes_over(table: Table) -> None:
+    founder, members = join(table), [join(table) for _ in range(KEEPERS + 1)]
+    manifest = manifest_of(founder.peer)
+    founder.directory.found(manifest)
+    await founder.announce()
+    lives = {}
+    for member in members:
+        await member.directory.runs()
+        member.directory.join(manifest)
+        lives[member.peer] = asyncio.ensure_future(member.take_part())
+    await asyncio.sleep(2 * RECORD_SECONDS)
+    gone = sorted(table.get(RUNS_KEY))
+    for peer in gone:
+        lives[peer].cancel()
+    await asyncio.sleep(2 * RECORD_SECONDS)
+    assert sorted(table.get(RUNS_KEY)) == sorted(lives.keys() - set(gone))
+
+
+@given(peers=st.sets(st.text("abcdef123", min_size=1, max_size=8), min_size=1, max_size=12))
+@checked
+def test_peers_that_know_each_other_agree_on_the_keepers(peers: set[str]) -> None:
+    keepers = [peer for peer in peers if is_keeper(peer, frozenset(peers - {peer}))]
+    assert len(keepers) == min(KEEPERS, len(peers))
+
+
+# ---------------------------------------------------------------- what went wrong with an address
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        ("dial tcp4 10.0.0.7:4001: connect: connection refused", "refused: nothing listens there"),
+        ("failed to negotiate security protocol: peer id mismatch: expected X", "wrong peer id: another peer"),
+        ("timed out after 8 s", "timed out: wrong address, machine off, or a firewall"),
+        ("dial tcp4 10.0.0.7:4001: i/o timeout", "timed out: wrong address, machine off, or a firewall"),
+        ("dial tcp4: connect: no route to host", "no route to that network from here"),
+        ("lookup nowhere: no such host", "the host name is not known here"),
+        ("dial to self attempted", "this is our own address; give another peer's"),
+        ("its clock is +90 s from ours: set the time", "its clock is +90 s from ours: set the time"),
+        ("  * something new *  ", "something new"),
+    ],
+)
+def test_what_libp2p_says_becomes_words_that_help(error: str, problem: str) -> None:
+    said = explain("/ip4/10.0.0.7/tcp/4001/p2p/12D3A", error)
+    assert said.startswith(problem)
+    assert "loopback" not in said
+
+
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/1/p2p/12D3A", "/ip6/::1/tcp/1/p2p/12D3A"])
+def test_a_loopback_address_that_fails_comes_with_a_hint(address: str) -> None:
+    said = explain(address, "connection refused")
+    assert said.startswith("refused: ")
+    assert "loopback address means this machine itself" in said
+
+
+def test_of_several_lines_the_one_about_this_address_counts() -> None:
+    error = (
+        "failed to dial 12D3A: all dials failed\n"
+        "  * [/ip4/10.0.0.8/tcp/4001] dial tcp4: i/o timeout\n"
+        "  * [/ip4/10.0.0.7/tcp/4001] dial tcp4: connect: connection refused\n"
+        "  * [/ip4/10.0.0.9/tcp/4001] dial tcp4: no route to host"
+    )
+    assert explain("/ip4/10.0.0.7/tcp/4001/p2p/12D3A", error).startswith("refused")
+    assert explain("/ip4/10.0.0.8/tcp/4001/p2p/12D3A", error).startswith("timed out")
+    assert explain("/ip4/10.0.0.5/tcp/4001/p2p/12D3A", error).startswith("no route")  # none is: the last
+
+
+# ---------------------------------------------------------------- the way into the swarm
+
+
+@in_virtual_time
+async def test_one_live_initial_peer_among_dead_ones_is_enough(table: Table) -> None:
+    dead, live = join(table), join(table)
+    table.dead.add(dead.peer)
+    peer = join(table, dead.peer, live.peer)
+    assert [one.problem for one in peer.directory.bootstrap()] == ["not tried yet"] * 2
+    assert not peer.directory.attached
+    assert await peer.directory.attach()
+    assert peer.directory.attached
+    first, second = peer.directory.bootstrap()
+    assert first.address == address_of(dead.peer)
+    assert first.problem is not None
+    assert first.problem.startswith("refused: ")
+    assert second == BootstrapStatus(address=address_of(live.peer), problem=None)
+    assert peer.node.explored == 1
+
+
+@in_virtual_time
+async def test_where_no_initial_peer_answers_each_has_its_problem(table: Table) -> None:
+    table.dead.update({"12D3A", "12D3B"})
+    peer = join(table, "12D3A", "12D3B")
+    assert not await peer.directory.attach()
+    assert not peer.directory.attached
+    assert all(one.problem is not None for one in peer.directory.bootstrap())
+    assert peer.node.explored == 0
+
+
+@in_virtual_time
+async def test_one_working_address_of_a_peer_is_enough(table: Table) -> None:
+    class Picky(Node):
+        async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
+            if addresses[0].startswith("/ip4/10."):
+                raise PartnerUnreachable("dial tcp4: i/o timeout")
+            self.links.add(peer)
+
+    addresses = ("/ip4/10.0.0.7/tcp/1/p2p/12D3A", "/ip4/192.168.0.7/tcp/1/p2p/12D3A")
+    identity = Identity.generate()
+    directory = DHTDirectory(Picky(table, identity.peer), identity, {"12D3A": addresses})
+    assert await directory.attach()
+    timed_out, fine = directory.bootstrap()
+    assert timed_out.problem is not None
+    assert timed_out.problem.startswith("timed out")
+    assert fine.problem is None
+
+
+@in_virtual_time
+async def test_a_failed_exploration_does_not_undo_the_attachment(table: Table) -> None:
+    class Shy(Node):
+        async def explore(self) -> None:
+            raise DirectoryError("explore: no answer")
+
+    identity = Identity.generate()
+    directory = DHTDirectory(Shy(table, identity.peer), identity, {"12D3A": (address_of("12D3A"),)})
+    assert await directory.attach()
+
+
+@in_virtual_time
+async def test_while_alone_the_initial_peer_is_tried_less_and_less_often_and_once_there_it_is_found(
+    table: Table,
+) -> None:
+    table.dead.add("12D3A")
+    peer = join(table, "12D3A")
+    staying = asyncio.ensure_future(peer.directory.stay_attached())
+    attaching = asyncio.ensure_future(peer.directory.until_attached())
+    await asyncio.sleep(200.0)
+    tried = [when for when, _, _ in peer.node.met]
+    pauses = [after - before for before, after in pairwise(tried)]
+    assert tried[0] == 0.0
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, *[ATTACH_SECONDS_MAX] * (len(pauses) - 5)]
+    assert not attaching.done()
+    table.dead.clear()
+    await asyncio.sleep(ATTACH_SECONDS_MAX + 1.0)
+    assert attaching.done()
+    assert peer.directory.attached
+    assert [one.problem for one in peer.directory.bootstrap()] == [None]
+    assert not staying.done()
+
+
+@in_virtual_time
+async def test_after_a_partition_the_swarm_is_found_again_at_once(table: Table) -> None:
+    peer, other = join(table, "12D3A"), join(table)
+    staying = asyncio.ensure_future(peer.directory.stay_attached())
+    await peer.announce()
+    await other.announce()
+    await peer.members()
+    await asyncio.sleep(100.0)
+    assert peer.directory.attached
+    peer.node.links.clear()  # hivemind's routing table empties itself
+    await asyncio.sleep(MEET_SECONDS + 2.0)
+    assert peer.directory.attached
+    assert other.peer in peer.node.links
+    assert not staying.done()
+
+
+@in_virtual_time
+async def test_a_founder_finds_its_members_again_without_any_initial_peer(table: Table) -> None:
+    founder, member = join(table), join(table)
+    asyncio.ensure_future(founder.directory.stay_attached())  # noqa: RUF006  # run_virtual cancels it
+    await founder.announce()
+    await member.announce()
+    await founder.members()
+    await asyncio.sleep(2.0)
+    assert founder.node.links == {member.peer}
+    assert founder.node.met[0][1:] == (member.peer, (address_of(member.peer),))
+
+
+@in_virtual_time
+async def test_members_that_said_goodbye_or_have_no_address_are_not_looked_for(table: Table) -> None:
+    peer, left = join(table), join(table)
+    await peer.announce()
+    await left.announce()
+    await left.directory.withdraw()
+    table.put(members_key("run"), "nowhere", filler("nowhere"))
+    await peer.members()
+    asyncio.ensure_future(peer.directory.stay_attached())  # noqa: RUF006  # run_virtual cancels it
+    await asyncio.sleep(5.0)
+    assert peer.node.met == []
+
+
+@in_virtual_time
+async def test_a_member_that_vanishes_just_when_it_is_to_be_met_does_no_harm(table: Table) -> None:
+    peer = join(table)
+    await peer.announce()
+    table.put(members_key("run"), "fleeting", filler("fleeting", addresses=("/ip4/10.0.0.9/tcp/1",)), seconds=5.0)
+    await peer.members()
+    peer.node.links.add("somebody")
+    reading = asyncio.Event()
+    peer.node.before_get = reading.wait  # type: ignore[assignment]
+    staying = asyncio.ensure_future(peer.directory.stay_attached())
+    await asyncio.sleep(MEET_SECONDS / 2)
+    refreshing = asyncio.ensure_future(peer.directory.members())  # will see that it expired
+    await asyncio.sleep(0.1)
+    peer.node.on_neighbours = lambda: reading.set() if asyncio.get_running_loop().time() >= MEET_SECONDS else None
+    await asyncio.sleep(2 * MEET_SECONDS)
+    assert await refreshing == ()
+    assert not staying.done()

@@ -1,0 +1,308 @@
+"""What people and programs see while a peer runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from p2p_elastic.display import (
+    Every,
+    JsonScreen,
+    PanelScreen,
+    Screen,
+    TextScreen,
+    one_line,
+    open_screen,
+    panel,
+    percent,
+    short,
+    size,
+)
+from p2p_elastic.status import (
+    BootstrapStatus,
+    ExchangeRecord,
+    ExchangeTotals,
+    MemberStatus,
+    NetworkStatus,
+    Outcome,
+    PeerStatus,
+    TrainingStatus,
+)
+
+PEER, PARTNER = "12D3KooWAliceAlic3", "12D3KooWBobBobBob5"
+
+
+def member(peer: str = PARTNER, **facts: Any) -> MemberStatus:
+    values = {"addresses": (), "state": "alive", "step": 90, "loss": 1.25, "age_seconds": 1.0}
+    return MemberStatus(peer=peer, **{**values, **facts})
+
+
+def exchange(partner: str = PARTNER, **facts: Any) -> ExchangeRecord:
+    values = {"id": "x", "initiated": True, "outcome": Outcome.COMPLETED, "step": 90, "seconds": 0.1}
+    numbers = {"bytes_sent": 1, "bytes_received": 1, "age_seconds": 4.0}
+    return ExchangeRecord(partner=partner, **{**values, **numbers, **facts})
+
+
+def status_of(*, training: dict[str, Any] | None = None, **changes: Any) -> PeerStatus:
+    values: dict[str, Any] = {
+        "peer": PEER,
+        "version": "0.1.0",
+        "run": "digits-1",
+        "task": "digits",
+        "schema_hash": "0" * 32,
+        "rule": "elastic-gossip",
+        "codec": "none",
+        "device": "cpu",
+        "uptime_seconds": 12.0,
+        "weight": 1.0,
+        "training": TrainingStatus(
+            **{
+                "phase": "training",
+                "step": 120,
+                "steps_total": 400,
+                "epoch": 2.5,
+                "steps_per_second": 33.25,
+                "loss": 0.4321,
+                "validation_accuracy": 0.9125,
+                **(training or {}),
+            }
+        ),
+        "exchanges": ExchangeTotals(
+            by_outcome={Outcome.COMPLETED: 7, Outcome.DECLINED: 2, Outcome.TIMEOUT: 1, Outcome.HALF: 3},
+            bytes_sent=1_500_000,
+            bytes_received=2_500,
+        ),
+        "last_exchanges": (exchange(),),
+        "members": (member(),),
+        "network": NetworkStatus(attached=True),
+    }
+    return PeerStatus(**{**values, **changes})
+
+
+def strict(line: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    parsed = json.loads(line, parse_constant=refuse)
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def shown(status: PeerStatus) -> str:
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(panel(status))
+    return console.export_text()
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def test_each_line_of_json_is_one_object_with_event_and_time() -> None:
+    stream = io.StringIO()
+    screen = JsonScreen(stream, clock=lambda: 1234.56789)
+    screen.say("founded", "Founded\nrün", manifest={"run": "digits-1"})
+    screen.progress(status_of, now=True)
+    screen.close()
+    said, progress = map(strict, stream.getvalue().splitlines())
+    assert said == {"event": "founded", "time": 1234.568, "text": "Founded\nrün", "manifest": {"run": "digits-1"}}
+    assert (progress["event"], progress["time"]) == ("progress", 1234.568)
+    assert (progress["step"], progress["steps_total"], progress["loss"]) == (120, 400, 0.4321)
+    assert (progress["members"], progress["health"]) == (1, "ok")
+    assert progress["exchanges"]["by_outcome"] == {"completed": 7, "declined": 2, "timeout": 1, "half": 3}
+    assert progress["exchanges"]["bytes_sent"] == 1_500_000
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_still_valid_json(loss: float) -> None:
+    stream = io.StringIO()
+    JsonScreen(stream).progress(lambda: status_of(training={"loss": loss}), now=True)
+    line = strict(stream.getvalue())
+    assert line["health"] == "degraded"
+    assert not isinstance(line["loss"], float)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_fact_that_is_no_number_is_still_valid_json(loss: float) -> None:
+    stream = io.StringIO()
+    JsonScreen(stream).say("end", "Finished", training_loss=loss, exchanges={"seconds": [loss]})
+    assert strict(stream.getvalue())["event"] == "end"
+
+
+# ---------------------------------------------------------------- plain lines
+
+
+def test_plain_lines_say_what_people_are_told() -> None:
+    stream = io.StringIO()
+    screen = TextScreen(stream)
+    screen.say("founded", "Founded run [digits-1]", manifest={})
+    screen.progress(status_of, now=True)
+    screen.close()
+    said, progress = stream.getvalue().splitlines()
+    assert said == "Founded run [digits-1]"
+    assert progress == one_line(status_of())
+
+
+def test_one_line_has_the_facts() -> None:
+    line = one_line(status_of())
+    for fact in ("120/400", "epoch 2.5", "33.2 steps/s", "loss 0.4321", "7 ok", "2 declined", "4 failed", "1.5 MB"):
+        assert fact in line
+    assert "\n" not in line
+    assert line.endswith("health ok")
+
+
+def test_one_line_says_when_something_is_wrong() -> None:
+    assert one_line(status_of(training={"loss": math.nan})).endswith("health degraded")
+
+
+def test_one_line_before_anything_is_known() -> None:
+    line = one_line(status_of(training={"step": 0, "loss": None, "steps_per_second": None}))
+    assert "- steps/s loss -" in line
+
+
+# ---------------------------------------------------------------- how often
+
+
+def screens(stream: io.StringIO) -> list[Screen]:
+    return [JsonScreen(stream), TextScreen(stream), PanelScreen(Console(file=stream, width=100))]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_progress_asks_for_the_status_only_as_often_as_it_shows_it(kind: int) -> None:
+    asked: list[int] = []
+
+    def status() -> PeerStatus:
+        asked.append(1)
+        return status_of()
+
+    screen = screens(io.StringIO())[kind]
+    screen.progress(status)
+    screen.progress(status)
+    assert len(asked) == 1
+    screen.progress(status, now=True)
+    assert len(asked) == 2
+    screen.close()
+
+
+def test_every_is_true_at_most_once_per_so_many_seconds() -> None:
+    times = iter([0.0, 0.5, 4.9, 5.0, 5.1, 30.0, 34.9, 35.0])
+    every = Every(5.0, clock=lambda: next(times))
+    assert [every() for _ in range(8)] == [True, False, False, True, False, True, False, True]
+
+
+# ---------------------------------------------------------------- panel
+
+
+def test_the_panel_has_the_facts() -> None:
+    text = shown(status_of())
+    facts = ("digits-1", "digits", short(PEER), "training", "120/400", "2.5", "33.2", "0.4321", "91.25 %")
+    exchanges = ("completed 7", "declined 2", "timeout 1", "half 3", "sent 1.5 MB", "received 2.5 kB")
+    partner = (short(PARTNER), "alive", "90", "1.2500", "completed 4 s ago")
+    assert [fact for fact in facts + exchanges + partner if fact not in text] == []
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_the_panel_at_the_end_of_training_still_has_the_facts() -> None:
+    text = shown(status_of(training={"step": 400}))
+    assert [fact for fact in ("400/400", "0.4321", "91.25 %") if fact not in text] == []
+
+
+def test_the_panel_shows_the_newest_exchange_with_each_partner() -> None:
+    newest_first = (exchange(outcome=Outcome.TIMEOUT, age_seconds=1.0), exchange(age_seconds=9.0))
+    text = shown(status_of(last_exchanges=newest_first))
+    assert "timeout 1 s ago" in text
+    assert "9 s ago" not in text
+
+
+def test_the_panel_of_a_lone_peer_that_has_not_begun() -> None:
+    text = shown(
+        status_of(
+            training={"phase": "waiting", "step": 0, "steps_total": None, "loss": None, "steps_per_second": None},
+            exchanges=ExchangeTotals(),
+            last_exchanges=(),
+            members=(),
+        )
+    )
+    for fact in ("waiting", "none yet", "nobody else yet"):
+        assert fact in text
+
+
+def test_the_panel_gives_every_reason_for_not_being_well() -> None:
+    refused = NetworkStatus(bootstrap=(BootstrapStatus(address="/ip4/10.0.0.2/tcp/1", problem="refused"),))
+    text = shown(status_of(training={"loss": math.nan}, network=refused))
+    assert "loss_not_finite" in text
+    assert "bootstrap_unreachable" in text
+
+
+def test_the_panel_of_a_large_swarm_stays_small() -> None:
+    many = tuple(member(f"12D3KooWmember{number:04}") for number in range(300))
+    text = shown(status_of(members=many))
+    assert "and 292 more" in text
+    assert len(text.splitlines()) < 20
+
+
+def test_the_last_panel_stays_on_the_screen_and_what_was_said_is_above_it() -> None:
+    stream = io.StringIO()
+    screen = PanelScreen(Console(file=stream, width=100))
+    screen.progress(status_of)
+    screen.say("joined", "Joined run [digits-1]")
+    screen.progress(lambda: status_of(training={"step": 399}), now=True)
+    screen.close()
+    screen.close()
+    text = stream.getvalue()
+    assert text.index("Joined run [digits-1]") < text.index("399/400")
+    assert text.count("399/400") == 1
+
+
+# ---------------------------------------------------------------- which screen
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+Stream = Callable[[], io.StringIO]
+
+
+@pytest.mark.parametrize(
+    ("log_format", "stream", "screen"),
+    [
+        ("auto", Terminal, PanelScreen),
+        ("auto", io.StringIO, TextScreen),
+        ("text", Terminal, TextScreen),
+        ("json", Terminal, JsonScreen),
+        ("json", io.StringIO, JsonScreen),
+    ],
+)
+def test_the_panel_is_for_terminals_only(log_format: str, stream: Stream, screen: type) -> None:
+    assert isinstance(open_screen(log_format, stream()), screen)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (123_456, "123.5 kB"),
+        (999_999, "1.0 MB"),
+        (1_000_000, "1.0 MB"),
+        (2_500_000_000, "2.50 GB"),
+        (5e12, "5000.00 GB"),
+    ],
+)
+def test_sizes_are_in_decimal_units(nbytes: float, text: str) -> None:
+    assert size(nbytes) == text
+
+
+def test_shares_are_in_percent() -> None:
+    assert [percent(share) for share in (None, 0.0, 0.12345, 1.0)] == ["-", "0.00 %", "12.35 %", "100.00 %"]

@@ -1,0 +1,313 @@
+"""Training on one peer, with a peer that only takes notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model
+from p2p_elastic.training import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach
+
+
+class Notes:
+    """A peer that writes down what training tells it."""
+
+    def __init__(self, on_step: Callable[[], None] = lambda: None) -> None:
+        self.steps = self.evaluations = 0
+        self.losses: list[float] = []
+        self._on_step = on_step
+
+    def after_step(self) -> None:
+        self.steps += 1
+        self._on_step()
+
+    def report_loss(self, loss: float) -> None:
+        self.losses.append(loss)
+
+    def during_evaluation(self) -> None:
+        self.evaluations += 1
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that goes on by so many seconds each time it is read."""
+    numbers = count()
+    return lambda: next(numbers) * seconds
+
+
+def split_of(examples: int) -> Split:
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(0, 2, (examples,), generator=generator)
+    return Split(torch.randn(examples, 4, generator=generator) + labels[:, None], labels)
+
+
+SMALL = Data(train=split_of(32), validation=split_of(16), test=split_of(24))  # two batches of 16 per epoch
+
+
+def task_of(**recipe: Any) -> Task:
+    return Task(
+        name="small",
+        summary="two clouds of points",
+        recipe=Recipe(**{"batch_size": 16, "learning_rate": 0.1, "momentum": 0.0, "epochs": 2, **recipe}),
+        model=lambda: nn.Linear(4, 2),
+        load=lambda _: SMALL,
+        prepare=lambda inputs, _: inputs,
+    )
+
+
+def settings_of(**changes: Any) -> Settings:
+    values = {"steps": None, "epochs": 2, "batch_size": 16, "learning_rate": 0.1, "momentum": 0.0, "seed": 1}
+    return Settings(**{**values, **changes})
+
+
+def trainer_of(
+    *, task: Task | None = None, clock: Callable[[], float] = lambda: 0.0, **settings: Any
+) -> tuple[Trainer, nn.Module]:
+    task = task or task_of()
+    model = initial_model(task, 0)
+    return Trainer(model, task, SMALL, settings_of(**settings), torch.device("cpu"), clock), model
+
+
+def never() -> bool:
+    return False
+
+
+def nothing() -> None:
+    pass
+
+
+# ---------------------------------------------------------------- attach
+
+
+def test_an_attached_peer_hears_of_each_step_until_the_end() -> None:
+    model, peer = nn.Linear(2, 1), Notes()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    with attach(peer, optimizer):
+        optimizer.step()
+        optimizer.step()
+    optimizer.step()
+    assert peer.steps == 2
+
+
+def test_a_peer_hears_of_a_step_after_the_parameters_have_changed() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before, seen = model.weight.detach().clone(), []
+    model(torch.ones(1, 2)).sum().backward()
+    with attach(Notes(lambda: seen.append(model.weight.detach().clone())), optimizer):
+        optimizer.step()
+    torch.testing.assert_close(seen[0], before - 0.1)
+
+
+def test_an_error_in_the_loop_detaches_the_peer_and_passes() -> None:
+    model, peer = nn.Linear(2, 1), Notes()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ZeroDivisionError), attach(peer, optimizer):
+        raise ZeroDivisionError
+    optimizer.step()
+    assert peer.steps == 0
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_digits_are_learned_and_the_peer_hears_of_each_step() -> None:
+    task, peer, screen = find_task("digits"), Notes(), Notes()
+    settings = settings_of(steps=100, batch_size=32, learning_rate=0.03, momentum=0.9)
+    model = initial_model(task, 0)
+    trainer = Trainer(model, task, task.load(None), settings, torch.device("cpu"), lambda: 0.0)
+    trainer.train(peer, never, screen.after_step)
+    assert (trainer.meter.step, peer.steps, screen.steps, len(peer.losses)) == (100, 100, 100, 100)
+    assert trainer.meter.loss is not None
+    assert trainer.meter.loss < 0.8 < peer.losses[0]
+    result = trainer.test(60.0)
+    assert result is not None
+    assert result.accuracy > 0.8
+    status = trainer.meter.status()
+    assert (status.phase, status.steps_total, status.test_accuracy) == ("training", 100, result.accuracy)
+
+
+def test_without_a_number_of_steps_the_length_is_that_of_the_epochs() -> None:
+    trainer, _ = trainer_of(epochs=3)
+    trainer.train(Notes(), never, nothing)
+    status = trainer.meter.status()
+    assert (status.step, status.steps_total, status.epoch) == (6, 6, 3.0)
+
+
+def test_an_epoch_of_a_shard_is_as_long_as_the_shard() -> None:
+    trainer, _ = trainer_of(epochs=3, shard=Shard(1, 2))
+    trainer.train(Notes(), never, nothing)
+    assert (trainer.meter.step, trainer.meter.epoch) == (3, 3.0)
+
+
+def test_the_user_can_stop_it_between_two_steps() -> None:
+    peer = Notes()
+    trainer, _ = trainer_of(steps=1000)
+    trainer.train(peer, lambda: peer.steps == 5, nothing)
+    assert (trainer.meter.step, peer.steps) == (5, 5)
+
+
+def test_who_stops_before_the_first_step_has_trained_nothing() -> None:
+    peer = Notes()
+    trainer, model = trainer_of(steps=1000)
+    before = [parameter.clone() for parameter in model.parameters()]
+    trainer.train(peer, lambda: True, nothing)
+    assert (peer.steps, trainer.meter.loss) == (0, None)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_the_same_settings_give_the_same_parameters_and_another_seed_others() -> None:
+    def trained(seed: int) -> Tensor:
+        trainer, model = trainer_of(seed=seed)
+        trainer.train(Notes(), never, nothing)
+        return next(model.parameters()).detach()
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+def test_what_a_peer_adds_after_a_step_is_trained_on() -> None:
+    trainer, model = trainer_of(steps=3, learning_rate=1e-9)
+
+    def move() -> None:
+        with torch.no_grad():
+            next(model.parameters()).add_(1.0)
+
+    before = next(model.parameters()).detach().clone()
+    trainer.train(Notes(move), never, nothing)
+    torch.testing.assert_close(next(model.parameters()).detach(), before + 3.0)
+
+
+def test_the_learning_rate_falls_at_the_milestones() -> None:
+    trainer, _ = trainer_of(task=task_of(milestones=(1, 3), decay=0.1), epochs=4)
+    rates: list[float] = []
+    trainer.train(Notes(), never, lambda: rates.append(trainer.optimizer.param_groups[0]["lr"]))
+    assert rates == pytest.approx([0.1, 0.01, 0.01, 0.01, 0.01, 0.001, 0.001, 0.001])
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.0, False)])
+def test_momentum_and_weight_decay_are_those_asked_for(momentum: float, nesterov: bool) -> None:
+    trainer, _ = trainer_of(task=task_of(weight_decay=0.25), momentum=momentum, learning_rate=0.5)
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, momentum, 0.25)
+    assert group["nesterov"] == nesterov
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def test_while_training_the_validation_split_is_evaluated_now_and_then_and_partners_are_served() -> None:
+    peer = Notes()
+    trainer, model = trainer_of(clock=ticking(1.0))
+    trainer.train(peer, never, nothing)
+    assert isinstance(trainer.meter.validation, Evaluation)
+    assert peer.evaluations > 0
+    assert trainer.meter.status().validation_accuracy == trainer.meter.validation.accuracy
+    assert model.training
+
+
+def test_where_time_stands_still_nothing_is_evaluated_while_training() -> None:
+    peer = Notes()
+    trainer, _ = trainer_of()
+    trainer.train(peer, never, nothing)
+    assert (trainer.meter.validation, peer.evaluations) == (None, 0)
+
+
+def test_a_test_without_time_has_no_result() -> None:
+    trainer, _ = trainer_of(clock=ticking(0.001))
+    assert trainer.test(0.0) is None
+    assert trainer.meter.status().test_accuracy is None
+
+
+def test_a_test_with_all_the_time_is_on_the_whole_split() -> None:
+    trainer, model = trainer_of(clock=ticking(1000.0))
+    result = trainer.test(math.inf)
+    assert result is not None
+    right = (model(SMALL.test.inputs).argmax(1) == SMALL.test.labels).sum()
+    assert result.accuracy == int(right) / len(SMALL.test)
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_a_meter_that_has_not_begun_knows_its_length_only() -> None:
+    status = Meter(50, Time()).status()
+    assert (status.phase, status.step, status.steps_total) == ("starting", 0, 50)
+    assert status.loss is status.steps_per_second is status.seconds_since_step is None
+
+
+def test_the_speed_is_that_of_the_training_and_not_of_the_wait_before_it() -> None:
+    time = Time()
+    meter = Meter(1000, time)
+    time.now += 3600.0
+    meter.begin()
+    for _ in range(30):
+        time.now += 1.0
+        meter.stepped(1.0)
+    status = meter.status()
+    assert (status.phase, status.step) == ("training", 30)
+    assert status.steps_per_second == pytest.approx(1.0)
+
+
+def test_the_speed_is_that_of_the_last_seconds() -> None:
+    time = Time()
+    meter = Meter(10_000, time)
+    meter.begin()
+    for pause in (1.0, 0.01):
+        for _ in range(int(3 * RATE_SECONDS / pause)):
+            time.now += pause
+            meter.stepped(1.0)
+    assert meter.status().steps_per_second == pytest.approx(100.0, rel=0.05)
+
+
+def test_a_peer_that_hangs_says_since_when() -> None:
+    time = Time()
+    meter = Meter(100, time)
+    meter.begin()
+    time.now += 1.0
+    meter.stepped(1.0)
+    time.now += 75.0
+    assert meter.status().seconds_since_step == pytest.approx(75.0)
+
+
+def test_the_seconds_since_a_step_count_from_the_last_one() -> None:
+    time = Time()
+    meter = Meter(100, time)
+    meter.begin()
+    for _ in range(4):
+        time.now += 0.3
+        meter.stepped(1.0)
+    assert meter.status().seconds_since_step == pytest.approx(0.0)
+
+
+def test_the_loss_is_the_mean_over_the_last_steps() -> None:
+    meter = Meter(1000, Time())
+    for loss in [100.0, *[2.0] * (LOSS_STEPS // 2), *[4.0] * (LOSS_STEPS // 2)]:
+        meter.stepped(loss)
+    assert meter.loss == pytest.approx(3.0)
+
+
+def test_a_loss_that_is_no_number_shows() -> None:
+    meter = Meter(10, Time())
+    meter.stepped(1.0)
+    meter.stepped(math.nan)
+    loss = meter.status().loss
+    assert loss is not None
+    assert math.isnan(loss)
