@@ -262,6 +262,7 @@ class _Participation:
         peer = self._peer(manifest, model, settings.seed)
         self._board.trainer, self._board.peer = trainer, peer
         started = time.monotonic()
+        self._thread.call(self._network.stay_attached())
         life = self._thread.spawn(peer.run())
         try:
             if self._alone:

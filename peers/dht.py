@@ -16,7 +16,7 @@ from typing import Any
 
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_text, verify
-from p2p_elastic.peers.libp2p import Libp2pHost
+from p2p_elastic.peers.libp2p import Libp2pHost, answering
 from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
 
 from hivemind.dht.crypto import DHTRecord, RecordValidatorBase  # isort: skip  # after libp2p.py has silenced it
@@ -145,7 +145,7 @@ class SignedDHT:
             PartnerUnreachable: with what libp2p says.
             DirectoryError: the peer is there but is no node of this DHT, or its clock is too far from ours.
         """
-        await self._host.connect(peer, addresses)
+        await self._host.connect(peer, await answering(addresses))
         if self._node is None:
             raise DirectoryError("the DHT node is not running")
         protocol, peer_id = self._node.protocol, PeerID.from_base58(peer)

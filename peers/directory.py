@@ -26,6 +26,7 @@ FIRST_KEY_MEMBERS = 500  # beyond so many, newcomers announce under one of SHARD
 SHARDS = 16
 KEEPERS = 3  # members besides the founder that keep the run manifest alive
 ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
+NOT_TRIED = "not tried yet"
 MEET_SECONDS = 10.0
 MEET_AT_ONCE = 8
 
@@ -69,19 +70,23 @@ def explain(address: str, error: str) -> str:
     where = address.split("/p2p/")[0]
     lines = error.splitlines()
     said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
+    timed_out = "timed out: wrong address, machine off, or a firewall in between"
     known = (
         ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
         (
             "peer id mismatch",
             "wrong peer id: another peer answers there. Copy the address anew from that peer's screen",
         ),
-        ("timed out", "timed out: wrong address, machine off, or a firewall in between"),
-        ("i/o timeout", "timed out: wrong address, machine off, or a firewall in between"),
+        ("timed out", timed_out),
+        ("i/o timeout", timed_out),
         ("no route", "no route to that network from here"),
+        ("unreachable", "no route to that network from here"),
         ("no such host", "the host name is not known here"),
+        ("name or service not known", "the host name is not known here"),
+        ("name resolution", "the host name is not known here"),
         ("dial to self", "this is our own address; give another peer's"),
     )
-    problem = next((words for sign, words in known if sign in said), said.strip(" *"))
+    problem = next((words for sign, words in known if sign in said.lower()), said.strip(" *"))
     if where.startswith(("/ip4/127.", "/ip6/::1/")):
         problem += ". A loopback address means this machine itself: for a peer on another machine use its LAN address"
     return problem
@@ -99,7 +104,7 @@ class DHTDirectory:
     def __init__(self, entries: Entries, identity: Identity, initial_peers: Mapping[str, tuple[str, ...]]) -> None:
         self._entries, self._identity = entries, identity
         self._initial_peers = dict(initial_peers)
-        self._problems: dict[str, str | None] = {a: "not tried yet" for group in initial_peers.values() for a in group}
+        self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
         self._known: dict[str, tuple[str, ...]] = {}
         self._own_record: PeerRecord | None = None
         self._shard = 0
@@ -234,6 +239,9 @@ class DHTDirectory:
         try:
             await self._entries.meet(peer, (address,))
         except (PartnerUnreachable, DirectoryError) as error:
+            known = self._problems[address]
+            if "dial backoff" in str(error) and known not in (None, NOT_TRIED):
+                return known  # libp2p will not try again so soon; what it said the last time still holds
             return explain(address, str(error))
         return None
 

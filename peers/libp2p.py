@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import socket
 import time
 import warnings
@@ -44,6 +45,8 @@ PROTOCOL = "/p2p-elastic/exchange/1"
 START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
+PROBE_SECONDS = 5.0
+PLAIN_TCP = re.compile(r"^/(ip4|ip6|dns|dns4|dns6)/(?P<host>[^/]+)/tcp/(?P<port>[0-9]{1,5})(/p2p/[^/]+)?$")
 ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
 
 
@@ -237,6 +240,40 @@ class Libp2pTransport:
             stream.abort()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def answering(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> tuple[str, ...]:
+    """Those of the addresses whose TCP port answers, and those that are no plain TCP.
+
+    Asked before libp2p is, which after a failed dial refuses to try that address again for up to five minutes, and then
+    says nothing but "dial backoff".
+
+    Raises:
+        PartnerUnreachable: where none answers; with what the system says of each.
+    """
+    problems = await asyncio.gather(*(_tcp_problem(address, seconds) for address in addresses))
+    good = tuple(address for address, problem in zip(addresses, problems, strict=True) if problem is None)
+    if not good:
+        raise PartnerUnreachable("; ".join(p for p in problems if p is not None) or "no address is known")
+    return good
+
+
+async def _tcp_problem(address: str, seconds: float) -> str | None:
+    match = PLAIN_TCP.match(address)
+    if match is None:
+        return None
+    try:
+        connecting = asyncio.open_connection(match["host"], int(match["port"]))
+        _, writer = await asyncio.wait_for(connecting, seconds)
+    except asyncio.TimeoutError:
+        return f"timed out after {seconds:g} s"
+    except OverflowError:
+        return "no such port"
+    except OSError as error:
+        # asyncio says "Connect call failed" whatever happened; a failed name lookup has a negative number of its own.
+        return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+    writer.transport.abort()
+    return None
 
 
 def _free_port(host: str, port: int) -> int:

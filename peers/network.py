@@ -111,10 +111,11 @@ class LiveNetwork:
         self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
         self.directory.own_addresses = self.host.addresses
         self.transport = Libp2pTransport(self.host)
-        self._tasks = [
-            asyncio.ensure_future(self._supervise()),
-            asyncio.ensure_future(self.directory.stay_attached()),
-        ]
+        self._tasks = [asyncio.ensure_future(self._supervise())]
+
+    async def stay_attached(self) -> None:
+        """From now on, look for the way into the swarm whenever it is lost."""
+        self._tasks.append(asyncio.ensure_future(self.directory.stay_attached()))
 
     async def _supervise(self) -> None:
         try:
