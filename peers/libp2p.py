@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import time
 import warnings
 from collections import deque
@@ -61,6 +62,16 @@ def parse_address(address: str, key: str = "initial-peer") -> Multiaddr:
     if "p2p" not in protocols or not protocols & {"tcp", "udp", "p2p-circuit"}:
         raise ConfigError(key, address, f"incomplete; give {example}, port and peer id included")
     return parsed
+
+
+class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
+    """p2pd in a session of its own: Ctrl-C in a terminal goes to every process of the session, and would end it before
+    we have said goodbye."""
+
+    @staticmethod
+    def _make_process_args(*args: object, **kwargs: object) -> list[str]:
+        detach = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
+        return [sys.executable, "-I", "-S", "-c", detach, *P2P._make_process_args(*args, **kwargs)]
 
 
 class Libp2pStream:
@@ -126,7 +137,7 @@ class Libp2pHost:
         family = "ip6" if ":" in self._host else "ip4"
         with self._identity.temporary_file() as folder:
             try:
-                self._p2p = await P2P.create(
+                self._p2p = await _Daemon.create(
                     host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
                     announce_maddrs=list(self._announce) or None,
                     identity_path=str(Path(folder) / "identity"),
@@ -152,19 +163,33 @@ class Libp2pHost:
         """
         deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
         while True:
-            code = await self.p2p._child.wait()
+            what = await self._death()
             if self._closing:
                 return
             now = time.monotonic()
             if len(deaths) == RESTARTS_MAX and now - deaths[0] < RESTARTS_SECONDS:
-                raise NetworkError(f"libp2p (p2pd) died {RESTARTS_MAX + 1} times in a row, last with exit code {code}")
+                raise NetworkError(f"libp2p failed {RESTARTS_MAX + 1} times in a row, at last: {what}")
             deaths.append(now)
-            log.warning("libp2p (p2pd) died with exit code %s; starting it again", code)
+            log.warning("libp2p: %s; starting it again", what)
             await self._stop()
             await self.start()
             self.restarts += 1
             for action in self._on_start:
                 await action()
+
+    async def _death(self) -> str:
+        """Wait until p2pd, or hivemind's connection to it, ends; says what did."""
+        control = self.p2p._client.control
+        daemon = asyncio.ensure_future(self.p2p._child.wait())
+        # A response that meets a call cancelled in the same instant kills the reading task, and with it all DHT calls.
+        connection = {control._read_task: "stopped reading", control._write_task: "stopped writing"}
+        try:
+            done, _ = await asyncio.wait({daemon, *connection}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            daemon.cancel()
+        if daemon in done:
+            return f"p2pd ended with exit code {daemon.result()}"
+        return f"the connection to p2pd {connection[done.pop()]}"
 
     async def connect(self, peer: str, addresses: Sequence[str]) -> None:
         """Connect to a peer by its addresses. Raises PartnerUnreachable with libp2p's reason."""
