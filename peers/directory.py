@@ -258,8 +258,7 @@ class DHTDirectory:
         """
         pause = ATTACH_SECONDS_MIN
         while True:
-            if self.attached:
-                await asyncio.sleep(MEET_SECONDS)
+            if await self._attached_for(MEET_SECONDS):
                 await self._meet_members()
                 pause = ATTACH_SECONDS_MIN
                 continue
@@ -268,6 +267,14 @@ class DHTDirectory:
                 await self.attach()
             await asyncio.sleep(pause if self._initial_peers else ATTACH_SECONDS_MIN)
             pause = min(2 * pause, ATTACH_SECONDS_MAX)
+
+    async def _attached_for(self, seconds: float) -> bool:
+        """Whether we stay attached for so long; comes back early where not."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.attached and loop.time() < end:  # hivemind has no event for it  # noqa: ASYNC110
+            await asyncio.sleep(1.0)
+        return self.attached
 
     async def _meet_members(self) -> None:
         """Meet a few of the members that are not our neighbours (any more)."""

@@ -171,7 +171,7 @@ class Libp2pHost:
                 raise NetworkError(f"libp2p failed {RESTARTS_MAX + 1} times in a row, at last: {what}")
             deaths.append(now)
             log.warning("libp2p: %s; starting it again", what)
-            await self._stop()
+            await self._stop(wait_seconds=1.0)
             await self.start()
             self.restarts += 1
             for action in self._on_start:
@@ -215,9 +215,11 @@ class Libp2pHost:
         self._closing = True
         await self._stop()
 
-    async def _stop(self) -> None:
+    async def _stop(self, wait_seconds: float = 0.0) -> None:
         if self._p2p is not None:
             p2p, self._p2p = self._p2p, None
+            with contextlib.suppress(asyncio.TimeoutError):  # a daemon that just died is reaped first
+                await asyncio.wait_for(p2p._child.wait(), wait_seconds)
             await p2p.shutdown()
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from p2p_elastic.errors import NetworkError
+from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.peers.dht import SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
@@ -120,7 +120,7 @@ class LiveNetwork:
     async def _supervise(self) -> None:
         try:
             await self.host.supervise()
-        except NetworkError as error:
+        except P2PElasticError as error:
             log.error("%s; training goes on alone", error)
             self.failure = str(error)
 

@@ -152,6 +152,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         await self._transport.serve(self._responder.answer)
         membership = self._local.membership
+        await _attempt(self.announce)  # first: the directory lists the members of the run that we announced
         tasks = [
             asyncio.ensure_future(_every(membership.announce_seconds, self.announce)),
             asyncio.ensure_future(_every(membership.refresh_seconds, self.refresh)),
@@ -218,8 +219,12 @@ class Peer:
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
     while True:
-        try:
-            await action()
-        except DirectoryError as error:
-            log.info("directory: %s", error)
+        await _attempt(action)
         await asyncio.sleep(seconds)
+
+
+async def _attempt(action: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await action()
+    except DirectoryError as error:
+        log.info("directory: %s", error)

@@ -84,9 +84,13 @@ async def _cancel_others() -> None:
 
 
 class Verdict(NamedTuple):
-    """What the network does with one piece, or with the opening of a stream."""
+    """What the network does with one piece, or with the opening of a stream.
 
-    action: Literal["pass", "cut", "corrupt", "lose"] = "pass"
+    pass: it arrives after `seconds`. cut: the stream breaks, both ends see it. corrupt: it arrives changed. silence: it
+    and all that follows in this direction vanish, and nobody is told.
+    """
+
+    action: Literal["pass", "cut", "corrupt", "silence"] = "pass"
     seconds: float = 0.001
 
 
@@ -138,7 +142,7 @@ class _Pipe:
         self._under_way = self._sent = 0
         self._last_arrival = 0.0
         self._changed = asyncio.Event()
-        self.closed = self._finished = False
+        self.closed = self._finished = self._silent = False
 
     async def send(self, data: bytes) -> None:
         while self._under_way > STREAM_BYTES_MAX and not self.closed:
@@ -149,7 +153,10 @@ class _Pipe:
         self._sent += 1
         if verdict.action == "cut":
             raise PartnerUnreachable("the stream is cut", partner=self._target)
-        if verdict.action == "lose":
+        self._silent = self._silent or verdict.action == "silence"
+        if (
+            self._silent
+        ):  # a host that vanished, a firewall that forgot us: nothing arrives any more, and nobody is told
             return
         if verdict.action == "corrupt":
             data = data[:-1] + bytes([data[-1] ^ 0x55])
@@ -187,7 +194,7 @@ class _Pipe:
 
     def finish(self) -> None:
         """No more will be sent; what is under way still arrives."""
-        self._finished = True
+        self._finished = not self._silent
         self._changed.set()
 
     def cut(self) -> None:

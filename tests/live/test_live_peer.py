@@ -42,6 +42,7 @@ async def networks(count: int) -> list[LiveNetwork]:
     for _ in range(count):
         network = LiveNetwork(Identity.generate(), opened[0].host.addresses if opened else ())
         await network.open("127.0.0.1", 0)
+        await network.stay_attached()
         if opened:
             assert await network.directory.attach()
         opened.append(network)

@@ -86,10 +86,10 @@ def test_corrupted_bytes_never_reach_the_parameters() -> None:
     torch.testing.assert_close(end(members).sum(dim=0), start().sum(dim=0), rtol=0, atol=2e-6)
 
 
-def test_lost_bytes_end_in_a_timeout_and_the_run_goes_on() -> None:
-    network = SimulatedNetwork(judge=seeded(4, 0.01, Verdict("lose")))
+def test_silence_ends_in_a_timeout_and_the_run_goes_on() -> None:
+    network = SimulatedNetwork(judge=seeded(4, 0.01, Verdict("silence")))
     members = simulate(network, NAMES, moving_rate=0.3, steps=3000)
-    assert network.faults["lose"] > 5
+    assert network.faults["silence"] > 5
     assert count(members, Outcome.TIMEOUT) > 0
     assert count(members, Outcome.COMPLETED) > 50
     torch.testing.assert_close(end(members).sum(dim=0), start().sum(dim=0), rtol=0, atol=2e-6)
