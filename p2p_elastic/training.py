@@ -15,7 +15,7 @@ from p2p_elastic.status import Phase, TrainingStatus
 from p2p_elastic.tasks import Batches, Data, Evaluation, Recipe, Shard, Split, Task, evaluate
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
-LIVE_VALIDATION_SECONDS = 2.0  # at most so often
+LIVE_VALIDATION_SECONDS = 1.0  # at most so often
 LOSS_STEPS = 50  # the loss shown is the mean of so many
 RATE_SECONDS = 10.0  # the speed shown is that of the last so many
 
@@ -139,9 +139,12 @@ class Trainer:
                 self.meter.stepped(loss)
                 if self._batches.drawn % self._batches.batches_per_epoch == 0:
                     self._schedule.step()
-                    self._validate(peer)
+                    if self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
+                        self._validate(peer)
                 self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
                 on_step()
+            if not should_stop():
+                self._validate(peer)
 
     def _gradient(self) -> float:
         inputs, labels = next(self._batches)
@@ -152,10 +155,6 @@ class Trainer:
         return float(loss.detach())
 
     def _validate(self, peer: Gossiping) -> None:
-        now = self._clock()
-        if now - self._validated_at < LIVE_VALIDATION_SECONDS:
-            return
-
         def serve_partners() -> bool:
             peer.during_evaluation()
             return False
