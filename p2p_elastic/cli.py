@@ -205,7 +205,9 @@ def _logging(screen: Any, verbose: bool) -> Iterator[None]:
 
     class ToScreen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            screen.say("log", f"{record.levelname.lower()}: {record.getMessage()}", level=record.levelname.lower())
+            level = record.levelname.lower()
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more: no reason to end a network task
+                screen.say("log", f"{level}: {record.getMessage()}", level=level)
 
     logger, handler = logging.getLogger("p2p_elastic"), ToScreen()
     level, propagate = logger.level, logger.propagate

@@ -36,7 +36,7 @@ Clock = Callable[[], float]
 
 
 class Screen(Protocol):
-    """Where a peer reports to. Used from the training thread only."""
+    """Where a peer reports to. `say` may be called from any thread, the others from the training thread."""
 
     def say(self, event: str, text: str, **facts: object) -> None:
         """Something happened: `text` for people, `event` and `facts` for programs."""
@@ -106,7 +106,8 @@ class TextScreen:
         self._stream, self._due = stream, Every(TEXT_SECONDS)
 
     def say(self, event: str, text: str, **facts: object) -> None:
-        print(text, file=self._stream, flush=True)
+        self._stream.write(text + "\n")  # in one go: other threads write too
+        self._stream.flush()
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
         if self._due() or now:

@@ -9,7 +9,7 @@ P2PElasticError
     LocalProtocolError     a bug of ours: a message that must not be sent now
     RemoteProtocolError    a fault of theirs: a message that must not come now, or is malformed
   DirectoryError           the DHT cannot be reached or refused a record
-  NetworkError             the libp2p side cannot run on this machine (port in use, p2pd keeps dying)
+  NetworkError             the libp2p side cannot run on this machine, or keeps dying
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
     stalled                 training, but no step for a long time
     exchanges_failing       the newest exchanges all failed
     network_restarted       the network process died again and again
+    network_failed          the network side ended: this peer trains alone for good
 
 A peer that was given no initial peer founds the run: it may be alone for as long as it likes and is still ok.
 """
@@ -94,4 +95,19 @@ def _network_restarted(status: PeerStatus) -> Reason | None:
     return Reason(code="network_restarted", text=text)
 
 
-_CHECKS = (_bootstrap_unreachable, _no_members, _loss_not_finite, _stalled, _exchanges_failing, _network_restarted)
+def _network_failed(status: PeerStatus) -> Reason | None:
+    failure = status.network.failure
+    if failure is None:
+        return None
+    return Reason(code="network_failed", text=f"trains alone for good: {failure}. Stop this peer and start it again")
+
+
+_CHECKS = (
+    _network_failed,
+    _bootstrap_unreachable,
+    _no_members,
+    _loss_not_finite,
+    _stalled,
+    _exchanges_failing,
+    _network_restarted,
+)

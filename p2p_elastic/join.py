@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -24,6 +25,7 @@ from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
 from p2p_elastic.manifest import RunManifest, check_against, choose_run
 from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.libp2p import is_loopback_address
 from p2p_elastic.peers.local import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
@@ -180,7 +182,7 @@ class _Participation:
     # -- finding the run ----------------------------------------------------------------------------------------------
 
     def _say_hello(self, url: str) -> None:
-        addresses = sorted(self._network.host.addresses, key=_is_local)
+        addresses = self._network.host.addresses
         others = "\n".join(f"    p2p-elastic join --initial-peer {a}{_reach(a)}" for a in addresses)
         self._screen.say(
             "listening",
@@ -263,19 +265,23 @@ class _Participation:
         self._board.trainer, self._board.peer = trainer, peer
         started = time.monotonic()
         self._thread.call(self._network.stay_attached())
-        life = self._thread.spawn(peer.run())
+        lives = [self._thread.spawn(peer.run())]
+        if self._alone:
+            lives.append(self._thread.spawn(self._adopt_when_attached(peer, manifest)))
+        for life in lives:
+            life.add_done_callback(self._network.report_end)
         try:
-            if self._alone:
-                self._thread.spawn(self._adopt_when_attached(peer, manifest))
             self._wait_for_peers(peer)
             self._board.phase = "training"
             trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
             self._board.phase = "finishing"
             self._leave(peer)
         finally:
-            life.cancel()
+            for life in lives:
+                life.cancel()
         stopped = self._stop.requested
-        result = trainer.test(STOPPED_TEST_SECONDS if stopped else float("inf"))
+        _save_model(model, output)  # before anything that takes time
+        result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
         summary = Summary(
             peer=peer.peer,
             run=self._manifest.run,
@@ -291,7 +297,7 @@ class _Participation:
             exchanges=peer.exchanges(),
             model=str(output / MODEL_FILE),
         )
-        _save(model, summary, output)
+        _write(output / SUMMARY_FILE, lambda path: path.write_text(summary.model_dump_json(indent=2) + "\n"))
         self._board.phase = "done"
         self._screen.progress(self._board, now=True)
         self._say_goodbye(summary)
@@ -324,6 +330,7 @@ class _Participation:
             directory=self._network.directory,
             membership=Membership(
                 run=manifest.run,
+                codec=manifest.codec,
                 newcomer=manifest.founder != self._network.identity.peer,
                 first_sequence=time.time_ns() // 1_000_000,
             ),
@@ -340,7 +347,8 @@ class _Participation:
             if due():
                 self._screen.say("waiting", f"Waiting for {wanted} other peers; {there} there.", members=there)
             # More often than while training: all of them should begin together.
-            self._thread.call(self._look_around(peer))
+            with contextlib.suppress(Interrupted):
+                self._thread.call(self._look_around(peer), self._stop)
 
     async def _look_around(self, peer: Peer) -> None:
         try:
@@ -376,8 +384,15 @@ class _Participation:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _leave(self, peer: Peer) -> None:
-        seconds = STOPPED_LEAVE_SECONDS if self._stop.requested else LEAVE_SECONDS
-        self._thread.call(peer.leave(seconds))
+        """Let the exchange under way end, serving it meanwhile; not for long once the user asked to stop."""
+        seconds = STOPPED_LEAVE_SECONDS if self._stop() else LEAVE_SECONDS
+        leaving = self._thread.spawn(peer.leave(seconds))
+        while not leaving.done():
+            if self._stop() and seconds != STOPPED_LEAVE_SECONDS:
+                seconds = STOPPED_LEAVE_SECONDS
+                leaving = self._thread.spawn(peer.leave(seconds))
+            peer.during_evaluation()
+            time.sleep(0.01)
         peer.settle()
 
     def _say_goodbye(self, summary: Summary) -> None:
@@ -444,23 +459,19 @@ def _check_writable(folder: Path) -> None:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
 
 
-def _save(model: nn.Module, summary: Summary, folder: Path) -> None:
-    """Write model and summary; a crash in the middle leaves the previous ones whole."""
-    model = model.cpu()
-    unfinished = folder / f".{MODEL_FILE}.part"
-    save_model(model, str(unfinished))
-    os.replace(unfinished, folder / MODEL_FILE)
-    unfinished = folder / f".{SUMMARY_FILE}.part"
-    unfinished.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / SUMMARY_FILE)
+def _save_model(model: nn.Module, folder: Path) -> None:
+    _write(folder / MODEL_FILE, lambda path: save_model(model, str(path)))
 
 
-def _is_local(address: str) -> bool:
-    return address.startswith(("/ip4/127.", "/ip6/::1/"))
+def _write(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that a crash in the middle leaves the previous one whole."""
+    unfinished = target.with_name(f".{target.name}.part")
+    write(unfinished)
+    os.replace(unfinished, target)
 
 
 def _reach(address: str) -> str:
-    return "    # from this machine only" if _is_local(address) else ""
+    return "    # from this machine only" if is_loopback_address(address) else ""
 
 
 def _counts(totals: ExchangeTotals) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.exchange import PeerId, RunName, SchemaHash
+from p2p_elastic.exchange import CODECS, PeerId, RunName, SchemaHash
 from p2p_elastic.rules import RULES
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -70,6 +70,8 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
             option = key.replace("_", "-")
             value = f"--{option} {theirs}" if theirs is not None else f"no --{option}"
             raise ConfigError(option, ours, f"run {manifest.run!r} has {value}; leave the option out to take the run's")
+    if manifest.codec not in CODECS:
+        raise ConfigError("codec", manifest.codec, f"the run's codec is not known here ({', '.join(CODECS)}): update")
     if manifest.rule not in RULES:
         raise ConfigError(
             "rule", manifest.rule, f"the run's rule is not known here ({', '.join(sorted(RULES))}): update"

@@ -33,6 +33,7 @@ class Process:
     folder: Path
     child: subprocess.Popen[str]
     said: dict[str, dict[str, Any]] = field(default_factory=dict)
+    silent: bool = False  # its output ended
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -80,7 +81,10 @@ class Swarm:
         fixed = ["--host", "127.0.0.1", "--port", "0", "--http-port", "0", "--threads", "1", "--log-format", "json"]
         command = [sys.executable, "-m", "p2p_elastic", "join", *fixed, "--output", str(folder), *arguments]
         with (folder / "stderr.log").open("w") as errors:
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+            # In a session of its own: Ctrl-C here must not be the second signal that it gets.
+            child = subprocess.Popen(  # noqa: S603
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
         process = Process(name, folder, child)
         self.processes.append(process)
         reader = threading.Thread(target=self._read, args=(process,), daemon=True)
@@ -93,7 +97,11 @@ class Swarm:
         with process.child.stdout as lines, (process.folder / "log.jsonl").open("w") as log:
             for line in lines:
                 log.write(line)
-                self._lines.put((process, json.loads(line)))
+                try:
+                    self._lines.put((process, json.loads(line)))
+                except ValueError:  # a warning of some library, say; it is in the log
+                    continue
+            process.silent = True
 
     def listen(self, seconds: float) -> None:
         """Take in what the peers say, for so long."""
@@ -115,7 +123,8 @@ class Swarm:
             if stop():
                 raise KeyboardInterrupt
             for process in self.processes:
-                if process.child.poll() not in (None, 0):
+                over = process.silent and self._lines.empty()
+                if process.child.poll() not in (None, 0) or (over and "end" not in process.said):
                     raise P2PElasticError(f"{process.name} failed: {_tail(process.folder / 'stderr.log')}")
             if time.monotonic() > end:
                 raise P2PElasticError(f"{what} took longer than {seconds:.0f} s; see the logs in {self._output}")

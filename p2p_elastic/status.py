@@ -18,7 +18,7 @@ class Outcome(str, Enum):
     """How an exchange ended."""
 
     COMPLETED = "completed"  # both ends moved
-    DECLINED = "declined"  # the partner (or we) said no, with a reason
+    DECLINED = "declined"  # the partner said no, with a reason
     UNREACHABLE = "unreachable"  # no stream
     TIMEOUT = "timeout"  # the partner went silent
     BROKEN = "broken"  # the stream was cut in the middle; nobody moved
@@ -54,7 +54,6 @@ class MemberStatus(Frozen):
     state: Literal["alive", "suspect"] = Field(description="suspect: the last exchange failed, not yet announced anew")
     step: int
     loss: float | None
-    http: str | None = Field(default=None, description="where its status is served, if it says so")
     age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
 
 

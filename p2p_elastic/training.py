@@ -11,11 +11,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from p2p_elastic.status import Phase, TrainingStatus
+from p2p_elastic.status import TrainingStatus
 from p2p_elastic.tasks import Batches, Data, Evaluation, Recipe, Shard, Split, Task, evaluate
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # at most so often
+EVALUATION_BATCH = 50
 LOSS_STEPS = 50  # the loss shown is the mean of so many
 RATE_SECONDS = 10.0  # the speed shown is that of the last so many
 
@@ -68,7 +69,6 @@ class Meter:
 
     def __init__(self, steps_total: int, clock: Clock) -> None:
         self._clock, self._steps_total = clock, steps_total
-        self.phase: Phase = "starting"
         self.step = 0
         self.epoch = 0.0
         self.validation: Evaluation | None = None
@@ -79,7 +79,6 @@ class Meter:
 
     def begin(self) -> None:
         """Training begins now: what came before does not count for the speed."""
-        self.phase = "training"
         self._marks = deque([(self._clock(), self.step)])
 
     def stepped(self, loss: float) -> None:
@@ -97,7 +96,6 @@ class Meter:
         marks, now = tuple(self._marks), self._clock()
         (t0, n0), (t1, n1) = marks[0], marks[-1]
         return TrainingStatus(
-            phase=self.phase,
             step=self.step,
             steps_total=self._steps_total,
             epoch=self.epoch,
@@ -140,11 +138,11 @@ class Trainer:
                 if self._batches.drawn % self._batches.batches_per_epoch == 0:
                     self._schedule.step()
                     if self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
-                        self._validate(peer)
+                        self._validate(peer, should_stop)
                 self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
                 on_step()
             if not should_stop():
-                self._validate(peer)
+                self._validate(peer, should_stop)
 
     def _gradient(self) -> float:
         inputs, labels = next(self._batches)
@@ -154,23 +152,31 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _validate(self, peer: Gossiping) -> None:
+    def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:
         def serve_partners() -> bool:
             peer.during_evaluation()
-            return False
+            return should_stop()
 
-        self.meter.validation = evaluate(
-            self.model, self._task, self._live_split, self._device, batch_size=200, stop=serve_partners
-        )
+        result = self._evaluate(self._live_split, serve_partners)
+        self.meter.validation = result or self.meter.validation
         self._validated_at = self._clock()
 
-    def test(self, seconds_max: float) -> Evaluation | None:
-        """Evaluate on the whole test split; None where that takes longer than it may."""
-        end = self._clock() + seconds_max
-        self.meter.test = evaluate(
-            self.model, self._task, self._data.test, self._device, batch_size=200, stop=lambda: self._clock() > end
-        )
+    def test(self, should_stop: Callable[[], bool], grace_seconds: float) -> Evaluation | None:
+        """Evaluate on the whole test split; None where it is not done so many seconds after `should_stop`."""
+        stopped_at: float | None = None
+
+        def over() -> bool:
+            nonlocal stopped_at
+            if stopped_at is None and should_stop():
+                stopped_at = self._clock()
+            return stopped_at is not None and self._clock() - stopped_at > grace_seconds
+
+        self.meter.test = self._evaluate(self._data.test, over)
         return self.meter.test
+
+    def _evaluate(self, split: Split, stop: Callable[[], bool]) -> Evaluation | None:
+        # Small batches: between two of them partners are served, and Ctrl-C is seen.
+        return evaluate(self.model, self._task, split, self._device, batch_size=EVALUATION_BATCH, stop=stop)
 
 
 def _optimizer(

@@ -85,8 +85,8 @@ class Conversation:
                     command = exchange.throw(error)
                 else:
                     command = exchange.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
+        except StopIteration as done:
+            result: Result = done.value
             return result
 
     async def _obey(self, command: Command, vectors: Vectors | None, commit: Callable[[], None] | None) -> Answer:

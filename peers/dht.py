@@ -30,6 +30,8 @@ from hivemind.utils import MSGPackSerializer  # isort: skip
 log = logging.getLogger(__name__)
 DOMAIN = b"p2p-elastic/record/1"
 CALL_SECONDS = 5.0  # nothing in hivemind has a deadline
+KEYS_PER_SIGNER = 8
+SIGNERS_REMEMBERED = 4096
 CLOCK_SKEW_MAX = 45.0  # seconds; records live for 60, so they are still seen with this much
 
 
@@ -54,6 +56,7 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
 
     def __init__(self) -> None:
         self.refused = 0
+        self._keys: dict[bytes, dict[bytes, float]] = {}
 
     def validate(self, record: DHTRecord) -> bool:
         accepted = (
@@ -61,9 +64,22 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
             and len(record.value) <= RECORD_BYTES_MAX
             and record.expiration_time <= time.time() + RECORD_SECONDS_MAX
             and _is_genuine(record.key, record.subkey, record.value, record.expiration_time)
+            and self._has_room(record)
         )
         self.refused += not accepted
         return accepted
+
+    def _has_room(self, record: DHTRecord) -> bool:
+        """hivemind stores as many keys as one likes: a signer gets KEYS_PER_SIGNER, an honest one needs three."""
+        now = time.time()
+        if len(self._keys) > SIGNERS_REMEMBERED:
+            self._keys = {s: keys for s, keys in self._keys.items() if max(keys.values()) > now}
+        live = {key: end for key, end in self._keys.get(record.subkey, {}).items() if end > now}
+        live[record.key] = record.expiration_time
+        if len(live) > KEYS_PER_SIGNER:
+            return False
+        self._keys[record.subkey] = live
+        return True
 
     def merge_with(self, other: RecordValidatorBase) -> bool:
         return isinstance(other, SignedRecords)
@@ -100,7 +116,8 @@ class SignedDHT:
         """The peers in our routing table."""
         if self._node is None:
             return frozenset()
-        return frozenset(map(str, self._node.protocol.routing_table.peer_id_to_uid))
+        # tuple() copies in one go: the training thread asks too, for the status.
+        return frozenset(map(str, tuple(self._node.protocol.routing_table.peer_id_to_uid)))
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
         """Store our entry under `key` for so long. Replaces an earlier one. Raises DirectoryError."""

@@ -8,7 +8,7 @@ import json
 import logging
 import random
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
@@ -29,6 +29,15 @@ ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
 NOT_TRIED = "not tried yet"
 MEET_SECONDS = 10.0
 MEET_AT_ONCE = 8
+KNOWN_SECONDS = 3600.0
+KNOWN_MAX = 1000
+
+
+class Known(NamedTuple):
+    """Where a member was, and when its record was last seen (our own monotonic seconds)."""
+
+    addresses: tuple[str, ...]
+    seen_at: float
 
 
 class Entries(Protocol):
@@ -105,7 +114,8 @@ class DHTDirectory:
         self._entries, self._identity = entries, identity
         self._initial_peers = dict(initial_peers)
         self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
-        self._known: dict[str, tuple[str, ...]] = {}
+        self._members: frozenset[str] = frozenset()
+        self._known: dict[str, Known] = {}
         self._own_record: PeerRecord | None = None
         self._shard = 0
         self._manifest: SignedManifest | None = None
@@ -118,6 +128,10 @@ class DHTDirectory:
 
     async def announce(self, record: PeerRecord) -> None:
         """Store our record, with our addresses, for RECORD_SECONDS; keep the manifest alive where that is our turn."""
+        if self._own_record is None or self._own_record.run != record.run:
+            first = await self._entries.get(members_key(record.run))
+            full = len(first) >= FIRST_KEY_MEMBERS and record.peer not in first
+            self._shard = shard_of(record.peer) if full else 0
         self._own_record = record.model_copy(update={"addresses": self.own_addresses[:8]})
         await self._put(members_key(record.run, self._shard), self._own_record)
         if self._manifest is not None and self._keeps_manifest():
@@ -142,12 +156,23 @@ class DHTDirectory:
             found += [record for shard in shards for record in self._parse(shard, run)]
         else:
             self._shard = 0  # the swarm shrank: come back to where everybody looks
-        if self._shard == 0 and self._identity.peer not in first and len(first) >= FIRST_KEY_MEMBERS:
-            self._shard = shard_of(self._identity.peer)
         newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
-        self._known = {r.peer: r.addresses for r in others if r.addresses and not r.left}
+        self._remember(others)
         return others
+
+    def _remember(self, others: tuple[PeerRecord, ...]) -> None:
+        """Keep addresses longer than records live: after a long partition nothing else leads to the other side."""
+        now = asyncio.get_running_loop().time()
+        self._members = frozenset(r.peer for r in others if not r.left)
+        known = {peer: k for peer, k in self._known.items() if now - k.seen_at < KNOWN_SECONDS}
+        for record in others:
+            if record.left:
+                known.pop(record.peer, None)
+            elif record.addresses:
+                known.pop(record.peer, None)  # the newest last
+                known[record.peer] = Known(record.addresses, now)
+        self._known = dict(list(known.items())[-KNOWN_MAX:])
 
     def _parse(self, entries: Mapping[str, bytes], run: str) -> list[PeerRecord]:
         records = []
@@ -176,7 +201,7 @@ class DHTDirectory:
     def _keeps_manifest(self) -> bool:
         assert self._manifest is not None
         founder = self._manifest.manifest.founder
-        return founder == self._identity.peer or is_keeper(self._identity.peer, frozenset(self._known) - {founder})
+        return founder == self._identity.peer or is_keeper(self._identity.peer, self._members - {founder})
 
     async def runs(self) -> tuple[RunManifest, ...]:
         """The runs of this DHT whose manifest was signed by its founder. Raises DirectoryError."""
@@ -277,10 +302,13 @@ class DHTDirectory:
         return self.attached
 
     async def _meet_members(self) -> None:
-        """Meet a few of the members that are not our neighbours (any more)."""
-        lost = sorted(set(self._known) - self._entries.neighbours)
+        """Meet a few of the members and initial peers that are not our neighbours (any more)."""
+        known = {peer: k.addresses for peer, k in self._known.items()}
+        if self.attached:  # otherwise `attach` tries them
+            known = self._initial_peers | known
+        lost = sorted(set(known) - self._entries.neighbours)
         chosen = self._rng.sample(lost, min(MEET_AT_ONCE, len(lost)))
-        results = await asyncio.gather(*(self._meet_member(peer, self._known[peer]) for peer in chosen))
+        results = await asyncio.gather(*(self._meet_member(peer, known[peer]) for peer in chosen))
         for peer, result in zip(chosen, results, strict=True):
             log.debug("meeting %s: %s", peer, result or "fine")
 

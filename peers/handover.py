@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from enum import Enum
+from typing import NamedTuple
 
 from p2p_elastic.vector import ParameterVector
 
@@ -25,6 +26,13 @@ class State(Enum):
     DELIVERED = "delivered"  # `theirs` holds a move, the training thread adds it
 
 
+class Settled(NamedTuple):
+    """A move that was added: of which exchange, and how many steps after its snapshot."""
+
+    exchange_id: str
+    staleness: int
+
+
 class Handover:
     """Two vectors [D] and the state of the one exchange that may be under way."""
 
@@ -32,6 +40,7 @@ class Handover:
         self._vector = vector
         self.mine, self.theirs = vector.empty(), vector.empty()
         self.snapshot_step = 0
+        self._delivered_id = ""
         self._state = State.FREE
         self._lock = threading.Lock()
 
@@ -41,34 +50,34 @@ class Handover:
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
-    def between_steps(self, step: int, *, due: bool, settle: bool, published: Callable[[bool], None]) -> int | None:
+    def between_steps(self, step: int, *, due: bool, settle: bool, published: Callable[[bool], None]) -> Settled | None:
         """Add a delivered move, then take a snapshot where one is wanted or `due`.
 
-        Returns how many steps old the snapshot of the added move was; None where none was added. `published(due)` is
-        called when a snapshot was taken; its argument says whether we are to initiate. With `settle` false only
-        snapshots are taken: during an evaluation the parameters must stand still.
+        Returns what was added, None where nothing was. `published(due)` is called when a snapshot was taken; its
+        argument says whether we are to initiate. With `settle` false only snapshots are taken: during an evaluation the
+        parameters must stand still.
         """
-        staleness = self._settle(step) if settle and self._state is State.DELIVERED else None
+        settled = self._settle(step) if settle and self._state is State.DELIVERED else None
         with self._lock:
             wanted = self._state is State.WANTED
             if not wanted and not (due and self._state is State.FREE):
-                return staleness
+                return settled
             self._state = State.TAKING
         self._vector.snapshot(self.mine)  # not under the lock: the network thread must not wait for a copy
         self.snapshot_step = step
         with self._lock:
             if self._state is not State.TAKING:  # given up meanwhile
-                return staleness
+                return settled
             self._state = State.READY
         published(not wanted)
-        return staleness
+        return settled
 
-    def _settle(self, step: int) -> int:
+    def _settle(self, step: int) -> Settled:
         self._vector.add_(self.theirs)
-        staleness = step - self.snapshot_step
+        settled = Settled(self._delivered_id, step - self.snapshot_step)
         with self._lock:
             self._state = State.FREE
-        return staleness
+        return settled
 
     # -- network thread -----------------------------------------------------------------------------------------------
 
@@ -86,8 +95,8 @@ class Handover:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
 
-    def deliver(self) -> None:
-        """`theirs` now holds the move; the training thread adds it between two steps."""
+    def deliver(self, exchange_id: str) -> None:
+        """`theirs` now holds the move of that exchange; the training thread adds it between two steps."""
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state = State.DELIVERED
+            self._state, self._delivered_id = State.DELIVERED, exchange_id

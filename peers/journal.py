@@ -52,9 +52,6 @@ class Journal:
         while len(self._staleness) > (self._last.maxlen or 0):
             self._staleness.pop(next(iter(self._staleness)))
 
-    def completed(self) -> int:
-        return self._by_outcome[Outcome.COMPLETED]
-
     def totals(self) -> ExchangeTotals:
         return ExchangeTotals(
             by_outcome=dict(self._by_outcome),

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from p2p_elastic.errors import ConfigError, NetworkError, PartnerUnreachable
+from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.transport import Handler
@@ -40,6 +40,7 @@ with _quiet():
     from hivemind.p2p import P2P, PeerID
     from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
     from hivemind.utils.multiaddr import Multiaddr
+    from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
 
 log = logging.getLogger(__name__)
 PROTOCOL = "/p2p-elastic/exchange/1"
@@ -47,6 +48,8 @@ START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
 PROBE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+STOP_SECONDS = 1.0
 PLAIN_TCP = re.compile(r"^/(ip4|ip6|dns|dns4|dns6)/(?P<host>[^/]+)/tcp/(?P<port>[0-9]{1,5})(/p2p/[^/]+)?$")
 ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
 
@@ -56,9 +59,9 @@ def parse_address(address: str, key: str = "initial-peer") -> Multiaddr:
     example = "a multiaddr such as /ip4/192.168.1.7/tcp/31337/p2p/12D3Koo..."
     try:
         parsed = Multiaddr(address)
-    except ValueError as error:
+        protocols = {p.name for p in parsed.protocols()}
+    except (ValueError, LookupError, MultiaddrError) as error:
         raise ConfigError(key, address, f"not {example} ({error})") from error
-    protocols = {p.name for p in parsed.protocols()}
     if "p2p" not in protocols or not protocols & {"tcp", "udp", "p2p-circuit"}:
         raise ConfigError(key, address, f"incomplete; give {example}, port and peer id included")
     return parsed
@@ -101,8 +104,10 @@ class Libp2pStream:
 
     async def close(self) -> None:
         self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        try:  # what was sent is flushed first, and a partner that does not read would hold us for ever
+            await asyncio.wait_for(self._writer.wait_closed(), CLOSE_SECONDS)
+        except (OSError, asyncio.TimeoutError):
+            self.abort()
 
     def abort(self) -> None:
         self._writer.transport.abort()
@@ -148,7 +153,17 @@ class Libp2pHost:
                 )
             except (P2PDaemonError, OSError) as error:
                 raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
-        self.addresses = tuple(map(str, await self.p2p.get_visible_maddrs()))
+            except (EOFError, ValueError) as error:  # it ended before it answered
+                raise NetworkError(f"libp2p (p2pd) ended at its start: {error!r}") from error
+        await self.refresh_addresses()
+
+    async def refresh_addresses(self) -> None:
+        """Ask p2pd for our addresses: a router's port mapping may add one later. Raises NetworkError."""
+        try:
+            found = await asyncio.wait_for(self.p2p.get_visible_maddrs(latest=True), CONNECT_SECONDS)
+        except (P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            raise NetworkError(f"libp2p (p2pd) does not tell our addresses: {error!r}") from error
+        self.addresses = tuple(sorted(map(str, found), key=is_loopback_address))
 
     async def on_start(self, action: Callable[[], Awaitable[None]]) -> None:
         """Do `action` now and after each restart."""
@@ -162,20 +177,27 @@ class Libp2pHost:
             NetworkError: when it keeps dying.
         """
         deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
-        while True:
-            what = await self._death()
-            if self._closing:
-                return
+        what = await self._death()
+        while not self._closing:
             now = time.monotonic()
             if len(deaths) == RESTARTS_MAX and now - deaths[0] < RESTARTS_SECONDS:
                 raise NetworkError(f"libp2p failed {RESTARTS_MAX + 1} times in a row, at last: {what}")
             deaths.append(now)
             log.warning("libp2p: %s; starting it again", what)
-            await self._stop(wait_seconds=1.0)
+            what = await self._restart() or await self._death()
+
+    async def _restart(self) -> str | None:
+        """Start anew, and all that is registered with it. Says what failed; nothing where it works."""
+        await self._stop(wait_seconds=1.0)
+        try:
             await self.start()
-            self.restarts += 1
             for action in self._on_start:
-                await action()
+                await asyncio.wait_for(action(), START_SECONDS)
+        except (P2PElasticError, P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            await asyncio.sleep(1.0)
+            return f"could not be started again: {type(error).__name__}: {error}"
+        self.restarts += 1
+        return None
 
     async def _death(self) -> str:
         """Wait until p2pd, or hivemind's connection to it, ends; says what did."""
@@ -199,14 +221,14 @@ class Libp2pHost:
             await asyncio.wait_for(connecting, CONNECT_SECONDS)
         except asyncio.TimeoutError as error:
             raise PartnerUnreachable(f"timed out after {CONNECT_SECONDS:g} s", partner=peer) from error
-        except (P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError, NetworkError) as error:
+        except (P2PDaemonError, OSError, ValueError, LookupError, MultiaddrError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
     async def open_stream(self, peer: str) -> Libp2pStream:
         """A stream to a connected peer's exchange handler. Raises PartnerUnreachable."""
         try:
             _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer), PROTOCOL)
-        except (P2PDaemonError, OSError, asyncio.IncompleteReadError, NetworkError) as error:
+        except (P2PDaemonError, OSError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
         return Libp2pStream(peer, reader, writer)
 
@@ -220,7 +242,11 @@ class Libp2pHost:
             p2p, self._p2p = self._p2p, None
             with contextlib.suppress(asyncio.TimeoutError):  # a daemon that just died is reaped first
                 await asyncio.wait_for(p2p._child.wait(), wait_seconds)
-            await p2p.shutdown()
+            try:
+                await asyncio.wait_for(p2p.shutdown(), STOP_SECONDS)
+            except asyncio.TimeoutError:  # stopped, perhaps: it takes no other signal
+                p2p._child.kill()
+                await p2p._child.wait()
 
 
 class Libp2pTransport:
@@ -262,11 +288,11 @@ class Libp2pTransport:
 
     async def close(self) -> None:
         self._handler = None
-        tasks = list(self._streams)
-        for task, stream in list(self._streams.items()):
+        streams = dict(self._streams)
+        for task, stream in streams.items():
             stream.abort()
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*streams, return_exceptions=True)
 
 
 async def answering(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> tuple[str, ...]:
@@ -294,8 +320,8 @@ async def _tcp_problem(address: str, seconds: float) -> str | None:
         _, writer = await asyncio.wait_for(connecting, seconds)
     except asyncio.TimeoutError:
         return f"timed out after {seconds:g} s"
-    except OverflowError:
-        return "no such port"
+    except (OverflowError, UnicodeError):  # the idna codec refuses empty and overlong labels
+        return "no such port or host name"
     except OSError as error:
         # asyncio says "Connect call failed" whatever happened; a failed name lookup has a negative number of its own.
         return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
@@ -319,6 +345,16 @@ def _free_port(host: str, port: int) -> int:
         if error.errno == errno.EACCES:
             raise ConfigError("port", port, "not allowed for this user; choose one above 1023, or 0") from error
         raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
+
+
+def peer_of(address: str) -> str:
+    """The peer that an address leads to: the last one named, where a relay is named before it."""
+    return address.rsplit("/p2p/", 1)[1].split("/")[0]
+
+
+def is_loopback_address(address: str) -> bool:
+    """Whether a multiaddr means the machine itself."""
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
 def _is_loopback(host: str) -> bool:

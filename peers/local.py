@@ -25,7 +25,6 @@ class Membership:
     run: str
     codec: str = "none"
     newcomer: bool = False  # joined a run that was under way: copies before it counts
-    http: str | None = None
     first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
     announce_seconds: float = 5.0
     refresh_seconds: float = 3.0
@@ -42,7 +41,7 @@ class Local:
     """State that asking and answering share. Belongs to the network thread, but for `progress`."""
 
     def __init__(self, peer: str, vector: ParameterVector, rule: ExchangeRule, membership: Membership) -> None:
-        self.peer, self.vector, self.rule, self.membership = peer, vector, rule, membership
+        self.peer, self.vector, self.membership = peer, vector, membership
         self.handover, self.journal = Handover(vector), Journal()
         self.vectors = Vectors(self.handover.mine, self.handover.theirs)
         self.members: Mapping[str, Member] = {}
@@ -51,9 +50,12 @@ class Local:
         self.offering_to: str | None = None
         self.yielding = False  # the partner that we offer to offered to us, and goes first
         self.leaving = False
-        self.delivered_id = ""
         self.freed = asyncio.Event()
-        self._rule_state = rule.init(self.handover.mine)
+        self.adopt(rule)
+
+    def adopt(self, rule: ExchangeRule) -> None:
+        """From now on move by this rule."""
+        self._rule, self._rule_state = rule, rule.init(self.handover.mine)
 
     @property
     def weight(self) -> float:
@@ -73,13 +75,12 @@ class Local:
         """Turn the received vector into our move and hand it to the training thread. Returns the L2 distance."""
         delta = self.handover.theirs.sub_(self.handover.mine)
         distance = float(torch.linalg.vector_norm(delta))
-        move, self._rule_state = self.rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
+        move, self._rule_state = self._rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
         if move is not self.handover.theirs:
             self.handover.theirs.copy_(move)
         if theirs.weight > 0.0:
             self.newcomer = False  # copied, or met somebody who counts: from now on we count too
-        self.delivered_id = exchange_id
-        self.handover.deliver()
+        self.handover.deliver(exchange_id)
         self.freed.set()
         return distance
 

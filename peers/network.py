@@ -11,17 +11,18 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from p2p_elastic.errors import P2PElasticError
+from p2p_elastic.errors import NetworkError
 from p2p_elastic.peers.dht import SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address
+from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address, peer_of
 from p2p_elastic.status import NetworkStatus
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005  # Python's default of 5 ms lets a training thread starve the network: 36 against 395 MB/s
 POLL_SECONDS = 0.1
+ADDRESS_SECONDS = 30.0
 
 
 class Interrupted(Exception):  # not an error: the user asked to stop
@@ -67,8 +68,8 @@ class NetworkThread:
             try:
                 return future.result(POLL_SECONDS)
             except concurrent.futures.TimeoutError:
-                if future.done():
-                    raise
+                if future.done():  # it ended just now, or with a timeout of its own
+                    return future.result()
                 if interrupted():
                     future.cancel()
                     raise Interrupted from None
@@ -93,7 +94,8 @@ class LiveNetwork:
     def __init__(self, identity: Identity, initial_peers: Sequence[str], announce: Sequence[str] = ()) -> None:
         grouped: dict[str, tuple[str, ...]] = {}
         for address in initial_peers:
-            peer = parse_address(address)["p2p"]
+            parse_address(address)
+            peer = peer_of(address)
             grouped[peer] = (*grouped.get(peer, ()), address)
         for address in announce:
             parse_address(f"{address}/p2p/{identity.peer}", key="announce")
@@ -111,24 +113,38 @@ class LiveNetwork:
         self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
         self.directory.own_addresses = self.host.addresses
         self.transport = Libp2pTransport(self.host)
-        self._tasks = [asyncio.ensure_future(self._supervise())]
+        self._live(self.host.supervise())
+        self._live(self._refresh_addresses())
 
     async def stay_attached(self) -> None:
         """From now on, look for the way into the swarm whenever it is lost."""
-        self._tasks.append(asyncio.ensure_future(self.directory.stay_attached()))
+        self._live(self.directory.stay_attached())
 
-    async def _supervise(self) -> None:
-        try:
-            await self.host.supervise()
-        except P2PElasticError as error:
-            log.error("%s; training goes on alone", error)
-            self.failure = str(error)
+    def _live(self, life: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(life)
+        task.add_done_callback(self.report_end)
+        self._tasks.append(task)
+
+    def report_end(self, task: asyncio.Task[None] | concurrent.futures.Future[None]) -> None:
+        """To be called with what should never end: if it failed, say so in the log and the status."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failure = f"{type(error).__name__}: {error}"
+            log.error("the network side failed, training goes on alone: %s", self.failure)
+
+    async def _refresh_addresses(self) -> None:
+        while True:
+            self.directory.own_addresses = self.host.addresses
+            await asyncio.sleep(ADDRESS_SECONDS)
+            try:
+                await self.host.refresh_addresses()
+            except NetworkError as error:
+                log.info("%s", error)
 
     async def close(self) -> None:
         """Stop everything; p2pd is gone when this returns."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.wait(self._tasks, timeout=1.0)
         await self.transport.close()
         await self.dht.close()
         await self.host.close()

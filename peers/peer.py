@@ -25,6 +25,7 @@ from p2p_elastic.status import ExchangeRecord, ExchangeTotals, MemberStatus
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
+WITHDRAW_SECONDS = 1.0
 
 
 class Peer:
@@ -87,10 +88,12 @@ class Peer:
 
     def _between_steps(self, *, due: bool) -> None:
         local = self._local
-        step, delivered_id = local.progress.step, local.delivered_id  # before the next exchange overwrites it
-        staleness = local.handover.between_steps(step, due=due, settle=True, published=self._snapshot_taken)
-        if staleness is not None:
-            local.journal.settled(delivered_id, staleness)
+        due = due and self._loop is not None  # before `run` nobody would take the snapshot
+        settled = local.handover.between_steps(
+            local.progress.step, due=due, settle=True, published=self._snapshot_taken
+        )
+        if settled is not None:
+            local.journal.settled(settled.exchange_id, settled.staleness)
             self._wake(local.freed)
 
     def during_evaluation(self) -> None:
@@ -136,7 +139,6 @@ class Peer:
                 state="suspect" if member.suspect else "alive",
                 step=member.record.step,
                 loss=member.record.loss,
-                http=member.record.http,
                 age_seconds=max(0.0, now - member.changed_at),
             )
             for peer, member in sorted(self._local.members.items())
@@ -165,15 +167,18 @@ class Peer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def leave(self, seconds: float = 1.5) -> None:
-        """Begin no exchange, let the one under way end, and withdraw our record; at most `seconds` for each."""
+    async def leave(self, seconds: float) -> None:
+        """Begin no exchange, and let the one under way end, within `seconds`; then withdraw our record.
+
+        While it runs the training thread has to call `during_evaluation`: a partner may wait for a snapshot.
+        """
         self._local.leaving = True
         try:
             await asyncio.wait_for(self._local.until_quiet(), seconds)
         except asyncio.TimeoutError:
             log.info("leaving while an exchange is under way")
         try:
-            await asyncio.wait_for(self._directory.withdraw(), seconds)
+            await asyncio.wait_for(self._directory.withdraw(), WITHDRAW_SECONDS)
         except (asyncio.TimeoutError, DirectoryError) as error:
             log.info("could not withdraw our record: %s", error)
 
@@ -182,7 +187,8 @@ class Peer:
         local = self._local
         local.membership = replace(local.membership, run=run, newcomer=True)
         local.newcomer, local.members = True, {}
-        local.rule, self._schedule = rule, schedule
+        local.adopt(rule)
+        self._schedule = schedule
 
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
@@ -197,7 +203,6 @@ class Peer:
                 schema_hash=local.vector.schema_hash,
                 step=local.progress.step,
                 loss=local.loss(),
-                http=local.membership.http,
                 sequence=self._sequence,
             )
         )

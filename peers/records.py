@@ -24,7 +24,6 @@ class PeerRecord(Frozen):
     addresses: Annotated[tuple[Address, ...], Field(max_length=8)] = ()
     step: Step = 0
     loss: Loss = None
-    http: Annotated[str, Field(pattern=r"^https?://[!-~]{1,190}$")] | None = None
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 

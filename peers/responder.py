@@ -77,7 +77,7 @@ class Responder:
             return
         assert isinstance(message, Offer)
         if message.peer != key.partner:
-            raise RemoteProtocolError(f"claims to be {message.peer}, is {key.partner}", partner=key.partner)
+            raise RemoteProtocolError(f"claims to be {message.peer!a}, is {key.partner}", partner=key.partner)
         decline = await self._decline(message)
         if decline is not None:
             self._local.journal.declined_by_us[decline.reason.value] += 1
@@ -105,9 +105,12 @@ class Responder:
         await self._yield_to(offer.peer)
         if not local.handover.request():
             return Refusal(DeclineReason.BUSY)
-        refusal = await self._snapshot()
-        if refusal is not None:
-            local.free()
+        refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting
+        try:
+            refusal = await self._snapshot()
+        finally:
+            if refusal is not None:
+                local.free()
         return refusal
 
     async def _yield_to(self, partner: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -95,11 +95,12 @@ class Verdict(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What a verdict is asked about: `opened` streams and each piece of `nbytes` sent from `source` to `target`."""
+    """What a verdict is asked about: a stream opened, a piece of `nbytes` sent, a record announced, or the record of
+    `source` read by `target`."""
 
     source: str
     target: str
-    kind: Literal["open", "piece", "announce"]
+    kind: Literal["open", "piece", "announce", "record"]
     nbytes: int
     number: int  # of the piece in its direction of the stream, from 0
     now: float
@@ -117,8 +118,11 @@ class SimulatedNetwork:
     handlers: dict[str, Handler] = field(default_factory=dict)
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    streams: defaultdict[str, set[SimulatedStream]] = field(default_factory=lambda: defaultdict(set))
 
-    def verdict(self, source: str, target: str, kind: Literal["open", "piece", "announce"], **about: int) -> Verdict:
+    def verdict(
+        self, source: str, target: str, kind: Literal["open", "piece", "announce", "record"], **about: int
+    ) -> Verdict:
         now = asyncio.get_running_loop().time()
         verdict = self.judge(Event(source, target, kind, about.get("nbytes", 0), about.get("number", 0), now))
         if verdict.action != "pass":
@@ -235,7 +239,6 @@ class SimulatedTransport:
 
     def __init__(self, network: SimulatedNetwork, peer: str) -> None:
         self._network, self.peer = network, peer
-        self._streams: set[SimulatedStream] = set()
 
     async def open(self, record: PeerRecord) -> SimulatedStream:
         partner = record.peer
@@ -248,23 +251,26 @@ class SimulatedTransport:
         self._network.tasks.add(task)
         task.add_done_callback(self._network.tasks.discard)
         stream = SimulatedStream(partner, there, back)
-        self._streams.add(stream)
+        self._network.streams[self.peer].add(stream)
         return stream
 
     async def _serve(self, partner: str, stream: SimulatedStream) -> None:
         handler = self._network.handlers.get(partner)
-        if handler is not None:
-            await handler(stream)
-        await stream.close()
+        self._network.streams[partner].add(stream)
+        try:
+            if handler is not None:
+                await handler(stream)
+        finally:
+            await stream.close()
+            self._network.streams[partner].discard(stream)
 
     async def serve(self, handler: Handler) -> None:
         self._network.handlers[self.peer] = handler
 
     async def close(self) -> None:
         self._network.handlers.pop(self.peer, None)
-        for stream in self._streams:
+        for stream in self._network.streams.pop(self.peer, set()):
             stream.abort()
-        self._streams.clear()
 
 
 class SimulatedDirectory:
@@ -288,8 +294,9 @@ class SimulatedDirectory:
     async def members(self) -> tuple[PeerRecord, ...]:
         now = asyncio.get_running_loop().time()
         own = self._network.records.get(self._peer)
-        return tuple(
+        listed = [
             record
             for record, expires in self._network.records.values()
             if expires > now and record.peer != self._peer and (own is None or record.run == own[0].run)
-        )
+        ]
+        return tuple(r for r in listed if self._network.verdict(r.peer, self._peer, "record").action == "pass")

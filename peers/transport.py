@@ -1,7 +1,7 @@
 """What the peer needs of a network: streams to partners, and a directory of them.
 
-Both protocols have a live implementation (`libp2p.py`, `dht.py`) and a simulated one (`simulation.py`) that pass the
-same contract tests (`tests/contract.py`).
+Both protocols have a live implementation (`libp2p.py`, `directory.py`) and a simulated one (`simulation.py`) that pass
+the same contract tests (`tests/test_transport.py`).
 """
 
 from __future__ import annotations

@@ -137,11 +137,11 @@ def test_digits_are_learned_and_the_peer_hears_of_each_step() -> None:
     assert (trainer.meter.step, peer.steps, screen.steps, len(peer.losses)) == (100, 100, 100, 100)
     assert trainer.meter.loss is not None
     assert trainer.meter.loss < 0.8 < peer.losses[0]
-    result = trainer.test(60.0)
+    result = trainer.test(never, 60.0)
     assert result is not None
     assert result.accuracy > 0.8
     status = trainer.meter.status()
-    assert (status.phase, status.steps_total, status.test_accuracy) == ("training", 100, result.accuracy)
+    assert (status.steps_total, status.test_accuracy) == (100, result.accuracy)
 
 
 def test_without_a_number_of_steps_the_length_is_that_of_the_epochs() -> None:
@@ -231,15 +231,27 @@ def test_where_time_stands_still_it_is_evaluated_once_at_the_end() -> None:
     assert peer.evaluations == 1
 
 
-def test_a_test_without_time_has_no_result() -> None:
+def test_a_test_that_is_stopped_and_has_no_time_left_has_no_result() -> None:
     trainer, _ = trainer_of(clock=ticking(0.001))
-    assert trainer.test(0.0) is None
+    assert trainer.test(lambda: True, 0.0) is None
     assert trainer.meter.status().test_accuracy is None
+
+
+def test_a_stop_during_the_test_still_gives_it_its_grace() -> None:
+    trainer, _ = trainer_of(clock=ticking(0.001))
+    assert trainer.test(lambda: True, 60.0) is not None
+
+
+def test_a_stop_during_the_validation_ends_it_and_keeps_the_last_result() -> None:
+    trainer, _ = trainer_of(clock=ticking(1.0))
+    peer, asked = Notes(), iter([False, True])
+    trainer.train(peer, lambda: next(asked, True), nothing)
+    assert (peer.steps, trainer.meter.validation) == (1, None)
 
 
 def test_a_test_with_all_the_time_is_on_the_whole_split() -> None:
     trainer, model = trainer_of(clock=ticking(1000.0))
-    result = trainer.test(math.inf)
+    result = trainer.test(never, 0.0)
     assert result is not None
     right = (model(SMALL.test.inputs).argmax(1) == SMALL.test.labels).sum()
     assert result.accuracy == int(right) / len(SMALL.test)
@@ -250,7 +262,7 @@ def test_a_test_with_all_the_time_is_on_the_whole_split() -> None:
 
 def test_a_meter_that_has_not_begun_knows_its_length_only() -> None:
     status = Meter(50, Time()).status()
-    assert (status.phase, status.step, status.steps_total) == ("starting", 0, 50)
+    assert (status.step, status.steps_total) == (0, 50)
     assert status.loss is status.steps_per_second is status.seconds_since_step is None
 
 
@@ -263,7 +275,7 @@ def test_the_speed_is_that_of_the_training_and_not_of_the_wait_before_it() -> No
         time.now += 1.0
         meter.stepped(1.0)
     status = meter.status()
-    assert (status.phase, status.step) == ("training", 30)
+    assert status.step == 30
     assert status.steps_per_second == pytest.approx(1.0)
 
 

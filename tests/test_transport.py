@@ -176,6 +176,28 @@ async def a_partner_that_does_not_read_holds_the_sender_back(a: Node, b: Node) -
 
 
 @contract
+async def closing_a_stream_whose_partner_does_not_read_takes_seconds_and_not_for_ever(a: Node, b: Node) -> None:
+    async def handler(stream: Stream) -> None:
+        await asyncio.Event().wait()
+
+    await b.transport.serve(handler)
+    stream = await a.transport.open(b.record())
+    with pytest.raises(asyncio.TimeoutError):
+        while True:
+            await asyncio.wait_for(stream.send(bytes(1 << 14)), 0.5)
+    await asyncio.wait_for(stream.close(), 5.0)
+
+
+@contract
+async def an_address_that_is_none_makes_a_peer_unreachable_and_no_more(a: Node, b: Node) -> None:
+    stranger = Identity.generate().peer
+    for address in ("/dns4/a..b/tcp/1", "/ip4/999.1.1.1/tcp/1", "/", "/ip4/1.2.3.4/tcp/1/p2p/nobody"):
+        record = b.record().model_copy(update={"peer": stranger, "addresses": (address,)})
+        with pytest.raises(PartnerUnreachable):
+            await a.transport.open(record)
+
+
+@contract
 async def a_closed_transport_serves_nobody(a: Node, b: Node) -> None:
     async def handler(stream: Stream) -> None:
         await stream.send(b"x")

@@ -46,7 +46,7 @@ def count(members: list[Member], outcome: Outcome) -> int:
 def seeded(seed: int, probability: float, verdict: Verdict) -> Judge:
     """A network that gives `verdict` to a share of everything sent."""
     rng = random.Random(seed)
-    return lambda event: verdict if event.kind != "announce" and rng.random() < probability else Verdict()
+    return lambda event: verdict if event.kind in ("open", "piece") and rng.random() < probability else Verdict()
 
 
 def test_a_quiet_network_conserves_the_sum_and_brings_consensus() -> None:
@@ -179,6 +179,18 @@ def test_a_partition_splits_the_swarm_and_healing_merges_it() -> None:
     assert network.faults["cut"] > 10
     assert split > 5 * max(before, healed)
     assert count(members, Outcome.COMPLETED) > 100
+
+
+def test_a_peer_whose_training_begins_before_its_network_exchanges_once_that_is_there() -> None:
+    network = SimulatedNetwork()
+
+    async def main() -> list[Member]:
+        members = [build_member(network, n, seed=i, schedule=Schedule(period=1)) for i, n in enumerate("ab")]
+        members[0].peer.after_step()  # due, and nobody there to take the snapshot
+        await run_members(members, steps=100)
+        return members
+
+    assert all(m.peer.exchanges().by_outcome[Outcome.COMPLETED] > 10 for m in run_virtual(main()))
 
 
 def _shift(model: nn.Module, drift: float) -> None:
