@@ -46,7 +46,6 @@ class Table:
 
     entries: dict[str, dict[str, tuple[bytes, float]]] = field(default_factory=lambda: defaultdict(dict))
     dead: set[str] = field(default_factory=set)  # they answer nobody
-    key_holds: int = 1000
 
     def put(self, key: str, peer: str, body: bytes, seconds: float = RECORD_SECONDS) -> None:
         self.entries[key][peer] = body, asyncio.get_running_loop().time() + seconds
@@ -69,9 +68,7 @@ class Node:
         self.before_get: Callable[[], Awaitable[None]] | None = None
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
-        there = self._table.get(key)
-        if self._peer in there or len(there) < self._table.key_holds:
-            self._table.put(key, self._peer, body, seconds)
+        self._table.put(key, self._peer, body, seconds)
 
     async def get(self, key: str) -> Mapping[str, bytes]:
         if self.before_get is not None:
@@ -264,7 +261,6 @@ def fill(table: Table, members: int = FIRST_KEY_MEMBERS) -> None:
 
 @in_virtual_time
 async def test_newcomers_beyond_the_first_key_announce_under_another_and_are_found_by_all(table: Table) -> None:
-    table.key_holds = FIRST_KEY_MEMBERS
     old = join(table)
     await old.announce()
     fill(table, FIRST_KEY_MEMBERS - 1)
@@ -285,7 +281,6 @@ async def test_newcomers_beyond_the_first_key_announce_under_another_and_are_fou
 
 @in_virtual_time
 async def test_a_goodbye_from_a_further_key_is_seen(table: Table) -> None:
-    table.key_holds = FIRST_KEY_MEMBERS
     fill(table)
     a, b = join(table), join(table)
     for peer in (a, b, a, b):
@@ -297,7 +292,6 @@ async def test_a_goodbye_from_a_further_key_is_seen(table: Table) -> None:
 
 @in_virtual_time
 async def test_members_under_further_keys_still_find_each_other_once_the_first_is_empty(table: Table) -> None:
-    table.key_holds = FIRST_KEY_MEMBERS
     fill(table)
     a, b = join(table), join(table)
     tasks = [asyncio.ensure_future(peer.take_part()) for peer in (a, b)]
@@ -608,3 +602,39 @@ async def test_a_member_that_vanishes_just_when_it_is_to_be_met_does_no_harm(tab
     await asyncio.sleep(2 * MEET_SECONDS)
     assert await refreshing == ()
     assert not staying.done()
+
+
+@in_virtual_time
+async def test_a_member_whose_record_is_long_gone_is_looked_for_until_a_partition_heals(table: Table) -> None:
+    a, same_side, other_side = (join(table) for _ in range(3))
+    for peer in (a, same_side, other_side):
+        await peer.announce()
+    await a.members()
+    a.node.links = {same_side.peer}  # attached, but not to the other side
+    table.dead.add(other_side.peer)
+    staying = asyncio.ensure_future(a.directory.stay_attached())
+    for _ in range(60):  # five minutes, in which the records of the other side expire
+        await same_side.announce()
+        await a.announce()
+        await a.members()
+        await asyncio.sleep(5.0)
+    assert other_side.peer not in await a.members()
+    table.dead.clear()
+    await asyncio.sleep(15.0)
+    assert other_side.peer in a.node.links
+    staying.cancel()
+
+
+@in_virtual_time
+async def test_a_member_that_said_goodbye_is_not_looked_for(table: Table) -> None:
+    a, stays, leaves = (join(table) for _ in range(3))
+    for peer in (a, stays, leaves):
+        await peer.announce()
+    await a.members()
+    await leaves.directory.withdraw()
+    await a.members()
+    a.node.links = {stays.peer}
+    staying = asyncio.ensure_future(a.directory.stay_attached())
+    await asyncio.sleep(60.0)
+    assert leaves.peer not in {peer for _, peer, _ in a.node.met}
+    staying.cancel()

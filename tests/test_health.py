@@ -146,6 +146,12 @@ def test_a_network_that_dies_again_and_again_is_degraded() -> None:
     assert codes(status_of(network={"restarts": 3})) == ["network_restarted"]
 
 
+def test_a_network_that_ended_is_degraded_and_says_why() -> None:
+    failed = status_of(network={"failure": "NetworkError: it keeps dying"})
+    assert codes(failed) == ["network_failed"]
+    assert "it keeps dying" in judge(failed).reasons[0].text
+
+
 def test_every_reason_is_given() -> None:
     status = status_of(
         training={"loss": math.nan, "seconds_since_step": 100.0},

@@ -1,0 +1,83 @@
+"""What the DHT node accepts from others: signed entries of dictionaries, small, short-lived, and few per signer."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import pytest
+
+from p2p_elastic.peers.dht import DOMAIN, KEYS_PER_SIGNER, DHTProtocol, DHTRecord, MSGPackSerializer, SignedRecords
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
+
+KEY = b"k" * 20
+
+
+def record(identity: Identity, *, key: bytes = KEY, body: bytes = b"{}", seconds: float = 30.0) -> DHTRecord:
+    """An entry as an honest peer makes it."""
+    expiration = time.time() + seconds
+    message = DOMAIN + struct.pack("!HHd", len(key), len(identity.peer_bytes), expiration)
+    message += key + identity.peer_bytes + body
+    value = MSGPackSerializer.dumps(identity.sign(message) + body)
+    return DHTRecord(key, MSGPackSerializer.dumps(identity.peer_bytes), value, expiration)
+
+
+def changed(original: DHTRecord, **changes: object) -> DHTRecord:
+    facts = {name: getattr(original, name) for name in ("key", "subkey", "value", "expiration_time")}
+    return DHTRecord(**facts | changes)
+
+
+def test_a_signed_entry_is_accepted() -> None:
+    validator = SignedRecords()
+    assert validator.validate(record(Identity.generate()))
+    assert validator.refused == 0
+
+
+ME, OTHER = Identity.generate(), Identity.generate()
+GOOD = record(ME)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        changed(GOOD, subkey=MSGPackSerializer.dumps(OTHER.peer_bytes)),
+        changed(GOOD, key=b"x" * 20),
+        changed(GOOD, expiration_time=GOOD.expiration_time + 1.0),
+        changed(GOOD, value=GOOD.value[:-1] + b"!"),
+        changed(GOOD, value=b""),
+        changed(GOOD, value=b"\xc1"),
+        changed(GOOD, value=MSGPackSerializer.dumps({"no": "bytes"})),
+        changed(GOOD, subkey=DHTProtocol.IS_REGULAR_VALUE),
+        changed(GOOD, subkey=DHTProtocol.IS_DICTIONARY),
+        changed(GOOD, subkey=MSGPackSerializer.dumps("a name")),
+        record(ME, body=b" " * RECORD_BYTES_MAX),
+        record(ME, seconds=RECORD_SECONDS_MAX + 60.0),
+    ],
+    ids=[
+        "under another's subkey",
+        "under another key",
+        "made to live longer",
+        "changed",
+        "empty",
+        "not msgpack",
+        "not bytes",
+        "a plain value",
+        "a whole dictionary",
+        "no peer id",
+        "too large",
+        "too long-lived",
+    ],
+)
+def test_anything_else_is_refused_and_counted(bad: DHTRecord) -> None:
+    validator = SignedRecords()
+    assert not validator.validate(bad)
+    assert validator.refused == 1
+
+
+def test_a_signer_gets_a_few_keys_and_can_go_on_with_those() -> None:
+    validator, greedy = SignedRecords(), Identity.generate()
+    keys = [bytes([i]) * 20 for i in range(KEYS_PER_SIGNER + 3)]
+    assert [validator.validate(record(greedy, key=key)) for key in keys].count(True) == KEYS_PER_SIGNER
+    assert validator.validate(record(greedy, key=keys[0]))
+    assert validator.validate(record(Identity.generate(), key=keys[-1]))
