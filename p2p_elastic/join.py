@@ -195,6 +195,7 @@ class _Participation:
         )
 
     def _load(self, task: Task) -> Data:
+        self._screen.say("loading", f"Loading the data of task {task.name} ...")
         with self._stop.interruptible():
             return task.load(self._config.data_dir)
 
