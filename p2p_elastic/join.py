@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
 import socket
 import time
@@ -14,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_model
 from torch import nn
 
 from p2p_elastic import __version__
 from p2p_elastic.api.app import create_app
 from p2p_elastic.api.server import ApiServer, bind
+from p2p_elastic.board import StatusBoard
 from p2p_elastic.config import DEFAULT_TASK, HTTP_PORT, PORT, JoinConfig
 from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
@@ -29,8 +28,9 @@ from p2p_elastic.peers.libp2p import is_loopback_address
 from p2p_elastic.peers.local import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.results import MODEL_FILE, Summary, check_writable, output_folder, save_model, save_summary
 from p2p_elastic.rules import find_rule
-from p2p_elastic.status import ExchangeTotals, Frozen, NetworkStatus, PeerStatus, Phase, TrainingStatus
+from p2p_elastic.status import ExchangeTotals
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Data, Task, find_task, initial_model
 from p2p_elastic.training import Settings, Trainer
@@ -41,63 +41,6 @@ FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
-MODEL_FILE, SUMMARY_FILE = "model.safetensors", "summary.json"
-
-
-class Summary(Frozen):
-    """What a peer leaves behind, beside its model."""
-
-    peer: str
-    run: str
-    task: str
-    manifest: RunManifest
-    stopped: bool
-    steps: int
-    seconds: float
-    test_accuracy: float | None
-    test_loss: float | None
-    validation_accuracy: float | None
-    training_loss: float | None
-    exchanges: ExchangeTotals
-    model: str
-
-
-class StatusBoard:
-    """Puts a peer's status together from what exists so far. May be asked from any thread."""
-
-    def __init__(self, network: LiveNetwork, device: torch.device) -> None:
-        self._network, self._device, self._started = network, device, time.monotonic()
-        self.phase: Phase = "starting"
-        self.manifest: RunManifest | None = None
-        self.peer: Peer | None = None
-        self.trainer: Trainer | None = None
-
-    def __call__(self) -> PeerStatus:
-        manifest, peer = self.manifest, self.peer
-        return PeerStatus(
-            peer=self._network.identity.peer,
-            version=__version__,
-            run=manifest.run if manifest else "",
-            task=manifest.task if manifest else "",
-            schema_hash=manifest.schema_hash if manifest else "",
-            rule=manifest.rule if manifest else "",
-            codec=manifest.codec if manifest else "",
-            device=str(self._device),
-            uptime_seconds=time.monotonic() - self._started,
-            weight=peer.weight if peer else 0.0,
-            training=self._training(),
-            exchanges=peer.exchanges() if peer else ExchangeTotals(),
-            last_exchanges=peer.last_exchanges() if peer else (),
-            members=peer.members() if peer else (),
-            network=self._network_status(),
-        )
-
-    def _training(self) -> TrainingStatus:
-        status = self.trainer.meter.status() if self.trainer else TrainingStatus()
-        return status.model_copy(update={"phase": self.phase})
-
-    def _network_status(self) -> NetworkStatus:
-        return self._network.status(self.peer.streams_refused() if self.peer else {})
 
 
 def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
@@ -111,7 +54,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     if config.task is not None:
         find_task(config.task)
     if config.output is not None:
-        _check_writable(config.output)
+        check_writable(config.output)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = Identity.load_or_create(config.identity) if config.identity else Identity.generate()
@@ -174,7 +117,7 @@ class _Participation:
                 self._network.directory.found(manifest)
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
-            output = _output_folder(self._config, manifest, self._network.identity.peer)
+            output = output_folder(self._config.output, manifest.run, self._network.identity.peer)
             return self._take_part(manifest, task, data, device, output)
         finally:
             self._thread.call(server.close())
@@ -281,7 +224,7 @@ class _Participation:
             for life in lives:
                 life.cancel()
         stopped = self._stop.requested
-        _save_model(model, output)  # before anything that takes time
+        save_model(model, output)  # before anything that takes time
         result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
         summary = Summary(
             peer=peer.peer,
@@ -298,7 +241,7 @@ class _Participation:
             exchanges=peer.exchanges(),
             model=str(output / MODEL_FILE),
         )
-        _write(output / SUMMARY_FILE, lambda path: path.write_text(summary.model_dump_json(indent=2) + "\n"))
+        save_summary(summary, output)
         self._board.phase = "done"
         self._screen.progress(self._board, now=True)
         self._say_goodbye(summary)
@@ -441,34 +384,6 @@ def _http_socket(config: JoinConfig) -> socket.socket:
     bound: list[socket.socket] = []
     _with_preferred_port(config.http_port, HTTP_PORT, lambda port: bound.append(bind(config.http_host, port)))
     return bound[0]
-
-
-def _output_folder(config: JoinConfig, manifest: RunManifest, peer: str) -> Path:
-    folder = config.output or Path("runs") / f"{manifest.run}-{peer[-8:]}"
-    _check_writable(folder)
-    return folder
-
-
-def _check_writable(folder: Path) -> None:
-    """Make the folder for the results, and try it now: not after hours of training. Raises ConfigError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
-
-
-def _save_model(model: nn.Module, folder: Path) -> None:
-    _write(folder / MODEL_FILE, lambda path: save_model(model, str(path)))
-
-
-def _write(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a crash in the middle leaves the previous one whole."""
-    unfinished = target.with_name(f".{target.name}.part")
-    write(unfinished)
-    os.replace(unfinished, target)
 
 
 def _reach(address: str) -> str:

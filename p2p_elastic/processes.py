@@ -18,7 +18,7 @@ from safetensors.torch import load_model
 from torch import Tensor
 
 from p2p_elastic.errors import P2PElasticError
-from p2p_elastic.join import MODEL_FILE, SUMMARY_FILE
+from p2p_elastic.results import MODEL_FILE, SUMMARY_FILE
 from p2p_elastic.tasks import Data, Task, evaluate, initial_model, reestimate_batchnorm
 from p2p_elastic.vector import ParameterVector
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
+from statuses import status_of
 
 from p2p_elastic.api import ApiServer, bind, create_app
 from p2p_elastic.api.schemas import Peers
@@ -23,37 +24,14 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.status import (
     BootstrapStatus,
     ExchangeRecord,
-    ExchangeTotals,
     MemberStatus,
-    NetworkStatus,
     Outcome,
     PeerStatus,
-    TrainingStatus,
 )
 
 OPERATIONS = {"/health": {"200", "500"}, "/ready": {"200", "500", "503"}}
 OPERATIONS |= {"/v1/status": {"200", "500"}, "/v1/peers": {"200", "500"}}
 CLOSE_SECONDS_MAX = 2.0  # one, and another for a busy machine
-
-
-def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> PeerStatus:
-    """A founder that trains well, but for the changes."""
-    values: dict[str, Any] = {
-        "peer": "12D3A",
-        "version": "0.1.0",
-        "run": "digits",
-        "task": "digits-mlp",
-        "schema_hash": "5f",
-        "rule": "elastic",
-        "codec": "float32",
-        "device": "cpu",
-        "uptime_seconds": 100.0,
-        "weight": 1.0,
-        "training": TrainingStatus(**{"phase": "training", "loss": 1.0, **(training or {})}),
-        "network": NetworkStatus(**{"addresses": ("/ip4/10.0.0.1/tcp/4001",), **(network or {})}),
-        "exchanges": ExchangeTotals(by_outcome={Outcome.COMPLETED: 3}),
-    }
-    return PeerStatus(**{**values, **changes})
 
 
 def exchange_of(partner: str, outcome: Outcome, age: float) -> ExchangeRecord:

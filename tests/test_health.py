@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+import statuses
 from pydantic import ValidationError
 
 from p2p_elastic.health import judge, why_not_ready
@@ -12,10 +13,8 @@ from p2p_elastic.status import (
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,
-    NetworkStatus,
     Outcome,
     PeerStatus,
-    TrainingStatus,
 )
 
 MEMBER = MemberStatus(
@@ -28,23 +27,11 @@ FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED,
 
 def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> PeerStatus:
     """A peer that trains well with one other peer, but for the changes."""
-    values: dict[str, Any] = {
-        "peer": "12D3A",
-        "version": "0.1.0",
-        "run": "digits",
-        "task": "digits-mlp",
-        "schema_hash": "5f",
-        "rule": "elastic",
-        "codec": "float32",
-        "device": "cpu",
-        "uptime_seconds": 100.0,
-        "weight": 1.0,
-        "training": TrainingStatus(**{"phase": "training", "step": 90, "loss": 1.0, **(training or {})}),
-        "network": NetworkStatus(**{"addresses": ("/ip4/10.0.0.1/tcp/4001",), "attached": True, **(network or {})}),
-        "exchanges": ExchangeTotals(),
-        "members": (MEMBER,),
-    }
-    return PeerStatus(**{**values, **changes})
+    return statuses.status_of(
+        training={"step": 90, **(training or {})},
+        network={"attached": True, **(network or {})},
+        **{"exchanges": ExchangeTotals(), "members": (MEMBER,), **changes},
+    )
 
 
 def exchanges_of(*outcomes: Outcome, partner: str = "12D3B") -> tuple[ExchangeRecord, ...]:

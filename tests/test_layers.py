@@ -15,7 +15,8 @@ import p2p_elastic
 
 ROOT = Path(p2p_elastic.__file__).parent
 LAYERS = ("core", "peers", "api", "cli")
-TOP = {"cli", "demo", "display", "join", "processes", "stop", "__main__"}  # composition roots and what people see
+# composition roots and what people see
+TOP = {"board", "cli", "demo", "display", "join", "processes", "stop", "__main__"}
 
 
 def sources() -> dict[str, ast.Module]:

@@ -1,0 +1,69 @@
+"""What a peer leaves behind: its model and a summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.manifest import RunManifest
+from p2p_elastic.status import ExchangeTotals, Frozen
+
+MODEL_FILE, SUMMARY_FILE = "model.safetensors", "summary.json"
+
+
+class Summary(Frozen):
+    """What a peer leaves behind, beside its model."""
+
+    peer: str
+    run: str
+    task: str
+    manifest: RunManifest
+    stopped: bool
+    steps: int
+    seconds: float
+    test_accuracy: float | None
+    test_loss: float | None
+    validation_accuracy: float | None
+    training_loss: float | None
+    exchanges: ExchangeTotals
+    model: str
+
+
+def output_folder(asked: Path | None, run: str, peer: str) -> Path:
+    """The folder for a peer's results, made. Raises ConfigError where it cannot be written."""
+    folder = asked or Path("runs") / f"{run}-{peer[-8:]}"
+    check_writable(folder)
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder for the results, and try it now: not after hours of training. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write the model into `folder`."""
+    _write(folder / MODEL_FILE, lambda path: safetensors.torch.save_model(model, str(path)))
+
+
+def save_summary(summary: Summary, folder: Path) -> None:
+    """Write the summary into `folder`."""
+    _write(folder / SUMMARY_FILE, lambda path: path.write_text(summary.model_dump_json(indent=2) + "\n"))
+
+
+def _write(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that a crash in the middle leaves the previous one whole."""
+    unfinished = target.with_name(f".{target.name}.part")
+    write(unfinished)
+    os.replace(unfinished, target)
