@@ -95,9 +95,12 @@ def explain(address: str, error: str) -> str:
         ("name resolution", "the host name is not known here"),
         ("dial to self", "this is our own address; give another peer's"),
     )
-    problem = next((words for sign, words in known if sign in said.lower()), said.strip(" *"))
+    problem = next((words for sign, words in known if sign in said.lower()), None)
+    if problem is None:
+        return said.strip(" *")
     if where.startswith(("/ip4/127.", "/ip6/::1/")):
-        problem += ". A loopback address means this machine itself: for a peer on another machine use its LAN address"
+        problem = problem if problem.endswith(("?", ".")) else problem + "."
+        problem += " A loopback address means this machine itself: for a peer on another machine use its LAN address"
     return problem
 
 
