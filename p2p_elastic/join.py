@@ -322,7 +322,6 @@ class _Participation:
         self._network.directory.join(theirs)
         peer.adopt(theirs.run, find_rule(theirs.rule, theirs.moving_rate), theirs.schedule)
         self._board.manifest = theirs
-        await peer.announce()
         self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
 
     # -- the end ------------------------------------------------------------------------------------------------------

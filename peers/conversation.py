@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -40,6 +41,7 @@ class Limits:
     streams_per_peer: int = 4
     streams_total: int = 64
     attempts: int = 3  # partners asked for one due exchange
+    farewell_seconds: float = 2.0  # longest wait for a partner to read our last word and close
     inquiries: int = 3  # questions after a lost last word
     ledger_entries: int = 256  # exchanges remembered, for idempotent retry
 
@@ -106,6 +108,14 @@ class Conversation:
     async def send(self, message: Message) -> None:
         """Send one message. Raises ExchangeError."""
         await self._send(pack(message))
+
+    async def until_closed(self) -> None:
+        """Wait until the partner, who has our last word now, closes the stream; not for long.
+
+        With libp2p, whoever closes first may take back what the other has not read yet.
+        """
+        with contextlib.suppress(ExchangeError):
+            await self.within(self._limits.farewell_seconds, self._receive(1))
 
     async def receive(self, types: tuple[type, ...], seconds: float) -> Message:
         """One message, of one of these types, within `seconds`. Raises ExchangeError."""

@@ -134,9 +134,15 @@ class SignedDHT:
             "store",
             lambda node: node.store(key=key, subkey=subkey, value=signature + body, expiration_time=expiration),
         )
-        if not stored:
+        # hivemind reports what the last node said, and one that has this very record from another node already says no.
+        if not stored and not await self._holds(key, subkey, expiration):
             raise DirectoryError(f"no node of the DHT took our record under {key}")
         self._expirations[key] = expiration
+
+    async def _holds(self, key: str, subkey: bytes, expiration: float) -> bool:
+        found = await self._call("get", lambda node: node.get(key, latest=True))
+        entry = found.value.get(subkey) if found is not None and isinstance(found.value, dict) else None
+        return entry is not None and entry.expiration_time >= expiration
 
     async def get(self, key: str) -> Mapping[str, bytes]:
         """All entries under `key`: peer id -> body. Raises DirectoryError."""

@@ -57,8 +57,10 @@ class Responder:
             stream.abort()
             return
         self._streams[partner] += 1
+        conversation = Conversation(stream, self._limits)
         try:
-            await self._answer(Conversation(stream, self._limits))
+            await self._answer(conversation)
+            await conversation.until_closed()
         except ExchangeError as error:
             self._local.journal.streams_refused[type(error).__name__] += 1
             log.info("stream from %s refused: %s", partner, error)

@@ -30,7 +30,7 @@ class Stream(Protocol):
         """Fill the whole `buffer`."""
 
     async def close(self) -> None:
-        """Close after everything sent was handed on. Never raises."""
+        """Close; never raises. What the partner has not read may be lost: let who reads the last word close first."""
 
     def abort(self) -> None:
         """Close at once, dropping what was not handed on. Never raises."""

@@ -102,6 +102,8 @@ async def bytes_arrive_in_order_both_ways_at_once(a: Node, b: Node) -> None:
     async def handler(stream: Stream) -> None:
         _, data = await asyncio.gather(stream.send(back), receive(stream, len(there)))
         got.set_result(data)
+        with pytest.raises(PartnerUnreachable):
+            await receive(stream, 1)
 
     await b.transport.serve(handler)
     stream = await a.transport.open(b.record())
@@ -114,6 +116,8 @@ async def bytes_arrive_in_order_both_ways_at_once(a: Node, b: Node) -> None:
 async def each_end_knows_the_other_by_its_proven_id(a: Node, b: Node) -> None:
     async def handler(stream: Stream) -> None:
         await stream.send(stream.partner.encode())
+        with pytest.raises(PartnerUnreachable):
+            await receive(stream, 1)
 
     await b.transport.serve(handler)
     stream = await a.transport.open(b.record())
@@ -130,16 +134,20 @@ async def nobody_at_the_other_end_is_unreachable(a: Node, b: Node) -> None:
 
 
 @contract
-async def what_was_sent_before_the_end_arrives_and_then_the_end_is_seen(a: Node, b: Node) -> None:
+async def the_end_of_a_stream_is_seen_by_the_partner(a: Node, b: Node) -> None:
+    ended = asyncio.Event()
+
     async def handler(stream: Stream) -> None:
         await stream.send(b"goodbye")
+        with pytest.raises(PartnerUnreachable):
+            await receive(stream, 1)
+        ended.set()
 
     await b.transport.serve(handler)
     stream = await a.transport.open(b.record())
     assert await receive(stream, 7) == b"goodbye"
-    with pytest.raises(PartnerUnreachable):
-        await receive(stream, 1)
-    await stream.close()
+    await stream.close()  # by the one who read the last word
+    await ended.wait()
 
 
 @contract
