@@ -299,17 +299,7 @@ def test_a_partner_with_another_model_or_run_is_declined_with_the_reason() -> No
         life = asyncio.ensure_future(member.peer.run())
         await member.train(1)
         stranger = network.transport("stranger")
-        good = Offer(
-            id="0" * 32,
-            peer="stranger",
-            run="test",
-            schema_hash=ParameterVector(member.model).schema_hash,
-            elements=72,
-            codec="none",
-            step=1,
-            loss=None,
-            weight=1.0,
-        )
+        good = offer("stranger", member.model)
         for change in ({"run": "other"}, {"schema_hash": "f" * 32}, {"elements": 73}, {"codec": "zip"}, {"version": 9}):
             stream = await stranger.open(_record("a"))
             await stream.send(pack(good.model_copy(update=change)))
@@ -368,19 +358,7 @@ def test_a_chunk_that_claims_another_length_is_refused() -> None:
         life, training = asyncio.ensure_future(member.peer.run()), asyncio.ensure_future(member.train(500))
         await asyncio.sleep(0.1)
         stream = await network.transport("evil").open(_record("a"))
-        vector = ParameterVector(member.model)
-        offer = Offer(
-            id="0" * 32,
-            peer="evil",
-            run="test",
-            schema_hash=vector.schema_hash,
-            elements=vector.elements,
-            codec="none",
-            step=1,
-            loss=None,
-            weight=1.0,
-        )
-        await stream.send(pack(offer))
+        await stream.send(pack(offer("evil", member.model)))
         await stream.send(CHUNK_HEADER.pack(2**32 - 1, 0))
         await training
         life.cancel()
@@ -400,22 +378,10 @@ def test_an_exchange_offered_twice_under_one_id_takes_place_once() -> None:
         life, training = asyncio.ensure_future(member.peer.run()), asyncio.ensure_future(member.train(500))
         await asyncio.sleep(0.1)
         twin = build_member(network, "twin", seed=1, schedule=Schedule(probability=0.0))
-        offer = pack(
-            Offer(
-                id="1" * 32,
-                peer="twin",
-                run="test",
-                schema_hash=ParameterVector(twin.model).schema_hash,
-                elements=72,
-                codec="none",
-                step=1,
-                loss=None,
-                weight=1.0,
-            )
-        )
+        header = pack(offer("twin", twin.model, exchange_id="1" * 32))
         payload = values(twin.model).numpy().tobytes()
 
-        whole = offer + CHUNK_HEADER.pack(len(payload), zlib.crc32(payload)) + payload + pack(Verified(id="1" * 32))
+        whole = header + CHUNK_HEADER.pack(len(payload), zlib.crc32(payload)) + payload + pack(Verified(id="1" * 32))
         for _ in range(2):
             stream = await network.transport("twin").open(_record("a"))
             await stream.send(whole)
@@ -460,6 +426,22 @@ def test_virtual_hours_pass_at_once() -> None:
         return asyncio.get_running_loop().time()
 
     assert run_virtual(sleep()) == 36_000.0
+
+
+def offer(peer: str, model: nn.Module, exchange_id: str = "0" * 32) -> Offer:
+    """What an honest peer with this model sends first."""
+    vector = ParameterVector(model)
+    return Offer(
+        id=exchange_id,
+        peer=peer,
+        run="test",
+        schema_hash=vector.schema_hash,
+        elements=vector.elements,
+        codec="none",
+        step=1,
+        loss=None,
+        weight=1.0,
+    )
 
 
 def _record(peer: str) -> PeerRecord:
