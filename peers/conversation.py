@@ -60,6 +60,11 @@ class Conversation:
         self.stream, self._limits = stream, limits
         self.bytes_sent = self.bytes_received = 0
 
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received so far."""
+        return self.bytes_sent, self.bytes_received
+
     async def run(
         self, exchange: Exchange, vectors: Vectors | None = None, commit: Callable[[], None] | None = None
     ) -> Result:

@@ -81,9 +81,6 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
         self._keys[record.subkey] = live
         return True
 
-    def merge_with(self, other: RecordValidatorBase) -> bool:
-        return isinstance(other, SignedRecords)
-
 
 class SignedDHT:
     """put and get of signed entries, and the way into the swarm. Survives restarts of the host."""
@@ -93,9 +90,8 @@ class SignedDHT:
         self._validator = SignedRecords()
         self._node: DHTNode | None = None
         self._expirations: dict[str, float] = {}
-        self._putting = (
-            asyncio.Lock()
-        )  # two at once could arrive in the wrong order, and the older one would be refused
+        # Two at once could arrive in the wrong order, and the older one would be refused.
+        self._putting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the node; it is rebuilt whenever the host is."""
@@ -140,16 +136,16 @@ class SignedDHT:
         self._expirations[key] = expiration
 
     async def _holds(self, key: str, subkey: bytes, expiration: float) -> bool:
-        found = await self._call("get", lambda node: node.get(key, latest=True))
-        entry = found.value.get(subkey) if found is not None and isinstance(found.value, dict) else None
+        entry = (await self._entries(key)).get(subkey)
         return entry is not None and entry.expiration_time >= expiration
 
     async def get(self, key: str) -> Mapping[str, bytes]:
         """All entries under `key`: peer id -> body. Raises DirectoryError."""
+        return {peer_text(peer): e.value[SIGNATURE_BYTES:] for peer, e in (await self._entries(key)).items()}
+
+    async def _entries(self, key: str) -> dict[bytes, Any]:
         found = await self._call("get", lambda node: node.get(key, latest=True))
-        if found is None or not isinstance(found.value, dict):
-            return {}
-        return {peer_text(peer): entry.value[SIGNATURE_BYTES:] for peer, entry in found.value.items()}
+        return found.value if found is not None and isinstance(found.value, dict) else {}
 
     async def _call(self, name: str, call: Any) -> Any:
         if self._node is None:

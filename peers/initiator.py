@@ -10,7 +10,6 @@ from typing import NamedTuple
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, PartnerUnreachable, RemoteProtocolError, SchemaMismatch
 from p2p_elastic.exchange import Offer, Result, initiate, inquire
 from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import choose_partner, suspected
 from p2p_elastic.peers.records import PeerRecord
@@ -27,8 +26,7 @@ class Asked(NamedTuple):
 
     result: Result
     distance: float | None = None
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    traffic: tuple[int, int] = (0, 0)  # bytes sent and received
 
 
 class Initiator:
@@ -67,27 +65,20 @@ class Initiator:
 
     async def _ask(self, partner: PeerRecord) -> Outcome:
         local, exchange_id = self._local, f"{self._rng.getrandbits(128):032x}"
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = asyncio.get_running_loop().time()
         local.offering_to = partner.peer
         asked = await self._exchange(partner, exchange_id)
         local.offering_to = None
         if asked.result.outcome in SUSPICIOUS:
             log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
-        local.journal.enter(
-            Entry(
-                id=exchange_id,
-                partner=partner.peer,
-                initiated=True,
-                outcome=asked.result.outcome,
-                reason=asked.result.reason,
-                step=local.progress.step,
-                seconds=loop.time() - started,
-                bytes_sent=asked.bytes_sent,
-                bytes_received=asked.bytes_received,
-                distance=asked.distance,
-                ended_at=loop.time(),
-            )
+        local.enter(
+            exchange_id,
+            partner.peer,
+            asked.result,
+            initiated=True,
+            started=started,
+            traffic=asked.traffic,
+            distance=asked.distance,
         )
         return asked.result.outcome
 
@@ -108,7 +99,7 @@ class Initiator:
         distance = None
         if result.outcome is Outcome.COMPLETED and result.mine and result.theirs:
             distance = self._local.move(exchange_id, result.mine, result.theirs)
-        return Asked(result, distance, conversation.bytes_sent, conversation.bytes_received)
+        return Asked(result, distance, conversation.traffic)
 
     async def _open(self, partner: PeerRecord) -> Stream:
         try:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 
+from p2p_elastic.exchange import Result
 from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.handover import Handover, State
-from p2p_elastic.peers.journal import Journal
+from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.partners import Member, own_weight
 from p2p_elastic.rules import ExchangeRule, Facts
 from p2p_elastic.vector import ParameterVector
@@ -83,6 +84,35 @@ class Local:
         self.handover.deliver(exchange_id)
         self.freed.set()
         return distance
+
+    def enter(
+        self,
+        exchange_id: str,
+        partner: str,
+        result: Result,
+        *,
+        initiated: bool,
+        started: float,
+        traffic: tuple[int, int],
+        distance: float | None,
+    ) -> None:
+        """Write an exchange that just ended into the journal. `started` in seconds of the event loop's clock."""
+        now = asyncio.get_running_loop().time()
+        self.journal.enter(
+            Entry(
+                id=exchange_id,
+                partner=partner,
+                initiated=initiated,
+                outcome=result.outcome,
+                reason=result.reason,
+                step=self.progress.step,
+                seconds=now - started,
+                bytes_sent=traffic[0],
+                bytes_received=traffic[1],
+                distance=distance,
+                ended_at=now,
+            )
+        )
 
     def free(self) -> None:
         """Give up the exchange under way."""

@@ -133,12 +133,12 @@ class LiveNetwork:
 
     async def _refresh_addresses(self) -> None:
         while True:
-            self.directory.own_addresses = self.host.addresses
             await asyncio.sleep(ADDRESS_SECONDS)
             try:
                 await self.host.refresh_addresses()
             except NetworkError as error:
                 log.info("%s", error)
+            self.directory.own_addresses = self.host.addresses
 
     async def close(self) -> None:
         """Stop everything; p2pd is gone when this returns."""

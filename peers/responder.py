@@ -24,7 +24,6 @@ from p2p_elastic.exchange import (
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.initiator import outcome_of
-from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.transport import Stream
@@ -139,8 +138,8 @@ class Responder:
             await self.published.wait()
 
     async def _exchange(self, conversation: Conversation, offer: Offer, key: Key) -> None:
-        local, loop = self._local, asyncio.get_running_loop()
-        started, distance = loop.time(), None
+        local = self._local
+        started, distance = asyncio.get_running_loop().time(), None
         accept = self._accept(offer)
 
         def commit() -> None:
@@ -159,20 +158,14 @@ class Responder:
             self._ledger.end(key, committed=False)
             if distance is None:
                 local.free()
-        local.journal.enter(
-            Entry(
-                id=offer.id,
-                partner=key.partner,
-                initiated=False,
-                outcome=result.outcome,
-                reason=result.reason,
-                step=local.progress.step,
-                seconds=loop.time() - started,
-                bytes_sent=conversation.bytes_sent,
-                bytes_received=conversation.bytes_received,
-                distance=distance,
-                ended_at=loop.time(),
-            )
+        local.enter(
+            offer.id,
+            key.partner,
+            result,
+            initiated=False,
+            started=started,
+            traffic=conversation.traffic,
+            distance=distance,
         )
 
     def _accept(self, offer: Offer) -> Accept:
