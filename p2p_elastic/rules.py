@@ -1,14 +1,18 @@
 """Exchange rules: from the difference between two peers to the move of one of them.
 
-A rule is a pair of pure functions, after optax's GradientTransformation. Both ends of an exchange apply the same
-rule to the same two vectors and the same two `Facts`, so they agree without a third message.
+A rule is a pair of pure functions, after optax's GradientTransformation. Both ends of an exchange apply the same rule
+to the same two vectors and the same two `Facts`, so they agree without a third message. A live peer and the simulator
+use the very same objects; with whom a peer exchanges, and which way parameters travel, says the `Method`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
@@ -17,28 +21,44 @@ State = Any
 
 
 class Facts(NamedTuple):
-    """What one end of an exchange says of itself in its header."""
+    """What one end of an exchange says of itself in its header.
+
+    `asked` is true at the end that asked for the exchange, `partners` counts the exchanges that this end makes with the
+    same snapshot at the same time, `share` is what it gives away of its sum weight (GoSGD).
+    """
 
     step: int
     loss: float | None
     weight: float
+    asked: bool = False
+    partners: int = 1
+    share: float = 0.0
 
 
 class UpdateFn(Protocol):
     """(delta, state, *, mine, theirs) -> (move, state).
 
     `delta` is [D]: their parameters minus mine, both as they went over the wire. It belongs to the rule, which may
-    overwrite it and return it as the move.
+    overwrite it and return it as the move. Where nothing came over the wire to this end, it is empty.
     """
 
     def __call__(self, delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]: ...
 
 
+def _stateless(_vector: Tensor) -> State:
+    return None
+
+
+def _no_share(_state: State) -> float:
+    return 0.0
+
+
 class ExchangeRule(NamedTuple):
-    """How far a peer moves towards its partner: `init(vector) -> state` and `update`."""
+    """How far a peer moves towards its partner: `init(vector) -> state`, `update`, and what goes into the header."""
 
     init: Callable[[Tensor], State]
     update: UpdateFn
+    share: Callable[[State], float] = _no_share
 
 
 def pull(moving_rate: float, mine: float, theirs: float) -> float:
@@ -58,7 +78,7 @@ def pull(moving_rate: float, mine: float, theirs: float) -> float:
 
 
 def elastic(moving_rate: float = 0.5) -> ExchangeRule:
-    """Elastic Gossip: two partners pull each other by alpha times their difference.
+    """Elastic Gossip, and EASGD's exchange with the centre: both ends pull each other by alpha times the difference.
 
         x^i <- x^i + alpha (x^k - x^i)        x^k <- x^k - alpha (x^k - x^i)
 
@@ -66,30 +86,275 @@ def elastic(moving_rate: float = 0.5) -> ExchangeRule:
     averaging of the pair, alpha = 0 no communication. Above 0.5 the two moves together exceed the distance
     (over-relaxation); the difference still contracts, by |1 - 2 alpha|.
 
-    Source: Pramod, Elastic Gossip, arXiv 1812.02407; the thesis finds the optimum at alpha in 0.25..0.5.
+    Where an end makes d exchanges with the same snapshot, its moves add up to alpha times the sum of the differences.
+    Then alpha is capped at 1/d, with the larger d of the two ends: the Laplacian's eigenvalues stay at 2 or below, so
+    peers never drive each other apart (a hub with alpha = 0.5 would, from four partners on).
+
+    Source: Pramod, Elastic Gossip, arXiv 1812.02407 (the thesis finds the optimum at alpha in 0.25..0.5); Zhang et al.,
+    EASGD, arXiv 1412.6651, Algorithm 1 a), b).
 
     Raises:
         ConfigError: where moving_rate is not in [0, 1).
     """
-    if not 0.0 <= moving_rate < 1.0:
-        raise ConfigError("moving-rate", moving_rate, "a number from 0 (no pull) to below 1; 0.5 averages the pair")
+    _check_rate("moving-rate", moving_rate, below_one=True)
 
     def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
-        return delta.mul_(pull(moving_rate, mine.weight, theirs.weight)), state
+        partners = max(mine.partners, theirs.partners)
+        rate = min(moving_rate, 1.0 / partners) if partners > 1 else moving_rate
+        return delta.mul_(pull(rate, mine.weight, theirs.weight)), state
 
     return ExchangeRule(init=_stateless, update=update)
 
 
-def _stateless(_vector: Tensor) -> State:
-    return None
+def follow(moving_rate: float = 0.5) -> ExchangeRule:
+    """Who asked moves by `moving_rate` times the difference; the partner stays.
+
+        x^i <- x^i + lambda (x^k - x^i)
+
+    With 1/2 this is Gossiping SGD's pull (Jin et al., arXiv 1611.04581); with x^k the leader it is Leader SGD's pull,
+    applied after the gradient step, without the learning rate in it (Teng et al., arXiv 1905.10395, Algorithm 1).
+    Not symmetric: the sum of the two vectors changes.
+
+    Raises:
+        ConfigError: where moving_rate is not in [0, 1].
+    """
+    return _one_sided(moving_rate, asker_moves=True)
 
 
-RULES: Mapping[str, Callable[[float], ExchangeRule]] = {"elastic-gossip": elastic}
-"""Every rule that a run can name, with its moving rate as the parameter."""
+def receive(moving_rate: float = 0.5) -> ExchangeRule:
+    """Who was asked moves by `moving_rate` times the difference to what it received; the sender stays.
+
+    With 1/2 this is Gossiping SGD's push (Jin et al., arXiv 1611.04581). Not symmetric.
+
+    Raises:
+        ConfigError: where moving_rate is not in [0, 1].
+    """
+    return _one_sided(moving_rate, asker_moves=False)
+
+
+def _one_sided(moving_rate: float, *, asker_moves: bool) -> ExchangeRule:
+    _check_rate("moving-rate", moving_rate)
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+        moves = mine.asked is asker_moves
+        return delta.mul_(pull(moving_rate, mine.weight, theirs.weight) if moves else 0.0), state
+
+    return ExchangeRule(init=_stateless, update=update)
+
+
+def sum_weight() -> ExchangeRule:
+    """GoSGD: push gossip with sum weights, which makes the weighted mean of all peers what is conserved.
+
+        sender     a_s <- a_s / 2, sends (x_s, a_s)
+        receiver   x_r <- (a_r x_r + a_s x_s) / (a_r + a_s);   a_r <- a_r + a_s
+
+    The state is a (a float), which begins at 1: only ratios count, so nobody needs to know how many peers there are.
+    The sum of a over all peers is conserved.
+
+    Source: Blot et al., GoSGD, arXiv 1611.09726.
+    """
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+        if mine.asked:
+            return delta.mul_(0.0), state - mine.share
+        if theirs.weight == 0.0 < mine.weight:  # a newcomer's parameters count nothing; its share must not be lost
+            return delta.mul_(0.0), state + theirs.share
+        total = state + theirs.share
+        return delta.mul_(theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0), total
+
+    return ExchangeRule(init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2)
+
+
+def stay() -> ExchangeRule:
+    """No communication: nobody moves."""
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:  # noqa: ARG001
+        return delta.mul_(0.0), state
+
+    return ExchangeRule(init=_stateless, update=update)
+
+
+def clip_by_norm(largest: float) -> ExchangeRule:
+    """Shorten a difference or move whose L2 norm exceeds `largest` to that length; for `chain`.
+
+    Both ends see the same distance, so a symmetric rule after it stays symmetric.
+
+    Raises:
+        ConfigError: where `largest` is not above 0.
+    """
+    if not largest > 0.0:
+        raise ConfigError("clip-by-norm", largest, "a number above 0")
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:  # noqa: ARG001
+        norm = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
+        return (delta.mul_(largest / norm) if norm > largest else delta), state
+
+    return ExchangeRule(init=_stateless, update=update)
+
+
+def chain(*rules: ExchangeRule) -> ExchangeRule:
+    """Apply rules one after the other: each gets what the one before it made of the difference (after optax).
+
+    >>> rule = chain(clip_by_norm(1.0), elastic(0.5))
+    >>> rule.update(torch.tensor([3.0, 4.0]), rule.init(torch.zeros(2)), mine=Facts(1, None, 1.0), theirs=Facts(1, None, 1.0))[0]
+    tensor([0.3000, 0.4000])
+    """
+
+    def init(vector: Tensor) -> State:
+        return tuple(rule.init(vector) for rule in rules)
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+        after = []
+        for rule, before in zip(rules, state, strict=True):
+            delta, changed = rule.update(delta, before, mine=mine, theirs=theirs)
+            after.append(changed)
+        return delta, tuple(after)
+
+    def share(state: State) -> float:
+        return sum(rule.share(one) for rule, one in zip(rules, state, strict=True))
+
+    return ExchangeRule(init=init, update=update, share=share)
+
+
+def _check_rate(key: str, rate: float, *, below_one: bool = False) -> None:
+    if not (0.0 <= rate < 1.0 or (rate == 1.0 and not below_one)):
+        limit = "below 1; 0.5 averages the pair" if below_one else "1 (copies the partner)"
+        raise ConfigError(key, rate, f"a number from 0 (no pull) to {limit}")
+
+
+class Topology(str, Enum):
+    """With whom a peer exchanges."""
+
+    PAIRS = "pairs"  # a random live member
+    CENTRE = "centre"  # the centre variable, each peer when it is due
+    CENTRE_TOGETHER = "centre-together"  # all at once with the same centre (synchronous)
+    LEADER = "leader"  # the best of the group, and of all groups
+    ACCUMULATED = "accumulated"  # the centre gets what was learnt since the last time (DOWNPOUR)
+    GRADIENTS = "gradients"  # everybody averages gradients before each step
+    NOBODY = "nobody"
+
+
+class Flow(str, Enum):
+    """Which way parameters travel, seen from who asks."""
+
+    BOTH = "both"
+    PULL = "pull"
+    PUSH = "push"
+
+
+class Method(NamedTuple):
+    """A named way to train together: the rule of both ends, with whom, which way, and the paper's defaults.
+
+    `rule` takes the moving rate (alpha, or lambda for a leader). `after_step`: the exchange uses the parameters after
+    the optimizer step and moves them at once; otherwise gradient and move are both taken at the old parameters and
+    added (sources in ALGORITHMS of each paper: EASGD eq. 3, Elastic Gossip; LSGD Algorithm 1). `momentum` None is the
+    task's. `live` is false for the baselines that only the simulator runs.
+    """
+
+    summary: str
+    topology: Topology
+    rule: Callable[[float], ExchangeRule]
+    moving_rate: float
+    flow: Flow = Flow.BOTH
+    symmetric: bool = True
+    after_step: bool = False
+    momentum: float | None = None
+    live: bool = True
+
+
+def _fixed(rule: Callable[[], ExchangeRule]) -> Callable[[float], ExchangeRule]:
+    """A rule that has no moving rate."""
+    return lambda _moving_rate: rule()
+
+
+RULES: Mapping[str, Method] = {
+    "elastic-gossip": Method(
+        "two random peers pull each other (Pramod, arXiv 1812.02407)", Topology.PAIRS, elastic, moving_rate=0.5
+    ),
+    "gossip-pull": Method(
+        "a peer averages itself with a random one (Gossiping SGD, arXiv 1611.04581)",
+        Topology.PAIRS,
+        follow,
+        moving_rate=0.5,
+        flow=Flow.PULL,
+        symmetric=False,
+    ),
+    "gossip-push": Method(
+        "a peer sends itself to a random one, which averages (Gossiping SGD, arXiv 1611.04581)",
+        Topology.PAIRS,
+        receive,
+        moving_rate=0.5,
+        flow=Flow.PUSH,
+        symmetric=False,
+    ),
+    "gosgd": Method(
+        "push gossip with sum weights (GoSGD, arXiv 1611.09726)",
+        Topology.PAIRS,
+        _fixed(sum_weight),
+        moving_rate=0.5,
+        flow=Flow.PUSH,
+        symmetric=False,
+    ),
+    "easgd": Method(
+        "peers and a centre pull each other, each peer when it is due; no momentum (arXiv 1412.6651, Algorithm 1)",
+        Topology.CENTRE,
+        elastic,
+        moving_rate=0.225,  # beta / p = 0.9 / 4
+        momentum=0.0,
+    ),
+    "eamsgd": Method(
+        "EASGD with Nesterov momentum on the peers (arXiv 1412.6651, Algorithm 2)",
+        Topology.CENTRE,
+        elastic,
+        moving_rate=0.225,
+    ),
+    "easgd-sync": Method(
+        "EASGD where all meet the same centre at once; simulator only (arXiv 1412.6651, eq. 3-6)",
+        Topology.CENTRE_TOGETHER,
+        elastic,
+        moving_rate=0.225,
+        momentum=0.0,
+        live=False,
+    ),
+    "lsgd": Method(
+        "peers follow the best of their group, and of all groups (Leader SGD, arXiv 1905.10395)",
+        Topology.LEADER,
+        follow,
+        moving_rate=0.1,
+        flow=Flow.PULL,
+        symmetric=False,
+        after_step=True,
+    ),
+    "downpour": Method(
+        "peers push what they learnt to a centre and restart from it; simulator only (arXiv 1412.6651, Algorithm 3)",
+        Topology.ACCUMULATED,
+        _fixed(stay),
+        moving_rate=0.0,
+        symmetric=False,
+        momentum=0.0,
+        live=False,
+    ),
+    "all-reduce": Method(
+        "gradients are averaged over all before each step; simulator only",
+        Topology.GRADIENTS,
+        _fixed(stay),
+        moving_rate=0.0,
+        live=False,
+    ),
+    "none": Method("everybody trains alone", Topology.NOBODY, _fixed(stay), moving_rate=0.0),
+}
+"""Every way to train together that a run can name."""
+
+
+def find_method(name: str) -> Method:
+    """The method of that name. Raises ConfigError with the names there are."""
+    if name not in RULES:
+        raise ConfigError("rule", name, f"allowed: {', '.join(RULES)}")
+    return RULES[name]
 
 
 def find_rule(name: str, moving_rate: float) -> ExchangeRule:
-    """The rule of that name, ready to use. Raises ConfigError where there is none."""
-    if name not in RULES:
-        raise ConfigError("rule", name, f"allowed: {', '.join(sorted(RULES))}")
-    return RULES[name](moving_rate)
+    """The exchange rule of the method of that name. Raises ConfigError."""
+    if not math.isfinite(moving_rate):
+        raise ConfigError("moving-rate", moving_rate, "a number from 0 to 1")
+    return find_method(name).rule(moving_rate)

@@ -21,7 +21,7 @@ TOP = {"board", "cli", "demo", "display", "join", "processes", "stop", "__main__
 
 def sources() -> dict[str, ast.Module]:
     found = {}
-    for path in sorted([*ROOT.glob("*.py"), *(p for d in ("tasks", "peers", "api") for p in (ROOT / d).glob("*.py"))]):
+    for path in sorted([*ROOT.glob("*.py"), *(p for d in ("tasks", "simulator", "peers", "api") for p in (ROOT / d).glob("*.py"))]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(("p2p_elastic", *parts)).removesuffix(".__init__")
         found[name] = ast.parse(path.read_text(encoding="utf-8"))

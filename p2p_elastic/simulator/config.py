@@ -1,0 +1,154 @@
+"""What to simulate, and what comes out: frozen values, the same in JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.rules import RULES, Topology, find_method, find_rule
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import Frozen
+from p2p_elastic.tasks import Recipe
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class Failures(Frozen):
+    """What goes wrong, per worker and step (ALGORITHMS of dynamic weighting, arXiv 2409.09242). All zero: nothing."""
+
+    drop: Share = Field(default=0.0, description="probability that a due exchange of a worker does not take place")
+    burst: Share = Field(default=0.0, description="share of the time that a worker is cut off, in bursts")
+    burst_steps: Count = Field(default=75, description="mean length of a burst, in steps")
+    crash: Share = Field(default=0.0, description="probability per step that a worker restarts from an old snapshot")
+    snapshot_steps: Count = Field(default=200, description="steps between the snapshots that a crash goes back to")
+    slow: Annotated[int, Field(ge=0, le=1024)] = Field(default=0, description="so many workers are slow, the last ones")
+    slow_factor: Annotated[float, Field(ge=1.0, le=1e6)] = Field(
+        default=4.0, description="a slow worker takes one step while the others take so many"
+    )
+    corrupt: Share = Field(default=0.0, description="probability per step that a worker's parameters get noise")
+    noise: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
+        default=1.0, description="noise relative to the root mean square of the worker's parameters"
+    )
+
+
+class SimulationConfig(Frozen):
+    """One simulation. `None` means the task's recipe, or the method's default."""
+
+    task: str = "digits"
+    workers: Annotated[int, Field(ge=1, le=1024)] = 4
+    rule: str = "elastic-gossip"
+    moving_rate: float | None = None
+    global_moving_rate: float | None = Field(default=None, description="lsgd: pull towards the best of all groups")
+    period: Count | None = None
+    probability: Share | None = None
+    global_period: Count | None = Field(default=None, description="lsgd: steps between pulls to the best of all")
+    groups: Annotated[int, Field(ge=1, le=1024)] = 1
+    partners: Annotated[int, Field(ge=1, le=1023)] = Field(default=1, description="gossip: partners asked at once")
+    epochs: Count | None = None
+    steps: Count | None = Field(default=None, description="instead of epochs")
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = Field(default=None, description="per worker")
+    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    split: Literal["shards", "whole", "overlap", "dirichlet"] = "shards"
+    overlap: Share = Field(default=0.25, description="split overlap: this share of the data goes to every worker")
+    dirichlet: Annotated[float, Field(gt=0.0, le=1e6)] = Field(
+        default=0.5, description="split dirichlet: concentration; small means few classes per worker"
+    )
+    failures: Failures = Failures()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
+    evaluate_steps: Count | None = Field(default=None, description="steps between evaluations; None: each epoch")
+
+    @model_validator(mode="after")
+    def _possible(self) -> SimulationConfig:
+        method = find_method(self.rule)
+        find_rule(self.rule, self.rate)
+        if self.global_rate is not None:
+            find_rule(self.rule, self.global_rate)
+        if self.period is not None or self.probability is not None:
+            Schedule.build(self.period, self.probability)
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError("steps/epochs", (self.steps, self.epochs), "give one of the two")
+        leads = method.topology is Topology.LEADER
+        for key in ("global_moving_rate", "global_period"):
+            if getattr(self, key) is not None and not leads:
+                raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
+        if self.groups > 1 and not leads:
+            raise ConfigError("groups", self.groups, "only rule lsgd has groups")
+        if self.groups > self.workers:
+            raise ConfigError("groups", self.groups, f"at most one per worker ({self.workers})")
+        if leads and self.probability is not None:
+            raise ConfigError("probability", self.probability, "lsgd has a period: all follow at the same step")
+        if self.global_period is not None and self.period is not None and self.global_period % self.period:
+            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {self.period}")
+        if self.partners >= max(self.workers, 2):
+            raise ConfigError("partners", self.partners, f"fewer than there are workers ({self.workers})")
+        if self.partners > 1 and method.topology is not Topology.PAIRS:
+            raise ConfigError("partners", self.partners, "only the gossip rules have partners")
+        if self.failures.slow >= self.workers:
+            raise ConfigError("slow", self.failures.slow, f"fewer than there are workers ({self.workers})")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """The moving rate, or the method's default."""
+        return RULES[self.rule].moving_rate if self.moving_rate is None else self.moving_rate
+
+    @property
+    def global_rate(self) -> float | None:
+        """The pull towards the best of all groups; None where there is none. Defaults to the moving rate."""
+        if RULES[self.rule].topology is not Topology.LEADER:
+            return None
+        return self.rate if self.global_moving_rate is None else self.global_moving_rate
+
+    @property
+    def schedule(self) -> Schedule:
+        """When workers exchange; lsgd every 16 steps unless told otherwise, the others with probability 1/32."""
+        if self.period is None and self.probability is None:
+            leads = RULES[self.rule].topology is Topology.LEADER
+            return Schedule.build(16, None) if leads else Schedule.build(None, 1 / 32)
+        return Schedule.build(self.period, self.probability)
+
+    def momentum_of(self, recipe: Recipe) -> float:
+        """The momentum asked for, or the method's, or the recipe's."""
+        if self.momentum is not None:
+            return self.momentum
+        of_method = RULES[self.rule].momentum
+        return recipe.momentum if of_method is None else of_method
+
+
+class Point(Frozen):
+    """Where a simulation stood after `step`."""
+
+    step: int
+    epoch: float
+    bytes_per_worker: float = Field(description="bytes sent so far, mean over workers (the centre's are its own)")
+    exchanges: int
+    training_loss: float | None = Field(description="mean over workers and the steps since the last point")
+    accuracies: tuple[float, ...] = Field(description="of each worker on the test split, 0..1")
+    average_accuracy: float = Field(description="of the averaged parameters, BatchNorm statistics re-estimated")
+    centre_accuracy: float | None = Field(default=None, description="of the centre variable, where there is one")
+    consensus_distance: float = Field(description="root mean square L2 distance of the workers to their average")
+
+    @property
+    def accuracy(self) -> float:
+        """Of what the method would deliver: the centre where there is one, otherwise the average."""
+        return self.average_accuracy if self.centre_accuracy is None else self.centre_accuracy
+
+
+class SimulationResult(Frozen):
+    """What came out of a simulation."""
+
+    version: str
+    config: SimulationConfig
+    device: str
+    parameters: int
+    steps: int
+    seconds: float
+    points: tuple[Point, ...]
+    faults: dict[str, int] = Field(default_factory=dict, description="injected: kind -> count")
+    leaders: dict[int, int] = Field(default_factory=dict, description="lsgd: worker -> times that it led")
