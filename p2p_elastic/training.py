@@ -1,23 +1,39 @@
-"""Training on one peer: plain SGD on its own data, with moves from the swarm added between steps."""
+"""Training on one peer: SGD or AdaHessian on its own data, with moves from the swarm added between steps."""
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from p2p_elastic.adahessian import AdaHessian
 from p2p_elastic.status import TrainingStatus
-from p2p_elastic.tasks import Batches, Data, Evaluation, Recipe, Shard, Split, Task, evaluate
+from p2p_elastic.tasks import (
+    Batches,
+    Data,
+    Evaluation,
+    Recipe,
+    Shard,
+    Split,
+    Task,
+    evaluate,
+    loss_at,
+    reestimate_batchnorm,
+    shard_indices,
+)
+from p2p_elastic.vector import ParameterVector
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # at most so often
 EVALUATION_BATCH = 50
 LOSS_STEPS = 50  # the loss shown is the mean of so many
+RECENT_BATCHES = 4  # kept to try a leader's parameters on
 RATE_SECONDS = 10.0  # the speed shown is that of the last so many
 
 Clock = Callable[[], float]
@@ -53,7 +69,11 @@ def attach(peer: Gossiping, optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How this peer trains: for so many optimizer steps, or passes over its part of the data where `steps` is None."""
+    """How this peer trains: for so many optimizer steps, or passes over its part of the data where `steps` is None.
+
+    `weight_decay` None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
+    AdaHessian has no use for `momentum`: it averages gradients with a decay of its own, 0.9.
+    """
 
     steps: int | None
     epochs: int
@@ -62,6 +82,8 @@ class Settings:
     momentum: float
     seed: int
     shard: Shard | None = None
+    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    weight_decay: float | None = None
 
 
 class Meter:
@@ -115,7 +137,8 @@ class Trainer:
     ) -> None:
         self.model, self._task, self._data, self._device = model, task, data, device
         self._clock = clock
-        self._batches = Batches(data.train, settings.batch_size, settings.seed, settings.shard)
+        part = None if settings.shard is None else shard_indices(len(data.train), settings.shard)
+        self._batches = Batches(data.train, settings.batch_size, settings.seed, part)
         self._steps = settings.steps or settings.epochs * self._batches.batches_per_epoch
         self.meter = Meter(self._steps, clock)
         self._augmentation = torch.Generator().manual_seed(settings.seed)
@@ -123,6 +146,7 @@ class Trainer:
             *(t[:LIVE_VALIDATION_EXAMPLES] for t in (data.validation.inputs, data.validation.labels))
         )
         self._validated_at = clock()
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=RECENT_BATCHES)
         self.optimizer, self._schedule = _optimizer(model, settings, task.recipe)
 
     def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
@@ -147,9 +171,11 @@ class Trainer:
     def _gradient(self) -> float:
         inputs, labels = next(self._batches)
         inputs, labels = inputs.to(self._device), labels.to(self._device)
+        prepared = self._task.prepare(inputs, self._augmentation)
+        self._recent.append((prepared, labels))
         self.optimizer.zero_grad()
-        loss = self._task.loss(self.model(self._task.prepare(inputs, self._augmentation)), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._task.loss(self.model(prepared), labels)
+        _backward(self.optimizer, loss)
         return float(loss.detach())
 
     def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:
@@ -160,6 +186,23 @@ class Trainer:
         result = self._evaluate(self._live_split, serve_partners)
         self.meter.validation = result or self.meter.validation
         self._validated_at = self._clock()
+
+    def loss_at(self, values: Mapping[str, Tensor]) -> float:
+        """The loss, in nats, that other parameters give on our latest batches; for the training thread."""
+        return loss_at(self.model, self._task, values, self._recent)
+
+    def validate_now(self) -> None:
+        """Evaluate the model as it is on a part of the validation split."""
+        self.meter.validation = self._evaluate(self._live_split, bool) or self.meter.validation
+
+    def test_values(self, values: Tensor, should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Evaluate the parameters `values` [D] on the test split, with BatchNorm statistics of their own."""
+        if should_stop():
+            return None
+        model = copy.deepcopy(self.model)
+        ParameterVector(model).load_(values)
+        reestimate_batchnorm(model, self._task, self._data.train, self._device)
+        return evaluate(model, self._task, self._data.test, self._device, stop=should_stop)
 
     def test(self, should_stop: Callable[[], bool], grace_seconds: float) -> Evaluation | None:
         """Evaluate on the whole test split; None where it is not done so many seconds after `should_stop`."""
@@ -182,11 +225,25 @@ class Trainer:
 def _optimizer(
     model: nn.Module, settings: Settings, recipe: Recipe
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=recipe.nesterov and settings.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
+    weight_decay = recipe.weight_decay if settings.weight_decay is None else settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "adahessian":
+        optimizer = AdaHessian(
+            model.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
+        )
+    else:
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=recipe.nesterov and settings.momentum > 0,
+            weight_decay=weight_decay,
+        )
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.decay)
+
+
+def _backward(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    if isinstance(optimizer, AdaHessian):
+        optimizer.backward(loss)  # it needs the gradient's own gradient too
+    else:
+        loss.backward()  # type: ignore[no-untyped-call]

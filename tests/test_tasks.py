@@ -124,7 +124,7 @@ def test_permutation_stays_what_it_was_so_that_versions_agree() -> None:
     assert permutation(10, 1234).tolist() == [8, 7, 3, 1, 2, 0, 5, 4, 6, 9]
 
 
-@pytest.mark.parametrize(("size", "count"), [(10, 1), (10, 3), (12, 4), (5, 5), (2, 3)])
+@pytest.mark.parametrize(("size", "count"), [(10, 1), (10, 3), (12, 4), (5, 5)])
 def test_shards_are_disjoint_cover_everything_and_differ_by_one(size: int, count: int) -> None:
     shards = [shard_indices(size, Shard(index, count)) for index in range(1, count + 1)]
     assert sorted(torch.cat(shards).tolist()) == list(range(size))
@@ -184,7 +184,7 @@ def test_part_smaller_than_a_batch_is_one_batch_of_everything() -> None:
 
 def test_batches_of_a_shard_stay_in_the_shard() -> None:
     shard = Shard(3, 4)
-    seen = flat(drawn(Batches(numbered(40), 5, seed=9, shard=shard), 2))
+    seen = flat(drawn(Batches(numbered(40), 5, seed=9, part=shard_indices(40, shard)), 2))
     assert sorted(seen) == sorted(shard_indices(40, shard).tolist())
 
 
@@ -209,9 +209,11 @@ def test_skipping_a_long_way_draws_nothing() -> None:
     assert batches.drawn == 10**12
 
 
-def test_empty_shard_and_batch_size_zero_are_errors() -> None:
+def test_empty_shard_empty_part_and_batch_size_zero_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"shard: got '3/3'; allowed: at most as many shards as examples, 2"):
-        Batches(numbered(2), 1, seed=0, shard=Shard(3, 3))
+        shard_indices(2, Shard(3, 3))
+    with pytest.raises(ConfigError, match=r"part: got \[\]; allowed: at least one example"):
+        Batches(numbered(2), 1, seed=0, part=torch.arange(0))
     with pytest.raises(ConfigError, match="batch-size: got 0"):
         Batches(numbered(2), 0, seed=0)
 

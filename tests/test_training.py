@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model
 from p2p_elastic.training import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach
 
@@ -208,6 +209,38 @@ def test_momentum_and_weight_decay_are_those_asked_for(momentum: float, nesterov
     (group,) = trainer.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, momentum, 0.25)
     assert group["nesterov"] == nesterov
+
+
+def test_adahessian_learns_digits_and_the_peer_hears_of_each_step() -> None:
+    task, peer = find_task("digits"), Notes()
+    settings = settings_of(steps=100, batch_size=32, learning_rate=DEFAULT_LEARNING_RATE, optimizer="adahessian")
+    trainer = Trainer(initial_model(task, 0), task, task.load(None), settings, torch.device("cpu"), lambda: 0.0)
+    trainer.train(peer, never, nothing)
+    assert (trainer.meter.step, peer.steps) == (100, 100)
+    result = trainer.test(never, 60.0)
+    assert result is not None
+    assert result.accuracy > 0.8
+
+
+def test_adahessian_has_the_rate_schedule_and_decay_asked_for_and_follows_its_seed() -> None:
+    def trained(seed: int) -> Tensor:
+        task = task_of(weight_decay=0.25, milestones=(1,), decay=0.1)
+        trainer, model = trainer_of(task=task, optimizer="adahessian", momentum=0.9, learning_rate=0.05, seed=seed)
+        (group,) = trainer.optimizer.param_groups
+        assert (group["lr"], group["weight_decay"], group["betas"]) == (0.05, 0.25, (0.9, 0.999))
+        trainer.train(Notes(), never, nothing)
+        assert group["lr"] == pytest.approx(0.005)
+        return next(model.parameters()).detach()
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adahessian"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_weight_decay_asked_for_wins_over_the_recipe(optimizer: str, weight_decay: float) -> None:
+    trainer, _ = trainer_of(task=task_of(weight_decay=0.25), optimizer=optimizer, weight_decay=weight_decay)
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == weight_decay
 
 
 # ---------------------------------------------------------------- evaluation

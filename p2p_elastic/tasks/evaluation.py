@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,6 +44,23 @@ def evaluate(
             right += int((outputs.argmax(dim=1) == labels).sum())
             loss += float(task.loss(outputs, labels)) * len(labels)
     return Evaluation(accuracy=right / len(split), loss=loss / len(split))
+
+
+def loss_at(
+    model: nn.Module, task: Task, values: Mapping[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> float:
+    """The mean loss, in nats, of other parameters and buffers in this model, in eval mode, over prepared batches.
+
+    The model is left as it was found. `values` has its tensors by name.
+    """
+    total, count = 0.0, 0
+    with torch.no_grad(), _modes_kept(model):
+        model.eval()
+        for inputs, labels in batches:
+            outputs = torch.func.functional_call(model, dict(values), (inputs,))
+            total += float(task.loss(outputs, labels)) * len(labels)
+            count += len(labels)
+    return total / count if count else float("nan")
 
 
 def reestimate_batchnorm(

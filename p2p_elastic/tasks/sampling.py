@@ -17,14 +17,18 @@ SPLIT_SEED = 1234  # of the fixed splits and shards; the seed of the Elastic Gos
 _SHARD_ALLOWED = "allowed: INDEX/COUNT with 1 <= INDEX <= COUNT, for example 2/4"
 
 
-def permutation(size: int, *seed: int) -> Tensor:
-    """The numbers 0..size-1 in a random order (int64) that is the same on every machine.
+def random_state(*seed: int) -> np.random.RandomState:
+    """A generator whose numbers are the same on every machine.
 
     NumPy promises never to change the stream of `RandomState` (NEP 19); torch promises that for no generator, and peers
     with different versions of torch must cut the same shards.
     """
-    generator = np.random.RandomState([number % 2**32 for number in seed])
-    return torch.from_numpy(generator.permutation(size)).long()
+    return np.random.RandomState([number % 2**32 for number in seed])
+
+
+def permutation(size: int, *seed: int) -> Tensor:
+    """The numbers 0..size-1 in a random order (int64) that is the same on every machine."""
+    return torch.from_numpy(random_state(*seed).permutation(size)).long()
 
 
 def hold_out(inputs: Tensor, labels: Tensor, size: int, seed: int = SPLIT_SEED) -> tuple[Split, Split]:
@@ -62,7 +66,12 @@ def shard_indices(size: int, shard: Shard, seed: int = SPLIT_SEED) -> Tensor:
 
     The shards of one count are disjoint, cover everything, and differ in size by one at most, provided that every peer
     uses the same seed.
+
+    Raises:
+        ConfigError: the shard would be empty.
     """
+    if shard.index > size:
+        raise ConfigError("shard", str(shard), f"allowed: at most as many shards as examples, {size}")
     return permutation(size, seed)[shard.index - 1 :: shard.count]
 
 
@@ -76,17 +85,20 @@ class Batches:
     Args:
         split: the examples, usually `data.train`.
         batch_size: examples per batch, at least 1.
-        seed: of the orders; peers with the same shard should differ in it.
-        shard: use only this part of the split; None is all of it.
+        seed: of the orders; peers with the same part should differ in it.
+        part: use only the examples at these positions (int64 [n]), such as `shard_indices`; None is all.
+
+    Raises:
+        ConfigError: no positive batch size, or an empty part.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, shard: Shard | None = None) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, part: Tensor | None = None) -> None:
         if batch_size < 1:
             raise ConfigError("batch-size", batch_size, "allowed: at least 1")
         self._split, self._seed = split, seed
-        self._part = torch.arange(len(split)) if shard is None else shard_indices(len(split), shard)
+        self._part = torch.arange(len(split)) if part is None else part
         if len(self._part) == 0:
-            raise ConfigError("shard", str(shard), f"allowed: at most as many shards as examples, {len(split)}")
+            raise ConfigError("part", [], "allowed: at least one example")
         self._batch_size = min(batch_size, len(self._part))
         self._order, self._order_epoch = self._part, -1
         self.batches_per_epoch = len(self._part) // self._batch_size
