@@ -38,6 +38,8 @@ class StatusBoard:
             uptime_seconds=time.monotonic() - self._started,
             weight=peer.weight if peer else 0.0,
             training=self._training(),
+            centre=peer.centre() if peer else None,
+            leaders=peer.leaders() if peer else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from p2p_elastic import __version__
-from p2p_elastic.errors import P2PElasticError
+from p2p_elastic.cli_errors import clean_errors
 from p2p_elastic.stop import Stop
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
@@ -55,22 +55,47 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to train.")
 @click.option("--threads", type=int, help="CPU threads for PyTorch.  [default: PyTorch's]")
-@click.option("--rule", metavar="NAME", help="Exchange rule.  [founder: elastic-gossip]")
+@click.option(
+    "--rule",
+    metavar="NAME",
+    help="How peers train together: elastic-gossip, gossip-pull, gossip-push, gosgd, easgd, eamsgd, lsgd, none "
+    "(see `p2p-elastic rules`).  [founder: elastic-gossip]",
+)
 @click.option(
     "--moving-rate",
     type=float,
     metavar="ALPHA",
-    help="How far two partners move towards each other, 0 to 1; 0.5 averages them.  [founder: 0.5]",
+    help="How far two partners move towards each other, 0 to 1; 0.5 averages them. With lsgd the pull to the leader.  "
+    "[founder: the rule's]",
 )
-@click.option("--period", type=int, metavar="TAU", help="Ask for an exchange every TAU steps ...")
+@click.option("--period", type=int, metavar="TAU", help="Ask for an exchange every TAU steps ...  [lsgd: 16]")
 @click.option(
     "--probability", type=float, metavar="P", help="... or after each step with probability P.  [founder: 1/32]"
+)
+@click.option(
+    "--global-period",
+    type=int,
+    metavar="TAU_G",
+    help="lsgd with groups: follow the best of all groups every TAU_G steps, a multiple of --period.",
+)
+@click.option(
+    "--global-moving-rate", type=float, metavar="LAMBDA_G", help="... by this share.  [founder: the moving rate]"
+)
+@click.option("--group", metavar="NAME", help="lsgd: the group whose leader this peer follows, and may be.")
+@click.option(
+    "--role",
+    type=click.Choice(["peer", "centre"]),
+    default="peer",
+    help="easgd, eamsgd: `centre` does not train; it holds the centre variable, or stands by to take it over.",
 )
 @click.option("--steps", type=int, help="Train for so many optimizer steps ...")
 @click.option(
     "--epochs", type=int, help="... or passes over this peer's part of the data.  [default: the task's recipe]"
 )
 @click.option("--batch-size", type=int, help="Examples per step on this peer.  [default: the run's]")
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adahessian"]), default="sgd", help="What this peer trains with."
+)
 @click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's]")
 @click.option("--momentum", type=float, help="Momentum of this peer.  [default: the run's]")
 @click.option(
@@ -125,7 +150,7 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
       p2p-elastic join --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo... --shard 2/4
     """
     given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
-    with Stop().signals() as stop, _clean_errors():
+    with Stop().signals() as stop, clean_errors():
         # After the handlers: PyTorch takes seconds to load, and Ctrl-C must work meanwhile.
         from p2p_elastic.config import load_config
         from p2p_elastic.display import open_screen
@@ -148,7 +173,7 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
 @click.option("--output", type=FOLDER, default=Path("demo-output"), help="Folder for models, summaries and logs.")
 def demo(**options: Any) -> None:
     """Start several real peers on loopback and one that trains alone, show them side by side, and compare them."""
-    with Stop().signals() as stop, _clean_errors():
+    with Stop().signals() as stop, clean_errors():
         from p2p_elastic.demo import run_demo
 
         run_demo(stop=stop, **options)
@@ -167,6 +192,16 @@ def tasks() -> None:
         )
 
 
+@main.command(short_help="List the ways to train together.")
+def rules() -> None:
+    """List the rules that a run can have, with their defaults."""
+    from p2p_elastic.rules import RULES
+
+    for name, method in RULES.items():
+        where = "" if method.live else "  [simulator only]"
+        click.echo(f"{name:16} {method.summary}{where}\n{'':16} moving rate {method.moving_rate:g}")
+
+
 def run() -> None:
     """The installed command: `main`, and then straight to the end.
 
@@ -181,22 +216,6 @@ def run() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-@contextlib.contextmanager
-def _clean_errors() -> Iterator[None]:
-    """What we raise on purpose is a message and exit code 2, not a traceback."""
-    try:
-        yield
-    except P2PElasticError as error:
-        click.echo(f"p2p-elastic: error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output is gone; nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 @contextlib.contextmanager

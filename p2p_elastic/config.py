@@ -5,29 +5,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.exchange import RunName
+from p2p_elastic.exchange import Group, RunName
 from p2p_elastic.manifest import BINDING, RunManifest
-from p2p_elastic.rules import find_rule
+from p2p_elastic.rules import Method, Topology, check_rate, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 from p2p_elastic.tasks import Recipe, Shard
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from p2p_elastic.toml_file import read_options
 
 PORT = 31330  # libp2p; any free port where this one is taken and none was asked for
 HTTP_PORT = 8870  # the same for HTTP
-DEFAULT_RULE, DEFAULT_MOVING_RATE = "elastic-gossip", 0.5  # averages the pair: the optimum is flat from 0.25 to 0.5
+DEFAULT_RULE = "elastic-gossip"
+DEFAULT_LEADER_PERIOD = 16  # a leader is followed at fixed steps
 DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a quarter of the bytes
 DEFAULT_TASK = "digits"
 
@@ -50,9 +47,14 @@ class JoinConfig(Frozen):
     moving_rate: float | None = None
     period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     probability: float | None = None
+    global_moving_rate: float | None = None
+    global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    group: Group | None = None
+    role: Literal["peer", "centre"] = "peer"
     steps: Count | None = None
     epochs: Count | None = None
     batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    optimizer: Literal["sgd", "adahessian"] = "sgd"
     lr: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -80,36 +82,68 @@ class JoinConfig(Frozen):
             raise ConfigError("steps/epochs", (self.steps, self.epochs), "give one of the two")
         if self.period is not None or self.probability is not None:
             Schedule.build(self.period, self.probability)
-        if self.rule is not None or self.moving_rate is not None:
-            moving_rate = DEFAULT_MOVING_RATE if self.moving_rate is None else self.moving_rate
-            find_rule(self.rule or DEFAULT_RULE, moving_rate)
+        method = find_method(self.rule or DEFAULT_RULE)
+        for key, rate in (("moving-rate", self.moving_rate), ("global-moving-rate", self.global_moving_rate)):
+            if rate is not None:
+                check_rate(key, rate)
+        if self.rule is not None:
+            self.check_against(method)
         return self
+
+    def check_against(self, method: Method) -> None:
+        """What the rule that was asked for does not have. Raises ConfigError."""
+        if not method.live:
+            raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
+        if method.topology is not Topology.LEADER:
+            for key in ("global_period", "global_moving_rate", "group"):
+                if getattr(self, key) is not None:
+                    raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
+        elif self.probability is not None:
+            raise ConfigError("probability", self.probability, "rule lsgd has a period: give --period")
+        if self.role == "centre" and method.topology is not Topology.CENTRE:
+            raise ConfigError("role", self.role, "only the rules easgd and eamsgd have a centre")
+        if self.global_period is not None and self.period is not None and self.global_period % self.period:
+            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {self.period}")
 
     @property
     def part(self) -> Shard | None:
         """The part of the data to train on; None is all of it."""
         return None if self.shard is None else Shard.parse(self.shard)
 
+    def learning_rate(self, of_run: float) -> float:
+        """The one asked for; else the run's, which is for SGD, or AdaHessian's own."""
+        return self.lr or (of_run if self.optimizer == "sgd" else DEFAULT_LEARNING_RATE)
+
     def binding(self) -> dict[str, Any]:
         """What was asked for of the things that all peers of a run have in common."""
         return {key: getattr(self, key) for key in BINDING if getattr(self, key, None) is not None}
 
     def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe) -> RunManifest:
-        """The manifest of a new run with these options."""
-        probability = DEFAULT_PROBABILITY if self.period is None and self.probability is None else self.probability
+        """The manifest of a new run with these options. Raises ConfigError."""
+        rule = self.rule or DEFAULT_RULE
+        method = find_method(rule)
+        self.model_copy(update={"rule": rule}).check_against(method)
+        period, probability = self.period, self.probability
+        if period is None and probability is None:
+            leads = method.topology is Topology.LEADER
+            period, probability = (DEFAULT_LEADER_PERIOD, None) if leads else (None, DEFAULT_PROBABILITY)
+        of_method = recipe.momentum if method.momentum is None else method.momentum
+        moving_rate = method.moving_rate if self.moving_rate is None else self.moving_rate
         return RunManifest(
             run=run,
             founder=founder,
             task=task,
             schema_hash=schema_hash,
-            rule=self.rule or DEFAULT_RULE,
-            moving_rate=DEFAULT_MOVING_RATE if self.moving_rate is None else self.moving_rate,
-            period=self.period,
+            rule=rule,
+            moving_rate=moving_rate,
+            period=period,
             probability=probability,
+            global_moving_rate=self.global_moving_rate,
+            global_period=self.global_period,
             codec="none",
             batch_size=self.batch_size or recipe.batch_size,
-            learning_rate=self.lr or recipe.learning_rate,
-            momentum=recipe.momentum if self.momentum is None else self.momentum,
+            learning_rate=(self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,
+            momentum=of_method if self.momentum is None else self.momentum,
             init_seed=self.seed or 0,
         )
 
@@ -120,7 +154,7 @@ def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:
     Raises:
         ConfigError: the first option that is unknown or out of range, or a file that is no TOML.
     """
-    from_file = _read(file)
+    from_file = read_options(file)
     for one, other in EITHER_OR:  # the command line wins, also over what the file says in the other way
         if given.get(one) is not None:
             from_file.pop(other, None)
@@ -137,15 +171,3 @@ def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:
                 key, first["input"], "letters, digits and . _ -, beginning with a letter or digit, at most 64"
             ) from error
         raise ConfigError(key, first["input"], first["msg"]) from error
-
-
-def _read(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        options = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("config", str(file), f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("config", str(file), f"no TOML file: {error}") from error
-    return {key.replace("-", "_"): tuple(v) if isinstance(v, list) else v for key, v in options.items()}

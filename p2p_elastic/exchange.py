@@ -3,7 +3,7 @@
     initiator                                        responder
       Offer(id, run, schema, step, loss, weight) ->
                                                   <- Accept(step, loss, weight) | Decline(reason)
-      =========== both vectors, at the same time, chunk by chunk, each chunk checked ===========
+      ====== the vectors that the run's rule needs, at the same time, chunk by chunk, each checked ======
       Verified(id)  |  Aborted(id, reason)       ->
                                                      commits: its move is sure
                                                   <- Committed(id)  |  Aborted(id, reason)
@@ -13,6 +13,13 @@ The initiator says Verified only when it holds all it needs, so once the respond
 too; it only has to learn that it may. Where that last word is lost, `inquire` asks again under the same id, and the
 responder answers from its ledger: an exchange is never applied twice, and a half exchange needs a partner that is gone
 for good.
+
+    asker                                            holder
+      Fetch(id, run, schema, origin, have)       ->
+                                                  <- Given(origin, step, loss) and the vector | Unchanged
+                                                     | Referral(holders) | Decline(reason)
+
+A fetch copies a snapshot that some peer (`origin`) published: nobody moves by it, so nobody has to agree on it.
 
 Each function here is a generator: it yields commands, gets what came of them, and returns a `Result`.
 """
@@ -26,7 +33,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, Field
 
 from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
-from p2p_elastic.rules import Facts
+from p2p_elastic.rules import Facts, Flow
 from p2p_elastic.status import Frozen, Outcome
 
 PROTOCOL_VERSION = 1
@@ -36,9 +43,11 @@ ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SchemaHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,32}$")]
 Step = Annotated[int, Field(ge=0, lt=2**53)]
 Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Loss = Annotated[float, Field(allow_inf_nan=False)] | None
+Share = Annotated[float, Field(ge=0.0, le=2.0**20, allow_inf_nan=False)]
 
 
 def _printable(text: str) -> str:
@@ -60,6 +69,20 @@ class DeclineReason(str, Enum):
     OTHER_SCHEMA = "other-schema"
     OTHER_CODEC = "other-codec"
     OTHER_VERSION = "other-version"
+    NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
+    NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
+
+
+class Stamp(Frozen):
+    """How fresh a copy of the centre variable is: the term of its centre, and exchanges counted since the run began."""
+
+    term: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    clock: Annotated[int, Field(ge=0, lt=2**53)] = 0
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """The greater, the fresher."""
+        return self.term, self.clock
 
 
 class Offer(Frozen):
@@ -75,10 +98,11 @@ class Offer(Frozen):
     step: Step
     loss: Loss
     weight: Weight
+    share: Share = 0.0
 
 
 class Accept(Frozen):
-    """The responder's header: the same facts of its own."""
+    """The responder's header: the same facts of its own. `centre` is there where its vector is the centre variable."""
 
     id: ExchangeId
     peer: PeerId
@@ -86,6 +110,8 @@ class Accept(Frozen):
     step: Step
     loss: Loss
     weight: Weight
+    share: Share = 0.0
+    centre: Stamp | None = None
 
 
 class Decline(Frozen):
@@ -121,7 +147,43 @@ class Inquiry(Frozen):
     id: ExchangeId
 
 
-Message = Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry
+class Fetch(Frozen):
+    """Give me the newest snapshot of `origin` that you hold, unless it is the one of its step `have`."""
+
+    version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
+    id: ExchangeId
+    peer: PeerId
+    run: RunName
+    schema_hash: SchemaHash
+    elements: Annotated[int, Field(gt=0, lt=2**40)]
+    codec: Annotated[str, Field(max_length=32)]
+    origin: PeerId
+    have: Step | None = None
+
+
+class Given(Frozen):
+    """Here it is; the vector follows."""
+
+    id: ExchangeId
+    origin: PeerId
+    step: Step
+    loss: Loss
+
+
+class Unchanged(Frozen):
+    """You have the newest one that is held here."""
+
+    id: ExchangeId
+
+
+class Referral(Frozen):
+    """It was sent from here often enough; these have it too."""
+
+    id: ExchangeId
+    holders: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=8)]
+
+
+Message = Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry | Fetch | Given | Unchanged | Referral
 
 
 class Send(NamedTuple):
@@ -137,7 +199,11 @@ class Receive(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """Command: send our vector and receive theirs at the same time. Comes back with None, or what is wrong with it."""
+    """Command: send our vector and receive theirs, at the same time where both. Comes back with None, or what is wrong
+    with what came."""
+
+    send: bool = True
+    receive: bool = True
 
 
 class Commit(NamedTuple):
@@ -149,12 +215,16 @@ Answer = Message | str | None
 
 
 class Result(NamedTuple):
-    """How an exchange ended. COMPLETED: move by `mine` and `theirs`. HALF: uncertain, `inquire`."""
+    """How an exchange ended. COMPLETED: move by `mine` and `theirs`. HALF: uncertain, `inquire`.
+
+    `centre` is there where the partner's vector is the centre variable.
+    """
 
     outcome: Outcome
     mine: Facts | None = None
     theirs: Facts | None = None
     reason: str | None = None
+    centre: Stamp | None = None
 
 
 Exchange = Generator[Command, Answer, Result]
@@ -162,11 +232,12 @@ Exchange = Generator[Command, Answer, Result]
 
 def facts(header: Offer | Accept) -> Facts:
     """The facts of the peer that sent this header."""
-    return Facts(header.step, header.loss, header.weight)
+    asked = isinstance(header, Offer)
+    return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share)
 
 
-def initiate(offer: Offer) -> Exchange:
-    """The side that asks.
+def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
+    """The side that asks; parameters travel as `flow` says.
 
     Raises:
         RemoteProtocolError, SchemaMismatch: the partner answered what it must not.
@@ -180,8 +251,8 @@ def initiate(offer: Offer) -> Exchange:
         raise LocalProtocolError(f"received {type(answer).__name__} where Accept or Decline was asked for")
     if answer.schema_hash != offer.schema_hash:
         raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, ours is {offer.schema_hash}")
-    agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer))
-    problem = yield Transfer()
+    agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer), centre=answer.centre)
+    problem = yield Transfer(send=flow is not Flow.PULL, receive=flow is not Flow.PUSH)
     if isinstance(problem, str):
         yield Send(Aborted(id=offer.id, reason=problem))
         return Result(Outcome.REFUSED, reason=problem)
@@ -196,10 +267,10 @@ def initiate(offer: Offer) -> Exchange:
     return agreed
 
 
-def respond(offer: Offer, accept: Accept) -> Exchange:
+def respond(offer: Offer, accept: Accept, flow: Flow = Flow.BOTH) -> Exchange:
     """The side that was asked and agrees."""
     yield Send(accept)
-    problem = yield Transfer()
+    problem = yield Transfer(send=flow is not Flow.PUSH, receive=flow is not Flow.PULL)
     if isinstance(problem, str):
         yield Send(Aborted(id=offer.id, reason=problem))
         return Result(Outcome.REFUSED, reason=problem)
@@ -226,7 +297,45 @@ def inquire(exchange_id: str) -> Exchange:
     return Result(Outcome.COMPLETED)
 
 
-def objection(offer: Offer, *, run: str, schema_hash: str, elements: int) -> Decline | None:
+class Fetched(NamedTuple):
+    """What came of a fetch: a snapshot, or who else has it, or why not."""
+
+    given: Given | None = None
+    unchanged: bool = False
+    holders: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
+    """Ask for a snapshot; it is in the received vector where `given` is there.
+
+    Raises:
+        RemoteProtocolError: the holder answered what it must not.
+    """
+    yield Send(asked)
+    answer = yield Receive((Given, Unchanged, Referral, Decline))
+    _same_exchange(asked.id, answer)
+    if isinstance(answer, Decline):
+        return Fetched(reason=answer.reason.value)
+    if isinstance(answer, Unchanged):
+        return Fetched(unchanged=True)
+    if isinstance(answer, Referral):
+        return Fetched(holders=answer.holders)
+    if not isinstance(answer, Given):
+        raise LocalProtocolError(f"received {type(answer).__name__} where the answer to a fetch was asked for")
+    if answer.origin != asked.origin:
+        raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
+    problem = yield Transfer(send=False)
+    return Fetched(reason=problem) if isinstance(problem, str) else Fetched(given=answer)
+
+
+def give(given: Given) -> Generator[Command, Answer, None]:
+    """Send a snapshot that was asked for."""
+    yield Send(given)
+    yield Transfer(receive=False)
+
+
+def objection(offer: Offer | Fetch, *, run: str, schema_hash: str, elements: int) -> Decline | None:
     """What speaks against this offer, whatever we are doing now; None where nothing does."""
     checks = (
         (offer.version == PROTOCOL_VERSION, DeclineReason.OTHER_VERSION, f"we speak version {PROTOCOL_VERSION}"),

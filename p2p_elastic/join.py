@@ -19,17 +19,28 @@ from p2p_elastic import __version__
 from p2p_elastic.api.app import create_app
 from p2p_elastic.api.server import ApiServer, bind
 from p2p_elastic.board import StatusBoard
+from p2p_elastic.centre_duty import hold_centre
 from p2p_elastic.config import DEFAULT_TASK, HTTP_PORT, PORT, JoinConfig
+from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
-from p2p_elastic.manifest import RunManifest, check_against, choose_run
+from p2p_elastic.manifest import RunManifest, check_against
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import is_loopback_address
 from p2p_elastic.peers.local import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.results import MODEL_FILE, Summary, check_writable, output_folder, save_model, save_summary
-from p2p_elastic.rules import find_rule
+from p2p_elastic.results import (
+    CENTRE_FILE,
+    MODEL_FILE,
+    Summary,
+    check_writable,
+    output_folder,
+    save_model,
+    save_summary,
+    save_values,
+)
+from p2p_elastic.rules import find_method
 from p2p_elastic.status import ExchangeTotals
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Data, Task, find_task, initial_model
@@ -37,7 +48,6 @@ from p2p_elastic.training import Settings, Trainer
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
-FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
@@ -71,17 +81,6 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
             return None
         finally:
             thread.call(network.close())
-
-
-def choose_device(name: str) -> torch.device:
-    """The device to train on; auto takes the best there is. Raises ConfigError."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available[name]:
-        there = ", ".join(kind for kind, here in available.items() if here)
-        raise ConfigError("device", name, f"not available to PyTorch on this machine; there is: {there}")
-    return torch.device(name)
 
 
 class _Participation:
@@ -173,11 +172,12 @@ class _Participation:
             )
             self._thread.call(asyncio.sleep(pause), self._stop)
             pause = min(2 * pause, 30.0)
-        manifest = self._thread.call(find_run(self._network, self._config.run, FIND_RUN_SECONDS), self._stop)
+        manifest = self._thread.call(self._network.find_run(self._config.run), self._stop)
         if manifest is None:
             name = f"run {self._config.run!r}" if self._config.run else "any run"
             raise ConfigError("run", self._config.run, f"the initial peer answers, but does not know {name}")
         check_against(manifest, self._config.binding())
+        self._config.check_against(find_method(manifest.rule))
         self._network.directory.join(manifest)
         return manifest
 
@@ -205,7 +205,9 @@ class _Participation:
         torch.manual_seed(settings.seed)  # dropout
         model = initial_model(task, manifest.init_seed).to(device)
         trainer = Trainer(model, task, data, settings, device, time.monotonic)
-        peer = self._peer(manifest, model, settings.seed)
+        vector = ParameterVector(model)
+        peer = self._peer(manifest, vector, settings.seed)
+        peer.judge_leaders(lambda snapshot: trainer.loss_at(vector.views(snapshot.vector)))
         self._board.trainer, self._board.peer = trainer, peer
         started = time.monotonic()
         self._thread.call(self._network.stay_attached())
@@ -217,15 +219,26 @@ class _Participation:
         try:
             self._wait_for_peers(peer)
             self._board.phase = "training"
-            trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
+            if self._config.role == "centre":
+                hold_centre(peer, model, trainer, self._stop, lambda: self._screen.progress(self._board))
+            else:
+                trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
             self._board.phase = "finishing"
             self._leave(peer)
         finally:
             for life in lives:
                 life.cancel()
-        stopped = self._stop.requested
+        return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+
+    def _finish(
+        self, task: Task, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float
+    ) -> Summary:
+        stopped, centre = self._stop.requested, peer.centre_value()
         save_model(model, output)  # before anything that takes time
+        if centre is not None:
+            save_values(model, centre, output, CENTRE_FILE)
         result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
+        of_centre = None if centre is None else trainer.test_values(centre, self._stop)
         summary = Summary(
             peer=peer.peer,
             run=self._manifest.run,
@@ -233,11 +246,14 @@ class _Participation:
             manifest=self._manifest,
             stopped=stopped,
             steps=trainer.meter.step,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
             test_accuracy=result.accuracy if result else None,
             test_loss=result.loss if result else None,
             validation_accuracy=trainer.meter.validation.accuracy if trainer.meter.validation else None,
             training_loss=trainer.meter.loss,
+            centre=peer.centre(),
+            centre_test_accuracy=of_centre.accuracy if of_centre else None,
+            leaders=peer.leaders(),
             exchanges=peer.exchanges(),
             model=str(output / MODEL_FILE),
         )
@@ -259,22 +275,23 @@ class _Participation:
             steps=config.steps,
             epochs=config.epochs or task.recipe.epochs,
             batch_size=config.batch_size or manifest.batch_size,
-            learning_rate=config.lr or manifest.learning_rate,
+            learning_rate=config.learning_rate(manifest.learning_rate),
             momentum=manifest.momentum if config.momentum is None else config.momentum,
             seed=own_order if config.seed is None else config.seed,
             shard=config.part,
+            optimizer=config.optimizer,
         )
 
-    def _peer(self, manifest: RunManifest, model: nn.Module, seed: int) -> Peer:
+    def _peer(self, manifest: RunManifest, vector: ParameterVector, seed: int) -> Peer:
         return Peer(
-            vector=ParameterVector(model),
-            rule=find_rule(manifest.rule, manifest.moving_rate),
-            schedule=manifest.schedule,
+            vector=vector,
+            policy=manifest.policy(),
             transport=self._network.transport,
             directory=self._network.directory,
             membership=Membership(
                 run=manifest.run,
                 codec=manifest.codec,
+                group=self._config.group or "",
                 newcomer=manifest.founder != self._network.identity.peer,
                 first_sequence=time.time_ns() // 1_000_000,
             ),
@@ -305,12 +322,13 @@ class _Participation:
         """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
         await self._network.directory.until_attached()
         try:
-            theirs = await find_run(self._network, self._config.run, FIND_RUN_SECONDS)
+            theirs = await self._network.find_run(self._config.run)
             if theirs is None:
                 self._network.directory.found(manifest)
                 self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
                 return
             check_against(theirs, self._config.binding())
+            self._config.check_against(find_method(theirs.rule))
             if theirs.schema_hash != manifest.schema_hash:
                 raise ConfigError(
                     "task", manifest.task, f"run {theirs.run!r} trains {theirs.task!r} with another model"
@@ -320,7 +338,7 @@ class _Participation:
             log.warning("attached, but cannot take part; training goes on alone: %s", error)
             return
         self._network.directory.join(theirs)
-        peer.adopt(theirs.run, find_rule(theirs.rule, theirs.moving_rate), theirs.schedule)
+        peer.adopt(theirs.run, theirs.policy())
         self._board.manifest = theirs
         self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
 
@@ -344,26 +362,10 @@ class _Participation:
         self._screen.say(
             "end",
             f"{'Stopped' if summary.stopped else 'Finished'} after {summary.steps} steps, {summary.seconds:.1f} s. "
-            f"Test accuracy {percent(summary.test_accuracy)}. Exchanges: {_counts(totals)}; "
+            f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
             f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}.\nModel: {summary.model}",
             **summary.model_dump(mode="json"),
         )
-
-
-async def find_run(network: LiveNetwork, wanted: str | None, seconds: float) -> RunManifest | None:
-    """Look for the wanted run, or the only one there is, for at most so long. Raises ConfigError (see `choose_run`)."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while loop.time() < end:
-        try:
-            found = choose_run(await network.directory.runs(), wanted)
-        except DirectoryError as error:
-            log.info("looking for the run: %s", error)
-            found = None
-        if found is not None:
-            return found
-        await asyncio.sleep(0.5)
-    return None
 
 
 def _with_preferred_port(asked: int | None, preferred: int, use: Callable[[int], object]) -> None:
@@ -387,6 +389,10 @@ def _http_socket(config: JoinConfig) -> socket.socket:
 
 def _reach(address: str) -> str:
     return "    # from this machine only" if is_loopback_address(address) else ""
+
+
+def _centre(summary: Summary) -> str:
+    return "" if summary.centre is None else f", of the centre variable {percent(summary.centre_test_accuracy)}"
 
 
 def _counts(totals: ExchangeTotals) -> str:

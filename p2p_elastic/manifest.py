@@ -9,13 +9,23 @@ from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.exchange import CODECS, PeerId, RunName, SchemaHash
-from p2p_elastic.rules import RULES
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import RULES, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
-BINDING = ("task", "rule", "moving_rate", "period", "probability", "codec")
+BINDING = (
+    "task",
+    "rule",
+    "moving_rate",
+    "period",
+    "probability",
+    "global_moving_rate",
+    "global_period",
+    "codec",
+)
 """What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
 
 
@@ -30,6 +40,10 @@ class RunManifest(Frozen):
     moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
     period: Annotated[int, Field(ge=1, lt=2**31)] | None
     probability: Annotated[float, Field(ge=0.0, le=1.0)] | None
+    global_moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        default=None, description="lsgd: pull towards the best of all groups"
+    )
+    global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     codec: Name
     batch_size: Annotated[int, Field(ge=1, le=2**20)]
     learning_rate: Annotated[float, Field(gt=0.0, le=1e3)]
@@ -46,6 +60,21 @@ class RunManifest(Frozen):
     def schedule(self) -> Schedule:
         return Schedule.build(self.period, self.probability)
 
+    def policy(self) -> Policy:
+        """What this run prescribes to its peers. Raises ConfigError where it cannot be done here."""
+        method = find_method(self.rule)
+        if not method.live:
+            raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
+        together = self.global_moving_rate if self.global_moving_rate is not None else self.moving_rate
+        return Policy(
+            rule=method.rule(self.moving_rate),
+            schedule=self.schedule,
+            topology=method.topology,
+            flow=method.flow,
+            global_rule=method.rule(together) if self.global_period is not None else None,
+            global_period=self.global_period,
+        )
+
     def settings(self) -> dict[str, Any]:
         """All but who founded it: two manifests with equal settings describe the same run."""
         return self.model_dump(exclude={"founder"})
@@ -53,9 +82,16 @@ class RunManifest(Frozen):
     def describe(self) -> str:
         """One line for people."""
         return (
-            f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}, "
-            f"batch {self.batch_size}, learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
+            f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
+            f"{self._describe_global()}, batch {self.batch_size}, learning rate {self.learning_rate:g}, "
+            f"momentum {self.momentum:g}"
         )
+
+    def _describe_global(self) -> str:
+        if self.global_period is None:
+            return ""
+        rate = "" if self.global_moving_rate is None else f" with {self.global_moving_rate:g}"
+        return f", all groups{rate} every {self.global_period} steps"
 
 
 def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
@@ -73,9 +109,7 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
     if manifest.codec not in CODECS:
         raise ConfigError("codec", manifest.codec, f"the run's codec is not known here ({', '.join(CODECS)}): update")
     if manifest.rule not in RULES:
-        raise ConfigError(
-            "rule", manifest.rule, f"the run's rule is not known here ({', '.join(sorted(RULES))}): update"
-        )
+        raise ConfigError("rule", manifest.rule, f"the run's rule is not known here ({', '.join(RULES)}): update")
 
 
 def choose_run(manifests: tuple[RunManifest, ...], wanted: str | None) -> RunManifest | None:

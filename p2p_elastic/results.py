@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
-from p2p_elastic.status import ExchangeTotals, Frozen
+from p2p_elastic.status import CentreStatus, ExchangeTotals, Frozen, LeaderStatus
+from p2p_elastic.vector import ParameterVector
 
-MODEL_FILE, SUMMARY_FILE = "model.safetensors", "summary.json"
+MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
 
 
 class Summary(Frozen):
@@ -30,6 +32,9 @@ class Summary(Frozen):
     test_loss: float | None
     validation_accuracy: float | None
     training_loss: float | None
+    centre: CentreStatus | None = None
+    centre_test_accuracy: float | None = None
+    leaders: LeaderStatus | None = None
     exchanges: ExchangeTotals
     model: str
 
@@ -52,9 +57,16 @@ def check_writable(folder: Path) -> None:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
 
 
-def save_model(model: nn.Module, folder: Path) -> None:
+def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
     """Write the model into `folder`."""
-    _write(folder / MODEL_FILE, lambda path: safetensors.torch.save_model(model, str(path)))
+    _write(folder / name, lambda path: safetensors.torch.save_model(model, str(path)))
+
+
+def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
+    """Write a model like `model` with the parameters `values` [D] into `folder`."""
+    other = copy.deepcopy(model)
+    ParameterVector(other).load_(values)
+    save_model(other, folder, name)
 
 
 def save_summary(summary: Summary, folder: Path) -> None:

@@ -7,7 +7,6 @@ use the very same objects; with whom a peer exchanges, and which way parameters 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -96,7 +95,7 @@ def elastic(moving_rate: float = 0.5) -> ExchangeRule:
     Raises:
         ConfigError: where moving_rate is not in [0, 1).
     """
-    _check_rate("moving-rate", moving_rate, below_one=True)
+    check_rate("moving-rate", moving_rate)
 
     def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
         partners = max(mine.partners, theirs.partners)
@@ -133,7 +132,7 @@ def receive(moving_rate: float = 0.5) -> ExchangeRule:
 
 
 def _one_sided(moving_rate: float, *, asker_moves: bool) -> ExchangeRule:
-    _check_rate("moving-rate", moving_rate)
+    check_rate("moving-rate", moving_rate, copies=True)
 
     def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
         moves = mine.asked is asker_moves
@@ -195,8 +194,8 @@ def clip_by_norm(largest: float) -> ExchangeRule:
 def chain(*rules: ExchangeRule) -> ExchangeRule:
     """Apply rules one after the other: each gets what the one before it made of the difference (after optax).
 
-    >>> rule = chain(clip_by_norm(1.0), elastic(0.5))
-    >>> rule.update(torch.tensor([3.0, 4.0]), rule.init(torch.zeros(2)), mine=Facts(1, None, 1.0), theirs=Facts(1, None, 1.0))[0]
+    >>> rule, equal = chain(clip_by_norm(1.0), elastic(0.5)), Facts(step=1, loss=None, weight=1.0)
+    >>> rule.update(torch.tensor([3.0, 4.0]), rule.init(torch.zeros(2)), mine=equal, theirs=equal)[0]
     tensor([0.3000, 0.4000])
     """
 
@@ -216,9 +215,10 @@ def chain(*rules: ExchangeRule) -> ExchangeRule:
     return ExchangeRule(init=init, update=update, share=share)
 
 
-def _check_rate(key: str, rate: float, *, below_one: bool = False) -> None:
-    if not (0.0 <= rate < 1.0 or (rate == 1.0 and not below_one)):
-        limit = "below 1; 0.5 averages the pair" if below_one else "1 (copies the partner)"
+def check_rate(key: str, rate: float, *, copies: bool = False) -> None:
+    """Check a moving rate, which may be 1 where that `copies` the partner. Raises ConfigError with that key."""
+    if not (0.0 <= rate < 1.0 or (copies and rate == 1.0)):
+        limit = "1 (copies the partner)" if copies else "below 1; 0.5 averages the pair"
         raise ConfigError(key, rate, f"a number from 0 (no pull) to {limit}")
 
 
@@ -355,6 +355,5 @@ def find_method(name: str) -> Method:
 
 def find_rule(name: str, moving_rate: float) -> ExchangeRule:
     """The exchange rule of the method of that name. Raises ConfigError."""
-    if not math.isfinite(moving_rate):
-        raise ConfigError("moving-rate", moving_rate, "a number from 0 to 1")
+    check_rate("moving-rate", moving_rate, copies=True)
     return find_method(name).rule(moving_rate)

@@ -72,7 +72,7 @@ class TrainingStatus(Frozen):
     steps_total: int | None = None
     epoch: float = 0.0
     steps_per_second: float | None = None
-    loss: float | None = Field(default=None, description="mean over the last steps")
+    loss: float | None = Field(default=None, description="mean over the last steps, as partners hear of it")
     validation_accuracy: float | None = Field(default=None, description="share of the validation split, 0..1")
     test_accuracy: float | None = Field(default=None, description="share of the test split, 0..1, at the end")
     seconds_since_step: float | None = None
@@ -103,6 +103,25 @@ class NetworkStatus(Frozen):
     streams_refused: dict[str, int] = Field(default_factory=dict, description="reason -> count of refused streams")
 
 
+class CentreStatus(Frozen):
+    """The centre variable, in runs that have one (EASGD)."""
+
+    holder: str | None = Field(description="peer id of the centre; nothing while its place is vacant")
+    here: bool = Field(description="whether this peer is the centre")
+    term: int = Field(description="how often the centre has moved, counted from 1; 0: not seen yet")
+    exchanges: int = Field(description="exchanges behind the value here: at the centre all of them")
+
+
+class LeaderStatus(Frozen):
+    """Whom this peer follows (Leader SGD)."""
+
+    group: str
+    leader: str | None = Field(description="of the group; this peer itself where it leads")
+    leader_of_all: str | None
+    snapshots_published: int = Field(description="of this peer's parameters, while it led")
+    disbelieved: dict[str, str] = Field(description="peer -> why it does not lead this peer at present")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -117,6 +136,8 @@ class PeerStatus(Frozen):
     uptime_seconds: float
     weight: float = Field(description="0 while a newcomer copies, 1 afterwards")
     training: TrainingStatus
+    centre: CentreStatus | None = None
+    leaders: LeaderStatus | None = None
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

@@ -67,6 +67,14 @@ class ParameterVector:
                 # A move is as old as its snapshot; a variance that shrank since then must not fall below zero.
                 tensor.clamp_(min=0.0)
 
+    def views(self, values: Tensor) -> dict[str, Tensor]:
+        """The model's tensors by name, from `values` [D]: views where dtype and device allow. For `functional_call`."""
+        found = {}
+        for slot in self._slots:
+            tensor = slot.tensor()
+            found[slot.name] = values[slot.start : slot.stop].view(tensor.shape).to(tensor.device, tensor.dtype)
+        return found
+
     def load_(self, values: Tensor) -> None:
         """Replace the model's values by `values` [D]."""
         for slot in self._slots:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
-from p2p_elastic.exchange import Answer, Command, Commit, Exchange, Message, Receive, Result, Send, Transfer
+from p2p_elastic.exchange import Answer, Command, Commit, Message, Receive, Send, Transfer
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import (
     CHUNK_HEADER,
@@ -47,7 +47,10 @@ class Limits:
 
 
 class Vectors(NamedTuple):
-    """The two ends of a transfer: `mine` [D] travels out, `theirs` [D] is filled. Float32, contiguous, on the CPU."""
+    """The two ends of a transfer: `mine` [D] travels out, `theirs` [D] is filled. Float32, contiguous, on the CPU.
+
+    Where only one of them travels, the other may be anything.
+    """
 
     mine: Tensor
     theirs: Tensor
@@ -66,8 +69,11 @@ class Conversation:
         return self.bytes_sent, self.bytes_received
 
     async def run(
-        self, exchange: Exchange, vectors: Vectors | None = None, commit: Callable[[], None] | None = None
-    ) -> Result:
+        self,
+        exchange: Generator[Command, Answer, T],
+        vectors: Vectors | None = None,
+        commit: Callable[[], None] | None = None,
+    ) -> T:
         """Drive `exchange` to its end. Raises ExchangeError with the partner's id in it."""
         try:
             return await self._drive(exchange, vectors, commit)
@@ -80,7 +86,9 @@ class Conversation:
         nbytes = 0 if vectors is None else vectors.mine.nbytes + vectors.theirs.nbytes
         return self._limits.exchange_seconds + nbytes / self._limits.bytes_per_second_min
 
-    async def _drive(self, exchange: Exchange, vectors: Vectors | None, commit: Callable[[], None] | None) -> Result:
+    async def _drive(
+        self, exchange: Generator[Command, Answer, T], vectors: Vectors | None, commit: Callable[[], None] | None
+    ) -> T:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._deadline(vectors)
         command = next(exchange)
@@ -93,7 +101,7 @@ class Conversation:
                 else:
                     command = exchange.send(answer)
         except StopIteration as done:
-            result: Result = done.value
+            result: T = done.value
             return result
 
     async def _obey(self, command: Command, vectors: Vectors | None, commit: Callable[[], None] | None) -> Answer:
@@ -104,7 +112,7 @@ class Conversation:
             return await self.receive(command.types, self._limits.idle_seconds)
         if isinstance(command, Transfer):
             assert vectors is not None, "a transfer needs vectors"
-            return await self._transfer(vectors)
+            return await self._transfer(vectors, command)
         assert isinstance(command, Commit)
         assert commit is not None, "a commit needs somebody to write it down"
         commit()
@@ -134,20 +142,21 @@ class Conversation:
             raise RemoteProtocolError(f"{message_type.__name__} where {due} is due")
         return unpack_body(message_type, await self._receive(length))
 
-    async def _transfer(self, vectors: Vectors) -> str | None:
-        outgoing, incoming = _bytes(vectors.mine), _bytes(vectors.theirs)
-        both = [
-            asyncio.ensure_future(self._send_vector(outgoing)),
-            asyncio.ensure_future(self._receive_vector(incoming)),
-        ]
+    async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
+        tasks = []
+        if ways.send:
+            tasks.append(asyncio.ensure_future(self._send_vector(_bytes(vectors.mine))))
+        if ways.receive:
+            tasks.append(asyncio.ensure_future(self._receive_vector(_bytes(vectors.theirs))))
         try:
-            await asyncio.gather(*both)
+            await asyncio.gather(*tasks)
         finally:
-            for task in both:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         # The sum is finite only where every element is, and thirty times faster than asking each one.
-        return None if bool(torch.isfinite(vectors.theirs.sum())) else "the parameters received are not finite"
+        finite = not ways.receive or bool(torch.isfinite(vectors.theirs.sum()))
+        return None if finite else "the parameters received are not finite"
 
     async def _send_vector(self, outgoing: memoryview) -> None:
         for piece in pieces(len(outgoing)):

@@ -26,11 +26,16 @@ class State(Enum):
     DELIVERED = "delivered"  # `theirs` holds a move, the training thread adds it
 
 
+Check = Callable[[], bool]
+"""Asked by the training thread whether a move that was delivered shall be added."""
+
+
 class Settled(NamedTuple):
-    """A move that was added: of which exchange, and how many steps after its snapshot."""
+    """A move that was added, or not: of which exchange, and how many steps after its snapshot."""
 
     exchange_id: str
     staleness: int
+    added: bool = True
 
 
 class Handover:
@@ -41,6 +46,7 @@ class Handover:
         self.mine, self.theirs = vector.empty(), vector.empty()
         self.snapshot_step = 0
         self._delivered_id = ""
+        self._check: Check | None = None
         self._state = State.FREE
         self._lock = threading.Lock()
 
@@ -73,8 +79,10 @@ class Handover:
         return settled
 
     def _settle(self, step: int) -> Settled:
-        self._vector.add_(self.theirs)
-        settled = Settled(self._delivered_id, step - self.snapshot_step)
+        added = self._check is None or self._check()
+        if added:
+            self._vector.add_(self.theirs)
+        settled = Settled(self._delivered_id, step - self.snapshot_step, added)
         with self._lock:
             self._state = State.FREE
         return settled
@@ -95,8 +103,8 @@ class Handover:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
 
-    def deliver(self, exchange_id: str) -> None:
-        """`theirs` now holds the move of that exchange; the training thread adds it between two steps."""
+    def deliver(self, exchange_id: str, check: Check | None = None) -> None:
+        """`theirs` now holds the move of that exchange; the training thread adds it between two steps, if `check`."""
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id = State.DELIVERED, exchange_id
+            self._state, self._delivered_id, self._check = State.DELIVERED, exchange_id, check

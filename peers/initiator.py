@@ -1,4 +1,4 @@
-"""The side that asks: one due exchange, with whoever agrees first."""
+"""The side that asks: one due exchange, with whoever agrees first, or with the centre."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ import logging
 import random
 from typing import NamedTuple
 
-from p2p_elastic.errors import ExchangeError, ExchangeTimeout, PartnerUnreachable, RemoteProtocolError, SchemaMismatch
+from p2p_elastic.errors import (
+    ExchangeError,
+    ExchangeTimeout,
+    LocalProtocolError,
+    PartnerUnreachable,
+    RemoteProtocolError,
+    SchemaMismatch,
+)
 from p2p_elastic.exchange import Offer, Result, initiate, inquire
+from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import choose_partner, suspected
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.transport import Stream, Transport
+from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome
 
 log = logging.getLogger(__name__)
@@ -30,19 +39,19 @@ class Asked(NamedTuple):
 
 
 class Initiator:
-    """Asks live members, at random, until one agrees. All of them are offered the same snapshot."""
+    """Asks live members, at random, until one agrees; or the centre. All of them are offered the same snapshot."""
 
     def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
 
     async def run_once(self) -> None:
         """One due exchange. When it returns, a move is waiting or the handover is free again."""
-        delivered = False
+        done = False
         try:
-            delivered = await self._ask_around()
+            done = await self._ask_around()
         finally:
             self._local.offering_to, self._local.yielding = None, False
-            if not delivered:
+            if not done:
                 self._local.free()
 
     async def _ask_around(self) -> bool:
@@ -50,8 +59,11 @@ class Initiator:
         if not local.finite():
             local.journal.skipped["own parameters not finite"] += 1
             return False
+        centre = local.centre
+        if centre is not None and centre.seated:
+            return await self._meet_own(centre)
         for _ in range(self._limits.attempts):
-            partner = choose_partner(local.members, self._rng, excluding=tried)
+            partner = self._choose(tried)
             if partner is None:
                 local.journal.skipped["no further partner" if tried else "no partner"] += 1
                 return False
@@ -63,8 +75,37 @@ class Initiator:
                 return outcome is Outcome.COMPLETED
         return False
 
+    def _choose(self, tried: set[str]) -> PeerRecord | None:
+        local = self._local
+        if local.centre is None:
+            return choose_partner(local.members, self._rng, excluding=tried)
+        member = local.members.get(local.centre.holder or "")
+        return None if member is None or member.suspect or member.record.peer in tried else member.record
+
+    async def _meet_own(self, centre: Centre) -> bool:
+        """The centre is here: no stream is needed."""
+        local = self._local
+        await centre.reserve()
+        try:
+            if not centre.seated:
+                return False
+            weight = local.weight
+            mine = Facts(local.handover.snapshot_step, local.loss(), weight, asked=True)
+            theirs = mine._replace(weight=1.0, asked=False)
+            centre.vectors.theirs.copy_(local.handover.mine)
+            local.handover.theirs.copy_(centre.vectors.mine)
+            centre.move(theirs, mine)
+            local.move(self._new_id(), mine, theirs)
+            local.journal.own_centre += 1
+        finally:
+            centre.free()
+        return True
+
+    def _new_id(self) -> str:
+        return f"{self._rng.getrandbits(128):032x}"
+
     async def _ask(self, partner: PeerRecord) -> Outcome:
-        local, exchange_id = self._local, f"{self._rng.getrandbits(128):032x}"
+        local, exchange_id = self._local, self._new_id()
         started = asyncio.get_running_loop().time()
         local.offering_to = partner.peer
         asked = await self._exchange(partner, exchange_id)
@@ -83,29 +124,31 @@ class Initiator:
         return asked.result.outcome
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
+        local = self._local
         try:
-            stream = await self._open(partner)
+            stream = await open_stream(self._transport, partner, self._limits)
         except ExchangeError as error:
             return Asked(Result(Outcome.UNREACHABLE, reason=str(error)))
-        conversation = Conversation(stream, self._limits)
+        conversation, flow = Conversation(stream, self._limits), local.policy.flow
         try:
-            result = await conversation.run(initiate(self._offer(exchange_id)), self._local.vectors)
+            result = await conversation.run(initiate(self._offer(exchange_id), flow), local.vectors)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         finally:
             await stream.close()
         if result.outcome is Outcome.HALF:
             result = await self._resolve(partner, exchange_id, result)
-        distance = None
-        if result.outcome is Outcome.COMPLETED and result.mine and result.theirs:
-            distance = self._local.move(exchange_id, result.mine, result.theirs)
-        return Asked(result, distance, conversation.traffic)
+        return Asked(result, self._move(exchange_id, result), conversation.traffic)
 
-    async def _open(self, partner: PeerRecord) -> Stream:
-        try:
-            return await asyncio.wait_for(self._transport.open(partner), self._limits.idle_seconds)
-        except asyncio.TimeoutError as error:
-            raise PartnerUnreachable(f"no stream within {self._limits.idle_seconds:g} s") from error
+    def _move(self, exchange_id: str, result: Result) -> float | None:
+        local = self._local
+        if result.outcome is not Outcome.COMPLETED:
+            return None
+        if result.mine is None or result.theirs is None:
+            raise LocalProtocolError("an exchange completed without facts")
+        if local.centre is not None and result.centre is not None:
+            local.centre.saw(local.handover.theirs, result.centre)
+        return local.move(exchange_id, result.mine, result.theirs, received=local.policy.receives)
 
     def _offer(self, exchange_id: str) -> Offer:
         local = self._local
@@ -119,6 +162,7 @@ class Initiator:
             step=local.handover.snapshot_step,
             loss=local.loss(),
             weight=local.weight,
+            share=local.share,
         )
 
     async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:
@@ -126,7 +170,7 @@ class Initiator:
         for attempt in range(self._limits.inquiries):
             await asyncio.sleep(0.1 * 4**attempt)
             try:
-                stream = await self._open(partner)
+                stream = await open_stream(self._transport, partner, self._limits)
                 try:
                     verdict = await Conversation(stream, self._limits).run(inquire(exchange_id))
                 finally:
@@ -136,6 +180,14 @@ class Initiator:
                 continue
             return half._replace(outcome=verdict.outcome, reason=verdict.reason)
         return half
+
+
+async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits) -> Stream:
+    """A stream to that peer, soon. Raises PartnerUnreachable."""
+    try:
+        return await asyncio.wait_for(transport.open(partner), limits.idle_seconds)
+    except asyncio.TimeoutError as error:
+        raise PartnerUnreachable(f"no stream within {limits.idle_seconds:g} s") from error
 
 
 def outcome_of(error: ExchangeError) -> Outcome:

@@ -34,6 +34,7 @@ class Journal:
         self.skipped: Counter[str] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
+        self.own_centre = 0  # exchanges with the centre variable that is here
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
 
@@ -45,6 +46,11 @@ class Journal:
         self._bytes_sent += entry.bytes_sent
         self._bytes_received += entry.bytes_received
         self._last.append(entry)
+
+    def gave(self, traffic: tuple[int, int]) -> None:
+        """Count the bytes of a snapshot that was handed out, or of one that was fetched."""
+        self._bytes_sent += traffic[0]
+        self._bytes_received += traffic[1]
 
     def settled(self, exchange_id: str, staleness: int) -> None:
         """The move of that exchange was added, `staleness` steps after its snapshot."""

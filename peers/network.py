@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from p2p_elastic.errors import NetworkError
+from p2p_elastic.errors import DirectoryError, NetworkError
+from p2p_elastic.manifest import RunManifest, choose_run
 from p2p_elastic.peers.dht import SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005  # Python's default of 5 ms lets a training thread starve the network: 36 against 395 MB/s
 POLL_SECONDS = 0.1
 ADDRESS_SECONDS = 30.0
+FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
 
 
 class Interrupted(Exception):  # not an error: the user asked to stop
@@ -119,6 +121,25 @@ class LiveNetwork:
     async def stay_attached(self) -> None:
         """From now on, look for the way into the swarm whenever it is lost."""
         self._live(self.directory.stay_attached())
+
+    async def find_run(self, wanted: str | None) -> RunManifest | None:
+        """The wanted run, or the only one there is; None where it does not appear for FIND_RUN_SECONDS.
+
+        Raises:
+            ConfigError: see `choose_run`.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + FIND_RUN_SECONDS
+        while loop.time() < end:
+            try:
+                found = choose_run(await self.directory.runs(), wanted)
+            except DirectoryError as error:
+                log.info("looking for the run: %s", error)
+                found = None
+            if found is not None:
+                return found
+            await asyncio.sleep(0.5)
+        return None
 
     def _live(self, life: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(life)

@@ -8,23 +8,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from typing import Literal
+
+from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local import Local, Membership
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.transport import Directory, Transport
-from p2p_elastic.rules import ExchangeRule
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import ExchangeRecord, ExchangeTotals, MemberStatus
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import Topology
+from p2p_elastic.status import CentreStatus, ExchangeRecord, ExchangeTotals, LeaderStatus, MemberStatus
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
+Errand = Literal["exchange", "global"]  # the latter with the leader of all groups
 WITHDRAW_SECONDS = 1.0
 
 
@@ -33,8 +39,7 @@ class Peer:
 
     Args:
         vector: the model.
-        rule: how far to move, the same at every peer of the run.
-        schedule: when to ask for an exchange.
+        policy: how the run's peers train together.
         transport, directory: the network, live or simulated.
         membership: the run, and how often to announce and refresh.
         seed: of the schedule's coin and of the choice of partners.
@@ -45,8 +50,7 @@ class Peer:
         self,
         *,
         vector: ParameterVector,
-        rule: ExchangeRule,
-        schedule: Schedule,
+        policy: Policy,
         transport: Transport,
         directory: Directory,
         membership: Membership,
@@ -55,12 +59,15 @@ class Peer:
     ) -> None:
         limits = limits or Limits()
         self.peer = transport.peer
-        self._schedule, self._transport, self._directory = schedule, transport, directory
-        self._local = Local(self.peer, vector, rule, membership)
-        self._initiator = Initiator(self._local, transport, limits, random.Random(f"{seed} {self.peer} partners"))
+        self._transport, self._directory = transport, directory
+        self._local = Local(self.peer, vector, policy, membership)
+        rng = random.Random(f"{seed} {self.peer} partners")
+        self._initiator = Initiator(self._local, transport, limits, rng)
+        self._follower = Follower(self._local, transport, limits, rng)
         self._responder = Responder(self._local, limits)
         self._coin = random.Random(f"{seed} {self.peer} coin")
-        self._owed = False  # an exchange was due while another was under way
+        self._owed: deque[Errand] = deque()  # due, and not begun while another exchange was under way
+        self._errand: Errand = "exchange"  # the one under way
         self._sequence = membership.first_sequence
         self._to_initiate = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,11 +83,24 @@ class Peer:
         local = self._local
         step = local.progress.step + 1
         local.progress = local.progress._replace(step=step)
-        if not local.leaving and self._schedule.due(step, self._coin):
-            if self._owed:
-                local.journal.skipped["busy"] += 1
-            self._owed = True
-        self._between_steps(due=self._owed)
+        if not local.leaving:
+            for errand in self._due(step):
+                if errand in self._owed:
+                    local.journal.skipped["busy"] += 1
+                else:
+                    self._owed.append(errand)
+        self._between_steps(due=bool(self._owed))
+
+    def _due(self, step: int) -> Iterator[Errand]:
+        """What is to be done after this step, in this order."""
+        policy = self._local.policy
+        if policy.topology is Topology.NOBODY:
+            return
+        last = policy.global_period is not None and step % policy.global_period == 0
+        if policy.schedule.due(step, self._coin) and not (last and policy.global_period == policy.schedule.period):
+            yield "exchange"
+        if last:
+            yield "global"
 
     def settle(self) -> None:
         """Add a move that still waits, after the last step."""
@@ -93,7 +113,10 @@ class Peer:
             local.progress.step, due=due, settle=True, published=self._snapshot_taken
         )
         if settled is not None:
-            local.journal.settled(settled.exchange_id, settled.staleness)
+            if settled.added:
+                local.journal.settled(settled.exchange_id, settled.staleness)
+            else:
+                local.journal.skipped["leader not believed"] += 1
             self._wake(local.freed)
 
     def during_evaluation(self) -> None:
@@ -103,7 +126,7 @@ class Peer:
 
     def _snapshot_taken(self, due: bool) -> None:
         if due:
-            self._owed = False
+            self._errand = self._owed.popleft()
         self._wake(self._to_initiate if due else self._responder.published)
 
     def _wake(self, event: asyncio.Event) -> None:
@@ -120,6 +143,37 @@ class Peer:
     def weight(self) -> float:
         """How much we count for a partner: 0 while a newcomer, 1 afterwards."""
         return self._local.weight
+
+    def judge_leaders(self, measure: Measure) -> None:
+        """From now on, try a leader's parameters with `measure` before following them (LSGD)."""
+        self._follower.measure = measure
+
+    def centre(self) -> CentreStatus | None:
+        """Who holds the centre variable, and how fresh the copy here is; None in runs without one."""
+        centre = self._local.centre
+        if centre is None:
+            return None
+        return CentreStatus(
+            holder=centre.holder, here=centre.seated, term=centre.stamp.term, exchanges=centre.stamp.clock
+        )
+
+    def centre_value(self) -> Tensor | None:
+        """A copy [D] of the centre variable as it is known here."""
+        centre = self._local.centre
+        return None if centre is None else centre.value.clone()
+
+    def leaders(self) -> LeaderStatus | None:
+        """Whom this peer follows (LSGD); None in other runs."""
+        following = self._local.following
+        if following is None:
+            return None
+        return LeaderStatus(
+            group=self._local.membership.group,
+            leader=following.leader,
+            leader_of_all=following.leader_of_all,
+            snapshots_published=following.snapshots.published,
+            disbelieved=dict(following.doubts(self._now())),
+        )
 
     def exchanges(self) -> ExchangeTotals:
         return self._local.journal.totals()
@@ -182,13 +236,12 @@ class Peer:
         except (asyncio.TimeoutError, DirectoryError) as error:
             log.info("could not withdraw our record: %s", error)
 
-    def adopt(self, run: str, rule: ExchangeRule, schedule: Schedule) -> None:
+    def adopt(self, run: str, policy: Policy) -> None:
         """Become a newcomer of another run with the same model, after training alone."""
         local = self._local
         local.membership = replace(local.membership, run=run, newcomer=True)
         local.newcomer, local.members = True, {}
-        local.adopt(rule)
-        self._schedule = schedule
+        local.adopt(policy)
 
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
@@ -203,6 +256,8 @@ class Peer:
                 schema_hash=local.vector.schema_hash,
                 step=local.progress.step,
                 loss=local.loss(),
+                group=local.membership.group,
+                centre=local.centre.claim() if local.centre is not None else None,
                 sequence=self._sequence,
             )
         )
@@ -214,12 +269,19 @@ class Peer:
         local.members = observe(
             local.members, (r for r in records if r.schema_hash == local.vector.schema_hash), self._now()
         )
+        centre = local.centre
+        if centre is not None and centre.look(self.peer, local.members, self._now(), leaving=local.leaving):
+            await self.announce()
 
     async def _initiate_forever(self) -> None:
         while True:
             await self._to_initiate.wait()
             self._to_initiate.clear()
-            await self._initiator.run_once()
+            following = self._local.following
+            if following is None:
+                await self._initiator.run_once()
+            else:
+                await self._follower.run_once(following, of_all=self._errand == "global")
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

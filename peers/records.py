@@ -6,13 +6,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from p2p_elastic.exchange import Loss, PeerId, RunName, SchemaHash, Step
+from p2p_elastic.exchange import Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.status import Frozen
 
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
 Address = Annotated[str, Field(pattern=r"^/[!-~]{1,199}$")]
+
+
+class CentreClaim(Frozen):
+    """How fresh a member's copy of the centre variable is, and whether it is the centre."""
+
+    stamp: Stamp
+    seated: bool = Field(description="true at the peer that holds the centre variable; elsewhere it is a copy")
 
 
 class PeerRecord(Frozen):
@@ -24,6 +31,8 @@ class PeerRecord(Frozen):
     addresses: Annotated[tuple[Address, ...], Field(max_length=8)] = ()
     step: Step = 0
     loss: Loss = None
+    group: Group = Field(default="", description="whose leader this peer follows, and may be (LSGD)")
+    centre: CentreClaim | None = Field(default=None, description="in runs with a centre variable (EASGD)")
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 

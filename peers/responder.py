@@ -5,35 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from typing import NamedTuple
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.exchange import (
     Aborted,
-    Accept,
     Committed,
     Decline,
     DeclineReason,
+    Fetch,
+    Given,
     Inquiry,
     Offer,
+    Referral,
     Result,
-    facts,
+    Unchanged,
+    give,
     objection,
     respond,
 )
-from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.handover import State
+from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Seat
+from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transport import Stream
 
 log = logging.getLogger(__name__)
-
-
-class Refusal(NamedTuple):
-    reason: DeclineReason
-    detail: str = ""
 
 
 class Responder:
@@ -43,7 +41,16 @@ class Responder:
         self._local, self._limits = local, limits
         self._ledger = Ledger(limits.ledger_entries)
         self._streams: Counter[str] = Counter()
-        self.published = asyncio.Event()
+        self._own = OwnSeat(local, limits)
+
+    @property
+    def published(self) -> asyncio.Event:
+        """To be set when a snapshot that was wanted is there."""
+        return self._own.published
+
+    def _seat(self) -> Seat:
+        centre = self._local.centre
+        return self._own if centre is None else CentreSeat(self._local, centre, self._limits)
 
     async def answer(self, stream: Stream) -> None:
         """Serve one stream to its end."""
@@ -70,94 +77,89 @@ class Responder:
             await stream.close()
 
     async def _answer(self, conversation: Conversation) -> None:
-        message = await conversation.receive((Offer, Inquiry), self._limits.header_seconds)
+        message = await conversation.receive((Offer, Inquiry, Fetch), self._limits.header_seconds)
         key = Key(conversation.stream.partner, message.id)
         if isinstance(message, Inquiry):
             committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
             await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
             return
-        assert isinstance(message, Offer)
+        assert isinstance(message, (Offer, Fetch))
         if message.peer != key.partner:
             raise RemoteProtocolError(f"claims to be {message.peer!a}, is {key.partner}", partner=key.partner)
-        decline = await self._decline(message)
+        decline = self._objection(message)
         if decline is not None:
-            self._local.journal.declined_by_us[decline.reason.value] += 1
-            await conversation.send(decline)
+            await self._say_no(conversation, decline)
+        elif isinstance(message, Fetch):
+            await self._give(conversation, message)
         else:
-            await self._exchange(conversation, message, key)
+            await self._serve(conversation, message, key)
 
-    async def _decline(self, offer: Offer) -> Decline | None:
-        """What speaks against this offer; where nothing does, `mine` holds a snapshot and is reserved for it."""
+    async def _say_no(self, conversation: Conversation, decline: Decline) -> None:
+        self._local.journal.declined_by_us[decline.reason.value] += 1
+        await conversation.send(decline)
+
+    def _objection(self, asked: Offer | Fetch) -> Decline | None:
         local = self._local
         general = objection(
-            offer, run=local.membership.run, schema_hash=local.vector.schema_hash, elements=local.vector.elements
+            asked, run=local.membership.run, schema_hash=local.vector.schema_hash, elements=local.vector.elements
         )
-        if general is not None:
-            return general
-        refusal = await self._reserve(offer)
-        return None if refusal is None else Decline(id=offer.id, reason=refusal.reason, detail=refusal.detail)
+        if general is None and local.leaving:
+            return Decline(id=asked.id, reason=DeclineReason.LEAVING)
+        return general
 
-    async def _reserve(self, offer: Offer) -> Refusal | None:
-        local = self._local
-        if local.leaving:
-            return Refusal(DeclineReason.LEAVING)
-        if local.progress.step == 0:
-            return Refusal(DeclineReason.NOT_TRAINING, "not begun")
-        await self._yield_to(offer.peer)
-        if not local.handover.request():
-            return Refusal(DeclineReason.BUSY)
-        refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting
+    async def _give(self, conversation: Conversation, asked: Fetch) -> None:
+        """Hand out a snapshot that is held here, or say who else has it."""
+        snapshot = self._local.snapshot_of(asked.origin)
+        if snapshot is None:
+            await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.NO_SNAPSHOT))
+        elif asked.have == snapshot.step:
+            await conversation.send(Unchanged(id=asked.id))
+        elif snapshot.may_send():
+            await self._send_copy(conversation, asked, snapshot)
+        elif snapshot.holders:
+            await conversation.send(Referral(id=asked.id, holders=tuple(snapshot.holders[:8])))
+        else:  # on its way to others
+            await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.BUSY))
+
+    async def _send_copy(self, conversation: Conversation, asked: Fetch, snapshot: Snapshot) -> None:
+        snapshot.sending += 1
         try:
-            refusal = await self._snapshot()
+            given = Given(id=asked.id, origin=snapshot.origin, step=snapshot.step, loss=snapshot.loss)
+            await conversation.run(give(given), Vectors(snapshot.vector, snapshot.vector))
+            snapshot.holders.append(asked.peer)
         finally:
-            if refusal is not None:
-                local.free()
-        return refusal
+            snapshot.sending -= 1
+            self._local.journal.gave(conversation.traffic)
 
-    async def _yield_to(self, partner: str) -> None:
-        """Two peers that offered to each other at once: the offer of the smaller id stands, the other's is declined."""
+    async def _serve(self, conversation: Conversation, offer: Offer, key: Key) -> None:
+        seat = self._seat()
+        refusal = await seat.reserve(offer)
+        if refusal is None:
+            await self._exchange(conversation, offer, key, seat)
+        else:
+            await self._say_no(conversation, Decline(id=offer.id, reason=refusal.reason, detail=refusal.detail))
+
+    async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat) -> None:
         local = self._local
-        if local.offering_to != partner or partner > local.peer:
-            return
-        local.yielding = True
-        try:
-            await asyncio.wait_for(local.until_free(), self._limits.header_seconds)
-        except asyncio.TimeoutError:
-            log.info("our own offer to %s did not end", partner)
-
-    async def _snapshot(self) -> Refusal | None:
-        try:
-            await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
-        except asyncio.TimeoutError:
-            return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {self._limits.snapshot_seconds:g} s")
-        return None if self._local.finite() else Refusal(DeclineReason.NOT_FINITE)
-
-    async def _until_published(self) -> None:
-        while self._local.handover.state is not State.READY:
-            self.published.clear()
-            await self.published.wait()
-
-    async def _exchange(self, conversation: Conversation, offer: Offer, key: Key) -> None:
-        local = self._local
-        started, distance = asyncio.get_running_loop().time(), None
-        accept = self._accept(offer)
+        started, accept = asyncio.get_running_loop().time(), seat.accept(offer)
+        moved, distance = False, None
 
         def commit() -> None:
-            nonlocal distance
-            distance = local.move(offer.id, facts(accept), facts(offer))
+            nonlocal moved, distance
+            moved, distance = True, seat.commit(offer, accept)
             self._ledger.end(key, committed=True)
 
         try:
             if not self._ledger.begin(key):
                 raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
-            result = await conversation.run(respond(offer, accept), local.vectors, commit)
+            result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors, commit)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
             log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)
         finally:
             self._ledger.end(key, committed=False)
-            if distance is None:
-                local.free()
+            if not moved:
+                seat.free()
         local.enter(
             offer.id,
             key.partner,
@@ -166,15 +168,4 @@ class Responder:
             started=started,
             traffic=conversation.traffic,
             distance=distance,
-        )
-
-    def _accept(self, offer: Offer) -> Accept:
-        local = self._local
-        return Accept(
-            id=offer.id,
-            peer=local.peer,
-            schema_hash=local.vector.schema_hash,
-            step=local.handover.snapshot_step,
-            loss=local.loss(),
-            weight=local.weight,
         )

@@ -16,7 +16,20 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.exchange import Aborted, Accept, Committed, Decline, Inquiry, Message, Offer, Verified
+from p2p_elastic.exchange import (
+    Aborted,
+    Accept,
+    Committed,
+    Decline,
+    Fetch,
+    Given,
+    Inquiry,
+    Message,
+    Offer,
+    Referral,
+    Unchanged,
+    Verified,
+)
 
 MAGIC = b"PXE1"
 MESSAGE_BYTES_MAX = 4096
@@ -32,6 +45,10 @@ KINDS: dict[int, type[Message]] = {
     5: Committed,
     6: Aborted,
     7: Inquiry,
+    8: Fetch,
+    9: Given,
+    10: Unchanged,
+    11: Referral,
 }
 _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
 

@@ -13,6 +13,7 @@ from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.local import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.vector import ParameterVector
@@ -58,6 +59,8 @@ def build_member(
     seed: int = 0,
     schedule: Schedule | None = None,
     moving_rate: float = 0.5,
+    policy: Policy | None = None,
+    group: str = "",
     step_seconds: float = 0.01,
     run: str = "test",
     newcomer: bool = False,
@@ -66,11 +69,10 @@ def build_member(
     model = model if model is not None else tiny_model(seed)
     peer = Peer(
         vector=ParameterVector(model),
-        rule=elastic(moving_rate),
-        schedule=schedule or Schedule(probability=1 / 8),
+        policy=policy or Policy(elastic(moving_rate), schedule or Schedule(probability=1 / 8)),
         transport=network.transport(name),
         directory=network.directory(name),
-        membership=Membership(run=run, newcomer=newcomer, announce_seconds=1.0, refresh_seconds=0.5),
+        membership=Membership(run=run, group=group, newcomer=newcomer, announce_seconds=1.0, refresh_seconds=0.5),
         seed=seed,
         limits=limits,
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.config import (
-    DEFAULT_MOVING_RATE,
     DEFAULT_PROBABILITY,
     DEFAULT_RULE,
     JoinConfig,
@@ -133,7 +133,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         ("run", "x" * 65, "at most 64"),
         ("device", "tpu", "'cuda'"),
         ("threads", 0, "greater than or equal to 1"),
-        ("rule", "easgd", "elastic-gossip"),
+        ("rule", "sgd", "elastic-gossip"),
         ("moving_rate", 1.0, "from 0"),
         ("moving_rate", -0.5, "from 0"),
         ("moving_rate", float("nan"), "from 0"),
@@ -144,6 +144,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         ("steps", 1.5, "integer"),
         ("epochs", -1, "greater than or equal to 1"),
         ("batch_size", 0, "greater than or equal to 1"),
+        ("optimizer", "adam", "'adahessian'"),
         ("lr", 0.0, "greater than 0"),
         ("lr", float("nan"), ""),
         ("lr", float("inf"), "less than or equal to 1000"),
@@ -194,7 +195,7 @@ def found(**options: Any) -> RunManifest:
 
 def test_a_founder_that_asks_for_nothing_gets_the_defaults_and_the_recipe() -> None:
     made = found()
-    assert (made.rule, made.moving_rate, made.codec) == (DEFAULT_RULE, DEFAULT_MOVING_RATE, "none")
+    assert (made.rule, made.moving_rate, made.codec) == (DEFAULT_RULE, 0.5, "none")
     assert made.schedule == Schedule(probability=DEFAULT_PROBABILITY)
     assert (made.batch_size, made.learning_rate, made.momentum, made.init_seed) == (32, 0.03, 0.9, 0)
 
@@ -204,6 +205,14 @@ def test_a_founder_gets_what_it_asks_for_zeros_included() -> None:
     assert (made.moving_rate, made.schedule) == (0.0, Schedule(period=4))
     assert (made.batch_size, made.learning_rate, made.momentum, made.init_seed) == (8, 0.5, 0.0, 3)
     assert found(probability=0.0).schedule == Schedule(probability=0.0)
+
+
+@pytest.mark.parametrize("lr", [None, 0.5])
+def test_the_learning_rate_of_a_run_is_for_sgd_and_adahessian_has_its_own(lr: float | None) -> None:
+    sgd, adahessian = (load_config(None, {"optimizer": name, "lr": lr}) for name in ("sgd", "adahessian"))
+    assert sgd.learning_rate(0.03) == (lr or 0.03)
+    assert adahessian.learning_rate(0.03) == (lr or DEFAULT_LEARNING_RATE)
+    assert found(optimizer="adahessian", lr=lr).learning_rate == RECIPE.learning_rate
 
 
 @pytest.mark.parametrize("option", ["period", "batch_size", "seed", "lr", "momentum", "moving_rate", "probability"])
@@ -265,7 +274,7 @@ def test_a_manifest_that_cannot_be_is_never_built(changes: dict[str, Any]) -> No
 
 def test_asking_for_nothing_or_for_the_same_fits_any_run() -> None:
     check_against(manifest(), {})
-    check_against(manifest(), {key: MANIFEST[key] for key in BINDING})
+    check_against(manifest(), {key: MANIFEST.get(key) for key in BINDING})
 
 
 @pytest.mark.parametrize(

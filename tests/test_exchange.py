@@ -159,7 +159,7 @@ def answer(*messages: Message) -> End:
 def test_both_ends_complete_with_the_same_two_facts() -> None:
     asking, answering = End(initiate(OFFER)), End(respond(OFFER, ACCEPT))
     converse(asking, answering)
-    alice, bob = Facts(7, 0.5, 1.0), Facts(9, None, 0.25)
+    alice, bob = Facts(7, 0.5, 1.0, asked=True), Facts(9, None, 0.25)
     assert asking.result == Result(Outcome.COMPLETED, mine=alice, theirs=bob)
     assert answering.result == Result(Outcome.COMPLETED, mine=bob, theirs=alice)
     assert asking.done == ["Offer", "Transfer", "Verified"]

@@ -15,6 +15,7 @@ from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.wire import MESSAGE_HEADER
+from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
@@ -27,8 +28,7 @@ async def live_member(network: LiveNetwork, seed: int) -> Member:
     model = tiny_model(seed, width=400)  # 160,400 parameters: three chunks
     peer = Peer(
         vector=ParameterVector(model),
-        rule=elastic(0.3),
-        schedule=Schedule(probability=0.1),
+        policy=Policy(elastic(0.3), Schedule(probability=0.1)),
         transport=network.transport,
         directory=network.directory,
         membership=Membership(run="live", announce_seconds=1.0, refresh_seconds=0.3),

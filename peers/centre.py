@@ -1,0 +1,161 @@
+"""The centre variable of EASGD: its value where this peer is the centre, a copy of it elsewhere, and who is next.
+
+Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
+member with the freshest copy takes its place (`heir`), with the next term. Each member judges for itself from the same
+records; where two claim the place, the higher term stands, then the smaller peer id (`rightful`), and the other one
+steps down. A peer that sees nobody else claims nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from p2p_elastic.exchange import Stamp
+from p2p_elastic.peers.conversation import Vectors
+from p2p_elastic.peers.partners import Member, Members
+from p2p_elastic.peers.records import CentreClaim
+from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.rules import ExchangeRule, Facts
+from p2p_elastic.vector import ParameterVector
+
+log = logging.getLogger(__name__)
+SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is gone;
+SUSPECT_ANNOUNCEMENTS = 1.5  # so many where an exchange with it failed, too
+
+
+class Candidate(NamedTuple):
+    """A member and its claim to the centre."""
+
+    peer: str
+    stamp: Stamp
+    seated: bool
+
+
+def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The one whose claim stands; None where nobody claims to be the centre."""
+    seated = [c for c in candidates if c.seated]
+    return min(seated, key=lambda c: (-c.stamp.term, c.peer)) if seated else None
+
+
+def heir(candidates: Iterable[Candidate]) -> Candidate:
+    """Who takes the vacant place: the freshest copy, then the smaller peer id."""
+    return min(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
+
+
+def is_gone(member: Member, now: float, announce_seconds: float) -> bool:
+    """Whether a member was silent for too long to be waited for. Times in our own monotonic seconds."""
+    announcements = SUSPECT_ANNOUNCEMENTS if member.suspect else SILENT_ANNOUNCEMENTS
+    return now - member.changed_at > announcements * announce_seconds
+
+
+def candidates(members: Members, now: float, announce_seconds: float) -> Iterator[Candidate]:
+    """The other members that are there and could be, or are, the centre."""
+    for peer, member in members.items():
+        claim = member.record.centre
+        if claim is not None and not is_gone(member, now, announce_seconds):
+            yield Candidate(peer, claim.stamp, claim.seated)
+
+
+class Centre:
+    """The value [D] and its stamp. Belongs to the network thread, which changes it at once.
+
+    Args:
+        vector: the model; its present parameters are the first value, the same at every peer of the run.
+        rule: the run's, for the centre's end of each exchange.
+        seated: whether this peer is the centre: at first the founder.
+        announce_seconds: how often members announce themselves.
+    """
+
+    def __init__(self, vector: ParameterVector, rule: ExchangeRule, *, seated: bool, announce_seconds: float) -> None:
+        self.value = vector.snapshot(vector.empty())
+        self.stamp = Stamp(term=1 if seated else 0)
+        self.seated = seated
+        self.holder: str | None = None  # who is the centre, as far as we know; None: nobody
+        self._announce_seconds = announce_seconds
+        self._rule, self._rule_state = rule, rule.init(self.value)
+        self._vectors: Vectors | None = None
+        self._vacant_since: float | None = None
+        self._shown: Snapshot | None = None
+        self._lock = asyncio.Lock()
+
+    # -- exchanges ----------------------------------------------------------------------------------------------------
+
+    @property
+    def vectors(self) -> Vectors:
+        """What goes out, as it was when it was reserved, and where the partner's comes in."""
+        if self._vectors is None:  # two vectors more, at the centre only
+            self._vectors = Vectors(torch.empty_like(self.value), torch.empty_like(self.value))
+        return self._vectors
+
+    async def reserve(self) -> None:
+        """Wait for our turn, and freeze the value that goes out."""
+        await self._lock.acquire()
+        self.vectors.mine.copy_(self.value)
+
+    def free(self) -> None:
+        """Let the next one in."""
+        self._lock.release()
+
+    def move(self, mine: Facts, theirs: Facts) -> float:
+        """Move towards the vector received, which is overwritten. Returns the L2 distance."""
+        vectors = self.vectors
+        delta = vectors.theirs.sub_(vectors.mine)
+        distance = float(torch.linalg.vector_norm(delta))
+        move, self._rule_state = self._rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
+        self.value.add_(move)
+        self.stamp = Stamp(term=self.stamp.term, clock=self.stamp.clock + 1)
+        return distance
+
+    def saw(self, value: torch.Tensor, stamp: Stamp) -> None:
+        """Keep what the centre just sent us, where it is the freshest that we know."""
+        if not self.seated and stamp.age > self.stamp.age:
+            self.value.copy_(value)
+            self.stamp = stamp
+
+    def shown(self, peer: str) -> Snapshot | None:
+        """The value for somebody who only wants to see it; None where we are not the centre. One copy at a time."""
+        if not self.seated:
+            return None
+        if self._shown is None or self._shown.sending == 0:
+            self._shown = Snapshot(peer, self.stamp.clock, None, self.value.clone())
+        return self._shown
+
+    # -- the succession -----------------------------------------------------------------------------------------------
+
+    def claim(self) -> CentreClaim:
+        """What our record says."""
+        return CentreClaim(stamp=self.stamp, seated=self.seated)
+
+    def look(self, peer: str, members: Members, now: float, *, leaving: bool = False) -> bool:
+        """Judge who is the centre, `now` in seconds; True where that was changed by us and should be announced."""
+        others = list(candidates(members, now, self._announce_seconds))
+        own = Candidate(peer, self.stamp, self.seated)
+        top = rightful([own, *others])
+        self.holder = None if top is None else top.peer
+        if top is not None:
+            self._vacant_since = None
+            return self._step_down(top) if self.seated and top.peer != peer else False
+        if self._vacant_since is None:
+            self._vacant_since = now
+        waited = now - self._vacant_since >= self._announce_seconds / 2
+        if leaving or not others or not waited or heir([own, *others]).peer != peer:
+            return False
+        self._take_over(peer, others)
+        return True
+
+    def _step_down(self, top: Candidate) -> bool:
+        log.warning("the centre is %s (term %d) now; ours, term %d, ends", top.peer, top.stamp.term, self.stamp.term)
+        self.seated = False
+        self.stamp = Stamp(term=0)  # whatever it sends us next is the run's
+        return True
+
+    def _take_over(self, peer: str, others: list[Candidate]) -> None:
+        term = 1 + max(c.stamp.term for c in [Candidate(peer, self.stamp, False), *others])
+        log.warning("the centre is gone: this peer is the centre from now on (term %d)", term)
+        self.seated, self.holder, self._vacant_since = True, peer, None
+        self.stamp = Stamp(term=term, clock=self.stamp.clock)

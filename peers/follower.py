@@ -1,0 +1,163 @@
+"""One due pull towards a leader (LSGD): publish ourselves where we lead, otherwise fetch its snapshot and follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from p2p_elastic.errors import ExchangeError
+from p2p_elastic.exchange import Fetch, Fetched, Result, fetch
+from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.initiator import SUSPICIOUS, open_stream, outcome_of
+from p2p_elastic.peers.leader import Following, disbelief
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.partners import suspected
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.snapshots import Snapshot, next_holder
+from p2p_elastic.peers.transport import Transport
+from p2p_elastic.rules import Facts
+from p2p_elastic.status import Outcome
+
+log = logging.getLogger(__name__)
+HOPS_MAX = 6  # peers asked for one snapshot: a tree of two branches holds 126 of them by then
+
+Measure = Callable[[Snapshot], float]
+"""The training loss, in nats, of those parameters on our own latest examples; called by the training thread."""
+
+
+class Follower:
+    """Asks the leader, or whoever it refers to, for its snapshot."""
+
+    def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
+        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+        self.measure: Measure | None = None
+
+    async def run_once(self, following: Following, *, of_all: bool) -> None:
+        """One due pull. When it returns, a move is waiting or the handover is free again."""
+        done = False
+        try:
+            done = await self._run(following, of_all)
+        finally:
+            if not done:
+                self._local.free()
+
+    async def _run(self, following: Following, of_all: bool) -> bool:
+        local = self._local
+        if not local.finite():
+            local.journal.skipped["own parameters not finite"] += 1
+            return False
+        now = asyncio.get_running_loop().time()
+        leader = following.choose(local.loss(), local.members, now, of_all=of_all)
+        if leader == local.peer or following.asked_for:
+            self._publish(following)
+        if leader is None or leader == local.peer:
+            local.journal.skipped["no leader" if leader is None else "leading"] += 1
+            return False
+        snapshot = await self._obtain(following, leader)
+        if snapshot is None:
+            local.journal.skipped["no snapshot of the leader"] += 1
+            return False
+        self._follow(following, snapshot, of_all)
+        return True
+
+    def _publish(self, following: Following) -> None:
+        local = self._local
+        step, known = local.handover.snapshot_step, following.snapshots.newest(local.peer)
+        if known is not None and known.step == step:
+            return
+        following.asked_for = False
+        following.snapshots.published += 1
+        following.snapshots.keep(Snapshot(local.peer, step, local.loss(), local.handover.mine.clone()))
+
+    async def _obtain(self, following: Following, leader: str) -> Snapshot | None:
+        """The leader's newest snapshot, from it or from those that it refers to."""
+        local, asked = self._local, set[str]()
+        held, target = following.snapshots.newest(leader), leader
+        for _ in range(HOPS_MAX):
+            member = local.members.get(target)
+            if member is None:
+                return held
+            asked.add(target)
+            answer = await self._ask(member.record, leader, held)
+            if answer.given is not None:
+                taken = Snapshot(leader, answer.given.step, answer.given.loss, local.handover.theirs.clone())
+                following.snapshots.keep(taken)
+                return taken
+            if answer.unchanged:
+                return held
+            holder = next_holder(answer.holders, asked, local.members, self._rng)
+            if holder is None:
+                return held
+            target = holder
+        return held
+
+    async def _ask(self, partner: PeerRecord, origin: str, held: Snapshot | None) -> Fetched:
+        local, started = self._local, asyncio.get_running_loop().time()
+        asked = Fetch(
+            id=f"{self._rng.getrandbits(128):032x}",
+            peer=local.peer,
+            run=local.membership.run,
+            schema_hash=local.vector.schema_hash,
+            elements=local.vector.elements,
+            codec=local.membership.codec,
+            origin=origin,
+            have=None if held is None else held.step,
+        )
+        traffic = (0, 0)
+        try:
+            stream = await open_stream(self._transport, partner, self._limits)
+            conversation = Conversation(stream, self._limits)
+            try:
+                answer = await conversation.run(fetch(asked), local.vectors)
+            finally:
+                traffic = conversation.traffic
+                await stream.close()
+            result = Result(Outcome.COMPLETED if answer.given else Outcome.DECLINED, reason=_why(answer))
+        except ExchangeError as error:
+            outcome = outcome_of(error) if traffic != (0, 0) else Outcome.UNREACHABLE
+            answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
+        if result.outcome in SUSPICIOUS:
+            log.info("snapshot of %s from %s: %s: %s", origin, partner.peer, result.outcome.value, result.reason)
+            local.members = suspected(local.members, partner.peer)
+        local.enter(asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+        return answer
+
+    def _follow(self, following: Following, snapshot: Snapshot, of_all: bool) -> None:
+        local = self._local
+        local.handover.theirs.copy_(snapshot.vector)
+        mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
+        theirs = Facts(snapshot.step, snapshot.loss, 1.0)
+        local.move(
+            f"{self._rng.getrandbits(128):032x}",
+            mine,
+            theirs,
+            of_all=of_all,
+            check=self._check(following, snapshot, asyncio.get_running_loop()),
+        )
+
+    def _check(
+        self, following: Following, snapshot: Snapshot, loop: asyncio.AbstractEventLoop
+    ) -> Callable[[], bool] | None:
+        """What the training thread asks before it follows; None where it has no examples to try, or did so already."""
+        measure = self.measure
+        if measure is None or snapshot.believed:
+            return None
+
+        def believed() -> bool:
+            claimed, measured = snapshot.loss, measure(snapshot)
+            reason = "claims no loss" if claimed is None else disbelief(claimed, measured, self._local.loss())
+            snapshot.believed = reason is None
+            if reason is not None:
+                log.warning("%s does not lead this peer any more: %s", snapshot.origin, reason)
+                loop.call_soon_threadsafe(lambda: following.disbelieve(snapshot.origin, reason, loop.time()))
+            return reason is None
+
+        return believed
+
+
+def _why(answer: Fetched) -> str | None:
+    if answer.unchanged:
+        return "unchanged"
+    return "referred to others" if answer.holders else answer.reason

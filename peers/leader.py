@@ -1,0 +1,96 @@
+"""Following a leader (LSGD): who leads, and a leader that is not believed.
+
+The leader of a group is its live member with the lowest published loss. It publishes a snapshot of itself at each of
+its due steps; `snapshots.py` says how that spreads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from p2p_elastic.peers.centre import is_gone
+from p2p_elastic.peers.partners import Members
+from p2p_elastic.peers.snapshots import Snapshots
+
+DISBELIEF_SECONDS = 60.0  # so long a leader that was not believed does not lead us; doubled each time
+REASON_MARGIN, REASON_SLACK = 1.5, 0.1
+
+
+class Contender(NamedTuple):
+    """A peer and the smoothed training loss that it publishes, in nats; None where that is not finite or unknown."""
+
+    peer: str
+    loss: float | None
+
+
+def leader_of(contenders: list[Contender]) -> str | None:
+    """The one with the lowest loss, then the smaller id; None where nobody has a loss. NaN never leads.
+
+    Source: Teng et al., Leader SGD, arXiv 1905.10395, Algorithm 1.
+    """
+    ranked = [(c.loss, c.peer) for c in contenders if c.loss is not None]
+    return min(ranked)[1] if ranked else None
+
+
+def disbelief(claimed: float, measured: float, own: float | None) -> str | None:
+    """Why a leader is not followed; None where it is.
+
+    Its parameters, measured on our own latest examples, must give about the loss that it claims, or at least ours: by
+    more than half above both it is no leader for us. Losses in nats.
+    """
+    limit = REASON_MARGIN * max(claimed, own if own is not None else claimed) + REASON_SLACK
+    if measured <= limit:
+        return None
+    return f"claims a loss of {claimed:.3g}, its parameters give {measured:.3g} on our data (ours: {_text(own)})"
+
+
+def _text(loss: float | None) -> str:
+    return "unknown" if loss is None else f"{loss:.3g}"
+
+
+class Disbelief(NamedTuple):
+    """Why, until when (our own monotonic seconds), and how often so far."""
+
+    reason: str
+    until: float
+    times: int
+
+
+class Following:
+    """Whom this peer follows, of its group and of all, and whom it does not believe. Belongs to the network thread."""
+
+    def __init__(self, peer: str, group: str, announce_seconds: float) -> None:
+        self._peer, self._group, self._announce_seconds = peer, group, announce_seconds
+        self.snapshots = Snapshots()
+        self.asked_for = False  # somebody sees the leader in us: publish, whatever we think
+        self.disbelieved: dict[str, Disbelief] = {}
+        self.leader: str | None = None
+        self.leader_of_all: str | None = None
+
+    def choose(self, loss: float | None, members: Members, now: float, *, of_all: bool) -> str | None:
+        """The leader of the group, or of all groups, ourselves included; `loss` is our own."""
+        contenders = [Contender(self._peer, loss)]
+        for peer, member in members.items():
+            wanted = of_all or member.record.group == self._group
+            if wanted and self._believed(peer, now) and not is_gone(member, now, self._announce_seconds):
+                contenders.append(Contender(peer, None if member.suspect else member.record.loss))
+        chosen = leader_of(contenders)
+        if of_all:
+            self.leader_of_all = chosen
+        else:
+            self.leader = chosen
+        return chosen
+
+    def _believed(self, peer: str, now: float) -> bool:
+        entry = self.disbelieved.get(peer)
+        return entry is None or now >= entry.until
+
+    def disbelieve(self, peer: str, reason: str, now: float) -> None:
+        """Do not follow `peer` for a while."""
+        times = self.disbelieved[peer].times + 1 if peer in self.disbelieved else 1
+        self.disbelieved[peer] = Disbelief(reason, now + DISBELIEF_SECONDS * 2.0 ** min(times - 1, 6), times)
+
+    def doubts(self, now: float) -> Mapping[str, str]:
+        """Peer -> why it does not lead us at present."""
+        return {peer: entry.reason for peer, entry in self.disbelieved.items() if now < entry.until}

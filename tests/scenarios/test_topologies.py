@@ -1,0 +1,384 @@
+"""Centre and leader in virtual time: the production peer, its elections, relays and disbelief. Faults are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import torch
+from swarm import Member, build_member, run_members, tiny_model, values
+from torch import Tensor, nn
+
+from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import Flow, Topology, elastic, find_method, follow
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import CentreStatus, LeaderStatus, Outcome
+from p2p_elastic.vector import ParameterVector
+
+NAMES = ["a", "b", "c", "d"]
+EASGD = Policy(elastic(0.2), Schedule(period=5), topology=Topology.CENTRE)
+LSGD = Policy(follow(0.5), Schedule(period=10), topology=Topology.LEADER, flow=Flow.PULL)
+
+
+def gossip(name: str, rate: float = 0.5) -> Policy:
+    method = find_method(name)
+    return Policy(method.rule(rate), Schedule(probability=1 / 4), method.topology, method.flow)
+
+
+def swarm(network: SimulatedNetwork, policy: Policy, names: list[str], **options: object) -> list[Member]:
+    """One member per name, each with its own start; the first is the founder."""
+    return [
+        build_member(network, name, seed=i, policy=policy, newcomer=i > 0, **options)  # type: ignore[arg-type]
+        for i, name in enumerate(names)
+    ]
+
+
+async def kill(member: Member, network: SimulatedNetwork, life: asyncio.Task[None]) -> None:
+    """As kill -9 does: no goodbye."""
+    life.cancel()
+    member.stopped = True
+    await network.transport(member.peer.peer).close()
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> float:
+    """Wait for it; the time that it took. Fails after so many seconds."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while not condition():
+        assert loop.time() - begun < seconds, "it never came"
+        await asyncio.sleep(0.05)
+    return loop.time() - begun
+
+
+def completed(member: Member) -> int:
+    return member.peer.exchanges().by_outcome.get(Outcome.COMPLETED, 0)
+
+
+def centre_of(member: Member) -> CentreStatus:
+    status = member.peer.centre()
+    assert status is not None
+    return status
+
+
+def agreed(members: list[Member]) -> str | None:
+    """Whom all of them take for the centre; None where they differ."""
+    holders = {centre_of(m).holder for m in members}
+    return holders.pop() if len(holders) == 1 else None
+
+
+def leaders_of(member: Member) -> LeaderStatus:
+    status = member.peer.leaders()
+    assert status is not None
+    return status
+
+
+def living(members: list[Member], scenario: Callable[[list[asyncio.Task[None]]], Awaitable[None]]) -> None:
+    """Let all members live and train without end while the scenario runs."""
+
+    async def main() -> None:
+        lives = [asyncio.ensure_future(m.peer.run()) for m in members]
+        training = [asyncio.ensure_future(m.train(10**9)) for m in members]
+        await scenario(lives)
+        for task in [*lives, *training]:
+            task.cancel()
+
+    run_virtual(main())
+
+
+# ---------------------------------------------------------------- gossip one way
+
+
+def test_pull_gossip_moves_the_asker_only_and_brings_consensus() -> None:
+    network = SimulatedNetwork()
+
+    async def main() -> list[Member]:
+        members = swarm(network, gossip("gossip-pull"), NAMES)
+        await run_members(members, steps=300)
+        return members
+
+    members = run_virtual(main())
+    ends = torch.stack([values(m.model) for m in members])
+    size = ParameterVector(members[0].model).nbytes
+    assert ends.std(dim=0).max() < 1e-3
+    for member in members:
+        totals = member.peer.exchanges()
+        initiated = [r for r in member.peer.last_exchanges() if r.initiated and r.outcome is Outcome.COMPLETED]
+        answered = [r for r in member.peer.last_exchanges() if not r.initiated and r.outcome is Outcome.COMPLETED]
+        assert totals.by_outcome[Outcome.COMPLETED] > 30
+        assert all(r.bytes_received > size > r.bytes_sent and r.distance is not None for r in initiated)
+        assert all(r.bytes_sent > size > r.bytes_received and r.distance is None for r in answered)
+
+
+def test_push_gossip_moves_the_one_that_was_asked() -> None:
+    network = SimulatedNetwork()
+    quiet = gossip("gossip-push")._replace(schedule=Schedule(probability=0.0))
+
+    async def main() -> tuple[Member, Member]:
+        a = build_member(network, "a", seed=0, policy=gossip("gossip-push")._replace(schedule=Schedule(period=50)))
+        b = build_member(network, "b", seed=1, policy=quiet)
+        await run_members([a, b], steps=60)
+        return a, b
+
+    a, b = run_virtual(main())
+    first, second = values(tiny_model(0)), values(tiny_model(1))
+    assert completed(a) == completed(b) == 1
+    assert torch.equal(values(a.model), first)
+    torch.testing.assert_close(values(b.model), (first + second) / 2, rtol=0, atol=1e-6)
+
+
+def test_sum_weights_survive_cut_streams_and_keep_the_weighted_mean() -> None:
+    rolls = iter(range(10**9))
+
+    def judge(event: Event) -> Verdict:
+        return Verdict("cut") if event.kind == "piece" and next(rolls) % 41 == 0 else Verdict()
+
+    network = SimulatedNetwork(judge=judge)
+
+    async def main() -> list[Member]:
+        members = [build_member(network, n, seed=i, policy=gossip("gosgd")) for i, n in enumerate(NAMES)]
+        await run_members(members, steps=400)
+        return members
+
+    members = run_virtual(main())
+    shares = [m.peer._local.share * 2 for m in members]
+    ends = torch.stack([values(m.model) for m in members])
+    start = torch.stack([values(tiny_model(i)) for i in range(4)])
+    assert network.faults["cut"] > 20
+    assert sum(m.peer.exchanges().by_outcome.get(Outcome.HALF, 0) for m in members) == 0
+    assert sum(shares) == pytest.approx(4.0, rel=1e-12)
+    weighted = (torch.tensor(shares)[:, None] * ends).sum(dim=0) / 4
+    torch.testing.assert_close(weighted, start.mean(dim=0), rtol=0, atol=2e-6)
+
+
+# ---------------------------------------------------------------- the centre variable
+
+
+def test_a_founder_that_trains_is_the_centre_and_the_sum_with_the_centre_is_conserved() -> None:
+    network = SimulatedNetwork()
+
+    async def main() -> tuple[list[Member], Tensor]:
+        members = [build_member(network, n, seed=i, policy=EASGD, newcomer=i > 0) for i, n in enumerate(NAMES)]
+        for member in members:
+            member.peer._local.newcomer = False  # all begin together: nobody copies
+        before = sum(values(m.model) for m in members) + members[0].peer._local.centre.value  # type: ignore[union-attr]
+        await run_members(members, steps=400)
+        return members, before
+
+    members, before = run_virtual(main())
+    centre = members[0].peer.centre_value()
+    assert centre is not None
+    after = sum(values(m.model) for m in members) + centre
+    assert [centre_of(m).holder for m in members] == ["a"] * 4
+    assert [centre_of(m).here for m in members] == [True, False, False, False]
+    assert centre_of(members[0]).exchanges > 200
+    torch.testing.assert_close(after, before, rtol=0, atol=5e-6)
+    for member in members:
+        torch.testing.assert_close(values(member.model), centre, rtol=0, atol=1e-3)
+
+
+def test_a_newcomer_copies_the_centre_and_does_not_disturb_it() -> None:
+    network = SimulatedNetwork()
+    members = swarm(network, EASGD, ["a"])
+    seen: list[Tensor] = []
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await asyncio.sleep(3.0)
+        before = members[0].peer.centre_value()
+        assert before is not None
+        late = build_member(network, "late", seed=9, policy=EASGD, newcomer=True)
+        life, training = asyncio.ensure_future(late.peer.run()), asyncio.ensure_future(late.train(10**9))
+        await until(lambda: completed(late) >= 1 and late.peer.weight == 1.0, 10.0)
+        await asyncio.sleep(0.05)
+        seen.extend([before, values(late.model)])
+        for task in (life, training):
+            task.cancel()
+
+    living(members, scenario)
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=1e-3)
+
+
+def test_the_centre_killed_twice_moves_on_and_keeps_its_value() -> None:
+    network = SimulatedNetwork()
+    members = swarm(network, EASGD, NAMES)
+    gone: list[str] = []
+    took: list[float] = []
+
+    async def kill_centre(lives: list[asyncio.Task[None]]) -> None:
+        rest = [m for m in members if m.peer.peer not in gone]
+        centre = next(m for m in rest if centre_of(m).here)
+        value, clock = centre.peer.centre_value(), centre_of(centre).exchanges
+        gone.append(centre.peer.peer)
+        await kill(centre, network, lives[members.index(centre)])
+        rest.remove(centre)
+        took.append(await until(lambda: agreed(rest) not in (None, *gone), 30.0))
+        heir = next(m for m in rest if centre_of(m).here)
+        assert all(centre_of(m).holder == heir.peer.peer for m in rest)
+        assert centre_of(heir).exchanges >= clock - 2  # the freshest copy
+        inherited = heir.peer.centre_value()
+        assert value is not None
+        assert inherited is not None
+        torch.testing.assert_close(inherited, value, rtol=0, atol=1e-2)
+        before = [completed(m) for m in rest]
+        await until(lambda: all(completed(m) > b + 3 for m, b in zip(rest, before, strict=True)), 10.0)
+
+    async def scenario(lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: all(completed(m) > 20 for m in members), 30.0)
+        await kill_centre(lives)
+        await kill_centre(lives)
+        left = [m for m in members if m.peer.peer not in gone]
+        assert len(left) == 2
+        assert sorted(centre_of(m).term for m in left) == [3, 3]
+        assert all(m.steps > 100 for m in left)
+
+    living(members, scenario)
+    assert gone[0] == "a"
+    assert max(took) < 5.0  # five announce intervals
+
+
+def test_a_centre_that_was_only_silent_steps_down_for_its_successor() -> None:
+    cut_off = {"a": False}
+
+    def judge(event: Event) -> Verdict:
+        return Verdict("cut") if cut_off["a"] and "a" in (event.source, event.target) else Verdict()
+
+    network = SimulatedNetwork(judge=judge)
+    members = swarm(network, EASGD, NAMES)
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: all(completed(m) > 10 for m in members), 30.0)
+        cut_off["a"] = True
+        await until(lambda: any(centre_of(m).here for m in members[1:]), 10.0)
+        assert centre_of(members[0]).here  # it does not know yet
+        cut_off["a"] = False
+        await until(lambda: not centre_of(members[0]).here, 10.0)
+        before = completed(members[0])
+        await until(lambda: completed(members[0]) > before + 3, 10.0)
+        assert len({centre_of(m).holder for m in members}) == 1
+
+    living(members, scenario)
+    assert network.faults["cut"] > 5
+
+
+def test_alone_nobody_makes_itself_the_centre() -> None:
+    network = SimulatedNetwork()
+    members = swarm(network, EASGD, ["a", "b"])
+
+    async def scenario(lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: completed(members[1]) > 3, 30.0)
+        await kill(members[0], network, lives[0])
+        steps = members[1].steps
+        await asyncio.sleep(90.0)
+        assert not centre_of(members[1]).here
+        assert members[1].steps > steps + 1000
+
+    living(members, scenario)
+
+
+# ---------------------------------------------------------------- leaders
+
+
+def with_loss(member: Member, loss: float) -> Member:
+    """A member whose published loss is always that one."""
+
+    def report(_model: nn.Module, peer: object = member.peer) -> None:
+        member.peer._local.progress = member.peer._local.progress._replace(loss=loss)
+
+    original = member.peer.report_loss
+    member.peer.report_loss = lambda _loss: original(loss)  # type: ignore[method-assign]
+    return member
+
+
+def test_everybody_follows_the_lowest_loss_and_the_leader_sends_few_copies() -> None:
+    network = SimulatedNetwork()
+    names = [f"p{i}" for i in range(8)]
+    members = [with_loss(m, 1.0 + i) for i, m in enumerate(swarm(network, LSGD, names))]
+    start = values(members[0].model).clone()
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: all(m.steps > 600 for m in members), 60.0)
+
+    living(members, scenario)
+    leader, size = members[0], ParameterVector(members[0].model).nbytes
+    published = leaders_of(leader).snapshots_published
+    assert [leaders_of(m).leader for m in members] == ["p0"] * 8
+    assert published > 40
+    assert torch.equal(values(leader.model), start)
+    for member in members[1:]:
+        torch.testing.assert_close(values(member.model), start, rtol=0, atol=1e-4)
+    assert leader.peer.exchanges().bytes_sent < 3 * size * published
+    relayed = sum(m.peer.exchanges().bytes_sent for m in members[1:])
+    assert relayed > 3 * size * published  # the others' copies came from each other
+
+
+def test_a_leader_that_dies_is_replaced_by_the_next_best() -> None:
+    network = SimulatedNetwork()
+    members = [with_loss(m, 1.0 + i) for i, m in enumerate(swarm(network, LSGD, NAMES))]
+
+    async def scenario(lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: all(leaders_of(m).leader == "a" for m in members), 30.0)
+        await kill(members[0], network, lives[0])
+        took = await until(lambda: all(leaders_of(m).leader == "b" for m in members[1:]), 10.0)
+        assert took < 5.0
+        before = completed(members[3])
+        await until(lambda: completed(members[3]) > before + 3, 10.0)
+
+    living(members, scenario)
+
+
+def test_a_loss_that_is_not_finite_never_leads() -> None:
+    network = SimulatedNetwork()
+    members = swarm(network, LSGD, NAMES)
+    for member, loss in zip(members, [float("nan"), float("-inf"), 2.0, 3.0], strict=True):
+        with_loss(member, loss)
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: all(m.steps > 300 for m in members), 60.0)
+
+    living(members, scenario)
+    assert [leaders_of(m).leader for m in members] == ["c"] * 4
+
+
+def test_a_leader_that_lies_low_is_not_followed_and_the_reason_is_said() -> None:
+    network = SimulatedNetwork()
+    members = swarm(network, LSGD, NAMES)
+    for member, loss in zip(members, [0.001, 1.0, 1.1, 1.2], strict=True):
+        with_loss(member, loss)
+    with torch.no_grad():
+        members[0].model.weight.fill_(50.0)  # type: ignore[operator, union-attr]
+    truth = {"a": 9.0, "b": 1.0, "c": 1.1, "d": 1.2}
+    for member in members:
+        member.peer.judge_leaders(lambda snapshot: truth[snapshot.origin])
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: all(m.steps > 500 for m in members), 60.0)
+
+    living(members, scenario)
+    assert [leaders_of(m).leader for m in members] == ["a", "b", "b", "b"]
+    for member in members[1:]:
+        assert values(member.model).abs().max() < 10.0
+        assert "claims a loss of 0.001, its parameters give 9" in leaders_of(member).disbelieved["a"]
+        assert member.peer.exchanges().skipped["leader not believed"] >= 1
+
+
+def test_groups_follow_their_own_leader_and_now_and_then_the_best_of_all() -> None:
+    network = SimulatedNetwork()
+    apart = LSGD._replace(global_rule=follow(0.0), global_period=50)
+    members = [
+        with_loss(build_member(network, n, seed=i, policy=apart, newcomer=i > 0, group=g), 1.0 + i)
+        for i, (n, g) in enumerate([("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")])
+    ]
+    start = [values(m.model).clone() for m in members]
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        for member in members:  # all begin together
+            member.peer._local.newcomer = False
+        await until(lambda: all(m.steps > 500 for m in members), 60.0)
+
+    living(members, scenario)
+    assert [leaders_of(m).leader for m in members] == ["a", "a", "c", "c"]
+    assert [leaders_of(m).leader_of_all for m in members] == ["a"] * 4
+    torch.testing.assert_close(values(members[1].model), start[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(values(members[3].model), start[2], rtol=0, atol=1e-4)
+    assert torch.equal(values(members[2].model), start[2])
