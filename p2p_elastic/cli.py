@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from p2p_elastic import __version__
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.cli_simulate import simulate
 from p2p_elastic.stop import Stop
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
@@ -30,6 +31,7 @@ def main() -> None:
     Try it on this machine:      p2p-elastic demo
     Start a run:                 p2p-elastic join
     Join it, from anywhere:      p2p-elastic join --initial-peer MULTIADDR
+    Simulate many workers:       p2p-elastic simulate --workers 8
     """
 
 
@@ -96,7 +98,7 @@ def main() -> None:
 @click.option(
     "--optimizer", type=click.Choice(["sgd", "adahessian"]), default="sgd", help="What this peer trains with."
 )
-@click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's]")
+@click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's; 0.02 with adahessian]")
 @click.option("--momentum", type=float, help="Momentum of this peer.  [default: the run's]")
 @click.option(
     "--seed",
@@ -200,6 +202,9 @@ def rules() -> None:
     for name, method in RULES.items():
         where = "" if method.live else "  [simulator only]"
         click.echo(f"{name:16} {method.summary}{where}\n{'':16} moving rate {method.moving_rate:g}")
+
+
+main.add_command(simulate)
 
 
 def run() -> None:

@@ -100,6 +100,8 @@ class JoinConfig(Frozen):
                     raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
         elif self.probability is not None:
             raise ConfigError("probability", self.probability, "rule lsgd has a period: give --period")
+        if self.global_moving_rate is not None and self.global_period is None:
+            raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
         if self.role == "centre" and method.topology is not Topology.CENTRE:
             raise ConfigError("role", self.role, "only the rules easgd and eamsgd have a centre")
         if self.global_period is not None and self.period is not None and self.global_period % self.period:

@@ -191,8 +191,30 @@ def one_line(status: PeerStatus) -> str:
         f"accuracy {percent(training.validation_accuracy)} members {len(status.members)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
-        f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} health {judge(status).status}"
+        f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} "
+        + (f"{standing(status)} " if standing(status) else "")
+        + f"health {judge(status).status}"
     )
+
+
+def standing(status: PeerStatus) -> str:
+    """Who holds the centre variable, or whom this peer follows; empty in runs that have neither."""
+    if status.centre is not None:
+        centre = status.centre
+        where = "here" if centre.here else "vacant" if centre.holder is None else short(centre.holder)
+        return f"centre {where}, term {centre.term}, {centre.exchanges} exchanges"
+    if status.leaders is None:
+        return ""
+    leaders = status.leaders
+    named = [f"leader {_leader(leaders.leader, status.peer)}"]
+    if leaders.leader_of_all is not None:
+        named.append(f"of all groups {_leader(leaders.leader_of_all, status.peer)}")
+    named += [f"{short(peer)} not believed: {reason}" for peer, reason in leaders.disbelieved.items()]
+    return ", ".join(named)
+
+
+def _leader(peer: str | None, own: str) -> str:
+    return "none yet" if peer is None else "this peer" if peer == own else short(peer)
 
 
 def panel(status: PeerStatus) -> Panel:
@@ -216,6 +238,8 @@ def panel(status: PeerStatus) -> Panel:
         Text.from_markup(f"exchanges: {counts or 'none yet'}   {traffic}"),
         _partners(status),
     ]
+    if standing(status):
+        rows.insert(3, Text(standing(status)))
     rows += [Text(f"{reason.code}: {reason.text}", style="yellow") for reason in health.reasons]
     title = f"{status.run} · {status.task} · {short(status.peer)} · {training.phase}"
     colour = "green" if health.status == "ok" else "yellow"

@@ -180,10 +180,22 @@ class Referral(Frozen):
     """It was sent from here often enough; these have it too."""
 
     id: ExchangeId
-    holders: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=8)]
+    holders: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=4)]
 
 
-Message = Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry | Fetch | Given | Unchanged | Referral
+class Tell(Frozen):
+    """How well our training goes; answered by the same of the partner's. For choosing leaders."""
+
+    id: ExchangeId
+    peer: PeerId
+    run: RunName
+    step: Step
+    loss: Loss
+
+
+Message = (
+    Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry | Fetch | Given | Unchanged | Referral | Tell
+)
 
 
 class Send(NamedTuple):
@@ -327,6 +339,14 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
         raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
     problem = yield Transfer(send=False)
     return Fetched(reason=problem) if isinstance(problem, str) else Fetched(given=answer)
+
+
+def compare(told: Tell) -> Generator[Command, Answer, Tell | None]:
+    """Tell a partner how our training goes, and hear of its; None where it declines."""
+    yield Send(told)
+    answer = yield Receive((Tell, Decline))
+    _same_exchange(told.id, answer)
+    return answer if isinstance(answer, Tell) else None
 
 
 def give(given: Given) -> Generator[Command, Answer, None]:

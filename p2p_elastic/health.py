@@ -3,6 +3,7 @@
     bootstrap_unreachable   initial peers were given, none of them works, and no other peer answers
     no_members              training for a while, initial peers were given, and yet no other live member of the run
     loss_not_finite         the loss is NaN or infinite
+    centre_vacant           the centre variable is gone, and nobody took its place
     stalled                 training, but no step for a long time
     exchanges_failing       the newest exchanges all failed
     network_restarted       the network process died again and again
@@ -60,6 +61,14 @@ def _no_members(status: PeerStatus) -> Reason | None:
     return Reason(code="no_members", text=text)
 
 
+def _centre_vacant(status: PeerStatus) -> Reason | None:
+    waiting = status.training.phase == "training" and status.uptime_seconds > LONELY_SECONDS
+    if status.centre is None or status.centre.holder is not None or not waiting:
+        return None
+    text = "no member holds the centre variable; one takes it over within seconds where at least two members are left"
+    return Reason(code="centre_vacant", text=text)
+
+
 def _loss_not_finite(status: PeerStatus) -> Reason | None:
     loss = status.training.loss
     if loss is None or math.isfinite(loss):
@@ -106,6 +115,7 @@ _CHECKS = (
     _network_failed,
     _bootstrap_unreachable,
     _no_members,
+    _centre_vacant,
     _loss_not_finite,
     _stalled,
     _exchanges_failing,

@@ -26,6 +26,7 @@ from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
 from p2p_elastic.manifest import RunManifest, check_against
 from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.libp2p import is_loopback_address
 from p2p_elastic.peers.local import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
@@ -207,7 +208,7 @@ class _Participation:
         trainer = Trainer(model, task, data, settings, device, time.monotonic)
         vector = ParameterVector(model)
         peer = self._peer(manifest, vector, settings.seed)
-        peer.judge_leaders(lambda snapshot: trainer.loss_at(vector.views(snapshot.vector)))
+        peer.judge_leaders(lambda s: Measured(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
         self._board.trainer, self._board.peer = trainer, peer
         started = time.monotonic()
         self._thread.call(self._network.stay_attached())
@@ -292,6 +293,7 @@ class _Participation:
                 run=manifest.run,
                 codec=manifest.codec,
                 group=self._config.group or "",
+                standby=self._config.role == "centre",
                 newcomer=manifest.founder != self._network.identity.peer,
                 first_sequence=time.time_ns() // 1_000_000,
             ),

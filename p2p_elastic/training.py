@@ -17,6 +17,7 @@ from p2p_elastic.status import TrainingStatus
 from p2p_elastic.tasks import (
     Batches,
     Data,
+    Estimate,
     Evaluation,
     Recipe,
     Shard,
@@ -187,9 +188,14 @@ class Trainer:
         self.meter.validation = result or self.meter.validation
         self._validated_at = self._clock()
 
-    def loss_at(self, values: Mapping[str, Tensor]) -> float:
+    def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
         """The loss, in nats, that other parameters give on our latest batches; for the training thread."""
         return loss_at(self.model, self._task, values, self._recent)
+
+    def unseen_loss(self) -> float:
+        """The loss, in nats, of our own parameters on examples that they were not trained on, or the training loss."""
+        validation = self.meter.validation.loss if self.meter.validation is not None else 0.0
+        return max(validation, self.meter.loss or 0.0)
 
     def validate_now(self) -> None:
         """Evaluate the model as it is on a part of the validation split."""

@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.exchange import Fetch, Fetched, Result, fetch
+from p2p_elastic.exchange import DeclineReason, Fetch, Fetched, Result, compare, fetch
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import SUSPICIOUS, open_stream, outcome_of
-from p2p_elastic.peers.leader import Following, disbelief
+from p2p_elastic.peers.leader import Following, Measured, disbelief
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import suspected
 from p2p_elastic.peers.records import PeerRecord
@@ -23,8 +23,12 @@ from p2p_elastic.status import Outcome
 log = logging.getLogger(__name__)
 HOPS_MAX = 6  # peers asked for one snapshot: a tree of two branches holds 126 of them by then
 
-Measure = Callable[[Snapshot], float]
-"""The training loss, in nats, of those parameters on our own latest examples; called by the training thread."""
+BUSY_SECONDS = 0.05  # first pause before a busy holder is asked again; doubled with each hop
+COMPARED = 2  # members whose loss is asked for before each pull; those that ask us tell us theirs
+
+
+Measure = Callable[[Snapshot], Measured]
+"""Called by the training thread."""
 
 
 class Follower:
@@ -48,6 +52,7 @@ class Follower:
         if not local.finite():
             local.journal.skipped["own parameters not finite"] += 1
             return False
+        await self._compare(following)
         now = asyncio.get_running_loop().time()
         leader = following.choose(local.loss(), local.members, now, of_all=of_all)
         if leader == local.peer or following.asked_for:
@@ -62,6 +67,32 @@ class Follower:
         self._follow(following, snapshot, of_all)
         return True
 
+    async def _compare(self, following: Following) -> None:
+        """Compare losses with a few members: records are announced too seldom to choose a leader by them."""
+        alive = sorted(peer for peer, member in self._local.members.items() if not member.suspect)
+        chosen = self._rng.sample(alive, min(COMPARED, len(alive)))
+        await asyncio.gather(*(self._compare_with(following, self._local.members[peer].record) for peer in chosen))
+
+    async def _compare_with(self, following: Following, partner: PeerRecord) -> None:
+        local = self._local
+        try:
+            stream = await open_stream(self._transport, partner, self._limits)
+            conversation = Conversation(stream, self._limits)
+            try:
+                told = await conversation.run(compare(local.tell(self._new_id())))
+            finally:
+                local.journal.gave(conversation.traffic)
+                await stream.close()
+        except ExchangeError as error:
+            log.info("comparing losses with %s: %s", partner.peer, error)
+            local.members = suspected(local.members, partner.peer)
+            return
+        if told is not None:
+            following.hear(partner.peer, told.loss, asyncio.get_running_loop().time())
+
+    def _new_id(self) -> str:
+        return f"{self._rng.getrandbits(128):032x}"
+
     def _publish(self, following: Following) -> None:
         local = self._local
         step, known = local.handover.snapshot_step, following.snapshots.newest(local.peer)
@@ -75,35 +106,39 @@ class Follower:
         """The leader's newest snapshot, from it or from those that it refers to."""
         local, asked = self._local, set[str]()
         held, target = following.snapshots.newest(leader), leader
-        for _ in range(HOPS_MAX):
+        for hop in range(HOPS_MAX):
             member = local.members.get(target)
             if member is None:
                 return held
             asked.add(target)
-            answer = await self._ask(member.record, leader, held)
+            answer = await self.ask(member.record, leader, None if held is None else held.step)
             if answer.given is not None:
                 taken = Snapshot(leader, answer.given.step, answer.given.loss, local.handover.theirs.clone())
                 following.snapshots.keep(taken)
                 return taken
             if answer.unchanged:
                 return held
+            if answer.reason == DeclineReason.BUSY:  # on its way to others, whom we can ask soon
+                await asyncio.sleep(BUSY_SECONDS * 2**hop)
+                continue
             holder = next_holder(answer.holders, asked, local.members, self._rng)
             if holder is None:
                 return held
             target = holder
         return held
 
-    async def _ask(self, partner: PeerRecord, origin: str, held: Snapshot | None) -> Fetched:
+    async def ask(self, partner: PeerRecord, origin: str, have: int | None) -> Fetched:
+        """Ask `partner` for the newest snapshot of `origin`; where one is given, it is in the received vector."""
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
-            id=f"{self._rng.getrandbits(128):032x}",
+            id=self._new_id(),
             peer=local.peer,
             run=local.membership.run,
             schema_hash=local.vector.schema_hash,
             elements=local.vector.elements,
             codec=local.membership.codec,
             origin=origin,
-            have=None if held is None else held.step,
+            have=have,
         )
         traffic = (0, 0)
         try:
@@ -130,7 +165,7 @@ class Follower:
         mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
         local.move(
-            f"{self._rng.getrandbits(128):032x}",
+            self._new_id(),
             mine,
             theirs,
             of_all=of_all,
@@ -146,8 +181,8 @@ class Follower:
             return None
 
         def believed() -> bool:
-            claimed, measured = snapshot.loss, measure(snapshot)
-            reason = "claims no loss" if claimed is None else disbelief(claimed, measured, self._local.loss())
+            claimed = snapshot.loss
+            reason = "claims no loss" if claimed is None else disbelief(claimed, measure(snapshot))
             snapshot.believed = reason is None
             if reason is not None:
                 log.warning("%s does not lead this peer any more: %s", snapshot.origin, reason)

@@ -13,8 +13,9 @@ from p2p_elastic.peers.centre import is_gone
 from p2p_elastic.peers.partners import Members
 from p2p_elastic.peers.snapshots import Snapshots
 
-DISBELIEF_SECONDS = 60.0  # so long a leader that was not believed does not lead us; doubled each time
-REASON_MARGIN, REASON_SLACK = 1.5, 0.1
+DISBELIEF_SECONDS = 20.0  # so long a leader that was not believed does not lead us; doubled each time
+MARGIN, SLACK, ERRORS = 1.5, 0.1, 3.0
+HEARD_MAX = 1000
 
 
 class Contender(NamedTuple):
@@ -33,20 +34,25 @@ def leader_of(contenders: list[Contender]) -> str | None:
     return min(ranked)[1] if ranked else None
 
 
-def disbelief(claimed: float, measured: float, own: float | None) -> str | None:
-    """Why a leader is not followed; None where it is.
+class Measured(NamedTuple):
+    """Losses in nats: of a leader's parameters on our latest examples, with its standard error, and of our own
+    parameters on examples that we never saw."""
 
-    Its parameters, measured on our own latest examples, must give about the loss that it claims, or at least ours: by
-    more than half above both it is no leader for us. Losses in nats.
+    theirs: float
+    error: float
+    own: float
+
+
+def disbelief(claimed: float, measured: Measured) -> str | None:
+    """Why a leader is not followed; None where it is. Losses in nats.
+
+    Its parameters must give about the loss that it claims on our own examples. It never saw these, so what our own
+    parameters give on examples that we never saw is no lie either; clearly more than one and a half times both is.
     """
-    limit = REASON_MARGIN * max(claimed, own if own is not None else claimed) + REASON_SLACK
-    if measured <= limit:
+    theirs, error, own = measured
+    if theirs - ERRORS * error <= MARGIN * max(claimed, own) + SLACK:
         return None
-    return f"claims a loss of {claimed:.3g}, its parameters give {measured:.3g} on our data (ours: {_text(own)})"
-
-
-def _text(loss: float | None) -> str:
-    return "unknown" if loss is None else f"{loss:.3g}"
+    return f"claims a loss of {claimed:.3g}, its parameters give {theirs:.3g} on our data (ours {own:.3g} on unseen)"
 
 
 class Disbelief(NamedTuple):
@@ -57,6 +63,13 @@ class Disbelief(NamedTuple):
     times: int
 
 
+class Heard(NamedTuple):
+    """What a peer told us itself, and when (our own monotonic seconds)."""
+
+    loss: float | None
+    at: float
+
+
 class Following:
     """Whom this peer follows, of its group and of all, and whom it does not believe. Belongs to the network thread."""
 
@@ -65,6 +78,7 @@ class Following:
         self.snapshots = Snapshots()
         self.asked_for = False  # somebody sees the leader in us: publish, whatever we think
         self.disbelieved: dict[str, Disbelief] = {}
+        self._heard: dict[str, Heard] = {}
         self.leader: str | None = None
         self.leader_of_all: str | None = None
 
@@ -74,13 +88,22 @@ class Following:
         for peer, member in members.items():
             wanted = of_all or member.record.group == self._group
             if wanted and self._believed(peer, now) and not is_gone(member, now, self._announce_seconds):
-                contenders.append(Contender(peer, None if member.suspect else member.record.loss))
+                heard = self._heard.get(peer)
+                newest = heard.loss if heard is not None and heard.at > member.changed_at else member.record.loss
+                contenders.append(Contender(peer, None if member.suspect else newest))
         chosen = leader_of(contenders)
         if of_all:
             self.leader_of_all = chosen
         else:
             self.leader = chosen
         return chosen
+
+    def hear(self, peer: str, loss: float | None, now: float) -> None:
+        """What a peer just told us, newer than its record."""
+        self._heard.pop(peer, None)
+        self._heard[peer] = Heard(loss, now)
+        while len(self._heard) > HEARD_MAX:
+            self._heard.pop(next(iter(self._heard)))
 
     def _believed(self, peer: str, now: float) -> bool:
         entry = self.disbelieved.get(peer)

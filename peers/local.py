@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p2p_elastic.exchange import Result
+from p2p_elastic.exchange import Result, Tell
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.handover import Check, Handover, State
@@ -31,6 +31,7 @@ class Membership:
     run: str
     codec: str = "none"
     group: str = ""  # whose leader we follow, and may be
+    standby: bool = False  # does not train: keeps a fresh copy of the centre variable, to take its place
     newcomer: bool = False  # joined a run that was under way: copies before it counts
     first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
     announce_seconds: float = 5.0
@@ -97,6 +98,11 @@ class Local:
         if origin == self.peer:
             self.following.asked_for = True
         return self.following.snapshots.newest(origin)
+
+    def tell(self, exchange_id: str) -> Tell:
+        """How well our training goes."""
+        progress = self.progress
+        return Tell(id=exchange_id, peer=self.peer, run=self.membership.run, step=progress.step, loss=self.loss())
 
     def loss(self) -> float | None:
         """The last loss, where it is a number that JSON has."""

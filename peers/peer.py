@@ -16,6 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError
+from p2p_elastic.exchange import Stamp
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.initiator import Initiator
@@ -214,6 +215,8 @@ class Peer:
             asyncio.ensure_future(_every(membership.refresh_seconds, self.refresh)),
             asyncio.ensure_future(self._initiate_forever()),
         ]
+        if membership.standby:
+            tasks.append(asyncio.ensure_future(_every(membership.announce_seconds, self._copy_centre)))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -272,6 +275,19 @@ class Peer:
         centre = local.centre
         if centre is not None and centre.look(self.peer, local.members, self._now(), leaving=local.leaving):
             await self.announce()
+
+    async def _copy_centre(self) -> None:
+        """Stand by: see the centre variable as it is now."""
+        local = self._local
+        centre = local.centre
+        holder = local.members.get(centre.holder or "") if centre is not None else None
+        if centre is None or centre.seated or holder is None or holder.record.centre is None:
+            return
+        stamp = holder.record.centre.stamp
+        known = centre.stamp.clock if centre.stamp.term == stamp.term else None
+        answer = await self._follower.ask(holder.record, holder.record.peer, known)
+        if answer.given is not None:
+            centre.saw(local.vectors.theirs, Stamp(term=stamp.term, clock=answer.given.step))
 
     async def _initiate_forever(self) -> None:
         while True:

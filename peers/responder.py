@@ -18,6 +18,7 @@ from p2p_elastic.exchange import (
     Offer,
     Referral,
     Result,
+    Tell,
     Unchanged,
     give,
     objection,
@@ -77,15 +78,18 @@ class Responder:
             await stream.close()
 
     async def _answer(self, conversation: Conversation) -> None:
-        message = await conversation.receive((Offer, Inquiry, Fetch), self._limits.header_seconds)
+        message = await conversation.receive((Offer, Inquiry, Fetch, Tell), self._limits.header_seconds)
         key = Key(conversation.stream.partner, message.id)
         if isinstance(message, Inquiry):
             committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
             await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
             return
-        assert isinstance(message, (Offer, Fetch))
+        assert isinstance(message, (Offer, Fetch, Tell))
         if message.peer != key.partner:
             raise RemoteProtocolError(f"claims to be {message.peer!a}, is {key.partner}", partner=key.partner)
+        if isinstance(message, Tell):
+            await self._compare(conversation, message)
+            return
         decline = self._objection(message)
         if decline is not None:
             await self._say_no(conversation, decline)
@@ -107,6 +111,16 @@ class Responder:
             return Decline(id=asked.id, reason=DeclineReason.LEAVING)
         return general
 
+    async def _compare(self, conversation: Conversation, told: Tell) -> None:
+        local = self._local
+        if told.run != local.membership.run:
+            await self._say_no(conversation, Decline(id=told.id, reason=DeclineReason.OTHER_RUN))
+            return
+        if local.following is not None:
+            local.following.hear(told.peer, told.loss, asyncio.get_running_loop().time())
+        await conversation.send(local.tell(told.id))
+        local.journal.gave(conversation.traffic)
+
     async def _give(self, conversation: Conversation, asked: Fetch) -> None:
         """Hand out a snapshot that is held here, or say who else has it."""
         snapshot = self._local.snapshot_of(asked.origin)
@@ -117,7 +131,7 @@ class Responder:
         elif snapshot.may_send():
             await self._send_copy(conversation, asked, snapshot)
         elif snapshot.holders:
-            await conversation.send(Referral(id=asked.id, holders=tuple(snapshot.holders[:8])))
+            await conversation.send(Referral(id=asked.id, holders=tuple(snapshot.holders)))
         else:  # on its way to others
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.BUSY))
 

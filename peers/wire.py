@@ -27,6 +27,7 @@ from p2p_elastic.exchange import (
     Message,
     Offer,
     Referral,
+    Tell,
     Unchanged,
     Verified,
 )
@@ -49,6 +50,7 @@ KINDS: dict[int, type[Message]] = {
     9: Given,
     10: Unchanged,
     11: Referral,
+    12: Tell,
 }
 _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
 

@@ -61,6 +61,7 @@ def build_member(
     moving_rate: float = 0.5,
     policy: Policy | None = None,
     group: str = "",
+    standby: bool = False,
     step_seconds: float = 0.01,
     run: str = "test",
     newcomer: bool = False,
@@ -72,7 +73,9 @@ def build_member(
         policy=policy or Policy(elastic(moving_rate), schedule or Schedule(probability=1 / 8)),
         transport=network.transport(name),
         directory=network.directory(name),
-        membership=Membership(run=run, group=group, newcomer=newcomer, announce_seconds=1.0, refresh_seconds=0.5),
+        membership=Membership(
+            run=run, group=group, standby=standby, newcomer=newcomer, announce_seconds=1.0, refresh_seconds=0.5
+        ),
         seed=seed,
         limits=limits,
     )

@@ -191,7 +191,7 @@ def test_a_lost_last_word_leaves_the_exchange_half() -> None:
     asking, answering = End(initiate(OFFER)), End(respond(OFFER, ACCEPT), loses=(Committed,))
     converse(asking, answering)
     assert answering.outcome is Outcome.COMPLETED
-    assert asking.result == Result(Outcome.HALF, Facts(7, 0.5, 1.0), Facts(9, None, 0.25), "silence")
+    assert asking.result == Result(Outcome.HALF, Facts(7, 0.5, 1.0, asked=True), Facts(9, None, 0.25), "silence")
 
 
 def test_a_stream_cut_before_the_last_word_leaves_the_responder_completed_with_a_note() -> None:

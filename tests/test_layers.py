@@ -16,12 +16,17 @@ import p2p_elastic
 ROOT = Path(p2p_elastic.__file__).parent
 LAYERS = ("core", "peers", "api", "cli")
 # composition roots and what people see
-TOP = {"board", "centre_duty", "cli", "demo", "display", "join", "processes", "stop", "__main__"}
+TOP = {
+    *("board", "centre_duty", "cli", "cli_errors", "cli_simulate", "demo", "display", "join", "processes"),
+    *("simulate", "simulate_screen", "stop", "__main__"),
+}
 
 
 def sources() -> dict[str, ast.Module]:
     found = {}
-    for path in sorted([*ROOT.glob("*.py"), *(p for d in ("tasks", "simulator", "peers", "api") for p in (ROOT / d).glob("*.py"))]):
+    for path in sorted(
+        [*ROOT.glob("*.py"), *(p for d in ("tasks", "simulator", "peers", "api") for p in (ROOT / d).glob("*.py"))]
+    ):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(("p2p_elastic", *parts)).removesuffix(".__init__")
         found[name] = ast.parse(path.read_text(encoding="utf-8"))
@@ -72,7 +77,8 @@ def test_there_is_no_import_cycle() -> None:
         ("hivemind", {"p2p_elastic.peers.libp2p", "p2p_elastic.peers.dht"}),
         ("fastapi", {"p2p_elastic.api.app", "p2p_elastic.api.server"}),
         ("uvicorn", {"p2p_elastic.api.server"}),
-        ("click", {"p2p_elastic.cli"}),
+        ("click", {"p2p_elastic.cli", "p2p_elastic.cli_errors", "p2p_elastic.cli_simulate"}),
+        ("matplotlib", {"p2p_elastic.simulator.plots"}),
     ],
 )
 def test_a_foreign_package_is_known_only_where_it_belongs(package: str, allowed: set[str]) -> None:
@@ -109,9 +115,9 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_the_package_is_silent_and_loads_nothing_heavy() -> None:
-    done = run("import sys, p2p_elastic, p2p_elastic.cli; print(*sys.modules)")
+    done = run("import sys, p2p_elastic, p2p_elastic.cli, p2p_elastic.cli_simulate; print(*sys.modules)")
     assert done.stderr == ""
-    assert not {"torch", "hivemind", "fastapi", "sklearn", "torchvision"} & set(done.stdout.split())
+    assert not {"torch", "hivemind", "fastapi", "sklearn", "torchvision", "matplotlib"} & set(done.stdout.split())
 
 
 def test_importing_the_network_is_silent_and_leaves_signals_and_logging_alone() -> None:

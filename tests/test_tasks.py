@@ -39,12 +39,15 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 
 def test_tasks_are_sorted_and_named_as_their_keys() -> None:
-    assert list(TASKS) == ["cifar10", "digits", "fashion-mnist", "mnist"]
+    assert list(TASKS) == ["cifar10", "cifar10-cnn7", "cifar10-resnet20", "digits", "fashion-mnist", "mnist"]
     assert all(task.name == name and task.summary for name, task in TASKS.items())
 
 
 def test_unknown_task_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"task: got 'minst'; allowed: cifar10, digits, fashion-mnist, mnist"):
+    with pytest.raises(
+        ConfigError,
+        match=r"task: got 'minst'; allowed: cifar10, cifar10-cnn7, cifar10-resnet20, digits, fashion-mnist, mnist",
+    ):
         find_task("minst")
 
 

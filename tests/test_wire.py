@@ -17,9 +17,15 @@ from p2p_elastic.exchange import (
     Committed,
     Decline,
     DeclineReason,
+    Fetch,
+    Given,
     Inquiry,
     Message,
     Offer,
+    Referral,
+    Stamp,
+    Tell,
+    Unchanged,
     Verified,
 )
 from p2p_elastic.peers.wire import (
@@ -47,6 +53,7 @@ RUNS = st.text("aZ9._-", max_size=63).map(lambda rest: f"r{rest}")
 STEPS = st.integers(0, 2**53 - 1)
 LOSSES = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 WEIGHTS = st.floats(0.0, 1.0)
+SHARES = st.floats(0.0, 2.0**20)
 TEXTS = st.text(LETTERS, max_size=200)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -61,8 +68,34 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         step=STEPS,
         loss=LOSSES,
         weight=WEIGHTS,
+        share=SHARES,
     ),
-    st.builds(Accept, id=HEX, peer=PEERS, schema_hash=HEX, step=STEPS, loss=LOSSES, weight=WEIGHTS),
+    st.builds(
+        Accept,
+        id=HEX,
+        peer=PEERS,
+        schema_hash=HEX,
+        step=STEPS,
+        loss=LOSSES,
+        weight=WEIGHTS,
+        share=SHARES,
+        centre=st.none() | st.builds(Stamp, term=st.integers(0, 2**31 - 1), clock=STEPS),
+    ),
+    st.builds(
+        Fetch,
+        id=HEX,
+        peer=PEERS,
+        run=RUNS,
+        schema_hash=HEX,
+        elements=st.integers(1, 2**40 - 1),
+        codec=st.text(LETTERS, max_size=32),
+        origin=PEERS,
+        have=st.none() | STEPS,
+    ),
+    st.builds(Given, id=HEX, origin=PEERS, step=STEPS, loss=LOSSES),
+    st.builds(Unchanged, id=HEX),
+    st.builds(Referral, id=HEX, holders=st.lists(PEERS, min_size=1, max_size=4).map(tuple)),
+    st.builds(Tell, id=HEX, peer=PEERS, run=RUNS, step=STEPS, loss=LOSSES),
     st.builds(Decline, id=HEX, reason=st.sampled_from(DeclineReason), detail=TEXTS),
     st.builds(Verified, id=HEX),
     st.builds(Committed, id=HEX),
@@ -85,8 +118,33 @@ LONGEST: tuple[Message, ...] = (
         step=2**53 - 1,
         loss=LARGEST,
         weight=1 / 3,
+        share=2**20 / 3,
     ),
-    Accept(id=ID, peer=WORST * 128, schema_hash=ID, step=2**53 - 1, loss=LARGEST, weight=1 / 3),
+    Accept(
+        id=ID,
+        peer=WORST * 128,
+        schema_hash=ID,
+        step=2**53 - 1,
+        loss=LARGEST,
+        weight=1 / 3,
+        share=2**20 / 3,
+        centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
+    ),
+    Fetch(
+        version=1000,
+        id=ID,
+        peer=WORST * 128,
+        run="r" * 64,
+        schema_hash=ID,
+        elements=2**40 - 1,
+        codec=WORST * 32,
+        origin=WORST * 128,
+        have=2**53 - 1,
+    ),
+    Given(id=ID, origin=WORST * 128, step=2**53 - 1, loss=LARGEST),
+    Unchanged(id=ID),
+    Referral(id=ID, holders=(WORST * 128,) * 4),
+    Tell(id=ID, peer=WORST * 128, run="r" * 64, step=2**53 - 1, loss=LARGEST),
     *(Decline(id=ID, reason=reason, detail=WORST * 200) for reason in DeclineReason),
     Verified(id=ID),
     Committed(id=ID),
@@ -148,7 +206,7 @@ def test_what_is_not_our_protocol_is_refused(header: bytes) -> None:
         unpack_header(header)
 
 
-@pytest.mark.parametrize("kind", [0, 8, 255])
+@pytest.mark.parametrize("kind", [0, 13, 255])
 def test_an_unknown_kind_of_message_is_refused(kind: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"unknown kind of message: {kind}"):
         unpack_header(MESSAGE_HEADER.pack(MAGIC, kind, 2))

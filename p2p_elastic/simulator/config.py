@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.rules import RULES, Topology, find_method, find_rule
+from p2p_elastic.rules import RULES, Flow, Topology, find_method, find_rule
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 from p2p_elastic.tasks import Recipe
@@ -79,6 +79,9 @@ class SimulationConfig(Frozen):
                 raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
         if self.groups > 1 and not leads:
             raise ConfigError("groups", self.groups, "only rule lsgd has groups")
+        for key in ("global_moving_rate", "global_period"):
+            if getattr(self, key) is not None and self.groups == 1:
+                raise ConfigError(key.replace("_", "-"), getattr(self, key), "it needs groups, 2 or more")
         if self.groups > self.workers:
             raise ConfigError("groups", self.groups, f"at most one per worker ({self.workers})")
         if leads and self.probability is not None:
@@ -89,6 +92,8 @@ class SimulationConfig(Frozen):
             raise ConfigError("partners", self.partners, f"fewer than there are workers ({self.workers})")
         if self.partners > 1 and method.topology is not Topology.PAIRS:
             raise ConfigError("partners", self.partners, "only the gossip rules have partners")
+        if method.flow is Flow.PULL and self.rate * self.partners > 1.0:
+            raise ConfigError("partners", self.partners, f"at most 1 / moving rate ({self.rate:g}): moves add up")
         if self.failures.slow >= self.workers:
             raise ConfigError("slow", self.failures.slow, f"fewer than there are workers ({self.workers})")
         return self

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from p2p_elastic.tasks.base import Split, Task
+
+FEW = 8  # examples whose mean loss is one observation of a standard error
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,30 @@ def evaluate(
     return Evaluation(accuracy=right / len(split), loss=loss / len(split))
 
 
+class Estimate(NamedTuple):
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+
 def loss_at(
     model: nn.Module, task: Task, values: Mapping[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]
-) -> float:
-    """The mean loss, in nats, of other parameters and buffers in this model, in eval mode, over prepared batches.
+) -> Estimate:
+    """The loss, in nats, of other parameters and buffers in this model, in eval mode, over prepared batches.
 
     The model is left as it was found. `values` has its tensors by name.
     """
-    total, count = 0.0, 0
+    losses: list[Tensor] = []
     with torch.no_grad(), _modes_kept(model):
         model.eval()
         for inputs, labels in batches:
             outputs = torch.func.functional_call(model, dict(values), (inputs,))
-            total += float(task.loss(outputs, labels)) * len(labels)
-            count += len(labels)
-    return total / count if count else float("nan")
+            losses += [task.loss(*few) for few in zip(torch.split(outputs, FEW), torch.split(labels, FEW), strict=True)]
+    if len(losses) < 2:
+        return Estimate(float("nan"), float("nan"))
+    each = torch.stack(losses).double()
+    return Estimate(float(each.mean()), float(each.std()) / len(losses) ** 0.5)
 
 
 def reestimate_batchnorm(

@@ -10,6 +10,7 @@ import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
 
+from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Flow, Topology, elastic, find_method, follow
@@ -237,6 +238,30 @@ def test_the_centre_killed_twice_moves_on_and_keeps_its_value() -> None:
     assert max(took) < 5.0  # five announce intervals
 
 
+def test_a_standby_that_does_not_train_keeps_a_fresh_copy_and_takes_over() -> None:
+    network = SimulatedNetwork()
+    rarely = EASGD._replace(schedule=Schedule(period=2000))  # the others' copies are older
+    members = [*swarm(network, EASGD, ["a"]), *swarm(network, rarely, ["x", "b", "c"])[2:]]
+    standby = build_member(network, "s", seed=0, policy=EASGD, newcomer=True, standby=True)
+
+    async def scenario(lives: list[asyncio.Task[None]]) -> None:
+        life = asyncio.ensure_future(standby.peer.run())
+        await until(lambda: centre_of(standby).exchanges > 100, 60.0)
+        value = members[0].peer.centre_value()
+        assert value is not None
+        await kill(members[0], network, lives[0])
+        await until(lambda: agreed([standby, *members[1:]]) == "s", 30.0)
+        inherited = standby.peer.centre_value()
+        assert inherited is not None
+        torch.testing.assert_close(inherited, value, rtol=0, atol=5e-2)
+        before = [completed(m) for m in members[1:]]
+        await until(lambda: all(completed(m) > b for m, b in zip(members[1:], before, strict=True)), 60.0)
+        assert standby.steps == 0
+        life.cancel()
+
+    living(members, scenario)
+
+
 def test_a_centre_that_was_only_silent_steps_down_for_its_successor() -> None:
     cut_off = {"a": False}
 
@@ -293,7 +318,12 @@ def with_loss(member: Member, loss: float) -> Member:
 def test_everybody_follows_the_lowest_loss_and_the_leader_sends_few_copies() -> None:
     network = SimulatedNetwork()
     names = [f"p{i}" for i in range(8)]
-    members = [with_loss(m, 1.0 + i) for i, m in enumerate(swarm(network, LSGD, names))]
+    members = [
+        with_loss(
+            build_member(network, name, policy=LSGD, model=tiny_model(i, width=80), seed=i, newcomer=i > 0), 1.0 + i
+        )
+        for i, name in enumerate(names)
+    ]
     start = values(members[0].model).clone()
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
@@ -349,7 +379,8 @@ def test_a_leader_that_lies_low_is_not_followed_and_the_reason_is_said() -> None
         members[0].model.weight.fill_(50.0)  # type: ignore[operator, union-attr]
     truth = {"a": 9.0, "b": 1.0, "c": 1.1, "d": 1.2}
     for member in members:
-        member.peer.judge_leaders(lambda snapshot: truth[snapshot.origin])
+        own = truth[member.peer.peer]
+        member.peer.judge_leaders(lambda snapshot, own=own: Measured(truth[snapshot.origin], 0.1, own))  # type: ignore[misc]
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: all(m.steps > 500 for m in members), 60.0)

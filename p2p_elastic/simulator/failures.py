@@ -1,0 +1,107 @@
+"""What goes wrong with workers, drawn from seeds: the failure models of `Failures`."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from p2p_elastic.simulator.config import Failures
+from p2p_elastic.simulator.workers import Workers
+
+
+class FaultInjector:
+    """The faults of all workers. Every kind and worker has its own random numbers: one does not shift another.
+
+    A round is `begin()`, then `exchanging(due)`, and at its end `damage(workers, step)`. The first snapshots are `flat`
+    [W, D], with which workers begin.
+
+    `counts` has, by kind: "dropped" (due exchanges lost at random), "cut-off" (due exchanges lost to a burst), "bursts"
+    (begun), "skipped" (steps that a slow worker did not take), "crashes" and "corruptions".
+    """
+
+    def __init__(self, failures: Failures, flat: Tensor, seed: int) -> None:
+        workers = len(flat)
+        self._failures, self._workers = failures, workers
+        self._slow_from = workers - failures.slow
+        self._credit = 0.0
+        self.counts: Counter[str] = Counter()
+        kinds = ("drop", "burst", "crash", "corrupt")
+        self._rng = {kind: [random.Random(f"{seed} {kind} {i}") for i in range(workers)] for kind in kinds}
+        self._noise = torch.Generator().manual_seed(seed)
+        self._enter, self._leave = _rates(failures.burst, failures.burst_steps)
+        self._away = [failures.burst > 0.0 and rng.random() < failures.burst for rng in self._rng["burst"]]
+        self.counts["bursts"] += sum(self._away)
+        self._snapshots = flat.clone() if failures.crash > 0.0 else None
+
+    def begin(self) -> int:
+        """A round begins: so many workers, the first ones, take a step in it."""
+        if self._failures.burst > 0.0:
+            self._move_bursts()
+        self._credit += 1.0
+        if self._credit >= self._failures.slow_factor:
+            self._credit -= self._failures.slow_factor
+            return self._workers
+        self.counts["skipped"] += self._failures.slow
+        return self._slow_from
+
+    def _move_bursts(self) -> None:
+        for worker, rng in enumerate(self._rng["burst"]):
+            was = self._away[worker]
+            if rng.random() < (self._leave if was else self._enter):
+                self._away[worker] = not was
+                self.counts["bursts"] += not was
+
+    @property
+    def connected(self) -> list[int]:
+        """The workers that can be reached in this round."""
+        return [worker for worker, away in enumerate(self._away) if not away]
+
+    def exchanging(self, due: Sequence[int]) -> list[int]:
+        """Those of the due workers whose exchange takes place."""
+        kept = []
+        for worker in due:
+            if self._away[worker]:
+                self.counts["cut-off"] += 1
+            elif self._hits("drop", self._failures.drop, worker):
+                self.counts["dropped"] += 1
+            else:
+                kept.append(worker)
+        return kept
+
+    def damage(self, workers: Workers, step: int) -> None:
+        """Crash and corrupt workers after their step, and take snapshots when it is time."""
+        for worker in range(self._workers):
+            if self._hits("crash", self._failures.crash, worker):
+                assert self._snapshots is not None
+                workers.flat[worker].copy_(self._snapshots[worker])
+                workers.reset(worker)
+                self.counts["crashes"] += 1
+            if self._hits("corrupt", self._failures.corrupt, worker):
+                workers.add_({worker: self._noise_for(workers.flat[worker])})
+                self.counts["corruptions"] += 1
+        if self._snapshots is not None and step % self._failures.snapshot_steps == 0:
+            self._snapshots.copy_(workers.flat)
+
+    def _noise_for(self, row: Tensor) -> Tensor:
+        # Drawn on the CPU: a seed means the same on every device.
+        noise = torch.randn(row.shape, generator=self._noise).to(row.device)
+        return noise.mul_(row.square().mean().sqrt() * self._failures.noise)
+
+    def _hits(self, kind: str, probability: float, worker: int) -> bool:
+        return probability > 0.0 and self._rng[kind][worker].random() < probability
+
+
+def _rates(share: float, steps: int) -> tuple[float, float]:
+    """The probabilities per step that a burst begins and ends, so that it lasts `steps` in the mean, and the stationary
+    share of a two-state Markov chain is `share`.
+
+    Where both cannot be (a large share of short bursts), bursts follow each other at once and last longer.
+    """
+    if share in (0.0, 1.0):
+        return share, 1.0 - share
+    enter = min(1.0, share / ((1.0 - share) * steps))
+    return enter, enter * (1.0 - share) / share

@@ -1,0 +1,88 @@
+"""A simulation as flat options, spelled as on the command line: one name per value, failures among the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.simulator.config import Failures, SimulationConfig
+
+ALIASES = {"learning_rate": "lr"}
+FAILURES = tuple(Failures.model_fields)
+KEYS = (*(ALIASES.get(name, name) for name in SimulationConfig.model_fields if name != "failures"), *FAILURES)
+"""Every option of a simulation, with underscores; on the command line they have dashes."""
+
+DEFAULT = "default"  # as a value: what the option is when nobody gives it
+_FIELDS = {alias: name for name, alias in ALIASES.items()}
+_FRACTION = re.compile(r"([0-9.]+) */ *([0-9]+)")
+
+
+def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> SimulationConfig:
+    """The configuration with these options, and for the rest those of `base` (or the defaults).
+
+    A text like "1/32" is that number, the text "default" is the option's default.
+
+    >>> build({"workers": 8, "probability": "1/32", "drop": "0.1"}).failures.drop
+    0.1
+
+    Raises:
+        ConfigError: the first option that does not exist, is out of range, or contradicts another.
+    """
+    values = {} if base is None else base.model_dump()
+    failures = dict(values.get("failures", {}))
+    for key, given in options.items():
+        if key not in KEYS:
+            raise ConfigError(dashed(key), given, f"no such option; there are: {', '.join(map(dashed, sorted(KEYS)))}")
+        target, name = (failures, key) if key in FAILURES else (values, _FIELDS.get(key, key))
+        if given == DEFAULT:
+            target.pop(name, None)
+        else:
+            target[name] = _number(key, given)
+    try:
+        return SimulationConfig(**{**values, "failures": failures})
+    except ValidationError as error:
+        raise refused(error) from error
+
+
+def refused(error: ValidationError) -> ConfigError:
+    """The first thing that pydantic found wrong, as an error about an option; say `raise refused(...) from ...`."""
+    first = error.errors()[0]
+    names = [part for part in first["loc"] if isinstance(part, str)]
+    return ConfigError(
+        dashed(ALIASES.get(names[-1], names[-1])) if names else "options", first["input"], _plain(first["msg"])
+    )
+
+
+def value_of(config: SimulationConfig, key: str) -> Any:
+    """The value that an option has in a configuration."""
+    return getattr(config.failures, key) if key in FAILURES else getattr(config, _FIELDS.get(key, key))
+
+
+def shown(value: object) -> str:
+    """An option's value for people."""
+    if value is None:
+        return DEFAULT
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def dashed(key: str) -> str:
+    """An option as it is spelled on the command line."""
+    return key.replace("_", "-")
+
+
+def _number(key: str, given: Any) -> Any:
+    match = _FRACTION.fullmatch(given) if isinstance(given, str) else None
+    if match is None:
+        return given
+    try:
+        return float(match[1]) / int(match[2])
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(dashed(key), given, "a number or a fraction, for example 1/32") from error
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")

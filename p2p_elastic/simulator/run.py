@@ -1,0 +1,255 @@
+"""One simulation from beginning to end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from p2p_elastic import __version__, adahessian
+from p2p_elastic.rules import RULES, Topology
+from p2p_elastic.simulator.config import Point, SimulationConfig, SimulationResult
+from p2p_elastic.simulator.failures import FaultInjector
+from p2p_elastic.simulator.rounds import build_round
+from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
+from p2p_elastic.tasks import (
+    Batches,
+    Data,
+    Split,
+    Task,
+    evaluate,
+    find_task,
+    initial_model,
+    reestimate_batchnorm,
+    worker_parts,
+)
+from p2p_elastic.vector import ParameterVector
+
+Progress = Callable[[int, int, Point | None], None]
+"""(steps done, steps in all, the point that was just reached or None), after each step."""
+
+LEADER_LOSSES = 10  # a leader is chosen by the mean of so many minibatch losses (the authors' code of Leader SGD)
+COLLECTIVE = (Topology.LEADER, Topology.CENTRE_TOGETHER)  # everybody at the same step
+
+
+def _nothing(_step: int, _steps: int, _point: Point | None) -> None:
+    return None
+
+
+def simulate(
+    config: SimulationConfig,
+    data: Data,
+    device: torch.device | str,
+    *,
+    clock: Callable[[], float],
+    progress: Progress = _nothing,
+    should_stop: Callable[[], bool] = lambda: False,
+    looped: bool | None = None,
+) -> SimulationResult:
+    """Train `config.workers` models together on one device, in lock step.
+
+    Every worker begins with `initial_model(task, 0)`. A step t = 1, 2, ... is: failures are drawn, due workers
+    exchange, gradients at the parameters before, optimizer step, moves are added; or, where the method says so, the
+    exchange comes after the step. The same configuration and device type give the same numbers.
+
+    Args:
+        data: that of `config.task`.
+        clock: seconds from any beginning, such as `time.monotonic`.
+        progress: called after each step.
+        should_stop: asked before each step and within evaluations; the result is then what was done by then.
+        looped: train one worker after another (true) or all in each operation (false), see `workers`; None is what is
+            faster. The numbers agree to rounding, except that dropout draws other masks.
+
+    Raises:
+        ConfigError: more workers than examples.
+    """
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(config.seed)  # dropout
+        return _Simulation(config, data, torch.device(device), looped).run(clock, progress, should_stop)
+
+
+class _Simulation:
+    def __init__(self, config: SimulationConfig, data: Data, device: torch.device, looped: bool | None) -> None:
+        self._config, self._device = config, device
+        self._task, self._topology = find_task(config.task), RULES[config.rule].topology
+        train, test = _on(device, data.train), _on(device, data.test)
+        self._feed = _Feed(config, self._task, train)
+        self._workers = _workers(config, self._task, device, looped)
+        self._flat = self._workers.flat
+        self._round = build_round(config, self._flat)
+        self._faults = FaultInjector(config.failures, self._flat, config.seed)
+        self._judge = _Judge(self._task, train, test, device)
+        self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]
+        epochs = config.epochs or self._task.recipe.epochs
+        self._steps = config.steps or epochs * self._feed.batches_per_epoch
+        self._recent = self._flat.new_full((LEADER_LOSSES, config.workers), torch.nan)
+        self._losses: list[Tensor] = []
+
+    def run(self, clock: Callable[[], float], progress: Progress, should_stop: Callable[[], bool]) -> SimulationResult:
+        began, points = clock(), list[Point]()
+        every = self._config.evaluate_steps or self._feed.batches_per_epoch
+        done = 0
+        while done < self._steps and not should_stop():
+            self._step(done + 1)
+            done += 1
+            point = self._point(done, should_stop) if done % every == 0 or done == self._steps else None
+            points += [point] if point else []
+            progress(done, self._steps, point)
+        return SimulationResult(
+            version=__version__,
+            config=self._config,
+            device=str(self._device),
+            parameters=self._flat.shape[1],
+            steps=done,
+            seconds=clock() - began,
+            points=tuple(points),
+            faults=dict(+self._faults.counts),
+            leaders=dict(sorted((+self._round.leaders).items())),
+        )
+
+    def _step(self, step: int) -> None:
+        active = self._faults.begin()
+        inputs, labels = self._feed.draw(active)
+        due = self._faults.exchanging(self._due(step, active))
+        connected = self._faults.connected
+        # Before the gradients, since a forward pass changes BatchNorm's statistics in `flat`.
+        moves = self._round.moves(self._flat, due, connected, step)
+        losses = self._workers.gradients(inputs, labels)
+        if self._topology is Topology.GRADIENTS:
+            self._all_reduce(due)
+        self._workers.step(self._learning_rate(step))
+        self._round.settle_(self._flat, due, connected, step, self._recent_losses(losses, needed=bool(due)))
+        self._workers.add_(moves)  # last, since it repairs variances too
+        self._faults.damage(self._workers, step)
+        self._losses.append(losses.mean())
+
+    def _due(self, step: int, active: int) -> list[int]:
+        """Who asks for an exchange after its own step, or all at once."""
+        schedule = self._config.schedule
+        if self._topology is Topology.NOBODY:
+            return []
+        if self._topology is Topology.GRADIENTS:
+            return list(range(active))
+        if self._topology in COLLECTIVE:
+            return list(range(self._config.workers)) if schedule.due(step, self._coins[0]) else []
+        drawn = self._feed.drawn
+        return [worker for worker in range(active) if schedule.due(drawn(worker), self._coins[worker])]
+
+    def _all_reduce(self, rows: list[int]) -> None:
+        """Average the gradients of these workers; in a ring each sends 2 (n - 1) / n of a vector."""
+        if len(rows) > 1:
+            self._workers.average_gradients(rows)
+            self._round.traffic.exchanges += 1
+            self._round.traffic.worker_bytes += 2 * (len(rows) - 1) * self._flat.shape[1] * self._flat.element_size()
+
+    def _recent_losses(self, losses: Tensor, *, needed: bool) -> list[float]:
+        """The mean of each worker's last minibatch losses; infinite where one of them was not finite."""
+        if self._topology is not Topology.LEADER:
+            return []
+        mine = self._recent[:, : len(losses)]
+        mine.copy_(mine.roll(1, dims=0))
+        mine[0] = losses.nan_to_num(nan=torch.inf, neginf=torch.inf)
+        return [float(loss) for loss in self._recent.nanmean(dim=0).tolist()] if needed else []
+
+    def _learning_rate(self, step: int) -> float:
+        config, recipe = self._config, self._task.recipe
+        default = adahessian.DEFAULT_LEARNING_RATE if config.optimizer == "adahessian" else recipe.learning_rate
+        rate = default if config.learning_rate is None else config.learning_rate
+        epoch = (step - 1) // self._feed.batches_per_epoch
+        return rate * recipe.decay ** sum(epoch >= milestone for milestone in recipe.milestones)
+
+    def _point(self, step: int, stop: Callable[[], bool]) -> Point | None:
+        """Where the simulation stands, or None where `stop` said yes before that was known."""
+        mean = self._flat.mean(dim=0)
+        centre = self._round.centre
+        accuracies = [self._judge.accuracy(row, stop) for row in self._flat]
+        average = self._judge.accuracy(mean, stop, fresh_statistics=True)
+        of_centre = None if centre is None else self._judge.accuracy(centre, stop, fresh_statistics=True)
+        if average is None or None in accuracies or (centre is not None and of_centre is None):
+            return None
+        losses, self._losses = self._losses, []
+        return Point(
+            step=step,
+            epoch=self._feed.drawn(0) / self._feed.batches_per_epoch,
+            bytes_per_worker=self._round.traffic.worker_bytes / len(self._flat),
+            exchanges=self._round.traffic.exchanges,
+            training_loss=float(torch.stack(losses).mean()),
+            accuracies=tuple(accuracy for accuracy in accuracies if accuracy is not None),
+            average_accuracy=average,
+            centre_accuracy=of_centre,
+            consensus_distance=_consensus_distance(self._flat, mean),
+        )
+
+
+class _Feed:
+    """The batches of all workers. Each has its own order and its own random numbers for augmentation."""
+
+    def __init__(self, config: SimulationConfig, task: Task, train: Split) -> None:
+        self._task, self._train = task, train
+        labels = train.labels.cpu()
+        kind, seed, workers = config.split, config.seed, config.workers
+        size = min(config.batch_size or task.recipe.batch_size, len(labels))
+        parts = worker_parts(labels, workers, kind, overlap=config.overlap, dirichlet=config.dirichlet, seed=seed)
+        # Positions rather than examples: what all workers drew is then looked up at once, on the device.
+        positions = Split(torch.arange(len(labels)), labels)
+        self._batches = [
+            Batches(positions, size, workers * seed + worker, _at_least(size, part))
+            for worker, part in enumerate(parts)
+        ]
+        self._generators = [torch.Generator().manual_seed(workers * seed + worker) for worker in range(workers)]
+        self.batches_per_epoch = self._batches[0].batches_per_epoch
+
+    def drawn(self, worker: int) -> int:
+        """How many batches a worker has had."""
+        return self._batches[worker].drawn
+
+    def draw(self, workers: int) -> tuple[Tensor, Tensor]:
+        """The next batch of each of the first workers: inputs [n, B, ...] as the model wants them, labels [n, B]."""
+        chosen = torch.stack([next(batches)[0] for batches in self._batches[:workers]]).to(self._train.labels.device)
+        stored = self._train.inputs[chosen]
+        prepared = [self._task.prepare(x, g) for x, g in zip(stored, self._generators, strict=False)]
+        return torch.stack(prepared), self._train.labels[chosen]
+
+
+def _at_least(size: int, part: Tensor) -> Tensor:
+    """A part of fewer examples than one batch is repeated: all workers' batches have the same size."""
+    return part.repeat(-(-size // len(part))) if len(part) < size else part
+
+
+class _Judge:
+    """Accuracies on the test split of any row of parameters, through one plain model."""
+
+    def __init__(self, task: Task, train: Split, test: Split, device: torch.device) -> None:
+        self._task, self._train, self._test, self._device = task, train, test, device
+        self._model = initial_model(task, 0).to(device)
+        self._vector = ParameterVector(self._model)
+
+    def accuracy(self, values: Tensor, stop: Callable[[], bool], *, fresh_statistics: bool = False) -> float | None:
+        """0..1, or None where `stop` said yes. BatchNorm's statistics are those in `values` [D], or re-estimated."""
+        if stop():
+            return None
+        self._vector.load_(values)
+        if fresh_statistics:
+            reestimate_batchnorm(self._model, self._task, self._train, self._device)
+        result = evaluate(self._model, self._task, self._test, self._device, stop=stop)
+        return None if result is None else result.accuracy
+
+
+def _workers(config: SimulationConfig, task: Task, device: torch.device, looped: bool | None) -> Workers:
+    decay = task.recipe.weight_decay if config.weight_decay is None else config.weight_decay
+    settings = Optimization(config.optimizer, config.momentum_of(task.recipe), task.recipe.nesterov, decay, config.seed)
+    model = initial_model(task, 0).to(device)
+    kind = LoopedWorkers if (loop_is_faster(model, device) if looped is None else looped) else StackedWorkers
+    return kind(model, task.loss, config.workers, settings)
+
+
+def _on(device: torch.device, split: Split) -> Split:
+    return Split(split.inputs.to(device), split.labels.to(device))
+
+
+def _consensus_distance(flat: Tensor, mean: Tensor) -> float:
+    """The root mean square of the rows' distances to their mean, row by row for the memory."""
+    return float(torch.stack([(row - mean).square().sum() for row in flat]).mean().sqrt())

@@ -1,0 +1,209 @@
+"""A sweep: one simulation for every combination of some values; what is finished is never computed twice."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
+from p2p_elastic.simulator.options import build, dashed, shown, value_of
+from p2p_elastic.simulator.report import RESULT_FILE, Headline, csv_text, headline, read_result, write_result
+
+RUNS_MAX = 10_000
+SUMMARY_CSV, SUMMARY_MARKDOWN = "summary.csv", "summary.md"
+DIGEST_DIGITS = 12
+
+Axes = Mapping[str, Sequence[object]]
+"""Option (with underscores) -> its values."""
+
+
+def parse_axes(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Axes from texts like "probability=1/8,1/32"; the last one varies fastest.
+
+    >>> parse_axes(["rule=none,lsgd", "seed=1,2"])
+    {'rule': ('none', 'lsgd'), 'seed': ('1', '2')}
+
+    Raises:
+        ConfigError: a text is no KEY=V1,V2, or names a key twice.
+    """
+    axes: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        key = name.strip().removeprefix("--").replace("-", "_")
+        given = tuple(value.strip() for value in values.split(","))
+        if not key or not equals or not all(given):
+            raise ConfigError("sweep", text, "KEY=V1,V2,..., for example probability=1/8,1/32")
+        if key in axes:
+            raise ConfigError("sweep", text, f"{name} is there already; give all its values at once")
+        axes[key] = given
+    return axes
+
+
+def plan(base: SimulationConfig, axes: Axes) -> list[SimulationConfig]:
+    """One configuration per combination, in the order of the axes; equal ones once.
+
+    Raises:
+        ConfigError: a combination cannot be, or there are too many.
+    """
+    combinations = 1
+    for values in axes.values():
+        combinations *= len(values)
+    if combinations > RUNS_MAX:
+        raise ConfigError("sweep", combinations, f"at most {RUNS_MAX} runs")
+    planned = (build(dict(zip(axes, values, strict=True)), base) for values in itertools.product(*axes.values()))
+    return list({digest(config): config for config in planned}.values())
+
+
+def digest(config: SimulationConfig) -> str:
+    """A short name of a configuration; options at their defaults do not count, so that new options change nothing."""
+    text = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+class Store:
+    """Finished simulations below a folder, each in a folder named by its configuration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def place(self, config: SimulationConfig) -> Path:
+        """Where the result of a configuration is, or will be."""
+        return self.folder / digest(config)
+
+    def find(self, config: SimulationConfig) -> SimulationResult | None:
+        """The finished simulation of exactly this configuration; None where there is none, or it is damaged."""
+        if not (self.place(config) / RESULT_FILE).is_file():
+            return None
+        try:
+            result = read_result(self.place(config))
+        except ConfigError:
+            return None
+        return result if result.config == config else None
+
+    def save(self, result: SimulationResult) -> None:
+        """Keep a finished simulation."""
+        write_result(result, self.place(result.config))
+
+    def __iter__(self) -> Iterator[SimulationResult]:
+        """Everything that is finished, in the order of names."""
+        for path in sorted(self.folder.glob(f"*/{RESULT_FILE}")):
+            try:
+                yield read_result(path.parent)
+            except ConfigError:
+                continue
+
+
+class Turn(NamedTuple):
+    """It is the turn of one simulation of a sweep; `found` where it was finished before."""
+
+    number: int  # from 1
+    total: int
+    config: SimulationConfig
+    found: bool
+
+
+def run_all(
+    configs: Sequence[SimulationConfig],
+    store: Store,
+    run: Callable[[SimulationConfig], SimulationResult | None],
+    announce: Callable[[Turn], None] = lambda _turn: None,
+) -> list[SimulationResult]:
+    """Run what is not in the store yet, one after the other, keeping each as soon as it is finished.
+
+    `run` gives None where it was stopped before the end: then the sweep ends, and a later one does that run again.
+    """
+    results: list[SimulationResult] = []
+    for number, config in enumerate(configs, 1):
+        result = store.find(config)
+        announce(Turn(number, len(configs), config, found=result is not None))
+        if result is None:
+            result = run(config)
+            if result is None:
+                break
+            store.save(result)
+        results.append(result)
+    return results
+
+
+def label(config: SimulationConfig, keys: Iterable[str]) -> str:
+    """What tells a configuration from the others of its sweep.
+
+    >>> label(build({"probability": 1 / 8}), ["rule", "probability"])
+    'rule=elastic-gossip probability=0.125'
+    """
+    return " ".join(f"{dashed(key)}={shown(value_of(config, key))}" for key in keys)
+
+
+# -- the summary ------------------------------------------------------------------------------------------------------
+
+COLUMNS = tuple(field for field in Headline._fields if field != "first")
+
+
+def summary_csv(keys: Sequence[str], results: Sequence[SimulationResult]) -> str:
+    """One row per simulation: the swept options, how it ended, and where it is."""
+    rows: list[list[object]] = [[*map(dashed, keys), *COLUMNS, "seconds", "run"]]
+    for result in results:
+        end = headline(result)
+        ended = ["" if end is None or (v := getattr(end, column)) is None else v for column in COLUMNS]
+        options = [shown(value_of(result.config, key)) for key in keys]
+        rows.append([*options, *ended, f"{result.seconds:.1f}", digest(result.config)])
+    return csv_text(rows)
+
+
+def summary_markdown(keys: Sequence[str], results: Sequence[SimulationResult], planned: int) -> str:
+    """The same for people; where seeds were swept also mean and standard deviation over them."""
+    heading = [*map(dashed, keys), "accuracy %", "average %", "workers %", "consensus distance", "MB per worker", "run"]
+    rows = []
+    for result in results:
+        end = headline(result)
+        cells = ["-"] * 5 if end is None else _cells(end)
+        rows.append([*(shown(value_of(result.config, key)) for key in keys), *cells, digest(result.config)])
+    text = f"# Sweep: {len(results)} of {planned} runs finished\n\n{markdown_table(heading, rows)}"
+    text += "\naccuracy: test accuracy of what the method delivers, its centre where it has one, otherwise the average."
+    text += "\nworkers: the lowest and the highest. MB per worker: sent, mean over workers.\n"
+    groups = _groups(keys, results)
+    if groups:
+        heading = [*(dashed(key) for key in keys if key != "seed"), "seeds", "accuracy %", "standard deviation"]
+        text += f"\n## Mean over seeds\n\n{markdown_table(heading, groups)}"
+    return text
+
+
+def _cells(end: Headline) -> list[str]:
+    return [
+        f"{100 * end.accuracy:.2f}",
+        f"{100 * end.average:.2f}",
+        f"{100 * end.lowest:.2f} to {100 * end.highest:.2f}",
+        f"{end.consensus_distance:.4g}",
+        f"{end.bytes_per_worker / 1e6:.4g}",
+    ]
+
+
+def _groups(keys: Sequence[str], results: Sequence[SimulationResult]) -> list[list[str]]:
+    """Rows of what differs in nothing but the seed; none where seeds were not swept."""
+    if "seed" not in keys:
+        return []
+    others = [key for key in keys if key != "seed"]
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for result in results:
+        if (end := headline(result)) is not None:
+            groups.setdefault(tuple(shown(value_of(result.config, key)) for key in others), []).append(end.accuracy)
+    return [
+        [*options, str(len(values)), f"{100 * statistics.fmean(values):.2f}", _deviation(values)]
+        for options, values in groups.items()
+    ]
+
+
+def _deviation(values: Sequence[float]) -> str:
+    return f"{100 * statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+
+
+def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
