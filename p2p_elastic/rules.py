@@ -7,6 +7,7 @@ use the very same objects; with whom a peer exchanges, and which way parameters 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -15,15 +16,18 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.weighting import Weighting, pulls
 
 State = Any
+TINY = 1e-30  # so that the logarithm of no distance is a number
 
 
 class Facts(NamedTuple):
     """What one end of an exchange says of itself in its header.
 
     `asked` is true at the end that asked for the exchange, `partners` counts the exchanges that this end makes with the
-    same snapshot at the same time, `share` is what it gives away of its sum weight (GoSGD).
+    same snapshot at the same time, `share` is what it gives away of its sum weight (GoSGD), `centre` says that its
+    vector is the centre variable.
     """
 
     step: int
@@ -32,6 +36,7 @@ class Facts(NamedTuple):
     asked: bool = False
     partners: int = 1
     share: float = 0.0
+    centre: bool = False
 
 
 class UpdateFn(Protocol):
@@ -162,6 +167,33 @@ def sum_weight() -> ExchangeRule:
         return delta.mul_(theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0), total
 
     return ExchangeRule(init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2)
+
+
+def dynamic(moving_rate: float = 0.1, weighting: Weighting = Weighting()) -> ExchangeRule:  # noqa: B008 - a constant
+    """EASGD with dynamic weights: a worker whose distance to the centre suddenly grew follows, and is not followed.
+
+        x^i <- x^i + h1 (x~ - x^i)        x~ <- x~ + h2 (x^i - x~)
+
+    The state is the last log-distances at contacts, one history per worker at both ends, so both compute the same
+    h1 and h2 (`weighting.pulls`). Without lag this is `elastic`, bit for bit. It breaks the conservation of the sum
+    where a worker lags: that is its purpose.
+
+    Source: Xu & Carr, arXiv 2409.09242; see `weighting.py` for how sure that is.
+
+    Raises:
+        ConfigError: where moving_rate is not in [0, 0.5], or the weighting cannot be.
+    """
+    if not 0.0 <= moving_rate <= 0.5:
+        raise ConfigError("moving-rate", moving_rate, "a number from 0 to 0.5: beyond, two moves exceed the distance")
+    weighting.checked()
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
+        history = (*state, math.log(distance + TINY))[-len(weighting.coefficients) - 1 :]
+        share = pulls(pull(moving_rate, mine.weight, theirs.weight), weighting.lag(history))
+        return delta.mul_(share.centre if mine.centre else share.worker), history
+
+    return ExchangeRule(init=lambda _vector: (), update=update)
 
 
 def stay() -> ExchangeRule:
@@ -307,6 +339,14 @@ RULES: Mapping[str, Method] = {
         Topology.CENTRE,
         elastic,
         moving_rate=0.225,
+    ),
+    "easgd-dynamic": Method(
+        "EAMSGD where a worker that lags follows and is ignored; simulator only so far (arXiv 2409.09242)",
+        Topology.CENTRE,
+        dynamic,
+        moving_rate=0.1,
+        symmetric=False,
+        live=False,
     ),
     "easgd-sync": Method(
         "EASGD where all meet the same centre at once; simulator only (arXiv 1412.6651, eq. 3-6)",

@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules import ExchangeRule, Facts, elastic, follow
+from p2p_elastic.rules import ExchangeRule, Facts, dynamic, elastic, follow
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
+from p2p_elastic.simulator.rounds import Centre
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.tasks import Data, find_task
+from p2p_elastic.weighting import Weighting
 
 ME, YOU = Facts(step=1, loss=None, weight=1.0, asked=True), Facts(step=1, loss=None, weight=1.0)
 DIGITS = 5e-5  # a number given to four digits after the point
@@ -370,6 +372,27 @@ def test_e7_eamsgd_without_momentum_is_easgd(data: Data) -> None:
     assert easgd[0].centre_accuracy is not None
     assert simulated(data, "eamsgd", momentum=0.0, **options).points == easgd
     assert simulated(data, "eamsgd", momentum=0.9, **options).points != easgd
+
+
+def test_e7_dynamic_weighting_without_lag_is_easgd() -> None:
+    never, generator = Weighting(dead_zone=1e6, limit=2e6), torch.Generator().manual_seed(5)
+    start = torch.randn(4, 30, generator=generator)
+    drifts = torch.randn(20, 4, 30, generator=generator)
+
+    def through(rule: ExchangeRule) -> tuple[Tensor, Tensor]:
+        flat = start.clone()
+        round_ = Centre(rule, flat, seed=1)
+        for step, drift in enumerate(drifts, 1):
+            moves = round_.moves(flat, range(4), range(4), step)
+            flat += drift * step  # distances grow: a score that a smaller dead zone would call lag
+            for row, move in moves.items():
+                flat[row] += move
+        return flat, round_.centre
+
+    plain, weighted, lagging = (through(rule) for rule in (elastic(0.1), dynamic(0.1, never), dynamic(0.1)))
+    assert torch.equal(plain[0], weighted[0])
+    assert torch.equal(plain[1], weighted[1])
+    assert not torch.equal(plain[1], lagging[1])
 
 
 def test_e7_leader_sgd_without_pulls_is_independent_sgd(data: Data) -> None:

@@ -245,6 +245,42 @@ def test_asynchronous_easgd(workers: int, rule: str, delta: float) -> None:
 
 
 @each_size
+def test_easgd_with_dynamic_weights(workers: int) -> None:
+    """ALGORITHMS 4.4: u = log ||x^i - x~|| at contacts, a = sum c_j (u_t-j - u_t-j-1), w = clip((a - .1) / .4, 0, 1);
+
+    x^i <- x^i - (alpha + (1 - alpha) w)(x^i - x~);   x~ <- x~ + alpha (1 - w)(x^i - x~). Distances jump now and then.
+    """
+    here, alpha = Setting(workers, same_start=False), 0.1
+    round_ = here.build("easgd-dynamic", moving_rate=alpha)
+    assert isinstance(round_, Centre)
+    round_._rng = recorder = Recorder(1)
+    x, centre, seen = here.start.copy(), here.start[0].copy(), [[] for _ in range(workers)]
+    lags = []
+    for step in range(1, 40):
+        here.draw()
+        jump = np.exp(np.random.default_rng(step).normal(0.1, 0.8, size=(workers, 1)))
+        x = centre + jump * (x - centre)
+        here.flat.copy_(torch.tensor(x))
+        moves = round_.moves(here.flat, here.due, here.connected, step)
+        for row, move in moves.items():
+            here.flat[row] += move
+        for i in recorder.order:
+            difference = x[i] - centre
+            seen[i].append(np.log(np.linalg.norm(difference) + 1e-30))
+            u = seen[i][::-1]
+            a = sum(c * (u[j] - u[j + 1]) for j, c in enumerate((0.4, 0.3, 0.2, 0.1))) if len(u) > 4 else 0.0
+            w = min(max((a - 0.1) / 0.4, 0.0), 1.0)
+            lags.append(w)
+            x[i] = x[i] - (alpha + (1 - alpha) * w) * difference
+            centre = centre + alpha * (1 - w) * difference
+        here.agree(x)
+        np.testing.assert_allclose(round_.centre.numpy(), centre, rtol=1e-9, atol=1e-12)
+    assert 0.0 in lags
+    assert 1.0 in lags
+    assert any(0.0 < w < 1.0 for w in lags)
+
+
+@each_size
 def test_synchronous_easgd(workers: int) -> None:
     """Eq. 3-6: x~ <- (1 - beta) x~ + beta mean of x^i with beta = p alpha, everything at the old values."""
     beta = 0.9
@@ -393,6 +429,6 @@ def test_all_reduce_averages_gradients_before_each_step(workers: int) -> None:
 def test_every_method_is_compared() -> None:
     assert set(RULES) == {
         *("elastic-gossip", "gossip-pull", "gossip-push", "gosgd"),
-        *("easgd", "eamsgd", "easgd-sync", "downpour"),
+        *("easgd", "eamsgd", "easgd-sync", "downpour", "easgd-dynamic"),
         *("lsgd", "all-reduce", "none"),
     }
