@@ -200,8 +200,8 @@ def rules() -> None:
     from p2p_elastic.rules import RULES
 
     for name, method in RULES.items():
-        where = "" if method.live else "  [simulator only]"
-        click.echo(f"{name:16} {method.summary}{where}\n{'':16} moving rate {method.moving_rate:g}")
+        where = "" if method.live else ", in the simulator only"
+        click.echo(f"{name:16} {method.summary}\n{'':16} moving rate {method.moving_rate:g}{where}")
 
 
 main.add_command(simulate)

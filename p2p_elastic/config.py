@@ -100,12 +100,8 @@ class JoinConfig(Frozen):
                     raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
         elif self.probability is not None:
             raise ConfigError("probability", self.probability, "rule lsgd has a period: give --period")
-        if self.global_moving_rate is not None and self.global_period is None:
-            raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
         if self.role == "centre" and method.topology is not Topology.CENTRE:
             raise ConfigError("role", self.role, "only the rules easgd and eamsgd have a centre")
-        if self.global_period is not None and self.period is not None and self.global_period % self.period:
-            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {self.period}")
 
     @property
     def part(self) -> Shard | None:
@@ -129,6 +125,10 @@ class JoinConfig(Frozen):
         if period is None and probability is None:
             leads = method.topology is Topology.LEADER
             period, probability = (DEFAULT_LEADER_PERIOD, None) if leads else (None, DEFAULT_PROBABILITY)
+        if self.global_moving_rate is not None and self.global_period is None:
+            raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
+        if self.global_period is not None and (period is None or self.global_period % period):
+            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {period}")
         of_method = recipe.momentum if method.momentum is None else method.momentum
         moving_rate = method.moving_rate if self.moving_rate is None else self.moving_rate
         return RunManifest(

@@ -17,6 +17,7 @@ from p2p_elastic.config import (
 )
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import BINDING, RunManifest, check_against, choose_run
+from p2p_elastic.rules import Flow, Topology, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard
 
@@ -333,3 +334,59 @@ def test_one_run_founded_twice_with_the_same_settings_is_one_run_everywhere() ->
 def test_one_name_for_runs_that_differ_is_an_error_that_names_the_founders() -> None:
     with pytest.raises(ConfigError, match="run: got 'digits-1'; founded several times .*12D3A, 12D3B"):
         choose_run((manifest(), manifest(founder="12D3B", moving_rate=0.25)), "digits-1")
+
+
+# ---------------------------------------------------------------- what goes with which rule
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "allowed"),
+    [
+        ({"rule": "downpour"}, "rule", "p2p-elastic simulate"),
+        ({"rule": "easgd-sync"}, "rule", "p2p-elastic simulate"),
+        ({"group": "attic"}, "group", "only rule lsgd"),
+        ({"rule": "easgd", "group": "attic"}, "group", "only rule lsgd"),
+        ({"rule": "easgd", "global_period": 8}, "global-period", "only rule lsgd"),
+        ({"rule": "lsgd", "probability": 0.1}, "probability", "--period"),
+        ({"rule": "lsgd", "global_moving_rate": 0.1}, "global-moving-rate", "--global-period"),
+        ({"rule": "lsgd", "global_period": 40}, "global-period", "a multiple of the period, 16"),
+        ({"rule": "lsgd", "period": 7, "global_period": 16}, "global-period", "a multiple of the period, 7"),
+        ({"role": "centre"}, "role", "easgd and eamsgd"),
+        ({"rule": "lsgd", "role": "centre"}, "role", "easgd and eamsgd"),
+    ],
+)
+def test_a_run_is_not_founded_with_what_its_rule_does_not_have(options: dict[str, Any], key: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        found(**options)
+    assert caught.value.key == key
+    assert allowed in caught.value.allowed
+
+
+def test_each_rule_brings_its_own_defaults() -> None:
+    easgd, eamsgd, lsgd = (found(rule=rule) for rule in ("easgd", "eamsgd", "lsgd"))
+    assert (easgd.moving_rate, easgd.momentum, eamsgd.momentum) == (0.225, 0.0, RECIPE.momentum)
+    assert (lsgd.moving_rate, lsgd.schedule) == (0.1, Schedule(period=16))
+    assert found(rule="easgd", momentum=0.5).momentum == 0.5
+
+
+def test_the_policy_of_a_run_is_its_rule_with_its_numbers() -> None:
+    policy = found(rule="lsgd", period=8, global_period=32, global_moving_rate=0.3).policy()
+    assert (policy.topology, policy.flow) == (Topology.LEADER, Flow.PULL)
+    assert (policy.schedule, policy.global_period) == (Schedule(period=8), 32)
+    assert policy.global_rule is not None
+    assert (policy.sends, policy.receives) == (False, True)
+    assert found().policy().global_rule is None
+
+
+def test_a_run_with_a_rule_of_the_simulator_cannot_be_joined() -> None:
+    with pytest.raises(ConfigError, match="rule: got 'all-reduce'; it runs in the simulator only"):
+        manifest(rule="all-reduce").policy()
+
+
+def test_a_joiner_may_repeat_what_the_run_has_and_no_more() -> None:
+    run = found(rule="lsgd", period=8, global_period=32, global_moving_rate=0.3)
+    config = load_config(None, {"global_moving_rate": 0.3, "group": "attic"})
+    check_against(run, config.binding())
+    config.check_against(find_method(run.rule))
+    with pytest.raises(ConfigError, match="group: got 'attic'; only rule lsgd has it"):
+        load_config(None, {"group": "attic"}).check_against(find_method("easgd"))
