@@ -38,6 +38,7 @@ from p2p_elastic.status import Frozen, Outcome
 
 PROTOCOL_VERSION = 1
 CODECS = ("none",)
+TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 
 ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -47,7 +48,7 @@ Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,32}$")]
 Step = Annotated[int, Field(ge=0, lt=2**53)]
 Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Loss = Annotated[float, Field(allow_inf_nan=False)] | None
-Share = Annotated[float, Field(ge=0.0, le=2.0**20, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
 
 
 def _printable(text: str) -> str:
@@ -69,6 +70,7 @@ class DeclineReason(str, Enum):
     OTHER_SCHEMA = "other-schema"
     OTHER_CODEC = "other-codec"
     OTHER_VERSION = "other-version"
+    OTHER_RULE = "other-rule"  # in this run nobody offers
     NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
     NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
 
@@ -76,13 +78,21 @@ class DeclineReason(str, Enum):
 class Stamp(Frozen):
     """How fresh a copy of the centre variable is: the term of its centre, and exchanges counted since the run began."""
 
-    term: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    clock: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    term: Annotated[int, Field(ge=0, le=TERM_MAX)] = 0
+    clock: Annotated[int, Field(ge=0, le=CLOCK_MAX)] = 0
 
     @property
     def age(self) -> tuple[int, int]:
         """The greater, the fresher."""
         return self.term, self.clock
+
+    def counted(self) -> Stamp:
+        """One exchange later. Stays at the end of its range, where only a liar brings it."""
+        return Stamp(term=self.term, clock=min(self.clock + 1, CLOCK_MAX))
+
+    def next_term(self) -> Stamp:
+        """The same value under the next centre."""
+        return Stamp(term=min(self.term + 1, TERM_MAX), clock=self.clock)
 
 
 class Offer(Frozen):
@@ -310,12 +320,13 @@ def inquire(exchange_id: str) -> Exchange:
 
 
 class Fetched(NamedTuple):
-    """What came of a fetch: a snapshot, or who else has it, or why not."""
+    """What came of a fetch: a snapshot, or who else has it, or why not; `refused` where what came is no snapshot."""
 
     given: Given | None = None
     unchanged: bool = False
     holders: tuple[str, ...] = ()
     reason: str | None = None
+    refused: bool = False
 
 
 def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
@@ -338,7 +349,7 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
     if answer.origin != asked.origin:
         raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
     problem = yield Transfer(send=False)
-    return Fetched(reason=problem) if isinstance(problem, str) else Fetched(given=answer)
+    return Fetched(reason=problem, refused=True) if isinstance(problem, str) else Fetched(given=answer)
 
 
 def compare(told: Tell) -> Generator[Command, Answer, Tell | None]:

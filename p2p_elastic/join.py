@@ -294,7 +294,7 @@ class _Participation:
                 codec=manifest.codec,
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
-                newcomer=manifest.founder != self._network.identity.peer,
+                newcomer=bool(self._config.initial_peer) and not self._alone,  # a founder that comes back is one, too
                 first_sequence=time.time_ns() // 1_000_000,
             ),
             seed=seed,

@@ -1,15 +1,16 @@
 """The centre variable of EASGD: its value where this peer is the centre, a copy of it elsewhere, and who is next.
 
 Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
-member with the freshest copy takes its place (`heir`), with the next term. Each member judges for itself from the same
-records; where two claim the place, the higher term stands, then the smaller peer id (`rightful`), and the other one
-steps down. A peer that sees nobody else claims nothing.
+member with the freshest copy takes its place (`heir`), with the next term; where it does not, the next one in line
+does. Each member judges for itself from the same records; where two claim the place, the higher term stands, then the
+smaller peer id (`rightful`), and the other one steps down. A peer that sees nobody else claims nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -25,7 +26,9 @@ from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
 SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is gone;
-SUSPECT_ANNOUNCEMENTS = 1.5  # so many where an exchange with it failed, too
+SUSPECT_ANNOUNCEMENTS = 2.0  # so many where an exchange with it failed, too
+VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
+TURN_ANNOUNCEMENTS = 2.0  # and so long each one in line has for it before it is the next one's turn
 
 
 class Candidate(NamedTuple):
@@ -42,9 +45,14 @@ def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
     return min(seated, key=lambda c: (-c.stamp.term, c.peer)) if seated else None
 
 
+def succession(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Whose turn it is to take the vacant place, and whose then: the freshest copy, then the smaller peer id."""
+    return sorted(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
+
+
 def heir(candidates: Iterable[Candidate]) -> Candidate:
-    """Who takes the vacant place: the freshest copy, then the smaller peer id."""
-    return min(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
+    """The first in line."""
+    return succession(candidates)[0]
 
 
 def is_gone(member: Member, now: float, announce_seconds: float) -> bool:
@@ -62,7 +70,9 @@ def candidates(members: Members, now: float, announce_seconds: float) -> Iterato
 
 
 class Centre:
-    """The value [D] and its stamp. Belongs to the network thread, which changes it at once.
+    """The value [D] and its stamp. Belongs to the network thread.
+
+    `value` is replaced whole and never changed in place: any thread may read the one that it got hold of.
 
     Args:
         vector: the model; its present parameters are the first value, the same at every peer of the run.
@@ -102,27 +112,31 @@ class Centre:
         self._lock.release()
 
     def move(self, mine: Facts, theirs: Facts) -> float:
-        """Move towards the vector received, which is overwritten. Returns the L2 distance."""
+        """Move towards the vector received, which is overwritten. Returns the L2 distance.
+
+        Nothing moves where another peer became the centre meanwhile, or by a distance that is not finite.
+        """
         vectors = self.vectors
         delta = vectors.theirs.sub_(vectors.mine)
         distance = float(torch.linalg.vector_norm(delta))
-        move, self._rule_state = self._rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
-        self.value.add_(move)
-        self.stamp = Stamp(term=self.stamp.term, clock=self.stamp.clock + 1)
+        if self.seated and math.isfinite(distance):
+            move, self._rule_state = self._rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
+            self.value = self.value + move
+            self.stamp = self.stamp.counted()
         return distance
 
     def saw(self, value: torch.Tensor, stamp: Stamp) -> None:
-        """Keep what the centre just sent us, where it is the freshest that we know."""
-        if not self.seated and stamp.age > self.stamp.age:
-            self.value.copy_(value)
+        """Keep what the centre just sent us, where nothing that we know is fresher."""
+        if not self.seated and stamp.age >= self.stamp.age:
+            self.value = value.clone()
             self.stamp = stamp
 
     def shown(self, peer: str) -> Snapshot | None:
-        """The value for somebody who only wants to see it; None where we are not the centre. One copy at a time."""
+        """The value for somebody who only wants to see it; None where we are not the centre."""
         if not self.seated:
             return None
-        if self._shown is None or self._shown.sending == 0:
-            self._shown = Snapshot(peer, self.stamp.clock, None, self.value.clone())
+        if self._shown is None or self._shown.vector is not self.value:
+            self._shown = Snapshot(peer, self.stamp.clock, None, self.value)
         return self._shown
 
     # -- the succession -----------------------------------------------------------------------------------------------
@@ -142,8 +156,8 @@ class Centre:
             return self._step_down(top) if self.seated and top.peer != peer else False
         if self._vacant_since is None:
             self._vacant_since = now
-        waited = now - self._vacant_since >= self._announce_seconds / 2
-        if leaving or not others or not waited or heir([own, *others]).peer != peer:
+        turn = VACANT_ANNOUNCEMENTS + TURN_ANNOUNCEMENTS * succession([own, *others]).index(own)
+        if leaving or not others or now - self._vacant_since < turn * self._announce_seconds:
             return False
         self._take_over(peer, others)
         return True
@@ -155,7 +169,7 @@ class Centre:
         return True
 
     def _take_over(self, peer: str, others: list[Candidate]) -> None:
-        term = 1 + max(c.stamp.term for c in [Candidate(peer, self.stamp, False), *others])
-        log.warning("the centre is gone: this peer is the centre from now on (term %d)", term)
+        highest = max(self.stamp.term, *(c.stamp.term for c in others))
+        self.stamp = Stamp(term=highest, clock=self.stamp.clock).next_term()
+        log.warning("the centre is gone: this peer is the centre from now on (term %d)", self.stamp.term)
         self.seated, self.holder, self._vacant_since = True, peer, None
-        self.stamp = Stamp(term=term, clock=self.stamp.clock)

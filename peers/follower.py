@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -57,14 +58,15 @@ class Follower:
         leader = following.choose(local.loss(), local.members, now, of_all=of_all)
         if leader == local.peer or following.asked_for:
             self._publish(following)
-        if leader is None or leader == local.peer:
+        claimed = following.claimed
+        if leader is None or leader == local.peer or claimed is None:
             local.journal.skipped["no leader" if leader is None else "leading"] += 1
             return False
         snapshot = await self._obtain(following, leader)
         if snapshot is None:
             local.journal.skipped["no snapshot of the leader"] += 1
             return False
-        self._follow(following, snapshot, of_all)
+        self._follow(following, snapshot, claimed, of_all)
         return True
 
     async def _compare(self, following: Following) -> None:
@@ -104,27 +106,30 @@ class Follower:
 
     async def _obtain(self, following: Following, leader: str) -> Snapshot | None:
         """The leader's newest snapshot, from it or from those that it refers to."""
-        local, asked = self._local, set[str]()
+        local, asked, named = self._local, {leader}, set[str]()
         held, target = following.snapshots.newest(leader), leader
+        now = asyncio.get_running_loop().time
         for hop in range(HOPS_MAX):
             member = local.members.get(target)
             if member is None:
                 return held
             asked.add(target)
             answer = await self.ask(member.record, leader, None if held is None else held.step)
-            if answer.given is not None:
-                taken = Snapshot(leader, answer.given.step, answer.given.loss, local.handover.theirs.clone())
+            given = answer.given
+            if given is not None and (target == leader or held is None or given.step > held.step):
+                taken = Snapshot(leader, given.step, given.loss, local.handover.theirs.clone(), target)
                 following.snapshots.keep(taken)
                 return taken
-            if answer.unchanged:
-                return held
             if answer.reason == DeclineReason.BUSY:  # on its way to others, whom we can ask soon
                 await asyncio.sleep(BUSY_SECONDS * 2**hop)
                 continue
-            holder = next_holder(answer.holders, asked, local.members, self._rng)
-            if holder is None:
+            if target == leader and not answer.holders:
+                if answer.refused:
+                    following.disbelieve(leader, f"sent a snapshot that is none: {answer.reason}", now())
                 return held
-            target = holder
+            named.update(answer.holders)
+            holders = set[str]() if following.insists_on(leader, now()) else named
+            target = next_holder(holders, asked, local.members, self._rng) or leader  # it helps whoever comes back
         return held
 
     async def ask(self, partner: PeerRecord, origin: str, have: int | None) -> Fetched:
@@ -149,7 +154,7 @@ class Follower:
             finally:
                 traffic = conversation.traffic
                 await stream.close()
-            result = Result(Outcome.COMPLETED if answer.given else Outcome.DECLINED, reason=_why(answer))
+            result = Result(_outcome(answer), reason=_why(answer))
         except ExchangeError as error:
             outcome = outcome_of(error) if traffic != (0, 0) else Outcome.UNREACHABLE
             answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
@@ -159,37 +164,43 @@ class Follower:
         local.enter(asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
         return answer
 
-    def _follow(self, following: Following, snapshot: Snapshot, of_all: bool) -> None:
-        local = self._local
+    def _follow(self, following: Following, snapshot: Snapshot, claimed: float, of_all: bool) -> None:
+        local, loop = self._local, asyncio.get_running_loop()
         local.handover.theirs.copy_(snapshot.vector)
         mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
-        local.move(
-            self._new_id(),
-            mine,
-            theirs,
-            of_all=of_all,
-            check=self._check(following, snapshot, asyncio.get_running_loop()),
-        )
+        check = self._check(following, snapshot, claimed, loop)
+        local.move(self._new_id(), mine, theirs, of_all=of_all, check=check)
 
     def _check(
-        self, following: Following, snapshot: Snapshot, loop: asyncio.AbstractEventLoop
+        self, following: Following, snapshot: Snapshot, claimed: float, loop: asyncio.AbstractEventLoop
     ) -> Callable[[], bool] | None:
-        """What the training thread asks before it follows; None where it has no examples to try, or did so already."""
-        measure = self.measure
+        """What the training thread asks before it follows; None where it has no examples to try, or did so already.
+
+        The snapshot has to give the loss that its origin `claimed` when it was chosen, whatever comes with it.
+        """
+        local, measure = self._local, self.measure
         if measure is None or snapshot.believed:
             return None
 
         def believed() -> bool:
-            claimed = snapshot.loss
-            reason = "claims no loss" if claimed is None else disbelief(claimed, measure(snapshot))
-            snapshot.believed = reason is None
-            if reason is not None:
-                log.warning("%s does not lead this peer any more: %s", snapshot.origin, reason)
-                loop.call_soon_threadsafe(lambda: following.disbelieve(snapshot.origin, reason, loop.time()))
-            return reason is None
+            with_it = snapshot.loss
+            reason = "claims no loss" if with_it is None else disbelief(min(with_it, claimed), measure(snapshot))
+            if reason is None:
+                snapshot.believed, local.newcomer = True, False
+                return True
+            log.warning("%s does not lead this peer now: %s (from %s)", snapshot.origin, reason, snapshot.source)
+            with contextlib.suppress(RuntimeError):  # the network ended before training did
+                loop.call_soon_threadsafe(lambda: following.doubt(snapshot, reason, loop.time()))
+            return False
 
         return believed
+
+
+def _outcome(answer: Fetched) -> Outcome:
+    if answer.refused:
+        return Outcome.REFUSED
+    return Outcome.COMPLETED if answer.given else Outcome.DECLINED
 
 
 def _why(answer: Fetched) -> str | None:

@@ -85,7 +85,11 @@ class Initiator:
     async def _meet_own(self, centre: Centre) -> bool:
         """The centre is here: no stream is needed."""
         local = self._local
-        await centre.reserve()
+        try:
+            await asyncio.wait_for(centre.reserve(), self._limits.snapshot_seconds)
+        except asyncio.TimeoutError:
+            local.journal.skipped["centre busy"] += 1
+            return False
         try:
             if not centre.seated:
                 return False

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from p2p_elastic.peers.centre import is_gone
 from p2p_elastic.peers.partners import Members
-from p2p_elastic.peers.snapshots import Snapshots
+from p2p_elastic.peers.snapshots import Snapshot, Snapshots
 
 DISBELIEF_SECONDS = 20.0  # so long a leader that was not believed does not lead us; doubled each time
 MARGIN, SLACK, ERRORS = 1.5, 0.1, 3.0
@@ -77,7 +77,9 @@ class Following:
         self._peer, self._group, self._announce_seconds = peer, group, announce_seconds
         self.snapshots = Snapshots()
         self.asked_for = False  # somebody sees the leader in us: publish, whatever we think
-        self.disbelieved: dict[str, Disbelief] = {}
+        self.disbelieved: Mapping[str, Disbelief] = {}  # replaced whole: other threads read it
+        self.claimed: float | None = None  # the loss that made the last leader one
+        self._direct: dict[str, float] = {}  # origin -> until when only its own word counts (monotonic seconds)
         self._heard: dict[str, Heard] = {}
         self.leader: str | None = None
         self.leader_of_all: str | None = None
@@ -92,6 +94,7 @@ class Following:
                 newest = heard.loss if heard is not None and heard.at > member.changed_at else member.record.loss
                 contenders.append(Contender(peer, None if member.suspect else newest))
         chosen = leader_of(contenders)
+        self.claimed = next((c.loss for c in contenders if c.peer == chosen), None)
         if of_all:
             self.leader_of_all = chosen
         else:
@@ -111,8 +114,23 @@ class Following:
 
     def disbelieve(self, peer: str, reason: str, now: float) -> None:
         """Do not follow `peer` for a while."""
-        times = self.disbelieved[peer].times + 1 if peer in self.disbelieved else 1
-        self.disbelieved[peer] = Disbelief(reason, now + DISBELIEF_SECONDS * 2.0 ** min(times - 1, 6), times)
+        known = dict(self.disbelieved)
+        times = known.pop(peer).times + 1 if peer in known else 1
+        known[peer] = Disbelief(reason, now + DISBELIEF_SECONDS * 2.0 ** min(times - 1, 6), times)
+        self.disbelieved = dict(list(known.items())[-HEARD_MAX:])
+
+    def doubt(self, snapshot: Snapshot, reason: str, now: float) -> None:
+        """Its parameters do not give what its origin claims. A relay may have changed it: then the origin is asked."""
+        self.snapshots.drop(snapshot)
+        if snapshot.source == snapshot.origin:
+            self.disbelieve(snapshot.origin, reason, now)
+            return
+        self._direct = {origin: until for origin, until in self._direct.items() if until > now}
+        self._direct[snapshot.origin] = now + DISBELIEF_SECONDS
+
+    def insists_on(self, origin: str, now: float) -> bool:
+        """Whether a snapshot of that peer is to come from itself."""
+        return now < self._direct.get(origin, now)
 
     def doubts(self, now: float) -> Mapping[str, str]:
         """Peer -> why it does not lead us at present."""

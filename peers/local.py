@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p2p_elastic.exchange import Result, Tell
+from p2p_elastic.exchange import SHARE_MAX, Result, Tell
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.handover import Check, Handover, State
@@ -82,7 +82,7 @@ class Local:
     @property
     def share(self) -> float:
         """What we give away of our sum weight when we ask (GoSGD)."""
-        return self.policy.rule.share(self._rule_state)
+        return min(self.policy.rule.share(self._rule_state), SHARE_MAX)
 
     @property
     def weight(self) -> float:
@@ -134,10 +134,12 @@ class Local:
             return None
         delta = self.handover.theirs.sub_(self.handover.mine)
         distance = float(torch.linalg.vector_norm(delta))
+        if not math.isfinite(distance):
+            delta.zero_()  # what overflows a difference would break the model
         move = self._update(delta, mine, theirs, of_all)
         if move is not self.handover.theirs:
             self.handover.theirs.copy_(move)
-        if theirs.weight > 0.0:
+        if theirs.weight > 0.0 and check is None:
             self.newcomer = False  # copied, or met somebody who counts: from now on we count too
         self.handover.deliver(exchange_id, check)
         self.freed.set()

@@ -220,9 +220,11 @@ class Peer:
         try:
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            left = set(tasks)
+            while left:  # before Python 3.12 `wait_for` may swallow a cancellation that comes just as its wait ends
+                for task in left:
+                    task.cancel()
+                _, left = await asyncio.wait(left, timeout=0.1)
 
     async def leave(self, seconds: float) -> None:
         """Begin no exchange, and let the one under way end, within `seconds`; then withdraw our record.

@@ -28,11 +28,13 @@ from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Seat
+from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Refusal, Seat
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transport import Stream
+from p2p_elastic.rules import Topology
 
 log = logging.getLogger(__name__)
+OUTGOING_MAX = 4  # snapshots on their way at the same time; those that readers are slowest to take are cut
 
 
 class Responder:
@@ -43,6 +45,7 @@ class Responder:
         self._ledger = Ledger(limits.ledger_entries)
         self._streams: Counter[str] = Counter()
         self._own = OwnSeat(local, limits)
+        self._outgoing: list[tuple[Snapshot, Stream]] = []
 
     @property
     def published(self) -> asyncio.Event:
@@ -116,38 +119,54 @@ class Responder:
         if told.run != local.membership.run:
             await self._say_no(conversation, Decline(id=told.id, reason=DeclineReason.OTHER_RUN))
             return
-        if local.following is not None:
+        if local.following is not None and told.peer in local.members:
             local.following.hear(told.peer, told.loss, asyncio.get_running_loop().time())
         await conversation.send(local.tell(told.id))
         local.journal.gave(conversation.traffic)
 
     async def _give(self, conversation: Conversation, asked: Fetch) -> None:
-        """Hand out a snapshot that is held here, or say who else has it."""
-        snapshot = self._local.snapshot_of(asked.origin)
+        """Hand out a snapshot that is held here, or say who else has it. To members only: strangers take no places."""
+        local = self._local
+        snapshot = local.snapshot_of(asked.origin) if asked.peer in local.members else None
         if snapshot is None:
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.NO_SNAPSHOT))
         elif asked.have == snapshot.step:
             await conversation.send(Unchanged(id=asked.id))
-        elif snapshot.may_send():
+        elif snapshot.may_send(asked.peer):
             await self._send_copy(conversation, asked, snapshot)
-        elif snapshot.holders:
-            await conversation.send(Referral(id=asked.id, holders=tuple(snapshot.holders)))
+        elif holders := snapshot.refer(asked.peer, local.members):
+            await conversation.send(Referral(id=asked.id, holders=holders))
         else:  # on its way to others
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.BUSY))
 
     async def _send_copy(self, conversation: Conversation, asked: Fetch, snapshot: Snapshot) -> None:
+        entry = snapshot, conversation.stream
+        self._make_room(snapshot)
+        self._outgoing.append(entry)
         snapshot.sending += 1
+        snapshot.tries[asked.peer] += 1
         try:
             given = Given(id=asked.id, origin=snapshot.origin, step=snapshot.step, loss=snapshot.loss)
             await conversation.run(give(given), Vectors(snapshot.vector, snapshot.vector))
+            await conversation.until_closed()  # by then it is held there
             snapshot.holders.append(asked.peer)
         finally:
             snapshot.sending -= 1
+            self._outgoing.remove(entry)
             self._local.journal.gave(conversation.traffic)
+
+    def _make_room(self, wanted: Snapshot) -> None:
+        """Slow readers must not keep any number of old snapshots in memory."""
+        others = list(dict.fromkeys(snapshot for snapshot, _ in self._outgoing if snapshot is not wanted))
+        for oldest in others[: max(0, len(others) + 1 - OUTGOING_MAX)]:
+            for snapshot, stream in self._outgoing:
+                if snapshot is oldest:
+                    stream.abort()
 
     async def _serve(self, conversation: Conversation, offer: Offer, key: Key) -> None:
         seat = self._seat()
-        refusal = await seat.reserve(offer)
+        offered = self._local.policy.topology in (Topology.PAIRS, Topology.CENTRE)
+        refusal = await seat.reserve(offer) if offered else Refusal(DeclineReason.OTHER_RULE)
         if refusal is None:
             await self._exchange(conversation, offer, key, seat)
         else:

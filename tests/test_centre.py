@@ -1,0 +1,248 @@
+"""The centre variable: who is it, who is next, and its value. All members that see the same agree."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from swarm import tiny_model
+
+from p2p_elastic.exchange import CLOCK_MAX, TERM_MAX, Stamp
+from p2p_elastic.peers.centre import (
+    SILENT_ANNOUNCEMENTS,
+    TURN_ANNOUNCEMENTS,
+    VACANT_ANNOUNCEMENTS,
+    Candidate,
+    Centre,
+    candidates,
+    heir,
+    rightful,
+    succession,
+)
+from p2p_elastic.peers.partners import Member
+from p2p_elastic.peers.records import CentreClaim, PeerRecord
+from p2p_elastic.rules import Facts, elastic
+from p2p_elastic.vector import ParameterVector
+
+ANNOUNCE = 1.0
+stamps = st.builds(Stamp, term=st.integers(0, 3) | st.just(TERM_MAX), clock=st.integers(0, 5) | st.just(CLOCK_MAX))
+swarms = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.tuples(stamps, st.booleans()), min_size=1)
+vacant_swarms = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), stamps, min_size=2, max_size=6)
+FACTS = Facts(1, None, 1.0)
+
+
+def listed(swarm: dict[str, tuple[Stamp, bool]]) -> list[Candidate]:
+    return [Candidate(peer, stamp, seated) for peer, (stamp, seated) in swarm.items()]
+
+
+def member(peer: str, stamp: Stamp | None, *, seated: bool = False, at: float = 0.0, suspect: bool = False) -> Member:
+    claim = None if stamp is None else CentreClaim(stamp=stamp, seated=seated)
+    return Member(PeerRecord(peer=peer, run="r", schema_hash="0" * 32, centre=claim), at, suspect)
+
+
+def centre(stamp: Stamp | None = None, *, seated: bool = False) -> Centre:
+    made = Centre(ParameterVector(tiny_model(0)), elastic(0.2), seated=seated, announce_seconds=ANNOUNCE)
+    made.stamp = stamp or made.stamp
+    return made
+
+
+@given(swarms, st.randoms(use_true_random=False))
+def test_all_that_see_the_same_agree_on_the_centre_and_its_heir(
+    swarm: dict[str, tuple[Stamp, bool]], rng: object
+) -> None:
+    seen = listed(swarm)
+    top, next_one = rightful(seen), heir(seen)
+    rng.shuffle(seen)  # type: ignore[attr-defined]
+    assert rightful(seen) == top
+    assert heir(seen) == next_one == succession(seen)[0]
+    seated = [c for c in seen if c.seated]
+    assert (top is None) == (not seated)
+    if top is not None:
+        assert all(c.stamp.term <= top.stamp.term for c in seated)
+    assert all(c.stamp.age <= next_one.stamp.age for c in seen)
+
+
+@given(swarms)
+def test_nobody_claims_a_place_that_is_taken_and_one_of_two_centres_remains(
+    swarm: dict[str, tuple[Stamp, bool]],
+) -> None:
+    top = rightful(listed(swarm))
+    if top is None:
+        return
+    still_seated = []
+    for peer, (stamp, seated) in swarm.items():
+        ours = centre(stamp, seated=seated)
+        ours.stamp = stamp
+        others = {p: member(p, s, seated=x, at=1000.0) for p, (s, x) in swarm.items() if p != peer}
+        for now in (1000.0, 1001.0, 1002.0):
+            ours.look(peer, others, now)
+        assert ours.holder == top.peer
+        if ours.seated:
+            still_seated.append(peer)
+    assert still_seated == [top.peer]
+
+
+@given(vacant_swarms)
+def test_a_vacant_place_has_exactly_one_heir_and_a_next_one(swarm: dict[str, Stamp]) -> None:
+    order = [c.peer for c in succession([Candidate(p, s, False) for p, s in swarm.items()])]
+    for turn, peer in enumerate(order):
+        ours = centre(swarm[peer])
+        others = {p: member(p, s, at=1000.0) for p, s in swarm.items() if p != peer}
+        fresh = {p: m._replace(changed_at=1e6) for p, m in others.items()}
+        due = (VACANT_ANNOUNCEMENTS + TURN_ANNOUNCEMENTS * turn) * ANNOUNCE
+        assert not ours.look(peer, fresh, 1000.0)
+        assert not ours.look(peer, fresh, 1000.0 + due - 0.01)
+        assert not ours.look(peer, fresh, 1000.0 + due, leaving=True)
+        assert not ours.seated
+        assert ours.look(peer, fresh, 1000.0 + due)
+        assert (ours.seated, ours.holder) == (True, peer)
+        highest = max(s.term for s in swarm.values())
+        assert ours.stamp == Stamp(term=min(highest + 1, TERM_MAX), clock=swarm[peer].clock)
+        assert not ours.look(peer, fresh, 1001.0 + due)
+
+
+def test_alone_nobody_claims() -> None:
+    ours = centre(Stamp(term=1, clock=5))
+    others = {"a": member("a", Stamp(term=1), at=0.0), "b": member("b", None, at=1e6)}
+    for now in range(100, 200):
+        assert not ours.look("me", others, float(now))
+    assert ours.holder is None
+
+
+def test_candidates_are_those_that_are_there_and_have_a_copy() -> None:
+    now = 100.0
+    gone = now - SILENT_ANNOUNCEMENTS * ANNOUNCE - 0.1
+    members = {
+        "here": member("here", Stamp(term=1, clock=2), at=now),
+        "gone": member("gone", Stamp(term=9), seated=True, at=gone),
+        "failed": member("failed", Stamp(term=9), seated=True, at=gone + 0.5, suspect=True),
+        "none": member("none", None, at=now),
+    }
+    assert list(candidates(members, now, ANNOUNCE)) == [Candidate("here", Stamp(term=1, clock=2), False)]
+
+
+def test_a_vacancy_that_ends_begins_anew() -> None:
+    ours = centre(Stamp(term=1, clock=5))
+    there = {"a": member("a", Stamp(term=1), at=1e6)}
+    seated = {"a": member("a", Stamp(term=2), seated=True, at=1e6)}
+    assert not ours.look("me", there, 0.0)
+    assert not ours.look("me", seated, 0.4)
+    assert not ours.look("me", there, 0.6)
+    assert not ours.look("me", there, 1.0)
+    assert ours.look("me", there, 1.1)
+
+
+def test_who_steps_down_takes_whatever_the_successor_sends() -> None:
+    ours = centre(Stamp(term=1, clock=500), seated=True)
+    assert ours.look("me", {"a": member("a", Stamp(term=2, clock=3), seated=True, at=1e6)}, 0.0)
+    assert not ours.seated
+    ours.saw(torch.ones_like(ours.value), Stamp(term=2, clock=4))
+    assert ours.stamp == Stamp(term=2, clock=4)
+    assert torch.equal(ours.value, torch.ones_like(ours.value))
+
+
+def test_only_what_is_as_fresh_is_kept() -> None:
+    ours = centre(Stamp(term=2, clock=7))
+    before = ours.value
+    for stale in (Stamp(term=2, clock=6), Stamp(term=1, clock=99)):
+        ours.saw(torch.ones_like(before), stale)
+        assert ours.value is before
+    ours.saw(torch.ones_like(before), Stamp(term=2, clock=7))
+    assert torch.equal(ours.value, torch.ones_like(before))
+    seated = centre(seated=True)
+    seated.saw(torch.ones_like(before), Stamp(term=9))
+    assert seated.stamp.term == 1
+
+
+def exchange(ours: Centre, theirs: torch.Tensor) -> float:
+    async def once() -> float:
+        await ours.reserve()
+        ours.vectors.theirs.copy_(theirs)
+        try:
+            return ours.move(FACTS, FACTS)
+        finally:
+            ours.free()
+
+    return asyncio.run(once())
+
+
+def test_a_reader_in_another_thread_never_sees_half_a_move() -> None:
+    ours = centre(seated=True)
+    seen, copy = ours.value, ours.value.clone()
+    exchange(ours, copy + 1.0)
+    assert torch.equal(seen, copy)
+    torch.testing.assert_close(ours.value, copy + 0.2)
+    assert ours.stamp == Stamp(term=1, clock=1)
+    other = centre()
+    seen, copy = other.value, other.value.clone()
+    other.saw(copy + 1.0, Stamp(term=1))
+    assert torch.equal(seen, copy)
+
+
+def test_an_exchange_that_outlived_the_centre_changes_no_copy() -> None:
+    ours = centre(Stamp(term=1, clock=5), seated=True)
+
+    async def step_down_meanwhile() -> None:
+        await ours.reserve()
+        ours.look("me", {"a": member("a", Stamp(term=2), seated=True, at=1e6)}, 0.0)
+        ours.saw(torch.zeros_like(ours.value), Stamp(term=2, clock=1))
+        ours.vectors.theirs.fill_(5.0)
+        ours.move(FACTS, FACTS)
+        ours.free()
+
+    asyncio.run(step_down_meanwhile())
+    assert ours.stamp == Stamp(term=2, clock=1)
+    assert torch.equal(ours.value, torch.zeros_like(ours.value))
+
+
+def test_finite_numbers_that_overflow_do_not_end_the_centre() -> None:
+    ours = centre(seated=True)
+    evil = torch.full_like(ours.value, 3.4e38)
+    evil[::2] *= -1
+    for sign in (1.0, -1.0, 1.0, -1.0):
+        exchange(ours, sign * evil)
+    assert bool(torch.isfinite(ours.value).all())
+    assert ours.value.abs().max() < 1e30
+
+
+def test_a_liar_cannot_make_stamps_overflow() -> None:
+    ours = centre(Stamp(term=TERM_MAX, clock=CLOCK_MAX), seated=True)
+    exchange(ours, ours.value + 1.0)
+    assert ours.stamp == Stamp(term=TERM_MAX, clock=CLOCK_MAX)
+    assert ours.stamp.next_term() == ours.stamp
+
+
+def test_who_waits_in_vain_leaves_the_place_free() -> None:
+    ours = centre(seated=True)
+
+    async def wait_in_vain() -> None:
+        await ours.reserve()
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(ours.reserve(), 0.01)
+            cancelled = asyncio.ensure_future(ours.reserve())
+            await asyncio.sleep(0)
+            cancelled.cancel()
+        ours.free()
+        await asyncio.wait_for(ours.reserve(), 0.01)
+        ours.free()
+        with pytest.raises(RuntimeError):
+            ours.free()
+
+    asyncio.run(wait_in_vain())
+
+
+def test_the_value_is_shown_as_it_is_now_and_not_copied() -> None:
+    ours = centre(seated=True)
+    first = ours.shown("me")
+    assert first is not None
+    first.sending = 1  # a slow reader
+    assert ours.shown("me") is first
+    exchange(ours, ours.value + 1.0)
+    second = ours.shown("me")
+    assert second is not None
+    assert (second.step, second.vector is ours.value, second.sending) == (1, True, 0)
+    assert centre().shown("me") is None
