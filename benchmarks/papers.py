@@ -2,6 +2,7 @@
 
     python benchmarks/papers.py --data-dir DIR [--rows M1,M2,...|mnist|cifar-gossip|cifar-easgd|lsgd|adahessian]
                                 [--scale 0.2] [--seeds 1] [--output docs/results/papers] [--store papers-store]
+                                [--loop auto|stacked|looped]
 
 Finished runs are kept in the store: interrupt it, give the same command again, and it goes on with what is missing.
 The tables are of everything that the store has, of each row its longest runs. `--render` only writes them.
@@ -13,8 +14,9 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from papers_claims import CLAIMS, mean, measure
@@ -26,7 +28,7 @@ from p2p_elastic.devices import choose_device
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.simulate_screen import LineProgress, outcome_line
 from p2p_elastic.simulator import plots
-from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
+from p2p_elastic.simulator.config import Loop, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.report import write_text
 from p2p_elastic.simulator.run import simulate
@@ -52,6 +54,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, default=Path("papers-store"))
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--loop", default="auto", choices=get_args(Loop), help="see `p2p-elastic simulate --help`")
     parser.add_argument("--list", action="store_true", help="list what would run, and exit")
     parser.add_argument("--render", action="store_true", help="run nothing; write the tables of what the store has")
     options = parser.parse_args()
@@ -69,17 +72,19 @@ def run(options: argparse.Namespace) -> int:
     if not (0.0 < options.scale <= 1.0 and options.seeds >= 1):
         raise ConfigError("scale/seeds", (options.scale, options.seeds), "a scale above 0 up to 1; at least one seed")
     rows = choose(options.rows, device, quiet=options.render)
-    configs = {resized(row.config, options.scale, seed): row for seed in seeds(options.seeds) for row in rows}
+    configs = {
+        resized(row.config, scaled(row.config, options.scale), s): row for s in seeds(options.seeds) for row in rows
+    }
     if options.list:
         for row in rows:
-            config = resized(row.config, options.scale, SEED)
-            print(f"{row.number:6} {row.name:32} {config.task} x {config.workers}, {config.epochs} epochs")
+            epochs = scaled(row.config, options.scale)
+            print(f"{row.number:6} {row.name:32} {row.config.task} x {row.config.workers}, {epochs} epochs")
         return 0
     stopped = False
     store = Store(options.store)
     if not options.render:
         write_text(options.store / ".gitignore", "*\n")
-        stopped = not run_rows(configs, store, device, options.data_dir)
+        stopped = not run_rows(configs, store, device, options.data_dir, options.loop)
     write(options, found(store))
     return 130 if stopped else 0
 
@@ -103,13 +108,23 @@ def seeds(count: int) -> range:
     return range(SEED, SEED + count)
 
 
-def resized(config: SimulationConfig, scale: float, seed: int) -> SimulationConfig:
-    """The same for a part of its epochs, and with another seed."""
-    return build({"epochs": max(1, round((config.epochs or 1) * scale)), "seed": seed}, config)
+def scaled(config: SimulationConfig, scale: float) -> int:
+    """A part of its epochs."""
+    return max(1, round((config.epochs or 1) * scale))
+
+
+def resized(config: SimulationConfig, epochs: int, seed: int) -> SimulationConfig:
+    """The same with other epochs and another seed; the learning rate decays in proportion."""
+    part = epochs / (config.epochs or 1)
+    milestones = find_task(config.task).recipe.milestones if config.milestones is None else config.milestones
+    options: dict[str, object] = {"epochs": epochs, "seed": seed}
+    if part != 1.0 and milestones:
+        options["milestones"] = tuple(milestone * part for milestone in milestones)
+    return build({**options, "lr_decay": config.lr_decay / part}, config)
 
 
 def run_rows(
-    configs: Mapping[SimulationConfig, Row], store: Store, device: torch.device, data_dir: Path | None
+    configs: Mapping[SimulationConfig, Row], store: Store, device: torch.device, data_dir: Path | None, loop: Loop
 ) -> bool:
     """Run what is missing. False where it was stopped before the end."""
     console, loaded = Console(width=120, highlight=False, markup=False), dict[str, Data]()
@@ -127,8 +142,9 @@ def run_rows(
             if config.task not in loaded:
                 loaded[config.task] = find_task(config.task).load(data_dir)
             progress = LineProgress(console)
+            data = loaded[config.task]
             result = simulate(
-                config, loaded[config.task], device, clock=time.monotonic, progress=progress, should_stop=stop
+                config, data, device, clock=time.monotonic, progress=progress, should_stop=stop, loop=loop
             )
             if stop() or not result.points or result.points[-1].step != progress.steps:
                 return None
@@ -140,21 +156,17 @@ def run_rows(
 
 def found(store: Store) -> dict[str, list[SimulationResult]]:
     """What the store has of each row: of all lengths the longest, every seed of it."""
-    by_config: dict[SimulationConfig, list[SimulationResult]] = {}
-    for result in store:
-        by_config.setdefault(_timeless(result.config), []).append(result)
+    there = {result.config: result for result in store}
+    lengths = {(config.epochs, config.seed) for config in there if config.epochs is not None}
     rows = {}
     for group in GROUPS:
         for row in group.rows:
-            results = by_config.get(_timeless(row.config), [])
+            wanted = (resized(row.config, epochs, seed) for epochs, seed in sorted(lengths))
+            results = [there[config] for config in wanted if config in there]
             longest = max((result.config.epochs or 0 for result in results), default=0)
             if longest:
                 rows[row.name] = [result for result in results if result.config.epochs == longest]
     return rows
-
-
-def _timeless(config: SimulationConfig) -> SimulationConfig:
-    return config.model_copy(update={"epochs": None, "seed": SEED})
 
 
 # -- the document -----------------------------------------------------------------------------------------------------
@@ -198,13 +210,15 @@ def _section(group: Group, rows: Found) -> str:
     return text
 
 
-def _length(rows: Iterable[Row], results: Found) -> str:
+def _length(rows: Sequence[Row], results: Found) -> str:
     """The heading line that says how much shorter than in the paper the runs are; nothing where they are not."""
     lengths = sorted({(results[row.name][0].config.epochs or 0, row.config.epochs or 0) for row in rows})
     short = [f"{ours} of {full}" for ours, full in lengths if ours < full]
     if not short:
         return ""
     rest = "ranking and gaps are"
+    if any((config := results[row.name][0].config).milestones or config.lr_decay for row in rows):
+        rest += "; the learning rate decays in proportion"
     return f"**{', '.join(short)} epochs: reduced, numbers are not comparable in absolute terms; {rest}.**\n\n"
 
 

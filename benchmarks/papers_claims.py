@@ -227,6 +227,11 @@ CLAIMS = (
         ),
     ),
     Claim(
+        "C6",
+        "MVADOWNPOUR is no worse than DOWNPOUR at every tau",
+        at_least([(f"mvadownpour p=4 tau={t}", f"downpour p=4 tau={t}") for t in TAU], "best error", EASGD),
+    ),
+    Claim(
         "C7",
         "EAMSGD p=16 reaches 21 % in about a tenth of MSGD's steps (at most 0.2)",
         ratio(("eamsgd p=16 tau=10", "steps to 21"), ("MSGD p=1", "steps to 21"), 0.0, 0.2),
@@ -235,6 +240,11 @@ CLAIMS = (
         "C8",
         "EAMSGD p=16 tau=100 with a constant learning rate is stuck: behind tau=10",
         at_least([("eamsgd p=16 tau=10", "eamsgd p=16 tau=100")], "best error", EASGD, 1.0),
+    ),
+    Claim(
+        "C8",
+        "with a decaying learning rate it is not: ahead of the constant one, tau=100",
+        at_least([("eamsgd p=16 tau=100 decaying", "eamsgd p=16 tau=100")], "best error", EASGD, 1.0),
     ),
     Claim(
         "C9",

@@ -20,9 +20,11 @@ RULES_IN_SHORT = {
     "gosgd": "push gossip with sum weights",
     "easgd": "workers and a centre pull each other, each when it is due; no momentum",
     "eamsgd": "easgd with momentum",
+    "easgd-dynamic": "eamsgd where a worker that lags follows and is ignored",
     "easgd-sync": "easgd where all meet the same centre at once",
     "lsgd": "workers follow the best of their group, and of all groups",
     "downpour": "workers push what they learnt to a centre and restart from it",
+    "mvadownpour": "downpour, evaluated at a moving average of the centre",
     "all-reduce": "gradients are averaged over all before each step",
     "none": "everybody trains alone",
 }
@@ -138,6 +140,8 @@ def _training() -> Iterator[Option]:
         ("--batch-size", "N", f"Examples per step and worker.  {recipe}"),
         ("--optimizer", "[sgd|adahessian]", "Of each worker; its state stays local.  [default: sgd]"),
         ("--lr", "ETA", f"Learning rate.  {recipe}"),
+        ("--milestones", "E1,E2,...", f"Epochs from which on the rate is the recipe's part of it; or none.  {recipe}"),
+        ("--lr-decay", "GAMMA", "Divide the rate of step t by (1 + GAMMA t)^0.5.  [default: 0]"),
         ("--momentum", "DELTA", "Nesterov momentum.  [default: the rule's, or the task's recipe]"),
         ("--weight-decay", "L2", f"Weight decay.  {recipe}"),
         ("--evaluate-steps", "N", "Evaluate every N steps.  [default: after each epoch]"),
@@ -181,6 +185,12 @@ def _how() -> Iterator[Option]:
         section,
         ("--device", "[auto|cpu|cuda|mps]", "Where to compute.  [default: auto]"),
         ("--threads", "N", "CPU threads for PyTorch.  [default: PyTorch's]"),
+        (
+            "--loop",
+            "[auto|stacked|looped]",
+            "All workers in each operation, or one after the other; the same numbers to rounding, but other dropout "
+            "masks.  [default: auto, what is faster]",
+        ),
     )
     folder = click.Path(file_okay=False, path_type=Path)
     text = (

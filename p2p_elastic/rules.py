@@ -164,6 +164,8 @@ def sum_weight() -> ExchangeRule:
         if theirs.weight == 0.0 < mine.weight:  # a newcomer's parameters count nothing; its share must not be lost
             return delta.mul_(0.0), state + theirs.share
         total = state + theirs.share
+        if total == 0.0:  # halved away to nothing at both ends
+            return delta.mul_(0.0), state
         return delta.mul_(theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0), total
 
     return ExchangeRule(init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2)
@@ -299,6 +301,10 @@ def _fixed(rule: Callable[[], ExchangeRule]) -> Callable[[float], ExchangeRule]:
     return lambda _moving_rate: rule()
 
 
+def _restarting(summary: str, moving_rate: float) -> Method:
+    return Method(summary, Topology.ACCUMULATED, _fixed(stay), moving_rate, symmetric=False, momentum=0.0, live=False)
+
+
 RULES: Mapping[str, Method] = {
     "elastic-gossip": Method(
         "two random peers pull each other (Pramod, arXiv 1812.02407)", Topology.PAIRS, elastic, moving_rate=0.5
@@ -341,7 +347,7 @@ RULES: Mapping[str, Method] = {
         moving_rate=0.225,
     ),
     "easgd-dynamic": Method(
-        "EAMSGD where a worker that lags follows and is ignored; simulator only so far (arXiv 2409.09242)",
+        "EAMSGD where a worker that lags follows and is ignored (arXiv 2409.09242)",
         Topology.CENTRE,
         dynamic,
         moving_rate=0.1,
@@ -349,7 +355,7 @@ RULES: Mapping[str, Method] = {
         live=False,
     ),
     "easgd-sync": Method(
-        "EASGD where all meet the same centre at once; simulator only (arXiv 1412.6651, eq. 3-6)",
+        "EASGD where all meet the same centre at once (arXiv 1412.6651, eq. 3-6)",
         Topology.CENTRE_TOGETHER,
         elastic,
         moving_rate=0.225,
@@ -365,21 +371,15 @@ RULES: Mapping[str, Method] = {
         symmetric=False,
         after_step=True,
     ),
-    "downpour": Method(
-        "peers push what they learnt to a centre and restart from it; simulator only (arXiv 1412.6651, Algorithm 3)",
-        Topology.ACCUMULATED,
-        _fixed(stay),
-        moving_rate=0.0,
-        symmetric=False,
-        momentum=0.0,
-        live=False,
+    "downpour": _restarting(
+        "peers push what they learnt to a centre and restart from it (arXiv 1412.6651, Algorithm 3)",
+        0.0,
+    ),
+    "mvadownpour": _restarting(
+        "DOWNPOUR, evaluated at a moving average of the centre (arXiv 1412.6651, section 4)", 0.001
     ),
     "all-reduce": Method(
-        "gradients are averaged over all before each step; simulator only",
-        Topology.GRADIENTS,
-        _fixed(stay),
-        moving_rate=0.0,
-        live=False,
+        "gradients are averaged over all before each step", Topology.GRADIENTS, _fixed(stay), 0.0, live=False
     ),
     "none": Method("everybody trains alone", Topology.NOBODY, _fixed(stay), moving_rate=0.0),
 }

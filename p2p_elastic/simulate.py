@@ -21,7 +21,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.results import check_writable
 from p2p_elastic.simulate_screen import Progress, open_progress, outcome_line, outcome_table, sweep_table
 from p2p_elastic.simulator import plots
-from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
+from p2p_elastic.simulator.config import Loop, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.options import KEYS, build, dashed, refused, shown, value_of
 from p2p_elastic.simulator.report import CURVE_FILE, RESULT_FILE, finite, to_json, write_result, write_text
 from p2p_elastic.simulator.sweep import (
@@ -52,6 +52,7 @@ class Settings(Frozen):
     data_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    loop: Loop = "auto"
     output: Path | None = None
     no_plots: bool = False
     sweep: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ def run_job(job: Job, stop: Stop, *, as_json: bool = False) -> int:
         find_task(config.task)
     if job.settings.threads is not None:
         torch.set_num_threads(job.settings.threads)
-    engine = Engine(console, choose_device(job.settings.device), job.settings.data_dir, stop)
+    engine = Engine(console, choose_device(job.settings.device), job.settings.data_dir, stop, job.settings.loop)
     check_writable(job.folder)
     results = _sweep(job, engine) if job.keys else _single(job, engine)
     if as_json:
@@ -136,8 +137,11 @@ def run_job(job: Job, stop: Stop, *, as_json: bool = False) -> int:
 class Engine:
     """Runs simulations one after the other on one device; each data set is loaded once."""
 
-    def __init__(self, console: Console, device: torch.device, data_dir: Path | None, stop: Stop) -> None:
+    def __init__(
+        self, console: Console, device: torch.device, data_dir: Path | None, stop: Stop, loop: Loop = "auto"
+    ) -> None:
         self.console, self.device = console, device
+        self._loop: Loop = loop
         self._data_dir, self._stop = data_dir, stop
         self._data: dict[str, Data] = {}
         self.stopped = False
@@ -149,7 +153,13 @@ class Engine:
         data = self._load(config.task)
         with contextlib.closing(open_progress(self.console, what or config.rule)) as progress:
             result = simulate(
-                config, data, self.device, clock=time.monotonic, progress=progress, should_stop=self._stop
+                config,
+                data,
+                self.device,
+                clock=time.monotonic,
+                progress=progress,
+                should_stop=self._stop,
+                loop=self._loop,
             )
             self.stopped = self._stop() and not _whole(result, progress)
         return result

@@ -35,17 +35,20 @@ class ParameterVector:
     Integer buffers (such as BatchNorm's counters) stay out. The model is not changed by building it, and may be moved
     to another device later. Every method that touches the model belongs to the training thread.
 
+    `slots` says what is where; the first `trainable` elements are parameters, the others buffers.
+
     Raises:
         ConfigError: where the model has nothing to train, or complex parameters.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._slots = tuple(_slots(model))
+        self.slots = tuple(_slots(model))
         if not any(p.numel() for p in model.parameters()):
             raise ConfigError("model", type(model).__name__, "a model with at least one floating-point parameter")
-        self.elements = self._slots[-1].stop
+        self.elements = self.slots[-1].stop
+        self.trainable = sum(p.numel() for p in model.parameters() if p.is_floating_point())
         self.nbytes = self.elements * WIRE_DTYPE.itemsize
-        self.schema_hash = _schema_hash(self._slots)
+        self.schema_hash = _schema_hash(self.slots)
 
     def empty(self) -> Tensor:
         """An uninitialised vector [D] on the CPU, float32."""
@@ -53,14 +56,14 @@ class ParameterVector:
 
     def snapshot(self, out: Tensor) -> Tensor:
         """Copy the model into `out` [D] and return it."""
-        for slot in self._slots:
+        for slot in self.slots:
             tensor = slot.tensor()
             out[slot.start : slot.stop].view(tensor.shape).copy_(tensor)
         return out
 
     def add_(self, move: Tensor) -> None:
         """Add `move` [D] to the model, in place."""
-        for slot in self._slots:
+        for slot in self.slots:
             tensor = slot.tensor()
             tensor.add_(move[slot.start : slot.stop].view(tensor.shape).to(tensor.device, tensor.dtype))
             if slot.attribute == "running_var":
@@ -70,14 +73,14 @@ class ParameterVector:
     def views(self, values: Tensor) -> dict[str, Tensor]:
         """The model's tensors by name, from `values` [D]: views where dtype and device allow. For `functional_call`."""
         found = {}
-        for slot in self._slots:
+        for slot in self.slots:
             tensor = slot.tensor()
             found[slot.name] = values[slot.start : slot.stop].view(tensor.shape).to(tensor.device, tensor.dtype)
         return found
 
     def load_(self, values: Tensor) -> None:
         """Replace the model's values by `values` [D]."""
-        for slot in self._slots:
+        for slot in self.slots:
             tensor = slot.tensor()
             tensor.copy_(values[slot.start : slot.stop].view(tensor.shape))
 

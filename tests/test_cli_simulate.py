@@ -73,6 +73,18 @@ def test_a_simulation_prints_a_table_and_leaves_its_result_and_pictures(tmp_path
     assert {"result.json", "curve.csv", "accuracy-steps.png", "consensus-steps.png"} <= names
 
 
+def test_how_workers_are_computed_can_be_chosen_and_is_not_part_of_the_configuration(tmp_path: Path) -> None:
+    results = []
+    for loop in ("stacked", "looped"):
+        assert run(*SHORT, "--no-plots", "--loop", loop, "--output", str(tmp_path / loop)).exit_code == 0
+        results.append(read_result(tmp_path / loop))
+    assert results[0].config == results[1].config
+    losses = [result.points[-1].training_loss for result in results]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    done = run(*SHORT, "--loop", "both")
+    assert done.stderr.startswith("p2p-elastic: error: loop: got 'both'; 'auto', 'stacked' or 'looped'")
+
+
 def test_the_default_folder_names_rule_task_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*SHORT, "--no-plots", "--rule", "none", "--seed", "7").exit_code == 0

@@ -35,7 +35,7 @@ from p2p_elastic.schedule import Schedule
 checked = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 # stay() moves nobody; it and gosgd have no moving rate.
-STILL = {"downpour", "all-reduce", "none"}
+STILL = {"downpour", "mvadownpour", "all-reduce", "none"}
 RATELESS = STILL | {"gosgd"}
 every_rule = pytest.mark.parametrize("name", sorted(RULES))
 every_symmetric_rule = pytest.mark.parametrize("name", sorted(n for n, m in RULES.items() if m.symmetric))
@@ -182,6 +182,7 @@ def test_only_the_stated_end_moves_and_no_further_than_its_partner(
         ("gossip-push", 1.0, 0.0, 0.0),
         ("gosgd", 0.0, 0.0, 4.0 * 2 / 3),  # shares 1/2 and 1
         ("downpour", 0.0, 0.0, 4.0),
+        ("mvadownpour", 0.001, 0.0, 4.0),
     ],
 )
 def test_where_the_ends_of_a_one_sided_exchange_are_afterwards(
@@ -199,6 +200,7 @@ def test_every_one_sided_method_is_named_as_such() -> None:
         "gosgd",
         "lsgd",
         "downpour",
+        "mvadownpour",
     }
 
 

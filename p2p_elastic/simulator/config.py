@@ -14,6 +14,9 @@ from p2p_elastic.tasks import Recipe
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
+Epochs = Annotated[float, Field(ge=0.0, le=2**31)]
+Loop = Literal["auto", "stacked", "looped"]
+"""How workers are computed, see `simulate`: of the engine, not of a configuration."""
 
 
 class Failures(Frozen):
@@ -52,6 +55,13 @@ class SimulationConfig(Frozen):
     batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = Field(default=None, description="per worker")
     optimizer: Literal["sgd", "adahessian"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
+    milestones: tuple[Epochs, ...] | None = Field(
+        default=None,
+        description="epochs, also parts of them, from which on the learning rate is the recipe's part of it",
+    )
+    lr_decay: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
+        default=0.0, description="gamma: the learning rate of step t = 0, 1, ... is divided by (1 + gamma t)^0.5"
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     split: Literal["shards", "whole", "overlap", "dirichlet"] = "shards"
@@ -86,8 +96,8 @@ class SimulationConfig(Frozen):
             raise ConfigError("groups", self.groups, f"at most one per worker ({self.workers})")
         if leads and self.probability is not None:
             raise ConfigError("probability", self.probability, "lsgd has a period: all follow at the same step")
-        if self.global_period is not None and self.period is not None and self.global_period % self.period:
-            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {self.period}")
+        if self.global_period is not None and self.global_period % (self.schedule.period or 1):
+            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {self.schedule.period}")
         if self.partners >= max(self.workers, 2):
             raise ConfigError("partners", self.partners, f"fewer than there are workers ({self.workers})")
         if self.partners > 1 and method.topology is not Topology.PAIRS:
@@ -133,7 +143,9 @@ class Point(Frozen):
     epoch: float
     bytes_per_worker: float = Field(description="bytes sent so far, mean over workers (the centre's are its own)")
     exchanges: int
-    training_loss: float | None = Field(description="mean over workers and the steps since the last point")
+    training_loss: float | None = Field(
+        description="mean over workers and the steps since the last point; None where that is not a finite number"
+    )
     accuracies: tuple[float, ...] = Field(description="of each worker on the test split, 0..1")
     average_accuracy: float = Field(description="of the averaged parameters, BatchNorm statistics re-estimated")
     centre_accuracy: float | None = Field(default=None, description="of the centre variable, where there is one")

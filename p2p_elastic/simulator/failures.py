@@ -72,19 +72,23 @@ class FaultInjector:
                 kept.append(worker)
         return kept
 
-    def damage(self, workers: Workers, step: int) -> None:
-        """Crash and corrupt workers after their step, and take snapshots when it is time."""
+    def damage(self, workers: Workers, step: int) -> list[int]:
+        """Crash and corrupt workers after their step; gives which. Takes snapshots when it is time."""
+        damaged: list[int] = []
         for worker in range(self._workers):
             if self._hits("crash", self._failures.crash, worker):
                 assert self._snapshots is not None
                 workers.flat[worker].copy_(self._snapshots[worker])
                 workers.reset(worker)
                 self.counts["crashes"] += 1
+                damaged.append(worker)
             if self._hits("corrupt", self._failures.corrupt, worker):
                 workers.add_({worker: self._noise_for(workers.flat[worker])})
                 self.counts["corruptions"] += 1
+                damaged.append(worker)
         if self._snapshots is not None and step % self._failures.snapshot_steps == 0:
             self._snapshots.copy_(workers.flat)
+        return damaged
 
     def _noise_for(self, row: Tensor) -> Tensor:
         # Drawn on the CPU: a seed means the same on every device.

@@ -18,13 +18,15 @@ KEYS = (*(ALIASES.get(name, name) for name in SimulationConfig.model_fields if n
 
 DEFAULT = "default"  # as a value: what the option is when nobody gives it
 _FIELDS = {alias: name for name, alias in ALIASES.items()}
+NO_MILESTONES = "none"
 _FRACTION = re.compile(r"([0-9.]+) */ *([0-9]+)")
 
 
 def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> SimulationConfig:
     """The configuration with these options, and for the rest those of `base` (or the defaults).
 
-    A text like "1/32" is that number, the text "default" is the option's default.
+    A text like "1/32" is that number, the text "default" is the option's default. Milestones are a text like "15,30",
+    in a sweep "15+30".
 
     >>> build({"workers": 8, "probability": "1/32", "drop": "0.1"}).failures.drop
     0.1
@@ -41,7 +43,7 @@ def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> S
         if given == DEFAULT:
             target.pop(name, None)
         else:
-            target[name] = _number(key, given)
+            target[name] = _milestones(given) if key == "milestones" else _number(key, given)
     try:
         return SimulationConfig(**{**values, "failures": failures})
     except ValidationError as error:
@@ -66,6 +68,8 @@ def shown(value: object) -> str:
     """An option's value for people."""
     if value is None:
         return DEFAULT
+    if isinstance(value, tuple):
+        return "+".join(map(shown, value)) or NO_MILESTONES
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -82,6 +86,12 @@ def _number(key: str, given: Any) -> Any:
         return float(match[1]) / int(match[2])
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(dashed(key), given, "a number or a fraction, for example 1/32") from error
+
+
+def _milestones(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    return () if given == NO_MILESTONES else tuple(part.strip() for part in re.split("[,+]", given))
 
 
 def _plain(message: str) -> str:

@@ -23,6 +23,8 @@ PICTURES = ("accuracy-steps", "accuracy-bytes", "consensus-steps")
 LEGEND_MAX = 16  # more lines than that nobody can tell apart
 MARKED_POINTS_MAX = 12
 DPI = 110
+WIDTH, HEIGHT, LEGEND_ROW = 7.2, 4.6, 0.19  # inches; every row of the legend adds to the height
+MEGA, GIGA = 1e6, 1e9
 TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)  # of an accuracy axis, %
 COARSE_TICKS = (0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98, 99)
 ERROR_OFFSET = 0.2  # %: keeps an accuracy of 100 % on the axis
@@ -102,10 +104,12 @@ def _against_bytes(series: Sequence[Series], title: str) -> Figure | None:
     sending = [one for one in series if one.result.points[-1].bytes_per_worker > 0]
     if not sending:
         return None
-    figure, axes = _figure(title, "sent by each worker so far, MB", "test accuracy, %")
+    sent = [p.bytes_per_worker for one in sending for p in one.result.points]
+    unit, name = (GIGA, "GB") if max(sent) >= 10 * GIGA else (MEGA, "MB")
+    figure, axes = _figure(title, f"sent by each worker so far, {name}", "test accuracy, %")
     axes.set_xscale("log")
-    _lines(axes, series, lambda p: _positive(p.bytes_per_worker / 1e6), _accuracy, still=True)
-    _plain_logarithmic(axes.xaxis, [p.bytes_per_worker / 1e6 for one in sending for p in one.result.points])
+    _lines(axes, series, lambda p: _positive(p.bytes_per_worker / unit), _accuracy, still=True)
+    _plain_logarithmic(axes.xaxis, [value / unit for value in sent])
     _accuracy_axis(axes, series)
     _legend(figure, axes)
     return figure
@@ -138,7 +142,7 @@ def _positive(value: float) -> float:
 def _figure(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure as NewFigure
 
-    figure = NewFigure(figsize=(7.2, 4.8), layout="constrained")
+    figure = NewFigure(figsize=(WIDTH, HEIGHT), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
     axes = figure.add_subplot()
     axes.set(xlabel=across, ylabel=up)
@@ -184,6 +188,7 @@ def _accuracy_axis(axes: Axes, series: Sequence[Series]) -> None:
         return 100 + ERROR_OFFSET - 10.0 ** -np.asarray(value, dtype=float)
 
     seen = [100 * a for one in series for p in one.result.points for a in (p.accuracy, *_workers(series, p))]
+    seen = [value for value in seen if math.isfinite(value)] or [0.0, 100.0]
     low, high = there(min(seen)), there(max(seen))
     margin = max(0.06 * (high - low), 0.01)
     axes.set_yscale("function", functions=(there, back))
@@ -195,12 +200,13 @@ def _accuracy_axis(axes: Axes, series: Sequence[Series]) -> None:
 
 
 def _plain_logarithmic(axis: Any, values: Sequence[float]) -> None:
-    """Numbers at 1, 2, 5, 10, ... where few decades are shown, else at powers of ten; no exponents within reason."""
+    """Numbers at 1, 2, 5, 10, ..., fewer or more by how many decades are shown; no exponents within reason."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     seen = [value for value in values if _positive(value) > 0]
     decades = math.log10(max(seen) / min(seen))
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
+    fine = (1.0, 2.0, 3.0, 4.0, 6.0) if decades < 1.0 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=fine if decades < 2.5 else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -226,7 +232,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
         return
     longest = max(map(len, labels))
     columns = max(1, min(len(labels), 4, 88 // (longest + 8)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
+    figure.set_size_inches(WIDTH, HEIGHT + LEGEND_ROW * math.ceil(len(labels) / columns))
 
 
 def _save(figure: Figure, path: Path) -> Path:

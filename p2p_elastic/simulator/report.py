@@ -63,8 +63,9 @@ def from_json(text: str | bytes) -> SimulationResult:
     document = json.loads(text)
     try:
         for point in document["points"]:
-            for key in ("consensus_distance", "bytes_per_worker"):
-                point[key] = math.nan if point[key] is None else point[key]
+            for key in ("consensus_distance", "average_accuracy"):
+                point[key] = _number(point[key])
+            point["accuracies"] = [_number(accuracy) for accuracy in point["accuracies"]]
         return SimulationResult.model_validate(document)
     except (KeyError, TypeError) as error:
         raise ValueError(f"no result of a simulation: {error!r}") from error
@@ -125,6 +126,10 @@ def write_text(target: Path, text: str) -> None:
         os.replace(unfinished, target)
     except OSError as error:
         raise ConfigError("output", str(target), f"cannot be written: {error.strerror}") from error
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def finite(value: Any) -> Any:

@@ -65,6 +65,9 @@ class Round(Protocol):
     ) -> None:
         """What is done in place after the optimizer step; `losses` [W] are recent means, for choosing leaders."""
 
+    def forget(self, row: int, flat: Tensor) -> None:
+        """A fault has changed this row: what it is now was not learnt."""
+
 
 class Nobody:
     """No communication between rows. The other rounds are built on it."""
@@ -80,6 +83,9 @@ class Nobody:
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
     ) -> None:
+        return None
+
+    def forget(self, row: int, flat: Tensor) -> None:
         return None
 
     def _count(self, vector: Tensor, *, workers: int = 0, centre: int = 0) -> None:
@@ -196,7 +202,7 @@ class Centre(Nobody):
 
     def _meet(self, vector: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
         """The moves of a worker and of the centre."""
-        mine, theirs = Facts(step, None, 1.0, asked=True), Facts(step, None, 1.0)
+        mine, theirs = Facts(step, None, 1.0, asked=True), Facts(step, None, 1.0, centre=True)
         move, self.states[row] = self._rule.update(self.centre - vector, self.states[row], mine=mine, theirs=theirs)
         of_centre, self.centre_states[row] = self._rule.update(
             vector - self.centre, self.centre_states[row], mine=theirs, theirs=mine
@@ -224,25 +230,43 @@ class CentreTogether(Centre):
 class Accumulated(Nobody):
     """DOWNPOUR (Algorithm 3), before the next gradient: centre += x - anchor; x = centre; anchor = x.
 
-    Due workers come one after another in random order. Both ends send a vector.
+    Due workers come one after another in random order. Both ends send a vector. What travels are the first `trainable`
+    elements: adding up what several workers do to BatchNorm's statistics, rather than averaging it, would diverge.
+
+    With `average_rate` a (MVADOWNPOUR) `centre` is the moving average z <- (1 - a) z + a centre, of the centre before
+    each of its updates.
     """
 
-    def __init__(self, flat: Tensor, *, seed: int = 0) -> None:
+    def __init__(
+        self, flat: Tensor, *, trainable: int | None = None, average_rate: float | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
-        self._rng = random.Random(seed)
+        self._rng, self._average_rate = random.Random(seed), average_rate
+        self._trainable = slice(flat.shape[1] if trainable is None else trainable)
+        self._origin = flat[0, self._trainable].clone()  # where workers restart
+        self.anchors = flat[:, self._trainable].clone()
         self.centre: Tensor = flat[0].clone()
-        self.anchors = flat.clone()
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
     ) -> None:
         order = _both(due, connected)
         self._rng.shuffle(order)
+        shown = self.centre[self._trainable]
         for row in order:
-            self.centre.add_(flat[row] - self.anchors[row])
-            flat[row].copy_(self.centre)
-            self.anchors[row].copy_(self.centre)
-            self._count(self.centre, workers=1, centre=1)
+            mine = flat[row, self._trainable]
+            if self._average_rate is not None:
+                shown.lerp_(self._origin, self._average_rate)
+            self._origin.add_(mine - self.anchors[row])
+            mine.copy_(self._origin)
+            self.anchors[row].copy_(self._origin)
+            self._count(mine, workers=1, centre=1)
+        if self._average_rate is None:
+            shown.copy_(self._origin)
+
+    def forget(self, row: int, flat: Tensor) -> None:
+        """What the worker learnt since it last met the centre is lost; the fault itself must not go to the centre."""
+        self.anchors[row].copy_(flat[row, self._trainable])
 
 
 class Leader(Nobody):
@@ -310,8 +334,11 @@ def _both(due: Sequence[int], connected: Sequence[int]) -> list[int]:
     return [row for row in due if row in reached]
 
 
-def build_round(config: SimulationConfig, flat: Tensor) -> Round:
-    """The round of a configuration's rule for workers that begin with `flat` [W, D]."""
+def build_round(config: SimulationConfig, flat: Tensor, trainable: int | None = None) -> Round:
+    """The round of a configuration's rule for workers that begin with `flat` [W, D].
+
+    The first `trainable` of D are parameters, the others BatchNorm's statistics; None is all.
+    """
     method, rule = RULES[config.rule], find_rule(config.rule, config.rate)
     seed = config.seed
     if method.topology is Topology.PAIRS:
@@ -321,7 +348,8 @@ def build_round(config: SimulationConfig, flat: Tensor) -> Round:
     if method.topology is Topology.CENTRE_TOGETHER:
         return CentreTogether(rule, flat, seed=seed)
     if method.topology is Topology.ACCUMULATED:
-        return Accumulated(flat, seed=seed)
+        average_rate = config.rate if method.moving_rate > 0.0 else None
+        return Accumulated(flat, trainable=trainable, average_rate=average_rate, seed=seed)
     if method.topology is Topology.LEADER:
         return _leader(config, rule, flat)
     return Nobody()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from p2p_elastic import __version__, adahessian
 from p2p_elastic.rules import RULES, Topology
-from p2p_elastic.simulator.config import Point, SimulationConfig, SimulationResult
+from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.rounds import build_round
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
@@ -46,7 +47,7 @@ def simulate(
     clock: Callable[[], float],
     progress: Progress = _nothing,
     should_stop: Callable[[], bool] = lambda: False,
-    looped: bool | None = None,
+    loop: Loop = "auto",
 ) -> SimulationResult:
     """Train `config.workers` models together on one device, in lock step.
 
@@ -59,27 +60,30 @@ def simulate(
         clock: seconds from any beginning, such as `time.monotonic`.
         progress: called after each step.
         should_stop: asked before each step and within evaluations; the result is then what was done by then.
-        looped: train one worker after another (true) or all in each operation (false), see `workers`; None is what is
-            faster. The numbers agree to rounding, except that dropout draws other masks.
+        loop: train all workers in each operation ("stacked") or one after the other ("looped"), see `workers`; "auto"
+            is what is faster. The numbers agree to rounding, except that dropout draws other masks.
+
+    A simulation that diverges goes on to its end: no number of a worker is an error.
 
     Raises:
         ConfigError: more workers than examples.
     """
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(config.seed)  # dropout
-        return _Simulation(config, data, torch.device(device), looped).run(clock, progress, should_stop)
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # For dropout. torch.manual_seed reseeds all accelerators, for good.
+        (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(config.seed)
+        return _Simulation(config, data, device, loop).run(clock, progress, should_stop)
 
 
 class _Simulation:
-    def __init__(self, config: SimulationConfig, data: Data, device: torch.device, looped: bool | None) -> None:
+    def __init__(self, config: SimulationConfig, data: Data, device: torch.device, loop: Loop) -> None:
         self._config, self._device = config, device
         self._task, self._topology = find_task(config.task), RULES[config.rule].topology
         train, test = _on(device, data.train), _on(device, data.test)
         self._feed = _Feed(config, self._task, train)
-        self._workers = _workers(config, self._task, device, looped)
+        self._workers = _workers(config, self._task, device, loop)
         self._flat = self._workers.flat
-        self._round = build_round(config, self._flat)
+        self._round = build_round(config, self._flat, self._workers.trainable)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)
         self._judge = _Judge(self._task, train, test, device)
         self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]
@@ -123,7 +127,8 @@ class _Simulation:
         self._workers.step(self._learning_rate(step))
         self._round.settle_(self._flat, due, connected, step, self._recent_losses(losses, needed=bool(due)))
         self._workers.add_(moves)  # last, since it repairs variances too
-        self._faults.damage(self._workers, step)
+        for row in self._faults.damage(self._workers, step):
+            self._round.forget(row, self._flat)
         self._losses.append(losses.mean())
 
     def _due(self, step: int, active: int) -> list[int]:
@@ -139,11 +144,13 @@ class _Simulation:
         return [worker for worker in range(active) if schedule.due(drawn(worker), self._coins[worker])]
 
     def _all_reduce(self, rows: list[int]) -> None:
-        """Average the gradients of these workers; in a ring each sends 2 (n - 1) / n of a vector."""
+        """Average the gradients of these workers, AdaHessian's curvatures too; in a ring each sends 2 (n - 1) / n."""
         if len(rows) > 1:
             self._workers.average_gradients(rows)
+            vectors = 2 if self._config.optimizer == "adahessian" else 1
+            size = vectors * self._workers.trainable * self._flat.element_size()
             self._round.traffic.exchanges += 1
-            self._round.traffic.worker_bytes += 2 * (len(rows) - 1) * self._flat.shape[1] * self._flat.element_size()
+            self._round.traffic.worker_bytes += 2 * (len(rows) - 1) * size
 
     def _recent_losses(self, losses: Tensor, *, needed: bool) -> list[float]:
         """The mean of each worker's last minibatch losses; infinite where one of them was not finite."""
@@ -151,15 +158,17 @@ class _Simulation:
             return []
         mine = self._recent[:, : len(losses)]
         mine.copy_(mine.roll(1, dims=0))
-        mine[0] = losses.nan_to_num(nan=torch.inf, neginf=torch.inf)
+        mine[0] = losses.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
         return [float(loss) for loss in self._recent.nanmean(dim=0).tolist()] if needed else []
 
     def _learning_rate(self, step: int) -> float:
         config, recipe = self._config, self._task.recipe
         default = adahessian.DEFAULT_LEARNING_RATE if config.optimizer == "adahessian" else recipe.learning_rate
         rate = default if config.learning_rate is None else config.learning_rate
-        epoch = (step - 1) // self._feed.batches_per_epoch
-        return rate * recipe.decay ** sum(epoch >= milestone for milestone in recipe.milestones)
+        milestones = recipe.milestones if config.milestones is None else config.milestones
+        epoch = (step - 1) / self._feed.batches_per_epoch
+        decayed = recipe.decay ** sum(epoch >= milestone for milestone in milestones)
+        return float(rate * decayed / (1.0 + config.lr_decay * (step - 1)) ** 0.5)
 
     def _point(self, step: int, stop: Callable[[], bool]) -> Point | None:
         """Where the simulation stands, or None where `stop` said yes before that was known."""
@@ -170,13 +179,13 @@ class _Simulation:
         of_centre = None if centre is None else self._judge.accuracy(centre, stop, fresh_statistics=True)
         if average is None or None in accuracies or (centre is not None and of_centre is None):
             return None
-        losses, self._losses = self._losses, []
+        loss, self._losses = float(torch.stack(self._losses).mean()), []
         return Point(
             step=step,
             epoch=self._feed.drawn(0) / self._feed.batches_per_epoch,
             bytes_per_worker=self._round.traffic.worker_bytes / len(self._flat),
             exchanges=self._round.traffic.exchanges,
-            training_loss=float(torch.stack(losses).mean()),
+            training_loss=loss if math.isfinite(loss) else None,
             accuracies=tuple(accuracy for accuracy in accuracies if accuracy is not None),
             average_accuracy=average,
             centre_accuracy=of_centre,
@@ -200,7 +209,10 @@ class _Feed:
             for worker, part in enumerate(parts)
         ]
         self._generators = [torch.Generator().manual_seed(workers * seed + worker) for worker in range(workers)]
-        self.batches_per_epoch = self._batches[0].batches_per_epoch
+        # Uneven parts have epochs of different lengths: then it is that of an even one.
+        self.batches_per_epoch = (
+            max(1, len(labels) // workers // size) if kind == "dirichlet" else self._batches[0].batches_per_epoch
+        )
 
     def drawn(self, worker: int) -> int:
         """How many batches a worker has had."""
@@ -238,11 +250,12 @@ class _Judge:
         return None if result is None else result.accuracy
 
 
-def _workers(config: SimulationConfig, task: Task, device: torch.device, looped: bool | None) -> Workers:
+def _workers(config: SimulationConfig, task: Task, device: torch.device, loop: Loop) -> Workers:
     decay = task.recipe.weight_decay if config.weight_decay is None else config.weight_decay
     settings = Optimization(config.optimizer, config.momentum_of(task.recipe), task.recipe.nesterov, decay, config.seed)
     model = initial_model(task, 0).to(device)
-    kind = LoopedWorkers if (loop_is_faster(model, device) if looped is None else looped) else StackedWorkers
+    looped = loop_is_faster(model, device) if loop == "auto" else loop == "looped"
+    kind = LoopedWorkers if looped else StackedWorkers
     return kind(model, task.loss, config.workers, settings)
 
 

@@ -39,9 +39,13 @@ class Optimization(NamedTuple):
 
 
 class Workers(Protocol):
-    """What a simulation needs of its workers. `flat` [W, D] is float32 and may be changed in place at any time."""
+    """What a simulation needs of its workers. `flat` [W, D] is float32 and may be changed in place at any time.
+
+    Of D the first `trainable` are parameters, the others buffers.
+    """
 
     flat: Tensor
+    trainable: int
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute and keep the gradients of the first n workers; returns their losses [n].
@@ -69,7 +73,7 @@ class _Rows:
 
     def __init__(self, model: nn.Module, workers: int) -> None:
         vector = ParameterVector(model)
-        self.slots = vector._slots
+        self.slots, self.trainable = vector.slots, vector.trainable
         for slot in self.slots:
             if slot.tensor().dtype != WIRE_DTYPE:
                 raise ConfigError(slot.name, slot.tensor().dtype, "a model in float32")
@@ -136,12 +140,10 @@ class LoopedWorkers(_Rows):
                 _share_mean([c for row, p in zip(rows, same, strict=True) for c in self._curvature(row, p)])
 
     def _curvature(self, row: int, parameter: Tensor) -> list[Tensor]:
-        """What AdaHessian keeps for its next step; a copy, since a block average is one number seen many times."""
+        """What AdaHessian keeps of a parameter for its next step."""
         optimizer = self._optimizers[row]
-        if not isinstance(optimizer, AdaHessian) or parameter not in optimizer._curvature:
-            return []
-        optimizer._curvature[parameter] = optimizer._curvature[parameter].contiguous()
-        return [optimizer._curvature[parameter]]
+        kept = optimizer.curvature if isinstance(optimizer, AdaHessian) else {}
+        return [kept[parameter]] if parameter in kept else []
 
     def step(self, learning_rate: float) -> None:
         for optimizer in self._optimizers[: self._active]:
@@ -165,7 +167,7 @@ def loop_is_faster(model: nn.Module, device: torch.device) -> bool:
 
 def _point_into(row: Tensor, module: nn.Module) -> None:
     """Make the parameters and float buffers of a module views into `row` [D], which has their values already."""
-    for slot in ParameterVector(module)._slots:
+    for slot in ParameterVector(module).slots:
         view = row[slot.start : slot.stop].view(slot.tensor().shape)
         tensor = getattr(slot.owner, slot.attribute)
         if isinstance(tensor, nn.Parameter):
@@ -252,7 +254,6 @@ class StackedWorkers(_Rows):
         if len(rows) < 2:
             return
         chosen = torch.tensor(rows, device=self.flat.device)
-        self._curvatures = {name: values.contiguous() for name, values in self._curvatures.items()}
         for values in (*self._gradients.values(), *self._curvatures.values()):
             if len(rows) == len(values):
                 values.copy_(values.mean(dim=0, keepdim=True).expand_as(values))

@@ -1,74 +1,23 @@
 """Each method's round against the equations of its paper, written down anew in numpy.
 
-Both sides get the same starting points, gradients, losses and schedule; who meets whom, and in which order, is read
-back from the simulator. Every step is: moves at the old parameters, a gradient step at the old parameters, then what is
-settled after it.
+Both sides get the same starting points, gradients, losses and schedule (`stepwise`); who meets whom, and in which
+order, is read back from the simulator. Every step is: moves at the old parameters, a gradient step at the old
+parameters, then what is settled after it. Methods with a centre variable are in test_centre_reference.py.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from stepwise import SIZE, STEP_SIZE, STEPS, Array, Setting, each_size
 from torch import nn
 
 from p2p_elastic.rules import RULES
-from p2p_elastic.simulator.config import SimulationConfig
-from p2p_elastic.simulator.rounds import Accumulated, Ask, Centre, Leader, Nobody, Pairs, Round, build_round
+from p2p_elastic.simulator.rounds import Ask, Leader, Nobody, Pairs
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
-
-Array = NDArray[np.float64]
-STEPS, SIZE, STEP_SIZE = 12, 6, 0.1
-each_size = pytest.mark.parametrize("workers", [2, 3, 5, 8])
-
-
-class Recorder(random.Random):
-    """Remembers the last order that it made."""
-
-    order: list[int]
-
-    def shuffle(self, x: list[int]) -> None:  # type: ignore[override]
-        super().shuffle(x)
-        self.order = list(x)
-
-
-class Setting:
-    """Starting points, and per step: gradients, losses, who is due and who can be reached."""
-
-    def __init__(self, workers: int, seed: int = 0, *, same_start: bool = False) -> None:
-        self.workers, self.rng = workers, np.random.default_rng([workers, seed])
-        self.start = self.rng.normal(size=(1 if same_start else workers, SIZE)).repeat(workers if same_start else 1, 0)
-        self.flat = torch.tensor(self.start)
-        self.due: list[int] = []
-        self.connected: list[int] = []
-
-    def draw(self, *, everybody: bool = False) -> tuple[Array, list[float]]:
-        """The next step: gradients and losses."""
-        self.due = [i for i in range(self.workers) if everybody or self.rng.random() < 0.7]
-        self.connected = [i for i in range(self.workers) if everybody or self.rng.random() < 0.8]
-        losses = [float(x) for x in self.rng.random(self.workers)]
-        if not everybody and self.rng.random() < 0.3:
-            losses[int(self.rng.integers(self.workers))] = float("nan")
-        return self.rng.normal(size=(self.workers, SIZE)), losses
-
-    @property
-    def meeting(self) -> list[int]:
-        return [i for i in self.due if i in self.connected]
-
-    def descend(self, gradients: Array) -> None:
-        self.flat -= STEP_SIZE * torch.tensor(gradients)
-
-    def build(self, rule: str, **options: object) -> Round:
-        config = SimulationConfig.model_validate({"rule": rule, "workers": self.workers, **options})
-        return build_round(config, self.flat)
-
-    def agree(self, reference: Array) -> None:
-        np.testing.assert_allclose(self.flat.numpy(), reference, rtol=1e-10, atol=1e-12)
-
 
 # ---------------------------------------------------------------- gossip
 
@@ -208,132 +157,6 @@ def test_gosgd(workers: int) -> None:
         assert a.sum() == pytest.approx(workers)
 
 
-# ---------------------------------------------------------------- a centre variable
-
-
-@each_size
-@pytest.mark.parametrize("rule", ["easgd", "eamsgd"])
-@pytest.mark.parametrize("delta", [0.0, 0.9])
-def test_asynchronous_easgd(workers: int, rule: str, delta: float) -> None:
-    """Algorithm 1 and, with momentum delta, the closed form of Algorithm 2; each worker meets the centre when due.
-
-    x^i <- x^i + v - alpha (x^i - x~), v = delta v - eta g;   x~ <- x~ + alpha (x^i - x~), all at the old x^i.
-    """
-    here, alpha = Setting(workers, same_start=True), 0.9 / workers
-    round_ = here.build(rule, moving_rate=alpha)
-    assert isinstance(round_, Centre)
-    round_._rng = recorder = Recorder(1)
-    x, centre, v = here.start.copy(), here.start[0].copy(), np.zeros_like(here.start)
-    velocity = torch.zeros_like(here.flat)
-    for step in range(1, STEPS + 1):
-        gradients, _ = here.draw()
-        moves = round_.moves(here.flat, here.due, here.connected, step)
-        velocity = delta * velocity - STEP_SIZE * torch.tensor(gradients)
-        here.flat += velocity
-        for row, move in moves.items():
-            here.flat[row] += move
-        assert sorted(recorder.order) == here.meeting
-        v = delta * v - STEP_SIZE * gradients
-        after = x + v
-        for i in recorder.order:
-            difference = alpha * (x[i] - centre)
-            after[i] -= difference
-            centre = centre + difference
-        x = after
-        here.agree(x)
-        np.testing.assert_allclose(round_.centre.numpy(), centre, rtol=1e-10, atol=1e-12)
-
-
-@each_size
-def test_easgd_with_dynamic_weights(workers: int) -> None:
-    """ALGORITHMS 4.4: u = log ||x^i - x~|| at contacts, a = sum c_j (u_t-j - u_t-j-1), w = clip((a - .1) / .4, 0, 1);
-
-    x^i <- x^i - (alpha + (1 - alpha) w)(x^i - x~);   x~ <- x~ + alpha (1 - w)(x^i - x~). Distances jump now and then.
-    """
-    here, alpha = Setting(workers, same_start=False), 0.1
-    round_ = here.build("easgd-dynamic", moving_rate=alpha)
-    assert isinstance(round_, Centre)
-    round_._rng = recorder = Recorder(1)
-    x, centre, seen = here.start.copy(), here.start[0].copy(), [[] for _ in range(workers)]
-    lags = []
-    for step in range(1, 40):
-        here.draw()
-        jump = np.exp(np.random.default_rng(step).normal(0.1, 0.8, size=(workers, 1)))
-        x = centre + jump * (x - centre)
-        here.flat.copy_(torch.tensor(x))
-        moves = round_.moves(here.flat, here.due, here.connected, step)
-        for row, move in moves.items():
-            here.flat[row] += move
-        for i in recorder.order:
-            difference = x[i] - centre
-            seen[i].append(np.log(np.linalg.norm(difference) + 1e-30))
-            u = seen[i][::-1]
-            a = sum(c * (u[j] - u[j + 1]) for j, c in enumerate((0.4, 0.3, 0.2, 0.1))) if len(u) > 4 else 0.0
-            w = min(max((a - 0.1) / 0.4, 0.0), 1.0)
-            lags.append(w)
-            x[i] = x[i] - (alpha + (1 - alpha) * w) * difference
-            centre = centre + alpha * (1 - w) * difference
-        here.agree(x)
-        np.testing.assert_allclose(round_.centre.numpy(), centre, rtol=1e-9, atol=1e-12)
-    assert 0.0 in lags
-    assert 1.0 in lags
-    assert any(0.0 < w < 1.0 for w in lags)
-
-
-@each_size
-def test_synchronous_easgd(workers: int) -> None:
-    """Eq. 3-6: x~ <- (1 - beta) x~ + beta mean of x^i with beta = p alpha, everything at the old values."""
-    beta = 0.9
-    here, alpha = Setting(workers, same_start=True), beta / workers
-    round_ = here.build("easgd-sync", moving_rate=alpha)
-    assert isinstance(round_, Centre)
-    x, centre = here.start.copy(), here.start[0].copy()
-    for step in range(1, STEPS + 1):
-        gradients, _ = here.draw(everybody=True)
-        moves = round_.moves(here.flat, here.due, here.connected, step)
-        here.descend(gradients)
-        for row, move in moves.items():
-            here.flat[row] += move
-        x, centre = x - STEP_SIZE * gradients - alpha * (x - centre), (1 - beta) * centre + beta * x.mean(0)
-        here.agree(x)
-        np.testing.assert_allclose(round_.centre.numpy(), centre, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("rule", ["easgd", "eamsgd", "easgd-sync"])
-def test_workers_and_centre_together_keep_their_sum(rule: str) -> None:
-    here = Setting(5, same_start=False)
-    round_ = here.build(rule, moving_rate=0.2)
-    assert isinstance(round_, Centre)
-    before = here.start.sum(0) + round_.centre.numpy()
-    for step in range(1, STEPS + 1):
-        here.draw()
-        for row, move in round_.moves(here.flat, here.due, here.connected, step).items():
-            here.flat[row] += move
-        np.testing.assert_allclose(here.flat.numpy().sum(0) + round_.centre.numpy(), before, rtol=1e-12, atol=1e-12)
-
-
-@each_size
-def test_downpour(workers: int) -> None:
-    """Algorithm 3: what a worker learnt since its last meeting goes to the centre, and the worker restarts there."""
-    here = Setting(workers, same_start=True)
-    round_ = here.build("downpour")
-    assert isinstance(round_, Accumulated)
-    round_._rng = recorder = Recorder(1)
-    x, centre, v = here.start.copy(), here.start[0].copy(), np.zeros_like(here.start)
-    for step in range(1, STEPS + 1):
-        gradients, losses = here.draw()
-        assert round_.moves(here.flat, here.due, here.connected, step) == {}
-        here.descend(gradients)
-        round_.settle_(here.flat, here.due, here.connected, step, losses)
-        x, v = x - STEP_SIZE * gradients, v - STEP_SIZE * gradients
-        for i in recorder.order:
-            centre = centre + v[i]
-            x[i], v[i] = centre, 0.0
-        assert sorted(recorder.order) == here.meeting
-        here.agree(x)
-        np.testing.assert_allclose(round_.centre.numpy(), centre, rtol=1e-10, atol=1e-12)
-
-
 # ---------------------------------------------------------------- leaders
 
 
@@ -429,6 +252,6 @@ def test_all_reduce_averages_gradients_before_each_step(workers: int) -> None:
 def test_every_method_is_compared() -> None:
     assert set(RULES) == {
         *("elastic-gossip", "gossip-pull", "gossip-push", "gosgd"),
-        *("easgd", "eamsgd", "easgd-sync", "downpour", "easgd-dynamic"),
+        *("easgd", "eamsgd", "easgd-sync", "downpour", "mvadownpour", "easgd-dynamic"),
         *("lsgd", "all-reduce", "none"),
     }

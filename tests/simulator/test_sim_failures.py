@@ -30,7 +30,7 @@ def test_without_failures_nothing_happens() -> None:
         assert faults.begin() == WORKERS
         assert faults.connected == list(range(WORKERS))
         assert faults.exchanging([2, 0]) == [2, 0]
-        faults.damage(workers, step)
+        assert faults.damage(workers, step) == []
     assert torch.equal(workers.flat, before)
     assert not +faults.counts
 
@@ -77,7 +77,7 @@ def test_a_crash_goes_back_to_the_last_snapshot_and_forgets_momentum() -> None:
     faults = FaultInjector(Failures(crash=1.0, snapshot_steps=2), workers.flat, 0)
     start = workers.flat.clone()
     workers.flat.add_(1.0)
-    faults.damage(workers, 1)
+    assert faults.damage(workers, 1) == list(range(WORKERS))
     assert torch.equal(workers.flat, start)
     assert faults.counts["crashes"] == WORKERS
     calm = FaultInjector(Failures(crash=1e-9, snapshot_steps=2), workers.flat, 0)

@@ -32,6 +32,15 @@ def test_a_simulation_that_diverged_is_strict_json_and_reads_back(tmp_path: Path
     assert point.training_loss is None
 
 
+def test_accuracies_that_are_no_numbers_read_back(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = made_up(accuracies=(0.5, math.nan), average_accuracy=math.nan)
+    write_result(result, tmp_path)
+    again = read_result(tmp_path)
+    assert repr(again) == repr(result)
+    assert len(plots.draw([plots.Series("none", again)], tmp_path)) == 3
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"points": [{}]}', "\x00", '{"points": 3}'])
 def test_what_is_no_result_is_an_error_that_names_the_file(tmp_path: Path, text: str | None) -> None:
     if text is not None:

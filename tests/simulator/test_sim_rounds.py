@@ -216,6 +216,30 @@ def test_downpour_gives_the_centre_what_was_learnt_since_the_last_time() -> None
     assert round_.traffic == Traffic(exchanges=3, worker_bytes=3 * BYTES, centre_bytes=3 * BYTES)
 
 
+def test_downpour_leaves_statistics_alone_and_sends_parameters_only() -> None:
+    """Statistics relax towards the same value; adding up four workers' changes would grow without bound."""
+    flat = rows(workers=1).repeat(4, 1)
+    flat[:, 5:] = 1.0
+    round_ = Accumulated(flat, trainable=5)
+    for step in range(1, 200):
+        flat[:, 5:] += 0.9 * (0.2 - flat[:, 5:])
+        round_.settle_(flat, range(4), range(4), step, [])
+    assert torch.allclose(flat[:, 5:], torch.full((4, 2), 0.2))
+    assert round_.traffic.worker_bytes == round_.traffic.exchanges * 5 * 4
+
+
+def test_downpour_does_not_send_a_fault_to_the_centre() -> None:
+    flat = rows(workers=1).repeat(2, 1)
+    start = flat[0].clone()
+    round_ = Accumulated(flat)
+    flat[0] += 100.0
+    round_.forget(0, flat)
+    flat[0] += 1.0
+    round_.settle_(flat, [0], range(2), 1, [])
+    assert torch.allclose(round_.centre, start + 1.0, atol=1e-4)
+    assert torch.equal(flat[0], round_.centre)
+
+
 # ---------------------------------------------------------------- leader
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_options_are_flat_and_may_be_fractions() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "milestones", "text"),
+    [
+        ("15,30", (15.0, 30.0), "15+30"),
+        ("1.5+3", (1.5, 3.0), "1.5+3"),
+        ("none", (), "none"),
+        ((2, 4), (2.0, 4.0), "2+4"),
+    ],
+)
+def test_milestones_are_a_list_of_epochs(given: object, milestones: tuple[float, ...], text: str) -> None:
+    config = build({"milestones": given})
+    assert config.milestones == milestones
+    assert options.shown(config.milestones) == text
+    assert build({"milestones": text}) == config
+
+
 def test_default_as_a_value_takes_the_option_back() -> None:
     base = build({"period": 8, "drop": 0.5})
     assert build({"period": "default", "drop": "default"}, base) == SimulationConfig()
@@ -58,6 +75,8 @@ def test_default_as_a_value_takes_the_option_back() -> None:
         ({"workers": "many"}, r"workers: got 'many'; a valid integer"),
         ({"lr": -1}, r"lr: got -1; greater than 0"),
         ({"drop": 2}, r"drop: got 2; less than or equal to 1"),
+        ({"milestones": "15,x"}, r"milestones: got 'x'; a valid number"),
+        ({"rule": "lsgd", "groups": 2, "global_period": 24}, r"global-period: got 24; a multiple of the period, 16"),
         ({"probability": "1/0"}, r"probability: got '1/0'; a number or a fraction, for example 1/32"),
         ({"split": "halves"}, r"split: got 'halves'; 'shards', 'whole', 'overlap' or 'dirichlet'"),
         ({"rule": "gossip"}, r"rule: got 'gossip'; allowed: elastic-gossip, "),
@@ -108,6 +127,19 @@ def test_a_combination_that_cannot_be_is_an_error() -> None:
 def test_the_digest_depends_on_what_is_not_default_and_on_nothing_else() -> None:
     assert digest(SimulationConfig()) == digest(build({"workers": 4, "drop": 0.0})) == digest(SimulationConfig())
     assert len({digest(build({"seed": seed})) for seed in range(50)}) == 50
+
+
+def test_results_from_before_an_option_was_added_are_found_again(tmp_path: Path) -> None:
+    options = {"task": "mnist", "workers": 4, "rule": "all-reduce", "epochs": 5, "batch_size": 32}
+    config, store = build(options), Store(tmp_path)
+    assert digest(config) == "4262774fe3f6"  # of the first version that wrote any
+    store.save(made_up(config))
+    file = store.place(config) / "result.json"
+    document = json.loads(file.read_text())
+    for name in ("milestones", "lr_decay"):
+        del document["config"][name]
+    file.write_text(json.dumps(document))
+    assert store.find(config) is not None
 
 
 # ---------------------------------------------------------------- running
