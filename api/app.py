@@ -72,7 +72,7 @@ async def health(now: Now) -> Response:
     tags=["probes"],
 )
 async def ready(now: Now) -> Response:
-    """200 while the phase is training or finishing and the peer has addresses, 503 otherwise."""
+    """200 while the phase is training, holding or finishing and the peer has addresses, 503 otherwise."""
     reason = why_not_ready(now)
     return _answer(Ready()) if reason is None else _answer(NotReady(reason=reason), 503)
 

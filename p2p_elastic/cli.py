@@ -14,8 +14,10 @@ import click
 from click.core import ParameterSource
 
 from p2p_elastic import __version__
+from p2p_elastic.cli_doctor import doctor
 from p2p_elastic.cli_errors import clean_errors
 from p2p_elastic.cli_simulate import simulate
+from p2p_elastic.cli_status import status
 from p2p_elastic.stop import Stop
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
@@ -31,6 +33,8 @@ def main() -> None:
     Try it on this machine:      p2p-elastic demo
     Start a run:                 p2p-elastic join
     Join it, from anywhere:      p2p-elastic join --initial-peer MULTIADDR
+    Is this machine ready:       p2p-elastic doctor
+    How is a peer:               p2p-elastic status
     Simulate many workers:       p2p-elastic simulate --workers 8
     """
 
@@ -204,7 +208,8 @@ def rules() -> None:
         click.echo(f"{name:16} {method.summary}\n{'':16} moving rate {method.moving_rate:g}{where}")
 
 
-main.add_command(simulate)
+for command in (doctor, simulate, status):
+    main.add_command(command)
 
 
 def run() -> None:

@@ -185,9 +185,12 @@ def one_line(status: PeerStatus) -> str:
     """The state of a peer in one line."""
     training, exchanges = status.training, status.exchanges
     failed = sum(n for o, n in exchanges.by_outcome.items() if o not in (Outcome.COMPLETED, Outcome.DECLINED))
-    return (
+    done = (
         f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
-        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')} "
+        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}"
+    )
+    return (
+        f"{'does not train' if training.phase == 'holding' else done} "
         f"accuracy {percent(training.validation_accuracy)} members {len(status.members)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "

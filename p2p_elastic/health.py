@@ -36,7 +36,7 @@ def judge(status: PeerStatus) -> Health:
 def why_not_ready(status: PeerStatus) -> Reason | None:
     """None when the peer trains and can be reached; otherwise the reason why it is not ready."""
     phase = status.training.phase
-    if phase not in ("training", "finishing"):
+    if phase not in ("training", "holding", "finishing"):
         return Reason(code="not_training", text=f"the peer is {phase}; it is ready while it trains")
     if not status.network.addresses:
         return Reason(code="no_addresses", text="the peer listens on no address yet; wait, or see its log")
@@ -53,16 +53,16 @@ def _bootstrap_unreachable(status: PeerStatus) -> Reason | None:
 
 
 def _no_members(status: PeerStatus) -> Reason | None:
-    training = status.training.phase == "training" and status.uptime_seconds > LONELY_SECONDS
+    training = status.training.phase in ("training", "holding") and status.uptime_seconds > LONELY_SECONDS
     alive = any(member.state == "alive" for member in status.members)
     if not training or alive or not status.network.bootstrap:
         return None
-    text = f"trains alone: no live member of run {status.run!r}; check that the other peers use the same run and task"
+    text = f"alone: no live member of run {status.run!r}; check that the other peers use the same run and task"
     return Reason(code="no_members", text=text)
 
 
 def _centre_vacant(status: PeerStatus) -> Reason | None:
-    waiting = status.training.phase == "training" and status.uptime_seconds > LONELY_SECONDS
+    waiting = status.training.phase in ("training", "holding") and status.uptime_seconds > LONELY_SECONDS
     if status.centre is None or status.centre.holder is not None or not waiting:
         return None
     text = "no member holds the centre variable; one takes it over within seconds where at least two members are left"

@@ -51,6 +51,7 @@ from p2p_elastic.vector import ParameterVector
 log = logging.getLogger(__name__)
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LOOK_SECONDS = 0.2
+HERE = "    # from this machine only"
 LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
 
 
@@ -126,7 +127,7 @@ class _Participation:
 
     def _say_hello(self, url: str) -> None:
         addresses = self._network.host.addresses
-        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{_reach(a)}" for a in addresses)
+        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
         self._screen.say(
             "listening",
             f"p2p-elastic {__version__}, peer {self._network.identity.peer}\n"
@@ -219,10 +220,11 @@ class _Participation:
             life.add_done_callback(self._network.report_end)
         try:
             self._wait_for_peers(peer)
-            self._board.phase = "training"
             if self._config.role == "centre":
+                self._board.phase = "holding"
                 hold_centre(peer, model, trainer, self._stop, lambda: self._screen.progress(self._board))
             else:
+                self._board.phase = "training"
                 trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
             self._board.phase = "finishing"
             self._leave(peer)
@@ -387,10 +389,6 @@ def _http_socket(config: JoinConfig) -> socket.socket:
     bound: list[socket.socket] = []
     _with_preferred_port(config.http_port, HTTP_PORT, lambda port: bound.append(bind(config.http_host, port)))
     return bound[0]
-
-
-def _reach(address: str) -> str:
-    return "    # from this machine only" if is_loopback_address(address) else ""
 
 
 def _centre(summary: Summary) -> str:

@@ -26,7 +26,8 @@ class Outcome(str, Enum):
     HALF = "half"  # the partner may have moved, we did not: its last word never came
 
 
-Phase = Literal["starting", "waiting", "training", "finishing", "done"]
+Phase = Literal["starting", "waiting", "training", "holding", "finishing", "done"]
+"""`holding`: the centre variable, without training."""
 
 
 class ExchangeRecord(Frozen):

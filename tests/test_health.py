@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from p2p_elastic.health import judge, why_not_ready
 from p2p_elastic.status import (
     BootstrapStatus,
+    CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,
@@ -98,6 +99,20 @@ def test_a_founder_may_be_alone() -> None:
     assert codes(status_of(network={"attached": False}, members=())) == []
 
 
+def test_a_peer_that_holds_the_centre_and_makes_no_steps_is_ok() -> None:
+    holding = {"phase": "holding", "loss": None, "seconds_since_step": 1000.0}
+    centre = CentreStatus(holder="12D3A", here=True, term=1, exchanges=10)
+    assert judge(status_of(training=holding, centre=centre)).status == "ok"
+
+
+def test_a_centre_that_nobody_holds_is_degraded() -> None:
+    vacant = CentreStatus(holder=None, here=False, term=1, exchanges=10)
+    (reason,) = judge(status_of(centre=vacant)).reasons
+    assert reason.code == "centre_vacant"
+    assert "takes it over" in reason.text
+    assert judge(status_of(centre=vacant, uptime_seconds=5.0)).status == "ok"
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_degraded(loss: float) -> None:
     assert codes(status_of(training={"loss": loss})) == ["loss_not_finite"]
@@ -163,6 +178,7 @@ def test_every_reason_is_given() -> None:
         ("starting", "not_training"),
         ("waiting", "not_training"),
         ("training", None),
+        ("holding", None),
         ("finishing", None),
         ("done", "not_training"),
     ],

@@ -17,8 +17,9 @@ ROOT = Path(p2p_elastic.__file__).parent
 LAYERS = ("core", "peers", "api", "cli")
 # composition roots and what people see
 TOP = {
-    *("board", "centre_duty", "cli", "cli_errors", "cli_simulate", "demo", "display", "join", "processes"),
-    *("simulate", "simulate_screen", "stop", "__main__"),
+    *("board", "centre_duty", "cli", "cli_doctor", "cli_errors", "cli_simulate", "cli_status", "demo", "display"),
+    *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "join", "processes"),
+    *("simulate", "simulate_screen", "status_client", "status_screen", "stop", "__main__"),
 }
 
 
@@ -77,7 +78,7 @@ def test_there_is_no_import_cycle() -> None:
         ("hivemind", {"p2p_elastic.peers.libp2p", "p2p_elastic.peers.dht"}),
         ("fastapi", {"p2p_elastic.api.app", "p2p_elastic.api.server"}),
         ("uvicorn", {"p2p_elastic.api.server"}),
-        ("click", {"p2p_elastic.cli", "p2p_elastic.cli_errors", "p2p_elastic.cli_simulate"}),
+        ("click", {f"p2p_elastic.cli{name}" for name in ("", "_doctor", "_errors", "_simulate", "_status")}),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),
     ],
 )

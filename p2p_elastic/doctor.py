@@ -1,0 +1,184 @@
+"""Is this machine ready to take part? Looks at everything that `join` will need, and changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2p_elastic import doctor_probes as probes
+from p2p_elastic.doctor_checks import (
+    PACKAGES,
+    RESULT_VECTORS,
+    Finding,
+    PortProblem,
+    check_addresses,
+    check_cpu,
+    check_daemon,
+    check_device,
+    check_disk,
+    check_http_host,
+    check_memory,
+    check_packages,
+    check_port,
+    check_python,
+    check_reachable,
+    failure,
+    host_of,
+    ok,
+    warning,
+)
+from p2p_elastic.errors import ConfigError, NetworkError
+from p2p_elastic.stop import Stop
+
+if TYPE_CHECKING:  # PyTorch and hivemind may be what is broken
+    from p2p_elastic.config import JoinConfig
+    from p2p_elastic.doctor_network import Session
+    from p2p_elastic.manifest import RunManifest
+
+Doing = Callable[[str], object]
+
+
+class Examination:
+    """One look at this machine, in the order of its methods.
+
+    Args:
+        given: the options of `join`, of those that matter here.
+        doing: told what is looked at next.
+        stop: the user's wish to stop; KeyboardInterrupt is raised then.
+    """
+
+    def __init__(self, given: Mapping[str, Any], doing: Doing, stop: Stop) -> None:
+        self._given, self._doing, self._stop = given, doing, stop
+        self._manifest: RunManifest | None = None
+        self._config: JoinConfig
+
+    def findings(self) -> Generator[Finding, None, None]:
+        """Every finding, as soon as it is there. Raises ConfigError for an option that is out of range."""
+        free_memory = probes.free_memory()  # before we take ours
+        broken = False
+        for finding in self._software():
+            broken = broken or finding.level == "failure"
+            yield finding
+        if broken:
+            yield warning("network", "not looked at: the software comes first", "put that right, and ask again")
+            return
+        from p2p_elastic.config import load_config
+
+        self._config = load_config(None, self._given)
+        yield check_cpu(probes.cores(), probes.load())
+        port_problem = yield from self._ports()
+        yield from self._network(port_problem)
+        yield from self._task(free_memory)
+
+    # -- this machine -------------------------------------------------------------------------------------------------
+
+    def _software(self) -> Iterator[Finding]:
+        yield check_python(sys.version_info[:3])
+        found = {}
+        with self._stop.interruptible():
+            for name, package in probes.packages():
+                found[name] = package
+                self._doing(f"importing packages, {len(found)} of {len(PACKAGES)}")
+        yield from check_packages(found)
+        yield check_daemon(*probes.daemon())
+
+    def _ports(self) -> Generator[Finding, None, PortProblem | None]:
+        from p2p_elastic.config import HTTP_PORT, PORT
+
+        config = self._config
+        port, http_port = _or(config.port, PORT), _or(config.http_port, HTTP_PORT)
+        problem = probes.port_problem(config.host, port)
+        yield check_port("port", "--port", port, config.port is not None, problem)
+        of_http = probes.port_problem(config.http_host, http_port)
+        yield check_port("http", "--http-port", http_port, config.http_port is not None, of_http)
+        if (finding := check_http_host(config.http_host)) is not None:
+            yield finding
+        return problem
+
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    def _network(self, problem: PortProblem | None) -> Iterator[Finding]:
+        from p2p_elastic.config import PORT
+        from p2p_elastic.doctor_network import open_session, valid_addresses
+
+        config = self._config
+        initial, findings = valid_addresses(config.initial_peer, "initial-peer")
+        announce, more = valid_addresses(config.announce, "announce")
+        yield from (*findings, *more)
+        port = 0 if problem else _or(config.port, PORT)
+        if problem and problem.kind == "host":
+            return
+        self._doing("starting libp2p")
+        try:
+            with open_session(config.host, port, initial, announce, self._stop) as session:
+                yield ok("libp2p", "p2pd starts and answers")
+                yield from self._initial_peers(session, initial)
+                session.refresh_addresses()
+                addresses = session.addresses
+        except (ConfigError, NetworkError) as error:
+            yield failure("libp2p", str(error), "reinstall hivemind; on Linux see whether /tmp can be written")
+            return
+        own = frozenset(host_of(a) for a in addresses if probes.is_own(host_of(a)))
+        yield from check_addresses(addresses, own, bool(announce))
+        yield check_reachable(addresses, announce, config.port)
+
+    def _initial_peers(self, session: Session, addresses: list[str]) -> Iterator[Finding]:
+        from p2p_elastic.doctor_network import check_reaches, check_run, choose
+
+        if not addresses:
+            return
+        self._doing("dialling the initial peers")
+        reaches = session.reach(addresses)
+        yield from check_reaches(reaches)
+        if all(reach.problem is not None for reach in reaches):
+            return
+        self._doing("looking for the run")
+        self._manifest, findings = choose(session.runs(), self._config.run)
+        yield from findings
+        if self._manifest is not None:
+            yield from check_run(self._manifest, session.members(self._manifest.run), self._config)
+
+    # -- the task -----------------------------------------------------------------------------------------------------
+
+    def _task(self, free_memory: int | None) -> Iterator[Finding]:
+        from p2p_elastic import doctor_task
+        from p2p_elastic.config import DEFAULT_TASK
+        from p2p_elastic.devices import choose_device
+        from p2p_elastic.tasks import find_task
+        from p2p_elastic.tasks.folders import data_folder
+
+        name = self._manifest.task if self._manifest else self._config.task
+        if name is None and self._config.initial_peer:
+            text = "what would be trained is not known, so memory, disk and data were not looked at"
+            yield warning("task", text, "ask again when an initial peer answers, or with --task NAME")
+            return
+        try:
+            task = find_task(name or DEFAULT_TASK)
+            device = choose_device(self._config.device)
+        except ConfigError as error:
+            if self._manifest is None or error.key == "device":
+                yield failure(error.key, str(error), "see `p2p-elastic tasks`, and leave --device out to take the best")
+            return
+        if self._manifest is None:
+            yield ok("task", f"{task.name}: {task.summary}")
+        self._doing(f"building the model of {task.name}")
+        with self._stop.interruptible():
+            nbytes = doctor_task.model_bytes(task)
+            gpu = doctor_task.gpu_of(device)
+        yield check_device(str(device), gpu, nbytes)
+        self._doing(f"looking for the data of {task.name}")
+        with self._stop.interruptible():
+            data = doctor_task.look_at_data(task, self._config.data_dir)
+        yield data.finding
+        yield check_memory(free_memory, nbytes, data.data_bytes)
+        output = self._config.output or Path("runs")
+        yield check_disk("output", *probes.disk(output), RESULT_VECTORS * nbytes)
+        if data.download_bytes:
+            folder = data_folder(self._config.data_dir)
+            yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")
+
+
+def _or(asked: int | None, usual: int) -> int:
+    return usual if asked is None else asked

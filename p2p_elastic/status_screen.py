@@ -1,0 +1,196 @@
+"""Answers of peers as a person reads them: one peer in detail, several as a table, one line each in logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from p2p_elastic.display import percent, short, size, standing
+from p2p_elastic.status import Outcome, PeerStatus
+from p2p_elastic.status_client import Answer
+
+COLOURS = {"ok": "green", "degraded": "yellow", "unreachable": "red"}
+MEMBERS_MAX = 16
+HEADINGS = (
+    *("health", "status at", "peer", "phase", "step", "steps/s", "loss"),
+    *("accuracy", "weight", "members", "exchanges"),
+)
+# Cells are Text, never str: rich would read markup in what a peer says.
+
+
+def view(answers: Sequence[Answer]) -> RenderableType:
+    """One peer in detail, several as a table."""
+    return detail(answers[0]) if len(answers) == 1 else Overview(answers)
+
+
+def detail(answer: Answer) -> RenderableType:
+    """Everything about one peer that fits on a screen."""
+    head = Text.assemble((answer.state, f"bold {COLOURS[answer.state]}"), "  ", answer.url)
+    if answer.status is None:
+        return Group(head, *_complaints(answer))
+    status = answer.status
+    run = f"run {status.run}" if status.run else "no run yet"
+    head.append(f"   {run}, peer {short(status.peer)}, {status.training.phase}")
+    parts: list[RenderableType] = [head, *_complaints(answer), _facts(status)]
+    parts.append(_members(status) if status.members else Text("  no other member known yet"))
+    return Group(*parts)
+
+
+def _complaints(answer: Answer) -> list[Text]:
+    """Why it is not ok, and what could not be shown."""
+    lines = [Text(f"  {answer.problem.text}", style="red")] if answer.problem else []
+    reasons = answer.health.reasons if answer.health else ()
+    lines += [Text(f"  {reason.code}: {reason.text}", style="yellow") for reason in reasons]
+    return lines + [Text(f"  note: {note}", style="dim") for note in answer.notes]
+
+
+def _facts(status: PeerStatus) -> Table:
+    training, exchanges = status.training, status.exchanges
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    speed = f"{_number(training.steps_per_second, '.1f')} steps/s"
+    rows = [
+        ("step", f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}"),
+        ("loss", f"{_number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
+        ("rule", f"{status.rule or '-'}   weight {status.weight:g}{_newcomer(status)}"),
+        ("task", f"{status.task or '-'} on {status.device}   up {duration(status.uptime_seconds)}"),
+        ("standing", standing(status)),
+        ("exchanges", _exchanges(status)),
+        ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
+        ("address", "\n".join(status.network.addresses) or "none yet"),
+    ]
+    if training.test_accuracy is not None:
+        rows.insert(2, ("test", f"accuracy {percent(training.test_accuracy)}"))
+    for name, value in rows:
+        if value:
+            table.add_row(Text(f"  {name}"), Text(value))
+    return table
+
+
+def _newcomer(status: PeerStatus) -> str:
+    return " (copies until its first exchange)" if status.weight == 0 and status.run else ""
+
+
+def _exchanges(status: PeerStatus) -> str:
+    counts = status.exchanges.by_outcome
+    return ", ".join(f"{counts[o]} {o.value}" for o in Outcome if counts.get(o)) or "none yet"
+
+
+def _members(status: PeerStatus) -> Table:
+    table = _plain_table("  member", "state", "step", "loss", "heard of")
+    for member in status.members[:MEMBERS_MAX]:
+        style = "" if member.state == "alive" else "yellow"
+        cells = [f"  {short(member.peer)}", member.state, str(member.step), _number(member.loss, ".4f")]
+        table.add_row(*_texts([*cells, f"{duration(member.age_seconds)} ago"]), style=style)
+    if len(status.members) > MEMBERS_MAX:
+        table.add_row(Text(f"  and {len(status.members) - MEMBERS_MAX} more"))
+    return table
+
+
+class Overview:
+    """A row for each peer where the terminal is wide enough, else a line; below it what is wrong with which."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self._answers = answers
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = _peers(self._answers)
+        wide = Measurement.get(console, options.update(max_width=10_000), table).maximum <= options.max_width
+        if wide:
+            yield table
+        else:
+            for answer in self._answers:
+                if answer.status is not None:  # of the others is said below what is wrong
+                    yield Text(line(answer), style=COLOURS[answer.state])
+        for answer in self._answers:
+            where = f"{answer.url.removeprefix('http://')}: "
+            if wide and answer.status is not None and (stands := standing(answer.status)):
+                yield Text(f"{where}{stands}")
+            yield from (Text.assemble(where, complaint[2:]) for complaint in _complaints(answer))
+        runs = {answer.status.run for answer in self._answers if answer.status}
+        if len(runs) > 1:
+            yield Text(f"note: these are peers of different runs: {', '.join(sorted(runs))}", style="dim")
+
+
+def _peers(answers: Sequence[Answer]) -> Table:
+    table = _plain_table(*HEADINGS)
+    for answer in answers:
+        state = Text(answer.state, style=COLOURS[answer.state])
+        table.add_row(state, *_texts([answer.url.removeprefix("http://"), *_row(answer.status)]))
+    return table
+
+
+def _row(status: PeerStatus | None) -> list[str]:
+    if status is None:
+        return ["-"] * 9
+    training = status.training
+    return [
+        short(status.peer),
+        training.phase,
+        _steps(status),
+        _number(training.steps_per_second, ".1f"),
+        _number(training.loss, ".4f"),
+        percent(training.validation_accuracy),
+        f"{status.weight:g}",
+        _member_count(status),
+        _exchange_count(status),
+    ]
+
+
+def line(answer: Answer) -> str:
+    """One peer in one line, for logs."""
+    status, where = answer.status, answer.url.removeprefix("http://")
+    if status is None:
+        return f"{where} {answer.state} {answer.problem.text if answer.problem else ''}"
+    training = status.training
+    codes = ",".join(reason.code for reason in answer.health.reasons) if answer.health else ""
+    parts = [
+        f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} step {_steps(status)}",
+        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}",
+        f"accuracy {percent(training.validation_accuracy)} weight {status.weight:g}",
+        f"members {_member_count(status)} exchanges {_exchange_count(status)}",
+    ]
+    return " ".join([*parts, *([standing(status)] if standing(status) else [])])
+
+
+def _member_count(status: PeerStatus) -> str:
+    suspect = sum(member.state == "suspect" for member in status.members)
+    return f"{len(status.members)}{f' ({suspect} suspect)' if suspect else ''}"
+
+
+def _exchange_count(status: PeerStatus) -> str:
+    counts = status.exchanges.by_outcome
+    good, declined = counts.get(Outcome.COMPLETED, 0), counts.get(Outcome.DECLINED, 0)
+    failed = sum(counts.values()) - good - declined
+    return f"{good} ok{f', {declined} declined' if declined else ''}{f', {failed} failed' if failed else ''}"
+
+
+def _steps(status: PeerStatus) -> str:
+    return f"{status.training.step}/{status.training.steps_total or '?'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _texts(cells: Sequence[str]) -> list[Text]:
+    return [Text(cell) for cell in cells]
+
+
+def _plain_table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
