@@ -22,7 +22,6 @@ from p2p_elastic.peers.partners import Member, Members
 from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.rules import ExchangeRule, Facts
-from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
 SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is gone;
@@ -75,14 +74,14 @@ class Centre:
     `value` is replaced whole and never changed in place: any thread may read the one that it got hold of.
 
     Args:
-        vector: the model; its present parameters are the first value, the same at every peer of the run.
+        value: the first one [D]: the model's parameters, the same at every peer of the run.
         rule: the run's, for the centre's end of each exchange.
         seated: whether this peer is the centre: at first the founder.
         announce_seconds: how often members announce themselves.
     """
 
-    def __init__(self, vector: ParameterVector, rule: ExchangeRule, *, seated: bool, announce_seconds: float) -> None:
-        self.value = vector.snapshot(vector.empty())
+    def __init__(self, value: torch.Tensor, rule: ExchangeRule, *, seated: bool, announce_seconds: float) -> None:
+        self.value = value
         self.stamp = Stamp(term=1 if seated else 0)
         self.seated = seated
         self.holder: str | None = None  # who is the centre, as far as we know; None: nobody

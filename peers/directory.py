@@ -30,6 +30,7 @@ NOT_TRIED = "not tried yet"
 MEET_SECONDS = 10.0
 MEET_AT_ONCE = 8
 KNOWN_SECONDS = 3600.0
+ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of our own in our record: the rest of it needs up to 800 bytes
 KNOWN_MAX = 1000
 
 
@@ -135,7 +136,7 @@ class DHTDirectory:
             first = await self._entries.get(members_key(record.run))
             full = len(first) >= FIRST_KEY_MEMBERS and record.peer not in first
             self._shard = shard_of(record.peer) if full else 0
-        self._own_record = record.model_copy(update={"addresses": self.own_addresses[:8]})
+        self._own_record = record.model_copy(update={"addresses": fitting(self.own_addresses)})
         await self._put(members_key(record.run, self._shard), self._own_record)
         if self._manifest is not None and self._keeps_manifest():
             await self._put(RUNS_KEY, self._manifest)
@@ -321,6 +322,15 @@ class DHTDirectory:
         except (PartnerUnreachable, DirectoryError) as error:
             return str(error)
         return None
+
+
+def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """As many of the first addresses as a record has room for."""
+    chosen: list[str] = []
+    for address in addresses[:ADDRESSES_MAX]:
+        if sum(map(len, chosen)) + len(address) <= ADDRESSES_LENGTH_MAX:
+            chosen.append(address)
+    return tuple(chosen)
 
 
 def _manifest_bytes(manifest: RunManifest) -> bytes:

@@ -43,7 +43,7 @@ class Handover:
 
     def __init__(self, vector: ParameterVector) -> None:
         self._vector = vector
-        self.mine, self.theirs = vector.empty(), vector.empty()
+        self.mine, self.theirs = vector.snapshot(vector.empty()), vector.empty()
         self.snapshot_step = 0
         self._delivered_id = ""
         self._check: Check | None = None

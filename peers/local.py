@@ -71,7 +71,7 @@ class Local:
         self.following: Following | None = None
         if topology is Topology.CENTRE:
             self.centre = Centre(
-                self.vector,
+                self.handover.mine.clone(),  # not the model itself: it may be training by now
                 policy.rule,
                 seated=not membership.newcomer,
                 announce_seconds=membership.announce_seconds,

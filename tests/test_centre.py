@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from swarm import tiny_model
+from swarm import tiny_model, values
 
 from p2p_elastic.exchange import CLOCK_MAX, TERM_MAX, Stamp
 from p2p_elastic.peers.centre import (
@@ -25,7 +25,6 @@ from p2p_elastic.peers.centre import (
 from p2p_elastic.peers.partners import Member
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.rules import Facts, elastic
-from p2p_elastic.vector import ParameterVector
 
 ANNOUNCE = 1.0
 stamps = st.builds(Stamp, term=st.integers(0, 3) | st.just(TERM_MAX), clock=st.integers(0, 5) | st.just(CLOCK_MAX))
@@ -44,7 +43,7 @@ def member(peer: str, stamp: Stamp | None, *, seated: bool = False, at: float = 
 
 
 def centre(stamp: Stamp | None = None, *, seated: bool = False) -> Centre:
-    made = Centre(ParameterVector(tiny_model(0)), elastic(0.2), seated=seated, announce_seconds=ANNOUNCE)
+    made = Centre(values(tiny_model(0)), elastic(0.2), seated=seated, announce_seconds=ANNOUNCE)
     made.stamp = stamp or made.stamp
     return made
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
+from p2p_elastic.exchange import Stamp
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.directory import (
     ATTACH_SECONDS_MAX,
@@ -26,12 +27,13 @@ from p2p_elastic.peers.directory import (
     SHARDS,
     DHTDirectory,
     explain,
+    fitting,
     is_keeper,
     members_key,
     shard_of,
 )
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity
+from p2p_elastic.peers.records import RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.status import BootstrapStatus
 
@@ -638,3 +640,26 @@ async def test_a_member_that_said_goodbye_is_not_looked_for(table: Table) -> Non
     await asyncio.sleep(60.0)
     assert leaves.peer not in {peer for _, peer, _ in a.node.met}
     staying.cancel()
+
+
+def test_a_record_with_everything_in_it_fits_into_the_dht() -> None:
+    identity, claim = Identity.generate(), CentreClaim(stamp=Stamp(term=2**31 - 1, clock=2**53 - 1), seated=False)
+    long = tuple(f"/dns4/{'x' * 170}{i}.example/tcp/65535" for i in range(9))
+    full = PeerRecord(
+        peer=identity.peer,
+        run="r" * 64,
+        schema_hash="f" * 32,
+        step=2**53 - 1,
+        loss=-1.7976931348623157e308,
+        group="g" * 32,
+        centre=claim,
+        sequence=2**53 - 1,
+        addresses=fitting(long),
+    )
+    assert 5 <= len(full.addresses) < len(long)
+    assert len(full.model_dump_json().encode()) + SIGNATURE_BYTES <= RECORD_BYTES_MAX
+
+
+def test_addresses_that_fit_are_all_in_the_record_eight_at_most() -> None:
+    short = tuple(f"/ip4/10.0.0.{i}/tcp/31330/p2p/12D3KooWRaxMvbNmZ7YFqWsLpT4" for i in range(9))
+    assert fitting(short) == short[:8]
