@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model
 
 from p2p_elastic.processes import Process, Swarm, compare
+from p2p_elastic.results import CENTRE_FILE
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.run import simulate
-from p2p_elastic.tasks import find_task
+from p2p_elastic.tasks import evaluate, find_task, initial_model
 
 START_SECONDS = 120.0
 PERIOD = 16
@@ -116,6 +118,15 @@ def _kill(swarm: Swarm, process: Process) -> float:
     return time.monotonic()
 
 
+def _accuracy(file: Path) -> float:
+    task = find_task("digits")
+    model = initial_model(task, 0)
+    load_model(model, str(file))
+    result = evaluate(model, task, task.load(None).test, "cpu")
+    assert result is not None
+    return result.accuracy
+
+
 def _exchange_on(swarm: Swarm, more: int) -> None:
     counts = {p.name: _completed(p) + more for p in swarm.processes}
     swarm.listen_until(lambda: all(_completed(p) >= counts[p.name] for p in swarm.processes), "exchanging", 60.0)
@@ -154,11 +165,12 @@ def centre_killed_twice(folder: Path) -> dict[str, Any]:
                 }
             )
         summaries = _end(swarm)
+        centres = [_accuracy(p.folder / CENTRE_FILE) for p in swarm.processes]
     return {
         "kills": kills,
         "steps": [s["steps"] for s in summaries],
         "accuracy_of_each": [s["test_accuracy"] for s in summaries],
-        "centre_accuracy": [s["centre_test_accuracy"] for s in summaries],
+        "centre_accuracy": centres,
         "terms": [s["centre"]["term"] for s in summaries],
     }
 
