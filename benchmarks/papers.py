@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from papers_claims import CLAIMS, mean, measure
+from papers_claims import CLAIMS, Asked, mean, measure
 from papers_rows import GROUPS, WITH, Group, Row
 from rich.console import Console
 
@@ -199,7 +199,7 @@ def _section(group: Group, rows: Found) -> str:
     there = [row for row in group.rows if row.name in rows]
     metrics = [metric for metric in group.metrics if any(metric in row.paper for row in there)]
     text = f"## {group.heading}\n\n{_length(there, rows)}{group.notes}\n\n"
-    heading = ["", "row", "epochs", "seeds"]
+    heading = ["", "row", "epochs", "seeds", "exchanges"]
     for metric in metrics:
         heading += [f"{metric}, paper", "ours", "difference"]
     text += markdown_table(heading, [_row(row, metrics, group.tolerance, rows[row.name]) for row in there])
@@ -225,6 +225,7 @@ def _length(rows: Sequence[Row], results: Found) -> str:
 def _row(row: Row, metrics: Sequence[str], tolerance: float, results: Sequence[SimulationResult]) -> list[str]:
     ours = mean(results)
     cells = [row.number, row.name, f"{results[0].config.epochs}/{row.config.epochs}", str(len(results))]
+    cells.append(f"{ours['exchanges']:.0f}")
     for metric in metrics:
         if metric not in row.paper:
             cells += ["", "", ""]
@@ -240,15 +241,18 @@ def _row(row: Row, metrics: Sequence[str], tolerance: float, results: Sequence[S
 
 
 def _claims(targets: set[str], rows: Found) -> list[list[str]]:
-    numbers = {name: mean(results) for name, results in rows.items()}
     lines = []
     for claim in CLAIMS:
         if targets.isdisjoint(WITH.get(target, target) for target in claim.target.split(", ")):
             continue
+        numbers = Asked(rows)
         try:
             verdict = claim.check(numbers)
         except KeyError as missing:
             lines.append([claim.target, claim.text, "undecided", f"missing: {missing.args[0]}"])
+            continue
+        if not numbers.comparable:
+            lines.append([claim.target, claim.text, "undecided", f"rows of different lengths: {verdict.detail}"])
             continue
         lines.append([claim.target, claim.text, VERDICTS[verdict.holds], verdict.detail])
     return lines

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from papers_rows import GROUPS, ROWS, TAU, Q
 
+from p2p_elastic.rules import RULES, Topology
 from p2p_elastic.simulator.config import SimulationResult
 
 Numbers = Mapping[str, float]
@@ -32,6 +33,7 @@ def measure(result: SimulationResult) -> dict[str, float]:
         "bytes": last.bytes_per_worker * result.config.workers,
         "parameters": float(result.parameters),
         "steps": float(last.step),
+        "exchanges": float(last.exchanges),
     }
     for level in (21.0, 15.0):
         reached = [point.step for point, error in zip(result.points, errors, strict=True) if error <= level]
@@ -41,6 +43,31 @@ def measure(result: SimulationResult) -> dict[str, float]:
         led = [result.leaders.get(worker, 0) for worker in range(result.config.workers)]
         numbers["least led"] = 100 * min(led) / sum(led)
     return numbers
+
+
+class Asked(dict[str, dict[str, float]]):
+    """The numbers of rows, remembering which rows a claim asked for.
+
+    Rows that should exchange and never did in so short a run say nothing: asking for one is a KeyError.
+    """
+
+    def __init__(self, rows: Mapping[str, Sequence[SimulationResult]]) -> None:
+        super().__init__({name: mean(results) for name, results in rows.items()})
+        self._rows = rows
+        self._lengths: set[float] = set()
+
+    def __getitem__(self, name: str) -> dict[str, float]:
+        numbers = super().__getitem__(name)
+        config = self._rows[name][0].config
+        if RULES[config.rule].topology is not Topology.NOBODY and numbers["exchanges"] == 0:
+            raise KeyError(f"{name} made no exchange in {numbers['steps']:g} steps")
+        self._lengths.add((config.epochs or 0) / (ROWS[name].config.epochs or 1))
+        return numbers
+
+    @property
+    def comparable(self) -> bool:
+        """Whether all rows asked for were run for the same part of their length."""
+        return len(self._lengths) <= 1
 
 
 def mean(results: Sequence[SimulationResult]) -> dict[str, float]:
