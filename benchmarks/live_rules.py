@@ -64,7 +64,8 @@ def start(swarm: Swarm, peers: int, rule: str, length: list[str], *more: str) ->
 
 
 def _own(i: int, peers: int) -> list[str]:
-    return ["--shard", f"{i}/{peers}", "--seed", str(i)]
+    # The founder's seed is that of the first parameters: 0, as in the simulator.
+    return ["--shard", f"{i}/{peers}", "--seed", str(i - 1)]
 
 
 # -- each rule against the simulator ----------------------------------------------------------------------------------
