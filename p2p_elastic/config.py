@@ -15,6 +15,7 @@ from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.exchange import Group, RunName
 from p2p_elastic.manifest import BINDING, RunManifest
+from p2p_elastic.policy import default_schedule
 from p2p_elastic.rules import Method, Topology, check_rate, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -24,8 +25,6 @@ from p2p_elastic.toml_file import read_options
 PORT = 31330  # libp2p; any free port where this one is taken and none was asked for
 HTTP_PORT = 8870  # the same for HTTP
 DEFAULT_RULE = "elastic-gossip"
-DEFAULT_LEADER_PERIOD = 16  # a leader is followed at fixed steps
-DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a quarter of the bytes
 DEFAULT_TASK = "digits"
 
 EITHER_OR = (("steps", "epochs"), ("epochs", "steps"), ("period", "probability"), ("probability", "period"))
@@ -123,8 +122,7 @@ class JoinConfig(Frozen):
         self.model_copy(update={"rule": rule}).check_against(method)
         period, probability = self.period, self.probability
         if period is None and probability is None:
-            leads = method.topology is Topology.LEADER
-            period, probability = (DEFAULT_LEADER_PERIOD, None) if leads else (None, DEFAULT_PROBABILITY)
+            period, probability = default_schedule(method.topology)
         if self.global_moving_rate is not None and self.global_period is None:
             raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
         if self.global_period is not None and (period is None or self.global_period % period):

@@ -1,9 +1,9 @@
 """The centre variable of EASGD: its value where this peer is the centre, a copy of it elsewhere, and who is next.
 
 Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
-member with the freshest copy takes its place (`heir`), with the next term; where it does not, the next one in line
-does. Each member judges for itself from the same records; where two claim the place, the higher term stands, then the
-smaller peer id (`rightful`), and the other one steps down. A peer that sees nobody else claims nothing.
+member with the freshest copy takes its place, with the next term; where it does not, the next one in line does
+(`succession`). Each member judges for itself from the same records; where two claim the place, the higher term stands,
+then the smaller peer id (`rightful`), and the other one steps down. A peer that sees nobody else claims nothing.
 """
 
 from __future__ import annotations
@@ -47,11 +47,6 @@ def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
 def succession(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Whose turn it is to take the vacant place, and whose then: the freshest copy, then the smaller peer id."""
     return sorted(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
-
-
-def heir(candidates: Iterable[Candidate]) -> Candidate:
-    """The first in line."""
-    return succession(candidates)[0]
 
 
 def is_gone(member: Member, now: float, announce_seconds: float) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.exchange import DeclineReason, Fetch, Fetched, Result, compare, fetch
 from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.initiator import SUSPICIOUS, open_stream, outcome_of
+from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import suspected
@@ -81,7 +81,7 @@ class Follower:
             stream = await open_stream(self._transport, partner, self._limits)
             conversation = Conversation(stream, self._limits)
             try:
-                told = await conversation.run(compare(local.tell(self._new_id())))
+                told = await conversation.run(compare(local.tell(new_id(self._rng))))
             finally:
                 local.journal.gave(conversation.traffic)
                 await stream.close()
@@ -91,9 +91,6 @@ class Follower:
             return
         if told is not None:
             following.hear(partner.peer, told.loss, asyncio.get_running_loop().time())
-
-    def _new_id(self) -> str:
-        return f"{self._rng.getrandbits(128):032x}"
 
     def _publish(self, following: Following) -> None:
         local = self._local
@@ -136,7 +133,7 @@ class Follower:
         """Ask `partner` for the newest snapshot of `origin`; where one is given, it is in the received vector."""
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
-            id=self._new_id(),
+            id=new_id(self._rng),
             peer=local.peer,
             run=local.membership.run,
             schema_hash=local.vector.schema_hash,
@@ -170,7 +167,7 @@ class Follower:
         mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
         check = self._check(following, snapshot, claimed, loop)
-        local.move(self._new_id(), mine, theirs, of_all=of_all, check=check)
+        local.move(new_id(self._rng), mine, theirs, of_all=of_all, check=check)
 
     def _check(
         self, following: Following, snapshot: Snapshot, claimed: float, loop: asyncio.AbstractEventLoop

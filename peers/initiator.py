@@ -99,17 +99,13 @@ class Initiator:
             centre.vectors.theirs.copy_(local.handover.mine)
             local.handover.theirs.copy_(centre.vectors.mine)
             centre.move(theirs, mine)
-            local.move(self._new_id(), mine, theirs)
-            local.journal.own_centre += 1
+            local.move(new_id(self._rng), mine, theirs)
         finally:
             centre.free()
         return True
 
-    def _new_id(self) -> str:
-        return f"{self._rng.getrandbits(128):032x}"
-
     async def _ask(self, partner: PeerRecord) -> Outcome:
-        local, exchange_id = self._local, self._new_id()
+        local, exchange_id = self._local, new_id(self._rng)
         started = asyncio.get_running_loop().time()
         local.offering_to = partner.peer
         asked = await self._exchange(partner, exchange_id)
@@ -184,6 +180,11 @@ class Initiator:
                 continue
             return half._replace(outcome=verdict.outcome, reason=verdict.reason)
         return half
+
+
+def new_id(rng: random.Random) -> str:
+    """An id for an exchange, a fetch or a comparison that we ask for."""
+    return f"{rng.getrandbits(128):032x}"
 
 
 async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits) -> Stream:

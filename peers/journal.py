@@ -34,7 +34,6 @@ class Journal:
         self.skipped: Counter[str] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
-        self.own_centre = 0  # exchanges with the centre variable that is here
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
 

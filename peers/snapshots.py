@@ -55,7 +55,7 @@ class Snapshots:
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, Snapshot] = OrderedDict()
-        self.published = self.sent = 0  # of our own making; copies sent of any
+        self.published = 0  # of our own making
 
     def keep(self, snapshot: Snapshot) -> None:
         """Hold this one from now on."""

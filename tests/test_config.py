@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.config import (
-    DEFAULT_PROBABILITY,
     DEFAULT_RULE,
     JoinConfig,
     load_config,
 )
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import BINDING, RunManifest, check_against, choose_run
+from p2p_elastic.policy import DEFAULT_PROBABILITY
 from p2p_elastic.rules import Flow, Topology, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.policy import default_schedule
 from p2p_elastic.rules import RULES, Flow, Topology, find_method, find_rule
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -122,10 +123,9 @@ class SimulationConfig(Frozen):
 
     @property
     def schedule(self) -> Schedule:
-        """When workers exchange; lsgd every 16 steps unless told otherwise, the others with probability 1/32."""
+        """When workers exchange."""
         if self.period is None and self.probability is None:
-            leads = RULES[self.rule].topology is Topology.LEADER
-            return Schedule.build(16, None) if leads else Schedule.build(None, 1 / 32)
+            return default_schedule(RULES[self.rule].topology)
         return Schedule.build(self.period, self.probability)
 
     def momentum_of(self, recipe: Recipe) -> float:
