@@ -55,7 +55,42 @@ class MemberStatus(Frozen):
     state: Literal["alive", "suspect"] = Field(description="suspect: the last exchange failed, not yet announced anew")
     step: int
     loss: float | None
+    weight: float = Field(default=1.0, description="what it claims to count for, 0..1")
+    drained: bool = Field(default=False, description="it asks not to be chosen")
+    steps_per_second: float | None = Field(default=None, description="from two of its records, on our own clock")
+    partners: tuple[str, ...] = Field(default=(), description="with whom it exchanged last, the latest first")
     age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
+
+
+class SignalStatus(Frozen):
+    """One signal of a peer's health. The worst one decides how much the peer counts."""
+
+    name: str
+    health: float = Field(
+        ge=0.0, le=1.0, description="1: nothing speaks against this peer; 0: it copies, is not copied"
+    )
+    value: float | None = Field(default=None, description="what was measured or reported, in `unit`")
+    unit: str = ""
+    text: str = Field(default="", description="what it means, for people")
+    source: Literal["measured", "reported"] = "measured"
+    seconds_left: float | None = Field(default=None, description="reported: until it expires")
+
+
+class PartnerStatus(Frozen):
+    """A peer with which this one exchanged, and what came of it."""
+
+    peer: str
+    weight: float | None = Field(default=None, description="what it last claimed to count for, 0..1")
+    trust: float = Field(default=1.0, description="what our own measurements let it count for here, 0..1")
+    reasons: tuple[str, ...] = Field(default=(), description="why we trust it less than wholly")
+    score: float | None = Field(default=None, description="raw score: weighted growth of the log-distance to it")
+    excess: float | None = Field(
+        default=None, description="by how much its parameters' loss on our examples exceeds what is usual, in nats"
+    )
+    distance: float | None = Field(default=None, description="last L2 distance to its parameters, before the move")
+    exchanges: dict[Outcome, int] = Field(default_factory=dict, description="how exchanges with it ended, and how many")
+    last: ExchangeRecord | None = Field(default=None, description="the last exchange with it, while it is remembered")
+    last_error: str | None = Field(default=None, description="of the last exchange that failed")
 
 
 class BootstrapStatus(Frozen):
@@ -135,13 +170,17 @@ class PeerStatus(Frozen):
     codec: str
     device: str
     uptime_seconds: float
-    weight: float = Field(description="0 while a newcomer copies, 1 afterwards")
+    weight: float = Field(description="what it counts for in exchanges, 0 (it copies, is not copied) to 1")
+    weight_override: float | None = Field(default=None, description="set by its operator")
+    drained: bool = Field(default=False, description="begins and answers no exchanges until it is resumed")
+    signals: tuple[SignalStatus, ...] = Field(default=(), description="of its health, the worst first")
     training: TrainingStatus
     centre: CentreStatus | None = None
     leaders: LeaderStatus | None = None
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()
+    partners: tuple[PartnerStatus, ...] = Field(default=(), description="the latest first; one may have left since")
     network: NetworkStatus
 
 
