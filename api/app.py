@@ -1,100 +1,86 @@
-"""The HTTP application: a few addresses, all of them only read.
-
-It gets one function that says what the peer is doing right now, and nothing that could change the peer.
-"""
+"""The HTTP application: what one peer says about itself, and the little that may be asked of it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from pydantic import BaseModel
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.routing import Match
 
-from p2p_elastic.api.docs import page
-from p2p_elastic.api.schemas import NotReady, Peers, Problem, Ready
-from p2p_elastic.health import judge, why_not_ready
-from p2p_elastic.status import Health, PeerStatus
+from p2p_elastic.api import pages, reading, writing
+from p2p_elastic.api.schemas import Problem
+from p2p_elastic.api.source import Source
+from p2p_elastic.api.stream import Streams
+from p2p_elastic.control import Controls
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.events import EventLog
+from p2p_elastic.history import History
+from p2p_elastic.status import PeerStatus
 
-DESCRIPTION = "What one peer says about itself. Every address is read-only; numbers that are not finite are null."
+DESCRIPTION = (
+    "What one peer says about itself, and, with its token, the little that may be asked of it. "
+    "Numbers that are not finite are null."
+)
 
-_log = logging.getLogger(__name__)
+_ROUTERS = (reading.router, writing.router, pages.router)
 
 
-def create_app(status: Callable[[], PeerStatus]) -> FastAPI:
+def create_app(
+    status: Callable[[], PeerStatus],
+    *,
+    history: History | None = None,
+    events: EventLog | None = None,
+    controls: Controls | None = None,
+    token: str | None = None,
+    streams: Streams | None = None,
+) -> FastAPI:
     """The application that answers with what `status` returns.
 
     Args:
         status: called once per request, on the event loop that serves; it must not block.
+        history: how training went so far.
+        events: what happened lately.
+        controls: what may be changed; None: nothing can be.
+        token: who sends it may change something; None: nobody may.
+        streams: how many may follow the events at once, and how often they hear something.
     """
     # FastAPI's own pages load their scripts from a CDN, and training machines are often offline.
     app = FastAPI(title="p2p-elastic", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None)
-    app.state.status = status
-    app.include_router(_router)
+    app.state.source = Source(status, history, events, controls, token, streams or Streams())
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(405, _other_method)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ConfigError, _not_allowed)
+    app.add_exception_handler(Exception, _failed)
     return app
 
 
-async def _now(request: Request) -> PeerStatus:
-    read: Callable[[], PeerStatus] = request.app.state.status
-    try:
-        return read()
-    except Exception as exc:
-        _log.exception("the status could not be read")
-        raise HTTPException(500, "the status of this peer could not be read; its log says why") from exc
+def _problem(code: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(Problem(detail=detail).model_dump_json(), code, headers, media_type="application/json")
 
 
-Now = Annotated[PeerStatus, Depends(_now)]
-
-_router = APIRouter(
-    responses={500: {"model": Problem, "description": "the status could not be read"}},
-    generate_unique_id_function=lambda route: route.name,
-)
-
-
-def _answer(value: BaseModel, code: int = 200) -> Response:
-    # pydantic writes NaN as null; the way through a dict, in older FastAPI, fails on it.
-    return Response(value.model_dump_json(), status_code=code, media_type="application/json")
+async def _other_method(request: Request, _error: Exception) -> Response:
+    # Starlette names only the methods of the first route with this path.
+    routes = (route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
+    methods = {m for route in routes if route.matches(request.scope)[0] is not Match.NONE for m in route.methods or ()}
+    allowed = ", ".join(sorted(methods) or ["GET"])  # the document itself is of no router
+    return _problem(405, f"this address answers to {allowed}", {"Allow": allowed})
 
 
-@_router.get("/health", summary="Is the peer well?", response_model=Health, tags=["probes"])
-async def health(now: Now) -> Response:
-    """200 whenever the process is alive, be it ok or degraded; the reasons say what is wrong and what to do."""
-    return _answer(judge(now))
+async def _invalid(_request: Request, error: Exception) -> Response:
+    # FastAPI's own answer repeats what was sent; ours says what is wrong with it.
+    assert isinstance(error, RequestValidationError)
+    problems = (f"{'.'.join(map(str, one['loc'][1:])) or one['loc'][0]}: {one['msg']}" for one in error.errors())
+    return _problem(422, "; ".join(problems))
 
 
-@_router.get(
-    "/ready",
-    summary="Does the peer train, and can it be reached?",
-    response_model=Ready,
-    responses={503: {"model": NotReady, "description": "not ready, with the reason"}},
-    tags=["probes"],
-)
-async def ready(now: Now) -> Response:
-    """200 while the phase is training, holding or finishing and the peer has addresses, 503 otherwise."""
-    reason = why_not_ready(now)
-    return _answer(Ready()) if reason is None else _answer(NotReady(reason=reason), 503)
+async def _not_allowed(_request: Request, error: Exception) -> Response:
+    return _problem(422, str(error))
 
 
-@_router.get("/v1/status", summary="All about the peer", response_model=PeerStatus, tags=["status"])
-async def status(now: Now) -> Response:
-    """Training, exchanges, members and network of this peer at one moment."""
-    return _answer(now)
-
-
-@_router.get("/v1/peers", summary="The other peers", response_model=Peers, tags=["status"])
-async def peers(now: Now) -> Response:
-    """The members of the run as this peer knows them, and how the last exchanges with each partner ended."""
-    return _answer(Peers.of(now))
-
-
-@_router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> HTMLResponse:
-    app: FastAPI = request.app
-    return HTMLResponse(page(app.openapi()))
-
-
-@_router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    return RedirectResponse("docs")
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return _problem(500, "a bug of ours; the log of this peer has it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -37,14 +38,24 @@ def page(openapi: Json) -> str:
 
 
 def _operation(method: str, path: str, operation: Json) -> str:
-    rows = (
-        (code, _type(_content(response)), escape(response.get("description", "")))
+    asked = [
+        (f"<code>{escape(one['name'])}</code>", _type(one["schema"]), escape(one.get("description", "")))
+        for one in operation.get("parameters", ())
+    ]
+    if "requestBody" in operation:
+        asked.append(("body", _content(operation["requestBody"]), ""))
+    if "security" in operation:
+        asked.append(("token", "<code>Authorization: Bearer TOKEN</code>", ""))
+    answers = [
+        (code, _content(response), escape(response.get("description", "")))
         for code, response in operation["responses"].items()
-    )
+    ]
+    address = escape(path)
+    if method == "get":
+        address = f'<a href="{escape(path.lstrip("/"))}">{address}</a>'
     return (
-        f'<h3><code>{method.upper()} <a href="{escape(path.lstrip("/"))}">{escape(path)}</a></code>'
-        f" {escape(operation.get('summary', ''))}</h3>"
-        f"<p>{escape(operation.get('description', ''))}</p>{_table(rows)}"
+        f"<h3><code>{method.upper()} {address}</code> {escape(operation.get('summary', ''))}</h3>"
+        f"<p>{escape(operation.get('description', ''))}</p>{_table([*asked, *answers])}"
     )
 
 
@@ -60,14 +71,16 @@ def _schema(name: str, schema: Json) -> str:
     )
 
 
-def _table(rows: Any) -> str:
+def _table(rows: Iterable[Sequence[str]]) -> str:
     cells = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
-def _content(response: Json) -> Json:
-    content: Json = response.get("content", {}).get("application/json", {}).get("schema", {})
-    return content
+def _content(message: Json) -> str:
+    """What a body or an answer consists of: its schema where it is JSON, the kind of text otherwise."""
+    for kind, content in message.get("content", {}).items():
+        return _type(content.get("schema", {})) if kind == "application/json" else escape(kind)
+    return "nothing"
 
 
 def _type(schema: Json) -> str:

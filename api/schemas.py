@@ -1,13 +1,14 @@
-"""The answers that exist only over HTTP; all others are in `p2p_elastic.status`."""
+"""The answers and bodies that exist only over HTTP; all others are in the core, most of them in `status.py`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from p2p_elastic.status import ExchangeRecord, Frozen, MemberStatus, Outcome, PeerStatus, Reason
+from p2p_elastic.health import judge
+from p2p_elastic.history import HistoryPoint
+from p2p_elastic.status import Frozen, MemberStatus, PartnerStatus, PeerStatus, Phase, Reason, SignalStatus
 
 
 class Ready(Frozen):
@@ -29,29 +30,77 @@ class Problem(Frozen):
     detail: str
 
 
-class PartnerStatus(Frozen):
-    """A peer with which one of the last exchanges was."""
-
-    peer: str
-    exchanges: dict[Outcome, int] = Field(description="how many of the last exchanges ended which way")
-    last: ExchangeRecord = Field(description="the newest of them")
-
-
 class Peers(Frozen):
-    """The other peers of the run, and those with which this peer exchanged lately."""
+    """The other peers of the run, and those with which this peer exchanged."""
 
     members: tuple[MemberStatus, ...]
     partners: tuple[PartnerStatus, ...] = Field(description="the latest first; a partner may have left the run since")
 
+
+class Curve(Frozen):
+    """How training went since the peer started."""
+
+    points: tuple[HistoryPoint, ...] = Field(description="the oldest first; a bounded number, however long it took")
+
+
+class Progress(Frozen):
+    """How far the peer is, in short: what /v1/events says once a second."""
+
+    step: int
+    steps_total: int | None
+    epoch: float
+    phase: Phase
+    loss: float | None
+    accuracy: float | None = Field(description="share of the validation split, 0..1")
+    steps_per_second: float | None
+    weight: float
+    drained: bool
+    uptime_seconds: float
+    members: int = Field(description="how many are alive")
+    health: Literal["ok", "degraded"]
+
     @classmethod
-    def of(cls, status: PeerStatus) -> Peers:
-        """The part of a status that is about other peers."""
-        newest_first = sorted(status.last_exchanges, key=lambda record: record.age_seconds)
-        by_partner: dict[str, list[ExchangeRecord]] = {}
-        for record in newest_first:
-            by_partner.setdefault(record.partner, []).append(record)
-        partners = (
-            PartnerStatus(peer=peer, exchanges=Counter(record.outcome for record in records), last=records[0])
-            for peer, records in by_partner.items()
+    def of(cls, status: PeerStatus) -> Progress:
+        """The short form of a status."""
+        training = status.training
+        return cls(
+            step=training.step,
+            steps_total=training.steps_total,
+            epoch=training.epoch,
+            phase=training.phase,
+            loss=training.loss,
+            accuracy=training.validation_accuracy,
+            steps_per_second=training.steps_per_second,
+            weight=status.weight,
+            drained=status.drained,
+            uptime_seconds=status.uptime_seconds,
+            members=sum(member.state == "alive" for member in status.members),
+            health=judge(status).status,
         )
-        return cls(members=status.members, partners=tuple(partners))
+
+
+class NewWeight(Frozen):
+    """What this peer is to count for, whatever its signals say."""
+
+    model_config = ConfigDict(strict=True)
+
+    weight: float = Field(ge=0.0, le=1.0, allow_inf_nan=False, description="0: it copies, is not copied")
+
+
+class Standing(Frozen):
+    """What this peer counts for, and why, after a change."""
+
+    weight: float
+    weight_override: float | None
+    drained: bool
+    signals: tuple[SignalStatus, ...]
+
+    @classmethod
+    def of(cls, status: PeerStatus) -> Standing:
+        """That part of a status."""
+        return cls(
+            weight=status.weight,
+            weight_override=status.weight_override,
+            drained=status.drained,
+            signals=status.signals,
+        )

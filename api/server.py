@@ -93,6 +93,7 @@ class ApiServer:
             await self._server.serve(sockets=[self._sock])
         finally:
             self._drop()
+            await self._end_requests()
             self._idle.set()
 
     async def close(self) -> None:
@@ -111,6 +112,12 @@ class ApiServer:
         for connection in tuple(self._server.server_state.connections):
             connection.transport.abort()
         self._sock.close()
+
+    async def _end_requests(self) -> None:
+        """Wait until those whose connection was cut have noticed: a stream of events would go on for ever."""
+        # uvicorn's own set shrinks while they end.
+        if requests := tuple(self._server.server_state.tasks):
+            await asyncio.wait(requests, timeout=GRACE_SECONDS)
 
 
 def _config(app: FastAPI) -> uvicorn.Config:

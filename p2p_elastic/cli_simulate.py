@@ -20,7 +20,6 @@ RULES_IN_SHORT = {
     "gosgd": "push gossip with sum weights",
     "easgd": "workers and a centre pull each other, each when it is due; no momentum",
     "eamsgd": "easgd with momentum",
-    "easgd-dynamic": "eamsgd where a worker that lags follows and is ignored",
     "easgd-sync": "easgd where all meet the same centre at once",
     "lsgd": "workers follow the best of their group, and of all groups",
     "downpour": "workers push what they learnt to a centre and restart from it",
@@ -176,6 +175,11 @@ def _failures() -> Iterator[Option]:
         ("--slow-factor", "F", "... and take one step while the others take F.  [default: 4]"),
         ("--corrupt", "P", "A worker's parameters get noise, with this probability per step.  [default: 0]"),
         ("--noise", "R", "Noise relative to the root mean square of the parameters.  [default: 1]"),
+        ("--diverge", "N", "So many workers, the first ones, have too high a learning rate ...  [default: 0]"),
+        ("--diverge-factor", "F", "... by this factor.  [default: 100]"),
+        ("--flipped", "N", "So many workers, the next ones, train on class C - 1 - c in the place of c.  [default: 0]"),
+        ("--nan", "N", "The parameters of so many workers, again the next ones, turn to NaN ...  [default: 0]"),
+        ("--nan-step", "T", "... at the end of this step.  [default: 100]"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from p2p_elastic.status import Frozen
 
@@ -19,6 +19,8 @@ class Report(Frozen):
     A signal that this peer knows (such as `temperature`) needs a `value` in its own unit only; any other one says
     itself how bad it is, with `health`.
     """
+
+    model_config = ConfigDict(strict=True)  # "1" is no number, and true none either
 
     value: Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None = None
     health: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] | None = Field(

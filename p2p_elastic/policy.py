@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from p2p_elastic.rules import ExchangeRule, Flow, Topology
+from p2p_elastic.rules import ExchangeRule, Flow, Method, Topology
 from p2p_elastic.schedule import Schedule
+from p2p_elastic.weighting import dynamic
+
+WeightingName = Literal["fixed", "dynamic"]
+"""Whether all peers count the same, or by their health and what others measure of them."""
 
 LEADER_PERIOD = 16  # a leader is followed at fixed steps
 DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a quarter of the bytes
@@ -14,6 +18,16 @@ DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a 
 def default_schedule(topology: Topology) -> Schedule:
     """When peers exchange unless somebody says otherwise, live and in the simulator."""
     return Schedule(period=LEADER_PERIOD) if topology is Topology.LEADER else Schedule(probability=DEFAULT_PROBABILITY)
+
+
+def rule_of(method: Method, moving_rate: float, weighting: WeightingName) -> ExchangeRule:
+    """The exchange rule of a method. Raises ConfigError.
+
+    Towards a centre or leader dynamic weighting is in the rule; between pairs it is in the facts that the rule gets.
+    """
+    rule = method.rule(moving_rate)
+    reference = method.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER, Topology.LEADER)
+    return dynamic(rule) if weighting == "dynamic" and reference else rule
 
 
 class Policy(NamedTuple):

@@ -7,7 +7,6 @@ use the very same objects; with whom a peer exchanges, and which way parameters 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -16,10 +15,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.weighting import Weighting, pulls
 
 State = Any
-TINY = 1e-30  # so that the logarithm of no distance is a number
 
 
 class Facts(NamedTuple):
@@ -27,7 +24,8 @@ class Facts(NamedTuple):
 
     `asked` is true at the end that asked for the exchange, `partners` counts the exchanges that this end makes with the
     same snapshot at the same time, `share` is what it gives away of its sum weight (GoSGD), `centre` says that its
-    vector is the centre variable.
+    vector is the centre variable. `trust` does not travel: it is what the other end's own measurements make of this end
+    (`trust.py`), which limits what the claimed `weight` can do there.
     """
 
     step: int
@@ -37,6 +35,7 @@ class Facts(NamedTuple):
     partners: int = 1
     share: float = 0.0
     centre: bool = False
+    trust: float = 1.0
 
 
 class UpdateFn(Protocol):
@@ -63,6 +62,7 @@ class ExchangeRule(NamedTuple):
     init: Callable[[Tensor], State]
     update: UpdateFn
     share: Callable[[State], float] = _no_share
+    per_partner: bool = False  # one state for each partner, not one for all
 
 
 def pull(moving_rate: float, mine: float, theirs: float) -> float:
@@ -79,6 +79,18 @@ def pull(moving_rate: float, mine: float, theirs: float) -> float:
     if mine == 0.0 or theirs == 0.0:
         return 1.0 if mine == 0.0 else 0.0
     return min(1.0, 2.0 * moving_rate * theirs / (mine + theirs))
+
+
+def believed_pull(moving_rate: float, mine: Facts, theirs: Facts) -> float:
+    """`pull` by the weights in the two headers, less where our own measurements do not bear out theirs.
+
+    Both ends compute the same from the headers; distrust only ever shortens our own move, so that whatever an end
+    measures or claims, the two moves together stay within `pull`'s.
+    """
+    if theirs.trust <= 0.0:
+        return 0.0
+    agreed = pull(moving_rate, mine.weight, theirs.weight)
+    return min(agreed, pull(moving_rate, mine.weight, min(theirs.weight, theirs.trust)))
 
 
 def elastic(moving_rate: float = 0.5) -> ExchangeRule:
@@ -105,7 +117,7 @@ def elastic(moving_rate: float = 0.5) -> ExchangeRule:
     def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
         partners = max(mine.partners, theirs.partners)
         rate = min(moving_rate, 1.0 / partners) if partners > 1 else moving_rate
-        return delta.mul_(pull(rate, mine.weight, theirs.weight)), state
+        return delta.mul_(believed_pull(rate, mine, theirs)), state
 
     return ExchangeRule(init=_stateless, update=update)
 
@@ -141,7 +153,7 @@ def _one_sided(moving_rate: float, *, asker_moves: bool) -> ExchangeRule:
 
     def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
         moves = mine.asked is asker_moves
-        return delta.mul_(pull(moving_rate, mine.weight, theirs.weight) if moves else 0.0), state
+        return delta.mul_(believed_pull(moving_rate, mine, theirs) if moves else 0.0), state
 
     return ExchangeRule(init=_stateless, update=update)
 
@@ -161,41 +173,15 @@ def sum_weight() -> ExchangeRule:
     def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
         if mine.asked:
             return delta.mul_(0.0), state - mine.share
-        if theirs.weight == 0.0 < mine.weight:  # a newcomer's parameters count nothing; its share must not be lost
+        if min(theirs.weight, theirs.trust) == 0.0 < mine.weight:  # nothing to follow; but no share must be lost
             return delta.mul_(0.0), state + theirs.share
         total = state + theirs.share
         if total == 0.0:  # halved away to nothing at both ends
             return delta.mul_(0.0), state
-        return delta.mul_(theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0), total
+        merged = theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0
+        return delta.mul_(merged * theirs.trust), total
 
     return ExchangeRule(init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2)
-
-
-def dynamic(moving_rate: float = 0.1, weighting: Weighting = Weighting()) -> ExchangeRule:  # noqa: B008 - a constant
-    """EASGD with dynamic weights: a worker whose distance to the centre suddenly grew follows, and is not followed.
-
-        x^i <- x^i + h1 (x~ - x^i)        x~ <- x~ + h2 (x^i - x~)
-
-    The state is the last log-distances at contacts, one history per worker at both ends, so both compute the same
-    h1 and h2 (`weighting.pulls`). Without lag this is `elastic`, bit for bit. It breaks the conservation of the sum
-    where a worker lags: that is its purpose.
-
-    Source: Xu & Carr, arXiv 2409.09242; see `weighting.py` for how sure that is.
-
-    Raises:
-        ConfigError: where moving_rate is not in [0, 0.5], or the weighting cannot be.
-    """
-    if not 0.0 <= moving_rate <= 0.5:
-        raise ConfigError("moving-rate", moving_rate, "a number from 0 to 0.5: beyond, two moves exceed the distance")
-    weighting.checked()
-
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
-        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
-        history = (*state, math.log(distance + TINY))[-len(weighting.coefficients) - 1 :]
-        share = pulls(pull(moving_rate, mine.weight, theirs.weight), weighting.lag(history))
-        return delta.mul_(share.centre if mine.centre else share.worker), history
-
-    return ExchangeRule(init=lambda _vector: (), update=update)
 
 
 def stay() -> ExchangeRule:
@@ -246,7 +232,7 @@ def chain(*rules: ExchangeRule) -> ExchangeRule:
     def share(state: State) -> float:
         return sum(rule.share(one) for rule, one in zip(rules, state, strict=True))
 
-    return ExchangeRule(init=init, update=update, share=share)
+    return ExchangeRule(init=init, update=update, share=share, per_partner=any(rule.per_partner for rule in rules))
 
 
 def check_rate(key: str, rate: float, *, copies: bool = False) -> None:
@@ -345,14 +331,6 @@ RULES: Mapping[str, Method] = {
         Topology.CENTRE,
         elastic,
         moving_rate=0.225,
-    ),
-    "easgd-dynamic": Method(
-        "EAMSGD where a worker that lags follows and is ignored (arXiv 2409.09242)",
-        Topology.CENTRE,
-        dynamic,
-        moving_rate=0.1,
-        symmetric=False,
-        live=False,
     ),
     "easgd-sync": Method(
         "EASGD where all meet the same centre at once (arXiv 1412.6651, eq. 3-6)",

@@ -9,11 +9,17 @@ others, the constants and the sign are ours, chosen on a toy problem.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from p2p_elastic.errors import ConfigError
+import torch
+from torch import Tensor
 
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.rules import ExchangeRule, Facts, State
+
+TINY = 1e-30  # so that the logarithm of no distance is a number
 COEFFICIENTS = (0.4, 0.3, 0.2, 0.1)  # of the last differences, the newest first
 
 
@@ -26,8 +32,8 @@ class Weighting(NamedTuple):
     """
 
     coefficients: tuple[float, ...] = COEFFICIENTS
-    dead_zone: float = 0.1
-    limit: float = 0.5
+    dead_zone: float = 0.25
+    limit: float = 1.0
     sign: int = 1
 
     def checked(self) -> Weighting:
@@ -43,13 +49,6 @@ class Weighting(NamedTuple):
     def lag(self, log_distances: Sequence[float]) -> float:
         """How much a worker lags, 0 (not at all) to 1; `log_distances` the oldest first. 0 while there are too few."""
         return lag(score(log_distances, self.coefficients), self)
-
-
-class Pull(NamedTuple):
-    """The share of the distance that each end moves: h1 the worker's, h2 the centre's."""
-
-    worker: float
-    centre: float
 
 
 def score(log_distances: Sequence[float], coefficients: Sequence[float]) -> float:
@@ -69,12 +68,67 @@ def lag(raw_score: float, weighting: Weighting) -> float:
     return share if 0.0 < share < 1.0 else 0.0 if share <= 0.0 else 1.0
 
 
-def pulls(moving_rate: float, lagging: float) -> Pull:
-    """h1 = alpha + (1 - alpha) w, h2 = alpha (1 - w): EASGD's at w = 0; at w = 1 the worker copies and is ignored.
+def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeRule:  # noqa: B008 - a constant
+    """Any rule towards a centre or leader, where a peer whose distance to it suddenly grew copies, and is not copied.
 
-    h1 + h2 stays at 1 or below where alpha is at most 0.5.
+        x^i <- x^i + h1 (x~ - x^i)      h1 = alpha + (1 - alpha) w      with w the peer's lag, 0..1, and
+        x~ <- x~ + h2 (x^i - x~)        h2 = alpha (1 - w)              alpha what `rule` does without
 
-    >>> pulls(0.1, 0.0), pulls(0.1, 1.0)
-    (Pull(worker=0.1, centre=0.1), Pull(worker=1.0, centre=0.0))
+    The state holds the last log-distances at contacts, one history per pair at both ends, so that both compute the same
+    w. Without lag this is `rule`, bit for bit. Where alpha is at most 1/2 the two moves never exceed the distance. It
+    breaks the conservation of the sum where a peer lags: that is its purpose.
+
+    Source: Xu & Carr, arXiv 2409.09242; see `weighting.py` for how sure that is.
+
+    Raises:
+        ConfigError: where the weighting cannot be.
+
+    >>> rule, peer, centre = dynamic(elastic(0.1)), Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
+    >>> rule.update(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
+    tensor([0.2000])
     """
-    return Pull(moving_rate + (1.0 - moving_rate) * lagging, moving_rate * (1.0 - lagging))
+    weighting.checked()
+
+    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+        history, inner = state
+        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
+        history = (*history, math.log(distance + TINY))[-len(weighting.coefficients) - 1 :]
+        lagging = weighting.lag(history)
+        copied = None if lagging == 0.0 or mine.centre or theirs.trust == 0.0 else delta.mul(lagging)
+        move, inner = rule.update(delta, inner, mine=mine, theirs=theirs)
+        move = move if lagging == 0.0 else move.mul_(1.0 - lagging)
+        return (move if copied is None else move.add_(copied)), (history, inner)
+
+    return ExchangeRule(
+        init=lambda vector: ((), rule.init(vector)),
+        update=update,
+        share=lambda state: rule.share(state[1]),
+        per_partner=True,
+    )
+
+
+def ramp(value: float, *, bad: float, good: float) -> float:
+    """0 at `bad` and beyond, 1 at `good` and beyond, linear between; NaN is 0.
+
+    >>> ramp(90.0, bad=95.0, good=85.0), ramp(0.3, bad=0.0, good=0.5)
+    (0.5, 0.6)
+    """
+    share = (value - bad) / (good - bad)
+    return 1.0 if share >= 1.0 else share if share > 0.0 else 0.0
+
+
+COPIES_BELOW, COUNTS_FROM = 0.1, 0.3  # two thresholds, so that a peer does not flap between copying and counting
+STEP = 0.05  # smaller changes of a weight are not worth telling
+
+
+def settled(before: float, health: float) -> float:
+    """The weight that a peer gives itself, after `before`, where its worst signal says `health` (both 0..1).
+
+    Below COPIES_BELOW it is 0: the peer copies and is not copied, until its health is COUNTS_FROM or more.
+
+    >>> settled(1.0, 0.09), settled(0.0, 0.29), settled(0.0, 0.3), settled(0.5, 0.52)
+    (0.0, 0.0, 0.3, 0.5)
+    """
+    if health < (COUNTS_FROM if before == 0.0 else COPIES_BELOW):
+        return 0.0
+    return before if abs(health - before) < STEP and health < 1.0 else health

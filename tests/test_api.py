@@ -7,47 +7,27 @@ import re
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
+from asking import ask as get
+from asking import assert_free, served
 from pydantic import ValidationError
 from statuses import status_of
 
+from p2p_elastic import api, health, why
 from p2p_elastic.api import ApiServer, bind, create_app
 from p2p_elastic.api.schemas import Peers
 from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.status import (
-    BootstrapStatus,
-    ExchangeRecord,
-    MemberStatus,
-    Outcome,
-    PeerStatus,
-)
+from p2p_elastic.history import History
+from p2p_elastic.status import BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
 
-OPERATIONS = {"/health": {"200", "500"}, "/ready": {"200", "500", "503"}}
-OPERATIONS |= {"/v1/status": {"200", "500"}, "/v1/peers": {"200", "500"}}
-CLOSE_SECONDS_MAX = 2.0  # one, and another for a busy machine
-
-
-def exchange_of(partner: str, outcome: Outcome, age: float) -> ExchangeRecord:
-    numbers: dict[str, Any] = {"step": 1, "seconds": 0.1, "bytes_sent": 1, "bytes_received": 1}
-    return ExchangeRecord(id="x", partner=partner, initiated=True, outcome=outcome, age_seconds=age, **numbers)
-
-
-def get(path: str, status: Callable[[], PeerStatus] = status_of, method: str = "GET") -> httpx.Response:
-    """One request to the application, without a server."""
-
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(status), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://peer") as client:
-            return await client.request(method, path)
-
-    return asyncio.run(ask())
+READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
+OF_STATUS = READS - {"/v1/history"}
+WRITES = {"/v1/signals/{name}": {"put", "delete"}, "/v1/weight": {"put", "delete"}}
+WRITES |= {"/v1/drain": {"post"}, "/v1/resume": {"post"}}
 
 
 # The application
@@ -88,33 +68,40 @@ def test_a_loss_that_is_not_finite_is_null_in_valid_json(loss: float) -> None:
     assert json.loads(answer.text, parse_constant=refuse)["training"]["loss"] is None
 
 
-def test_peers_counts_the_last_exchanges_of_each_partner() -> None:
+def test_peers_are_the_members_and_the_partners() -> None:
     member = MemberStatus(peer="B", addresses=("/ip4/10.0.0.2/tcp/1",), state="alive", step=1, loss=None, age_seconds=1)
-    records = (
-        exchange_of("C", Outcome.TIMEOUT, age=9),
-        exchange_of("B", Outcome.COMPLETED, age=3),
-        exchange_of("B", Outcome.COMPLETED, age=2),
-        exchange_of("B", Outcome.HALF, age=1),
-    )
-    answer = get("/v1/peers", lambda: status_of(members=(member,), last_exchanges=records))
-    peers = Peers.model_validate_json(answer.content)
-    assert peers.members == (member,)
-    assert [partner.peer for partner in peers.partners] == ["B", "C"]
-    assert peers.partners[0].exchanges == {Outcome.COMPLETED: 2, Outcome.HALF: 1}
-    assert peers.partners[0].last == records[-1]
-    assert answer.json()["partners"][0]["exchanges"] == {"completed": 2, "half": 1}
+    partners = (PartnerStatus(peer="C", trust=0.5, exchanges={Outcome.HALF: 1}), PartnerStatus(peer="B"))
+    answer = get("/v1/peers", lambda: status_of(members=(member,), partners=partners))
+    assert Peers.model_validate_json(answer.content) == Peers(members=(member,), partners=partners)
+    assert answer.json()["partners"][0]["exchanges"] == {"half": 1}
+
+
+def test_why_says_what_is_in_the_way() -> None:
+    answer = get("/v1/why", lambda: status_of(drained=True))
+    assert (answer.status_code, answer.json()["progressing"]) == (200, False)
+    assert "drained" in {reason["code"] for reason in answer.json()["reasons"]}
+
+
+def test_history_is_the_curve_so_far_and_empty_where_none_is_kept() -> None:
+    assert get("/v1/history").json() == {"points": []}
+    history = History()
+    history.observe(status_of(training={"loss": math.nan, "step": 7, "validation_accuracy": 0.5}))
+    (point,) = get("/v1/history", history=history).json()["points"]
+    assert point == {
+        **{"seconds": 100.0, "step": 7, "loss": None, "accuracy": 0.5, "weight": 1.0, "steps_per_second": None}
+    }
 
 
 def test_an_error_in_status_is_a_500_in_json_and_its_details_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     def fails() -> PeerStatus:
         raise RuntimeError("secret")
 
-    for path in OPERATIONS:
+    for path in OF_STATUS:
         answer = get(path, fails)
         assert answer.status_code == 500
         assert "log" in answer.json()["detail"]
         assert "secret" not in answer.text
-    assert caplog.text.count("RuntimeError: secret") == len(OPERATIONS)
+    assert caplog.text.count("RuntimeError: secret") == len(OF_STATUS)
 
 
 def test_the_status_is_read_anew_for_each_request_in_the_thread_that_serves() -> None:
@@ -130,14 +117,17 @@ def test_the_status_is_read_anew_for_each_request_in_the_thread_that_serves() ->
 
 
 def test_answers_refuse_change() -> None:
-    peers = Peers.of(status_of())
+    peers = Peers(members=(), partners=())
     with pytest.raises(ValidationError, match="frozen"):
         peers.members = ()  # type: ignore[misc]
 
 
 def test_unknown_paths_and_methods_are_refused_in_json() -> None:
     assert (get("/nothing").status_code, get("/nothing").json()) == (404, {"detail": "Not Found"})
-    assert get("/v1/status", method="POST").status_code == 405
+    for path, allowed in (("/v1/status", "GET"), ("/v1/weight", "DELETE, PUT"), ("/openapi.json", "GET"), ("/", "GET")):
+        answer = get(path, method="PATCH")
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert answer.json() == {"detail": f"this address answers to {allowed}"}
 
 
 # The documentation
@@ -145,15 +135,27 @@ def test_unknown_paths_and_methods_are_refused_in_json() -> None:
 
 def test_openapi_lists_every_operation_with_all_its_answers() -> None:
     document = get("/openapi.json").json()
-    assert document["paths"].keys() == OPERATIONS.keys()
-    for path, methods in document["paths"].items():
-        operation = methods["get"]
-        assert methods.keys() == {"get"}
+    assert {path: set(methods) for path, methods in document["paths"].items()} == {p: {"get"} for p in READS} | WRITES
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    for operation in operations:
         assert operation["summary"]
         assert operation["description"]
-        assert operation["responses"].keys() == OPERATIONS[path]
-        for response in operation["responses"].values():
-            assert "$ref" in response["content"]["application/json"]["schema"]
+        assert {"200", "500"} <= set(operation["responses"])
+        for code, response in operation["responses"].items():
+            ((kind, content),) = response["content"].items()
+            assert kind.startswith("text/") or "$ref" in content["schema"]
+            if int(code) >= 400 and operation["operationId"] != "ready":
+                assert content["schema"]["$ref"] == "#/components/schemas/Problem"
+
+
+def test_openapi_says_which_operations_need_the_token() -> None:
+    document = get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert ("security" in operation) == (path in WRITES)
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
 def test_docs_lists_endpoints_and_fields_and_needs_no_other_host() -> None:
@@ -161,7 +163,18 @@ def test_docs_lists_endpoints_and_fields_and_needs_no_other_host() -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert not re.search(r"//|<script|<link|url\(|@import", answer.text)
-    for words in (*OPERATIONS, "PeerStatus", "by_outcome", "seconds_since_step", "share of the validation split, 0..1"):
+    for words in (
+        *READS,
+        *WRITES,
+        "NewWeight",
+        "Bearer TOKEN",
+        "text/event-stream",
+        "last-event-id",
+        "PeerStatus",
+        "by_outcome",
+        "seconds_since_step",
+        "share of the validation split, 0..1",
+    ):
         assert words in answer.text
 
 
@@ -172,41 +185,41 @@ def test_every_link_within_docs_has_its_target() -> None:
     assert all(f'id="{target}"' in text for target in targets)
 
 
-def test_root_leads_to_docs() -> None:
-    answer = get("/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "docs")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_may_load_nothing_from_elsewhere_and_show_in_no_frame(path: str) -> None:
+    answer = get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(rule.strip().split(" ", 1) for rule in answer.headers["content-security-policy"].split(";"))
+    assert policy == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "script-src": "'unsafe-inline'",
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cache-control"] == "no-cache"
+
+
+def test_root_is_the_page_that_is_installed() -> None:
+    page = Path(api.__file__).parent / "static" / "index.html"
+    assert get("/").text == page.read_text(encoding="utf-8")
+
+
+def test_the_readme_names_every_address_and_every_code() -> None:
+    readme = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
+    codes = re.findall(r"^    (\w+(?:, \w+)*) {2,}", f"{why.__doc__}{health.__doc__}", re.MULTILINE)
+    assert len(codes) > 15
+    for word in (*READS, *WRITES, *", ".join(codes).split(", ")):
+        assert word in readme, word
 
 
 # The server
-
-
-@contextmanager
-def served(status: Callable[[], PeerStatus] = status_of, host: str = "127.0.0.1") -> Iterator[str]:
-    """A real server in a thread with a loop of its own; checks that it ends quickly and frees its port."""
-    loop = asyncio.new_event_loop()
-    server = ApiServer(create_app(status), bind(host, 0))
-
-    def work() -> None:
-        loop.run_until_complete(server.serve())
-        # Connections that were cut report so one turn of the loop later.
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield server.url
-    finally:
-        begin = time.monotonic()
-        asyncio.run_coroutine_threadsafe(server.close(), loop)
-        thread.join(timeout=5)
-        assert not thread.is_alive()
-        assert time.monotonic() - begin < CLOSE_SECONDS_MAX
-        assert_free(host, int(server.url.rsplit(":", 1)[1]))
-
-
-def assert_free(host: str, port: int) -> None:
-    bind(host, port).close()
 
 
 def address_of(url: str) -> tuple[str, int]:

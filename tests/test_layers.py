@@ -19,7 +19,7 @@ LAYERS = ("core", "peers", "api", "cli")
 TOP = {
     *("board", "centre_duty", "cli", "cli_doctor", "cli_errors", "cli_simulate", "cli_status", "demo", "display"),
     *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "join", "processes"),
-    *("simulate", "simulate_screen", "status_client", "status_screen", "stop", "__main__"),
+    *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "__main__"),
 }
 
 

@@ -39,10 +39,7 @@ STILL = {"downpour", "mvadownpour", "all-reduce", "none"}
 RATELESS = STILL | {"gosgd"}
 every_rule = pytest.mark.parametrize("name", sorted(RULES))
 every_symmetric_rule = pytest.mark.parametrize("name", sorted(n for n, m in RULES.items() if m.symmetric))
-WEIGHTED = {"easgd-dynamic"}  # both ends move, and not always equally
-every_one_sided_rule = pytest.mark.parametrize(
-    "name", sorted(n for n, m in RULES.items() if not m.symmetric and n not in WEIGHTED)
-)
+every_one_sided_rule = pytest.mark.parametrize("name", sorted(n for n, m in RULES.items() if not m.symmetric))
 every_moving_rule = pytest.mark.parametrize("name", sorted(set(RULES) - STILL))
 every_rule_with_a_rate = pytest.mark.parametrize("name", sorted(set(RULES) - RATELESS))
 every_elastic_rule = pytest.mark.parametrize("name", sorted(n for n, m in RULES.items() if m.rule is elastic))
@@ -194,7 +191,7 @@ def test_where_the_ends_of_a_one_sided_exchange_are_afterwards(
 
 
 def test_every_one_sided_method_is_named_as_such() -> None:
-    assert {n for n, m in RULES.items() if not m.symmetric} - WEIGHTED == {
+    assert {n for n, m in RULES.items() if not m.symmetric} == {
         "gossip-pull",
         "gossip-push",
         "gosgd",

@@ -39,14 +39,22 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 
 def test_tasks_are_sorted_and_named_as_their_keys() -> None:
-    assert list(TASKS) == ["cifar10", "cifar10-cnn7", "cifar10-resnet20", "digits", "fashion-mnist", "mnist"]
+    assert list(TASKS) == [
+        "cifar10",
+        "cifar10-cnn7",
+        "cifar10-resnet20",
+        "digits",
+        "fashion-mnist",
+        "mnist",
+        "mnist-small",
+    ]
     assert all(task.name == name and task.summary for name, task in TASKS.items())
 
 
 def test_unknown_task_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"task: got 'minst'; allowed: cifar10, cifar10-cnn7, cifar10-resnet20, digits, fashion-mnist, mnist",
+        match=r"task: got 'minst'; allowed: cifar10, .*, digits, fashion-mnist, mnist, mnist-small",
     ):
         find_task("minst")
 
@@ -82,6 +90,15 @@ def test_mlp_is_that_of_the_experiments(name: str) -> None:
     for layer in linear:
         assert not layer.bias.any()
         assert float(layer.weight.detach().std()) == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.05)
+
+
+def test_the_small_mlp_has_one_hidden_layer_of_64_and_no_dropout() -> None:
+    task = find_task("mnist-small")
+    layers = [layer for layer in initial_model(task, seed=1).modules() if not isinstance(layer, nn.Sequential)]
+    assert [type(layer) for layer in layers] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert [tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)] == [(64, 784), (10, 64)]
+    recipe = task.recipe
+    assert (recipe.batch_size, recipe.learning_rate, recipe.momentum, recipe.milestones) == (32, 0.05, 0.0, ())
 
 
 def test_preactresnet18_has_the_parameters_of_the_experiments_and_ten_logits() -> None:
@@ -417,7 +434,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("task", "name"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+@pytest.mark.parametrize(
+    ("task", "name"), [("mnist", "MNIST"), ("mnist-small", "MNIST"), ("fashion-mnist", "FashionMNIST")]
+)
 def test_unpacked_folder_is_read_and_left_alone(task: str, name: str, tmp_path: Path, offline: list[str]) -> None:
     write_mnist(tmp_path / name / "raw", train=60, test=20)
     before = contents(tmp_path)

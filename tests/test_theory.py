@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules import ExchangeRule, Facts, dynamic, elastic, follow
+from p2p_elastic.rules import ExchangeRule, Facts, elastic, follow
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.rounds import Centre
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.tasks import Data, find_task
-from p2p_elastic.weighting import Weighting
+from p2p_elastic.weighting import Weighting, dynamic
 
 ME, YOU = Facts(step=1, loss=None, weight=1.0, asked=True), Facts(step=1, loss=None, weight=1.0)
 DIGITS = 5e-5  # a number given to four digits after the point
@@ -389,7 +389,7 @@ def test_e7_dynamic_weighting_without_lag_is_easgd() -> None:
                 flat[row] += move
         return flat, round_.centre
 
-    plain, weighted, lagging = (through(rule) for rule in (elastic(0.1), dynamic(0.1, never), dynamic(0.1)))
+    plain, weighted, lagging = (through(rule) for rule in (elastic(0.1), dynamic(elastic(0.1), never), dynamic(elastic(0.1))))
     assert torch.equal(plain[0], weighted[0])
     assert torch.equal(plain[1], weighted[1])
     assert not torch.equal(plain[1], lagging[1])

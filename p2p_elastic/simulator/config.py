@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.policy import default_schedule
+from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.rules import RULES, Flow, Topology, find_method, find_rule
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -36,6 +36,27 @@ class Failures(Frozen):
     noise: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
         default=1.0, description="noise relative to the root mean square of the worker's parameters"
     )
+    diverge: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="so many workers have too high a learning rate, the first ones"
+    )
+    diverge_factor: Annotated[float, Field(ge=1.0, le=1e6)] = Field(
+        default=100.0, description="what the learning rate of a diverging worker is multiplied by"
+    )
+    flipped: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="so many workers, after the diverging ones, train on class C - 1 - c in the place of c"
+    )
+    nan: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="the parameters of so many workers, after the flipped ones, turn to NaN"
+    )
+    nan_step: Count = Field(default=100, description="the step at whose end they do")
+
+    @property
+    def faulty(self) -> range:
+        """The workers that do harm: diverging, then flipped, then those that turn to NaN, from worker 0 on.
+
+        The others are healthy, even where they are slow, or cut off, crash or are corrupted now and then.
+        """
+        return range(self.diverge + self.flipped + self.nan)
 
 
 class SimulationConfig(Frozen):
@@ -48,6 +69,9 @@ class SimulationConfig(Frozen):
     global_moving_rate: float | None = Field(default=None, description="lsgd: pull towards the best of all groups")
     period: Count | None = None
     probability: Share | None = None
+    weighting: WeightingName = Field(
+        default="fixed", description="dynamic: workers count by their health and by what others measure of them"
+    )
     global_period: Count | None = Field(default=None, description="lsgd: steps between pulls to the best of all")
     groups: Annotated[int, Field(ge=1, le=1024)] = 1
     partners: Annotated[int, Field(ge=1, le=1023)] = Field(default=1, description="gossip: partners asked at once")
@@ -107,6 +131,9 @@ class SimulationConfig(Frozen):
             raise ConfigError("partners", self.partners, f"at most 1 / moving rate ({self.rate:g}): moves add up")
         if self.failures.slow >= self.workers:
             raise ConfigError("slow", self.failures.slow, f"fewer than there are workers ({self.workers})")
+        if len(self.failures.faulty) >= self.workers:
+            given = (self.failures.diverge, self.failures.flipped, self.failures.nan)
+            raise ConfigError("diverge/flipped/nan", given, f"together fewer than there are workers ({self.workers})")
         return self
 
     @property
@@ -146,7 +173,9 @@ class Point(Frozen):
     training_loss: float | None = Field(
         description="mean over workers and the steps since the last point; None where that is not a finite number"
     )
-    accuracies: tuple[float, ...] = Field(description="of each worker on the test split, 0..1")
+    accuracies: tuple[float, ...] = Field(
+        description="of each worker on the test split, 0..1; which of them are not healthy says `Failures.faulty`"
+    )
     average_accuracy: float = Field(description="of the averaged parameters, BatchNorm statistics re-estimated")
     centre_accuracy: float | None = Field(default=None, description="of the centre variable, where there is one")
     consensus_distance: float = Field(description="root mean square L2 distance of the workers to their average")

@@ -16,17 +16,21 @@ from p2p_elastic.simulator.workers import Workers
 class FaultInjector:
     """The faults of all workers. Every kind and worker has its own random numbers: one does not shift another.
 
-    A round is `begin()`, then `exchanging(due)`, and at its end `damage(workers, step)`. The first snapshots are `flat`
-    [W, D], with which workers begin.
+    A round is `begin()`, then `flip_(labels, classes)` and `exchanging(due)`, `step(workers, learning_rate, active)` in
+    place of the workers' own, and at its end `damage(workers, step)`. The first snapshots are `flat` [W, D], with which
+    workers begin.
 
     `counts` has, by kind: "dropped" (due exchanges lost at random), "cut-off" (due exchanges lost to a burst), "bursts"
-    (begun), "skipped" (steps that a slow worker did not take), "crashes" and "corruptions".
+    (begun), "skipped" (steps that a slow worker did not take), "crashes", "corruptions", "diverging" (steps that a
+    worker took at too high a rate), "flipped" (batches with flipped labels) and "nan" (workers that turned to NaN).
     """
 
     def __init__(self, failures: Failures, flat: Tensor, seed: int) -> None:
         workers = len(flat)
         self._failures, self._workers = failures, workers
         self._slow_from = workers - failures.slow
+        self._flipped = slice(failures.diverge, failures.diverge + failures.flipped)
+        self._nan = slice(self._flipped.stop, self._flipped.stop + failures.nan)
         self._credit = 0.0
         self.counts: Counter[str] = Counter()
         kinds = ("drop", "burst", "crash", "corrupt")
@@ -72,9 +76,30 @@ class FaultInjector:
                 kept.append(worker)
         return kept
 
+    def flip_(self, labels: Tensor, classes: int) -> Tensor:
+        """Change labels [n, B] of the first n workers, 0..classes - 1, to those that they train on; gives them."""
+        mine = labels[self._flipped]
+        mine.copy_(classes - 1 - mine)
+        self.counts["flipped"] += len(mine)
+        return labels
+
+    def step(self, workers: Workers, learning_rate: float, active: int) -> None:
+        """One optimizer step of the first `active` workers, at a higher rate for those that diverge."""
+        # A step is proportional to the rate, and nothing that an optimizer keeps depends on it (SGD, AdaHessian): to go
+        # so many times as far is the higher rate, up to rounding.
+        mine = workers.flat[: min(self._failures.diverge, active)]
+        before = mine.clone()
+        workers.step(learning_rate)
+        mine.copy_(before.lerp_(mine, self._failures.diverge_factor))
+        self.counts["diverging"] += len(mine)
+
     def damage(self, workers: Workers, step: int) -> list[int]:
-        """Crash and corrupt workers after their step; gives which. Takes snapshots when it is time."""
+        """Crash and corrupt workers after their step, or turn them to NaN; gives which. Takes snapshots when due."""
         damaged: list[int] = []
+        if step == self._failures.nan_step:
+            workers.flat[self._nan, : workers.trainable] = torch.nan
+            damaged += range(self._workers)[self._nan]
+            self.counts["nan"] += len(damaged)
         for worker in range(self._workers):
             if self._hits("crash", self._failures.crash, worker):
                 assert self._snapshots is not None

@@ -22,15 +22,18 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules import RULES, ExchangeRule, Facts, Flow, State, Topology, find_rule
+from p2p_elastic.policy import rule_of
+from p2p_elastic.rules import RULES, ExchangeRule, Facts, Flow, State, Topology
 from p2p_elastic.simulator.config import SimulationConfig
+from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
+from p2p_elastic.trust import Verdict
 
 Moves = dict[int, Tensor]
 Ask = tuple[int, int]  # who asks, who is asked
@@ -70,9 +73,13 @@ class Round(Protocol):
 
 
 class Nobody:
-    """No communication between rows. The other rounds are built on it."""
+    """No communication between rows. The other rounds are built on it.
 
-    def __init__(self) -> None:
+    With `judging` (dynamic weighting) rows have weights, and judge what they receive; otherwise all count the same.
+    """
+
+    def __init__(self, judging: Judging | None = None) -> None:
+        self._judging = judging
         self.traffic = Traffic()
         self.centre: Tensor | None = None
         self.leaders: Counter[int] = Counter()
@@ -87,6 +94,21 @@ class Nobody:
 
     def forget(self, row: int, flat: Tensor) -> None:
         return None
+
+    def _weight(self, row: int) -> float:
+        return 1.0 if self._judging is None else self._judging.weights[row]
+
+    def _judge(self, flat: Tensor, pairs: Sequence[Pair]) -> Mapping[Pair, Verdict]:
+        """What the judges of these pairs make of the vectors that they received."""
+        if self._judging is None or not pairs:
+            return {}
+
+        def vectors(rows: Iterable[int]) -> Tensor:
+            return torch.stack(
+                [self.centre if row == CENTRE and self.centre is not None else flat[row] for row in rows]
+            )
+
+        return self._judging.judge(vectors(i for i, _ in pairs), vectors(j for _, j in pairs), pairs)
 
     def _count(self, vector: Tensor, *, workers: int = 0, centre: int = 0) -> None:
         """One exchange in which workers and centre sent so many vectors."""
@@ -108,9 +130,16 @@ class Pairs(Nobody):
     """
 
     def __init__(
-        self, rule: ExchangeRule, flat: Tensor, *, flow: Flow = Flow.BOTH, partners: int = 1, seed: int = 0
+        self,
+        rule: ExchangeRule,
+        flat: Tensor,
+        *,
+        flow: Flow = Flow.BOTH,
+        partners: int = 1,
+        seed: int = 0,
+        judging: Judging | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(judging)
         self._rule, self._flow, self._partners = rule, flow, partners
         self._rng = random.Random(seed)
         self.states: list[State] = [rule.init(row) for row in flat]
@@ -136,14 +165,26 @@ class Pairs(Nobody):
             asks = _each_pair_once(asks)
         moving = asks if self._flow is Flow.BOTH else [(asker,) for asker, _ in asks]
         partners = Counter(itertools.chain.from_iterable(moving))
+        verdicts = self._judge_all(flat, asks, both=self._flow is Flow.BOTH)
         moves: Moves = {}
         for asker, asked in asks:
-            facts = [Facts(step, None, 1.0, i == asker, max(1, partners[i]), self._share(i)) for i in (asker, asked)]
-            self._end(moves, flat[asked] - flat[asker], asker, facts[0], facts[1])
+            mine, theirs = (
+                self._facts(i, step, asked=i == asker, partners=max(1, partners[i])) for i in (asker, asked)
+            )
+            delta = flat[asked] - flat[asker]
+            self._end(moves, delta, asker, mine, _trusted(theirs, verdicts.get((asker, asked))))
             back = flat[asker] - flat[asked] if self._flow is Flow.BOTH else flat.new_empty(0)
-            self._end(moves, back, asked, facts[1], facts[0])
+            self._end(moves, back, asked, theirs, _trusted(mine, verdicts.get((asked, asker))))
             self._count(flat[asker], workers=2 if self._flow is Flow.BOTH else 1)
         return moves
+
+    def _facts(self, row: int, step: int, *, asked: bool = False, partners: int = 1) -> Facts:
+        share = self._rule.share(self.states[row])
+        return Facts(step, None, self._weight(row), asked=asked, partners=partners, share=share)
+
+    def _judge_all(self, flat: Tensor, asks: Sequence[Ask], *, both: bool) -> Mapping[Pair, Verdict]:
+        pairs = [*asks, *((asked, asker) for asker, asked in asks)] if both else asks
+        return self._judge(flat, pairs)
 
     def _end(self, moves: Moves, delta: Tensor, row: int, mine: Facts, theirs: Facts) -> None:
         move, self.states[row] = self._rule.update(delta, self.states[row], mine=mine, theirs=theirs)
@@ -152,24 +193,25 @@ class Pairs(Nobody):
 
     def _push(self, flat: Tensor, asks: list[Ask], step: int) -> Moves:
         # A queue has one partner at a time, so the facts say one.
+        verdicts = self._judge_all(flat, [(asked, asker) for asker, asked in asks], both=False)
         sent = []
         for asker, asked in asks:
-            sender = Facts(step, None, 1.0, asked=True, share=self._share(asker))
-            receiver = Facts(step, None, 1.0, share=self._share(asked))
-            self._end({}, flat.new_empty(0), asker, sender, receiver)
-            sent.append((asker, asked, sender))
+            sender = self._facts(asker, step, asked=True)
+            self._end({}, flat.new_empty(0), asker, sender, self._facts(asked, step))
+            sent.append((asker, asked, _trusted(sender, verdicts.get((asked, asker)))))
             self._count(flat[asker], workers=1)
         moves: Moves = {}
         for asker, asked, sender in sent:
-            receiver = Facts(step, None, 1.0, share=self._share(asked))
+            receiver = self._facts(asked, step)
             delta = flat[asker] - flat[asked]
             if asked in moves:
                 delta.sub_(moves[asked])
             self._end(moves, delta, asked, receiver, sender)
         return moves
 
-    def _share(self, row: int) -> float:
-        return self._rule.share(self.states[row])
+
+def _trusted(theirs: Facts, verdict: Verdict | None) -> Facts:
+    return theirs if verdict is None else theirs._replace(trust=verdict.trust)
 
 
 def _each_pair_once(asks: Sequence[Ask]) -> list[Ask]:
@@ -181,11 +223,11 @@ class Centre(Nobody):
     """EASGD, EAMSGD: due workers meet the centre one after another, in random order, each as it is by then.
 
     A worker's move is computed at its old row. Both ends have the same rule; the worker is the end that asks. The
-    centre's end has a state per worker.
+    centre's end has a state per worker. A worker judges the centre as it was before the round.
     """
 
-    def __init__(self, rule: ExchangeRule, flat: Tensor, *, seed: int = 0) -> None:
-        super().__init__()
+    def __init__(self, rule: ExchangeRule, flat: Tensor, *, seed: int = 0, judging: Judging | None = None) -> None:
+        super().__init__(judging)
         self._rule, self._rng = rule, random.Random(seed)
         self.centre: Tensor = flat[0].clone()
         self.states: list[State] = [rule.init(row) for row in flat]
@@ -194,18 +236,25 @@ class Centre(Nobody):
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         order = _both(due, connected)
         self._rng.shuffle(order)
+        verdicts = self._judge_centre(flat, order)
         moves: Moves = {}
         for row in order:
-            moves[row], of_centre = self._meet(flat[row], row, step)
+            moves[row], of_centre = self._meet(flat[row], row, step, verdicts)
             self.centre.add_(of_centre)
         return moves
 
-    def _meet(self, vector: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
+    def _judge_centre(self, flat: Tensor, rows: Sequence[int]) -> Mapping[Pair, Verdict]:
+        return self._judge(flat, [pair for row in rows for pair in ((row, CENTRE), (CENTRE, row))])
+
+    def _meet(self, vector: Tensor, row: int, step: int, verdicts: Mapping[Pair, Verdict]) -> tuple[Tensor, Tensor]:
         """The moves of a worker and of the centre."""
-        mine, theirs = Facts(step, None, 1.0, asked=True), Facts(step, None, 1.0, centre=True)
-        move, self.states[row] = self._rule.update(self.centre - vector, self.states[row], mine=mine, theirs=theirs)
+        mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
+        move, self.states[row] = self._rule.update(
+            self.centre - vector, self.states[row], mine=mine, theirs=_trusted(theirs, verdicts.get((row, CENTRE)))
+        )
+        trusted = _trusted(mine, verdicts.get((CENTRE, row)))
         of_centre, self.centre_states[row] = self._rule.update(
-            vector - self.centre, self.centre_states[row], mine=theirs, theirs=mine
+            vector - self.centre, self.centre_states[row], mine=theirs, theirs=trusted
         )
         self._count(vector, workers=1, centre=1)
         return move, of_centre
@@ -220,8 +269,10 @@ class CentreTogether(Centre):
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         moves: Moves = {}
         total = torch.zeros_like(self.centre)
-        for row in _both(due, connected):
-            moves[row], of_centre = self._meet(flat[row], row, step)
+        rows = _both(due, connected)
+        verdicts = self._judge_centre(flat, rows)
+        for row in rows:
+            moves[row], of_centre = self._meet(flat[row], row, step, verdicts)
             total.add_(of_centre)
         self.centre.add_(total)
         return moves
@@ -285,13 +336,14 @@ class Leader(Nobody):
         groups: int = 1,
         global_rule: ExchangeRule | None = None,
         global_period: int = 1,
+        judging: Judging | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(judging)
         self._rule, self._global_rule, self._global_period = rule, global_rule, global_period
         bounds = [len(flat) * group // groups for group in range(groups + 1)]
         self.groups = [range(start, stop) for start, stop in itertools.pairwise(bounds)]
-        self.states: list[State] = [rule.init(row) for row in flat]
-        self.global_states: list[State] = [] if global_rule is None else [global_rule.init(row) for row in flat]
+        self.states: dict[Pair, State] = {}  # of a follower and its leader
+        self.global_states: dict[Pair, State] = {}
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
@@ -311,19 +363,27 @@ class Leader(Nobody):
         present: tuple[Sequence[int], Sequence[int]],
         step: int,
         losses: Sequence[float],
-        rule_and_states: tuple[ExchangeRule, list[State]],
+        rule_and_states: tuple[ExchangeRule, dict[Pair, State]],
     ) -> None:
         due, connected = present
         rule, states = rule_and_states
-        candidates = [row for row in connected if row in group and math.isfinite(losses[row])]
+        candidates = [
+            row for row in connected if row in group and math.isfinite(losses[row]) and self._weight(row) > 0.0
+        ]
         if not candidates:
             return
         leader = min(candidates, key=lambda row: losses[row])
         followers = [row for row in _both(due, connected) if row in group and row != leader]
-        theirs = Facts(step, losses[leader], 1.0)
-        for row in followers:
-            mine = Facts(step, losses[row], 1.0, asked=True)
-            move, states[row] = rule.update(flat[leader] - flat[row], states[row], mine=mine, theirs=theirs)
+        theirs = Facts(step, losses[leader], self._weight(leader))
+        pairs = [(row, leader) for row in followers]
+        verdicts = self._judge(flat, pairs)
+        for pair in pairs:
+            row = pair[0]
+            mine = Facts(step, losses[row], self._weight(row), asked=True)
+            state = states[pair] if pair in states else rule.init(flat[row])
+            move, states[pair] = rule.update(
+                flat[leader] - flat[row], state, mine=mine, theirs=_trusted(theirs, verdicts.get(pair))
+            )
             flat[row].add_(move)
             self._count(flat[row], workers=1)
         self.leaders[leader] += bool(followers)
@@ -334,33 +394,43 @@ def _both(due: Sequence[int], connected: Sequence[int]) -> list[int]:
     return [row for row in due if row in reached]
 
 
-def build_round(config: SimulationConfig, flat: Tensor, trainable: int | None = None) -> Round:
+def build_round(
+    config: SimulationConfig, flat: Tensor, trainable: int | None = None, judging: Judging | None = None
+) -> Round:
     """The round of a configuration's rule for workers that begin with `flat` [W, D].
 
-    The first `trainable` of D are parameters, the others BatchNorm's statistics; None is all.
+    The first `trainable` of D are parameters, the others BatchNorm's statistics; None is all. `judging` is there where
+    the configuration has dynamic weighting.
     """
-    method, rule = RULES[config.rule], find_rule(config.rule, config.rate)
-    seed = config.seed
+    method = RULES[config.rule]
+    rule, seed = rule_of(method, config.rate, config.weighting), config.seed
     if method.topology is Topology.PAIRS:
-        return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed)
+        return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed, judging=judging)
     if method.topology is Topology.CENTRE:
-        return Centre(rule, flat, seed=seed)
+        return Centre(rule, flat, seed=seed, judging=judging)
     if method.topology is Topology.CENTRE_TOGETHER:
-        return CentreTogether(rule, flat, seed=seed)
+        return CentreTogether(rule, flat, seed=seed, judging=judging)
     if method.topology is Topology.ACCUMULATED:
         average_rate = config.rate if method.moving_rate > 0.0 else None
         return Accumulated(flat, trainable=trainable, average_rate=average_rate, seed=seed)
     if method.topology is Topology.LEADER:
-        return _leader(config, rule, flat)
+        return _leader(config, rule, flat, judging)
     return Nobody()
 
 
-def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor) -> Leader:
+def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor, judging: Judging | None) -> Leader:
     period = config.schedule.period
     assert period is not None, "lsgd has a period"
     global_period = config.global_period or LSGD_GLOBAL_PERIODS * period
     assert config.global_rate is not None
-    global_rule = find_rule(config.rule, config.global_rate)
+    global_rule = rule_of(RULES[config.rule], config.global_rate, config.weighting)
     if config.groups == 1 or global_period == period:
-        return Leader(global_rule, flat)  # as the authors' code: only the best of all
-    return Leader(rule, flat, groups=config.groups, global_rule=global_rule, global_period=global_period)
+        return Leader(global_rule, flat, judging=judging)  # as the authors' code: only the best of all
+    return Leader(
+        rule,
+        flat,
+        groups=config.groups,
+        global_rule=global_rule,
+        global_period=global_period,
+        judging=judging,
+    )

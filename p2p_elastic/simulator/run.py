@@ -13,6 +13,7 @@ from p2p_elastic import __version__, adahessian
 from p2p_elastic.rules import RULES, Topology
 from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
+from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.rounds import build_round
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import (
@@ -83,7 +84,10 @@ class _Simulation:
         self._feed = _Feed(config, self._task, train)
         self._workers = _workers(config, self._task, device, loop)
         self._flat = self._workers.flat
-        self._round = build_round(config, self._flat, self._workers.trainable)
+        self._judging: Judging | None = None
+        if config.weighting == "dynamic":
+            self._judging = Judging(initial_model(self._task, 0).to(device), self._task.loss, config.workers)
+        self._round = build_round(config, self._flat, self._workers.trainable, self._judging)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)
         self._judge = _Judge(self._task, train, test, device)
         self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]
@@ -117,14 +121,19 @@ class _Simulation:
     def _step(self, step: int) -> None:
         active = self._faults.begin()
         inputs, labels = self._feed.draw(active)
-        due = self._faults.exchanging(self._due(step, active))
-        connected = self._faults.connected
+        labels = self._faults.flip_(labels, self._feed.classes)
+        finite = torch.isfinite(self._flat.sum(dim=1)).tolist()  # a live peer neither sends nor takes what is not
+        due = [row for row in self._faults.exchanging(self._due(step, active)) if finite[row]]
+        connected = [row for row in self._faults.connected if finite[row]]
+        if self._judging is not None:
+            taken = [self._feed.drawn(worker) for worker in range(self._config.workers)]
+            self._judging.observe(inputs, labels, self._recent.nanmean(dim=0).tolist(), taken)
         # Before the gradients, since a forward pass changes BatchNorm's statistics in `flat`.
         moves = self._round.moves(self._flat, due, connected, step)
         losses = self._workers.gradients(inputs, labels)
         if self._topology is Topology.GRADIENTS:
             self._all_reduce(due)
-        self._workers.step(self._learning_rate(step))
+        self._faults.step(self._workers, self._learning_rate(step), active)
         self._round.settle_(self._flat, due, connected, step, self._recent_losses(losses, needed=bool(due)))
         self._workers.add_(moves)  # last, since it repairs variances too
         for row in self._faults.damage(self._workers, step):
@@ -154,7 +163,7 @@ class _Simulation:
 
     def _recent_losses(self, losses: Tensor, *, needed: bool) -> list[float]:
         """The mean of each worker's last minibatch losses; infinite where one of them was not finite."""
-        if self._topology is not Topology.LEADER:
+        if self._topology is not Topology.LEADER and self._judging is None:
             return []
         mine = self._recent[:, : len(losses)]
         mine.copy_(mine.roll(1, dims=0))
@@ -199,6 +208,7 @@ class _Feed:
     def __init__(self, config: SimulationConfig, task: Task, train: Split) -> None:
         self._task, self._train = task, train
         labels = train.labels.cpu()
+        self.classes = int(labels.max()) + 1
         kind, seed, workers = config.split, config.seed, config.workers
         size = min(config.batch_size or task.recipe.batch_size, len(labels))
         parts = worker_parts(labels, workers, kind, overlap=config.overlap, dirichlet=config.dirichlet, seed=seed)

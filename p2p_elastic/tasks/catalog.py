@@ -7,10 +7,10 @@ from p2p_elastic.tasks.base import Task
 from p2p_elastic.tasks.cifar10 import CIFAR10
 from p2p_elastic.tasks.cifar10_small import CIFAR10_CNN7, CIFAR10_RESNET20
 from p2p_elastic.tasks.digits import DIGITS
-from p2p_elastic.tasks.mnist import FASHION_MNIST, MNIST
+from p2p_elastic.tasks.mnist import FASHION_MNIST, MNIST, MNIST_SMALL
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (CIFAR10, CIFAR10_CNN7, CIFAR10_RESNET20, DIGITS, FASHION_MNIST, MNIST)
+    task.name: task for task in (CIFAR10, CIFAR10_CNN7, CIFAR10_RESNET20, DIGITS, FASHION_MNIST, MNIST, MNIST_SMALL)
 }
 
 

@@ -29,6 +29,11 @@ def model() -> nn.Module:
     return nn.Sequential(*layers, _linear(1024, CLASSES))
 
 
+def small_model() -> nn.Module:
+    """An MLP 784-64-10 (50,890 parameters), ReLU, torch's default weights: images [B, 28, 28] to logits [B, 10]."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -108,6 +113,15 @@ MNIST = Task(
     model=model,
     load=partial(load, _source("mnist", "MNIST", "https://yann.lecun.com/exdb/mnist/")),
     prepare=partial(prepare, 0.1307, 0.3081),
+)
+
+MNIST_SMALL = Task(
+    name="mnist-small",
+    summary="handwritten digits 28x28, MLP 784-64-10, for small machines",
+    recipe=Recipe(batch_size=32, learning_rate=0.05, momentum=0.0, epochs=10),
+    model=small_model,
+    load=MNIST.load,
+    prepare=MNIST.prepare,
 )
 
 FASHION_MNIST = Task(

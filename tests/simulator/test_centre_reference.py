@@ -50,7 +50,7 @@ def test_easgd_with_dynamic_weights(workers: int) -> None:
     x^i <- x^i - (alpha + (1 - alpha) w)(x^i - x~);   x~ <- x~ + alpha (1 - w)(x^i - x~). Distances jump now and then.
     """
     here, alpha = Setting(workers, same_start=False), 0.1
-    round_ = here.build("easgd-dynamic", moving_rate=alpha)
+    round_ = here.build("eamsgd", moving_rate=alpha, weighting="dynamic")
     assert isinstance(round_, Centre)
     round_._rng = recorder = Recorder(1)
     x, centre, seen = here.start.copy(), here.start[0].copy(), [[] for _ in range(workers)]

@@ -252,6 +252,6 @@ def test_all_reduce_averages_gradients_before_each_step(workers: int) -> None:
 def test_every_method_is_compared() -> None:
     assert set(RULES) == {
         *("elastic-gossip", "gossip-pull", "gossip-push", "gosgd"),
-        *("easgd", "eamsgd", "easgd-sync", "downpour", "mvadownpour", "easgd-dynamic"),
+        *("easgd", "eamsgd", "easgd-sync", "downpour", "mvadownpour"),
         *("lsgd", "all-reduce", "none"),
     }

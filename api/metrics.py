@@ -1,0 +1,162 @@
+"""The status in the text format of Prometheus. Names and units follow its conventions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from p2p_elastic.health import judge
+from p2p_elastic.status import Outcome, PeerStatus, Phase
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "p2p_elastic"
+PARTNERS_MAX = 50  # the latest: each is a time series of its own
+
+
+def exposition(status: PeerStatus) -> bytes:
+    """All numbers of a status, for a scrape."""
+    registry = CollectorRegistry()
+    registry.register(_Metrics(status))
+    return generate_latest(registry)
+
+
+class _Metrics(Collector):
+    def __init__(self, status: PeerStatus) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status
+        for part in (_peer, _training, _signals, _exchanges, _partners, _network, _roles, _health):
+            yield from part(status)
+
+
+def _peer(status: PeerStatus) -> Iterator[Metric]:
+    names = ("peer", "version", "run", "task", "schema_hash", "rule", "codec", "device")
+    info = {name: getattr(status, name) for name in names}
+    yield InfoMetricFamily(PREFIX, "Who this peer is and what it trains.", value=info)
+    yield _gauge("uptime_seconds", "Seconds since the peer started.", status.uptime_seconds)
+    yield _gauge("weight_ratio", "What the peer counts for in exchanges, 0 to 1.", status.weight)
+    yield from _optional("weight_override_ratio", "The weight that its operator set.", status.weight_override)
+    yield _gauge("drained", "1 where the peer begins and answers no exchanges.", status.drained)
+    states = {state: sum(m.state == state for m in status.members) for state in ("alive", "suspect")}
+    yield _gauges("members", "Other peers of the run, by how the last exchange left them.", "state", states)
+    drained = sum(member.drained for member in status.members)
+    yield _gauge("members_drained", "Other peers of the run that ask not to be chosen.", drained)
+
+
+def _training(status: PeerStatus) -> Iterator[Metric]:
+    training = status.training
+    phases = {phase: phase == training.phase for phase in get_args(Phase)}
+    yield _gauges("training_phase", "1 for the phase that the peer is in.", "phase", phases)
+    yield _counter("training_steps", "Optimizer steps so far.", training.step)
+    yield from _optional("training_steps_planned", "Optimizer steps at which it ends.", training.steps_total)
+    yield _gauge("training_epoch", "Passes over the training data so far.", training.epoch)
+    yield from _optional("training_loss", "Mean loss of the last steps, in nats.", training.loss)
+    yield from _optional("training_steps_per_second", "Optimizer steps per second lately.", training.steps_per_second)
+    accuracy = "Share of the {} split that is classified correctly, 0 to 1."
+    yield from _optional("validation_accuracy_ratio", accuracy.format("validation"), training.validation_accuracy)
+    yield from _optional("test_accuracy_ratio", accuracy.format("test"), training.test_accuracy)
+    since = training.seconds_since_step
+    yield from _optional("training_last_step_age_seconds", "Seconds since the last optimizer step.", since)
+
+
+def _signals(status: PeerStatus) -> Iterator[Metric]:
+    healths = {signal.name: signal.health for signal in reversed(status.signals)}  # of two, the worse
+    text = "What a signal lets the peer count for, 0 to 1; the least one decides."
+    yield _gauges("signal_health_ratio", text, "signal", healths)
+    values = GaugeMetricFamily(f"{PREFIX}_signal_value", "What was measured or reported.", labels=("signal", "unit"))
+    for name, signal in {signal.name: signal for signal in reversed(status.signals)}.items():
+        if signal.value is not None:
+            values.add_metric((name, signal.unit), _number(signal.value))
+    yield values
+
+
+def _exchanges(status: PeerStatus) -> Iterator[Metric]:
+    totals = status.exchanges
+    outcomes = {outcome.value: totals.by_outcome.get(outcome, 0) for outcome in Outcome}
+    yield _counters("exchanges", "Exchanges that ended, by how.", "outcome", outcomes)
+    declined = CounterMetricFamily(f"{PREFIX}_declined", "Exchanges that one side declined.", labels=("by", "reason"))
+    for by, reasons in (("us", totals.declined_by_us), ("partner", totals.declined_by_partner)):
+        for reason, count in reasons.items():
+            declined.add_metric((by, reason), count)
+    yield declined
+    yield _counters("skipped", "Exchanges that were due and not begun.", "reason", totals.skipped)
+    yield _counter("sent_bytes", "Bytes of parameters and headers sent.", totals.bytes_sent)
+    yield _counter("received_bytes", "Bytes of parameters and headers received.", totals.bytes_received)
+
+
+def _partners(status: PeerStatus) -> Iterator[Metric]:
+    latest = status.partners[:PARTNERS_MAX]
+    trusts = {partner.peer: partner.trust for partner in latest}
+    yield _gauges("partner_trust_ratio", "What our measurements let a partner count for.", "partner", trusts)
+    weights = {partner.peer: partner.weight for partner in latest}
+    yield _gauges("partner_weight_ratio", "What a partner last claimed to count for.", "partner", weights)
+    distances = {partner.peer: partner.distance for partner in latest}
+    yield _gauges("partner_distance", "L2 distance to a partner's parameters at the last move.", "partner", distances)
+
+
+def _network(status: PeerStatus) -> Iterator[Metric]:
+    network = status.network
+    yield _gauge("network_attached", "1 where another peer of the DHT answers.", network.attached)
+    yield _gauge("network_failed", "1 where the peer trains alone for good.", network.failure is not None)
+    yield _counter("network_restarts", "Times that the network process died and was replaced.", network.restarts)
+    text = "Times that a malformed, unsigned or foreign record was ignored."
+    yield _counter("records_ignored", text, network.records_ignored)
+    yield _counters("streams_refused", "Incoming streams that were refused.", "reason", network.streams_refused)
+
+
+def _roles(status: PeerStatus) -> Iterator[Metric]:
+    if (centre := status.centre) is not None:
+        yield _gauge("centre_here", "1 where this peer holds the centre variable.", centre.here)
+        yield _gauge("centre_vacant", "1 where nobody is known to hold the centre variable.", centre.holder is None)
+        yield _gauge("centre_term", "How often the centre has moved, from 1.", centre.term)
+        yield _gauge("centre_exchanges", "Exchanges behind the value of the centre here.", centre.exchanges)
+    if (leaders := status.leaders) is not None:
+        yield _gauge("leading", "1 where this peer leads its group.", leaders.leader == status.peer)
+        text = "Snapshots of this peer that it published while it led."
+        yield _counter("snapshots_published", text, leaders.snapshots_published)
+        text = "Peers that do not lead this one because they are not believed."
+        yield _gauge("leaders_disbelieved", text, len(leaders.disbelieved))
+
+
+def _health(status: PeerStatus) -> Iterator[Metric]:
+    health = judge(status)
+    yield _gauge("health_degraded", "1 where something is wrong with this peer.", health.status == "degraded")
+    codes = {reason.code: 1.0 for reason in health.reasons}
+    yield _gauges("health_reason", "1 for each thing that is wrong.", "code", codes)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=_number(value))
+
+
+def _optional(name: str, text: str, value: float | None) -> Iterable[Metric]:
+    return () if value is None else (_gauge(name, text, value),)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"{PREFIX}_{name}", text, value=_number(value))
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float | None]) -> Metric:
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=(label,))
+    for key, value in values.items():
+        if value is not None:
+            family.add_metric((key,), _number(value))
+    return family
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
+
+
+def _number(value: float) -> float:
+    return float(value) if math.isfinite(value) else math.nan

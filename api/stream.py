@@ -1,0 +1,86 @@
+"""Server-sent events: what happens at a peer, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from fastapi import HTTPException
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+from p2p_elastic.api.schemas import Progress
+from p2p_elastic.events import EventLog
+from p2p_elastic.status import PeerStatus
+
+RETRY = "retry: 2000\n\n"  # milliseconds until a browser that was cut off comes back
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+@dataclass
+class Streams:
+    """The open streams: how many there may be, and how often each looks for something to say."""
+
+    limit: int = 16
+    poll_seconds: float = 0.25
+    progress_seconds: float = 1.0
+    open: int = 0
+
+
+class EventStream(StreamingResponse):
+    """One stream; counted until it ends, however it ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, content: AsyncGenerator[str, None], streams: Streams) -> None:
+        super().__init__(content, headers=HEADERS)
+        self._content, self._streams = content, streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._streams.open += 1
+        try:
+            async with contextlib.aclosing(self._content):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._streams.open -= 1
+
+
+async def feed(
+    status: Callable[[], PeerStatus], events: EventLog | None, after: int, streams: Streams, *, once: bool
+) -> AsyncGenerator[str, None]:
+    """Progress at once and then regularly, and each event after the one with the id `after`, until the client goes.
+
+    Args:
+        status: says what the peer is doing now; the stream ends where it raises HTTPException.
+        once: end after what is there now.
+    """
+    clock = asyncio.get_running_loop().time
+    last, due = _resumed(events, after), clock()
+    yield RETRY
+    while True:
+        if clock() >= due:
+            try:
+                now = status()
+            except HTTPException:  # logged already; the head of our answer is sent
+                return
+            due = clock() + streams.progress_seconds
+            yield _message("progress", Progress.of(now))
+        for event in events.since(last) if events is not None else ():
+            last = event.id
+            yield _message(event.kind, event, f"id: {event.id}\n")
+        if once:
+            return
+        await asyncio.sleep(streams.poll_seconds)
+
+
+def _resumed(events: EventLog | None, after: int) -> int:
+    """Where to go on. Ids count from 1 again where the peer was started anew; then nothing is to be missed."""
+    kept = events.since(0) if events is not None else ()
+    return after if kept and after <= kept[-1].id else 0
+
+
+def _message(kind: str, value: BaseModel, identifier: str = "") -> str:
+    return f"{identifier}event: {kind}\ndata: {value.model_dump_json()}\n\n"

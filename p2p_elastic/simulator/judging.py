@@ -1,0 +1,92 @@
+"""Dynamic weighting in a simulation: what each worker says of itself, and what it measures of those it meets.
+
+The same functions as in a live peer (`signals.py`, `trust.py`, `weighting.py`), over rows of one tensor.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from p2p_elastic import signals
+from p2p_elastic.simulator.workers import Loss
+from p2p_elastic.tasks.evaluation import FEW
+from p2p_elastic.trust import Judge, Trial, Verdict
+from p2p_elastic.vector import ParameterVector
+from p2p_elastic.weighting import settled
+
+LOSSES = 10  # the loss that a worker tells is the mean of so many
+CENTRE = -1
+Pair = tuple[int, int]  # who judges, who is judged: a row, or CENTRE
+
+
+class Judging:
+    """All workers' weights and judgements.
+
+    Args:
+        model: whose parameters rows of `flat` [W, D] are; a copy of it is used.
+        loss: the task's, in nats.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, workers: int) -> None:
+        self._model, self._loss = copy.deepcopy(model).eval(), loss
+        self._slots = ParameterVector(self._model).slots
+        self._judges = {judge: Judge() for judge in (CENTRE, *range(workers))}
+        self._initial: list[float | None] = [None] * workers
+        self._own = [1.0] * workers  # what their last exchanges showed of themselves
+        self.weights = [1.0] * workers
+        self._inputs = self._labels = torch.empty(0)
+
+    def observe(self, inputs: Tensor, labels: Tensor, losses: Sequence[float], steps: Sequence[int]) -> None:
+        """A step begins: with these batches [n, B, ...], the workers' recent losses [W] and steps so far [W]."""
+        self._inputs, self._labels = inputs, labels
+        for row, loss in enumerate(losses):
+            if self._initial[row] is None and not math.isnan(loss):
+                self._initial[row] = loss
+            self.weights[row] = settled(self.weights[row], self._health(row, losses, steps))
+
+    def _health(self, row: int, losses: Sequence[float], steps: Sequence[int]) -> float:
+        others = [other for other in range(len(losses)) if other != row]
+        found = (
+            signals.loss(None if self._initial[row] is None else losses[row], self._initial[row]),
+            signals.progress(losses[row], [losses[other] for other in others], self._initial[row]),
+            signals.speed(float(steps[row]), [float(steps[other]) for other in others]),
+        )
+        return min(self._own[row], signals.worst([one for one in found if one is not None]))
+
+    def judge(self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair]) -> dict[Pair, Verdict]:
+        """What these exchanges show to the judges of `pairs` [n], who have `mine` and received `theirs`, both [n, D].
+
+        The centre is held by the last worker, whose examples it uses. Who has no batch in this step, since it is slow,
+        judges by distances only.
+        """
+        active = len(self._inputs)
+        examples = [active - 1 if judge == CENTRE else judge for judge, _ in pairs]
+        tried = [at for at, row in enumerate(examples) if row < active]
+        rows = [examples[at] for at in tried]
+        losses = self._losses(torch.cat([theirs[tried], mine[tried]]), rows + rows) if tried else None
+        distances = torch.linalg.vector_norm(theirs - mine, dim=1).tolist()
+        verdicts: dict[Pair, Verdict] = {}
+        for at, (judge, judged) in enumerate(pairs):
+            nth = tried.index(at) if at in tried else None
+            trial = None if losses is None or nth is None else Trial.of(losses[nth], losses[len(tried) + nth])
+            verdicts[judge, judged] = self._judges[judge].judge(str(judged), distances[at], trial)
+        for judge in {judge for judge, _ in pairs if judge != CENTRE}:
+            self._own[judge] = min(v.own for (j, _), v in verdicts.items() if j == judge)
+        return verdicts
+
+    @torch.no_grad()
+    def _losses(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        """Mean losses [n, groups] of parameters [n, D] on the batches of these rows, over groups of few examples."""
+        named = {s.name: values[:, s.start : s.stop].view(len(values), *s.tensor().shape) for s in self._slots}
+        inputs, labels = self._inputs[list(rows)], self._labels[list(rows)]
+        outputs = vmap(lambda v, x: functional_call(self._model, v, (x,)))(named, inputs)
+        groups = max(1, labels.shape[1] // FEW)
+        kept = groups * FEW if labels.shape[1] >= FEW else labels.shape[1]
+        outputs = outputs[:, :kept].reshape(len(values), groups, -1, *outputs.shape[2:])
+        return vmap(vmap(self._loss))(outputs, labels[:, :kept].reshape(len(values), groups, -1))

@@ -1,0 +1,107 @@
+"""What a peer's own measurements make of its partners, and of itself.
+
+At each exchange a peer measures two things that no partner can lie about: the distance between the two vectors, and a
+trial: the loss that the partner's parameters give on the peer's latest examples, against that of its own. Models of one
+run differ by a usual amount there, more so where everybody has other data; what counts is the excess over it. A partner
+that is clearly worse than usual moves us less, or not at all; where we are clearly worse, we say so in our next header,
+follow more, and pull less.
+
+The trial is ours; the distances are those of Xu & Carr, arXiv 2409.09242, carried over from worker and centre to pairs:
+whether one of the two lags is read from the score, which of them from the trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from p2p_elastic.weighting import TINY, Weighting, lag, ramp, score
+
+PARTNERS_MAX = 1000
+DRIFT = 0.05  # what is usual follows the trials by at most so much of the better loss each: liars are not soon usual
+ERRORS = 2.0  # standard errors that chance may make
+EXCESS_GOOD, EXCESS_BAD = 0.5, 1.5  # of the better loss: up to the first nothing is said, from the second on all is
+PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
+FLOOR = 0.02  # of the loss where training began: below it differences are no harm
+
+
+class Trial(NamedTuple):
+    """Mean losses in nats of the partner's and of our parameters on the same examples, and the standard error of their
+    difference."""
+
+    theirs: float
+    mine: float
+    error: float = 0.0
+
+    @classmethod
+    def of(cls, theirs: Tensor, mine: Tensor) -> Trial:
+        """From mean losses [n] over the same n groups of examples."""
+        theirs, mine = theirs.double(), mine.double()
+        error = float((theirs - mine).std()) / len(mine) ** 0.5 if len(mine) > 1 else 0.0
+        return cls(float(theirs.mean()), float(mine.mean()), error)
+
+
+class Verdict(NamedTuple):
+    """What one exchange showed: how far we trust the partner, and how far we can trust ourselves, each 0..1.
+
+    `score` is the raw score of the distances, `excess` how much worse the partner did than usual, in nats.
+    """
+
+    trust: float
+    own: float
+    reasons: tuple[str, ...]
+    score: float
+    excess: float | None
+
+
+class Judge:
+    """One peer's measurements of all its partners. Bounded, however many there are."""
+
+    def __init__(self, weighting: Weighting = PAIRS) -> None:
+        self._weighting = weighting
+        self._distances: dict[str, tuple[float, ...]] = {}  # log-distances at contacts, the oldest first
+        self._usual = 0.0  # by how much a partner's parameters usually do worse here, in nats
+        self._initial: float | None = None  # our own loss at the first trial
+        self.verdicts: Mapping[str, Verdict] = {}  # the last of each partner; replaced whole: other threads read it
+
+    def judge(self, partner: str, distance: float, trial: Trial | None) -> Verdict:
+        """What this exchange shows. `distance` is L2, before the move."""
+        history = (*self._distances.pop(partner, ()), math.log(distance + TINY))
+        self._distances[partner] = history[-len(self._weighting.coefficients) - 1 :]
+        raw = score(history, self._weighting.coefficients)
+        verdict = self._verdict(raw, trial)
+        known = dict(self.verdicts)
+        known.pop(partner, None)
+        self.verdicts = dict([*known.items(), (partner, verdict)][-PARTNERS_MAX:])
+        while len(self._distances) > PARTNERS_MAX:
+            self._distances.pop(next(iter(self._distances)))
+        return verdict
+
+    def _verdict(self, raw: float, trial: Trial | None) -> Verdict:
+        if trial is None:
+            return Verdict(1.0, 1.0, (), raw, None)
+        if not math.isfinite(trial.theirs):
+            return Verdict(0.0, 1.0, ("its parameters give no finite loss on our data",), raw, None)
+        if not math.isfinite(trial.mine):
+            return Verdict(1.0, 0.0, (), raw, None)
+        if self._initial is None:
+            self._initial = trial.mine
+        better = max(TINY, min(trial.theirs, trial.mine) + FLOOR * self._initial)
+        excess = trial.theirs - trial.mine - self._usual
+        self._usual += max(-DRIFT * better, min(DRIFT * better, excess))
+        beyond = max(0.0, abs(excess) - ERRORS * trial.error) / better
+        lagging = lag(raw, self._weighting) if beyond > 0.0 else 0.0
+        doubt = max(1.0 - ramp(beyond, bad=EXCESS_BAD, good=EXCESS_GOOD), lagging)
+        if doubt == 0.0:
+            return Verdict(1.0, 1.0, (), raw, excess)
+        if excess < 0.0:
+            return Verdict(1.0, 1.0 - doubt, (), raw, excess)
+        return Verdict(1.0 - doubt, 1.0, (_reason(trial, lagging == doubt),), raw, excess)
+
+
+def _reason(trial: Trial, by_distance: bool) -> str:
+    losses = f"its parameters give a loss of {trial.theirs:.3g} on our data, ours {trial.mine:.3g}"
+    return f"its distance to us grew suddenly, and {losses}" if by_distance else losses
