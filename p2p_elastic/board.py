@@ -8,6 +8,7 @@ import torch
 
 from p2p_elastic import __version__
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.status import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
@@ -17,8 +18,9 @@ from p2p_elastic.training import Trainer
 class StatusBoard:
     """Puts a peer's status together from what exists so far. May be asked from any thread."""
 
-    def __init__(self, network: LiveNetwork, device: torch.device) -> None:
+    def __init__(self, network: LiveNetwork, device: torch.device, condition: Condition) -> None:
         self._network, self._device, self._started = network, device, time.monotonic()
+        self._condition = condition
         self.phase: Phase = "starting"
         self.manifest: RunManifest | None = None
         self.peer: Peer | None = None
@@ -37,12 +39,16 @@ class StatusBoard:
             device=str(self._device),
             uptime_seconds=time.monotonic() - self._started,
             weight=peer.weight if peer else 0.0,
+            weight_override=self._condition.override,
+            drained=self._condition.drained,
+            signals=peer.signals() if peer else (),
             training=self._training(),
             centre=peer.centre() if peer else None,
             leaders=peer.leaders() if peer else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),
+            partners=peer.partners() if peer else (),
             network=self._network_status(),
         )
 

@@ -87,6 +87,12 @@ def main() -> None:
 @click.option(
     "--global-moving-rate", type=float, metavar="LAMBDA_G", help="... by this share.  [founder: the moving rate]"
 )
+@click.option(
+    "--weighting",
+    type=click.Choice(["dynamic", "fixed"]),
+    help="dynamic: peers count by their health and by what others measure of them; fixed: all count the same.  "
+    "[founder: dynamic]",
+)
 @click.option("--group", metavar="NAME", help="lsgd: the group whose leader this peer follows, and may be.")
 @click.option(
     "--role",
@@ -123,8 +129,14 @@ def main() -> None:
     metavar="MULTIADDR",
     help="Address under which others reach us, e.g. behind a port forward: /ip4/203.0.113.5/tcp/31330; repeatable.",
 )
-@click.option("--http-host", default="127.0.0.1", help="Address to serve the status on.")
+@click.option("--http-host", default="127.0.0.1", help="Address to serve the page and the status on.")
 @click.option("--http-port", type=int, help="Port to serve the status on; 0 for any free one.  [default: 8870, or any]")
+@click.option(
+    "--http-token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the token for writing over HTTP, made where missing; without it nobody may write where --http-host "
+    "is not loopback.  [default on loopback: ~/.local/state/p2p-elastic/http-token]",
+)
 @click.option(
     "--identity",
     type=click.Path(dir_okay=False, path_type=Path),

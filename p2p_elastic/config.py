@@ -15,7 +15,7 @@ from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.exchange import Group, RunName
 from p2p_elastic.manifest import BINDING, RunManifest
-from p2p_elastic.policy import default_schedule
+from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.rules import Method, Topology, check_rate, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -26,6 +26,7 @@ PORT = 31330  # libp2p; any free port where this one is taken and none was asked
 HTTP_PORT = 8870  # the same for HTTP
 DEFAULT_RULE = "elastic-gossip"
 DEFAULT_TASK = "digits"
+DEFAULT_WEIGHTING: WeightingName = "dynamic"
 
 EITHER_OR = (("steps", "epochs"), ("epochs", "steps"), ("period", "probability"), ("probability", "period"))
 
@@ -48,6 +49,7 @@ class JoinConfig(Frozen):
     probability: float | None = None
     global_moving_rate: float | None = None
     global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    weighting: WeightingName | None = None
     group: Group | None = None
     role: Literal["peer", "centre"] = "peer"
     steps: Count | None = None
@@ -64,6 +66,7 @@ class JoinConfig(Frozen):
     announce: tuple[str, ...] = ()
     http_host: str = "127.0.0.1"
     http_port: Port | None = None
+    http_token_file: Path | None = None
     identity: Path | None = None
     output: Path | None = None
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -140,6 +143,7 @@ class JoinConfig(Frozen):
             probability=probability,
             global_moving_rate=self.global_moving_rate,
             global_period=self.global_period,
+            weighting=self.weighting or DEFAULT_WEIGHTING,
             codec="none",
             batch_size=self.batch_size or recipe.batch_size,
             learning_rate=(self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,

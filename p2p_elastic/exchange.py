@@ -71,6 +71,7 @@ class DeclineReason(str, Enum):
     OTHER_CODEC = "other-codec"
     OTHER_VERSION = "other-version"
     OTHER_RULE = "other-rule"  # in this run nobody offers
+    DRAINED = "drained"  # by its operator
     NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
     NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
 

@@ -7,20 +7,16 @@ import contextlib
 import hashlib
 import logging
 import secrets
-import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from p2p_elastic import __version__
-from p2p_elastic.api.app import create_app
-from p2p_elastic.api.server import ApiServer, bind
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
-from p2p_elastic.config import DEFAULT_TASK, HTTP_PORT, PORT, JoinConfig
+from p2p_elastic.config import DEFAULT_TASK, PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
@@ -42,11 +38,13 @@ from p2p_elastic.results import (
     save_values,
 )
 from p2p_elastic.rules import find_method
+from p2p_elastic.sensors import Sensors
 from p2p_elastic.status import ExchangeTotals
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Data, Task, find_task, initial_model
 from p2p_elastic.training import Settings, Trainer
 from p2p_elastic.vector import ParameterVector
+from p2p_elastic.window import Window, with_preferred_port
 
 log = logging.getLogger(__name__)
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
@@ -72,17 +70,18 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     identity = Identity.load_or_create(config.identity) if config.identity else Identity.generate()
     network = LiveNetwork(identity, config.initial_peer, config.announce)
     with NetworkThread() as thread:
-        _with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
+        with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
+        sensors = Sensors(device)
         try:
-            with _http_socket(config) as sock:
-                return _Participation(config, screen, stop, thread, network, StatusBoard(network, device)).run(
-                    sock, device
-                )
+            window = Window(config, sensors)
+            board = StatusBoard(network, device, window.condition)
+            return _Participation(config, screen, stop, thread, network, board, window).run(device)
         except (Interrupted, KeyboardInterrupt):
             screen.say("stopped", "Stopped before training began.")
             return None
         finally:
             thread.call(network.close())
+            sensors.close()
 
 
 class _Participation:
@@ -96,17 +95,17 @@ class _Participation:
         thread: NetworkThread,
         network: LiveNetwork,
         board: StatusBoard,
+        window: Window,
     ) -> None:
         self._config, self._screen, self._stop = config, screen, stop
-        self._thread, self._network, self._board = thread, network, board
+        self._thread, self._network, self._board, self._window = thread, network, board, window
         self._alone = False
 
-    def run(self, sock: socket.socket, device: torch.device) -> Summary:
-        server = ApiServer(create_app(self._board), sock)
-        self._thread.spawn(server.serve())
+    def run(self, device: torch.device) -> Summary:
+        shown = self._window.open(self._thread, self._board, self._screen)
         try:
             if self._config.initial_peer:
-                self._say_hello(server.url)
+                self._say_hello(self._window.url)
                 manifest = self._join_run()
                 task = self._installed_task(manifest)
                 data = self._load(task)
@@ -114,14 +113,16 @@ class _Participation:
                 manifest = self._own_manifest()
                 task = find_task(manifest.task)
                 data = self._load(task)
-                self._say_hello(server.url)
+                self._say_hello(self._window.url)
                 self._network.directory.found(manifest)
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
             output = output_folder(self._config.output, manifest.run, self._network.identity.peer)
             return self._take_part(manifest, task, data, device, output)
         finally:
-            self._thread.call(server.close())
+            self._window.close(self._thread)
+            for one in shown:
+                one.cancel()
 
     # -- finding the run ----------------------------------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class _Participation:
         self._screen.say(
             "listening",
             f"p2p-elastic {__version__}, peer {self._network.identity.peer}\n"
-            f"status: {url}/v1/status   all endpoints: {url}/docs\n"
+            f"watch it: {url}/   status: {url}/v1/status   all endpoints: {url}/docs\n"
             f"others join with:\n{others}",
             peer=self._network.identity.peer,
             addresses=addresses,
@@ -210,6 +211,8 @@ class _Participation:
         vector = ParameterVector(model)
         peer = self._peer(manifest, vector, settings.seed)
         peer.judge_leaders(lambda s: Measured(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
+        examine = trainer.examiner()
+        peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
         self._board.trainer, self._board.peer = trainer, peer
         started = time.monotonic()
         self._thread.call(self._network.stay_attached())
@@ -300,6 +303,8 @@ class _Participation:
                 first_sequence=time.time_ns() // 1_000_000,
             ),
             seed=seed,
+            condition=self._window.condition,
+            events=self._window.events,
         )
 
     def _wait_for_peers(self, peer: Peer) -> None:
@@ -370,25 +375,6 @@ class _Participation:
             f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}.\nModel: {summary.model}",
             **summary.model_dump(mode="json"),
         )
-
-
-def _with_preferred_port(asked: int | None, preferred: int, use: Callable[[int], object]) -> None:
-    """Use the port that was asked for; otherwise the preferred one, or any where that one is taken."""
-    if asked is not None:
-        use(asked)
-        return
-    try:
-        use(preferred)
-    except ConfigError as error:
-        if not error.key.endswith("port"):
-            raise
-        use(0)
-
-
-def _http_socket(config: JoinConfig) -> socket.socket:
-    bound: list[socket.socket] = []
-    _with_preferred_port(config.http_port, HTTP_PORT, lambda port: bound.append(bind(config.http_host, port)))
-    return bound[0]
 
 
 def _centre(summary: Summary) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.exchange import CODECS, PeerId, RunName, SchemaHash
-from p2p_elastic.policy import Policy
+from p2p_elastic.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules import RULES, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -24,6 +24,7 @@ BINDING = (
     "probability",
     "global_moving_rate",
     "global_period",
+    "weighting",
     "codec",
 )
 """What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
@@ -44,6 +45,9 @@ class RunManifest(Frozen):
         default=None, description="lsgd: pull towards the best of all groups"
     )
     global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    weighting: WeightingName = Field(
+        default="dynamic", description="dynamic: peers count by their health and by what others measure of them"
+    )
     codec: Name
     batch_size: Annotated[int, Field(ge=1, le=2**20)]
     learning_rate: Annotated[float, Field(gt=0.0, le=1e3)]
@@ -67,12 +71,13 @@ class RunManifest(Frozen):
             raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
         together = self.global_moving_rate if self.global_moving_rate is not None else self.moving_rate
         return Policy(
-            rule=method.rule(self.moving_rate),
+            rule=rule_of(method, self.moving_rate, self.weighting),
             schedule=self.schedule,
             topology=method.topology,
             flow=method.flow,
-            global_rule=method.rule(together) if self.global_period is not None else None,
+            global_rule=rule_of(method, together, self.weighting) if self.global_period is not None else None,
             global_period=self.global_period,
+            weighting=self.weighting,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -83,8 +88,8 @@ class RunManifest(Frozen):
         """One line for people."""
         return (
             f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
-            f"{self._describe_global()}, batch {self.batch_size}, learning rate {self.learning_rate:g}, "
-            f"momentum {self.momentum:g}"
+            f"{self._describe_global()}, {self.weighting} weighting, batch {self.batch_size}, "
+            f"learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
         )
 
     def _describe_global(self) -> str:

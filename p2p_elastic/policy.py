@@ -42,6 +42,7 @@ class Policy(NamedTuple):
     flow: Flow = Flow.BOTH
     global_rule: ExchangeRule | None = None
     global_period: int | None = None
+    weighting: WeightingName = "fixed"
 
     @property
     def sends(self) -> bool:

@@ -28,6 +28,13 @@ class Schedule(NamedTuple):
             raise ConfigError("probability", probability, "a number from 0 to 1")
         return cls(period, probability)
 
+    @property
+    def mean_period(self) -> float:
+        """Steps between two exchanges that we ask for, on average."""
+        if self.period is not None:
+            return float(self.period)
+        return 1.0 / self.probability if self.probability else float("inf")
+
     def due(self, step: int, rng: random.Random) -> bool:
         """Whether an exchange is due after `step` (counted from 1)."""
         if self.period is not None:

@@ -25,15 +25,18 @@ from p2p_elastic.tasks import (
     Task,
     evaluate,
     loss_at,
+    losses_at,
     reestimate_batchnorm,
     shard_indices,
 )
+from p2p_elastic.trust import Trial
 from p2p_elastic.vector import ParameterVector
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # at most so often
 EVALUATION_BATCH = 50
 LOSS_STEPS = 50  # the loss shown is the mean of so many
+TRIAL_EXAMPLES = 32  # on which a partner's parameters are tried
 RECENT_BATCHES = 4  # kept to try a leader's parameters on
 RATE_SECONDS = 10.0  # the speed shown is that of the last so many
 
@@ -43,25 +46,38 @@ Clock = Callable[[], float]
 class Gossiping(Protocol):
     """What training needs of a peer."""
 
-    def after_step(self) -> None: ...
+    def after_step(self) -> bool: ...
 
     def report_loss(self, loss: float) -> None: ...
 
     def during_evaluation(self) -> None: ...
 
 
+def _nothing() -> None:
+    return None
+
+
 @contextmanager
-def attach(peer: Gossiping, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def attach(
+    peer: Gossiping, optimizer: torch.optim.Optimizer, replaced: Callable[[], None] = _nothing
+) -> Iterator[None]:
     """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
 
-    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8).
+    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). Where
+    the parameters were not finite and a partner's replaced them, the state is dropped, and `replaced` is called.
 
         with attach(peer, optimizer):
             for inputs, labels in batches:
                 ...
                 optimizer.step()
     """
-    handle = optimizer.register_step_post_hook(lambda *_: peer.after_step())
+
+    def stepped(*_: object) -> None:
+        if peer.after_step():
+            optimizer.state.clear()
+            replaced()
+
+    handle = optimizer.register_step_post_hook(stepped)
     try:
         yield
     finally:
@@ -115,6 +131,10 @@ class Meter:
             while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
                 self._marks.popleft()
 
+    def forget(self) -> None:
+        """The model was replaced: what its losses were says nothing about it."""
+        self._losses.clear()
+
     def status(self) -> TrainingStatus:
         marks, now = tuple(self._marks), self._clock()
         (t0, n0), (t1, n1) = marks[0], marks[-1]
@@ -154,7 +174,7 @@ class Trainer:
         """Train until the settings' length is reached or `should_stop`."""
         self.meter.begin()
         self.model.train()
-        with attach(peer, self.optimizer):
+        with attach(peer, self.optimizer, self.meter.forget):
             while self.meter.step < self._steps and not should_stop():
                 loss = self._gradient()
                 peer.report_loss(self.meter.loss if self.meter.loss is not None else loss)
@@ -191,6 +211,22 @@ class Trainer:
     def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
         """The loss, in nats, that other parameters give on our latest batches; for the training thread."""
         return loss_at(self.model, self._task, values, self._recent)
+
+    def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
+        """What tries parameters [D] against others, by a model of its own: for any thread but one at a time."""
+        vector = ParameterVector(self.model)
+        model = copy.deepcopy(self.model).eval()
+        standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
+        unseen = standby, self._live_split.labels[:TRIAL_EXAMPLES].to(self._device)
+
+        def examine(theirs: Tensor, mine: Tensor) -> Trial | None:
+            recent = list(self._recent)
+            inputs, labels = recent[-1] if recent else unseen  # the centre's own peer may not train
+            batch = inputs[:TRIAL_EXAMPLES], labels[:TRIAL_EXAMPLES]
+            both = (losses_at(model, self._task, vector.views(values), batch) for values in (theirs, mine))
+            return Trial.of(*both)
+
+        return examine
 
     def unseen_loss(self) -> float:
         """The loss, in nats, of our own parameters on examples that they were not trained on, or the training loss."""

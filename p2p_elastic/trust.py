@@ -23,7 +23,7 @@ from p2p_elastic.weighting import TINY, Weighting, lag, ramp, score
 PARTNERS_MAX = 1000
 DRIFT = 0.05  # what is usual follows the trials by at most so much of the better loss each: liars are not soon usual
 ERRORS = 2.0  # standard errors that chance may make
-EXCESS_GOOD, EXCESS_BAD = 0.5, 1.5  # of the better loss: up to the first nothing is said, from the second on all is
+EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
 FLOOR = 0.02  # of the loss where training began: below it differences are no harm
 

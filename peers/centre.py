@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ from p2p_elastic.peers.partners import Member, Members
 from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.rules import ExchangeRule, Facts
+from p2p_elastic.trust import PARTNERS_MAX, Judge
 
 log = logging.getLogger(__name__)
 SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is gone;
@@ -59,7 +60,7 @@ def candidates(members: Members, now: float, announce_seconds: float) -> Iterato
     """The other members that are there and could be, or are, the centre."""
     for peer, member in members.items():
         claim = member.record.centre
-        if claim is not None and not is_gone(member, now, announce_seconds):
+        if claim is not None and not member.record.drained and not is_gone(member, now, announce_seconds):
             yield Candidate(peer, claim.stamp, claim.seated)
 
 
@@ -81,7 +82,9 @@ class Centre:
         self.seated = seated
         self.holder: str | None = None  # who is the centre, as far as we know; None: nobody
         self._announce_seconds = announce_seconds
-        self._rule, self._rule_state = rule, rule.init(self.value)
+        self._rule = rule
+        self._rule_states: dict[str, Any] = {}  # one for each partner, or one for all
+        self.judge = Judge()  # of those who meet the centre here
         self._vectors: Vectors | None = None
         self._vacant_since: float | None = None
         self._shown: Snapshot | None = None
@@ -105,16 +108,24 @@ class Centre:
         """Let the next one in."""
         self._lock.release()
 
-    def move(self, mine: Facts, theirs: Facts) -> float:
+    def move(
+        self, partner: str, mine: Facts, theirs: Facts, judged: Callable[[float], float] = lambda _distance: 1.0
+    ) -> float:
         """Move towards the vector received, which is overwritten. Returns the L2 distance.
 
-        Nothing moves where another peer became the centre meanwhile, or by a distance that is not finite.
+        Nothing moves where another peer became the centre meanwhile, or by a distance that is not finite. `judged` says
+        how far the partner is trusted, given the distance.
         """
         vectors = self.vectors
         delta = vectors.theirs.sub_(vectors.mine)
         distance = float(torch.linalg.vector_norm(delta))
         if self.seated and math.isfinite(distance):
-            move, self._rule_state = self._rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
+            theirs = theirs._replace(trust=judged(distance))
+            key = partner if self._rule.per_partner else ""
+            state = self._rule_states.pop(key) if key in self._rule_states else self._rule.init(self.value)
+            move, self._rule_states[key] = self._rule.update(delta, state, mine=mine, theirs=theirs)
+            while len(self._rule_states) > PARTNERS_MAX:
+                self._rule_states.pop(next(iter(self._rule_states)))
             self.value = self.value + move
             self.stamp = self.stamp.counted()
         return distance
@@ -139,9 +150,13 @@ class Centre:
         """What our record says."""
         return CentreClaim(stamp=self.stamp, seated=self.seated)
 
-    def look(self, peer: str, members: Members, now: float, *, leaving: bool = False) -> bool:
+    def look(self, peer: str, members: Members, now: float, *, leaving: bool = False, drained: bool = False) -> bool:
         """Judge who is the centre, `now` in seconds; True where that was changed by us and should be announced."""
         others = list(candidates(members, now, self._announce_seconds))
+        if drained and self.seated:
+            log.warning("drained: the others choose another centre")
+            self.seated, self.holder = False, None
+            return True
         own = Candidate(peer, self.stamp, self.seated)
         top = rightful([own, *others])
         self.holder = None if top is None else top.peer
@@ -151,7 +166,7 @@ class Centre:
         if self._vacant_since is None:
             self._vacant_since = now
         turn = VACANT_ANNOUNCEMENTS + TURN_ANNOUNCEMENTS * succession([own, *others]).index(own)
-        if leaving or not others or now - self._vacant_since < turn * self._announce_seconds:
+        if leaving or drained or not others or now - self._vacant_since < turn * self._announce_seconds:
             return False
         self._take_over(peer, others)
         return True

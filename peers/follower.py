@@ -55,7 +55,9 @@ class Follower:
             return False
         await self._compare(following)
         now = asyncio.get_running_loop().time()
-        leader = following.choose(local.loss(), local.members, now, of_all=of_all)
+        local.weigh()
+        own_loss = local.loss() if local.weight > 0.0 else None  # who does not count does not lead
+        leader = following.choose(own_loss, local.members, now, of_all=of_all)
         if leader == local.peer or following.asked_for:
             self._publish(following)
         claimed = following.claimed
@@ -167,7 +169,7 @@ class Follower:
         mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
         check = self._check(following, snapshot, claimed, loop)
-        local.move(new_id(self._rng), mine, theirs, of_all=of_all, check=check)
+        local.move(new_id(self._rng), mine, theirs, partner=snapshot.origin, of_all=of_all, check=check)
 
     def _check(
         self, following: Following, snapshot: Snapshot, claimed: float, loop: asyncio.AbstractEventLoop

@@ -36,6 +36,7 @@ class Settled(NamedTuple):
     exchange_id: str
     staleness: int
     added: bool = True
+    replaced: bool = False  # the model was replaced, whatever it was
 
 
 class Handover:
@@ -47,6 +48,7 @@ class Handover:
         self.snapshot_step = 0
         self._delivered_id = ""
         self._check: Check | None = None
+        self._replaces = False
         self._state = State.FREE
         self._lock = threading.Lock()
 
@@ -81,8 +83,8 @@ class Handover:
     def _settle(self, step: int) -> Settled:
         added = self._check is None or self._check()
         if added:
-            self._vector.add_(self.theirs)
-        settled = Settled(self._delivered_id, step - self.snapshot_step, added)
+            (self._vector.load_ if self._replaces else self._vector.add_)(self.theirs)
+        settled = Settled(self._delivered_id, step - self.snapshot_step, added, added and self._replaces)
         with self._lock:
             self._state = State.FREE
         return settled
@@ -103,8 +105,12 @@ class Handover:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
 
-    def deliver(self, exchange_id: str, check: Check | None = None) -> None:
-        """`theirs` now holds the move of that exchange; the training thread adds it between two steps, if `check`."""
+    def deliver(self, exchange_id: str, check: Check | None = None, *, replaces: bool = False) -> None:
+        """`theirs` now holds the move of that exchange; the training thread adds it between two steps, if `check`.
+
+        Where it `replaces` the model, it is loaded instead: to add something to what is not finite is no help.
+        """
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id, self._check = State.DELIVERED, exchange_id, check
+            self._state, self._delivered_id = State.DELIVERED, exchange_id
+            self._check, self._replaces = check, replaces

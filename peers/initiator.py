@@ -57,8 +57,11 @@ class Initiator:
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
         if not local.finite():
-            local.journal.skipped["own parameters not finite"] += 1
-            return False
+            if not local.policy.receives:
+                local.journal.skipped["own parameters not finite"] += 1
+                return False
+            local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
+        local.weigh()
         centre = local.centre
         if centre is not None and centre.seated:
             return await self._meet_own(centre)
@@ -78,7 +81,8 @@ class Initiator:
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         local = self._local
         if local.centre is None:
-            return choose_partner(local.members, self._rng, excluding=tried)
+            trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
+            return choose_partner(local.members, self._rng, excluding=tried, trust=trust)
         member = local.members.get(local.centre.holder or "")
         return None if member is None or member.suspect or member.record.peer in tried else member.record
 
@@ -95,11 +99,11 @@ class Initiator:
                 return False
             weight = local.weight
             mine = Facts(local.handover.snapshot_step, local.loss(), weight, asked=True)
-            theirs = mine._replace(weight=1.0, asked=False)
+            theirs = mine._replace(weight=1.0, asked=False, centre=True)
             centre.vectors.theirs.copy_(local.handover.mine)
             local.handover.theirs.copy_(centre.vectors.mine)
-            centre.move(theirs, mine)
-            local.move(new_id(self._rng), mine, theirs)
+            centre.move(local.peer, theirs, mine)
+            local.move(new_id(self._rng), mine, theirs, partner=local.peer)
         finally:
             centre.free()
         return True
@@ -138,9 +142,9 @@ class Initiator:
             await stream.close()
         if result.outcome is Outcome.HALF:
             result = await self._resolve(partner, exchange_id, result)
-        return Asked(result, self._move(exchange_id, result), conversation.traffic)
+        return Asked(result, await self._move(partner.peer, exchange_id, result), conversation.traffic)
 
-    def _move(self, exchange_id: str, result: Result) -> float | None:
+    async def _move(self, partner: str, exchange_id: str, result: Result) -> float | None:
         local = self._local
         if result.outcome is not Outcome.COMPLETED:
             return None
@@ -148,7 +152,10 @@ class Initiator:
             raise LocalProtocolError("an exchange completed without facts")
         if local.centre is not None and result.centre is not None:
             local.centre.saw(local.handover.theirs, result.centre)
-        return local.move(exchange_id, result.mine, result.theirs, received=local.policy.receives)
+        received = local.policy.receives
+        trial = await local.try_out(local.vectors) if received else None
+        theirs = result.theirs._replace(centre=result.centre is not None)
+        return local.move(exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
 
     def _offer(self, exchange_id: str) -> Offer:
         local = self._local

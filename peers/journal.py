@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome
+from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
+from p2p_elastic.trust import Verdict
+
+PARTNERS_KEPT = 50
 
 
 class Entry(NamedTuple):
@@ -24,6 +28,17 @@ class Entry(NamedTuple):
     ended_at: float
 
 
+class Met(NamedTuple):
+    """A partner: how exchanges with it ended, the newest entry, the weight that it last claimed, the last distance to
+    it, and what went wrong last."""
+
+    outcomes: Counter[Outcome]
+    last: Entry
+    weight: float | None = None
+    distance: float | None = None
+    error: str | None = None
+
+
 class Journal:
     """Counts exchanges. Belongs to the network thread; `totals` and `last` may be read from any."""
 
@@ -36,15 +51,35 @@ class Journal:
         self._bytes_sent = self._bytes_received = 0
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
+        self.met: Mapping[str, Met] = {}  # the latest last; replaced whole: other threads read it
 
-    def enter(self, entry: Entry) -> None:
-        """Write down an ended exchange."""
+    def enter(self, entry: Entry, weight: float | None = None) -> None:
+        """Write down an ended exchange; `weight` is what the partner claimed to count for, where it said so."""
+        self._remember(entry, weight)
         self._by_outcome[entry.outcome] += 1
         if entry.outcome is Outcome.DECLINED:
             self._declined_by_partner[entry.reason or "unknown"] += 1
         self._bytes_sent += entry.bytes_sent
         self._bytes_received += entry.bytes_received
         self._last.append(entry)
+
+    def _remember(self, entry: Entry, weight: float | None) -> None:
+        known = dict(self.met)
+        before = known.pop(entry.partner, None) or Met(Counter(), entry)
+        failed = entry.outcome is not Outcome.COMPLETED
+        known[entry.partner] = Met(
+            before.outcomes + Counter([entry.outcome]),
+            entry,
+            before.weight if weight is None else weight,
+            before.distance if entry.distance is None else entry.distance,
+            f"{entry.outcome.value}: {entry.reason}" if failed else before.error,
+        )
+        self.met = dict(list(known.items())[-PARTNERS_KEPT:])
+
+    def latest(self, count: int) -> tuple[str, ...]:
+        """With whom an exchange completed lately, the latest first."""
+        completed = [peer for peer, met in self.met.items() if met.outcomes[Outcome.COMPLETED]]
+        return tuple(completed[::-1][:count])
 
     def gave(self, traffic: tuple[int, int]) -> None:
         """Count the bytes of a snapshot that was handed out, or of one that was fetched."""
@@ -70,6 +105,23 @@ class Journal:
     def last(self, now: float) -> tuple[ExchangeRecord, ...]:
         """The last exchanges, newest first."""
         return tuple(self._record(entry, now) for entry in reversed(tuple(self._last)))
+
+    def partners(self, now: float, verdicts: Mapping[str, Verdict]) -> tuple[PartnerStatus, ...]:
+        """What is known of those with whom there were exchanges, the latest first."""
+        return tuple(self._partner(peer, met, verdicts.get(peer), now) for peer, met in list(self.met.items())[::-1])
+
+    def _partner(self, peer: str, met: Met, verdict: Verdict | None, now: float) -> PartnerStatus:
+        judged = {} if verdict is None else verdict._asdict()
+        judged.pop("own", None)
+        return PartnerStatus(
+            peer=peer,
+            weight=met.weight,
+            distance=met.distance,
+            exchanges=dict(met.outcomes),
+            last=self._record(met.last, now),
+            last_error=met.error,
+            **judged,
+        )
 
     def _record(self, entry: Entry, now: float) -> ExchangeRecord:
         facts = entry._asdict()

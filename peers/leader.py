@@ -88,7 +88,8 @@ class Following:
         """The leader of the group, or of all groups, ourselves included; `loss` is our own."""
         contenders = [Contender(self._peer, loss)]
         for peer, member in members.items():
-            wanted = of_all or member.record.group == self._group
+            record = member.record
+            wanted = (of_all or record.group == self._group) and not record.drained and record.weight > 0.0
             if wanted and self._believed(peer, now) and not is_gone(member, now, self._announce_seconds):
                 heard = self._heard.get(peer)
                 newest = heard.loss if heard is not None and heard.at > member.changed_at else member.record.loss

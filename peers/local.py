@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import SHARE_MAX, Result, Tell
 from p2p_elastic.peers.centre import Centre
+from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.handover import Check, Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
 from p2p_elastic.peers.partners import Member, own_weight
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Facts, Topology
+from p2p_elastic.signals import merge
+from p2p_elastic.trust import PARTNERS_MAX, Judge, Trial, Verdict
 from p2p_elastic.vector import ParameterVector
+
+log = logging.getLogger(__name__)
+
+Examine = Callable[[Tensor, Tensor], Awaitable[Trial | None]]
+"""(their parameters [D], ours [D]) -> how both do on our latest examples; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,28 @@ class Progress(NamedTuple):
 
     step: int = 0
     loss: float | None = None
+    first_loss: float | None = None
 
 
 class Local:
     """State that asking and answering share. Belongs to the network thread, but for `progress`."""
 
-    def __init__(self, peer: str, vector: ParameterVector, policy: Policy, membership: Membership) -> None:
+    def __init__(
+        self,
+        peer: str,
+        vector: ParameterVector,
+        policy: Policy,
+        membership: Membership,
+        condition: Condition,
+        events: EventLog,
+    ) -> None:
         self.peer, self.vector, self.membership = peer, vector, membership
+        self.condition, self.events = condition, events
+        self.examine: Examine | None = None
+        self.addresses: tuple[str, ...] = ()
+        self.weigher, self.pace = Weigher(), Pace()
+        self.broken = False  # our own parameters are not finite
+        self.own = 1.0  # what our last exchange showed of ourselves
         self.handover, self.journal = Handover(vector), Journal()
         self.vectors = Vectors(self.handover.mine, self.handover.theirs)
         self.members: Mapping[str, Member] = {}
@@ -64,7 +90,9 @@ class Local:
     def adopt(self, policy: Policy) -> None:
         """From now on do as this policy says."""
         self.policy = policy
+        self.judge = Judge()
         self._rule_state = policy.rule.init(self.handover.mine)
+        self._partner_states: dict[str, Any] = {}
         self._global_state = policy.global_rule.init(self.handover.mine) if policy.global_rule else None
         membership, topology = self.membership, policy.topology
         self.centre: Centre | None = None
@@ -86,8 +114,37 @@ class Local:
 
     @property
     def weight(self) -> float:
-        """How much we count for a partner: 0 while a newcomer, 1 afterwards."""
-        return own_weight(self.newcomer, self.progress.step, self.members)
+        """How much we count for a partner, 0 to 1; 0 for a newcomer and where our parameters or loss are broken."""
+        loss = self.progress.loss
+        if self.broken or (loss is not None and not math.isfinite(loss)) or self._copies_first:
+            return 0.0
+        override = self.condition.override
+        if override is not None:
+            return override
+        return self.weigher.weight if self.policy.weighting == "dynamic" else 1.0
+
+    @property
+    def _copies_first(self) -> bool:
+        return own_weight(self.newcomer, self.progress.step, self.members) == 0.0
+
+    def weigh(self) -> None:
+        """Judge anew how much we count."""
+        before, loss = self.weight, self.progress.loss
+        seen = Observed(
+            loss=loss,
+            initial_loss=self.progress.first_loss,
+            steps_per_second=self.pace.steps_per_second,
+            records=self.journal.last(asyncio.get_running_loop().time()),
+            period=self.policy.schedule.mean_period,
+            addresses=self.addresses,
+            own=self.own,
+            newcomer=self._copies_first,
+            broken=self.broken,
+        )
+        self.weigher.weigh(merge(judged(seen, self.members), self.condition.signals()))
+        if self.weight != before:
+            why = next((s.text or s.name for s in self.weigher.signals if s.health < 1.0), "nothing speaks against it")
+            self.events.add("weight", f"weight {before:.2g} -> {self.weight:.2g}: {why}", weight=self.weight)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The newest snapshot of that peer that is held here."""
@@ -111,7 +168,30 @@ class Local:
 
     def finite(self) -> bool:
         """Whether our own snapshot may be shown to others."""
-        return bool(torch.isfinite(self.handover.mine.sum()))
+        self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
+        return not self.broken
+
+    async def try_out(self, vectors: Vectors) -> Trial | None:
+        """How the partner's parameters and ours do on our examples, where this run weighs by that."""
+        if self.examine is None or self.policy.weighting != "dynamic":
+            return None
+        try:
+            return await self.examine(vectors.theirs, vectors.mine)
+        except RuntimeError as error:  # such as no memory left on the device
+            log.warning("a partner's parameters could not be tried: %s", error)
+            return None
+
+    def verdict(self, judge: Judge, partner: str, distance: float, trial: Trial | None) -> Verdict | None:
+        """What an exchange shows; None where all count the same in this run."""
+        if self.policy.weighting != "dynamic" or not math.isfinite(distance):
+            return None
+        known = judge.verdicts.get(partner)
+        verdict = judge.judge(partner, distance, trial)
+        before = 1.0 if known is None else known.trust
+        if (verdict.trust == 0.0) != (before == 0.0):
+            why = "; ".join(verdict.reasons) or "it does as well as others again"
+            self.events.add("trust", f"trust in {partner} {before:.2g} -> {verdict.trust:.2g}: {why}", partner=partner)
+        return verdict
 
     def move(
         self,
@@ -119,39 +199,57 @@ class Local:
         mine: Facts,
         theirs: Facts,
         *,
+        partner: str,
         received: bool = True,
+        trial: Trial | None = None,
         of_all: bool = False,
         check: Check | None = None,
     ) -> float | None:
         """Turn the received vector into our move and hand it to the training thread. Returns the L2 distance.
 
-        Where nothing was `received` only the rule's state changes, and the handover is free again. `of_all`: by the
-        rule for the leader of all groups. `check` is asked by the training thread before it adds the move.
+        Where nothing was `received` only the rule's state changes, and the handover is free again. `trial` is how the
+        partner's parameters did here. `of_all`: by the rule for the leader of all groups. `check` is asked by the
+        training thread before it adds the move.
         """
         if not received:
-            self._update(self.handover.theirs[:0], mine, theirs, of_all)
+            self._update(self.handover.theirs[:0], mine, theirs, (partner, of_all))
             self.free()
             return None
         delta = self.handover.theirs.sub_(self.handover.mine)
         distance = float(torch.linalg.vector_norm(delta))
         if not math.isfinite(distance):
             delta.zero_()  # what overflows a difference would break the model
-        move = self._update(delta, mine, theirs, of_all)
+        verdict = None if self.broken or check is not None else self.verdict(self.judge, partner, distance, trial)
+        if verdict is not None:
+            theirs, self.own = theirs._replace(trust=verdict.trust), verdict.own
+        if self.broken and (theirs.weight == 0.0 or not math.isfinite(distance)):
+            self.free()  # nothing to be healed by
+            return distance
+        move = self._update(delta, mine, theirs, (partner, of_all))
         if move is not self.handover.theirs:
             self.handover.theirs.copy_(move)
-        if theirs.weight > 0.0 and check is None:
+        if theirs.weight > 0.0 and theirs.trust > 0.0 and check is None:
             self.newcomer = False  # copied, or met somebody who counts: from now on we count too
-        self.handover.deliver(exchange_id, check)
+        self.handover.deliver(exchange_id, check, replaces=self.broken)
         self.freed.set()
         return distance
 
-    def _update(self, delta: Tensor, mine: Facts, theirs: Facts, of_all: bool) -> Tensor:
-        if of_all and self.policy.global_rule is not None:
-            move, self._global_state = self.policy.global_rule.update(
-                delta, self._global_state, mine=mine, theirs=theirs
-            )
+    def _update(self, delta: Tensor, mine: Facts, theirs: Facts, whose: tuple[str, bool]) -> Tensor:
+        """The move by the rule; `whose` state: (partner, of all groups)."""
+        partner, of_all = whose
+        rule = (self.policy.global_rule if of_all else None) or self.policy.rule
+        if rule.per_partner:
+            key = (
+                "centre" if self.centre is not None else f"{partner} {of_all}"
+            )  # the centre is the same wherever it is
+            before = self._partner_states.pop(key) if key in self._partner_states else rule.init(self.handover.mine)
+            move, self._partner_states[key] = rule.update(delta, before, mine=mine, theirs=theirs)
+            while len(self._partner_states) > PARTNERS_MAX:
+                self._partner_states.pop(next(iter(self._partner_states)))
+        elif of_all and self.policy.global_rule is not None:
+            move, self._global_state = rule.update(delta, self._global_state, mine=mine, theirs=theirs)
         else:
-            move, self._rule_state = self.policy.rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
+            move, self._rule_state = rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
         return move
 
     def enter(
@@ -180,7 +278,16 @@ class Local:
                 bytes_received=traffic[1],
                 distance=distance,
                 ended_at=now,
-            )
+            ),
+            result.theirs.weight if result.theirs is not None else None,
+        )
+        ended = result.outcome.value if result.reason is None else f"{result.outcome.value} ({result.reason})"
+        self.events.add(
+            "exchange",
+            f"exchange with {partner}: {ended}",
+            partner=partner,
+            outcome=result.outcome.value,
+            distance=distance if distance is not None and math.isfinite(distance) else None,
         )
 
     def free(self) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from p2p_elastic.peers.records import PeerRecord
 
 Members = Mapping[str, "Member"]
+CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
 
 
 class Member(NamedTuple):
@@ -43,10 +44,24 @@ def suspected(members: Members, peer: str) -> dict[str, Member]:
     return after
 
 
-def choose_partner(members: Members, rng: random.Random, *, excluding: Collection[str] = ()) -> PeerRecord | None:
-    """One of the live members, uniformly at random; None where there is none."""
-    candidates = sorted(peer for peer, member in members.items() if not member.suspect and peer not in excluding)
-    return members[rng.choice(candidates)].record if candidates else None
+def choose_partner(
+    members: Members, rng: random.Random, *, excluding: Collection[str] = (), trust: Mapping[str, float] | None = None
+) -> PeerRecord | None:
+    """One of the live members that are not drained, at random; None where there is none.
+
+    Those that count less, by their own word or by our `trust` (1 where nothing is said), are chosen less often, but
+    never not at all: they may be well again.
+    """
+    candidates = sorted(
+        peer
+        for peer, member in members.items()
+        if not member.suspect and not member.record.drained and peer not in excluding
+    )
+    if not candidates:
+        return None
+    known = trust or {}
+    chances = [CHANCE_MIN + (1 - CHANCE_MIN) * min(members[p].record.weight, known.get(p, 1.0)) for p in candidates]
+    return members[rng.choices(candidates, chances)[0]].record
 
 
 def own_weight(newcomer: bool, step: int, members: Members) -> float:

@@ -9,25 +9,36 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError
+from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Stamp
+from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.local import Local, Membership
+from p2p_elastic.peers.local import Examine, Local, Membership
 from p2p_elastic.peers.partners import observe
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Topology
-from p2p_elastic.status import CentreStatus, ExchangeRecord, ExchangeTotals, LeaderStatus, MemberStatus
+from p2p_elastic.status import (
+    CentreStatus,
+    ExchangeRecord,
+    ExchangeTotals,
+    LeaderStatus,
+    MemberStatus,
+    PartnerStatus,
+    SignalStatus,
+)
+from p2p_elastic.trust import Verdict
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
@@ -45,6 +56,8 @@ class Peer:
         membership: the run, and how often to announce and refresh.
         seed: of the schedule's coin and of the choice of partners.
         limits: deadlines and bounds.
+        condition: what the machine, its operator and other programs say about this peer.
+        events: where it is written down what happens.
     """
 
     def __init__(
@@ -57,40 +70,51 @@ class Peer:
         membership: Membership,
         seed: int = 0,
         limits: Limits | None = None,
+        condition: Condition | None = None,
+        events: EventLog | None = None,
     ) -> None:
         limits = limits or Limits()
         self.peer = transport.peer
         self._transport, self._directory = transport, directory
-        self._local = Local(self.peer, vector, policy, membership)
+        events = events or EventLog(lambda: 0.0)
+        self._local = Local(self.peer, vector, policy, membership, condition or Condition(self._now), events)
+        self._loop: asyncio.AbstractEventLoop | None = None
         rng = random.Random(f"{seed} {self.peer} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
         self._responder = Responder(self._local, limits)
         self._coin = random.Random(f"{seed} {self.peer} coin")
+        self._drained = False  # what our record says
         self._owed: deque[Errand] = deque()  # due, and not begun while another exchange was under way
         self._errand: Errand = "exchange"  # the one under way
         self._sequence = membership.first_sequence
         self._to_initiate = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
     def report_loss(self, loss: float) -> None:
         """Say how well training goes (nats); partners and the directory hear of it."""
-        self._local.progress = self._local.progress._replace(loss=loss)
+        first = self._local.progress.first_loss
+        self._local.progress = self._local.progress._replace(loss=loss, first_loss=loss if first is None else first)
 
-    def after_step(self) -> None:
-        """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters."""
+    def after_step(self) -> bool:
+        """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters.
+
+        True where the model was replaced by a partner's, since it was not finite any more: then what the optimizer has
+        gathered is worth nothing.
+        """
         local = self._local
         step = local.progress.step + 1
         local.progress = local.progress._replace(step=step)
         if not local.leaving:
             for errand in self._due(step):
-                if errand in self._owed:
+                if local.condition.drained:
+                    local.journal.skipped["drained"] += 1
+                elif errand in self._owed:
                     local.journal.skipped["busy"] += 1
                 else:
                     self._owed.append(errand)
-        self._between_steps(due=bool(self._owed))
+        return self._between_steps(due=bool(self._owed) and not local.condition.drained)
 
     def _due(self, step: int) -> Iterator[Errand]:
         """What is to be done after this step, in this order."""
@@ -107,7 +131,8 @@ class Peer:
         """Add a move that still waits, after the last step."""
         self._between_steps(due=False)
 
-    def _between_steps(self, *, due: bool) -> None:
+    def _between_steps(self, *, due: bool) -> bool:
+        """Whether the model was replaced."""
         local = self._local
         due = due and self._loop is not None  # before `run` nobody would take the snapshot
         settled = local.handover.between_steps(
@@ -119,6 +144,7 @@ class Peer:
             else:
                 local.journal.skipped["leader not believed"] += 1
             self._wake(local.freed)
+        return settled is not None and settled.replaced
 
     def during_evaluation(self) -> None:
         """Serve a partner that waits for a snapshot, without changing the parameters."""
@@ -142,8 +168,30 @@ class Peer:
 
     @property
     def weight(self) -> float:
-        """How much we count for a partner: 0 while a newcomer, 1 afterwards."""
+        """How much we count for a partner, 0 (we copy, and are not copied) to 1."""
         return self._local.weight
+
+    @property
+    def condition(self) -> Condition:
+        """What the machine, its operator and other programs say about this peer."""
+        return self._local.condition
+
+    def signals(self) -> tuple[SignalStatus, ...]:
+        """Of our health, the worst first."""
+        return self._local.weigher.signals
+
+    def partners(self) -> tuple[PartnerStatus, ...]:
+        """Those with whom there were exchanges, the latest first."""
+        local = self._local
+        return local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
+
+    def _of_centre(self) -> Mapping[str, Verdict]:
+        centre = self._local.centre
+        return {} if centre is None or not centre.seated else centre.judge.verdicts
+
+    def examine_with(self, examine: Examine) -> None:
+        """From now on, let `examine` try a partner's parameters before we move towards them (dynamic weighting)."""
+        self._local.examine = examine
 
     def judge_leaders(self, measure: Measure) -> None:
         """From now on, try a leader's parameters with `measure` before following them (LSGD)."""
@@ -194,6 +242,10 @@ class Peer:
                 state="suspect" if member.suspect else "alive",
                 step=member.record.step,
                 loss=member.record.loss,
+                weight=member.record.weight,
+                drained=member.record.drained,
+                steps_per_second=member.record.steps_per_second,
+                partners=member.record.partners,
                 age_seconds=max(0.0, now - member.changed_at),
             )
             for peer, member in sorted(self._local.members.items())
@@ -261,6 +313,10 @@ class Peer:
                 schema_hash=local.vector.schema_hash,
                 step=local.progress.step,
                 loss=local.loss(),
+                weight=local.weight,
+                drained=local.condition.drained,
+                steps_per_second=local.pace.steps_per_second,
+                partners=local.journal.latest(PARTNERS_TOLD),
                 group=local.membership.group,
                 centre=local.centre.claim() if local.centre is not None else None,
                 sequence=self._sequence,
@@ -271,12 +327,30 @@ class Peer:
         """Read who else is in the run. Raises DirectoryError."""
         local = self._local
         records = await self._directory.members()
-        local.members = observe(
-            local.members, (r for r in records if r.schema_hash == local.vector.schema_hash), self._now()
-        )
-        centre = local.centre
-        if centre is not None and centre.look(self.peer, local.members, self._now(), leaving=local.leaving):
+        before, now = local.members, self._now()
+        local.members = observe(before, (r for r in records if r.schema_hash == local.vector.schema_hash), now)
+        for peer in sorted(before.keys() ^ local.members.keys()):
+            joined = peer in local.members
+            local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
+        local.condition.look()
+        local.pace.mark(now, local.progress.step)
+        local.weigh()
+        if local.condition.drained != self._drained:
+            self._drained = local.condition.drained
             await self.announce()
+        await self._look_for_centre()
+
+    async def _look_for_centre(self) -> None:
+        local = self._local
+        centre = local.centre
+        if centre is None:
+            return
+        holder, drained = centre.holder, local.condition.drained
+        if centre.look(self.peer, local.members, self._now(), leaving=local.leaving, drained=drained):
+            await self.announce()
+        if centre.holder != holder:
+            who = "nobody" if centre.holder is None else centre.holder
+            local.events.add("centre", f"the centre is {who}", holder=centre.holder)
 
     async def _copy_centre(self) -> None:
         """Stand by: see the centre variable as it is now."""
@@ -299,7 +373,11 @@ class Peer:
             if following is None:
                 await self._initiator.run_once()
             else:
+                before = following.leader
                 await self._follower.run_once(following, of_all=self._errand == "global")
+                if following.leader != before:
+                    who = "nobody" if following.leader is None else following.leader
+                    self._local.events.add("leader", f"we follow {who}", leader=following.leader)
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from p2p_elastic.exchange import Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step
+from p2p_elastic.exchange import Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.status import Frozen
 
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
+PARTNERS_TOLD = 3
 Address = Annotated[str, Field(pattern=r"^/[!-~]{1,199}$")]
 
 
@@ -31,6 +32,12 @@ class PeerRecord(Frozen):
     addresses: Annotated[tuple[Address, ...], Field(max_length=8)] = ()
     step: Step = 0
     loss: Loss = None
+    weight: Weight = Field(default=1.0, description="how much it claims to count for")
+    steps_per_second: Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)] | None = None
+    drained: bool = Field(default=False, description="true where it begins and answers no exchanges for now")
+    partners: Annotated[tuple[PeerId, ...], Field(max_length=PARTNERS_TOLD)] = Field(
+        default=(), description="with whom it exchanged last, for people who watch"
+    )
     group: Group = Field(default="", description="whose leader this peer follows, and may be (LSGD)")
     centre: CentreClaim | None = Field(default=None, description="in runs with a centre variable (EASGD)")
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0

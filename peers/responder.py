@@ -112,6 +112,8 @@ class Responder:
         )
         if general is None and local.leaving:
             return Decline(id=asked.id, reason=DeclineReason.LEAVING)
+        if general is None and local.condition.drained:
+            return Decline(id=asked.id, reason=DeclineReason.DRAINED)
         return general
 
     async def _compare(self, conversation: Conversation, told: Tell) -> None:
@@ -175,23 +177,26 @@ class Responder:
     async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat) -> None:
         local = self._local
         started, accept = asyncio.get_running_loop().time(), seat.accept(offer)
-        moved, distance = False, None
+        committed, distance, trial = False, None, None
 
         def commit() -> None:
-            nonlocal moved, distance
-            moved, distance = True, seat.commit(offer, accept)
+            nonlocal committed
+            committed = True
             self._ledger.end(key, committed=True)
 
         try:
             if not self._ledger.begin(key):
                 raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
             result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors, commit)
+            trial = await seat.try_out() if committed else None
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
             log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)
         finally:
             self._ledger.end(key, committed=False)
-            if not moved:
+            if committed:  # whatever came between: the partner was told so
+                distance = seat.commit(offer, accept, trial)
+            else:
                 seat.free()
         local.enter(
             offer.id,

@@ -11,6 +11,7 @@ from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits, Vectors
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.local import Local
+from p2p_elastic.trust import Trial
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,10 @@ class Seat(Protocol):
 
     def accept(self, offer: Offer) -> Accept: ...
 
-    def commit(self, offer: Offer, accept: Accept) -> float | None:
+    async def try_out(self) -> Trial | None:
+        """How what was received does on the examples here."""
+
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
         """The exchange took place: move. Returns the L2 distance before it, None where nothing was received."""
 
     def free(self) -> None:
@@ -53,6 +57,7 @@ class OwnSeat:
         local = self._local
         if local.progress.step == 0:
             return Refusal(DeclineReason.NOT_TRAINING, "not begun")
+        local.weigh()
         await self._yield_to(offer.peer)
         if not local.handover.request():
             return Refusal(DeclineReason.BUSY)
@@ -98,8 +103,14 @@ class OwnSeat:
             weight=local.weight,
         )
 
-    def commit(self, offer: Offer, accept: Accept) -> float | None:
-        return self._local.move(offer.id, facts(accept), facts(offer), received=self._local.policy.sends)
+    async def try_out(self) -> Trial | None:
+        return await self._local.try_out(self.vectors) if self._local.policy.sends else None
+
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
+        received = self._local.policy.sends
+        return self._local.move(
+            offer.id, facts(accept), facts(offer), partner=offer.peer, received=received, trial=trial
+        )
 
     def free(self) -> None:
         self._local.free()
@@ -138,8 +149,16 @@ class CentreSeat:
             centre=self._centre.stamp,
         )
 
-    def commit(self, offer: Offer, accept: Accept) -> float | None:
-        distance = self._centre.move(facts(accept), facts(offer))
+    async def try_out(self) -> Trial | None:
+        return await self._local.try_out(self.vectors)
+
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
+        def judged(distance: float) -> float:
+            verdict = self._local.verdict(self._centre.judge, offer.peer, distance, trial)
+            return 1.0 if verdict is None else verdict.trust
+
+        mine = facts(accept)._replace(centre=True)
+        distance = self._centre.move(offer.peer, mine, facts(offer), judged)
         self._centre.free()
         return distance
 

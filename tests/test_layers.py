@@ -19,7 +19,7 @@ LAYERS = ("core", "peers", "api", "cli")
 TOP = {
     *("board", "centre_duty", "cli", "cli_doctor", "cli_errors", "cli_simulate", "cli_status", "demo", "display"),
     *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "join", "processes"),
-    *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "__main__"),
+    *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "window", "__main__"),
 }
 
 
@@ -76,7 +76,15 @@ def test_there_is_no_import_cycle() -> None:
     ("package", "allowed"),
     [
         ("hivemind", {"p2p_elastic.peers.libp2p", "p2p_elastic.peers.dht"}),
-        ("fastapi", {"p2p_elastic.api.app", "p2p_elastic.api.server"}),
+        (
+            "fastapi",
+            {
+                f"p2p_elastic.api.{name}"
+                for name in ("app", "pages", "reading", "server", "source", "stream", "writing")
+            },
+        ),
+        ("psutil", {"p2p_elastic.sensors"}),
+        ("prometheus_client", {"p2p_elastic.api.metrics"}),
         ("uvicorn", {"p2p_elastic.api.server"}),
         ("click", {f"p2p_elastic.cli{name}" for name in ("", "_doctor", "_errors", "_simulate", "_status")}),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),

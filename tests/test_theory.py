@@ -389,7 +389,9 @@ def test_e7_dynamic_weighting_without_lag_is_easgd() -> None:
                 flat[row] += move
         return flat, round_.centre
 
-    plain, weighted, lagging = (through(rule) for rule in (elastic(0.1), dynamic(elastic(0.1), never), dynamic(elastic(0.1))))
+    plain, weighted, lagging = (
+        through(rule) for rule in (elastic(0.1), dynamic(elastic(0.1), never), dynamic(elastic(0.1)))
+    )
     assert torch.equal(plain[0], weighted[0])
     assert torch.equal(plain[1], weighted[1])
     assert not torch.equal(plain[1], lagging[1])

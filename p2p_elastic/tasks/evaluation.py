@@ -63,16 +63,24 @@ def loss_at(
 
     The model is left as it was found. `values` has its tensors by name.
     """
-    losses: list[Tensor] = []
-    with torch.no_grad(), _modes_kept(model):
+    with _modes_kept(model):
         model.eval()
-        for inputs, labels in batches:
-            outputs = torch.func.functional_call(model, dict(values), (inputs,))
-            losses += [task.loss(*few) for few in zip(torch.split(outputs, FEW), torch.split(labels, FEW), strict=True)]
-    if len(losses) < 2:
+        losses = [losses_at(model, task, values, batch) for batch in batches]
+    each = torch.cat(losses).double() if losses else torch.empty(0)
+    if len(each) < 2:
         return Estimate(float("nan"), float("nan"))
-    each = torch.stack(losses).double()
-    return Estimate(float(each.mean()), float(each.std()) / len(losses) ** 0.5)
+    return Estimate(float(each.mean()), float(each.std()) / len(each) ** 0.5)
+
+
+def losses_at(model: nn.Module, task: Task, values: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The mean losses [n], in nats, of each few examples of a prepared batch, by other parameters and buffers.
+
+    The model, which is in eval mode, is left as it was found.
+    """
+    with torch.no_grad():
+        outputs = torch.func.functional_call(model, dict(values), (batch[0],))
+        groups = zip(torch.split(outputs, FEW), torch.split(batch[1], FEW), strict=True)
+        return torch.stack([task.loss(*few) for few in groups])
 
 
 def reestimate_batchnorm(

@@ -1,0 +1,98 @@
+"""How much this peer counts, and why: its signals, and the weight that it gives itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from p2p_elastic import signals
+from p2p_elastic.peers.partners import Member
+from p2p_elastic.status import ExchangeRecord, SignalStatus
+from p2p_elastic.weighting import settled
+
+PACE_SECONDS = 20.0  # the speed that others hear of is that of the last so many
+
+
+class Pace:
+    """Steps per second over the last while."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def mark(self, now: float, step: int) -> None:
+        """So many steps are done, `now` in seconds."""
+        if step and (not self._marks or now > self._marks[-1][0]):
+            self._marks.append((now, step))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= PACE_SECONDS:
+            self._marks.popleft()
+
+    @property
+    def steps_per_second(self) -> float | None:
+        if len(self._marks) < 2:
+            return None
+        (began, first), (now, last) = self._marks[0], self._marks[-1]
+        return (last - first) / (now - began)
+
+
+class Observed(NamedTuple):
+    """What a peer knows of itself at one moment. `own` is what its last exchange showed of it (`trust.py`), 0..1."""
+
+    loss: float | None
+    initial_loss: float | None
+    steps_per_second: float | None
+    records: Sequence[ExchangeRecord]
+    period: float
+    addresses: Sequence[str]
+    own: float = 1.0
+    newcomer: bool = False
+    broken: bool = False
+
+
+def judged(seen: Observed, members: Mapping[str, Member]) -> tuple[SignalStatus, ...]:
+    """Every signal that can be known from training and exchanges."""
+    others = [m.record for m in members.values() if not m.suspect and not m.record.drained and m.record.weight > 0.0]
+    found = (
+        _broken() if seen.broken else None,
+        _newcomer() if seen.newcomer else None,
+        signals.loss(seen.loss, seen.initial_loss),
+        signals.progress(seen.loss, [r.loss for r in others], seen.initial_loss),
+        signals.speed(seen.steps_per_second, [r.steps_per_second for r in others]),
+        signals.staleness([r.staleness for r in seen.records], seen.period),
+        signals.exchanges(seen.records),
+        signals.deadlines(seen.records),
+        signals.link(signals.link_rate(seen.records)),
+        signals.relayed(seen.addresses),
+        _comparison(seen.own),
+    )
+    return tuple(signal for signal in found if signal is not None)
+
+
+class Weigher:
+    """Keeps the last weight, for the hysteresis; both may be read from any thread."""
+
+    def __init__(self) -> None:
+        self.weight = 1.0
+        self.signals: tuple[SignalStatus, ...] = ()
+
+    def weigh(self, found: Iterable[SignalStatus]) -> float:
+        """The weight by these signals."""
+        self.signals = signals.merge(found, ())
+        self.weight = settled(self.weight, signals.worst(self.signals))
+        return self.weight
+
+
+def _broken() -> SignalStatus:
+    text = "our parameters are not finite: the next partner's replace them; lower the learning rate if it happens again"
+    return SignalStatus(name="parameters", health=0.0, text=text)
+
+
+def _newcomer() -> SignalStatus:
+    return SignalStatus(name="newcomer", health=0.0, text="joined a run under way: copies a partner before it counts")
+
+
+def _comparison(own: float) -> SignalStatus:
+    text = (
+        "" if own >= 1.0 else "our partner's parameters do clearly better on our own data: we follow more than we lead"
+    )
+    return SignalStatus(name="comparison", health=own, text=text)
