@@ -171,6 +171,7 @@ def _failures() -> Iterator[Option]:
         ("--burst-steps", "N", "Mean length of a burst.  [default: 75]"),
         ("--crash", "P", "A worker restarts from an old snapshot, with this probability per step.  [default: 0]"),
         ("--snapshot-steps", "N", "Steps between snapshots.  [default: 200]"),
+        ("--silent", "BOOL", "It does not know that it did; else it copies first, as live peers do.  [default: false]"),
         ("--slow", "N", "So many workers are slow ...  [default: 0]"),
         ("--slow-factor", "F", "... and take one step while the others take F.  [default: 4]"),
         ("--corrupt", "P", "A worker's parameters get noise, with this probability per step.  [default: 0]"),

@@ -74,12 +74,12 @@ class Swarm:
         for reader in self._readers:
             reader.join()
 
-    def start(self, name: str, arguments: list[str]) -> Process:
-        """Start one peer on loopback, with free ports, logging into its folder."""
+    def start(self, name: str, arguments: list[str], program: Sequence[str] = ("-m", "p2p_elastic")) -> Process:
+        """Start one peer on loopback, with free ports, logging into its folder. `program` is what Python runs."""
         folder = self._output / name
         folder.mkdir(parents=True, exist_ok=True)
         fixed = ["--host", "127.0.0.1", "--port", "0", "--http-port", "0", "--threads", "1", "--log-format", "json"]
-        command = [sys.executable, "-m", "p2p_elastic", "join", *fixed, "--output", str(folder), *arguments]
+        command = [sys.executable, *program, "join", *fixed, "--output", str(folder), *arguments]
         with (folder / "stderr.log").open("w") as errors:
             # In a session of its own: Ctrl-C here must not be the second signal that it gets.
             child = subprocess.Popen(  # noqa: S603

@@ -25,7 +25,7 @@ DRIFT = 0.05  # what is usual follows the trials by at most so much of the bette
 ERRORS = 2.0  # standard errors that chance may make
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
-FLOOR = 0.02  # of the loss where training began: below it differences are no harm
+FLOOR = 0.05  # of the loss where training began: below it differences are no harm
 
 
 class Trial(NamedTuple):

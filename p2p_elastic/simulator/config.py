@@ -28,6 +28,9 @@ class Failures(Frozen):
     burst_steps: Count = Field(default=75, description="mean length of a burst, in steps")
     crash: Share = Field(default=0.0, description="probability per step that a worker restarts from an old snapshot")
     snapshot_steps: Count = Field(default=200, description="steps between the snapshots that a crash goes back to")
+    silent: bool = Field(
+        default=False, description="a worker that crashed does not know it; otherwise it copies first, as live peers do"
+    )
     slow: Annotated[int, Field(ge=0, le=1024)] = Field(default=0, description="so many workers are slow, the last ones")
     slow_factor: Annotated[float, Field(ge=1.0, le=1e6)] = Field(
         default=4.0, description="a slow worker takes one step while the others take so many"

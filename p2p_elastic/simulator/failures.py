@@ -33,6 +33,7 @@ class FaultInjector:
         self._nan = slice(self._flipped.stop, self._flipped.stop + failures.nan)
         self._credit = 0.0
         self.counts: Counter[str] = Counter()
+        self.restarted: list[int] = []  # after the last step, and know it
         kinds = ("drop", "burst", "crash", "corrupt")
         self._rng = {kind: [random.Random(f"{seed} {kind} {i}") for i in range(workers)] for kind in kinds}
         self._noise = torch.Generator().manual_seed(seed)
@@ -96,6 +97,7 @@ class FaultInjector:
     def damage(self, workers: Workers, step: int) -> list[int]:
         """Crash and corrupt workers after their step, or turn them to NaN; gives which. Takes snapshots when due."""
         damaged: list[int] = []
+        self.restarted = []
         if step == self._failures.nan_step:
             workers.flat[self._nan, : workers.trainable] = torch.nan
             damaged += range(self._workers)[self._nan]
@@ -106,6 +108,7 @@ class FaultInjector:
                 workers.flat[worker].copy_(self._snapshots[worker])
                 workers.reset(worker)
                 self.counts["crashes"] += 1
+                self.restarted += [] if self._failures.silent else [worker]
                 damaged.append(worker)
             if self._hits("corrupt", self._failures.corrupt, worker):
                 workers.add_({worker: self._noise_for(workers.flat[worker])})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class Judging:
         self._initial: list[float | None] = [None] * workers
         self._own = [1.0] * workers  # what their last exchanges showed of themselves
         self.weights = [1.0] * workers
+        self._newcomers: set[int] = set()
         self._inputs = self._labels = torch.empty(0)
 
     def observe(self, inputs: Tensor, labels: Tensor, losses: Sequence[float], steps: Sequence[int]) -> None:
@@ -50,6 +51,10 @@ class Judging:
                 self._initial[row] = loss
             self.weights[row] = settled(self.weights[row], self._health(row, losses, steps))
 
+    def restart(self, rows: Iterable[int]) -> None:
+        """These workers began anew, and know it: each copies the first that counts, and is not copied until then."""
+        self._newcomers.update(rows)
+
     def _health(self, row: int, losses: Sequence[float], steps: Sequence[int]) -> float:
         others = [other for other in range(len(losses)) if other != row]
         found = (
@@ -57,6 +62,8 @@ class Judging:
             signals.progress(losses[row], [losses[other] for other in others], self._initial[row]),
             signals.speed(float(steps[row]), [float(steps[other]) for other in others]),
         )
+        if row in self._newcomers:
+            return 0.0
         return min(self._own[row], signals.worst([one for one in found if one is not None]))
 
     def judge(self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair]) -> dict[Pair, Verdict]:
@@ -78,7 +85,12 @@ class Judging:
             verdicts[judge, judged] = self._judges[judge].judge(str(judged), distances[at], trial)
         for judge in {judge for judge, _ in pairs if judge != CENTRE}:
             self._own[judge] = min(v.own for (j, _), v in verdicts.items() if j == judge)
+            if any(j == judge and v.trust > 0.0 and self._counts(k) for (j, k), v in verdicts.items()):
+                self._newcomers.discard(judge)
         return verdicts
+
+    def _counts(self, row: int) -> bool:
+        return row == CENTRE or self.weights[row] > 0.0
 
     @torch.no_grad()
     def _losses(self, values: Tensor, rows: Sequence[int]) -> Tensor:

@@ -138,6 +138,8 @@ class _Simulation:
         self._workers.add_(moves)  # last, since it repairs variances too
         for row in self._faults.damage(self._workers, step):
             self._round.forget(row, self._flat)
+        if self._judging is not None:
+            self._judging.restart(self._faults.restarted)
         self._losses.append(losses.mean())
 
     def _due(self, step: int, active: int) -> list[int]:
