@@ -5,6 +5,8 @@
     loss_not_finite         the loss is NaN or infinite
     centre_vacant           the centre variable is gone, and nobody took its place
     stalled                 training, but no step for a long time
+    drained                 it was asked to exchange no more
+    weight_zero             it copies from others and is not copied, with the signals that cause it
     exchanges_failing       the newest exchanges all failed
     network_restarted       the network process died again and again
     network_failed          the network side ended: this peer trains alone for good
@@ -85,6 +87,25 @@ def _stalled(status: PeerStatus) -> Reason | None:
     return Reason(code="stalled", text=text)
 
 
+def _drained(status: PeerStatus) -> Reason | None:
+    if not status.drained:
+        return None
+    text = "this peer is drained: it trains, but begins and answers no exchanges; resume it with POST /v1/resume"
+    return Reason(code="drained", text=text)
+
+
+def _weight_zero(status: PeerStatus) -> Reason | None:
+    newcomer = any(signal.name == "newcomer" for signal in status.signals)  # for a moment only
+    if status.weight > 0.0 or newcomer or status.training.phase not in ("training", "holding"):
+        return None
+    causes = [f"{one.name}: {one.text or 'health 0'}" for one in status.signals if one.health < 1.0]
+    if status.weight_override == 0.0:
+        causes = ["its operator set that; DELETE /v1/weight ends it"]
+    because = "; ".join(causes) or "it counts again once it is well for a while"
+    text = f"this peer counts for 0: it copies from others, and is not copied. {because}"
+    return Reason(code="weight_zero", text=text)
+
+
 def _exchanges_failing(status: PeerStatus) -> Reason | None:
     newest = sorted(status.last_exchanges, key=lambda record: record.age_seconds)[:FAILURES_IN_A_ROW]
     if len(newest) < FAILURES_IN_A_ROW or any(record.outcome not in FAILURES for record in newest):
@@ -118,6 +139,8 @@ _CHECKS = (
     _centre_vacant,
     _loss_not_finite,
     _stalled,
+    _drained,
+    _weight_zero,
     _exchanges_failing,
     _network_restarted,
 )

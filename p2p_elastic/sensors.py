@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 import torch
 
-from p2p_elastic.signals import battery, memory, temperature, throttling
+from p2p_elastic.signals import battery, cpu_temperature, memory, temperature, throttling
 from p2p_elastic.status import SignalStatus
 
 T = TypeVar("T")
@@ -43,7 +43,8 @@ class Readings(NamedTuple):
     """What the sensors said at one moment; None: it cannot be known."""
 
     available_share: float | None = None  # memory left, as a share of the whole (the container's, where that is less)
-    celsius: float | None = None  # the hottest of the GPU in use and the CPU
+    celsius: float | None = None  # of the GPU in use
+    cpu_celsius: float | None = None
     clock_share: float | None = None  # the GPU's clock over its full one while it slows itself down; else 1
     battery_percent: float | None = None
     plugged: bool | None = None
@@ -82,10 +83,10 @@ class Sensors:
     def read(self) -> Readings:
         """What they say now. Never raises."""
         charge = _known(lambda: self._system.sensors_battery())
-        heat = (_known(self._gpu_celsius), _known(lambda: _cpu_celsius(self._system)))
         return Readings(
             available_share=min((share for share in self._available_shares() if share is not None), default=None),
-            celsius=max((celsius for celsius in heat if celsius is not None), default=None),
+            celsius=_known(self._gpu_celsius),
+            cpu_celsius=_known(lambda: _cpu_celsius(self._system)),
             clock_share=_known(self._clock_share),
             battery_percent=None if charge is None else charge.percent,
             plugged=None if charge is None else charge.power_plugged,
@@ -97,6 +98,7 @@ class Sensors:
         found = (
             memory(readings.available_share),
             temperature(readings.celsius),
+            cpu_temperature(readings.cpu_celsius),
             throttling(readings.clock_share),
             battery(readings.battery_percent, readings.plugged),
         )

@@ -43,8 +43,10 @@ STALENESS_COUNT_MIN = 3  # one slow exchange is chance
 EXCHANGES_BAD, EXCHANGES_GOOD = 1.0, 0.5  # of the partners: where half of them answer, our network works
 DEADLINES_BAD, DEADLINES_GOOD = 0.9, 0.3  # of the exchanges: slow partners alone cause some
 DEADLINES_COUNT_MIN = 5
+NETWORK_MIN = 0.2  # who cannot reach anybody may be the last one that is left: no reason to copy who comes next
 MEMORY_BAD, MEMORY_GOOD = 0.02, 0.08  # of all memory: below, the kernel soon ends the process
 TEMPERATURE_BAD, TEMPERATURE_GOOD = 95.0, 85.0  # °C: a healthy GPU under load runs at 70 to 84
+CPU_TEMPERATURE_BAD, CPU_TEMPERATURE_GOOD = 105.0, 97.0  # °C
 THROTTLING_BAD, THROTTLING_GOOD = 0.2, 0.8  # of the full clock: a little less under load is usual
 BATTERY_BAD, BATTERY_GOOD = 5.0, 30.0  # %: laptops go to sleep at about 5
 LINK_BAD, LINK_GOOD = 20e3, 200e3  # bytes/s: at 20 kB/s even the small model of the digits takes seconds
@@ -153,7 +155,8 @@ def exchanges(records: Sequence[ExchangeRecord]) -> SignalStatus | None:
         f"the last exchange failed with {len(failed)} of {len(newest)} partners ({kinds}); "
         "check the network between this peer and the others"
     )
-    return _signal("exchanges", ramp(share, bad=EXCHANGES_BAD, good=EXCHANGES_GOOD), share, "share", text)
+    health = max(NETWORK_MIN, ramp(share, bad=EXCHANGES_BAD, good=EXCHANGES_GOOD))
+    return _signal("exchanges", health, share, "share", text)
 
 
 def deadlines(records: Sequence[ExchangeRecord]) -> SignalStatus | None:
@@ -166,7 +169,8 @@ def deadlines(records: Sequence[ExchangeRecord]) -> SignalStatus | None:
         f"{late} of the last {len(records)} exchanges timed out; "
         "use a faster network or a longer deadline, or end what keeps this machine busy"
     )
-    return _signal("deadlines", ramp(share, bad=DEADLINES_BAD, good=DEADLINES_GOOD), share, "share", text)
+    health = max(NETWORK_MIN, ramp(share, bad=DEADLINES_BAD, good=DEADLINES_GOOD))
+    return _signal("deadlines", health, share, "share", text)
 
 
 def memory(available_share: float | None) -> SignalStatus | None:
@@ -178,11 +182,20 @@ def memory(available_share: float | None) -> SignalStatus | None:
 
 
 def temperature(celsius: float | None) -> SignalStatus | None:
-    """The hottest of the GPU in use and the CPU, in °C."""
+    """Of the GPU in use, or what an outside program measures of this machine, in °C."""
     if celsius is None or not math.isfinite(celsius):
         return None
     text = f"{celsius:.3g} °C: too hot, numbers may go wrong and the machine may stop; see to its fans and its air"
     return _signal("temperature", ramp(celsius, bad=TEMPERATURE_BAD, good=TEMPERATURE_GOOD), celsius, "°C", text)
+
+
+def cpu_temperature(celsius: float | None) -> SignalStatus | None:
+    """The CPU's package, in °C. Many run at 95 under full load by design, so the limits are higher than a GPU's."""
+    if celsius is None or not math.isfinite(celsius):
+        return None
+    text = f"{celsius:.3g} °C: the CPU is too hot and slows down; see to its fans and its air"
+    health = ramp(celsius, bad=CPU_TEMPERATURE_BAD, good=CPU_TEMPERATURE_GOOD)
+    return _signal("cpu_temperature", health, celsius, "°C", text)
 
 
 def throttling(clock_share: float | None) -> SignalStatus | None:

@@ -25,7 +25,10 @@ from p2p_elastic.status import Frozen, Health, PeerStatus
 
 PORT = 8870  # config.HTTP_PORT, without what config needs: PyTorch. A test keeps them equal
 DEFAULT_URL = f"http://127.0.0.1:{PORT}"
-ENDPOINTS = ("/v1/status", "/v1/peers", "/health", "/ready", "/docs", "/openapi.json")
+ENDPOINTS = (
+    *("/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/health", "/ready", "/metrics"),
+    *("/docs", "/openapi.json"),
+)
 ANSWER_BYTES_MAX = 16 * 2**20
 PIECE_BYTES = 64 * 1024
 TEXT_MAX = 2000

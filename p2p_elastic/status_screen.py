@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p_elastic.display import percent, short, size, standing
-from p2p_elastic.status import Outcome, PeerStatus
+from p2p_elastic.status import Outcome, PartnerStatus, PeerStatus
 from p2p_elastic.status_client import Answer
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unreachable": "red"}
 MEMBERS_MAX = 16
+SIGNALS_MAX = 3
 HEADINGS = (
     *("health", "status at", "peer", "phase", "step", "steps/s", "loss"),
     *("accuracy", "weight", "members", "exchanges"),
@@ -57,7 +58,8 @@ def _facts(status: PeerStatus) -> Table:
     rows = [
         ("step", f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}"),
         ("loss", f"{_number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
-        ("rule", f"{status.rule or '-'}   weight {status.weight:g}{_newcomer(status)}"),
+        ("rule", status.rule or "-"),
+        ("weight", _weight(status)),
         ("task", f"{status.task or '-'} on {status.device}   up {duration(status.uptime_seconds)}"),
         ("standing", standing(status)),
         ("exchanges", _exchanges(status)),
@@ -72,8 +74,13 @@ def _facts(status: PeerStatus) -> Table:
     return table
 
 
-def _newcomer(status: PeerStatus) -> str:
-    return " (copies until its first exchange)" if status.weight == 0 and status.run else ""
+def _weight(status: PeerStatus) -> str:
+    """How much it counts, and what speaks against it, the worst first."""
+    said = [f"{status.weight:.2g}{' (set by its operator)' if status.weight_override is not None else ''}"]
+    said += ["drained: begins and answers no exchanges"] if status.drained else []
+    against = [signal for signal in status.signals if signal.health < 1.0]
+    said += [f"{s.name} {s.health:.2f}: {s.text or 'no reason given'}" for s in against[:SIGNALS_MAX]]
+    return "\n".join(said)
 
 
 def _exchanges(status: PeerStatus) -> str:
@@ -82,14 +89,30 @@ def _exchanges(status: PeerStatus) -> str:
 
 
 def _members(status: PeerStatus) -> Table:
-    table = _plain_table("  member", "state", "step", "loss", "heard of")
+    table = _plain_table("  member", "state", "step", "loss", "weight", "trust", "distance", "exchanged", "heard of")
+    partners = {partner.peer: partner for partner in status.partners}
     for member in status.members[:MEMBERS_MAX]:
-        style = "" if member.state == "alive" else "yellow"
-        cells = [f"  {short(member.peer)}", member.state, str(member.step), _number(member.loss, ".4f")]
-        table.add_row(*_texts([*cells, f"{duration(member.age_seconds)} ago"]), style=style)
+        partner = partners.get(member.peer)
+        state = "drained" if member.drained else member.state
+        cells = [
+            f"  {short(member.peer)}",
+            state,
+            str(member.step),
+            _number(member.loss, ".4f"),
+            f"{member.weight:.2g}",
+        ]
+        style = "" if state == "alive" and (partner is None or partner.trust > 0.0) else "yellow"
+        table.add_row(*_texts([*cells, *_met(partner), f"{duration(member.age_seconds)} ago"]), style=style)
     if len(status.members) > MEMBERS_MAX:
         table.add_row(Text(f"  and {len(status.members) - MEMBERS_MAX} more"))
     return table
+
+
+def _met(partner: PartnerStatus | None) -> list[str]:
+    if partner is None:
+        return ["-"] * 3
+    last = "-" if partner.last is None else f"{duration(partner.last.age_seconds)} ago, {partner.last.outcome.value}"
+    return [f"{partner.trust:.2g}", _number(partner.distance, ".3g"), last]
 
 
 class Overview:

@@ -4,8 +4,7 @@ To progress is to train, and to exchange now and then where that is due. All tha
 too, and beside it:
 
     not_training                  starting, waiting for others, finishing or done
-    drained                       this peer was asked to exchange no more
-    weight_zero                   it copies from others, and is not copied; with the signals that cause it
+    newcomer                      it joined a run under way, and has copied nobody yet
     trusts_nobody                 what partners sent was so bad that nobody moves this peer
     members_drained               every live member asks not to be chosen
     schema_differs                the model is another at other peers
@@ -135,9 +134,6 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
     if phase in NOT_TRAINING:
         yield _reason("not_training", f"the peer is {phase}: {NOT_TRAINING[phase].format(alive=len(alive))}")
     yield from _of_health(status, lately)
-    if status.drained:
-        text = "this peer is drained: it trains, but begins and answers no exchanges; resume it with POST /v1/resume"
-        yield _reason("drained", text)
     yield from _of_weights(status)
     if alive and all(member.drained for member in alive):
         text = f"every live member ({len(alive)}) is drained, so none may be chosen; resume them with POST /v1/resume"
@@ -157,12 +153,8 @@ def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
 
 
 def _of_weights(status: PeerStatus) -> Iterator[Reason]:
-    if status.weight == 0.0 and status.training.phase != "starting":
-        causes = [f"{one.name}: {one.text or 'health 0'}" for one in status.signals if one.health == 0.0]
-        if status.weight_override == 0.0:
-            causes = ["its operator set that; DELETE /v1/weight ends it"]
-        because = "; ".join(causes) or "a newcomer counts for nothing until its first exchange"
-        yield _reason("weight_zero", f"this peer counts for 0: it copies from others, and is not copied. {because}")
+    if status.weight == 0.0 and any(signal.name == "newcomer" for signal in status.signals):
+        yield _reason("newcomer", "this peer joined a run under way: it copies a partner before it counts")
     if status.partners and all(partner.trust == 0.0 for partner in status.partners):
         why_not = "; ".join(
             f"{partner.peer} ({', '.join(partner.reasons) or 'no reason given'})" for partner in status.partners[:NAMED]

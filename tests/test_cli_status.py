@@ -131,9 +131,9 @@ def test_a_well_peer_is_shown_in_detail_and_exits_with_0() -> None:
     with peer(lambda: read) as url:
         result = run(url)
     assert result.exit_code == 0
-    for expected in ("ok", url, "run digits", "training", "rule", "elastic", "weight 1", "3 completed", "suspect"):
+    for expected in ("ok", url, "run digits", "training", "rule", "elastic", "weight     1", "3 completed", "suspect"):
         assert expected in result.output
-    assert "partner1  suspect  7     0.5000  90 s ago" in result.output
+    assert "partner1  suspect  7     0.5000  1       -      -         -          90 s ago" in result.output
     assert "leader this peer" in result.output
 
 

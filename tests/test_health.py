@@ -16,6 +16,7 @@ from p2p_elastic.status import (
     MemberStatus,
     Outcome,
     PeerStatus,
+    SignalStatus,
 )
 
 MEMBER = MemberStatus(
@@ -126,6 +127,37 @@ def test_a_training_that_makes_no_steps_is_degraded() -> None:
     assert codes(status_of(training={"seconds_since_step": 61.0})) == ["stalled"]
     assert codes(status_of(training={"seconds_since_step": 60.0})) == []
     assert codes(status_of(training={"seconds_since_step": 61.0, "phase": "done"})) == []
+
+
+def test_a_drained_peer_is_degraded() -> None:
+    reasons = judge(status_of(drained=True)).reasons
+    assert [reason.code for reason in reasons] == ["drained"]
+    assert "/v1/resume" in reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"signals": (SignalStatus(name="heat", health=0.0, text="97 °C"),)}, "heat: 97 °C"),
+        ({"weight_override": 0.0}, "DELETE /v1/weight"),
+    ],
+)
+def test_a_peer_that_counts_for_nothing_is_degraded_and_says_why(changes: dict[str, Any], word: str) -> None:
+    reasons = judge(status_of(weight=0.0, **changes)).reasons
+    assert [reason.code for reason in reasons] == ["weight_zero"]
+    assert word in reasons[0].text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weight": 0.01},
+        {"weight": 0.0, "signals": (SignalStatus(name="newcomer", health=0.0),)},
+        {"weight": 0.0, "training": {"phase": "waiting"}},
+    ],
+)
+def test_a_peer_that_counts_or_is_about_to_is_ok(changes: dict[str, Any]) -> None:
+    assert judge(status_of(**changes)).status == "ok"
 
 
 def test_five_failures_in_a_row_are_degraded() -> None:

@@ -281,13 +281,13 @@ def test_one_failure_hides_nothing_else(name: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_the_temperature_of_a_cpu_is_that_of_its_package(chips: Any, celsius: float | None) -> None:
-    assert Sensors(CPU, system=machine(chips=chips), root=NOTHING).read().celsius == celsius
+    assert Sensors(CPU, system=machine(chips=chips), root=NOTHING).read().cpu_celsius == celsius
 
 
-@pytest.mark.parametrize(("package", "celsius"), [(60.0, 70.0), (80.0, 80.0)])
-def test_the_hottest_counts(package: float, celsius: float) -> None:
-    chips = {"coretemp": heat(("Package id 0", package))}
-    assert gpu(FakeNvml(70.0), system=machine(chips=chips)).read().celsius == celsius
+def test_gpu_and_cpu_have_a_temperature_each() -> None:
+    chips = {"coretemp": heat(("Package id 0", 60.0))}
+    found = gpu(FakeNvml(70.0), system=machine(chips=chips)).read()
+    assert (found.celsius, found.cpu_celsius) == (70.0, 60.0)
 
 
 @pytest.mark.parametrize("plugged", [True, False, None])
@@ -303,9 +303,9 @@ def test_a_battery(plugged: bool | None) -> None:
 
 
 def test_signals_are_what_the_readings_mean() -> None:
-    found = Sensors.signals(Readings(0.05, 90.0, 0.5, 17.5, False))
+    found = Sensors.signals(Readings(0.05, 90.0, 101.0, 0.5, 17.5, False))
     assert {signal.name: pytest.approx(signal.health) for signal in found} == {
-        **{name: 0.5 for name in ("memory", "temperature", "throttling", "battery")}
+        **{name: 0.5 for name in ("memory", "temperature", "cpu_temperature", "throttling", "battery")}
     }
     assert Sensors.signals(Readings()) == ()
 

@@ -168,15 +168,15 @@ def test_staleness_is_relative_to_the_period(
         ([("B", OK)], 1.0),
         ([("B", GONE)], None),
         ([("B", GONE)] * 4, None),
-        ([("B", GONE)] * 5, 0.0),
-        ([("B", OK), *[("B", GONE)] * 5], 0.0),
+        ([("B", GONE)] * 5, signals.NETWORK_MIN),
+        ([("B", OK), *[("B", GONE)] * 5], signals.NETWORK_MIN),
         ([*[("B", GONE)] * 5, ("B", OK)], 1.0),
         ([("B", GONE), ("B", OK), *[("B", GONE)] * 4], None),
         ([("B", GONE), ("C", OK)], 1.0),
         ([("B", GONE), ("C", LATE), ("C", OK)], 1.0),
-        ([("C", OK), ("B", GONE), ("C", LATE)], 0.0),
+        ([("C", OK), ("B", GONE), ("C", LATE)], signals.NETWORK_MIN),
         ([("B", GONE), ("C", LATE), ("D", LATE), ("E", NO)], 0.5),
-        *[([("B", GONE), ("C", failed)], 0.0) for failed in FAILED],
+        *[([("B", GONE), ("C", failed)], signals.NETWORK_MIN) for failed in FAILED],
     ],
 )
 def test_exchanges_fail_with_most_partners(outcomes: list[tuple[str, Outcome]], health: Maybe) -> None:
@@ -193,7 +193,7 @@ def test_failed_exchanges_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("late", "other", "health"),
-    [(4, 0, None), (5, 0, 0.0), (9, 1, 0.0), (6, 4, 0.5), (3, 7, 1.0), (0, 5, 1.0)],
+    [(4, 0, None), (5, 0, signals.NETWORK_MIN), (9, 1, signals.NETWORK_MIN), (6, 4, 0.5), (3, 7, 1.0), (0, 5, 1.0)],
 )
 def test_deadlines_are_the_share_of_timeouts(late: int, other: int, health: Maybe) -> None:
     check(signals.deadlines([met("B", LATE)] * late + [met("C", GONE)] * other), health)

@@ -127,7 +127,7 @@ IN_THE_WAY: list[tuple[str, dict[str, Any], list[str]]] = [
         ["copies", "heat: 97 °C"],
     ),
     ("weight_zero", {"weight": 0.0, "weight_override": 0.0}, ["operator", "DELETE /v1/weight"]),
-    ("weight_zero", {"weight": 0.0, "signals": (SignalStatus(name="heat", health=0.5),)}, ["newcomer"]),
+    ("newcomer", {"weight": 0.0, "signals": (SignalStatus(name="newcomer", health=0.0),)}, ["copies a partner"]),
     (
         "trusts_nobody",
         {"partners": tuple(PartnerStatus(peer=p, trust=0.0, reasons=("worse by 2 nats",)) for p in "BC")},
