@@ -76,6 +76,7 @@ class Local:
         self.weigher, self.pace = Weigher(), Pace()
         self.broken = False  # our own parameters are not finite
         self.own = 1.0  # what our last exchange showed of ourselves
+        self._weight_told = 1.0  # by the last event
         self.handover, self.journal = Handover(vector), Journal()
         self.vectors = Vectors(self.handover.mine, self.handover.theirs)
         self.members: Mapping[str, Member] = {}
@@ -129,9 +130,8 @@ class Local:
 
     def weigh(self) -> None:
         """Judge anew how much we count."""
-        before, loss = self.weight, self.progress.loss
         seen = Observed(
-            loss=loss,
+            loss=self.progress.loss,
             initial_loss=self.progress.first_loss,
             steps_per_second=self.pace.steps_per_second,
             records=self.journal.last(asyncio.get_running_loop().time()),
@@ -142,9 +142,16 @@ class Local:
             broken=self.broken,
         )
         self.weigher.weigh(merge(judged(seen, self.members), self.condition.signals()))
-        if self.weight != before:
-            why = next((s.text or s.name for s in self.weigher.signals if s.health < 1.0), "nothing speaks against it")
-            self.events.add("weight", f"weight {before:.2g} -> {self.weight:.2g}: {why}", weight=self.weight)
+        before, self._weight_told = self._weight_told, self.weight
+        if self._weight_told != before:
+            text = f"weight {before:.2g} -> {self._weight_told:.2g}: {self._why()}"
+            self.events.add("weight", text, weight=self._weight_told)
+
+    def _why(self) -> str:
+        against = [signal.text or signal.name for signal in self.weigher.signals if signal.health < 1.0]
+        if self.condition.override is not None and self._weight_told == self.condition.override:
+            return "its operator set that"
+        return against[0] if against and self._weight_told < 1.0 else "nothing speaks against it"
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The newest snapshot of that peer that is held here."""
@@ -171,9 +178,9 @@ class Local:
         self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
         return not self.broken
 
-    async def try_out(self, vectors: Vectors) -> Trial | None:
+    async def try_out(self, vectors: Vectors, theirs: Facts) -> Trial | None:
         """How the partner's parameters and ours do on our examples, where this run weighs by that."""
-        if self.examine is None or self.policy.weighting != "dynamic":
+        if self.examine is None or not self._judges(theirs):
             return None
         try:
             return await self.examine(vectors.theirs, vectors.mine)
@@ -181,9 +188,15 @@ class Local:
             log.warning("a partner's parameters could not be tried: %s", error)
             return None
 
-    def verdict(self, judge: Judge, partner: str, distance: float, trial: Trial | None) -> Verdict | None:
-        """What an exchange shows; None where all count the same in this run."""
-        if self.policy.weighting != "dynamic" or not math.isfinite(distance):
+    def _judges(self, theirs: Facts) -> bool:
+        """Whether anything is to be said of a partner: who counts for nothing may have sent zeros, and moves nobody."""
+        return self.policy.weighting == "dynamic" and theirs.weight > 0.0
+
+    def verdict(
+        self, judge: Judge, partner: str, theirs: Facts, distance: float, trial: Trial | None
+    ) -> Verdict | None:
+        """What an exchange shows; None where it shows nothing, or all count the same in this run."""
+        if not self._judges(theirs) or not math.isfinite(distance):
             return None
         known = judge.verdicts.get(partner)
         verdict = judge.judge(partner, distance, trial)
