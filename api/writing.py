@@ -22,7 +22,8 @@ from p2p_elastic.control import Controls, Report, SignalName
 
 BODY_BYTES_MAX = 4096
 WRITING_OFF = (
-    "writing is off: this address is not loopback and no token was given; start the peer with --http-token-file"
+    "writing is off: this address is not loopback and no token was given, or the token could not be kept; "
+    "start the peer with --http-token-file"
 )
 UNAUTHORIZED = "the token is missing or wrong; send the header 'Authorization: Bearer TOKEN' with this peer's token"
 TOO_LARGE = f"the body is larger than {BODY_BYTES_MAX} bytes"

@@ -9,7 +9,7 @@
     hot        another program reports 95 °C, through PUT /v1/signals/temperature, at step 300
 
 For each: final accuracy of every peer, what the ill one says about its weight and why, and how far the others trust it,
-second by second. Writes one JSON document to standard output; progress to standard error.
+second by second. Writes one JSON document per line and run to standard output; progress to standard error.
 """
 
 from __future__ import annotations
@@ -42,15 +42,13 @@ def main() -> None:
     parser.add_argument("--weighting", nargs="*", choices=["dynamic", "fixed"], default=["dynamic", "fixed"])
     parser.add_argument("--illness", nargs="*", choices=ILLNESSES, default=list(ILLNESSES))
     options = parser.parse_args()
-    results = []
     for weighting in options.weighting:
         for illness in options.illness:
             with tempfile.TemporaryDirectory() as folder:
-                results.append(run(options, weighting, illness, Path(folder)))
-            others = ", ".join(f"{100 * a:.2f}" for a in results[-1]["accuracy_of_the_others"])
+                result = run(options, weighting, illness, Path(folder))
+            print(json.dumps({"options": vars(options), **result}), flush=True)
+            others = ", ".join(f"{100 * a:.2f}" for a in result["accuracy_of_the_others"])
             print(f"{weighting:8} {illness:10} others {others}", file=sys.stderr, flush=True)
-    json.dump({"options": vars(options), "runs": results}, sys.stdout, indent=1)
-    print()
 
 
 def run(options: argparse.Namespace, weighting: str, illness: str, folder: Path) -> dict[str, Any]:

@@ -123,6 +123,11 @@ def _exchange() -> Iterator[Option]:
             "P",
             "... or after each step with probability P, such as 1/32.  [default: 1/32; lsgd: period 16]",
         ),
+        (
+            "--weighting",
+            "[fixed|dynamic]",
+            "All workers count the same, or by their health and by what others measure of them.  [default: fixed]",
+        ),
         ("--partners", "N", "gossip: how many partners a worker asks at once.  [default: 1]"),
         ("--groups", "N", "lsgd: in how many groups, each with a leader.  [default: 1]"),
         ("--global-period", "TAU", "lsgd: steps between pulls to the best of all.  [default: 4 periods]"),

@@ -43,7 +43,10 @@ class Controls(Protocol):
         """Forget a signal from outside; False where there was none."""
 
     def override_weight(self, weight: float | None) -> None:
-        """Count for so much whatever the signals say (but never where the loss is not finite); None: end that."""
+        """Count for so much, 0 to 1, whatever the signals say; None: end that. Raises ConfigError for another number.
+
+        A newcomer that has copied nobody yet, or whose parameters or loss are not finite, counts for 0 all the same.
+        """
 
     def drain(self) -> None:
         """End the exchange under way, then begin and answer none; training goes on."""

@@ -30,6 +30,9 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "cryptography": ("cryptography", "42"),
     "base58": ("base58", "2.1"),
     "click": ("click", "8.1"),
+    "prometheus-client": ("prometheus_client", "0.20"),
+    "psutil": ("psutil", "5.9"),
+    "nvidia-ml-py": ("pynvml", "12.535"),
 }
 NAMED = ("torch", "hivemind", "numpy", "protobuf")  # the others are only mentioned where something is wrong
 

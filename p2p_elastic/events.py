@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
@@ -12,6 +13,7 @@ from pydantic import Field, JsonValue
 from p2p_elastic.status import Frozen
 
 EVENTS_KEPT = 200
+EXCHANGES_KEPT = 200  # of their own: they are many, and must not push out the others
 
 Kind = Literal["exchange", "joined", "left", "weight", "trust", "signal", "centre", "leader", "drained", "resumed"]
 
@@ -27,7 +29,7 @@ class Event(Frozen):
 
 
 class EventLog:
-    """The last events.
+    """The last events, those of exchanges apart.
 
     Args:
         wall_clock: seconds since 1970, such as `time.time`.
@@ -37,11 +39,17 @@ class EventLog:
         self._wall_clock = wall_clock
         self._ids = itertools.count(1)
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._exchanges: deque[Event] = deque(maxlen=EXCHANGES_KEPT)
+        self._lock = threading.Lock()  # who reads sees no event before one with a smaller number
 
     def add(self, kind: Kind, text: str, **data: JsonValue) -> None:
         """Write down that this happened now."""
-        self._events.append(Event(id=next(self._ids), at=self._wall_clock(), kind=kind, text=text, data=data))
+        with self._lock:
+            event = Event(id=next(self._ids), at=self._wall_clock(), kind=kind, text=text, data=data)
+            (self._exchanges if kind == "exchange" else self._events).append(event)
 
     def since(self, last_id: int) -> tuple[Event, ...]:
         """The kept events after that one, the oldest first; all for 0."""
-        return tuple(event for event in tuple(self._events) if event.id > last_id)
+        with self._lock:
+            kept = (*self._events, *self._exchanges)
+        return tuple(sorted((event for event in kept if event.id > last_id), key=lambda event: event.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ class Meter:
         self._marks = deque([(self._clock(), self.step)])
 
     def stepped(self, loss: float) -> None:
-        """An optimizer step with this loss (nats) ended."""
+        """The gradient of an optimizer step with this loss (nats) is there."""
         self._losses.append(loss)
         self.loss = sum(self._losses) / len(self._losses)
         self.step += 1
@@ -132,8 +133,9 @@ class Meter:
                 self._marks.popleft()
 
     def forget(self) -> None:
-        """The model was replaced: what its losses were says nothing about it."""
+        """The model was replaced: what its losses were, the one of this step too, says nothing about it."""
         self._losses.clear()
+        self.loss = None
 
     def status(self) -> TrainingStatus:
         marks, now = tuple(self._marks), self._clock()
@@ -178,8 +180,8 @@ class Trainer:
             while self.meter.step < self._steps and not should_stop():
                 loss = self._gradient()
                 peer.report_loss(self.meter.loss if self.meter.loss is not None else loss)
+                self.meter.stepped(loss)  # before a partner's parameters may replace the model that had this loss
                 self.optimizer.step()
-                self.meter.stepped(loss)
                 if self._batches.drawn % self._batches.batches_per_epoch == 0:
                     self._schedule.step()
                     if self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
@@ -213,8 +215,8 @@ class Trainer:
         return loss_at(self.model, self._task, values, self._recent)
 
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
-        """What tries parameters [D] against others, by a model of its own: for any thread but one at a time."""
-        vector = ParameterVector(self.model)
+        """What tries parameters [D] against others, by a model of its own: for any thread."""
+        vector, lock = ParameterVector(self.model), threading.Lock()
         model = copy.deepcopy(self.model).eval()
         standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
         unseen = standby, self._live_split.labels[:TRIAL_EXAMPLES].to(self._device)
@@ -223,7 +225,8 @@ class Trainer:
             recent = list(self._recent)
             inputs, labels = recent[-1] if recent else unseen  # the centre's own peer may not train
             batch = inputs[:TRIAL_EXAMPLES], labels[:TRIAL_EXAMPLES]
-            both = (losses_at(model, self._task, vector.views(values), batch) for values in (theirs, mine))
+            with lock:  # `functional_call` puts tensors into the model for a while
+                both = [losses_at(model, self._task, vector.views(values), batch) for values in (theirs, mine)]
             return Trial.of(*both)
 
         return examine

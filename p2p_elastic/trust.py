@@ -43,6 +43,11 @@ class Trial(NamedTuple):
         error = float((theirs - mine).std()) / len(mine) ** 0.5 if len(mine) > 1 else 0.0
         return cls(float(theirs.mean()), float(mine.mean()), error)
 
+    @property
+    def the_other_way_round(self) -> Trial:
+        """What the same examples show to the partner."""
+        return Trial(self.mine, self.theirs, self.error)
+
 
 class Verdict(NamedTuple):
     """What one exchange showed: how far we trust the partner, and how far we can trust ourselves, each 0..1.

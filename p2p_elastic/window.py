@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from p2p_elastic.api.app import create_app
@@ -23,6 +25,7 @@ from p2p_elastic.peers.network import NetworkThread
 from p2p_elastic.sensors import Sensors
 from p2p_elastic.status import PeerStatus
 
+log = logging.getLogger(__name__)
 HISTORY_SECONDS = 1.0
 
 
@@ -74,12 +77,18 @@ class Window:
             thread.call(self._server.close())
 
 
-def _token(config: JoinConfig) -> tuple[str | None, Any]:
+def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
     """The token, and the file it was just written to, if it is new. None where nobody may change anything."""
     if config.http_token_file is None and not _is_loopback(config.http_host):
         return None, None
-    path = config.http_token_file or default_path()
-    token, created = load_or_create(path)
+    try:
+        path = config.http_token_file or default_path()
+        token, created = load_or_create(path)
+    except ConfigError as error:
+        if config.http_token_file is not None:
+            raise
+        log.warning("nothing can be changed over HTTP: %s", error)  # no reason not to train
+        return None, None
     return token, path if created else None
 
 

@@ -60,7 +60,9 @@ def candidates(members: Members, now: float, announce_seconds: float) -> Iterato
     """The other members that are there and could be, or are, the centre."""
     for peer, member in members.items():
         claim = member.record.centre
-        if claim is not None and not member.record.drained and not is_gone(member, now, announce_seconds):
+        if claim is None or is_gone(member, now, announce_seconds):
+            continue
+        if claim.seated or not member.record.drained:  # who is drained goes as soon as somebody can come
             yield Candidate(peer, claim.stamp, claim.seated)
 
 
@@ -151,9 +153,13 @@ class Centre:
         return CentreClaim(stamp=self.stamp, seated=self.seated)
 
     def look(self, peer: str, members: Members, now: float, *, leaving: bool = False, drained: bool = False) -> bool:
-        """Judge who is the centre, `now` in seconds; True where that was changed by us and should be announced."""
+        """Judge who is the centre, `now` in seconds; True where that was changed by us and should be announced.
+
+        Who is `drained` gives the place up, once another member has a copy.
+        """
         others = list(candidates(members, now, self._announce_seconds))
-        if drained and self.seated:
+        heirs = any(c.stamp.term > 0 and not c.seated for c in others)  # those that have a copy
+        if drained and self.seated and heirs and not self._lock.locked():  # the exchange under way ends first
             log.warning("drained: the others choose another centre")
             self.seated, self.holder = False, None
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from p2p_elastic.control import Report
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.events import EventLog
 from p2p_elastic.signals import Reported, merge
 from p2p_elastic.status import SignalStatus
@@ -53,6 +54,8 @@ class Condition:
         return known
 
     def override_weight(self, weight: float | None) -> None:
+        if weight is not None and not 0.0 <= weight <= 1.0:  # it goes into headers and records, which take no other
+            raise ConfigError("weight", weight, "a number from 0 (copies, is not copied) to 1")
         self.override = weight
         said = "its signals decide how much it counts" if weight is None else f"its operator lets it count {weight:g}"
         self._note("weight", said, override=weight)

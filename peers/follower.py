@@ -50,15 +50,17 @@ class Follower:
 
     async def _run(self, following: Following, of_all: bool) -> bool:
         local = self._local
-        if not local.finite():
-            local.journal.skipped["own parameters not finite"] += 1
+        if local.condition.drained:
+            local.journal.skipped["drained"] += 1
             return False
+        if not local.finite():
+            local.handover.mine.zero_()  # with weight 0 we do not lead; the leader's parameters replace ours
         await self._compare(following)
         now = asyncio.get_running_loop().time()
         local.weigh()
         own_loss = local.loss() if local.weight > 0.0 else None  # who does not count does not lead
         leader = following.choose(own_loss, local.members, now, of_all=of_all)
-        if leader == local.peer or following.asked_for:
+        if (leader == local.peer or following.asked_for) and not local.broken:
             self._publish(following)
         claimed = following.claimed
         if leader is None or leader == local.peer or claimed is None:

@@ -66,6 +66,9 @@ class Initiator:
         if centre is not None and centre.seated:
             return await self._meet_own(centre)
         for _ in range(self._limits.attempts):
+            if local.condition.drained:
+                local.journal.skipped["drained"] += 1
+                return False
             partner = self._choose(tried)
             if partner is None:
                 local.journal.skipped["no further partner" if tried else "no partner"] += 1
@@ -84,7 +87,9 @@ class Initiator:
             trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
             return choose_partner(local.members, self._rng, excluding=tried, trust=trust)
         member = local.members.get(local.centre.holder or "")
-        return None if member is None or member.suspect or member.record.peer in tried else member.record
+        if member is None or member.suspect or member.record.drained or member.record.peer in tried:
+            return None
+        return member.record
 
     async def _meet_own(self, centre: Centre) -> bool:
         """The centre is here: no stream is needed."""
@@ -95,15 +100,16 @@ class Initiator:
             local.journal.skipped["centre busy"] += 1
             return False
         try:
-            if not centre.seated:
-                return False
-            weight = local.weight
-            mine = Facts(local.handover.snapshot_step, local.loss(), weight, asked=True)
+            mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
             theirs = mine._replace(weight=1.0, asked=False, centre=True)
-            centre.vectors.theirs.copy_(local.handover.mine)
             local.handover.theirs.copy_(centre.vectors.mine)
-            centre.move(local.peer, theirs, mine)
-            local.move(new_id(self._rng), mine, theirs, partner=local.peer)
+            trial = await local.try_out(local.vectors, theirs)
+            if not centre.seated:  # any more
+                return False
+            centre.vectors.theirs.copy_(local.handover.mine)
+            of_us = None if trial is None else trial.the_other_way_round
+            centre.move(local.peer, theirs, mine, local.trusted_at(centre, local.peer, mine, of_us))
+            local.move(new_id(self._rng), mine, theirs, partner=local.peer, trial=trial)
         finally:
             centre.free()
         return True
@@ -153,9 +159,13 @@ class Initiator:
         if local.centre is not None and result.centre is not None:
             local.centre.saw(local.handover.theirs, result.centre)
         received = local.policy.receives
-        trial = await local.try_out(local.vectors) if received else None
         theirs = result.theirs._replace(centre=result.centre is not None)
-        return local.move(exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
+        trial, distance = None, None
+        try:
+            trial = await local.try_out(local.vectors, theirs) if received else None
+        finally:  # whatever came between: the partner has moved
+            distance = local.move(exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
+        return distance
 
     def _offer(self, exchange_id: str) -> Offer:
         local = self._local

@@ -180,7 +180,8 @@ class Local:
 
     async def try_out(self, vectors: Vectors, theirs: Facts) -> Trial | None:
         """How the partner's parameters and ours do on our examples, where this run weighs by that."""
-        if self.examine is None or not self._judges(theirs):
+        ours_broken = self.broken and vectors is self.vectors
+        if self.examine is None or ours_broken or not self._judges(theirs):
             return None
         try:
             return await self.examine(vectors.theirs, vectors.mine)
@@ -205,6 +206,15 @@ class Local:
             why = "; ".join(verdict.reasons) or "it does as well as others again"
             self.events.add("trust", f"trust in {partner} {before:.2g} -> {verdict.trust:.2g}: {why}", partner=partner)
         return verdict
+
+    def trusted_at(self, centre: Centre, partner: str, theirs: Facts, trial: Trial | None) -> Callable[[float], float]:
+        """Given the distance, how far the centre, which is here, trusts a partner."""
+
+        def trusted(distance: float) -> float:
+            verdict = self.verdict(centre.judge, partner, theirs, distance, trial)
+            return 1.0 if verdict is None else verdict.trust
+
+        return trusted
 
     def move(
         self,
@@ -232,16 +242,20 @@ class Local:
         distance = float(torch.linalg.vector_norm(delta))
         if not math.isfinite(distance):
             delta.zero_()  # what overflows a difference would break the model
-        verdict = None if self.broken or check is not None else self.verdict(self.judge, partner, distance, trial)
+        judges = not self.broken and check is None
+        verdict = self.verdict(self.judge, partner, theirs, distance, trial) if judges else None
         if verdict is not None:
             theirs, self.own = theirs._replace(trust=verdict.trust), verdict.own
-        if self.broken and (theirs.weight == 0.0 or not math.isfinite(distance)):
+        counts = theirs.weight > 0.0 and theirs.trust > 0.0 and math.isfinite(distance)
+        move = self._update(delta, mine, theirs, (partner, of_all))
+        if self.broken and not counts:
             self.free()  # nothing to be healed by
             return distance
-        move = self._update(delta, mine, theirs, (partner, of_all))
         if move is not self.handover.theirs:
             self.handover.theirs.copy_(move)
-        if theirs.weight > 0.0 and theirs.trust > 0.0 and check is None:
+        if counts and check is None:
+            if self.newcomer or self.broken:
+                self.own = 1.0  # what was measured is what we were
             self.newcomer = False  # copied, or met somebody who counts: from now on we count too
         self.handover.deliver(exchange_id, check, replaces=self.broken)
         self.freed.set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -95,7 +96,8 @@ class Peer:
     def report_loss(self, loss: float) -> None:
         """Say how well training goes (nats); partners and the directory hear of it."""
         first = self._local.progress.first_loss
-        self._local.progress = self._local.progress._replace(loss=loss, first_loss=loss if first is None else first)
+        first = loss if first is None and math.isfinite(loss) else first
+        self._local.progress = self._local.progress._replace(loss=loss, first_loss=first)
 
     def after_step(self) -> bool:
         """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters.
@@ -324,16 +326,16 @@ class Peer:
         )
 
     async def refresh(self) -> None:
-        """Read who else is in the run. Raises DirectoryError."""
+        """Read who else is in the run, and how we are. Raises DirectoryError."""
         local = self._local
+        local.condition.look()  # whether the directory answers or not
+        local.pace.mark(self._now(), local.progress.step)
         records = await self._directory.members()
         before, now = local.members, self._now()
         local.members = observe(before, (r for r in records if r.schema_hash == local.vector.schema_hash), now)
         for peer in sorted(before.keys() ^ local.members.keys()):
             joined = peer in local.members
             local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
-        local.condition.look()
-        local.pace.mark(now, local.progress.step)
         local.weigh()
         if local.condition.drained != self._drained:
             self._drained = local.condition.drained
@@ -358,6 +360,8 @@ class Peer:
         centre = local.centre
         holder = local.members.get(centre.holder or "") if centre is not None else None
         if centre is None or centre.seated or holder is None or holder.record.centre is None:
+            return
+        if local.condition.drained or holder.record.drained:
             return
         stamp = holder.record.centre.stamp
         known = centre.stamp.clock if centre.stamp.term == stamp.term else None

@@ -32,7 +32,7 @@ class Seat(Protocol):
 
     def accept(self, offer: Offer) -> Accept: ...
 
-    async def try_out(self) -> Trial | None:
+    async def try_out(self, offer: Offer) -> Trial | None:
         """How what was received does on the examples here."""
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
@@ -85,7 +85,12 @@ class OwnSeat:
             await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {self._limits.snapshot_seconds:g} s")
-        return None if self._local.finite() else Refusal(DeclineReason.NOT_FINITE)
+        local = self._local
+        if not local.finite():
+            if local.policy.receives:
+                return Refusal(DeclineReason.NOT_FINITE)
+            local.handover.mine.zero_()  # where we only receive: with weight 0 what comes replaces our model
+        return None
 
     async def _until_published(self) -> None:
         while self._local.handover.state is not State.READY:
@@ -103,8 +108,8 @@ class OwnSeat:
             weight=local.weight,
         )
 
-    async def try_out(self) -> Trial | None:
-        return await self._local.try_out(self.vectors) if self._local.policy.sends else None
+    async def try_out(self, offer: Offer) -> Trial | None:
+        return await self._local.try_out(self.vectors, facts(offer)) if self._local.policy.sends else None
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
         received = self._local.policy.sends
@@ -149,16 +154,13 @@ class CentreSeat:
             centre=self._centre.stamp,
         )
 
-    async def try_out(self) -> Trial | None:
-        return await self._local.try_out(self.vectors)
+    async def try_out(self, offer: Offer) -> Trial | None:
+        return await self._local.try_out(self.vectors, facts(offer))
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
-        def judged(distance: float) -> float:
-            verdict = self._local.verdict(self._centre.judge, offer.peer, distance, trial)
-            return 1.0 if verdict is None else verdict.trust
-
-        mine = facts(accept)._replace(centre=True)
-        distance = self._centre.move(offer.peer, mine, facts(offer), judged)
+        mine, theirs = facts(accept)._replace(centre=True), facts(offer)
+        trusted = self._local.trusted_at(self._centre, offer.peer, theirs, trial)
+        distance = self._centre.move(offer.peer, mine, theirs, trusted)
         self._centre.free()
         return distance
 

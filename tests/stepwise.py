@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig
-from p2p_elastic.simulator.rounds import Round, build_round
+from p2p_elastic.simulator.rounds import Round
 
 Array = NDArray[np.float64]
 STEPS, SIZE, STEP_SIZE = 12, 6, 0.1

@@ -160,7 +160,7 @@ def exchange(ours: Centre, theirs: torch.Tensor) -> float:
         await ours.reserve()
         ours.vectors.theirs.copy_(theirs)
         try:
-            return ours.move(FACTS, FACTS)
+            return ours.move("b", FACTS, FACTS)
         finally:
             ours.free()
 
@@ -188,7 +188,7 @@ def test_an_exchange_that_outlived_the_centre_changes_no_copy() -> None:
         ours.look("me", {"a": member("a", Stamp(term=2), seated=True, at=1e6)}, 0.0)
         ours.saw(torch.zeros_like(ours.value), Stamp(term=2, clock=1))
         ours.vectors.theirs.fill_(5.0)
-        ours.move(FACTS, FACTS)
+        ours.move("b", FACTS, FACTS)
         ours.free()
 
     asyncio.run(step_down_meanwhile())

@@ -51,7 +51,7 @@ def test_the_score_does_not_change_with_the_scale_of_the_parameters(history: lis
 
 
 @pytest.mark.parametrize(
-    ("raw", "expected"), [(-9.0, 0.0), (0.0, 0.0), (0.1, 0.0), (0.3, 0.5), (0.5, 1.0), (9.0, 1.0), (math.nan, 1.0)]
+    ("raw", "expected"), [(-9.0, 0.0), (0.0, 0.0), (0.25, 0.0), (0.625, 0.5), (1.0, 1.0), (9.0, 1.0), (math.nan, 1.0)]
 )
 def test_lag_is_nothing_in_the_dead_zone_all_at_the_limit_and_linear_between(raw: float, expected: float) -> None:
     assert lag(raw, Weighting()) == pytest.approx(expected)
@@ -136,7 +136,7 @@ def test_no_distance_at_all_is_no_lag() -> None:
         (Weighting(coefficients=(0.5, 0.4)), "coefficients"),
         (Weighting(coefficients=()), "coefficients"),
         (Weighting(coefficients=(1.5, -0.5)), "coefficients"),
-        (Weighting(dead_zone=0.5), "dead-zone/limit"),
+        (Weighting(dead_zone=1.0), "dead-zone/limit"),
         (Weighting(dead_zone=-0.1), "dead-zone/limit"),
         (Weighting(sign=0), "sign"),
     ],

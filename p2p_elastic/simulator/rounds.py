@@ -2,7 +2,7 @@
 
 A round says what each worker moves, or moves it at once:
 
-    round_ = build_round(config, flat)          # or one of the classes below, with rules of your own
+    round_ = build_round(config, flat)          # of `assembly.py`, or one of the classes below, with rules of your own
     moves = round_.moves(flat, due, connected, step)    # {row: move [D]}, all of it at the old flat [W, D]
     ...                                         # gradient at the old parameters and optimizer step
     flat[row] += moves[row]                     # for each of them
@@ -29,16 +29,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from p2p_elastic.policy import rule_of
-from p2p_elastic.rules import RULES, ExchangeRule, Facts, Flow, State, Topology
-from p2p_elastic.simulator.config import SimulationConfig
+from p2p_elastic.rules import ExchangeRule, Facts, Flow, State
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
 from p2p_elastic.trust import Verdict
 
 Moves = dict[int, Tensor]
 Ask = tuple[int, int]  # who asks, who is asked
-
-LSGD_GLOBAL_PERIODS = 4  # local pulls to one global pull, unless told otherwise
 
 
 @dataclass
@@ -392,45 +388,3 @@ class Leader(Nobody):
 def _both(due: Sequence[int], connected: Sequence[int]) -> list[int]:
     reached = set(connected)
     return [row for row in due if row in reached]
-
-
-def build_round(
-    config: SimulationConfig, flat: Tensor, trainable: int | None = None, judging: Judging | None = None
-) -> Round:
-    """The round of a configuration's rule for workers that begin with `flat` [W, D].
-
-    The first `trainable` of D are parameters, the others BatchNorm's statistics; None is all. `judging` is there where
-    the configuration has dynamic weighting.
-    """
-    method = RULES[config.rule]
-    rule, seed = rule_of(method, config.rate, config.weighting), config.seed
-    if method.topology is Topology.PAIRS:
-        return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed, judging=judging)
-    if method.topology is Topology.CENTRE:
-        return Centre(rule, flat, seed=seed, judging=judging)
-    if method.topology is Topology.CENTRE_TOGETHER:
-        return CentreTogether(rule, flat, seed=seed, judging=judging)
-    if method.topology is Topology.ACCUMULATED:
-        average_rate = config.rate if method.moving_rate > 0.0 else None
-        return Accumulated(flat, trainable=trainable, average_rate=average_rate, seed=seed)
-    if method.topology is Topology.LEADER:
-        return _leader(config, rule, flat, judging)
-    return Nobody()
-
-
-def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor, judging: Judging | None) -> Leader:
-    period = config.schedule.period
-    assert period is not None, "lsgd has a period"
-    global_period = config.global_period or LSGD_GLOBAL_PERIODS * period
-    assert config.global_rate is not None
-    global_rule = rule_of(RULES[config.rule], config.global_rate, config.weighting)
-    if config.groups == 1 or global_period == period:
-        return Leader(global_rule, flat, judging=judging)  # as the authors' code: only the best of all
-    return Leader(
-        rule,
-        flat,
-        groups=config.groups,
-        global_rule=global_rule,
-        global_period=global_period,
-        judging=judging,
-    )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from p2p_elastic import __version__, adahessian
 from p2p_elastic.rules import RULES, Topology
+from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.judging import Judging
-from p2p_elastic.simulator.rounds import build_round
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import (
     Batches,

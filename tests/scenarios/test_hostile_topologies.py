@@ -438,8 +438,8 @@ def test_training_survives_a_network_that_ended_before_it() -> None:
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         delivered = other.peer._local.handover.deliver
 
-        def deliver(*words: object) -> None:
-            delivered(*words)  # type: ignore[arg-type]
+        def deliver(*words: object, **more: object) -> None:
+            delivered(*words, **more)  # type: ignore[arg-type]
             other.stopped = True
 
         other.peer._local.handover.deliver = deliver  # type: ignore[method-assign]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.rules import RULES, Flow, elastic, follow, receive, stay, sum_weight
+from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig
-from p2p_elastic.simulator.rounds import Accumulated, Centre, CentreTogether, Leader, Pairs, Traffic, build_round
+from p2p_elastic.simulator.rounds import Accumulated, Centre, CentreTogether, Leader, Pairs, Traffic
 
 WORKERS, ELEMENTS = 5, 7
 BYTES = ELEMENTS * 4
