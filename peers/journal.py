@@ -66,7 +66,7 @@ class Journal:
     def _remember(self, entry: Entry, weight: float | None) -> None:
         known = dict(self.met)
         before = known.pop(entry.partner, None) or Met(Counter(), entry)
-        failed = entry.outcome is not Outcome.COMPLETED
+        failed = entry.outcome not in (Outcome.COMPLETED, Outcome.DECLINED)  # a decline is an answer, not an error
         known[entry.partner] = Met(
             before.outcomes + Counter([entry.outcome]),
             entry,
