@@ -1,6 +1,7 @@
 """What does one unhealthy peer do to the others? Four real processes on MNIST; the last of them gets ill.
 
-    python benchmarks/unhealthy_swarm.py --data-dir DIR [--epochs 3] [--weighting dynamic fixed] [--illness nan ...]
+    python benchmarks/unhealthy_swarm.py --data-dir DIR [--epochs 3] [--weighting ...] [--illness ...] > FILE
+    python benchmarks/unhealthy_swarm.py --render FILE
 
     none       nothing: the undisturbed swarm
     diverging  a learning rate at which it diverges
@@ -36,12 +37,17 @@ def main() -> None:
         be_ill(sys.argv[2], sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--render", type=Path, help="print what is in this file as Markdown")
     parser.add_argument("--task", default="mnist")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--weighting", nargs="*", choices=["dynamic", "fixed"], default=["dynamic", "fixed"])
     parser.add_argument("--illness", nargs="*", choices=ILLNESSES, default=list(ILLNESSES))
     options = parser.parse_args()
+    if options.render is not None:
+        print(render([json.loads(line) for line in options.render.read_text().splitlines()]))
+        return
+    del options.render
     for weighting in options.weighting:
         for illness in options.illness:
             with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +140,32 @@ def put(process: Process, path: str, body: dict[str, Any], token_file: str) -> N
     url = f"{process.said['listening']['http']}/{path}"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="PUT")
     urllib.request.urlopen(request, timeout=10).close()
+
+
+def render(runs: list[dict[str, Any]]) -> str:
+    """Tables: what became of the others, and what was seen of the ill one."""
+    undisturbed = {r["weighting"]: r["mean_of_the_others"] for r in runs if r["illness"] == "none"}
+    lines = ["| weighting | illness | the others | their mean | against undisturbed | the ill one |", "|---" * 6 + "|"]
+    for r in runs:
+        each = " / ".join(f"{100 * a:.2f}" for a in r["accuracy_of_the_others"])
+        mean, reference = r["mean_of_the_others"], undisturbed.get(r["weighting"])
+        against = "" if reference is None else f"{100 * (mean - reference):+.2f}"
+        ill = "-" if r["accuracy_of_the_ill"] is None else f"{100 * r['accuracy_of_the_ill']:.2f}"
+        lines.append(f"| {r['weighting']} | {r['illness']} | {each} | {100 * mean:.2f} | {against} | {ill} |")
+    return "\n".join([*lines, "", *(text for r in runs for text in _course(r))])
+
+
+def _course(run: dict[str, Any]) -> list[str]:
+    """What the ill one said of itself at ten moments, and how far the others trusted it."""
+    looks = run["watched"]
+    chosen = looks[:: max(1, len(looks) // 10)]
+    rows = [
+        f"| {look['step']} | {look['weight']:.2f} | {' / '.join(f'{t:.2f}' for t in look['trusted']) or '-'} | "
+        f"{'; '.join(look['why']) or '-'} |"
+        for look in chosen
+    ]
+    head = ["| its step | its weight | the others' trust in it | why |", "|---" * 4 + "|"]
+    return [f"**{run['weighting']}, {run['illness']}**", "", *head, *rows, ""]
 
 
 def be_ill(illness: str, arguments: list[str]) -> None:

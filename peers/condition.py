@@ -31,6 +31,9 @@ class Condition:
         self._measured: tuple[SignalStatus, ...] = ()
         self.override: float | None = None
         self.drained = False
+        self.changed: Callable[[], None] = lambda: (
+            None
+        )  # called where somebody changed something, before it is answered
 
     def look(self) -> None:
         """Read the sensors again."""
@@ -73,3 +76,4 @@ class Condition:
     def _note(self, kind: str, text: str, **data: object) -> None:
         if self._events is not None:
             self._events.add(kind, text, **data)  # type: ignore[arg-type]  # kinds and data are written down above
+        self.changed()

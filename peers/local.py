@@ -151,7 +151,7 @@ class Local:
         against = [signal.text or signal.name for signal in self.weigher.signals if signal.health < 1.0]
         if self.condition.override is not None and self._weight_told == self.condition.override:
             return "its operator set that"
-        return against[0] if against and self._weight_told < 1.0 else "nothing speaks against it"
+        return against[0] if against and round(self._weight_told, 2) < 1.0 else "nothing speaks against it"
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The newest snapshot of that peer that is held here."""
@@ -238,6 +238,11 @@ class Local:
             self._update(self.handover.theirs[:0], mine, theirs, (partner, of_all))
             self.free()
             return None
+        claimed = theirs.weight
+        if claimed == 0.0 and not bool(self.handover.theirs.any()):
+            theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
+        elif self.broken:
+            theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
         delta = self.handover.theirs.sub_(self.handover.mine)
         distance = float(torch.linalg.vector_norm(delta))
         if not math.isfinite(distance):
@@ -246,14 +251,14 @@ class Local:
         verdict = self.verdict(self.judge, partner, theirs, distance, trial) if judges else None
         if verdict is not None:
             theirs, self.own = theirs._replace(trust=verdict.trust), verdict.own
-        counts = theirs.weight > 0.0 and theirs.trust > 0.0 and math.isfinite(distance)
+        good = theirs.trust > 0.0 and math.isfinite(distance)
         move = self._update(delta, mine, theirs, (partner, of_all))
-        if self.broken and not counts:
+        if self.broken and not good:
             self.free()  # nothing to be healed by
             return distance
         if move is not self.handover.theirs:
             self.handover.theirs.copy_(move)
-        if counts and check is None:
+        if claimed > 0.0 and good and check is None:
             if self.newcomer or self.broken:
                 self.own = 1.0  # what was measured is what we were
             self.newcomer = False  # copied, or met somebody who counts: from now on we count too

@@ -6,6 +6,7 @@ The same class runs live (libp2p, DHT, threads) and in virtual time (`simulation
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -78,7 +79,10 @@ class Peer:
         self.peer = transport.peer
         self._transport, self._directory = transport, directory
         events = events or EventLog(lambda: 0.0)
-        self._local = Local(self.peer, vector, policy, membership, condition or Condition(self._now), events)
+        self._local = Local(
+            self.peer, vector, policy, membership, condition or Condition(self._now, events=events), events
+        )
+        self._local.condition.changed = self._weigh_at_once
         self._loop: asyncio.AbstractEventLoop | None = None
         rng = random.Random(f"{seed} {self.peer} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
@@ -145,6 +149,8 @@ class Peer:
                 local.journal.settled(settled.exchange_id, settled.staleness)
             else:
                 local.journal.skipped["leader not believed"] += 1
+            if settled.replaced:
+                local.broken = False
             self._wake(local.freed)
         return settled is not None and settled.replaced
 
@@ -324,6 +330,12 @@ class Peer:
                 sequence=self._sequence,
             )
         )
+
+    def _weigh_at_once(self) -> None:
+        """Who changed something at our condition is told what comes of it."""
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the next refresh weighs
+            if asyncio.get_running_loop() is self._loop:
+                self._local.weigh()
 
     async def refresh(self) -> None:
         """Read who else is in the run, and how we are. Raises DirectoryError."""

@@ -87,9 +87,9 @@ class OwnSeat:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {self._limits.snapshot_seconds:g} s")
         local = self._local
         if not local.finite():
-            if local.policy.receives:
+            if not local.policy.sends:  # the asker sends nothing that could heal us
                 return Refusal(DeclineReason.NOT_FINITE)
-            local.handover.mine.zero_()  # where we only receive: with weight 0 what comes replaces our model
+            local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model
         return None
 
     async def _until_published(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from p2p_elastic.events import EventLog
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.local import Membership
 from p2p_elastic.peers.peer import Peer
@@ -39,6 +40,8 @@ class Member:
     step_seconds: float
     steps: int = 0
     stopped: bool = False
+    replaced: int = 0  # times that a partner's parameters replaced the model
+    loss: float = 1.0
     on_step: Callable[[nn.Module], None] = field(default=lambda model: None)
 
     async def train(self, steps: int) -> None:
@@ -47,8 +50,8 @@ class Member:
             if not self.stopped:
                 self.on_step(self.model)
                 self.steps += 1
-                self.peer.report_loss(1.0)
-                self.peer.after_step()
+                self.peer.report_loss(self.loss)
+                self.replaced += self.peer.after_step()
 
 
 def build_member(
@@ -66,6 +69,7 @@ def build_member(
     run: str = "test",
     newcomer: bool = False,
     limits: Limits | None = None,
+    events: EventLog | None = None,
 ) -> Member:
     model = model if model is not None else tiny_model(seed)
     peer = Peer(
@@ -78,6 +82,7 @@ def build_member(
         ),
         seed=seed,
         limits=limits,
+        events=events,
     )
     return Member(peer, model, step_seconds)
 

@@ -118,8 +118,62 @@ def test_candidates_are_those_that_are_there_and_have_a_copy() -> None:
         "gone": member("gone", Stamp(term=9), seated=True, at=gone),
         "failed": member("failed", Stamp(term=9), seated=True, at=gone + 0.5, suspect=True),
         "none": member("none", None, at=now),
+        "drained": drained(member("drained", Stamp(term=9), at=now)),
     }
     assert list(candidates(members, now, ANNOUNCE)) == [Candidate("here", Stamp(term=1, clock=2), False)]
+
+
+def drained(of: Member) -> Member:
+    return of._replace(record=of.record.model_copy(update={"drained": True}))
+
+
+def test_a_drained_centre_is_the_centre_until_it_gives_the_place_up() -> None:
+    ours = centre(Stamp(term=1, clock=5))
+    there = {"a": drained(member("a", Stamp(term=1, clock=9), seated=True, at=1e6))}
+    for now in range(100):
+        assert not ours.look("me", there, float(now))
+    assert ours.holder == "a"
+
+
+def test_who_is_drained_gives_the_place_up_once_another_one_has_a_copy_and_no_exchange_is_under_way() -> None:
+    ours = centre(Stamp(term=1, clock=5), seated=True)
+    nobody, new = {}, {"b": member("b", Stamp(term=0), at=1e6)}
+    other = {**new, "a": member("a", Stamp(term=1, clock=3), at=1e6)}
+    for members in (nobody, new):
+        assert not ours.look("me", members, 0.0, drained=True)
+    assert not ours.look("me", other, 0.0)
+
+    async def under_way() -> None:
+        await ours.reserve()
+        assert not ours.look("me", other, 0.0, drained=True)
+        assert ours.seated
+        ours.free()
+
+    asyncio.run(under_way())
+    assert ours.look("me", other, 0.0, drained=True)
+    assert (ours.seated, ours.holder) == (False, None)
+    for now in range(100):
+        assert not ours.look("me", other, float(now), drained=True)
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
+def test_the_centre_moves_by_the_trust_that_the_distance_tells(trust: float) -> None:
+    ours, told = centre(seated=True), []
+
+    def trusted(distance: float) -> float:
+        told.append(distance)
+        return trust
+
+    async def once() -> float:
+        await ours.reserve()
+        ours.vectors.theirs.copy_(ours.value + 1.0)
+        return ours.move("b", FACTS, FACTS, trusted)
+
+    before = ours.value
+    distance = asyncio.run(once())
+    assert told == [pytest.approx(distance)]
+    share = 0.4 * trust / (1.0 + trust)
+    torch.testing.assert_close(ours.value, before + share)
 
 
 def test_a_vacancy_that_ends_begins_anew() -> None:

@@ -378,6 +378,25 @@ def test_the_policy_of_a_run_is_its_rule_with_its_numbers() -> None:
     assert found().policy().global_rule is None
 
 
+@pytest.mark.parametrize(("runs", "asked"), [("dynamic", "fixed"), ("fixed", "dynamic")])
+def test_all_peers_of_a_run_weigh_in_the_same_way(runs: str, asked: str) -> None:
+    run = found(weighting=runs)
+    for given in ({}, {"weighting": runs}):
+        check_against(run, load_config(None, given).binding())
+    with pytest.raises(ConfigError) as caught:
+        check_against(run, load_config(None, {"weighting": asked}).binding())
+    assert str(caught.value).startswith(f"weighting: got '{asked}'; run ")
+    assert f"has --weighting {runs}; leave the option out to take the run's" in str(caught.value)
+
+
+def test_a_run_is_founded_with_dynamic_weighting_unless_told_otherwise() -> None:
+    assert found().weighting == found().policy().weighting == "dynamic"
+    assert found(weighting="fixed").policy().weighting == "fixed"
+    assert "dynamic weighting" in found().describe()
+    with pytest.raises(ConfigError, match="weighting: got 'some'"):
+        load_config(None, {"weighting": "some"})
+
+
 def test_a_run_with_a_rule_of_the_simulator_cannot_be_joined() -> None:
     with pytest.raises(ConfigError, match="rule: got 'all-reduce'; it runs in the simulator only"):
         manifest(rule="all-reduce").policy()

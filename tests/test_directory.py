@@ -33,7 +33,7 @@ from p2p_elastic.peers.directory import (
     shard_of,
 )
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity
-from p2p_elastic.peers.records import RECORD_BYTES_MAX, CentreClaim, PeerRecord
+from p2p_elastic.peers.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.status import BootstrapStatus
 
@@ -642,9 +642,10 @@ async def test_a_member_that_said_goodbye_is_not_looked_for(table: Table) -> Non
     staying.cancel()
 
 
-def test_a_record_with_everything_in_it_fits_into_the_dht() -> None:
+@pytest.mark.parametrize("length", [190, 150], ids=["few long addresses", "as many as there may be"])
+def test_a_record_with_everything_in_it_fits_into_the_dht(length: int) -> None:
     identity, claim = Identity.generate(), CentreClaim(stamp=Stamp(term=2**31 - 1, clock=2**53 - 1), seated=False)
-    long = tuple(f"/dns4/{'x' * 170}{i}.example/tcp/65535" for i in range(9))
+    addresses = tuple(f"/dns4/{i}.example/tcp/65535".ljust(length, "x") for i in range(9))
     full = PeerRecord(
         peer=identity.peer,
         run="r" * 64,
@@ -654,9 +655,13 @@ def test_a_record_with_everything_in_it_fits_into_the_dht() -> None:
         group="g" * 32,
         centre=claim,
         sequence=2**53 - 1,
-        addresses=fitting(long),
+        weight=0.30000000000000004,
+        steps_per_second=123456789.12345679,
+        drained=False,
+        partners=(identity.peer,) * PARTNERS_TOLD,
+        addresses=fitting(addresses),
     )
-    assert 5 <= len(full.addresses) < len(long)
+    assert 5 <= len(full.addresses) < len(addresses)
     assert len(full.model_dump_json().encode()) + SIGNATURE_BYTES <= RECORD_BYTES_MAX
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import random
 import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +17,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from p2p_elastic.peers.handover import Handover, Settled, State
-from p2p_elastic.peers.journal import Entry, Journal
+from p2p_elastic.peers.journal import PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.ledger import Key, Ledger
-from p2p_elastic.peers.partners import Member, choose_partner, observe, own_weight, suspected
+from p2p_elastic.peers.partners import CHANCE_MIN, Member, choose_partner, observe, own_weight, suspected
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.status import Outcome
+from p2p_elastic.status import Outcome, PartnerStatus
+from p2p_elastic.trust import Verdict
 from p2p_elastic.vector import ParameterVector
 
 checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -92,6 +96,38 @@ def test_the_choice_follows_from_the_seed_and_not_from_the_order_of_the_records(
     there, back = (observe({}, map(record, names), now=0.0) for names in ("abcde", "edcba"))
     first, second = random.Random(4), random.Random(4)
     assert [choose_partner(there, first) for _ in range(20)] == [choose_partner(back, second) for _ in range(20)]
+
+
+def chosen(members: dict[str, Member], trust: dict[str, float] | None = None, times: int = 4000) -> Counter[str]:
+    rng, counted = random.Random(2), Counter[str]()
+    for _ in range(times):
+        partner = choose_partner(members, rng, trust=trust)
+        counted[partner.peer if partner is not None else ""] += 1
+    return counted
+
+
+def weighing(peer: str, weight: float = 1.0, *, drained: bool = False) -> PeerRecord:
+    return record(peer).model_copy(update={"weight": weight, "drained": drained})
+
+
+def test_who_counts_less_or_is_trusted_less_is_chosen_less_often_but_now_and_then() -> None:
+    members = observe({}, [weighing("a"), weighing("b", 0.0), weighing("c"), weighing("d", 0.5)], now=0.0)
+    counted = chosen(members, trust={"c": 0.0, "d": 0.75, "gone": 0.0})
+    whole = counted["a"]
+    assert counted["b"] == pytest.approx(CHANCE_MIN * whole, rel=0.2)
+    assert counted["c"] == pytest.approx(CHANCE_MIN * whole, rel=0.2)
+    assert counted["d"] == pytest.approx((CHANCE_MIN + 0.5 * (1 - CHANCE_MIN)) * whole, rel=0.2)
+
+
+def test_who_is_drained_is_not_chosen_even_where_nobody_else_is_left() -> None:
+    members = observe({}, [weighing("a", drained=True), weighing("b")], now=0.0)
+    assert set(chosen(members, times=50)) == {"b"}
+    assert set(chosen({"a": members["a"]}, times=5)) == {""}
+
+
+def test_where_nobody_counts_all_are_chosen_alike() -> None:
+    counted = chosen(observe({}, [weighing(peer, 0.0) for peer in "abc"], now=0.0), times=3000)
+    assert all(n == pytest.approx(1000, rel=0.1) for n in counted.values())
 
 
 def test_nobody_is_chosen_where_nobody_is_left() -> None:
@@ -476,3 +512,53 @@ def test_totals_once_taken_do_not_change() -> None:
     journal.declined_by_us["busy"] += 1
     journal.enter(entry(1))
     assert (totals.declined_by_us, totals.skipped, totals.by_outcome) == ({"busy": 1}, {"no partner": 1}, {})
+
+
+def met(number: int, partner: str, outcome: Outcome = Outcome.COMPLETED, **changes: Any) -> Entry:
+    return entry(number, outcome)._replace(partner=partner, **changes)
+
+
+def test_each_partner_has_its_counts_its_last_exchange_and_what_went_wrong_last() -> None:
+    journal = Journal()
+    journal.enter(met(1, "a"), weight=0.5)
+    journal.enter(met(2, "b", Outcome.TIMEOUT, reason="silence", distance=None))
+    journal.enter(met(3, "a", Outcome.BROKEN, reason="cut", distance=None))
+    journal.enter(met(4, "a", Outcome.DECLINED, reason="busy", distance=None))
+    verdict = Verdict(0.25, 1.0, ("worse",), 0.7, 1.5)
+    latest, older = journal.partners(now=10.0, verdicts={"a": verdict, "never met": verdict})
+    assert (latest.peer, latest.weight, latest.distance) == ("a", 0.5, 1.5)
+    assert latest.exchanges == {Outcome.COMPLETED: 1, Outcome.BROKEN: 1, Outcome.DECLINED: 1}
+    assert latest.last is not None
+    assert (latest.last.id, latest.last.age_seconds) == ("x4", 6.0)
+    assert latest.last_error == "broken: cut"  # a decline is an answer
+    assert (latest.trust, latest.reasons, latest.score, latest.excess) == (0.25, ("worse",), 0.7, 1.5)
+    assert (older.peer, older.weight, older.trust, older.last_error) == ("b", None, 1.0, "timeout: silence")
+    assert journal.latest(3) == ("a",)  # with b nothing completed
+
+
+def test_of_many_partners_the_latest_are_remembered() -> None:
+    journal = Journal()
+    for number in range(3000):
+        journal.enter(met(number, f"p{number % 1500}"))
+    partners = journal.partners(now=0.0, verdicts={})
+    assert [p.peer for p in partners] == [f"p{n}" for n in range(1499, 1499 - PARTNERS_KEPT, -1)]
+    assert journal.latest(2) == ("p1499", "p1498")
+
+
+def test_who_reads_the_partners_while_exchanges_end_sees_them_as_they_were() -> None:
+    journal = Journal()
+    journal.enter(met(1, "a"))
+    seen = journal.met
+    journal.enter(met(2, "a", Outcome.HALF))
+    assert seen["a"].outcomes == {Outcome.COMPLETED: 1}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_json_does_not_have_are_null_there(number: float) -> None:
+    journal = Journal()
+    journal.enter(met(1, "a", distance=number))
+    verdict = Verdict(1.0, 1.0, (), number, number)
+    partner = journal.partners(now=2.0, verdicts={"a": verdict})[0]
+    read = json.loads(partner.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
+    assert (read["score"], read["excess"], read["distance"], read["last"]["distance"]) == (None,) * 4
+    assert PartnerStatus.model_validate(read).trust == 1.0

@@ -296,6 +296,106 @@ def test_an_end_that_nothing_came_to_over_the_wire_makes_an_empty_move(
         assert (move.shape, move.dtype) == ((0,), dtype)
 
 
+# ---------------------------------------------------------------- trust
+
+
+def trusting(
+    rule: ExchangeRule, a: Tensor, b: Tensor, weights: tuple[float, float], trusts: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """What each end adds to itself; `trusts`: what b makes of a, and a of b."""
+    state_a, state_b = rule.init(a), rule.init(b)
+    first, second = facts(weights[0], asked=True, share=rule.share(state_a)), facts(weights[1])
+    move_a, _ = rule.update(b - a, state_a, mine=first, theirs=second._replace(trust=trusts[1]))
+    move_b, _ = rule.update(a - b, state_b, mine=second, theirs=first._replace(trust=trusts[0]))
+    return move_a, move_b
+
+
+SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0]) | st.floats(0.0, 1.0)
+BOTH_SHARES = st.tuples(SHARES, SHARES)
+
+
+@every_rule
+@given(pairs=PAIRS, rate=st.floats(0.0, 0.5), weights=BOTH_SHARES, trusts=BOTH_SHARES)
+@checked
+def test_distrust_shortens_moves_and_turns_none_around(
+    name: str, pairs: list[tuple[float, float]], rate: float, weights: tuple[float, float], trusts: tuple[float, float]
+) -> None:
+    a, b = vectors(pairs, torch.float32)
+    rule = find_rule(name, rate)
+    whole = trusting(rule, a, b, weights, (1.0, 1.0))
+    for move, most, delta in zip(trusting(rule, a, b, weights, trusts), whole, (b - a, a - b), strict=True):
+        assert bool((move.abs() <= most.abs()).all())
+        assert bool((move * delta.sign() >= 0).all())
+
+
+@every_rule
+@given(pairs=PAIRS, rate=st.floats(0.0, 0.5), weights=BOTH_SHARES, trusts=BOTH_SHARES)
+@checked
+def test_the_less_a_partner_is_trusted_the_shorter_the_move(
+    name: str, pairs: list[tuple[float, float]], rate: float, weights: tuple[float, float], trusts: tuple[float, float]
+) -> None:
+    a, b = vectors(pairs, torch.float32)
+    rule, (less, more) = find_rule(name, rate), sorted(trusts)
+    short, long = (trusting(rule, a, b, weights, (trust, trust)) for trust in (less, more))
+    for one, other in zip(short, long, strict=True):
+        assert bool((one.abs() <= other.abs()).all())
+
+
+@every_rule
+@given(pairs=PAIRS, rate=st.floats(0.0, 0.5), weights=BOTH_SHARES)
+@checked
+def test_a_partner_that_is_not_trusted_moves_nobody(
+    name: str, pairs: list[tuple[float, float]], rate: float, weights: tuple[float, float]
+) -> None:
+    for move in trusting(find_rule(name, rate), *vectors(pairs, torch.float32), weights, (0.0, 0.0)):
+        assert not bool(move.any())
+
+
+@every_elastic_rule
+@given(pairs=PAIRS, rate=st.floats(0.0, 0.99), weights=BOTH_SHARES, trusts=BOTH_SHARES)
+@checked
+def test_with_any_weights_and_trusts_both_ends_stay_within_what_the_headers_agreed_on(
+    name: str, pairs: list[tuple[float, float]], rate: float, weights: tuple[float, float], trusts: tuple[float, float]
+) -> None:
+    a, b = vectors(pairs, torch.float32)
+    move_a, move_b = trusting(find_rule(name, rate), a, b, weights, trusts)
+    assert bool((move_a.abs() <= (b - a).mul(pull(rate, *weights)).abs()).all())
+    assert bool((move_b.abs() <= (a - b).mul(pull(rate, *weights[::-1])).abs()).all())
+
+
+@every_symmetric_rule
+@given(pairs=PAIRS, rate=st.floats(0.0, 0.99), weight=SHARES)
+@checked
+def test_equal_weights_and_full_trust_are_the_symmetric_rule_bit_for_bit(
+    name: str, pairs: list[tuple[float, float]], rate: float, weight: float
+) -> None:
+    a, b = vectors(pairs, torch.float32)
+    rule = find_rule(name, rate)
+    for one, other in zip(trusting(rule, a, b, (weight, weight), (1.0, 1.0)), moves(rule, a, b), strict=True):
+        assert torch.equal(one, other)
+
+
+@given(meetings=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), SHARES, SHARES, SHARES), max_size=40))
+@checked
+def test_sum_weights_lose_no_share_whatever_the_weights_and_trusts(
+    meetings: list[tuple[int, int, float, float, float]],
+) -> None:
+    rule = sum_weight()
+    peers, states = [torch.tensor([float(n)]) for n in range(4)], [1.0] * 4
+    for sender, distance, of_sender, of_receiver, trust in meetings:
+        receiver = (sender + distance) % 4
+        gives, takes = facts(of_sender, asked=True, share=rule.share(states[sender])), facts(of_receiver)
+        delta = peers[sender] - peers[receiver]
+        _, states[sender] = rule.update(delta.clone(), states[sender], mine=gives, theirs=takes)
+        move, states[receiver] = rule.update(
+            delta.clone(), states[receiver], mine=takes, theirs=gives._replace(trust=trust)
+        )
+        peers[receiver] = peers[receiver] + move
+        assert 0.0 <= float(peers[receiver]) <= 3.0
+    assert sum(states) == pytest.approx(4.0, rel=1e-12)
+    assert min(states) > 0.0
+
+
 # ---------------------------------------------------------------- chains and clipping
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model
 from p2p_elastic.training import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach
+from p2p_elastic.trust import Trial
+from p2p_elastic.vector import ParameterVector
 
 
 class Notes:
@@ -24,9 +28,10 @@ class Notes:
         self.losses: list[float] = []
         self._on_step = on_step
 
-    def after_step(self) -> None:
+    def after_step(self) -> bool:
         self.steps += 1
         self._on_step()
+        return False
 
     def report_loss(self, loss: float) -> None:
         self.losses.append(loss)
@@ -124,6 +129,90 @@ def test_an_error_in_the_loop_detaches_the_peer_and_passes() -> None:
         raise ZeroDivisionError
     optimizer.step()
     assert peer.steps == 0
+
+
+def test_where_a_model_was_replaced_what_its_optimizer_gathered_is_dropped() -> None:
+    model, told = nn.Linear(2, 1), Counter[str]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 2)).sum().backward()
+    with attach(Notes(), optimizer, lambda: told.update(["replaced"])):
+        optimizer.step()
+    assert (len(optimizer.state), told) == (2, {})
+    with attach(Healer(lambda: True), optimizer, lambda: told.update(["replaced"])):
+        optimizer.step()
+    assert (len(optimizer.state), told) == (0, {"replaced": 1})
+
+
+class Healer(Notes):
+    """A peer that replaces the model where that is asked for."""
+
+    def __init__(self, replace: Callable[[], bool]) -> None:
+        super().__init__()
+        self._replace = replace
+
+    def after_step(self) -> bool:
+        self.steps += 1
+        return self._replace()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adahessian"])
+def test_a_broken_model_that_is_replaced_learns_on_and_its_losses_are_forgotten(optimizer: Any) -> None:
+    trainer, model = trainer_of(steps=30, epochs=1, optimizer=optimizer, momentum=0.9)
+    healthy = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def heal() -> bool:
+        if peer.steps == 10:
+            fill(torch.nan)
+        if peer.steps != 12:
+            return False
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), healthy, strict=True):
+                parameter.copy_(value)
+        return True
+
+    def fill(value: float) -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+
+    peer = Healer(heal)
+    trainer.train(peer, never, nothing)
+    assert [step for step, loss in enumerate(peer.losses, 1) if math.isnan(loss)] == [12]
+    assert trainer.meter.step == 30
+    assert peer.losses[-1] < peer.losses[12]
+
+
+# ---------------------------------------------------------------- trials
+
+
+def test_a_trial_is_on_the_latest_batch_and_leaves_the_model_alone() -> None:
+    trainer, model = trainer_of(steps=2)
+    examine, vector = trainer.examiner(), ParameterVector(model)
+    good = vector.snapshot(vector.empty())
+    unseen = examine(-good, good)
+    trainer.train(Notes(), never, nothing)
+    learnt = vector.snapshot(vector.empty())
+    trial = examine(-learnt, learnt)
+    assert trial is not None
+    assert unseen is not None  # before the first batch, on the validation split
+    assert trial.theirs > trial.mine
+    assert examine(learnt, learnt) == Trial(trial.mine, trial.mine, 0.0)
+    assert torch.equal(vector.snapshot(vector.empty()), learnt)
+    broken = examine(torch.full_like(learnt, torch.nan), learnt)
+    assert broken is not None
+    assert math.isnan(broken.theirs)
+
+
+def test_trials_at_the_same_time_do_not_mix() -> None:
+    trainer, model = trainer_of(steps=2)
+    trainer.train(Notes(), never, nothing)
+    examine, vector = trainer.examiner(), ParameterVector(model)
+    generator = torch.Generator().manual_seed(1)
+    vectors = [torch.randn(vector.elements, generator=generator) for _ in range(8)]
+    alone = [examine(one, vectors[0]) for one in vectors]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            assert list(pool.map(lambda one: examine(one, vectors[0]), vectors)) == alone
 
 
 # ---------------------------------------------------------------- training

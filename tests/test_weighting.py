@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules import ExchangeRule, Facts, elastic
-from p2p_elastic.weighting import COEFFICIENTS, Weighting, dynamic, lag, score
+from p2p_elastic.weighting import (
+    COEFFICIENTS,
+    COPIES_BELOW,
+    COUNTS_FROM,
+    STEP,
+    Weighting,
+    dynamic,
+    lag,
+    score,
+    settled,
+)
 
 checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 HISTORIES = st.lists(st.floats(-20.0, 20.0), min_size=0, max_size=8)
@@ -145,3 +156,78 @@ def test_a_weighting_that_cannot_be_is_refused(weighting: Weighting, key: str) -
     with pytest.raises(ConfigError) as caught:
         dynamic(elastic(0.1), weighting)
     assert caught.value.key == key
+
+
+# ---------------------------------------------------------------- the weight that a peer gives itself
+
+
+def settle(before: float, healths: list[float]) -> list[float]:
+    weights = []
+    for health in healths:
+        before = settled(before, health)
+        weights.append(before)
+    return weights
+
+
+def changes(flags: list[bool]) -> int:
+    return sum(one != other for one, other in itertools.pairwise(flags))
+
+
+@given(before=st.floats(0.0, 1.0), health=st.floats(0.0, 1.0))
+@checked
+def test_a_settled_weight_is_a_share_near_the_health_or_nothing(before: float, health: float) -> None:
+    weight = settled(before, health)
+    assert weight in (0.0, before, health)
+    assert weight == 0.0 or abs(weight - health) < STEP
+    assert settled(before, 1.0) == 1.0
+    assert settled(before, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("threshold", [COPIES_BELOW, COUNTS_FROM])
+@pytest.mark.parametrize("before", [0.0, 0.2, 1.0])
+@given(noise=st.lists(st.floats(-0.09, 0.09), min_size=2, max_size=40))
+@checked
+def test_a_health_that_wanders_around_a_threshold_crosses_it_once_at_most(
+    threshold: float, before: float, noise: list[float]
+) -> None:
+    weights = settle(before, [threshold + one for one in noise])
+    assert changes([weight > 0.0 for weight in [before, *weights]]) <= 1
+
+
+@given(middle=st.floats(0.2, 0.9), noise=st.lists(st.floats(-0.024, 0.024), min_size=2, max_size=40))
+@checked
+def test_noise_that_is_smaller_than_a_step_changes_nothing(middle: float, noise: list[float]) -> None:
+    assert len(set(settle(1.0, [middle + one for one in noise]))) == 1
+
+
+def test_a_peer_that_recovers_counts_again_and_one_that_fails_does_not() -> None:
+    down = [1.0, 0.7, 0.5, 0.3, 0.15, 0.12, 0.09, 0.05]
+    assert settle(1.0, down) == [1.0, 0.7, 0.5, 0.3, 0.15, 0.15, 0.0, 0.0]
+    assert settle(0.0, down[::-1]) == [0.0, 0.0, 0.0, 0.0, 0.3, 0.5, 0.7, 1.0]
+
+
+# ---------------------------------------------------------------- every rule towards a centre or leader
+
+
+@given(
+    rate=st.floats(0.0, 0.5),
+    weights=st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)),
+    trusts=st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)),
+    jump=st.floats(0.0, 3.0),
+)
+@checked
+def test_both_ends_agree_on_the_lag_and_never_move_further_than_the_distance(
+    rate: float, weights: tuple[float, float], trusts: tuple[float, float], jump: float
+) -> None:
+    rule = dynamic(elastic(rate))
+    worker = WORKER._replace(weight=weights[0], trust=trusts[0])
+    centre = CENTRE._replace(weight=weights[1], trust=trusts[1])
+    states = histories(rule)
+    for distance in (*[1.0] * 5, math.exp(jump)):
+        delta = torch.tensor([distance], dtype=torch.float64)
+        move, states[0] = rule.update(delta.clone(), states[0], mine=worker, theirs=centre)
+        back, states[1] = rule.update(-delta, states[1], mine=centre, theirs=worker)
+        assert states[0] == states[1]
+        assert float(move) >= 0.0
+        assert float(back) <= 0.0
+        assert float(move) - float(back) <= distance * (1 + 1e-12)

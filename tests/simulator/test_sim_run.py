@@ -217,8 +217,11 @@ def test_a_simulation_that_diverges_goes_on_and_its_result_reads_back(rule: str,
     assert repr(again).replace("inf", "nan") == repr(result).replace("inf", "nan")
 
 
-def test_elastic_gossip_lets_a_broken_worker_break_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is nothing against it yet; a live peer refuses numbers that are not finite."""
+@pytest.mark.parametrize("weighting", ["fixed", "dynamic"])
+def test_a_broken_worker_exchanges_with_nobody_and_the_others_go_on(
+    weighting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As live: numbers that are not finite are neither offered nor taken."""
     real = FaultInjector.damage
 
     def damage(self: FaultInjector, workers: Workers, step: int) -> list[int]:
@@ -226,10 +229,12 @@ def test_elastic_gossip_lets_a_broken_worker_break_the_others(monkeypatch: pytes
         return real(self, workers, step)
 
     monkeypatch.setattr(FaultInjector, "damage", damage)
-    alone, together = (run(rule=rule, workers=4, period=1, steps=12).points[-1] for rule in ("none", "elastic-gossip"))
-    assert max(alone.accuracies) > 0.3
-    assert max(together.accuracies) < 0.3
-    assert math.isnan(together.consensus_distance)
+    together = run(rule="elastic-gossip", workers=4, period=1, steps=12, weighting=weighting)
+    accuracies = together.points[-1].accuracies
+    assert accuracies[0] < 0.3 < min(accuracies[1:])
+    assert math.isnan(together.points[-1].consensus_distance)
+    alone = run(rule="elastic-gossip", workers=2, period=1, steps=12, weighting=weighting)
+    assert alone.points[-1].exchanges == 1  # of the two the first breaks at once
 
 
 def test_a_loss_that_is_infinite_never_leads(monkeypatch: pytest.MonkeyPatch) -> None:

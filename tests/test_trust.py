@@ -1,0 +1,202 @@
+"""What exchanges show of partners and of ourselves: trials against what is usual, and distances."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2p_elastic.trust import DRIFT, ERRORS, PARTNERS_MAX, Judge, Trial, Verdict
+
+checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+LOSSES = st.floats(1e-6, 1e6)
+NAN, INF = math.nan, math.inf
+
+
+def judge(ours: Judge, theirs: float, mine: float, error: float = 0.0, distance: float = 1.0) -> Verdict:
+    return ours.judge("b", distance, Trial(theirs, mine, error))
+
+
+def used(exchanges: int = 10) -> Judge:
+    """One that has met partners which do as well as we do: a loss of 1."""
+    ours = Judge()
+    for _ in range(exchanges):
+        judge(ours, 1.0, 1.0)
+    return ours
+
+
+# ---------------------------------------------------------------- trials
+
+
+def test_a_partner_that_does_as_well_is_trusted_wholly_and_so_are_we() -> None:
+    verdict = judge(used(), 1.1, 1.0)
+    assert (verdict.trust, verdict.own, verdict.reasons) == (1.0, 1.0, ())
+
+
+def test_a_partner_that_does_clearly_worse_is_not_trusted_and_the_losses_are_said() -> None:
+    verdict = judge(used(), 4.0, 1.0)
+    assert (verdict.trust, verdict.own) == (0.0, 1.0)
+    assert "a loss of 4 on our data, ours 1" in verdict.reasons[0]
+    assert verdict.excess == pytest.approx(3.0)
+
+
+def test_the_worse_it_does_the_less_a_partner_is_trusted() -> None:
+    found = [judge(used(), theirs, 1.0).trust for theirs in (1.2, 1.5, 1.8, 2.2)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == 1.0
+    assert 0.0 < found[2] < found[1] < 1.0
+    assert found[3] == 0.0
+
+
+def test_where_a_partner_does_clearly_better_we_trust_it_and_not_ourselves() -> None:
+    verdict = judge(used(), 0.3, 1.0)
+    assert (verdict.trust, verdict.own, verdict.reasons) == (1.0, 0.0, ())
+    assert 0.0 < judge(used(), 0.7, 1.0).own < 1.0
+
+
+@given(mine=LOSSES, errors=st.floats(-ERRORS, ERRORS), error=st.floats(0.0, 1e3))
+@checked
+def test_what_may_be_chance_changes_nothing(mine: float, errors: float, error: float) -> None:
+    theirs = max(0.0, mine + 0.999 * errors * error)
+    verdict = judge(Judge(), theirs, mine, error)
+    assert (verdict.trust, verdict.own, verdict.reasons) == (1.0, 1.0, ())
+
+
+def test_late_in_training_tiny_losses_differ_by_factors_without_harm() -> None:
+    ours = used()
+    assert judge(ours, 0.01, 0.0001).trust == 1.0
+    assert judge(Judge(), 0.01, 0.0001).trust == 0.0  # who began there would be harmed
+
+
+def test_partners_with_other_data_do_worse_here_and_become_usual() -> None:
+    ours = Judge()
+    trusts = [judge(ours, 2.5, 1.0).trust for _ in range(60)]
+    assert trusts[0] == 0.0
+    assert trusts == sorted(trusts)
+    assert trusts[-1] == 1.0
+    assert next(n for n, trust in enumerate(trusts) if trust > 0.0) >= 5
+    liar = judge(ours, 9.0, 1.0)
+    assert liar.trust == 0.0
+
+
+def test_a_liar_among_honest_partners_never_becomes_usual() -> None:
+    ours = Judge()
+    for _ in range(300):
+        for _ in range(3):
+            honest = ours.judge("honest", 1.0, Trial(1.0, 1.0))
+        liar = ours.judge("liar", 1.0, Trial(8.0, 1.0))
+        assert (honest.trust, liar.trust) == (1.0, 0.0)
+
+
+def test_one_trial_shifts_what_is_usual_by_little_however_bad_it_is() -> None:
+    ours = used()
+    judge(ours, 1e9, 1.0)
+    shift = 1.0 - (judge(ours, 1.0, 1.0).excess or 0.0)
+    assert shift == pytest.approx(1.0 + DRIFT, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "trust", "own"),
+    [(NAN, 1.0, 0.0, 1.0), (INF, 1.0, 0.0, 1.0), (1.0, NAN, 1.0, 0.0), (1.0, INF, 1.0, 0.0), (NAN, NAN, 0.0, 1.0)],
+)
+def test_what_gives_no_finite_loss_is_not_trusted_be_it_theirs_or_ours(
+    theirs: float, mine: float, trust: float, own: float
+) -> None:
+    ours = used()
+    verdict = judge(ours, theirs, mine)
+    assert (verdict.trust, verdict.own, verdict.excess) == (trust, own, None)
+    assert bool(verdict.reasons) == (trust < 1.0)
+    assert judge(ours, 1.0, 1.0).trust == 1.0  # and leaves no trace
+
+
+def test_without_a_trial_nothing_is_said() -> None:
+    ours = Judge()
+    for distance in (1.0, 1.0, 1.0, 1.0, 1.0, 1e6):
+        assert ours.judge("b", distance, None)._replace(score=0.0) == Verdict(1.0, 1.0, (), 0.0, None)
+
+
+# ---------------------------------------------------------------- distances
+
+
+def jumped(theirs: float, mine: float) -> Verdict:
+    """The verdict where the distance suddenly grew tenfold."""
+    ours = used()
+    return judge(ours, theirs, mine, distance=10.0)
+
+
+def test_a_distance_that_suddenly_grew_tells_who_lags_by_the_trial() -> None:
+    assert (jumped(1.1, 1.0).own, jumped(1.0, 1.1).trust) == (1.0, 1.0)
+    assert 0.0 < jumped(1.1, 1.0).trust < 1.0
+    assert 0.0 < jumped(1.0, 1.1).own < 1.0
+    assert jumped(1.1, 1.0).reasons[0].startswith("its distance to us grew suddenly")
+
+
+def test_a_distance_that_grew_is_nothing_where_both_do_the_same() -> None:
+    verdict = jumped(1.0, 1.0)
+    assert (verdict.trust, verdict.own) == (1.0, 1.0)
+    assert verdict.score > 0.5
+
+
+def test_each_partner_has_distances_of_its_own() -> None:
+    ours = Judge()
+    for _ in range(10):
+        ours.judge("near", 1.0, Trial(1.0, 1.0))
+        verdict = ours.judge("far", 100.0, Trial(1.1, 1.0))
+    assert (verdict.trust, verdict.score) == (1.0, 0.0)
+
+
+# ---------------------------------------------------------------- bounds
+
+
+@given(
+    trials=st.lists(
+        st.tuples(st.floats(width=32), st.floats(width=32), st.floats(0.0, 1e38), st.floats(0.0, 3.4e38)),
+        max_size=12,
+    )
+)
+@checked
+def test_whatever_is_measured_verdicts_are_shares_and_later_ones_are_too(
+    trials: list[tuple[float, float, float, float]],
+) -> None:
+    ours = Judge()
+    for theirs, mine, error, distance in [*trials, (1.0, 1.0, 0.0, 1.0)]:
+        verdict = judge(ours, theirs, mine, error, distance)
+        assert 0.0 <= verdict.trust <= 1.0
+        assert 0.0 <= verdict.own <= 1.0
+        assert 1.0 in (verdict.trust, verdict.own)  # one of the two is better, if any
+        assert math.isfinite(verdict.score)
+        assert verdict.excess is None or math.isfinite(verdict.excess)
+
+
+def test_however_many_partners_there_are_memory_is_bounded_and_the_latest_are_known() -> None:
+    ours = Judge()
+    for number in range(5000):
+        ours.judge(f"p{number}", 1.0, Trial(1.0, 1.0))
+    assert list(ours.verdicts) == [f"p{number}" for number in range(5000 - PARTNERS_MAX, 5000)]
+    assert len(ours._distances) == PARTNERS_MAX
+
+
+def test_who_holds_the_verdicts_sees_no_later_ones() -> None:
+    ours = used()
+    seen = ours.verdicts
+    before = dict(seen)
+    judge(ours, 9.0, 1.0)
+    assert seen == before != ours.verdicts
+
+
+# ---------------------------------------------------------------- what a trial is
+
+
+def test_a_trial_is_means_over_the_same_groups_and_the_error_of_their_difference() -> None:
+    trial = Trial.of(torch.tensor([1.0, 3.0, 2.0, 2.0]), torch.tensor([1.0, 1.0, 1.0, 1.0]))
+    assert (trial.theirs, trial.mine) == (2.0, 1.0)
+    assert trial.error == pytest.approx(math.sqrt(2 / 3) / 2)
+    assert Trial.of(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0])).error == 0.0  # harder for both alike
+    assert trial.the_other_way_round == Trial(1.0, 2.0, trial.error)
+
+
+def test_one_group_has_no_error_that_could_be_known() -> None:
+    assert Trial.of(torch.tensor([2.0]), torch.tensor([1.0])) == Trial(2.0, 1.0, 0.0)
