@@ -35,8 +35,8 @@ class History:
     def observe(self, status: PeerStatus) -> None:
         """Take a point, where it is time for one."""
         points, training = self._points, status.training
-        if training.step == 0:
-            return  # before it trains there is nothing to show
+        if training.step == 0 and training.phase != "holding":
+            return  # there is nothing to show yet
         if points and status.uptime_seconds - points[-1].seconds < self._interval:
             return
         if len(points) >= POINTS_MAX:

@@ -179,7 +179,8 @@ def sum_weight() -> ExchangeRule:
         if total == 0.0:  # halved away to nothing at both ends
             return delta.mul_(0.0), state
         merged = theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0
-        return delta.mul_(merged * theirs.trust), total
+        believed = min(theirs.weight, theirs.trust) if mine.weight > 0.0 else theirs.trust
+        return delta.mul_(merged * believed), total
 
     return ExchangeRule(init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2)
 

@@ -77,8 +77,10 @@ class Judge:
         history = (*self._distances.pop(partner, ()), math.log(distance + TINY))
         self._distances[partner] = history[-len(self._weighting.coefficients) - 1 :]
         raw = score(history, self._weighting.coefficients)
-        verdict = self._verdict(raw, trial)
         known = dict(self.verdicts)
+        last = known.get(partner)
+        # Without a trial what was last measured stands.
+        verdict = last._replace(score=raw) if trial is None and last is not None else self._verdict(raw, trial)
         known.pop(partner, None)
         self.verdicts = dict([*known.items(), (partner, verdict)][-PARTNERS_MAX:])
         while len(self._distances) > PARTNERS_MAX:

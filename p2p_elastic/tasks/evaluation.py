@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from p2p_elastic.tasks.base import Split, Task
 
-FEW = 8  # examples whose mean loss is one observation of a standard error
+FEW = 8  # examples whose mean loss is one observation of a standard error,
+GROUPS_MIN = 4  # or fewer, so that there are so many observations
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def losses_at(model: nn.Module, task: Task, values: Mapping[str, Tensor], batch:
     """
     with torch.no_grad():
         outputs = torch.func.functional_call(model, dict(values), (batch[0],))
-        groups = zip(torch.split(outputs, FEW), torch.split(batch[1], FEW), strict=True)
-        return torch.stack([task.loss(*few) for few in groups])
+        few = max(1, min(FEW, len(batch[1]) // GROUPS_MIN))
+        groups = zip(torch.split(outputs, few), torch.split(batch[1], few), strict=True)
+        return torch.stack([task.loss(*group) for group in groups])
 
 
 def reestimate_batchnorm(
