@@ -122,6 +122,7 @@ def test_every_number_has_its_series() -> None:
         ("leaders_disbelieved",): 1,
         ("health_degraded",): 1,
         ("health_reason", "network_restarted"): 1,
+        ("health_reason", "drained"): 1,
     }
     found = samples(FULL)
     assert {key: found[key] for key in expected} == expected

@@ -45,7 +45,7 @@ def test_asynchronous_easgd(workers: int, rule: str, delta: float) -> None:
 
 @each_size
 def test_easgd_with_dynamic_weights(workers: int) -> None:
-    """ALGORITHMS 4.4: u = log ||x^i - x~|| at contacts, a = sum c_j (u_t-j - u_t-j-1), w = clip((a - .1) / .4, 0, 1);
+    """ALGORITHMS 4.4: u = log ||x^i - x~|| at contacts, a = sum c_j (u_t-j - u_t-j-1), w = clip((a - .25) / .75, 0, 1);
 
     x^i <- x^i - (alpha + (1 - alpha) w)(x^i - x~);   x~ <- x~ + alpha (1 - w)(x^i - x~). Distances jump now and then.
     """
@@ -57,7 +57,7 @@ def test_easgd_with_dynamic_weights(workers: int) -> None:
     lags = []
     for step in range(1, 40):
         here.draw()
-        jump = np.exp(np.random.default_rng(step).normal(0.1, 0.8, size=(workers, 1)))
+        jump = np.exp(np.random.default_rng(step).normal(0.1, 1.2, size=(workers, 1)))
         x = centre + jump * (x - centre)
         here.flat.copy_(torch.tensor(x))
         moves = round_.moves(here.flat, here.due, here.connected, step)
@@ -68,7 +68,7 @@ def test_easgd_with_dynamic_weights(workers: int) -> None:
             seen[i].append(np.log(np.linalg.norm(difference) + 1e-30))
             u = seen[i][::-1]
             a = sum(c * (u[j] - u[j + 1]) for j, c in enumerate((0.4, 0.3, 0.2, 0.1))) if len(u) > 4 else 0.0
-            w = min(max((a - 0.1) / 0.4, 0.0), 1.0)
+            w = min(max((a - 0.25) / 0.75, 0.0), 1.0)
             lags.append(w)
             x[i] = x[i] - (alpha + (1 - alpha) * w) * difference
             centre = centre + alpha * (1 - w) * difference
