@@ -300,6 +300,7 @@ class _Participation:
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
                 newcomer=bool(self._config.initial_peer) and not self._alone,  # a founder that comes back is one, too
+                addresses=tuple(self._network.host.addresses),
                 first_sequence=time.time_ns() // 1_000_000,
             ),
             seed=seed,

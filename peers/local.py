@@ -44,6 +44,7 @@ class Membership:
     group: str = ""  # whose leader we follow, and may be
     standby: bool = False  # does not train: keeps a fresh copy of the centre variable, to take its place
     newcomer: bool = False  # joined a run that was under way: copies before it counts
+    addresses: tuple[str, ...] = ()  # under which others reach us, where they are known
     first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
     announce_seconds: float = 5.0
     refresh_seconds: float = 3.0
@@ -72,7 +73,6 @@ class Local:
         self.peer, self.vector, self.membership = peer, vector, membership
         self.condition, self.events = condition, events
         self.examine: Examine | None = None
-        self.addresses: tuple[str, ...] = ()
         self.weigher, self.pace = Weigher(), Pace()
         self.broken = False  # our own parameters are not finite
         self.own = 1.0  # what our last exchange showed of ourselves
@@ -136,7 +136,7 @@ class Local:
             steps_per_second=self.pace.steps_per_second,
             records=self.journal.last(asyncio.get_running_loop().time()),
             period=self.policy.schedule.mean_period,
-            addresses=self.addresses,
+            addresses=self.membership.addresses,
             own=self.own,
             newcomer=self._copies_first,
             broken=self.broken,
@@ -271,9 +271,8 @@ class Local:
         partner, of_all = whose
         rule = (self.policy.global_rule if of_all else None) or self.policy.rule
         if rule.per_partner:
-            key = (
-                "centre" if self.centre is not None else f"{partner} {of_all}"
-            )  # the centre is the same wherever it is
+            # The centre is the same wherever it is.
+            key = "centre" if self.centre is not None else f"{partner} {of_all}"
             before = self._partner_states.pop(key) if key in self._partner_states else rule.init(self.handover.mine)
             move, self._partner_states[key] = rule.update(delta, before, mine=mine, theirs=theirs)
             while len(self._partner_states) > PARTNERS_MAX:

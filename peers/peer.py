@@ -11,7 +11,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -27,6 +27,7 @@ from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local import Examine, Local, Membership
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
+from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.policy import Policy
@@ -269,14 +270,14 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         await self._transport.serve(self._responder.answer)
         membership = self._local.membership
-        await _attempt(self.announce)  # first: the directory lists the members of the run that we announced
+        await attempt(self.announce)  # first: the directory lists the members of the run that we announced
         tasks = [
-            asyncio.ensure_future(_every(membership.announce_seconds, self.announce)),
-            asyncio.ensure_future(_every(membership.refresh_seconds, self.refresh)),
+            asyncio.ensure_future(every(membership.announce_seconds, self.announce)),
+            asyncio.ensure_future(every(membership.refresh_seconds, self.refresh)),
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if membership.standby:
-            tasks.append(asyncio.ensure_future(_every(membership.announce_seconds, self._copy_centre)))
+            tasks.append(asyncio.ensure_future(every(membership.announce_seconds, self._copy_centre)))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -394,16 +395,3 @@ class Peer:
                 if following.leader != before:
                     who = "nobody" if following.leader is None else following.leader
                     self._local.events.add("leader", f"we follow {who}", leader=following.leader)
-
-
-async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await _attempt(action)
-        await asyncio.sleep(seconds)
-
-
-async def _attempt(action: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await action()
-    except DirectoryError as error:
-        log.info("directory: %s", error)

@@ -1,0 +1,26 @@
+"""What a peer does again and again, whatever the directory says to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from p2p_elastic.errors import DirectoryError
+
+log = logging.getLogger(__name__)
+
+
+async def every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    """Do that at once, and again so long after each end, until cancelled."""
+    while True:
+        await attempt(action)
+        await asyncio.sleep(seconds)
+
+
+async def attempt(action: Callable[[], Awaitable[None]]) -> None:
+    """Do that; a directory that fails is logged, and no reason to end."""
+    try:
+        await action()
+    except DirectoryError as error:
+        log.info("directory: %s", error)
