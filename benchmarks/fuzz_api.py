@@ -1,7 +1,7 @@
 """Let schemathesis ask the window all that its own OpenAPI document allows, and much that it does not.
 
-    python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install schemathesis
-    python benchmarks/fuzz_api.py --schemathesis /tmp/fuzz/bin/schemathesis [--examples 50] [--seed 1]
+    python -m venv fuzz && fuzz/bin/pip install schemathesis      # an environment of its own
+    python benchmarks/fuzz_api.py --schemathesis fuzz/bin/schemathesis [--examples 50] [--seed 1]
 
 Serves an invented peer on a free port, and fuzzes it three times: with its token, without it, and where no token is
 known. No answer may be a 5xx or break the document. Exits with 1 where one did, 0 otherwise.

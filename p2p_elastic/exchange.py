@@ -51,11 +51,12 @@ Loss = Annotated[float, Field(allow_inf_nan=False)] | None
 Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Without what moves a cursor or hides."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(printable)]
 """A stranger's words; they end in logs and on terminals."""
 
 

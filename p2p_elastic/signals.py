@@ -30,8 +30,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from p2p_elastic.control import Report, SignalName
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.exchange import printable
 from p2p_elastic.health import FAILURES, FAILURES_IN_A_ROW
 from p2p_elastic.status import ExchangeRecord, Outcome, SignalStatus
+from p2p_elastic.weighting import ramp
 
 LOSS_BAD, LOSS_GOOD = 2.0, 1.2  # of the first loss: the noise of small batches stays below, who diverges soon passes
 PROGRESS_BAD, PROGRESS_GOOD = 0.5, 0.15  # of the first loss: peers that train together are closer than that
@@ -55,19 +57,6 @@ RELAYED_HEALTH = 0.5  # a relay is slow and may limit time and bytes, but it wor
 REPORTS_MAX = 32
 
 _NAME: TypeAdapter[str] = TypeAdapter(SignalName)
-
-
-def ramp(value: float, *, bad: float, good: float) -> float:
-    """0 at `bad` and beyond, 1 at `good` and beyond, linear between; either may be the larger one. NaN gives 0.
-
-    >>> ramp(90.0, bad=95.0, good=85.0), ramp(0.9, bad=0.2, good=0.8)
-    (0.5, 1.0)
-    """
-    if bad > good:
-        value, bad, good = -value, -bad, -good
-    if value >= good:
-        return 1.0
-    return (value - bad) / (good - bad) if value > bad else 0.0
 
 
 def loss(loss: float | None, initial: float | None) -> SignalStatus | None:
@@ -329,7 +318,7 @@ def _judged(name: str, report: Report) -> SignalStatus:
     ours = KNOWN[name](report.value) if name in KNOWN and report.value is not None else None
     if report.health is not None:
         value = math.nan if report.value is None else report.value
-        unit = _printable(report.unit) or (ours.unit if ours else "")
+        unit = printable(report.unit) or (ours.unit if ours else "")
         text = (ours.text if ours else "") or "no reason was given; ask who reported it"
         signal = _signal(name, report.health, value, unit, text)
     elif ours is None:
@@ -339,7 +328,7 @@ def _judged(name: str, report: Report) -> SignalStatus:
         raise ConfigError("signals", report.unit, f"{name} is in {ours.unit}; convert the value, or give a health")
     else:
         signal = ours
-    return signal.model_copy(update={"text": _printable(report.text) or signal.text, "source": "reported"})
+    return signal.model_copy(update={"text": printable(report.text) or signal.text, "source": "reported"})
 
 
 def _unit(name: str) -> str:
@@ -358,7 +347,3 @@ def _finite(values: Iterable[float | None]) -> list[float]:
 
 def _worst_first(signals: Iterable[SignalStatus]) -> tuple[SignalStatus, ...]:
     return tuple(sorted(signals, key=lambda signal: (signal.health, signal.name)))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

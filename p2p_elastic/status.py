@@ -57,7 +57,7 @@ class MemberStatus(Frozen):
     loss: float | None
     weight: float = Field(default=1.0, description="what it claims to count for, 0..1")
     drained: bool = Field(default=False, description="it asks not to be chosen")
-    steps_per_second: float | None = Field(default=None, description="from two of its records, on our own clock")
+    steps_per_second: float | None = Field(default=None, description="as it says itself")
     partners: tuple[str, ...] = Field(default=(), description="with whom it exchanged last, the latest first")
     age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
 

@@ -108,13 +108,16 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
 
 
 def ramp(value: float, *, bad: float, good: float) -> float:
-    """0 at `bad` and beyond, 1 at `good` and beyond, linear between; NaN is 0.
+    """0 at `bad` and beyond, 1 at `good` and beyond, linear between; either may be the larger one. NaN gives 0.
 
-    >>> ramp(90.0, bad=95.0, good=85.0), ramp(0.3, bad=0.0, good=0.5)
-    (0.5, 0.6)
+    >>> ramp(90.0, bad=95.0, good=85.0), ramp(0.9, bad=0.2, good=0.8)
+    (0.5, 1.0)
     """
-    share = (value - bad) / (good - bad)
-    return 1.0 if share >= 1.0 else share if share > 0.0 else 0.0
+    if bad > good:
+        value, bad, good = -value, -bad, -good
+    if value >= good:
+        return 1.0
+    return (value - bad) / (good - bad) if value > bad else 0.0
 
 
 COPIES_BELOW, COUNTS_FROM = 0.1, 0.3  # two thresholds, so that a peer does not flap between copying and counting

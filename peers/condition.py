@@ -31,9 +31,8 @@ class Condition:
         self._measured: tuple[SignalStatus, ...] = ()
         self.override: float | None = None
         self.drained = False
-        self.changed: Callable[[], None] = lambda: (
-            None
-        )  # called where somebody changed something, before it is answered
+        # Called where somebody changed something, before that is answered.
+        self.changed: Callable[[], None] = lambda: None
 
     def look(self) -> None:
         """Read the sensors again."""

@@ -25,7 +25,6 @@ from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Facts, Topology
-from p2p_elastic.signals import merge
 from p2p_elastic.trust import PARTNERS_MAX, Judge, Trial, Verdict
 from p2p_elastic.vector import ParameterVector
 
@@ -141,7 +140,7 @@ class Local:
             newcomer=self._copies_first,
             broken=self.broken,
         )
-        self.weigher.weigh(merge(judged(seen, self.members), self.condition.signals()))
+        self.weigher.weigh(judged(seen, self.members), self.condition.signals())
         before, self._weight_told = self._weight_told, self.weight
         if self._weight_told != before:
             text = f"weight {before:.2g} -> {self._weight_told:.2g}: {self._why()}"

@@ -75,9 +75,9 @@ class Weigher:
         self.weight = 1.0
         self.signals: tuple[SignalStatus, ...] = ()
 
-    def weigh(self, found: Iterable[SignalStatus]) -> float:
+    def weigh(self, measured: Iterable[SignalStatus], reported: Iterable[SignalStatus] = ()) -> float:
         """The weight by these signals."""
-        self.signals = signals.merge(found, ())
+        self.signals = signals.merge(measured, reported)
         self.weight = settled(self.weight, signals.worst(self.signals))
         return self.weight
 
