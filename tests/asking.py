@@ -42,10 +42,12 @@ def ask(
 
 
 @contextmanager
-def served(status: Callable[[], PeerStatus] = status_of, host: str = "127.0.0.1", **given: Any) -> Iterator[str]:
+def served(
+    status: Callable[[], PeerStatus] = status_of, host: str = "127.0.0.1", port: int = 0, **given: Any
+) -> Iterator[str]:
     """A real server in a thread with a loop of its own; checks that it ends quickly and frees its port."""
     loop = asyncio.new_event_loop()
-    server = ApiServer(create_app(status, **given), bind(host, 0))
+    server = ApiServer(create_app(status, **given), bind(host, port))
 
     def work() -> None:
         loop.run_until_complete(server.serve())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import math
@@ -15,15 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 import pytest
+from asking import served
 from click.testing import CliRunner, Result
 from rich.console import Console
 from statuses import status_of
 
 from p2p_elastic import __version__
-from p2p_elastic.api import ApiServer, bind, create_app
+from p2p_elastic.api import bind
 from p2p_elastic.cli_status import status
 from p2p_elastic.config import HTTP_PORT
 from p2p_elastic.errors import ConfigError
@@ -43,24 +43,9 @@ Serve = Callable[[socket.socket], None]
 MEMBER = MemberStatus(peer="12D3KooWpartner1", addresses=(), state="suspect", step=7, loss=0.5, age_seconds=90)
 
 
-@contextmanager
-def peer(read: Callable[[], PeerStatus] = status_of, port: int = 0) -> Iterator[str]:
+def peer(read: Callable[[], PeerStatus] = status_of, port: int = 0) -> AbstractContextManager[str]:
     """The real application on that port, or a free one, in a thread."""
-    loop = asyncio.new_event_loop()
-    server = ApiServer(create_app(read), bind("127.0.0.1", port))
-
-    def work() -> None:
-        loop.run_until_complete(server.serve())
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield server.url
-    finally:
-        asyncio.run_coroutine_threadsafe(server.close(), loop)
-        thread.join(5)
+    return served(read, port=port)
 
 
 @contextmanager
