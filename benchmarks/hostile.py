@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.exchange import Offer
+from p2p_elastic.messages import Offer
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import parse_address
 from p2p_elastic.peers.network import LiveNetwork

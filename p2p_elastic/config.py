@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.exchange import Group, RunName
 from p2p_elastic.manifest import BINDING, RunManifest
+from p2p_elastic.messages import Group, RunName
 from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.rules import Method, Topology, check_rate, find_method
 from p2p_elastic.schedule import Schedule

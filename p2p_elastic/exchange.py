@@ -27,187 +27,30 @@ Each function here is a generator: it yields commands, gets what came of them, a
 from __future__ import annotations
 
 from collections.abc import Generator
-from enum import Enum
-from typing import Annotated, NamedTuple
-
-from pydantic import AfterValidator, Field
+from typing import NamedTuple
 
 from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
-from p2p_elastic.rules import Facts, Flow
-from p2p_elastic.status import Frozen, Outcome
-
-PROTOCOL_VERSION = 1
-CODECS = ("none",)
-TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
-
-ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-PeerId = Annotated[str, Field(min_length=1, max_length=128)]
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-SchemaHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,32}$")]
-Step = Annotated[int, Field(ge=0, lt=2**53)]
-Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Loss = Annotated[float, Field(allow_inf_nan=False)] | None
-Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
-
-
-def printable(text: str) -> str:
-    """Without what moves a cursor or hides."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-Text = Annotated[str, Field(max_length=200), AfterValidator(printable)]
-"""A stranger's words; they end in logs and on terminals."""
-
-
-class DeclineReason(str, Enum):
-    """Why a peer does not exchange now. An answer, not an error."""
-
-    BUSY = "busy"  # one exchange at a time
-    LEAVING = "leaving"
-    NOT_TRAINING = "not-training"  # no step ended in time to take a snapshot
-    NOT_FINITE = "not-finite"  # its own parameters are broken
-    OTHER_RUN = "other-run"
-    OTHER_SCHEMA = "other-schema"
-    OTHER_CODEC = "other-codec"
-    OTHER_VERSION = "other-version"
-    OTHER_RULE = "other-rule"  # in this run nobody offers
-    DRAINED = "drained"  # by its operator
-    NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
-    NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
-
-
-class Stamp(Frozen):
-    """How fresh a copy of the centre variable is: the term of its centre, and exchanges counted since the run began."""
-
-    term: Annotated[int, Field(ge=0, le=TERM_MAX)] = 0
-    clock: Annotated[int, Field(ge=0, le=CLOCK_MAX)] = 0
-
-    @property
-    def age(self) -> tuple[int, int]:
-        """The greater, the fresher."""
-        return self.term, self.clock
-
-    def counted(self) -> Stamp:
-        """One exchange later. Stays at the end of its range, where only a liar brings it."""
-        return Stamp(term=self.term, clock=min(self.clock + 1, CLOCK_MAX))
-
-    def next_term(self) -> Stamp:
-        """The same value under the next centre."""
-        return Stamp(term=min(self.term + 1, TERM_MAX), clock=self.clock)
-
-
-class Offer(Frozen):
-    """The initiator's header."""
-
-    version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    schema_hash: SchemaHash
-    elements: Annotated[int, Field(gt=0, lt=2**40)]
-    codec: Annotated[str, Field(max_length=32)]
-    step: Step
-    loss: Loss
-    weight: Weight
-    share: Share = 0.0
-
-
-class Accept(Frozen):
-    """The responder's header: the same facts of its own. `centre` is there where its vector is the centre variable."""
-
-    id: ExchangeId
-    peer: PeerId
-    schema_hash: SchemaHash
-    step: Step
-    loss: Loss
-    weight: Weight
-    share: Share = 0.0
-    centre: Stamp | None = None
-
-
-class Decline(Frozen):
-    """No, with a reason."""
-
-    id: ExchangeId
-    reason: DeclineReason
-    detail: Text = ""
-
-
-class Verified(Frozen):
-    """All of the partner's numbers arrived, whole and finite."""
-
-    id: ExchangeId
-
-
-class Committed(Frozen):
-    """The exchange took place."""
-
-    id: ExchangeId
-
-
-class Aborted(Frozen):
-    """The exchange did not take place; nobody moves."""
-
-    id: ExchangeId
-    reason: Text
-
-
-class Inquiry(Frozen):
-    """Did this exchange take place? Asked by its initiator, who missed the last word."""
-
-    id: ExchangeId
-
-
-class Fetch(Frozen):
-    """Give me the newest snapshot of `origin` that you hold, unless it is the one of its step `have`."""
-
-    version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    schema_hash: SchemaHash
-    elements: Annotated[int, Field(gt=0, lt=2**40)]
-    codec: Annotated[str, Field(max_length=32)]
-    origin: PeerId
-    have: Step | None = None
-
-
-class Given(Frozen):
-    """Here it is; the vector follows."""
-
-    id: ExchangeId
-    origin: PeerId
-    step: Step
-    loss: Loss
-
-
-class Unchanged(Frozen):
-    """You have the newest one that is held here."""
-
-    id: ExchangeId
-
-
-class Referral(Frozen):
-    """It was sent from here often enough; these have it too."""
-
-    id: ExchangeId
-    holders: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=4)]
-
-
-class Tell(Frozen):
-    """How well our training goes; answered by the same of the partner's. For choosing leaders."""
-
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    step: Step
-    loss: Loss
-
-
-Message = (
-    Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry | Fetch | Given | Unchanged | Referral | Tell
+from p2p_elastic.messages import (
+    CODECS,
+    PROTOCOL_VERSION,
+    Aborted,
+    Accept,
+    Committed,
+    Decline,
+    DeclineReason,
+    Fetch,
+    Given,
+    Inquiry,
+    Message,
+    Offer,
+    Referral,
+    Stamp,
+    Tell,
+    Unchanged,
+    Verified,
 )
+from p2p_elastic.rules import Facts, Flow
+from p2p_elastic.status import Outcome
 
 
 class Send(NamedTuple):

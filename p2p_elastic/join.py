@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import secrets
 import time
 from pathlib import Path
 
@@ -16,11 +15,12 @@ from torch import nn
 from p2p_elastic import __version__
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
-from p2p_elastic.config import DEFAULT_TASK, PORT, JoinConfig
+from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
-from p2p_elastic.errors import ConfigError, DirectoryError, P2PElasticError
-from p2p_elastic.manifest import RunManifest, check_against
+from p2p_elastic.errors import DirectoryError
+from p2p_elastic.finding import RunFinder, installed_task
+from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.libp2p import is_loopback_address
@@ -37,7 +37,6 @@ from p2p_elastic.results import (
     save_summary,
     save_values,
 )
-from p2p_elastic.rules import find_method
 from p2p_elastic.sensors import Sensors
 from p2p_elastic.status import ExchangeTotals
 from p2p_elastic.stop import Stop
@@ -99,18 +98,18 @@ class _Participation:
     ) -> None:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network, self._board, self._window = thread, network, board, window
-        self._alone = False
+        self._finder = RunFinder(config, screen, stop, thread, network)
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
         try:
             if self._config.initial_peer:
                 self._say_hello(self._window.url)
-                manifest = self._join_run()
-                task = self._installed_task(manifest)
+                manifest = self._finder.join()
+                task = installed_task(manifest)
                 data = self._load(task)
             else:  # nobody is told to join before we know that we can train
-                manifest = self._own_manifest()
+                manifest = self._finder.own_manifest()
                 task = find_task(manifest.task)
                 data = self._load(task)
                 self._say_hello(self._window.url)
@@ -123,8 +122,6 @@ class _Participation:
             self._window.close(self._thread)
             for one in shown:
                 one.cancel()
-
-    # -- finding the run ----------------------------------------------------------------------------------------------
 
     def _say_hello(self, url: str) -> None:
         addresses = self._network.host.addresses
@@ -144,63 +141,6 @@ class _Participation:
         with self._stop.interruptible():
             return task.load(self._config.data_dir)
 
-    def _join_run(self) -> RunManifest:
-        manifest = self._found_run()
-        if manifest is not None:
-            self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
-            return manifest
-        manifest = self._own_manifest()
-        self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
-        return manifest
-
-    def _own_manifest(self) -> RunManifest:
-        task = find_task(self._config.task or DEFAULT_TASK)
-        schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
-        run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
-        return self._config.found(run, self._network.identity.peer, task.name, schema_hash, task.recipe)
-
-    def _found_run(self) -> RunManifest | None:
-        """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
-        pause = 1.0
-        while not self._thread.call(self._network.directory.attach(), self._stop):
-            problems = "\n".join(f"    {b.address}\n        {b.problem}" for b in self._network.directory.bootstrap())
-            if self._config.task is not None:
-                self._screen.say("unreachable", f"No initial peer answers:\n{problems}")
-                self._alone = True
-                return None
-            self._screen.say(
-                "unreachable",
-                f"No initial peer answers; trying again in {pause:.0f} s (Ctrl-C to give up):\n{problems}\n"
-                "With --task NAME this peer would train alone meanwhile.",
-            )
-            self._thread.call(asyncio.sleep(pause), self._stop)
-            pause = min(2 * pause, 30.0)
-        manifest = self._thread.call(self._network.find_run(self._config.run), self._stop)
-        if manifest is None:
-            name = f"run {self._config.run!r}" if self._config.run else "any run"
-            raise ConfigError("run", self._config.run, f"the initial peer answers, but does not know {name}")
-        check_against(manifest, self._config.binding())
-        self._config.check_against(find_method(manifest.rule))
-        self._network.directory.join(manifest)
-        return manifest
-
-    def _installed_task(self, manifest: RunManifest) -> Task:
-        try:
-            task = find_task(manifest.task)
-        except ConfigError as error:
-            raise ConfigError(
-                "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
-            ) from error
-        ours = ParameterVector(initial_model(task, 0)).schema_hash
-        if ours != manifest.schema_hash:
-            raise ConfigError(
-                "task",
-                manifest.task,
-                f"its model here has schema {ours}, in run {manifest.run!r} {manifest.schema_hash}: "
-                "install the same version of p2p-elastic everywhere",
-            )
-        return task
-
     # -- training -----------------------------------------------------------------------------------------------------
 
     def _take_part(self, manifest: RunManifest, task: Task, data: Data, device: torch.device, output: Path) -> Summary:
@@ -217,8 +157,8 @@ class _Participation:
         started = time.monotonic()
         self._thread.call(self._network.stay_attached())
         lives = [self._thread.spawn(peer.run())]
-        if self._alone:
-            lives.append(self._thread.spawn(self._adopt_when_attached(peer, manifest)))
+        if self._finder.alone:
+            lives.append(self._thread.spawn(self._finder.adopt_when_attached(peer, manifest, self._board)))
         for life in lives:
             life.add_done_callback(self._network.report_end)
         try:
@@ -299,7 +239,8 @@ class _Participation:
                 codec=manifest.codec,
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
-                newcomer=bool(self._config.initial_peer) and not self._alone,  # a founder that comes back is one, too
+                newcomer=bool(self._config.initial_peer)
+                and not self._finder.alone,  # a founder that comes back is one, too
                 addresses=tuple(self._network.host.addresses),
                 first_sequence=time.time_ns() // 1_000_000,
             ),
@@ -327,30 +268,6 @@ class _Participation:
         except DirectoryError as error:
             log.info("directory: %s", error)
         await asyncio.sleep(LOOK_SECONDS)
-
-    async def _adopt_when_attached(self, peer: Peer, manifest: RunManifest) -> None:
-        """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
-        await self._network.directory.until_attached()
-        try:
-            theirs = await self._network.find_run(self._config.run)
-            if theirs is None:
-                self._network.directory.found(manifest)
-                self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
-                return
-            check_against(theirs, self._config.binding())
-            self._config.check_against(find_method(theirs.rule))
-            if theirs.schema_hash != manifest.schema_hash:
-                raise ConfigError(
-                    "task", manifest.task, f"run {theirs.run!r} trains {theirs.task!r} with another model"
-                )
-        except P2PElasticError as error:
-            self._network.failure = f"attached, but cannot take part: {error}"
-            log.warning("attached, but cannot take part; training goes on alone: %s", error)
-            return
-        self._network.directory.join(theirs)
-        peer.adopt(theirs.run, theirs.policy())
-        self._board.manifest = theirs
-        self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

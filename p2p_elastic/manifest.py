@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.exchange import CODECS, PeerId, RunName, SchemaHash
+from p2p_elastic.messages import CODECS, PeerId, RunName, SchemaHash
 from p2p_elastic.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules import RULES, find_method
 from p2p_elastic.schedule import Schedule

@@ -30,8 +30,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from p2p_elastic.control import Report, SignalName
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.exchange import printable
 from p2p_elastic.health import FAILURES, FAILURES_IN_A_ROW
+from p2p_elastic.messages import printable
 from p2p_elastic.status import ExchangeRecord, Outcome, SignalStatus
 from p2p_elastic.weighting import ramp
 

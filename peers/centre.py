@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from p2p_elastic.exchange import Stamp
+from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.partners import Member, Members
 from p2p_elastic.peers.records import CentreClaim

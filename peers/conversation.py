@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
-from p2p_elastic.exchange import Answer, Command, Commit, Message, Receive, Send, Transfer
+from p2p_elastic.exchange import Answer, Command, Commit, Receive, Send, Transfer
+from p2p_elastic.messages import Message
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import (
     CHUNK_HEADER,

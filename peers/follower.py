@@ -9,7 +9,8 @@ import random
 from collections.abc import Callable
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.exchange import DeclineReason, Fetch, Fetched, Result, compare, fetch
+from p2p_elastic.exchange import Fetched, Result, compare, fetch
+from p2p_elastic.messages import DeclineReason, Fetch
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief

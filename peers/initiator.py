@@ -15,7 +15,8 @@ from p2p_elastic.errors import (
     RemoteProtocolError,
     SchemaMismatch,
 )
-from p2p_elastic.exchange import Offer, Result, initiate, inquire
+from p2p_elastic.exchange import Result, initiate, inquire
+from p2p_elastic.messages import Offer
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.local import Local

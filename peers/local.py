@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.events import EventLog
-from p2p_elastic.exchange import SHARE_MAX, Result, Tell
+from p2p_elastic.exchange import Result
+from p2p_elastic.messages import SHARE_MAX, Tell
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Vectors

@@ -19,14 +19,12 @@ from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.events import EventLog
-from p2p_elastic.exchange import Stamp
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local import Examine, Local, Membership
-from p2p_elastic.peers.partners import observe
-from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
+from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.transport import Directory, Transport
@@ -89,11 +87,10 @@ class Peer:
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
         self._responder = Responder(self._local, limits)
+        self._presence = Presence(self._local, directory, self._follower)
         self._coin = random.Random(f"{seed} {self.peer} coin")
-        self._drained = False  # what our record says
         self._owed: deque[Errand] = deque()  # due, and not begun while another exchange was under way
         self._errand: Errand = "exchange"  # the one under way
-        self._sequence = membership.first_sequence
         self._to_initiate = asyncio.Event()
 
     # -- training thread ----------------------------------------------------------------------------------------------
@@ -277,7 +274,7 @@ class Peer:
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if membership.standby:
-            tasks.append(asyncio.ensure_future(every(membership.announce_seconds, self._copy_centre)))
+            tasks.append(asyncio.ensure_future(every(membership.announce_seconds, self._presence.copy_centre)))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -311,76 +308,17 @@ class Peer:
 
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
-        local = self._local
-        if local.leaving:
-            return
-        self._sequence += 1
-        await self._directory.announce(
-            PeerRecord(
-                peer=self.peer,
-                run=local.membership.run,
-                schema_hash=local.vector.schema_hash,
-                step=local.progress.step,
-                loss=local.loss(),
-                weight=local.weight,
-                drained=local.condition.drained,
-                steps_per_second=local.pace.steps_per_second,
-                partners=local.journal.latest(PARTNERS_TOLD),
-                group=local.membership.group,
-                centre=local.centre.claim() if local.centre is not None else None,
-                sequence=self._sequence,
-            )
-        )
+        await self._presence.announce()
+
+    async def refresh(self) -> None:
+        """Read who else is in the run, and how we are. Raises DirectoryError."""
+        await self._presence.refresh()
 
     def _weigh_at_once(self) -> None:
         """Who changed something at our condition is told what comes of it."""
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the next refresh weighs
             if asyncio.get_running_loop() is self._loop:
                 self._local.weigh()
-
-    async def refresh(self) -> None:
-        """Read who else is in the run, and how we are. Raises DirectoryError."""
-        local = self._local
-        local.condition.look()  # whether the directory answers or not
-        local.pace.mark(self._now(), local.progress.step)
-        records = await self._directory.members()
-        before, now = local.members, self._now()
-        local.members = observe(before, (r for r in records if r.schema_hash == local.vector.schema_hash), now)
-        for peer in sorted(before.keys() ^ local.members.keys()):
-            joined = peer in local.members
-            local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
-        local.weigh()
-        if local.condition.drained != self._drained:
-            self._drained = local.condition.drained
-            await self.announce()
-        await self._look_for_centre()
-
-    async def _look_for_centre(self) -> None:
-        local = self._local
-        centre = local.centre
-        if centre is None:
-            return
-        holder, drained = centre.holder, local.condition.drained
-        if centre.look(self.peer, local.members, self._now(), leaving=local.leaving, drained=drained):
-            await self.announce()
-        if centre.holder != holder:
-            who = "nobody" if centre.holder is None else centre.holder
-            local.events.add("centre", f"the centre is {who}", holder=centre.holder)
-
-    async def _copy_centre(self) -> None:
-        """Stand by: see the centre variable as it is now."""
-        local = self._local
-        centre = local.centre
-        holder = local.members.get(centre.holder or "") if centre is not None else None
-        if centre is None or centre.seated or holder is None or holder.record.centre is None:
-            return
-        if local.condition.drained or holder.record.drained:
-            return
-        stamp = holder.record.centre.stamp
-        known = centre.stamp.clock if centre.stamp.term == stamp.term else None
-        answer = await self._follower.ask(holder.record, holder.record.peer, known)
-        if answer.given is not None:
-            centre.saw(local.vectors.theirs, Stamp(term=stamp.term, clock=answer.given.step))
 
     async def _initiate_forever(self) -> None:
         while True:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from p2p_elastic.exchange import Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.messages import Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
 from p2p_elastic.status import Frozen
 
 RECORD_BYTES_MAX = 2048

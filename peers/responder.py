@@ -7,7 +7,8 @@ import logging
 from collections import Counter
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
-from p2p_elastic.exchange import (
+from p2p_elastic.exchange import Result, give, objection, respond
+from p2p_elastic.messages import (
     Aborted,
     Committed,
     Decline,
@@ -17,12 +18,8 @@ from p2p_elastic.exchange import (
     Inquiry,
     Offer,
     Referral,
-    Result,
     Tell,
     Unchanged,
-    give,
-    objection,
-    respond,
 )
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.initiator import outcome_of

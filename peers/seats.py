@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import NamedTuple, Protocol
 
-from p2p_elastic.exchange import Accept, DeclineReason, Offer, facts
+from p2p_elastic.exchange import facts
+from p2p_elastic.messages import Accept, DeclineReason, Offer
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits, Vectors
 from p2p_elastic.peers.handover import State

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.exchange import (
+from p2p_elastic.messages import (
     Aborted,
     Accept,
     Committed,

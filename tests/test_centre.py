@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from swarm import tiny_model, values
 
-from p2p_elastic.exchange import CLOCK_MAX, TERM_MAX, Stamp
+from p2p_elastic.messages import CLOCK_MAX, TERM_MAX, Stamp
 from p2p_elastic.peers.centre import (
     SILENT_ANNOUNCEMENTS,
     TURN_ANNOUNCEMENTS,

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.exchange import Stamp
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.directory import (
     ATTACH_SECONDS_MAX,
     FIRST_KEY_MEMBERS,

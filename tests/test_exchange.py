@@ -18,26 +18,28 @@ from p2p_elastic.errors import (
     SchemaMismatch,
 )
 from p2p_elastic.exchange import (
-    PROTOCOL_VERSION,
-    Aborted,
-    Accept,
     Commit,
-    Committed,
-    Decline,
-    DeclineReason,
     Exchange,
-    Inquiry,
-    Message,
-    Offer,
     Receive,
     Result,
     Send,
     Transfer,
-    Verified,
     initiate,
     inquire,
     objection,
     respond,
+)
+from p2p_elastic.messages import (
+    PROTOCOL_VERSION,
+    Aborted,
+    Accept,
+    Committed,
+    Decline,
+    DeclineReason,
+    Inquiry,
+    Message,
+    Offer,
+    Verified,
 )
 from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome

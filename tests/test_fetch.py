@@ -10,31 +10,33 @@ from pydantic import ValidationError
 
 from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
 from p2p_elastic.exchange import (
-    PROTOCOL_VERSION,
-    Accept,
     Command,
     Commit,
-    Committed,
-    Decline,
-    DeclineReason,
-    Fetch,
     Fetched,
-    Given,
-    Offer,
     Receive,
-    Referral,
     Send,
-    Stamp,
-    Tell,
     Transfer,
-    Unchanged,
-    Verified,
     compare,
     fetch,
     give,
     initiate,
     objection,
     respond,
+)
+from p2p_elastic.messages import (
+    PROTOCOL_VERSION,
+    Accept,
+    Committed,
+    Decline,
+    DeclineReason,
+    Fetch,
+    Given,
+    Offer,
+    Referral,
+    Stamp,
+    Tell,
+    Unchanged,
+    Verified,
 )
 from p2p_elastic.rules import Flow
 from p2p_elastic.status import Outcome

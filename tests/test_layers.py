@@ -18,7 +18,7 @@ LAYERS = ("core", "peers", "api", "cli")
 # composition roots and what people see
 TOP = {
     *("board", "centre_duty", "cli", "cli_doctor", "cli_errors", "cli_simulate", "cli_status", "demo", "display"),
-    *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "join", "processes"),
+    *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "finding", "join", "processes"),
     *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "window", "__main__"),
 }
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 import pytest
 import statuses
 
-from p2p_elastic.exchange import DeclineReason
 from p2p_elastic.health import judge
+from p2p_elastic.messages import DeclineReason
 from p2p_elastic.status import (
     BootstrapStatus,
     CentreStatus,

@@ -13,7 +13,8 @@ from swarm import Member, build_member, run_members, tiny_model, values
 from test_topologies import EASGD, LSGD, NAMES, centre_of, completed, gossip, kill, leaders_of, living, until, with_loss
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.exchange import (
+from p2p_elastic.exchange import fetch, give, initiate
+from p2p_elastic.messages import (
     CLOCK_MAX,
     SHARE_MAX,
     TERM_MAX,
@@ -30,9 +31,6 @@ from p2p_elastic.exchange import (
     Tell,
     Unchanged,
     Verified,
-    fetch,
-    give,
-    initiate,
 )
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.handover import State

@@ -12,7 +12,7 @@ from swarm import Member, build_member, run_members, simulate, tiny_model, value
 from torch import Tensor, nn
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.exchange import Offer, Verified
+from p2p_elastic.messages import Offer, Verified
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import (

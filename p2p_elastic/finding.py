@@ -1,0 +1,115 @@
+"""Which run a peer takes part in: that of its initial peers, or one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from p2p_elastic.board import StatusBoard
+from p2p_elastic.config import DEFAULT_TASK, JoinConfig
+from p2p_elastic.display import Screen
+from p2p_elastic.errors import ConfigError, P2PElasticError
+from p2p_elastic.manifest import RunManifest, check_against
+from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.rules import find_method
+from p2p_elastic.stop import Stop
+from p2p_elastic.tasks import Task, find_task, initial_model
+from p2p_elastic.vector import ParameterVector
+
+log = logging.getLogger(__name__)
+
+
+class RunFinder:
+    """Finds the run, and takes part in it later where nobody answers now."""
+
+    def __init__(
+        self, config: JoinConfig, screen: Screen, stop: Stop, thread: NetworkThread, network: LiveNetwork
+    ) -> None:
+        self._config, self._screen, self._stop = config, screen, stop
+        self._thread, self._network = thread, network
+        self.alone = False  # nobody answered: `adopt_when_attached` is to run
+
+    def join(self) -> RunManifest:
+        manifest = self._found_run()
+        if manifest is not None:
+            self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
+            return manifest
+        manifest = self.own_manifest()
+        self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
+        return manifest
+
+    def own_manifest(self) -> RunManifest:
+        task = find_task(self._config.task or DEFAULT_TASK)
+        schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
+        run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
+        return self._config.found(run, self._network.identity.peer, task.name, schema_hash, task.recipe)
+
+    def _found_run(self) -> RunManifest | None:
+        """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
+        pause = 1.0
+        while not self._thread.call(self._network.directory.attach(), self._stop):
+            problems = "\n".join(f"    {b.address}\n        {b.problem}" for b in self._network.directory.bootstrap())
+            if self._config.task is not None:
+                self._screen.say("unreachable", f"No initial peer answers:\n{problems}")
+                self.alone = True
+                return None
+            self._screen.say(
+                "unreachable",
+                f"No initial peer answers; trying again in {pause:.0f} s (Ctrl-C to give up):\n{problems}\n"
+                "With --task NAME this peer would train alone meanwhile.",
+            )
+            self._thread.call(asyncio.sleep(pause), self._stop)
+            pause = min(2 * pause, 30.0)
+        manifest = self._thread.call(self._network.find_run(self._config.run), self._stop)
+        if manifest is None:
+            name = f"run {self._config.run!r}" if self._config.run else "any run"
+            raise ConfigError("run", self._config.run, f"the initial peer answers, but does not know {name}")
+        check_against(manifest, self._config.binding())
+        self._config.check_against(find_method(manifest.rule))
+        self._network.directory.join(manifest)
+        return manifest
+
+    async def adopt_when_attached(self, peer: Peer, manifest: RunManifest, board: StatusBoard) -> None:
+        """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
+        await self._network.directory.until_attached()
+        try:
+            theirs = await self._network.find_run(self._config.run)
+            if theirs is None:
+                self._network.directory.found(manifest)
+                self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
+                return
+            check_against(theirs, self._config.binding())
+            self._config.check_against(find_method(theirs.rule))
+            if theirs.schema_hash != manifest.schema_hash:
+                raise ConfigError(
+                    "task", manifest.task, f"run {theirs.run!r} trains {theirs.task!r} with another model"
+                )
+        except P2PElasticError as error:
+            self._network.failure = f"attached, but cannot take part: {error}"
+            log.warning("attached, but cannot take part; training goes on alone: %s", error)
+            return
+        self._network.directory.join(theirs)
+        peer.adopt(theirs.run, theirs.policy())
+        board.manifest = theirs
+        self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
+
+
+def installed_task(manifest: RunManifest) -> Task:
+    """The task of a run, if it is the same here. Raises ConfigError."""
+    try:
+        task = find_task(manifest.task)
+    except ConfigError as error:
+        raise ConfigError(
+            "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
+        ) from error
+    ours = ParameterVector(initial_model(task, 0)).schema_hash
+    if ours != manifest.schema_hash:
+        raise ConfigError(
+            "task",
+            manifest.task,
+            f"its model here has schema {ours}, in run {manifest.run!r} {manifest.schema_hash}: "
+            "install the same version of p2p-elastic everywhere",
+        )
+    return task
