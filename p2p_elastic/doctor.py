@@ -131,7 +131,7 @@ class Examination:
             return
         self._doing("dialling the initial peers")
         reaches = session.reach(addresses)
-        yield from check_reaches(reaches)
+        yield from check_reaches(reaches, session.clock_ahead)
         if all(reach.problem is not None for reach in reaches):
             return
         self._doing("looking for the run")

@@ -16,7 +16,6 @@ from p2p_elastic.config import JoinConfig
 from p2p_elastic.doctor_checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.manifest import RunManifest, check_against, choose_run
-from p2p_elastic.peers.dht import CLOCK_SKEW_MAX
 from p2p_elastic.peers.directory import explain, members_key
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import PLAIN_TCP, parse_address, peer_of
@@ -58,6 +57,11 @@ class Session:
             return [reach for reaches in found for reach in reaches]
 
         return self._call(all_peers())
+
+    @property
+    def clock_ahead(self) -> float:
+        """By how many seconds the swarm's clock is ahead of this machine's, once a peer was met."""
+        return self._network.clock.ahead_of_machine
 
     def runs(self) -> tuple[RunManifest, ...]:
         """The runs that the initial peers know."""
@@ -165,12 +169,17 @@ async def _handshake(network: LiveNetwork, peer: str, reach: Reach) -> Reach:
     return reach._replace(handshake_seconds=time.monotonic() - began)
 
 
-def check_reaches(reaches: Sequence[Reach]) -> list[Finding]:
-    """A finding for each address; one that works is enough, so the others are warnings then."""
+def check_reaches(reaches: Sequence[Reach], clock_ahead: float = 0.0) -> list[Finding]:
+    """A finding for each address; one that works is enough, so the others are warnings then.
+
+    `clock_ahead` says by how many seconds the swarm's clock is ahead of this machine's.
+    """
     works = any(reach.handshake_seconds is not None for reach in reaches)
     findings = [_check_reach(reach, works) for reach in reaches]
     if works:
-        text = f"within {CLOCK_SKEW_MAX:.0f} s of the initial peer's, which is enough; the handshake tells no more"
+        text = (
+            f"the initial peer's is {clock_ahead:+.1f} s from this machine's; whatever it is, peers go by the swarm's"
+        )
         findings.append(ok("clock", text))
     return findings
 
@@ -181,8 +190,6 @@ def _check_reach(reach: Reach, another_works: bool) -> Finding:
     if shown and f"/{shown}/" not in where:
         where += f" ({shown})"
     if reach.problem is not None:
-        if "clock" in reach.problem:
-            return failure("clock", f"{where}: {reach.problem}", "turn on NTP: timedatectl set-ntp true")
         enough = "another address works, which is enough; leave this one out or correct it"
         if another_works:
             return warning(name, f"{where}: {reach.problem}", enough)

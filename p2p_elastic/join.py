@@ -242,7 +242,7 @@ class _Participation:
                 newcomer=bool(self._config.initial_peer)
                 and not self._finder.alone,  # a founder that comes back is one, too
                 addresses=tuple(self._network.host.addresses),
-                first_sequence=time.time_ns() // 1_000_000,
+                first_sequence=int(1000 * self._network.clock.now()),
             ),
             seed=seed,
             condition=self._window.condition,

@@ -9,30 +9,46 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import random
 import struct
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
+from p2p_elastic.peers.clock import AGREE_SECONDS, Reading, SwarmClock, keep_time, reading
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_text, verify
 from p2p_elastic.peers.libp2p import Libp2pHost, answering
 from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
 
-from hivemind.dht.crypto import DHTRecord, RecordValidatorBase  # isort: skip  # after libp2p.py has silenced it
+from hivemind.dht import node as hivemind_node  # isort: skip  # after libp2p.py has silenced it
+from hivemind.dht import protocol as hivemind_protocol, routing as hivemind_routing  # isort: skip
+from hivemind.dht.crypto import DHTRecord, RecordValidatorBase  # isort: skip
 from hivemind.dht.node import DHTNode  # isort: skip
 from hivemind.dht.protocol import DHTProtocol  # isort: skip
 from hivemind.dht.routing import DHTID  # isort: skip
 from hivemind.p2p import PeerID  # isort: skip
 from hivemind.proto import dht_pb2  # isort: skip
-from hivemind.utils import MSGPackSerializer  # isort: skip
+from hivemind.utils import MSGPackSerializer, auth as hivemind_auth  # isort: skip
+from hivemind.utils import timed_storage as hivemind_storage  # isort: skip
 
 log = logging.getLogger(__name__)
 DOMAIN = b"p2p-elastic/record/1"
 CALL_SECONDS = 5.0  # nothing in hivemind has a deadline
 KEYS_PER_SIGNER = 8
 SIGNERS_REMEMBERED = 4096
-CLOCK_SKEW_MAX = 45.0  # seconds; records live for 60, so they are still seen with this much
+CLOCK = SwarmClock()  # one for the process, as hivemind has it: peers in one process belong to one swarm
+TIMED_MODULES = (hivemind_auth, hivemind_node, hivemind_protocol, hivemind_routing, hivemind_storage)
+
+
+def swarm_time() -> float:
+    """Seconds since 1970 as our swarm counts them."""
+    return CLOCK.now()
+
+
+def tell_hivemind_the_time() -> None:
+    """Let hivemind's DHT go by the swarm's clock; its modules have imported the machine's by name."""
+    for module in TIMED_MODULES:
+        module.get_dht_time = swarm_time
 
 
 def _signed_bytes(key: bytes, subkey: bytes, expiration: float, body: bytes) -> bytes:
@@ -62,16 +78,20 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
         accepted = (
             record.subkey not in DHTProtocol.RESERVED_SUBKEYS
             and len(record.value) <= RECORD_BYTES_MAX
-            and record.expiration_time <= time.time() + RECORD_SECONDS_MAX
+            and record.expiration_time <= CLOCK.now() + RECORD_SECONDS_MAX
             and _is_genuine(record.key, record.subkey, record.value, record.expiration_time)
             and self._has_room(record)
         )
         self.refused += not accepted
         return accepted
 
+    def forget(self) -> None:
+        """Begin to count anew: the clock changed."""
+        self._keys.clear()
+
     def _has_room(self, record: DHTRecord) -> bool:
         """hivemind stores as many keys as one likes: a signer gets KEYS_PER_SIGNER, an honest one needs three."""
-        now = time.time()
+        now = CLOCK.now()
         if len(self._keys) > SIGNERS_REMEMBERED:
             self._keys = {s: keys for s, keys in self._keys.items() if max(keys.values()) > now}
         live = {key: end for key, end in self._keys.get(record.subkey, {}).items() if end > now}
@@ -90,11 +110,13 @@ class SignedDHT:
         self._validator = SignedRecords()
         self._node: DHTNode | None = None
         self._expirations: dict[str, float] = {}
+        self._own: dict[str, tuple[bytes, float]] = {}  # key -> body, until when (monotonic)
         # Two at once could arrive in the wrong order, and the older one would be refused.
         self._putting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the node; it is rebuilt whenever the host is."""
+        tell_hivemind_the_time()
         await self._host.on_start(self._build)
 
     async def _build(self) -> None:
@@ -118,11 +140,13 @@ class SignedDHT:
     async def put(self, key: str, body: bytes, seconds: float) -> None:
         """Store our entry under `key` for so long. Replaces an earlier one. Raises DirectoryError."""
         async with self._putting:
+            self._own[key] = body, CLOCK.monotonic() + seconds
             await self._put(key, body, seconds)
 
     async def _put(self, key: str, body: bytes, seconds: float) -> None:
-        # An entry is only replaced by one that expires later.
-        expiration = max(time.time() + seconds, self._expirations.get(key, 0.0) + 0.001)
+        now, last = CLOCK.now(), self._expirations.get(key, 0.0)
+        # An entry is only replaced by one that expires later. But no node has one from before our clock was put back.
+        expiration = max(now + seconds, last + 0.001 if last < now + RECORD_SECONDS_MAX else 0.0)
         key_bytes = DHTID.generate(source=key).to_bytes()
         subkey = self._identity.peer_bytes
         signature = self._identity.sign(_signed_bytes(key_bytes, subkey, expiration, body))
@@ -158,30 +182,76 @@ class SignedDHT:
             raise DirectoryError(f"{name}: {error}") from error
 
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
-        """Connect to a peer and take each other into the routing tables.
+        """Connect to a peer and take each other into the routing tables; where we know nobody else, follow its clock.
 
         Raises:
             PartnerUnreachable: with what libp2p says.
-            DirectoryError: the peer is there but is no node of this DHT, or its clock is too far from ours.
+            DirectoryError: the peer is there but is no node of this DHT.
         """
         await self._host.connect(peer, await answering(addresses))
         if self._node is None:
             raise DirectoryError("the DHT node is not running")
-        protocol, peer_id = self._node.protocol, PeerID.from_base58(peer)
-        request = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
-        started = time.time()
+        node, peer_id = self._node, PeerID.from_base58(peer)
         try:
-            answer = await asyncio.wait_for(protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
+            answer, clock = await self._ping(node, peer_id)
             node_id = DHTID.from_bytes(answer.peer.node_id)
         except asyncio.TimeoutError as error:
             raise PartnerUnreachable("connected, but the peer is silent: is it stopped?", partner=peer) from error
         except Exception as error:
             # hivemind lets errors of the daemon, of the remote handler and of protobuf through.
             raise DirectoryError(f"connected, but it is no p2p-elastic peer: {error}") from error
-        skew = answer.dht_time - (started + time.time()) / 2
-        if abs(skew) > CLOCK_SKEW_MAX:
-            raise DirectoryError(f"its clock is {skew:+.0f} s from ours: set the time on both machines (NTP)")
-        await protocol.update_routing_table(node_id, peer_id, responded=True)
+        if clock is not None and self.neighbours <= {peer}:
+            await self.follow(clock)
+        node.blacklist.register_success(peer_id)  # otherwise not asked for a while, for having been silent
+        await node.protocol.update_routing_table(node_id, peer_id, responded=True)
+
+    async def _ping(self, node: DHTNode, peer_id: PeerID) -> tuple[Any, Reading | None]:
+        request = dht_pb2.PingRequest(peer=node.protocol.node_info, validate=False)
+        asked_at = CLOCK.monotonic()
+        answer = await asyncio.wait_for(node.protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
+        return answer, reading(answer.dht_time, asked_at, CLOCK.monotonic())
+
+    # -- the clock ----------------------------------------------------------------------------------------------------
+
+    async def keep_time(self) -> None:
+        """For ever: go by the clock that most of our neighbours have."""
+        peer = self._identity.peer
+        await keep_time(peer, CLOCK, lambda: self.neighbours, self.ask_time, self.follow, random.Random(peer))
+
+    async def ask_time(self, peer: str) -> Reading | None:
+        """What a neighbour's clock shows; None where it does not answer."""
+        if self._node is None:
+            return None
+        try:
+            return (await self._ping(self._node, PeerID.from_base58(peer)))[1]
+        except Exception as error:  # noqa: BLE001  # see `meet`
+            log.debug("asking %s for the time: %r", peer, error)
+            return None
+
+    async def follow(self, clock: Reading) -> None:
+        """Go by that clock from now on. What we store is of the old time; our own entries are stored anew at once."""
+        async with self._putting:
+            ahead = clock.base - CLOCK.reading.base
+            CLOCK.follow(clock)
+            if abs(ahead) <= AGREE_SECONDS + clock.doubt:
+                return
+            log.warning("the swarm's clock is %+.1f s from ours: going by the swarm's", ahead)
+            self._validator.forget()
+            if self._node is not None:
+                self._node.blacklist.clear()
+                self._node.protocol.storage.clear()
+                self._node.protocol.cache.clear()
+        await self._put_again()
+
+    async def _put_again(self) -> None:
+        for key in tuple(self._own):
+            try:
+                async with self._putting:
+                    body, end = self._own[key]
+                    if end > CLOCK.monotonic():
+                        await self._put(key, body, end - CLOCK.monotonic())
+            except DirectoryError as error:  # the next announcement does it
+                log.info("storing our records anew: %s", error)
 
     async def explore(self) -> None:
         """Fill the routing table from the neighbours' own. Raises DirectoryError."""

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.manifest import RunManifest, choose_run
-from p2p_elastic.peers.dht import SignedDHT
+from p2p_elastic.peers.clock import SwarmClock
+from p2p_elastic.peers.dht import CLOCK, SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address, peer_of
@@ -116,7 +117,13 @@ class LiveNetwork:
         self.directory.own_addresses = self.host.addresses
         self.transport = Libp2pTransport(self.host)
         self._live(self.host.supervise())
+        self._live(self.dht.keep_time())
         self._live(self._refresh_addresses())
+
+    @property
+    def clock(self) -> SwarmClock:
+        """The swarm's, as far as we have met it."""
+        return CLOCK
 
     async def stay_attached(self) -> None:
         """From now on, look for the way into the swarm whenever it is lost."""

@@ -1,0 +1,46 @@
+"""Real processes on machines whose clocks are an hour off, either way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2p_elastic.processes import Process, Swarm
+
+START_SECONDS = 120.0  # loading PyTorch on a busy machine
+SCRIPT = str(Path(__file__).with_name("skewed.py"))
+
+
+@pytest.fixture
+def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with Swarm(tmp_path) as swarm:
+        yield swarm
+
+
+def partners(process: Process, swarm: Swarm) -> set[str]:
+    """The names of the peers with which exchanges were completed."""
+    names = {other.said["listening"]["peer"]: other.name for other in swarm.processes if "listening" in other.said}
+    told: list[dict[str, Any]] = process.last.get("partners", [])
+    return {names[one["peer"]] for one in told if one["exchanges"].get("completed", 0) > 0}
+
+
+@pytest.mark.parametrize(
+    "skews", [(0, 3600, -3600), (3600, 0, -3600)], ids=["the founder is right", "the founder is an hour ahead"]
+)
+def test_peers_with_clocks_that_are_hours_apart_all_exchange_with_each_other(
+    swarm: Swarm, skews: tuple[int, ...]
+) -> None:
+    together = ["--wait-for-peers", "2", "--epochs", "1000", "--probability", "0.02"]
+    founder = swarm.start("peer-0", ["--seed", "0", *together], [SCRIPT, str(skews[0])])
+    swarm.listen_until(lambda: "listening" in founder.said, "the founder", START_SECONDS)
+    address = founder.said["listening"]["addresses"][0]
+    for i in (1, 2):
+        swarm.start(f"peer-{i}", ["--initial-peer", address, *together[:-2]], [SCRIPT, str(skews[i])])
+    names = {process.name for process in swarm.processes}
+    swarm.listen_until(
+        lambda: all(partners(p, swarm) == names - {p.name} for p in swarm.processes), "exchanging", START_SECONDS
+    )
