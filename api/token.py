@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.known_peers import state_folder
 
 KEY = "http-token-file"
 TOKEN_BYTES = 32  # 256 bits
@@ -17,12 +18,10 @@ LENGTH_MIN, LENGTH_MAX = 16, 512
 
 def default_path() -> Path:
     """Where the token is kept where no other file is named: one for all peers of this user on this machine."""
-    state = os.environ.get("XDG_STATE_HOME", "")
     try:
-        folder = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+        return state_folder() / "http-token"
     except RuntimeError as error:
         raise ConfigError(KEY, None, "this user has no home folder; name a file") from error
-    return folder / "p2p-elastic" / "http-token"
 
 
 def load_or_create(path: Path) -> tuple[str, bool]:

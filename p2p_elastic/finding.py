@@ -10,6 +10,7 @@ from p2p_elastic.board import StatusBoard
 from p2p_elastic.config import DEFAULT_TASK, JoinConfig
 from p2p_elastic.display import Screen
 from p2p_elastic.errors import ConfigError, P2PElasticError
+from p2p_elastic.known_peers import PeerCache, state_folder
 from p2p_elastic.manifest import RunManifest, check_against
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
@@ -29,6 +30,7 @@ class RunFinder:
     ) -> None:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network = thread, network
+        self._remembered: int | None = None  # how many peers seen before there are to be tried, once we looked
         self.alone = False  # nobody answered: `adopt_when_attached` is to run
 
     def join(self) -> RunManifest:
@@ -49,7 +51,7 @@ class RunFinder:
     def _found_run(self) -> RunManifest | None:
         """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
         pause = 1.0
-        while not self._thread.call(self._network.directory.attach(), self._stop):
+        while not self._attach():
             problems = "\n".join(f"    {b.address}\n        {b.problem}" for b in self._network.directory.bootstrap())
             if self._config.task is not None:
                 self._screen.say("unreachable", f"No initial peer answers:\n{problems}")
@@ -70,6 +72,18 @@ class RunFinder:
         self._config.check_against(find_method(manifest.rule))
         self._network.directory.join(manifest)
         return manifest
+
+    def _attach(self) -> bool:
+        """Try the initial peers, and where none is there those seen before. Whether one was."""
+        directory = self._network.directory
+        if self._thread.call(directory.attach(), self._stop):
+            return True
+        if self._remembered is None:
+            self._remembered = self._thread.call(self._network.recall(self._config.run), self._stop)
+            if self._remembered:
+                peers = "1 peer" if self._remembered == 1 else f"{self._remembered} peers"
+                self._screen.say("remembered", f"No initial peer answers; trying {peers} seen before.")
+        return self._thread.call(directory.try_remembered(), self._stop)
 
     async def adopt_when_attached(self, peer: Peer, manifest: RunManifest, board: StatusBoard) -> None:
         """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
@@ -94,6 +108,15 @@ class RunFinder:
         peer.adopt(theirs.run, theirs.policy())
         board.manifest = theirs
         self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
+
+
+def peer_cache() -> PeerCache | None:
+    """Where peers that were met are remembered; None where this user has no folder for it."""
+    try:
+        return PeerCache(state_folder() / "peers")
+    except RuntimeError as error:
+        log.info("peers will not be remembered: %s", error)
+        return None
 
 
 def installed_task(manifest: RunManifest) -> Task:

@@ -19,7 +19,7 @@ from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import DirectoryError
-from p2p_elastic.finding import RunFinder, installed_task
+from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
@@ -67,7 +67,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = Identity.load_or_create(config.identity) if config.identity else Identity.generate()
-    network = LiveNetwork(identity, config.initial_peer, config.announce)
+    network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
     with NetworkThread() as thread:
         with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
         sensors = Sensors(device)

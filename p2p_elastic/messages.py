@@ -15,6 +15,7 @@ TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 
 ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
+Address = Annotated[str, Field(pattern=r"^/[!-~]{1,199}$")]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SchemaHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,32}$")]

@@ -8,7 +8,8 @@ import json
 import logging
 import random
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from p2p_elastic.errors import DirectoryError, PartnerUnreachable
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.identity import Identity, peer_from_text, verify
 from p2p_elastic.peers.records import PeerRecord, SignedManifest
+from p2p_elastic.peers.seeker import Seeker
 from p2p_elastic.status import BootstrapStatus
 
 log = logging.getLogger(__name__)
@@ -27,18 +29,7 @@ SHARDS = 16
 KEEPERS = 3  # members besides the founder that keep the run manifest alive
 ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
 NOT_TRIED = "not tried yet"
-MEET_SECONDS = 10.0
-MEET_AT_ONCE = 8
-KNOWN_SECONDS = 3600.0
 ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of our own in our record: the rest of it needs up to 800 bytes
-KNOWN_MAX = 1000
-
-
-class Known(NamedTuple):
-    """Where a member was, and when its record was last seen (our own monotonic seconds)."""
-
-    addresses: tuple[str, ...]
-    seen_at: float
 
 
 class Entries(Protocol):
@@ -112,20 +103,28 @@ class DHTDirectory:
         entries: the DHT.
         identity: ours.
         initial_peers: peer id -> addresses, from the command line.
+        known: the same of further peers, of an earlier life of ours.
     """
 
-    def __init__(self, entries: Entries, identity: Identity, initial_peers: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        entries: Entries,
+        identity: Identity,
+        initial_peers: Mapping[str, tuple[str, ...]],
+        known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
         self._entries, self._identity = entries, identity
         self._initial_peers = dict(initial_peers)
         self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
         self._members: frozenset[str] = frozenset()
-        self._known: dict[str, Known] = {}
         self._own_record: PeerRecord | None = None
         self._shard = 0
         self._manifest: SignedManifest | None = None
         self._seen: dict[tuple[str, str], SignedManifest] = {}
         self._malformed = 0
-        self._rng = random.Random(identity.peer)
+        self._seeker = Seeker(entries, random.Random(identity.peer))
+        self._seeker.seek_too(initial_peers)
+        self.remember(known)
         self.own_addresses: tuple[str, ...] = ()
 
     # -- Directory ----------------------------------------------------------------------------------------------------
@@ -162,21 +161,9 @@ class DHTDirectory:
             self._shard = 0  # the swarm shrank: come back to where everybody looks
         newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
-        self._remember(others)
-        return others
-
-    def _remember(self, others: tuple[PeerRecord, ...]) -> None:
-        """Keep addresses longer than records live: after a long partition nothing else leads to the other side."""
-        now = asyncio.get_running_loop().time()
         self._members = frozenset(r.peer for r in others if not r.left)
-        known = {peer: k for peer, k in self._known.items() if now - k.seen_at < KNOWN_SECONDS}
-        for record in others:
-            if record.left:
-                known.pop(record.peer, None)
-            elif record.addresses:
-                known.pop(record.peer, None)  # the newest last
-                known[record.peer] = Known(record.addresses, now)
-        self._known = dict(list(known.items())[-KNOWN_MAX:])
+        self._seeker.note(others)
+        return others
 
     def _parse(self, entries: Mapping[str, bytes], run: str) -> list[PeerRecord]:
         records = []
@@ -257,6 +244,26 @@ class DHTDirectory:
             await self._explore()
         return any(met)
 
+    @property
+    def run(self) -> str | None:
+        """The run of our last announcement."""
+        return None if self._own_record is None else self._own_record.run
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, ...]]:
+        """Peer id -> addresses of the members of the last hour, the latest first."""
+        return self._seeker.known
+
+    def remember(self, addresses: Mapping[str, tuple[str, ...]]) -> int:
+        """Look for these peers, too: they were members once. How many they are, without ourselves."""
+        others = {peer: those for peer, those in addresses.items() if peer != self._identity.peer}
+        self._seeker.remember(others)
+        return len(others)
+
+    async def try_remembered(self) -> bool:
+        """Try the remembered peers until one is there. Whether one was."""
+        return await self._seeker.try_remembered()
+
     async def _meet_initial(self, peer: str, addresses: tuple[str, ...]) -> bool:
         met = False
         for address in addresses:
@@ -281,47 +288,23 @@ class DHTDirectory:
             log.info("exploring the DHT: %s", error)
 
     async def stay_attached(self) -> None:
-        """For ever: find the way in while alone, with backoff, and meet known members that we lost touch with.
+        """For ever: find the way in while alone, with backoff, and meet known peers that we lost touch with."""
+        seeking = asyncio.ensure_future(self._seeker.run())
+        try:
+            await asyncio.gather(seeking, self._try_initial())
+        finally:
+            seeking.cancel()
 
-        hivemind's routing tables empty themselves in a partition and never recover from it on their own.
-        """
+    async def _try_initial(self) -> None:
+        """For ever: try the initial peers while alone."""
         pause = ATTACH_SECONDS_MIN
         while True:
-            if await self._attached_for(MEET_SECONDS):
-                await self._meet_members()
+            if self.attached or not self._initial_peers:
                 pause = ATTACH_SECONDS_MIN
-                continue
-            if self._initial_peers or self._known:
-                await self._meet_members()
+            else:
                 await self.attach()
-            await asyncio.sleep(pause if self._initial_peers else ATTACH_SECONDS_MIN)
+            await asyncio.sleep(pause)
             pause = min(2 * pause, ATTACH_SECONDS_MAX)
-
-    async def _attached_for(self, seconds: float) -> bool:
-        """Whether we stay attached for so long; comes back early where not."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while self.attached and loop.time() < end:  # hivemind has no event for it  # noqa: ASYNC110
-            await asyncio.sleep(1.0)
-        return self.attached
-
-    async def _meet_members(self) -> None:
-        """Meet a few of the members and initial peers that are not our neighbours (any more)."""
-        known = {peer: k.addresses for peer, k in self._known.items()}
-        if self.attached:  # otherwise `attach` tries them
-            known = self._initial_peers | known
-        lost = sorted(set(known) - self._entries.neighbours)
-        chosen = self._rng.sample(lost, min(MEET_AT_ONCE, len(lost)))
-        results = await asyncio.gather(*(self._meet_member(peer, known[peer]) for peer in chosen))
-        for peer, result in zip(chosen, results, strict=True):
-            log.debug("meeting %s: %s", peer, result or "fine")
-
-    async def _meet_member(self, peer: str, addresses: tuple[str, ...]) -> str | None:
-        try:
-            await self._entries.meet(peer, addresses)
-        except (PartnerUnreachable, DirectoryError) as error:
-            return str(error)
-        return None
 
 
 def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:

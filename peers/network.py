@@ -12,12 +12,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from p2p_elastic.errors import DirectoryError, NetworkError
+from p2p_elastic.known_peers import PeerCache
 from p2p_elastic.manifest import RunManifest, choose_run
 from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.dht import CLOCK, SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address, peer_of
+from p2p_elastic.peers.remembering import Remembering
 from p2p_elastic.status import NetworkStatus
 
 T = TypeVar("T")
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005  # Python's default of 5 ms lets a training thread starve the network: 36 against 395 MB/s
 POLL_SECONDS = 0.1
 ADDRESS_SECONDS = 30.0
+SAVE_SECONDS = 1.0
 FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
 
 
@@ -92,9 +95,21 @@ def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 
 class LiveNetwork:
-    """libp2p, DHT and directory of one peer. Belongs to the network thread; `status` may be read from any."""
+    """libp2p, DHT and directory of one peer. Belongs to the network thread; `status` may be read from any.
 
-    def __init__(self, identity: Identity, initial_peers: Sequence[str], announce: Sequence[str] = ()) -> None:
+    Args:
+        identity: ours.
+        initial_peers, announce: addresses, from the command line.
+        cache: where peers are remembered that we meet; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        initial_peers: Sequence[str],
+        announce: Sequence[str] = (),
+        cache: PeerCache | None = None,
+    ) -> None:
         grouped: dict[str, tuple[str, ...]] = {}
         for address in initial_peers:
             parse_address(address)
@@ -103,7 +118,8 @@ class LiveNetwork:
         for address in announce:
             parse_address(f"{address}/p2p/{identity.peer}", key="announce")
         self.identity, self._announce = identity, announce
-        self._initial_peers = grouped
+        self._initial_peers, self._cache = grouped, cache
+        self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: str | None = None
 
@@ -118,6 +134,9 @@ class LiveNetwork:
         self.transport = Libp2pTransport(self.host)
         self._live(self.host.supervise())
         self._live(self.dht.keep_time())
+        if self._cache is not None:
+            self._remembering = Remembering(self._cache, self.directory, self._initial_peers)
+            self._live(self._remembering.run())
         self._live(self._refresh_addresses())
 
     @property
@@ -148,6 +167,10 @@ class LiveNetwork:
             await asyncio.sleep(0.5)
         return None
 
+    async def recall(self, run: str | None) -> int:
+        """From now on look also for peers of that run that were met in an earlier life; how many they are."""
+        return 0 if self._remembering is None else await self._remembering.recall(run)
+
     def _live(self, life: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(life)
         task.add_done_callback(self.report_end)
@@ -173,6 +196,9 @@ class LiveNetwork:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=1.0)
+        if self._remembering is not None:
+            with contextlib.suppress(asyncio.TimeoutError):  # a disk that hangs must not hold us up
+                await asyncio.wait_for(self._remembering.save(), SAVE_SECONDS)
         await self.transport.close()
         await self.dht.close()
         await self.host.close()

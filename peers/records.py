@@ -7,13 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from p2p_elastic.manifest import RunManifest
-from p2p_elastic.messages import Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
+from p2p_elastic.messages import Address, Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
 from p2p_elastic.status import Frozen
 
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
 PARTNERS_TOLD = 3
-Address = Annotated[str, Field(pattern=r"^/[!-~]{1,199}$")]
 
 
 class CentreClaim(Frozen):

@@ -1,0 +1,70 @@
+"""Remembers on disk whom we met in the run, and calls them to mind when no initial peer answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.known_peers import PeerCache
+from p2p_elastic.peers.directory import DHTDirectory
+from p2p_elastic.peers.libp2p import parse_address, peer_of
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 5.0
+SAVE_SECONDS = 60.0
+
+
+class Remembering:
+    """Between the directory and the files. The disk is only ever waited for in another thread.
+
+    Args:
+        cache: the files.
+        directory: whose members are remembered.
+        initial_peers: the peers named on the command line.
+    """
+
+    def __init__(self, cache: PeerCache, directory: DHTDirectory, initial_peers: Collection[str]) -> None:
+        self._cache, self._directory, self._initial_peers = cache, directory, initial_peers
+        self._saved: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
+        self._complained = False
+
+    async def recall(self, run: str | None) -> int:
+        """Let the directory look for the peers of that run, or those to which the initial peers led; how many."""
+        found = await asyncio.to_thread(self._cache.recall, run, self._initial_peers)
+        good = {peer: usable for peer, addresses in found.items() if (usable := _usable(peer, addresses))}
+        return self._directory.remember(good)
+
+    async def run(self) -> None:
+        """For ever: save whom we met, soon after the first and then every minute, where it changed."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS if self._saved is None else SAVE_SECONDS)
+            await self.save()
+
+    async def save(self) -> None:
+        """Save whom we met, where that changed. A disk that fails is no reason to stop, and said once."""
+        run, known = self._directory.run, self._directory.known
+        if run is None or not known or self._saved == (run, known):
+            return
+        try:
+            await asyncio.to_thread(self._cache.save, run, self._initial_peers, known)
+        except OSError as error:
+            if not self._complained:
+                log.warning("peers seen cannot be saved; without an initial peer they will not be found: %s", error)
+            self._complained = True
+        self._saved = run, known
+
+
+def _usable(peer: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the addresses that are good for the command line, too, and lead to that peer."""
+    good = []
+    for address in addresses:
+        try:
+            parse_address(address)
+        except ConfigError as error:
+            log.warning("an address of a peer seen before is ignored: %s", error)
+            continue
+        if peer_of(address) == peer:
+            good.append(address)
+    return tuple(good)
