@@ -21,7 +21,6 @@ from p2p_elastic.peers.directory import (
     ATTACH_SECONDS_MAX,
     FIRST_KEY_MEMBERS,
     KEEPERS,
-    MEET_SECONDS,
     RECORD_SECONDS,
     RUNS_KEY,
     SHARDS,
@@ -34,6 +33,7 @@ from p2p_elastic.peers.directory import (
 )
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity
 from p2p_elastic.peers.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
+from p2p_elastic.peers.seeker import PAUSE_ALONE_MAX, PAUSE_MAX, PAUSE_REMEMBERED_MAX, SEEK_AT_ONCE, SEEK_SECONDS
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.status import BootstrapStatus
 
@@ -48,6 +48,7 @@ class Table:
 
     entries: dict[str, dict[str, tuple[bytes, float]]] = field(default_factory=lambda: defaultdict(dict))
     dead: set[str] = field(default_factory=set)  # they answer nobody
+    cut: set[frozenset[str]] = field(default_factory=set)  # pairs between which nothing arrives
 
     def put(self, key: str, peer: str, body: bytes, seconds: float = RECORD_SECONDS) -> None:
         self.entries[key][peer] = body, asyncio.get_running_loop().time() + seconds
@@ -79,6 +80,9 @@ class Node:
 
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
         self.met.append((asyncio.get_running_loop().time(), peer, addresses))
+        if frozenset({peer, self._peer}) in self._table.cut:
+            await asyncio.sleep(5.0)
+            raise PartnerUnreachable("timed out after 5 s", partner=peer)
         if peer in self._table.dead:
             raise PartnerUnreachable(REFUSED.format(addresses[0].split("/p2p/")[0]), partner=peer)
         self.links.add(peer)
@@ -555,7 +559,7 @@ async def test_after_a_partition_the_swarm_is_found_again_at_once(table: Table) 
     await asyncio.sleep(100.0)
     assert peer.directory.attached
     peer.node.links.clear()  # hivemind's routing table empties itself
-    await asyncio.sleep(MEET_SECONDS + 2.0)
+    await asyncio.sleep(SEEK_SECONDS + 2.0)
     assert peer.directory.attached
     assert other.peer in peer.node.links
     assert not staying.done()
@@ -590,17 +594,17 @@ async def test_members_that_said_goodbye_or_have_no_address_are_not_looked_for(t
 async def test_a_member_that_vanishes_just_when_it_is_to_be_met_does_no_harm(table: Table) -> None:
     peer = join(table)
     await peer.announce()
-    table.put(members_key("run"), "fleeting", filler("fleeting", addresses=("/ip4/10.0.0.9/tcp/1",)), seconds=5.0)
+    table.put(members_key("run"), "fleeting", filler("fleeting", addresses=("/ip4/10.0.0.9/tcp/1",)), seconds=2.0)
     await peer.members()
     peer.node.links.add("somebody")
     reading = asyncio.Event()
     peer.node.before_get = reading.wait  # type: ignore[assignment]
     staying = asyncio.ensure_future(peer.directory.stay_attached())
-    await asyncio.sleep(MEET_SECONDS / 2)
+    await asyncio.sleep(SEEK_SECONDS / 2)
     refreshing = asyncio.ensure_future(peer.directory.members())  # will see that it expired
     await asyncio.sleep(0.1)
-    peer.node.on_neighbours = lambda: reading.set() if asyncio.get_running_loop().time() >= MEET_SECONDS else None
-    await asyncio.sleep(2 * MEET_SECONDS)
+    peer.node.on_neighbours = lambda: reading.set() if asyncio.get_running_loop().time() >= SEEK_SECONDS else None
+    await asyncio.sleep(2 * SEEK_SECONDS)
     assert await refreshing == ()
     assert not staying.done()
 
@@ -639,6 +643,130 @@ async def test_a_member_that_said_goodbye_is_not_looked_for(table: Table) -> Non
     await asyncio.sleep(60.0)
     assert leaves.peer not in {peer for _, peer, _ in a.node.met}
     staying.cancel()
+
+
+# ---------------------------------------------------------------- after a partition
+
+
+def cut_off(table: Table, one: list[Fixture], other: list[Fixture]) -> None:
+    table.cut = {frozenset({a.peer, b.peer}) for a in one for b in other}
+    for side, opposite in ((one, other), (other, one)):
+        for peer in side:
+            peer.node.links -= {o.peer for o in opposite}
+
+
+async def swarm_of(table: Table, count: int) -> list[Fixture]:
+    peers = [join(table) for _ in range(count)]
+    for peer in peers:
+        await peer.announce()
+    for peer in peers:
+        await peer.members()
+        peer.node.links = {other.peer for other in peers} - {peer.peer}
+        asyncio.ensure_future(peer.directory.stay_attached())  # noqa: RUF006  # run_virtual cancels it
+    return peers
+
+
+@pytest.mark.parametrize("seconds", [30.0, 301.0, 1234.5, 3000.0])
+@pytest.mark.parametrize("sides", [(1, 1), (1, 4), (3, 3)])
+def test_the_sides_of_a_partition_find_each_other_within_ten_seconds_of_its_end(
+    sides: tuple[int, int], seconds: float
+) -> None:
+    async def main() -> None:
+        table = Table()
+        peers = await swarm_of(table, sum(sides))
+        one, other = peers[: sides[0]], peers[sides[0] :]
+        await asyncio.sleep(20.0)
+        cut_off(table, one, other)
+        await asyncio.sleep(seconds)
+        assert not any({o.peer for o in other} & peer.node.links for peer in one)
+        table.cut.clear()
+        await asyncio.sleep(10.0)
+        across = [(a, b) for a in one for b in other if b.peer in a.node.links or a.peer in b.node.links]
+        assert across
+
+    run_virtual(main())
+
+
+@in_virtual_time
+async def test_one_that_is_silent_does_not_hold_up_the_search_for_the_others(table: Table) -> None:
+    peers = await swarm_of(table, 3)
+    table.cut = {frozenset({peers[0].peer, peers[1].peer})}
+    table.dead.add(peers[2].peer)
+    peers[0].node.links.clear()
+    await asyncio.sleep(SEEK_SECONDS + 0.1)
+    table.dead.clear()
+    await asyncio.sleep(PAUSE_ALONE_MAX)
+    assert peers[2].peer in peers[0].node.links
+
+
+@in_virtual_time
+async def test_where_one_of_the_lost_turns_up_the_others_are_tried_at_once(table: Table) -> None:
+    peers = await swarm_of(table, 5)
+    cut_off(table, peers[:2], peers[2:])
+    await asyncio.sleep(300.0)
+    table.cut.clear()
+    peers[0].node.links.add(peers[2].peer)  # it met us
+    explored = peers[0].node.explored
+    await asyncio.sleep(2 * SEEK_SECONDS)
+    assert {p.peer for p in peers[1:]} <= peers[0].node.links
+    assert peers[0].node.explored > explored
+
+
+@in_virtual_time
+async def test_however_many_are_lost_only_a_few_are_tried_at_once_and_each_seldom(table: Table) -> None:
+    peer = join(table)
+    lost = [join(table) for _ in range(3 * SEEK_AT_ONCE)]
+    for one in [peer, *lost]:
+        await one.announce()
+    await peer.members()
+    table.cut = {frozenset({peer.peer, one.peer}) for one in lost}
+    peer.node.links.add("somebody")
+    asyncio.ensure_future(peer.directory.stay_attached())  # noqa: RUF006  # run_virtual cancels it
+    await asyncio.sleep(600.0)
+    times = [when for when, _, _ in peer.node.met]
+    assert max(sum(when <= other < when + 5.0 for other in times) for when in times) <= SEEK_AT_ONCE
+    one = [when for when, who, _ in peer.node.met if who == lost[0].peer]
+    assert all(after - before >= 0.7 * PAUSE_MAX for before, after in pairwise(one[-10:]))
+    assert {who for _, who, _ in peer.node.met} == {one.peer for one in lost}
+
+
+# ---------------------------------------------------------------- peers of an earlier life
+
+
+@in_virtual_time
+async def test_remembered_peers_are_tried_a_few_at_once_until_one_is_there(table: Table) -> None:
+    peer = join(table, "12D3A")
+    before = {f"12D3B{i:03}": (address_of(f"12D3B{i:03}"),) for i in range(50)}
+    table.dead |= {"12D3A", *before} - {"12D3B007"}
+    assert peer.directory.remember(before) == 50
+    assert not await peer.directory.attach()
+    assert await peer.directory.try_remembered()
+    assert peer.node.links == {"12D3B007"}
+    assert peer.node.explored == 1
+
+
+@in_virtual_time
+async def test_where_no_remembered_peer_is_there_they_are_sought_seldom_until_one_is(table: Table) -> None:
+    identity = Identity.generate()
+    node = Node(table, identity.peer)
+    directory = DHTDirectory(node, identity, {}, known={"12D3B": (address_of("12D3B"),)})
+    table.dead.add("12D3B")
+    assert not await directory.try_remembered()
+    asyncio.ensure_future(directory.stay_attached())  # noqa: RUF006  # run_virtual cancels it
+    await asyncio.sleep(1000.0)
+    pauses = [after[0] - before[0] for before, after in pairwise(node.met)]
+    assert pauses[-1] >= 0.7 * PAUSE_REMEMBERED_MAX
+    table.dead.clear()
+    await asyncio.sleep(PAUSE_REMEMBERED_MAX + SEEK_SECONDS)
+    assert node.links == {"12D3B"}
+
+
+@in_virtual_time
+async def test_a_peer_is_not_looked_for_under_its_own_name(table: Table) -> None:
+    peer = join(table)
+    assert peer.directory.remember({peer.peer: (address_of(peer.peer),)}) == 0
+    assert not await peer.directory.try_remembered()
+    assert peer.node.met == []
 
 
 @pytest.mark.parametrize("length", [190, 150], ids=["few long addresses", "as many as there may be"])
