@@ -39,7 +39,7 @@ class KnownPeers(Frozen):
     version: Literal[1] = 1
     run: RunName
     through: Annotated[tuple[PeerId, ...], Field(max_length=THROUGH_MAX)] = Field(
-        default=(), description="the initial peers that led to the run"
+        default=(), description="the initial peers that led to the run, and its founder"
     )
     peers: Annotated[tuple[SeenPeer, ...], Field(max_length=PEERS_MAX)] = Field(
         default=(), description="the one seen last first"

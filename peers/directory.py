@@ -250,6 +250,16 @@ class DHTDirectory:
         return None if self._own_record is None else self._own_record.run
 
     @property
+    def founder(self) -> str | None:
+        """Of the run that we founded or joined; None while we train alone until we can join one."""
+        return None if self._manifest is None else self._manifest.manifest.founder
+
+    @property
+    def ourselves(self) -> Mapping[str, tuple[str, ...]]:
+        """Our peer id -> our addresses."""
+        return {self._identity.peer: fitting(self.own_addresses)}
+
+    @property
     def known(self) -> Mapping[str, tuple[str, ...]]:
         """Peer id -> addresses of the members of the last hour, the latest first."""
         return self._seeker.known

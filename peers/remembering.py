@@ -14,6 +14,7 @@ from p2p_elastic.peers.libp2p import parse_address, peer_of
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 SAVE_SECONDS = 60.0
+SAVE_AGAIN_SECONDS = 600.0  # the latest runs are kept; and another process may just have written over us
 
 
 class Remembering:
@@ -28,6 +29,7 @@ class Remembering:
     def __init__(self, cache: PeerCache, directory: DHTDirectory, initial_peers: Collection[str]) -> None:
         self._cache, self._directory, self._initial_peers = cache, directory, initial_peers
         self._saved: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
+        self._saved_at = 0.0
         self._complained = False
 
     async def recall(self, run: str | None) -> int:
@@ -43,17 +45,21 @@ class Remembering:
             await self.save()
 
     async def save(self) -> None:
-        """Save whom we met, where that changed. A disk that fails is no reason to stop, and said once."""
-        run, known = self._directory.run, self._directory.known
-        if run is None or not known or self._saved == (run, known):
+        """Save whom we met and ourselves, where that changed. A disk that fails is no reason to stop, and said once."""
+        directory, now = self._directory, asyncio.get_running_loop().time()
+        run, seen = directory.run, {**directory.ourselves, **directory.known}
+        joined = directory.founder is not None and directory.founder not in directory.ourselves
+        fresh = self._saved == (run, seen) and now - self._saved_at < SAVE_AGAIN_SECONDS
+        if run is None or fresh or not (directory.known or joined):
             return
+        through = [*self._initial_peers, *([directory.founder] if directory.founder is not None else [])]
         try:
-            await asyncio.to_thread(self._cache.save, run, self._initial_peers, known)
+            await asyncio.to_thread(self._cache.save, run, through, seen)
         except OSError as error:
             if not self._complained:
                 log.warning("peers seen cannot be saved; without an initial peer they will not be found: %s", error)
             self._complained = True
-        self._saved = run, known
+        self._saved, self._saved_at = (run, seen), now
 
 
 def _usable(peer: str, addresses: tuple[str, ...]) -> tuple[str, ...]:

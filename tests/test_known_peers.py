@@ -10,12 +10,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from test_directory import manifest_of
 
 from p2p_elastic.known_peers import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.remembering import SAVE_SECONDS, Remembering
+from p2p_elastic.peers.remembering import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
 from p2p_elastic.peers.simulation import run_virtual
 
 A, B, C = (Identity.generate().peer for _ in range(3))
@@ -159,6 +160,7 @@ class Memory(PeerCache):
 async def a_peer(nobody: Nobody, cache: PeerCache) -> tuple[DHTDirectory, Remembering]:
     identity = Identity.generate()
     directory = DHTDirectory(nobody, identity, {C: at(C)})
+    directory.own_addresses = at(identity.peer)
     await directory.announce(PeerRecord(peer=identity.peer, run="run", schema_hash="0" * 32))
     return directory, Remembering(cache, directory, {C: at(C)})
 
@@ -174,11 +176,28 @@ def test_whom_a_peer_met_is_saved_once_and_again_when_that_changed(tmp_path: Pat
         await remembering.save()
         await remembering.save()
         assert cache.saves == 1
-        assert cache.recall("run") == cache.recall(None, {C}) == {A: at(A)}
+        assert cache.recall("run") == cache.recall(None, {C}) == {A: at(A), **directory.ourselves}
         nobody.add(B)
         await directory.members()
         await remembering.save()
-        assert cache.recall("run").keys() == {A, B}
+        assert cache.recall("run").keys() == {A, B, *directory.ourselves}
+
+    asyncio.run(main())
+
+
+def test_the_run_that_was_joined_is_remembered_even_where_all_others_have_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        nobody, cache = Nobody(), Memory(tmp_path)
+        founder = DHTDirectory(nobody, Identity.generate(), {})
+        directory, remembering = await a_peer(nobody, cache)
+        manifest = manifest_of(next(iter(founder.ourselves)))
+        founder.found(manifest)
+        assert founder._manifest is not None
+        nobody.records = {manifest.founder: founder._manifest.model_dump_json().encode()}
+        assert await directory.runs() == (manifest,)
+        directory.join(manifest)
+        await remembering.save()
+        assert cache.recall(None, {manifest.founder}) == cache.recall(None, {C}) == dict(directory.ourselves)
 
     asyncio.run(main())
 
@@ -213,8 +232,10 @@ def test_it_is_looked_at_again_and_again(monkeypatch: pytest.MonkeyPatch, tmp_pa
         await asyncio.sleep(SAVE_SECONDS)
         nobody.add(B)
         await directory.members()
-        await asyncio.sleep(10 * SAVE_SECONDS)
+        await asyncio.sleep(SAVE_AGAIN_SECONDS - SAVE_SECONDS)
         assert cache.saves == 2
+        await asyncio.sleep(2 * SAVE_SECONDS)  # its file is one of the latest
+        assert cache.saves == 3
         assert not life.done()
 
     run_virtual(main())
