@@ -23,7 +23,7 @@ from torch import Tensor
 from p2p_elastic.messages import DeclineReason
 from p2p_elastic.peers.arrival import CaughtUp, Fetching, Measured
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.fetching import PART_ELEMENTS, Asking, Download, Failure, Fetcher
+from p2p_elastic.peers.fetching import Asking, Download, Failure, Fetcher
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import Member, is_ahead
 from p2p_elastic.peers.records import PeerRecord
@@ -95,7 +95,6 @@ class CatchingUp:
         transport, limits: the network.
         rng: chooses donors among the healthy ones.
         refresh: reads the directory.
-        part_elements: how long a part is.
     """
 
     def __init__(
@@ -105,9 +104,8 @@ class CatchingUp:
         limits: Limits,
         rng: random.Random,
         refresh: Callable[[], Awaitable[None]],
-        part_elements: int = PART_ELEMENTS,
     ) -> None:
-        self._local, self._rng, self._refresh, self._part_elements = local, rng, refresh, part_elements
+        self._local, self._rng, self._refresh, self._part_elements = local, rng, refresh, limits.part_elements
         self.fetcher = Fetcher(lambda: asking_of(local), transport, limits, rng, self._gained)
         self._began_at = self._gained_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}  # donor -> until when it is left alone, and how often it was

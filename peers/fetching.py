@@ -23,7 +23,6 @@ from p2p_elastic.peers.transport import Transport
 from p2p_elastic.peers.wire import pieces
 from p2p_elastic.status import Outcome
 
-PART_ELEMENTS = 2 * 2**20  # 8 MiB
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
 BUSY_TIMES = 5
 
