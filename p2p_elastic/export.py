@@ -172,7 +172,7 @@ class _Export:
             elif record.weight < WEIGHT_MIN:
                 why = f"counts for {record.weight:g}"
             else:
-                why = "far behind the others, or enough others have a lower loss"
+                why = "its loss is clearly above the others', or enough others have a lower one"
             self._left_out[record.peer] = why
 
     def _nobody(self, members: list[PeerRecord]) -> str:
@@ -253,7 +253,7 @@ class _Export:
         save_model(self._model, output.parent, output.name)
         save_json(report, report_file(output))
         tested = "" if result is None else f", test accuracy {percent(result.accuracy)}"
-        many = f"average of {len(taken)} members" if len(taken) > 1 else f"{self._source} {taken[0].peer}"
+        many = f"average of {len(taken)} members" if len(taken) > 1 else f"parameters of {taken[0].peer}"
         self._say(f"Exported the {many}{tested}: {size(report.bytes_received)} in {report.seconds:.1f} s.\n{output}")
         return report
 

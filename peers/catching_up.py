@@ -50,7 +50,11 @@ Try = Callable[[Tensor], Awaitable[Measured]]
 
 
 def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """Those worth copying: they count, are about as far as the others, and their loss is not among the worst."""
+    """Those worth copying: they count, and their loss is not clearly above what is usual among the most advanced.
+
+    A member that came late has few steps of its own and is as good as the others: steps alone leave nobody out, unless
+    no losses are known.
+    """
     counting = [r for r in members if not r.drained and not r.left and r.weight >= WEIGHT_MIN]
     furthest = max((r.step for r in counting), default=0)
     near = [r for r in counting if r.step >= STEPS_SHARE * furthest]
@@ -58,7 +62,7 @@ def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
     if not losses:
         return near
     usual = LOSS_MARGIN * statistics.median_low(losses) + LOSS_SLACK
-    return [r for r in near if r.loss is not None and r.loss <= usual]
+    return [r for r in counting if r.loss is not None and r.loss <= usual]
 
 
 def by_loss(records: Iterable[PeerRecord]) -> list[PeerRecord]:
@@ -82,7 +86,7 @@ def disbelief(download: Download, untrained: float, measured: Measured) -> str |
     claimed = untrained if download.loss is None else download.loss
     share = MIXED_SHARE if len(download.given) > 1 else SINGLE_SHARE
     most = max(LOSS_MARGIN * claimed + LOSS_SLACK, claimed + share * (untrained - claimed))
-    if measured.loss - ERRORS * measured.error <= most:
+    if measured.loss - ERRORS * measured.error <= most:  # NaN is not
         return None
     return f"a loss of {claimed:.3g} was claimed, our own examples give {measured.loss:.3g}"
 
