@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from p2p_elastic import __version__
 from p2p_elastic.cli_doctor import doctor
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.cli_export import export
 from p2p_elastic.cli_simulate import simulate
 from p2p_elastic.cli_status import status
 from p2p_elastic.stop import Stop
@@ -35,6 +36,7 @@ def main() -> None:
     Join it, from anywhere:      p2p-elastic join --initial-peer MULTIADDR
     Is this machine ready:       p2p-elastic doctor
     How is a peer:               p2p-elastic status
+    Take the swarm's model:      p2p-elastic export --initial-peer MULTIADDR --output model.safetensors
     Simulate many workers:       p2p-elastic simulate --workers 8
     """
 
@@ -220,7 +222,7 @@ def rules() -> None:
         click.echo(f"{name:16} {method.summary}\n{'':16} moving rate {method.moving_rate:g}{where}")
 
 
-for command in (doctor, simulate, status):
+for command in (doctor, export, simulate, status):
     main.add_command(command)
 
 

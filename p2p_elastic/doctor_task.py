@@ -52,7 +52,7 @@ def gpu_of(device: torch.device) -> Gpu | None:
 def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], list[str]] | None = None) -> Found:
     """Load the data where they are here; otherwise see whether they could be downloaded. Downloads nothing."""
     source, folder = source_of(task), data_folder(data_dir)
-    if source is not None and source.missing(folder) and not _class_folders(source, folder):
+    if source is not None and not is_here(task, data_dir):
         return _to_download(source, folder, servers or download_urls)
     began = time.monotonic()
     try:
@@ -63,6 +63,12 @@ def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], lis
     where = "inside a package" if source is None else f"in {folder}"
     text = f"{task.name}: {len(data.train):,} examples to train on, {where}, loaded in {seconds:.1f} s"
     return Found(ok("data", text), _bytes_of(data))
+
+
+def is_here(task: Task, data_dir: Path | None) -> bool:
+    """Whether the data of a task can be loaded without a download."""
+    source, folder = source_of(task), data_folder(data_dir)
+    return source is None or not source.missing(folder) or _class_folders(source, folder)
 
 
 def source_of(task: Task) -> Source | None:

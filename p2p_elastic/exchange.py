@@ -19,7 +19,8 @@ for good.
                                                   <- Given(origin, step, loss) and the vector | Unchanged
                                                      | Referral(holders) | Decline(reason)
 
-A fetch copies a snapshot that some peer (`origin`) published: nobody moves by it, so nobody has to agree on it.
+A fetch copies a snapshot that some peer (`origin`) published, or a part of the holder's own parameters: nobody moves by
+it, so nobody has to agree on it.
 
 Each function here is a generator: it yields commands, gets what came of them, and returns a `Result`.
 """
@@ -193,6 +194,8 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
         raise LocalProtocolError(f"received {type(answer).__name__} where the answer to a fetch was asked for")
     if answer.origin != asked.origin:
         raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
+    if asked.part is not None and answer.digest is None:
+        raise RemoteProtocolError("gave a part without its digest")
     problem = yield Transfer(send=False)
     return Fetched(reason=problem, refused=True) if isinstance(problem, str) else Fetched(given=answer)
 

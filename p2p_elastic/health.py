@@ -56,7 +56,7 @@ def _bootstrap_unreachable(status: PeerStatus) -> Reason | None:
 
 def _no_members(status: PeerStatus) -> Reason | None:
     training = status.training.phase in ("training", "holding") and status.uptime_seconds > LONELY_SECONDS
-    alive = any(member.state == "alive" for member in status.members)
+    alive = any(member.state == "alive" and not member.drained for member in status.members)
     if not training or alive or not status.network.bootstrap:
         return None
     text = f"alone: no live member of run {status.run!r}; check that the other peers use the same run and task"

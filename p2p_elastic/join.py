@@ -20,6 +20,7 @@ from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
+from p2p_elastic.joining import Newcomer
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
@@ -163,12 +164,14 @@ class _Participation:
             life.add_done_callback(self._network.report_end)
         try:
             self._wait_for_peers(peer)
+            newcomer = Newcomer(peer, trainer, self._screen, self._board)
             if self._config.role == "centre":
                 self._board.phase = "holding"
                 hold_centre(peer, model, trainer, self._stop, lambda: self._screen.progress(self._board))
             else:
+                newcomer.catch_up(self._thread, self._stop)
                 self._board.phase = "training"
-                trainer.train(peer, self._stop, lambda: self._screen.progress(self._board))
+                trainer.train(peer, self._stop, newcomer.on_step)
             self._board.phase = "finishing"
             self._leave(peer)
         finally:
@@ -200,6 +203,7 @@ class _Participation:
             centre=peer.centre(),
             centre_test_accuracy=of_centre.accuracy if of_centre else None,
             leaders=peer.leaders(),
+            joining=peer.joining(),
             exchanges=peer.exchanges(),
             model=str(output / MODEL_FILE),
         )
@@ -253,7 +257,7 @@ class _Participation:
         wanted, due = self._config.wait_for_peers, Every(1.0)
         self._board.phase = "waiting"
         while wanted and not self._stop():
-            there = sum(member.state == "alive" for member in peer.members())
+            there = sum(member.state == "alive" and not member.drained for member in peer.members())
             if there >= wanted:
                 return
             if due():
@@ -261,6 +265,7 @@ class _Participation:
             # More often than while training: all of them should begin together.
             with contextlib.suppress(Interrupted):
                 self._thread.call(self._look_around(peer), self._stop)
+            peer.serve_newcomers()
 
     async def _look_around(self, peer: Peer) -> None:
         try:

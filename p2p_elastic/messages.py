@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from p2p_elastic.status import Frozen
 
@@ -23,6 +23,11 @@ Step = Annotated[int, Field(ge=0, lt=2**53)]
 Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Loss = Annotated[float, Field(allow_inf_nan=False)] | None
 Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
+Element = Annotated[int, Field(ge=0, lt=2**40)]
+Part = tuple[Element, Element]
+"""The elements of the vector from the first number up to, not including, the second."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""BLAKE2b of 32 bytes, over the bytes of a part."""
 
 
 def printable(text: str) -> str:
@@ -134,7 +139,11 @@ class Inquiry(Frozen):
 
 
 class Fetch(Frozen):
-    """Give me the newest snapshot of `origin` that you hold, unless it is the one of its step `have`."""
+    """Give me the newest snapshot of `origin` that you hold, unless it is the one of its step `have`.
+
+    With a `part`: give me that part of your own parameters (of the centre variable, where you hold it), as they were at
+    your step `step` where you still have those, otherwise as they are now.
+    """
 
     version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
     id: ExchangeId
@@ -145,15 +154,25 @@ class Fetch(Frozen):
     codec: Annotated[str, Field(max_length=32)]
     origin: PeerId
     have: Step | None = None
+    part: Part | None = None
+    step: Step | None = None
+
+    @model_validator(mode="after")
+    def _a_part_of_the_vector(self) -> Fetch:
+        if self.part is not None and not self.part[0] < self.part[1] <= self.elements:
+            raise ValueError("no part of the vector")
+        return self
 
 
 class Given(Frozen):
-    """Here it is; the vector follows."""
+    """Here it is; the vector, or the part with this digest, follows. `centre`: it is the centre variable."""
 
     id: ExchangeId
     origin: PeerId
     step: Step
     loss: Loss
+    digest: Digest | None = None
+    centre: Stamp | None = None
 
 
 class Unchanged(Frozen):

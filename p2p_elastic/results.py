@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
-from p2p_elastic.status import CentreStatus, ExchangeTotals, Frozen, LeaderStatus
+from p2p_elastic.status import CentreStatus, ExchangeTotals, Frozen, JoiningStatus, LeaderStatus
 from p2p_elastic.vector import ParameterVector
 
 MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
@@ -35,6 +35,7 @@ class Summary(Frozen):
     centre: CentreStatus | None = None
     centre_test_accuracy: float | None = None
     leaders: LeaderStatus | None = None
+    joining: JoiningStatus | None = None
     exchanges: ExchangeTotals
     model: str
 
@@ -71,7 +72,12 @@ def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> No
 
 def save_summary(summary: Summary, folder: Path) -> None:
     """Write the summary into `folder`."""
-    _write(folder / SUMMARY_FILE, lambda path: path.write_text(summary.model_dump_json(indent=2) + "\n"))
+    save_json(summary, folder / SUMMARY_FILE)
+
+
+def save_json(value: Frozen, target: Path) -> None:
+    """Write a value as a JSON file."""
+    _write(target, lambda path: path.write_text(value.model_dump_json(indent=2) + "\n"))
 
 
 def _write(target: Path, write: Callable[[Path], object]) -> None:

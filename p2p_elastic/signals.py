@@ -91,6 +91,20 @@ def progress(loss: float | None, others: Iterable[float | None], initial: float 
     return _signal("progress", health, behind, "of first loss", text)
 
 
+def in_range(loss: float | None, others: Iterable[float | None], initial: float | None) -> bool:
+    """Whether a newcomer's loss is no further behind the others' median than `progress` takes for nothing.
+
+    One other is enough here: it only says when we begin to count. With nobody to compare with, or no first loss,
+    nothing speaks against it.
+    """
+    if loss is None or not math.isfinite(loss):
+        return False
+    finite = _finite(others)
+    if not finite or initial is None or not 0.0 < initial < math.inf:
+        return True
+    return (loss - statistics.median_high(finite)) / initial <= PROGRESS_GOOD
+
+
 def speed(rate: float | None, others: Iterable[float | None]) -> SignalStatus | None:
     """Steps per second against the others' median; of an even number of others the slower middle one counts."""
     finite = _finite(others)

@@ -26,8 +26,8 @@ class Outcome(str, Enum):
     HALF = "half"  # the partner may have moved, we did not: its last word never came
 
 
-Phase = Literal["starting", "waiting", "training", "holding", "finishing", "done"]
-"""`holding`: the centre variable, without training."""
+Phase = Literal["starting", "waiting", "joining", "training", "holding", "finishing", "done"]
+"""`joining`: takes the parameters of members that are ahead. `holding`: the centre variable, without training."""
 
 
 class ExchangeRecord(Frozen):
@@ -158,6 +158,23 @@ class LeaderStatus(Frozen):
     disbelieved: dict[str, str] = Field(description="peer -> why it does not lead this peer at present")
 
 
+class JoiningStatus(Frozen):
+    """How a peer that joined a run caught up with it, and since when it counts."""
+
+    caught_up: bool = Field(default=False, description="it began with the parameters of others")
+    reason: str | None = Field(default=None, description="why it began with its own instead")
+    seconds: float | None = Field(default=None, description="from its start until it could begin to train")
+    parts: int = Field(default=0, description="of the model that arrived, of `parts_all`")
+    parts_all: int = 0
+    bytes_received: int = 0
+    donors: tuple[str, ...] = Field(default=(), description="peers whose parameters it took")
+    donors_step: int | None = Field(default=None, description="of the one that was the furthest; a centre's exchanges")
+    loss: float | None = Field(default=None, description="of what it took, on its own examples, in nats")
+    untrained_loss: float | None = Field(default=None, description="of the parameters that nobody trained, in nats")
+    useful_seconds: float | None = Field(default=None, description="from its start until it counted for others")
+    useful_steps: int | None = Field(default=None, description="of its own from copying until it counted for others")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -177,6 +194,7 @@ class PeerStatus(Frozen):
     training: TrainingStatus
     centre: CentreStatus | None = None
     leaders: LeaderStatus | None = None
+    joining: JoiningStatus | None = Field(default=None, description="nothing at the founder of a run")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

@@ -38,6 +38,7 @@ LIVE_VALIDATION_SECONDS = 1.0  # at most so often
 EVALUATION_BATCH = 50
 LOSS_STEPS = 50  # the loss shown is the mean of so many
 TRIAL_EXAMPLES = 32  # on which a partner's parameters are tried
+OWN_BATCHES = 8  # of EVALUATION_BATCH, on which a newcomer tries what it fetched
 RECENT_BATCHES = 4  # kept to try a leader's parameters on
 RATE_SECONDS = 10.0  # the speed shown is that of the last so many
 
@@ -162,6 +163,7 @@ class Trainer:
         self._clock = clock
         part = None if settings.shard is None else shard_indices(len(data.train), settings.shard)
         self._batches = Batches(data.train, settings.batch_size, settings.seed, part)
+        self._part = torch.arange(len(data.train)) if part is None else part
         self._steps = settings.steps or settings.epochs * self._batches.batches_per_epoch
         self.meter = Meter(self._steps, clock)
         self._augmentation = torch.Generator().manual_seed(settings.seed)
@@ -213,6 +215,27 @@ class Trainer:
     def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
         """The loss, in nats, that other parameters give on our latest batches; for the training thread."""
         return loss_at(self.model, self._task, values, self._recent)
+
+    def untrained_loss(self) -> float:
+        """The loss, in nats, of the model as it is on batches of its own, as the first steps would see it."""
+        model = copy.deepcopy(self.model).train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+            losses = [self._task.loss(model(inputs), labels) for inputs, labels in self._own_examples()]
+        return float(torch.stack(losses).mean())
+
+    def own_loss(self, values: Tensor) -> Estimate:
+        """The loss, in nats, that parameters [D] give on examples of our own; before training, for any thread."""
+        model = copy.deepcopy(self.model)
+        return loss_at(model, self._task, ParameterVector(model).views(values), self._own_examples())
+
+    def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
+        """The first batches of our part, in the order in which they are stored, and as they are."""
+        split, chosen = self._data.train, self._part[: OWN_BATCHES * EVALUATION_BATCH]
+        batches = [
+            (split.inputs[at].to(self._device), split.labels[at].to(self._device))
+            for at in torch.split(chosen, EVALUATION_BATCH)
+        ]
+        return [(self._task.prepare(inputs, None), labels) for inputs, labels in batches]
 
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
         """What tries parameters [D] against others, by a model of its own: for any thread."""

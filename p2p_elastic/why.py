@@ -56,6 +56,7 @@ UNCHANGED = "unchanged"  # a follower's word: it has the newest snapshot already
 NOT_TRAINING = {
     "starting": "it looks for its run and loads its data; if that takes long, its log says where it waits",
     "waiting": "it waits for as many other peers as --wait-for-peers says; {alive} are there",
+    "joining": "it takes the parameters of members that are ahead; /v1/status says how many parts are here",
     "finishing": "it has made its last step and ends the exchange under way",
     "done": "it has reached its end",
 }

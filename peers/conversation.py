@@ -44,6 +44,7 @@ class Limits:
     attempts: int = 3  # partners asked for one due exchange
     farewell_seconds: float = 2.0  # longest wait for a partner to read our last word and close
     inquiries: int = 3  # questions after a lost last word
+    part_elements: int = 2 * 2**20  # 8 MiB: what a newcomer asks one donor for at a time
     ledger_entries: int = 256  # exchanges remembered, for idempotent retry
 
 

@@ -76,7 +76,9 @@ class Follower:
 
     async def _compare(self, following: Following) -> None:
         """Compare losses with a few members: records are announced too seldom to choose a leader by them."""
-        alive = sorted(peer for peer, member in self._local.members.items() if not member.suspect)
+        alive = sorted(
+            peer for peer, member in self._local.members.items() if not (member.suspect or member.record.drained)
+        )
         chosen = self._rng.sample(alive, min(COMPARED, len(alive)))
         await asyncio.gather(*(self._compare_with(following, self._local.members[peer].record) for peer in chosen))
 
@@ -189,7 +191,8 @@ class Follower:
             with_it = snapshot.loss
             reason = "claims no loss" if with_it is None else disbelief(min(with_it, claimed), measure(snapshot))
             if reason is None:
-                snapshot.believed, local.newcomer = True, False
+                snapshot.believed = True
+                local.met(copied=True)
                 return True
             log.warning("%s does not lead this peer now: %s (from %s)", snapshot.origin, reason, snapshot.source)
             with contextlib.suppress(RuntimeError):  # the network ended before training did

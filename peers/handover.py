@@ -5,7 +5,8 @@
     wanted, taking, ready --release--> free
 
 At most one exchange is under way per peer, so memory stays at two vectors. Parameters are read and changed only in
-`between_steps`, which the training thread calls.
+`between_steps`, which the training thread calls. A copy for newcomers (`show`) is apart from all that: it neither waits
+for an exchange nor keeps one waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
+
+from torch import Tensor
 
 from p2p_elastic.vector import ParameterVector
 
@@ -39,6 +42,13 @@ class Settled(NamedTuple):
     replaced: bool = False  # the model was replaced, whatever it was
 
 
+class Wanted(NamedTuple):
+    """A copy for newcomers: where it goes [D], and who hears of the step that it was made after."""
+
+    out: Tensor
+    taken: Callable[[int], None]
+
+
 class Handover:
     """Two vectors [D] and the state of the one exchange that may be under way."""
 
@@ -49,6 +59,7 @@ class Handover:
         self._delivered_id = ""
         self._check: Check | None = None
         self._replaces = False
+        self._wanted: Wanted | None = None
         self._state = State.FREE
         self._lock = threading.Lock()
 
@@ -66,6 +77,7 @@ class Handover:
         parameters must stand still.
         """
         settled = self._settle(step) if settle and self._state is State.DELIVERED else None
+        self.copy_for_newcomers(step)
         with self._lock:
             wanted = self._state is State.WANTED
             if not wanted and not (due and self._state is State.FREE):
@@ -80,6 +92,14 @@ class Handover:
         published(not wanted)
         return settled
 
+    def copy_for_newcomers(self, step: int) -> None:
+        """Make the copy that `show` asked for."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self._vector.snapshot(wanted.out)
+            wanted.taken(step)
+
     def _settle(self, step: int) -> Settled:
         added = self._check is None or self._check()
         if added:
@@ -90,6 +110,11 @@ class Handover:
         return settled
 
     # -- network thread -----------------------------------------------------------------------------------------------
+
+    def show(self, out: Tensor, taken: Callable[[int], None]) -> None:
+        """Copy the parameters into `out` [D] at the next step; the training thread then calls `taken` with it."""
+        with self._lock:
+            self._wanted = Wanted(out, taken)
 
     def request(self) -> bool:
         """Ask for a snapshot at the next step. False where an exchange is under way."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
 from p2p_elastic.messages import SHARE_MAX, Tell
+from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Vectors
@@ -81,7 +82,7 @@ class Local:
         self.vectors = Vectors(self.handover.mine, self.handover.theirs)
         self.members: Mapping[str, Member] = {}
         self.progress = Progress()
-        self.newcomer = membership.newcomer
+        self.newcomer, self.arrival = membership.newcomer, Arrival(newcomer=membership.newcomer)
         self.offering_to: str | None = None
         self.yielding = False  # the partner that we offer to offered to us, and goes first
         self.leaving = False
@@ -126,7 +127,13 @@ class Local:
 
     @property
     def _copies_first(self) -> bool:
-        return own_weight(self.newcomer, self.progress.step, self.members) == 0.0
+        return self.arrival.proving or own_weight(self.newcomer, self.progress.step, self.members) == 0.0
+
+    def met(self, *, copied: bool) -> None:
+        """A newcomer copied a member that counts, and counts once its loss shows that; or it moved as its equal."""
+        if self.newcomer and copied:
+            self.arrival.copied()
+        self.newcomer = False
 
     def weigh(self) -> None:
         """Judge anew how much we count."""
@@ -261,7 +268,7 @@ class Local:
         if claimed > 0.0 and good and check is None:
             if self.newcomer or self.broken:
                 self.own = 1.0  # what was measured is what we were
-            self.newcomer = False  # copied, or met somebody who counts: from now on we count too
+            self.met(copied=mine.weight == 0.0)
         self.handover.deliver(exchange_id, check, replaces=self.broken)
         self.freed.set()
         return distance

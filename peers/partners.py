@@ -69,8 +69,8 @@ def own_weight(newcomer: bool, step: int, members: Members) -> float:
 
     A newcomer copies the first partner that counts instead of pulling it back to where training began.
     """
-    return 0.0 if newcomer and any(_is_ahead(member.record, step) for member in members.values()) else 1.0
+    return 0.0 if newcomer and any(is_ahead(member.record, step) for member in members.values()) else 1.0
 
 
-def _is_ahead(record: PeerRecord, step: int) -> bool:
+def is_ahead(record: PeerRecord, step: int) -> bool:
     return record.step > step or (record.centre is not None and record.centre.stamp.clock > 0)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.events import EventLog
+from p2p_elastic.peers.arrival import Arrival, CaughtUp
+from p2p_elastic.peers.catching_up import CatchingUp, Try
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.follower import Follower, Measure
@@ -34,6 +36,7 @@ from p2p_elastic.status import (
     CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
+    JoiningStatus,
     LeaderStatus,
     MemberStatus,
     PartnerStatus,
@@ -86,8 +89,9 @@ class Peer:
         rng = random.Random(f"{seed} {self.peer} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
-        self._responder = Responder(self._local, limits)
+        self._responder = Responder(self._local, limits, self.refresh)
         self._presence = Presence(self._local, directory, self._follower)
+        self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
         self._coin = random.Random(f"{seed} {self.peer} coin")
         self._owed: deque[Errand] = deque()  # due, and not begun while another exchange was under way
         self._errand: Errand = "exchange"  # the one under way
@@ -101,6 +105,23 @@ class Peer:
         first = loss if first is None and math.isfinite(loss) else first
         self._local.progress = self._local.progress._replace(loss=loss, first_loss=first)
 
+    def report_untrained_loss(self, loss: float) -> None:
+        """Say, before a newcomer catches up, with what loss (nats) it would begin otherwise: what is lost is measured
+        against that."""
+        if math.isfinite(loss):
+            self._local.progress = self._local.progress._replace(first_loss=loss)
+            self._local.arrival.untrained(loss)
+
+    def begin_with(self, caught: CaughtUp) -> None:
+        """Take over what catching up brought, before the first step."""
+        local = self._local
+        local.vector.load_(caught.values)
+        local.met(copied=True)
+
+    def serve_newcomers(self) -> None:
+        """Let newcomers copy while this peer waits to begin: exchanges have to wait."""
+        self._local.handover.copy_for_newcomers(self._local.progress.step)
+
     def after_step(self) -> bool:
         """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters.
 
@@ -110,6 +131,7 @@ class Peer:
         local = self._local
         step = local.progress.step + 1
         local.progress = local.progress._replace(step=step)
+        self._arrive()
         if not local.leaving:
             for errand in self._due(step):
                 if local.condition.drained:
@@ -119,6 +141,15 @@ class Peer:
                 else:
                     self._owed.append(errand)
         return self._between_steps(due=bool(self._owed) and not local.condition.drained)
+
+    def _arrive(self) -> None:
+        """See whether we, a newcomer, count from now on."""
+        local = self._local
+        progress = local.progress
+        if local.arrival.stepped(progress.loss, progress.first_loss, local.members, self._now()):
+            local.events.add("weight", "our loss is in range of the others': from now on we count")
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(local.weigh)
 
     def _due(self, step: int) -> Iterator[Errand]:
         """What is to be done after this step, in this order."""
@@ -230,6 +261,10 @@ class Peer:
             disbelieved=dict(following.doubts(self._now())),
         )
 
+    def joining(self) -> JoiningStatus | None:
+        """How we caught up with the run, and since when we count; None at its founder."""
+        return self._local.arrival.status
+
     def exchanges(self) -> ExchangeTotals:
         return self._local.journal.totals()
 
@@ -265,6 +300,7 @@ class Peer:
     async def run(self) -> None:
         """Serve, announce, refresh and initiate until cancelled."""
         self._loop = asyncio.get_running_loop()
+        self._local.arrival.began(self._now())
         await self._transport.serve(self._responder.answer)
         membership = self._local.membership
         await attempt(self.announce)  # first: the directory lists the members of the run that we announced
@@ -303,8 +339,16 @@ class Peer:
         """Become a newcomer of another run with the same model, after training alone."""
         local = self._local
         local.membership = replace(local.membership, run=run, newcomer=True)
-        local.newcomer, local.members = True, {}
+        local.newcomer, local.members, local.arrival = True, {}, Arrival(newcomer=True)
+        local.arrival.began(self._now())
         local.adopt(policy)
+
+    async def catch_up(self, untrained: float, try_out: Try | None = None) -> CaughtUp | None:
+        """Fetch what a newcomer begins with, for `begin_with`; None where there is no need or no way: see `joining`.
+
+        `untrained` is the loss (nats) that it would begin with otherwise. While this runs it must not train.
+        """
+        return await self._catching_up.bring(untrained, try_out)
 
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""

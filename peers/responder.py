@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.exchange import Result, give, objection, respond
@@ -17,11 +19,13 @@ from p2p_elastic.messages import (
     Given,
     Inquiry,
     Offer,
+    Part,
     Referral,
     Tell,
     Unchanged,
 )
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.donor import Donor
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.local import Local
@@ -37,8 +41,9 @@ OUTGOING_MAX = 4  # snapshots on their way at the same time; those that readers 
 class Responder:
     """Answers offers and inquiries, one stream at a time per slot, a few slots per peer."""
 
-    def __init__(self, local: Local, limits: Limits) -> None:
+    def __init__(self, local: Local, limits: Limits, look: Callable[[], Awaitable[None]]) -> None:
         self._local, self._limits = local, limits
+        self.donor = Donor(local, limits, look)
         self._ledger = Ledger(limits.ledger_entries)
         self._streams: Counter[str] = Counter()
         self._own = OwnSeat(local, limits)
@@ -93,6 +98,8 @@ class Responder:
         decline = self._objection(message)
         if decline is not None:
             await self._say_no(conversation, decline)
+        elif isinstance(message, Fetch) and message.part is not None:
+            await self._give_part(conversation, message, message.part)
         elif isinstance(message, Fetch):
             await self._give(conversation, message)
         else:
@@ -138,17 +145,34 @@ class Responder:
         else:  # on its way to others
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.BUSY))
 
+    async def _give_part(self, conversation: Conversation, asked: Fetch, part: Part) -> None:
+        """Hand out a part of our own parameters, or of the centre variable, to a member that joins late."""
+        shown = await self.donor.show(asked) if asked.origin == self._local.peer else DeclineReason.NO_SNAPSHOT
+        if isinstance(shown, DeclineReason):
+            await self._say_no(conversation, Decline(id=asked.id, reason=shown))
+            return
+        with self._sending(conversation, shown.snapshot), self.donor.gives():
+            given = await self.donor.given(asked, shown, part)
+            values = shown.snapshot.vector[slice(*part)]
+            await conversation.run(give(given), Vectors(values, values))
+
     async def _send_copy(self, conversation: Conversation, asked: Fetch, snapshot: Snapshot) -> None:
-        entry = snapshot, conversation.stream
-        self._make_room(snapshot)
-        self._outgoing.append(entry)
-        snapshot.sending += 1
-        snapshot.tries[asked.peer] += 1
-        try:
+        with self._sending(conversation, snapshot):
+            snapshot.tries[asked.peer] += 1
             given = Given(id=asked.id, origin=snapshot.origin, step=snapshot.step, loss=snapshot.loss)
             await conversation.run(give(given), Vectors(snapshot.vector, snapshot.vector))
             await conversation.until_closed()  # by then it is held there
             snapshot.holders.append(asked.peer)
+
+    @contextmanager
+    def _sending(self, conversation: Conversation, snapshot: Snapshot) -> Iterator[None]:
+        """While it is on its way it counts, and may be cut."""
+        entry = snapshot, conversation.stream
+        self._make_room(snapshot)
+        self._outgoing.append(entry)
+        snapshot.sending += 1
+        try:
+            yield
         finally:
             snapshot.sending -= 1
             self._outgoing.remove(entry)

@@ -88,7 +88,11 @@ def _broken() -> SignalStatus:
 
 
 def _newcomer() -> SignalStatus:
-    return SignalStatus(name="newcomer", health=0.0, text="joined a run under way: copies a partner before it counts")
+    return SignalStatus(
+        name="newcomer",
+        health=0.0,
+        text="joined a run under way: it copies first, and counts once its loss is in range",
+    )
 
 
 def _comparison(own: float) -> SignalStatus:

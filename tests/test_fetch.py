@@ -89,6 +89,29 @@ def test_a_snapshot_that_is_not_finite_is_refused() -> None:
     assert result == Fetched(reason="not finite", refused=True)
 
 
+PART = ASKED.model_copy(update={"part": (2, 6), "step": 4})
+GIVEN_PART = GIVEN.model_copy(update={"digest": "0" * 64})
+
+
+def test_a_part_comes_with_its_digest() -> None:
+    assert drive(fetch(PART), GIVEN_PART, None)[1] == Fetched(given=GIVEN_PART)
+    with pytest.raises(RemoteProtocolError):
+        drive(fetch(PART), GIVEN)
+
+
+@pytest.mark.parametrize(
+    "part", [(0, 0), (3, 3), (4, 3), (-1, 3), (0, 11), (10, 11), (0, 2**40), (0,), (0, 1, 2), "ab"]
+)
+def test_what_is_no_part_of_the_vector_is_no_message(part: object) -> None:
+    with pytest.raises(ValidationError):
+        Fetch.model_validate({**ASKED.model_dump(), "part": part})
+
+
+def test_the_whole_vector_and_its_last_element_are_parts() -> None:
+    for part in ((0, 10), (9, 10)):
+        assert Fetch.model_validate({**ASKED.model_dump(), "part": part}).part == part
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -175,6 +198,8 @@ def test_a_fetch_from_elsewhere_is_declined(change: dict[str, object], reason: D
         (Given, {"id": ID, "origin": "x", "step": -1, "loss": None}),
         (Given, {"id": ID, "origin": "x", "step": 2**53, "loss": None}),
         (Given, {"id": ID, "origin": "x", "step": 1, "loss": float("nan")}),
+        (Given, {"id": ID, "origin": "x", "step": 1, "loss": None, "digest": "0" * 63}),
+        (Given, {"id": ID, "origin": "x", "step": 1, "loss": None, "digest": "G" * 64}),
         (Tell, {"id": ID, "peer": "x", "run": "r", "step": 1, "loss": float("-inf")}),
         (Stamp, {"term": 2**31, "clock": 0}),
         (Stamp, {"term": 0, "clock": 2**53}),

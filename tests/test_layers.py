@@ -17,8 +17,31 @@ ROOT = Path(p2p_elastic.__file__).parent
 LAYERS = ("core", "peers", "api", "cli")
 # composition roots and what people see
 TOP = {
-    *("board", "centre_duty", "cli", "cli_doctor", "cli_errors", "cli_simulate", "cli_status", "demo", "display"),
-    *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "finding", "join", "processes"),
+    *(
+        "board",
+        "centre_duty",
+        "cli",
+        "cli_doctor",
+        "cli_errors",
+        "cli_export",
+        "cli_simulate",
+        "cli_status",
+        "demo",
+        "display",
+        "export",
+        "exporting",
+    ),
+    *(
+        "doctor",
+        "doctor_checks",
+        "doctor_network",
+        "doctor_probes",
+        "doctor_task",
+        "finding",
+        "join",
+        "joining",
+        "processes",
+    ),
     *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "window", "__main__"),
 }
 
@@ -86,7 +109,7 @@ def test_there_is_no_import_cycle() -> None:
         ("psutil", {"p2p_elastic.sensors"}),
         ("prometheus_client", {"p2p_elastic.api.metrics"}),
         ("uvicorn", {"p2p_elastic.api.server"}),
-        ("click", {f"p2p_elastic.cli{name}" for name in ("", "_doctor", "_errors", "_simulate", "_status")}),
+        ("click", {f"p2p_elastic.cli{name}" for name in ("", "_doctor", "_errors", "_export", "_simulate", "_status")}),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),
     ],
 )

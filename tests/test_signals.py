@@ -398,3 +398,26 @@ def test_of_two_reports_at_once_none_is_lost() -> None:
     reported.report("one", Report(health=0.5), now=0.0)
     other.join()
     assert [s.name for s in reported.current(0.0)] == ["one", "other"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "others", "initial", "expected"),
+    [
+        (0.5, [0.4], 2.3, True),  # one other is enough
+        (0.74, [0.4, 0.4], 2.3, True),
+        (0.76, [0.4, 0.4], 2.3, False),
+        (2.3, [0.4, 2.3], 2.3, True),  # of two the worse one
+        (0.01, [0.001], 2.3, True),
+        (2.3, [], 2.3, True),
+        (2.3, [None, math.nan], 2.3, True),
+        (2.3, [0.4], None, True),
+        (2.3, [0.4], 0.0, True),
+        (None, [0.4], 2.3, False),
+        (math.nan, [], 2.3, False),
+        (math.inf, [0.4], 2.3, False),
+    ],
+)
+def test_a_newcomer_is_in_range_where_it_is_not_clearly_behind_the_others(
+    loss: float | None, others: list[float | None], initial: float | None, expected: bool
+) -> None:
+    assert signals.in_range(loss, others, initial) is expected

@@ -1,0 +1,190 @@
+"""Fetching other peers' parameters in parts, from several of them at once; what has arrived is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from p2p_elastic.errors import ExchangeError, RemoteProtocolError
+from p2p_elastic.exchange import fetch
+from p2p_elastic.messages import DeclineReason, Fetch, Given, Part, Stamp
+from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transport import Transport
+from p2p_elastic.peers.wire import pieces
+from p2p_elastic.status import Outcome
+
+BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
+BUSY_TIMES = 5
+
+
+class Asking(NamedTuple):
+    """What we say of ourselves where we ask."""
+
+    peer: str
+    run: str
+    schema_hash: str
+    elements: int
+    codec: str
+
+
+class Failure(NamedTuple):
+    """Why a donor gave nothing. REFUSED: it broke the protocol, and is not to be asked again."""
+
+    outcome: Outcome
+    reason: str
+
+
+def parts_of(elements: int, part_elements: int) -> list[Part]:
+    """A vector's parts, in order; the last one is shorter."""
+    return [(start, min(start + part_elements, elements)) for start in range(0, elements, part_elements)]
+
+
+def bytes_of(values: Tensor) -> memoryview:
+    """The bytes of a vector, without a copy."""
+    return memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers
+
+
+async def digest_of(data: memoryview) -> str:
+    """BLAKE2b, 32 bytes, hexadecimal. In slices, between which others have their turn: a part takes 10 ms."""
+    found = hashlib.blake2b(digest_size=32)
+    for piece in pieces(len(data)):
+        found.update(data[piece.start : piece.stop])
+        await asyncio.sleep(0)
+    return found.hexdigest()
+
+
+@dataclass(eq=False)
+class Download:
+    """A vector [D] that is being put together from parts.
+
+    `given` has, per donor, the header of the part that came from it last.
+    """
+
+    out: Tensor
+    todo: deque[Part]
+    parts: int
+    given: dict[str, Given] = field(default_factory=dict)
+    parts_here: int = 0  # whole and right
+    nbytes: int = 0  # of those
+
+    @classmethod
+    def begin(cls, out: Tensor, part_elements: int) -> Download:
+        """Nothing is here yet."""
+        parts = parts_of(len(out), part_elements)
+        return cls(out, deque(parts), len(parts))
+
+    @property
+    def complete(self) -> bool:
+        return self.parts_here == self.parts
+
+    @property
+    def step(self) -> int:
+        """Of the donor that is the furthest."""
+        return max(given.step for given in self.given.values())
+
+    @property
+    def loss(self) -> float | None:
+        """The highest that a donor claims, in nats; None where one claims none."""
+        claimed = [given.loss for given in self.given.values()]
+        return None if None in claimed else max(loss for loss in claimed if loss is not None)
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """The freshest, of the centre variable; None where something else is in here."""
+        stamps = [given.centre for given in self.given.values()]
+        return None if None in stamps else max((s for s in stamps if s is not None), key=lambda s: s.age)
+
+
+class Fetcher:
+    """Asks donors for parts of their parameters. Belongs to the network thread."""
+
+    def __init__(
+        self,
+        asking: Callable[[], Asking],
+        transport: Transport,
+        limits: Limits,
+        rng: random.Random,
+        gained: Callable[[Download], None] = lambda _download: None,
+    ) -> None:
+        self._asking, self._transport, self._limits, self._rng = asking, transport, limits, rng
+        self._gained = gained  # called with each part that arrived
+        self.bytes_sent = self.bytes_received = 0
+
+    async def fill(
+        self, download: Download, donors: Sequence[PeerRecord], *, of_centre: bool = False
+    ) -> dict[str, Failure]:
+        """Fetch what is missing, from these donors at the same time, each part from one of them.
+
+        Says who failed; its parts went to the others, as far as there were any left. `of_centre`: only the centre
+        variable will do.
+        """
+        failures: dict[str, Failure] = {}
+        workers = [
+            asyncio.ensure_future(self._work(download, donor, failures, of_centre))
+            for donor in donors[: max(1, len(download.todo))]
+        ]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return failures
+
+    async def _work(self, download: Download, donor: PeerRecord, failures: dict[str, Failure], of_centre: bool) -> None:
+        step, busy = None, 0
+        while download.todo:
+            part = download.todo.popleft()
+            got: Given | Failure = Failure(Outcome.BROKEN, "given up")
+            try:
+                got = await self.part(donor, part, step, download.out[slice(*part)])
+                if isinstance(got, Given) and of_centre and got.centre is None:
+                    got = Failure(Outcome.DECLINED, DeclineReason.NOT_CENTRE.value)
+            finally:  # cancelled, too
+                if isinstance(got, Failure):
+                    download.todo.appendleft(part)
+            if isinstance(got, Given):
+                step, busy = got.step, 0
+                download.given[donor.peer] = got
+                download.parts_here += 1
+                download.nbytes += (part[1] - part[0]) * download.out.itemsize
+                self._gained(download)
+            elif got.reason == DeclineReason.BUSY and busy < BUSY_TIMES:
+                await asyncio.sleep(BUSY_SECONDS * 2**busy)
+                busy += 1
+            else:
+                failures[donor.peer] = got
+                return
+
+    async def part(self, donor: PeerRecord, part: Part, step: int | None, out: Tensor) -> Given | Failure:
+        """One part of one donor's parameters into `out` [stop - start], of its step `step` where it has that still."""
+        asking = self._asking()
+        asked = Fetch(id=new_id(self._rng), **asking._asdict(), origin=donor.peer, part=part, step=step)
+        opened = False
+        try:
+            stream = await open_stream(self._transport, donor, self._limits)
+            opened = True
+            conversation = Conversation(stream, self._limits)
+            try:
+                answer = await conversation.run(fetch(asked), Vectors(out, out))
+            finally:
+                self.bytes_sent += conversation.bytes_sent
+                self.bytes_received += conversation.bytes_received
+                await stream.close()
+            if answer.given is not None and await digest_of(bytes_of(out)) != answer.given.digest:
+                raise RemoteProtocolError("the part has another digest than it was given with", partner=donor.peer)
+        except ExchangeError as error:
+            return Failure(outcome_of(error) if opened else Outcome.UNREACHABLE, str(error))
+        if answer.given is not None:
+            return answer.given
+        return Failure(Outcome.REFUSED if answer.refused else Outcome.DECLINED, answer.reason or "gave nothing")
