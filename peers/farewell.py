@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 GOODBYE_SECONDS, GOODBYE_SHARE = 1.0, 0.4  # kept for the last goodbyes: so many seconds, or that share of all
 TOLD_MAX = 32  # members that hear it from ourselves; the others read it in the directory
-TRIES = 2  # partners, or heirs, that are asked to take something
+TRIES = 2  # partners, or heirs, that may fail to take something
+ASKED_MAX = 5  # partners asked at all: those that decline at once cost no time
 STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wait a little longer for the answer
 
 
@@ -52,7 +53,8 @@ class Farewell:
         self._local, self._transport, self._directory = local, transport, directory
         self._presence, self._seat, self._limits, self._rng = presence, seat, limits, rng
         self._status = FarewellStatus()
-        self._told = set[str]()  # members that heard our goodbye, or did not answer it
+        self._told = set[str]()  # members that are not told again
+        self._heard = set[str]()  # those of them that said that they heard it
         self._begun = False  # handing over: never twice, what became of the first time may not be known
 
     async def say(self, seconds: float) -> FarewellStatus:
@@ -89,8 +91,7 @@ class Farewell:
         chosen = self._rng.sample(open_ones, max(0, min(len(open_ones), TOLD_MAX - len(self._told))))
         self._told.update(chosen)
         records = self._alive()
-        heard = await asyncio.gather(*(self._tell(records[peer], end) for peer in chosen))
-        self._note(told=self._status.told + sum(one is not None for one in heard))
+        await asyncio.gather(*(self._tell(records[peer], end) for peer in chosen))
 
     async def _tell(
         self, member: PeerRecord, end: float, *, stay: float = 0.0, heir: str | None = None, stamp: Stamp | None = None
@@ -106,10 +107,15 @@ class Farewell:
             centre=stamp or self._stamp_left,
         )
         try:
-            return await _until(end, self._converse(member, goodbye))
+            heard = await _until(end, self._converse(member, goodbye))
         except (ExchangeError, asyncio.TimeoutError) as error:
             log.info("goodbye to %s: %s", member.peer, error or "no answer")
             return None
+        if heard is not None and (heir is None or heard.took):  # a refusing heir is told again, who it is instead
+            self._heard.add(member.peer)
+            self._told.add(member.peer)
+            self._note(told=len(self._heard))
+        return heard
 
     @property
     def _stamp_left(self) -> Stamp | None:
@@ -177,19 +183,21 @@ class Farewell:
         initiator = Initiator(self._local, self._transport, limits, self._rng)
         if centre is not None and centre.seated:
             return await self._meet_own(centre, initiator)
-        for turn in range(TRIES):
+        failed = 0
+        while failed < TRIES and len(tried) < ASKED_MAX:
             partner = partner or self._choose(tried)
             if partner is None:
-                return "nobody took it" if tried else "nobody is there to take it"
+                break
             tried.add(partner.peer)
-            outcome = await self._give(partner, initiator, _turn(end, turn))
+            outcome = await self._give(partner, initiator, _turn(end, failed))
             if outcome is Outcome.COMPLETED:
                 self._note(handed_to=partner.peer)
                 return None
             if outcome is Outcome.HALF:
                 return "it is not known whether the last exchange took place"
+            failed += outcome is not Outcome.DECLINED
             partner = None
-        return "nobody took it"
+        return "nobody took it" if tried else "nobody is there to take it"
 
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""
@@ -209,7 +217,9 @@ class Farewell:
         local = self._local
         if local.policy.flow is Flow.PULL:  # only who asks moves
             heard = await self._offer(partner, end)
-            return Outcome.COMPLETED if heard is not None and heard.took else None
+            if heard is None:
+                return None
+            return Outcome.COMPLETED if heard.took else Outcome.DECLINED
         if not await self._seat.take_snapshot():
             return None
         outcome = await initiator.exchange_with(partner)
@@ -223,13 +233,9 @@ class Farewell:
         """Say goodbye to a member that is to take something from us, and let it."""
         self._local.awaited = partner.peer
         try:
-            heard = await self._tell(partner, end, stay=STAY_SHARE * _left(end), heir=heir, stamp=stamp)
+            return await self._tell(partner, end, stay=STAY_SHARE * _left(end), heir=heir, stamp=stamp)
         finally:
             self._local.awaited = None
-        if heard is not None and (heir is None or heard.took):
-            self._told.add(partner.peer)
-            self._note(told=self._status.told + 1)
-        return heard
 
     # -- the centre variable ------------------------------------------------------------------------------------------
 
