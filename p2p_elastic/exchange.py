@@ -41,6 +41,8 @@ from p2p_elastic.messages import (
     DeclineReason,
     Fetch,
     Given,
+    Goodbye,
+    Heard,
     Inquiry,
     Message,
     Offer,
@@ -206,6 +208,14 @@ def compare(told: Tell) -> Generator[Command, Answer, Tell | None]:
     answer = yield Receive((Tell, Decline))
     _same_exchange(told.id, answer)
     return answer if isinstance(answer, Tell) else None
+
+
+def say_goodbye(goodbye: Goodbye) -> Generator[Command, Answer, Heard | None]:
+    """Tell a member that we leave; None where it declines to hear of it."""
+    yield Send(goodbye)
+    answer = yield Receive((Heard, Decline))
+    _same_exchange(goodbye.id, answer)
+    return answer if isinstance(answer, Heard) else None
 
 
 def give(given: Given) -> Generator[Command, Answer, None]:

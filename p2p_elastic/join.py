@@ -39,7 +39,7 @@ from p2p_elastic.results import (
     save_values,
 )
 from p2p_elastic.sensors import Sensors
-from p2p_elastic.status import ExchangeTotals
+from p2p_elastic.status import ExchangeTotals, FarewellStatus
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Data, Task, find_task, initial_model
 from p2p_elastic.training import Settings, Trainer
@@ -100,6 +100,7 @@ class _Participation:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network, self._board, self._window = thread, network, board, window
         self._finder = RunFinder(config, screen, stop, thread, network)
+        self._farewell: FarewellStatus | None = None
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
@@ -205,6 +206,7 @@ class _Participation:
             leaders=peer.leaders(),
             joining=peer.joining(),
             exchanges=peer.exchanges(),
+            farewell=self._farewell,
             model=str(output / MODEL_FILE),
         )
         save_summary(summary, output)
@@ -277,16 +279,21 @@ class _Participation:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _leave(self, peer: Peer) -> None:
-        """Let the exchange under way end, serving it meanwhile; not for long once the user asked to stop."""
+        """Leave the run, with snapshots and moves as the network wants them; soon, once the user asked to stop."""
         seconds = STOPPED_LEAVE_SECONDS if self._stop() else LEAVE_SECONDS
         leaving = self._thread.spawn(peer.leave(seconds))
         while not leaving.done():
             if self._stop() and seconds != STOPPED_LEAVE_SECONDS:
                 seconds = STOPPED_LEAVE_SECONDS
+                leaving.cancel()
                 leaving = self._thread.spawn(peer.leave(seconds))
-            peer.during_evaluation()
+            peer.settle()
             time.sleep(0.01)
         peer.settle()
+        self._network.report_end(leaving)
+        if not leaving.cancelled() and leaving.exception() is None:
+            self._farewell = leaving.result()
+            self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
 
     def _say_goodbye(self, summary: Summary) -> None:
         self._screen.close()

@@ -12,6 +12,7 @@ from p2p_elastic.status import Frozen
 PROTOCOL_VERSION = 1
 CODECS = ("none",)
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
+STAY_SECONDS_MAX = 60.0
 
 ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -198,6 +199,43 @@ class Tell(Frozen):
     loss: Loss
 
 
+class Goodbye(Frozen):
+    """We leave the run: choose us no more, whatever older records say.
+
+    With `seconds` above 0 there is something to be taken from us, and we stay for so long: where `heir` is the one that
+    we tell this, the centre variable, and with it our place; otherwise our parameters, by the run's rule. To all others
+    `heir` says who has the centre variable now, as it was at the stamp `centre`.
+    """
+
+    id: ExchangeId
+    peer: PeerId
+    run: RunName
+    sequence: Annotated[int, Field(ge=0, lt=2**53)]  # no record up to this one counts any more
+    seconds: Annotated[float, Field(ge=0.0, le=STAY_SECONDS_MAX, allow_inf_nan=False)] = 0.0
+    heir: PeerId | None = None
+    centre: Stamp | None = None
+
+
+class Heard(Frozen):
+    """We know that you leave; `took`: and have what there was to be taken."""
+
+    id: ExchangeId
+    took: bool = False
+
+
 Message = (
-    Offer | Accept | Decline | Verified | Committed | Aborted | Inquiry | Fetch | Given | Unchanged | Referral | Tell
+    Offer
+    | Accept
+    | Decline
+    | Verified
+    | Committed
+    | Aborted
+    | Inquiry
+    | Fetch
+    | Given
+    | Unchanged
+    | Referral
+    | Tell
+    | Goodbye
+    | Heard
 )

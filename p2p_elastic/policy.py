@@ -49,6 +49,12 @@ class Policy(NamedTuple):
         """Whether the end that asks sends its parameters."""
         return self.flow is not Flow.PULL
 
+    def moves_the_other(self, *, asked: bool) -> bool:
+        """Whether an exchange brings our parameters to the other end, where we `asked` and where we answered."""
+        if self.topology not in (Topology.PAIRS, Topology.CENTRE):
+            return False
+        return self.flow is Flow.BOTH or asked is (self.flow is Flow.PUSH)
+
     @property
     def receives(self) -> bool:
         """Whether the end that asks receives parameters."""

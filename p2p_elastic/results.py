@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
-from p2p_elastic.status import CentreStatus, ExchangeTotals, Frozen, JoiningStatus, LeaderStatus
+from p2p_elastic.status import CentreStatus, ExchangeTotals, FarewellStatus, Frozen, JoiningStatus, LeaderStatus
 from p2p_elastic.vector import ParameterVector
 
 MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
@@ -37,6 +37,7 @@ class Summary(Frozen):
     leaders: LeaderStatus | None = None
     joining: JoiningStatus | None = None
     exchanges: ExchangeTotals
+    farewell: FarewellStatus | None = None
     model: str
 
 

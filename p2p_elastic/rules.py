@@ -62,6 +62,7 @@ class ExchangeRule(NamedTuple):
     init: Callable[[Tensor], State]
     update: UpdateFn
     share: Callable[[State], float] = _no_share
+    share_of_leaver: Callable[[State], float] = _no_share  # all that it has
     per_partner: bool = False  # one state for each partner, not one for all
 
 
@@ -161,7 +162,7 @@ def _one_sided(moving_rate: float, *, asker_moves: bool) -> ExchangeRule:
 def sum_weight() -> ExchangeRule:
     """GoSGD: push gossip with sum weights, which makes the weighted mean of all peers what is conserved.
 
-        sender     a_s <- a_s / 2, sends (x_s, a_s)
+        sender     a_s <- a_s / 2, sends (x_s, a_s);   who leaves sends all of it, and a_s <- 0
         receiver   x_r <- (a_r x_r + a_s x_s) / (a_r + a_s);   a_r <- a_r + a_s
 
     The state is a (a float), which begins at 1: only ratios count, so nobody needs to know how many peers there are.
@@ -182,7 +183,9 @@ def sum_weight() -> ExchangeRule:
         believed = min(theirs.weight, theirs.trust) if mine.weight > 0.0 else theirs.trust
         return delta.mul_(merged * believed), total
 
-    return ExchangeRule(init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2)
+    return ExchangeRule(
+        init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2, share_of_leaver=float
+    )
 
 
 def stay() -> ExchangeRule:
@@ -233,7 +236,11 @@ def chain(*rules: ExchangeRule) -> ExchangeRule:
     def share(state: State) -> float:
         return sum(rule.share(one) for rule, one in zip(rules, state, strict=True))
 
-    return ExchangeRule(init=init, update=update, share=share, per_partner=any(rule.per_partner for rule in rules))
+    def share_of_leaver(state: State) -> float:
+        return sum(rule.share_of_leaver(one) for rule, one in zip(rules, state, strict=True))
+
+    per_partner = any(rule.per_partner for rule in rules)
+    return ExchangeRule(init, update, share, share_of_leaver, per_partner)
 
 
 def check_rate(key: str, rate: float, *, copies: bool = False) -> None:

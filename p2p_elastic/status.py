@@ -47,6 +47,30 @@ class ExchangeRecord(Frozen):
     age_seconds: float = Field(description="seconds since it ended")
 
 
+class FarewellStatus(Frozen):
+    """How a peer left its run."""
+
+    handed_to: str | None = Field(default=None, description="the peer that has our last parameters; null: nobody")
+    centre_to: str | None = Field(default=None, description="the peer that took the centre variable over from us")
+    reason: str | None = Field(default=None, description="why nothing, or not all, was handed over")
+    told: int = Field(default=0, description="members that heard our goodbye from ourselves")
+    members: int = Field(default=0, description="members that seemed alive when we began to leave")
+    withdrawn: bool = Field(default=False, description="whether the directory has our goodbye")
+
+    def describe(self) -> str:
+        """In one line, for people."""
+        if self.members == 0:
+            return "Left: nobody else was there."
+        handed = (
+            "Handed nothing over"
+            if self.handed_to is None
+            else f"Handed the last parameters to ...{self.handed_to[-8:]}"
+        )
+        centre = "" if self.centre_to is None else f", the centre variable to ...{self.centre_to[-8:]}"
+        why = "" if self.reason is None else f" ({self.reason})"
+        return f"{handed}{centre}{why}; said goodbye to {self.told} of {self.members} members."
+
+
 class MemberStatus(Frozen):
     """Another peer of the same run, as this peer knows it."""
 

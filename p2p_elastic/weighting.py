@@ -103,6 +103,7 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
         init=lambda vector: ((), rule.init(vector)),
         update=update,
         share=lambda state: rule.share(state[1]),
+        share_of_leaver=lambda state: rule.share_of_leaver(state[1]),
         per_partner=True,
     )
 

@@ -177,6 +177,14 @@ class Centre:
         self._take_over(peer, others)
         return True
 
+    def inherit(self, peer: str, members: Members, now: float) -> None:
+        """Take the place of a centre that leaves, and whose value this is; `now` in seconds."""
+        self._take_over(peer, list(candidates(members, now, self._announce_seconds)))
+
+    def give_up(self, heir: str) -> None:
+        """Leave the place to the peer that has our value and took it."""
+        self.seated, self.holder = False, heir
+
     def _step_down(self, top: Candidate) -> bool:
         log.warning("the centre is %s (term %d) now; ours, term %d, ends", top.peer, top.stamp.term, self.stamp.term)
         self.seated = False
@@ -184,7 +192,7 @@ class Centre:
         return True
 
     def _take_over(self, peer: str, others: list[Candidate]) -> None:
-        highest = max(self.stamp.term, *(c.stamp.term for c in others))
+        highest = max([self.stamp.term, *(c.stamp.term for c in others)])
         self.stamp = Stamp(term=highest, clock=self.stamp.clock).next_term()
-        log.warning("the centre is gone: this peer is the centre from now on (term %d)", self.stamp.term)
+        log.warning("this peer is the centre from now on (term %d)", self.stamp.term)
         self.seated, self.holder, self._vacant_since = True, peer, None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.exchange import Fetched, Result, compare, fetch
 from p2p_elastic.messages import DeclineReason, Fetch
-from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief
 from p2p_elastic.peers.local import Local
@@ -136,7 +136,7 @@ class Follower:
             target = next_holder(holders, asked, local.members, self._rng) or leader  # it helps whoever comes back
         return held
 
-    async def ask(self, partner: PeerRecord, origin: str, have: int | None) -> Fetched:
+    async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Vectors | None = None) -> Fetched:
         """Ask `partner` for the newest snapshot of `origin`; where one is given, it is in the received vector."""
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
@@ -154,7 +154,7 @@ class Follower:
             stream = await open_stream(self._transport, partner, self._limits)
             conversation = Conversation(stream, self._limits)
             try:
-                answer = await conversation.run(fetch(asked), local.vectors)
+                answer = await conversation.run(fetch(asked), into or local.vectors)
             finally:
                 traffic = conversation.traffic
                 await stream.close()

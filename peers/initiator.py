@@ -65,7 +65,7 @@ class Initiator:
         local.weigh()
         centre = local.centre
         if centre is not None and centre.seated:
-            return await self._meet_own(centre)
+            return await self.meet_own(centre)
         for _ in range(self._limits.attempts):
             if local.condition.drained:
                 local.journal.skipped["drained"] += 1
@@ -92,8 +92,22 @@ class Initiator:
             return None
         return member.record
 
-    async def _meet_own(self, centre: Centre) -> bool:
-        """The centre is here: no stream is needed."""
+    async def exchange_with(self, partner: PeerRecord) -> Outcome:
+        """One exchange outside of the schedule, of the snapshot that was taken for it.
+
+        When it returns, a move is waiting or the handover is free again.
+        """
+        outcome = None
+        try:
+            outcome = await self._ask(partner)
+        finally:
+            self._local.offering_to, self._local.yielding = None, False
+            if outcome is not Outcome.COMPLETED:
+                self._local.free()
+        return outcome
+
+    async def meet_own(self, centre: Centre) -> bool:
+        """The centre is here: no stream is needed. True where a move is waiting."""
         local = self._local
         try:
             await asyncio.wait_for(centre.reserve(), self._limits.snapshot_seconds)

@@ -102,6 +102,11 @@ class Following:
             self.leader = chosen
         return chosen
 
+    def lose(self, peer: str) -> None:
+        """That peer is there no more."""
+        self.leader = None if self.leader == peer else self.leader
+        self.leader_of_all = None if self.leader_of_all == peer else self.leader_of_all
+
     def hear(self, peer: str, loss: float | None, now: float) -> None:
         """What a peer just told us, newer than its record."""
         self._heard.pop(peer, None)

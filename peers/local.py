@@ -19,6 +19,7 @@ from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Vectors
+from p2p_elastic.peers.departed import Departed
 from p2p_elastic.peers.handover import Check, Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
@@ -81,11 +82,15 @@ class Local:
         self.handover, self.journal = Handover(vector), Journal()
         self.vectors = Vectors(self.handover.mine, self.handover.theirs)
         self.members: Mapping[str, Member] = {}
+        self.departed = Departed()
         self.progress = Progress()
         self.newcomer, self.arrival = membership.newcomer, Arrival(newcomer=membership.newcomer)
         self.offering_to: str | None = None
         self.yielding = False  # the partner that we offer to offered to us, and goes first
         self.leaving = False
+        self.handing_over = False  # the exchange under way, or the next one, is our last
+        self.awaited: str | None = None  # while leaving: who is to take something from us
+        self.handed_step: int | None = None  # the step of our last snapshot that somebody else moved by
         self.freed = asyncio.Event()
         self.adopt(policy)
 
@@ -111,8 +116,9 @@ class Local:
 
     @property
     def share(self) -> float:
-        """What we give away of our sum weight when we ask (GoSGD)."""
-        return min(self.policy.rule.share(self._rule_state), SHARE_MAX)
+        """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
+        rule = self.policy.rule
+        return min((rule.share_of_leaver if self.handing_over else rule.share)(self._rule_state), SHARE_MAX)
 
     @property
     def weight(self) -> float:
@@ -241,6 +247,8 @@ class Local:
         partner's parameters did here. `of_all`: by the rule for the leader of all groups. `check` is asked by the
         training thread before it adds the move.
         """
+        if self.policy.moves_the_other(asked=mine.asked):
+            self.handed_step = self.handover.snapshot_step
         if not received:
             self._update(self.handover.theirs[:0], mine, theirs, (partner, of_all))
             self.free()

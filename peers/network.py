@@ -176,7 +176,7 @@ class LiveNetwork:
         task.add_done_callback(self.report_end)
         self._tasks.append(task)
 
-    def report_end(self, task: asyncio.Task[None] | concurrent.futures.Future[None]) -> None:
+    def report_end(self, task: asyncio.Task[None] | concurrent.futures.Future[Any]) -> None:
         """To be called with what should never end: if it failed, say so in the log and the status."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failure = f"{type(error).__name__}: {error}"

@@ -17,18 +17,20 @@ from typing import Literal
 
 from torch import Tensor
 
-from p2p_elastic.errors import DirectoryError
 from p2p_elastic.events import EventLog
 from p2p_elastic.peers.arrival import Arrival, CaughtUp
 from p2p_elastic.peers.catching_up import CatchingUp, Try
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.farewell import Farewell
 from p2p_elastic.peers.follower import Follower, Measure
+from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local import Examine, Local, Membership
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
+from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Topology
@@ -36,6 +38,7 @@ from p2p_elastic.status import (
     CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
+    FarewellStatus,
     JoiningStatus,
     LeaderStatus,
     MemberStatus,
@@ -47,7 +50,6 @@ from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
 Errand = Literal["exchange", "global"]  # the latter with the leader of all groups
-WITHDRAW_SECONDS = 1.0
 
 
 class Peer:
@@ -79,7 +81,7 @@ class Peer:
     ) -> None:
         limits = limits or Limits()
         self.peer = transport.peer
-        self._transport, self._directory = transport, directory
+        self._transport = transport
         events = events or EventLog(lambda: 0.0)
         self._local = Local(
             self.peer, vector, policy, membership, condition or Condition(self._now, events=events), events
@@ -89,8 +91,11 @@ class Peer:
         rng = random.Random(f"{seed} {self.peer} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
-        self._responder = Responder(self._local, limits, self.refresh)
+        self._seat = OwnSeat(self._local, limits)
         self._presence = Presence(self._local, directory, self._follower)
+        goodbyes = Goodbyes(self._local, self._presence, self._follower, self._initiator, self._seat)
+        self._responder = Responder(self._local, limits, self._seat, goodbyes, self.refresh)
+        self._farewell = Farewell(self._local, transport, directory, self._presence, self._seat, limits, rng)
         self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
         self._coin = random.Random(f"{seed} {self.peer} coin")
         self._owed: deque[Errand] = deque()  # due, and not begun while another exchange was under way
@@ -191,7 +196,7 @@ class Peer:
     def _snapshot_taken(self, due: bool) -> None:
         if due:
             self._errand = self._owed.popleft()
-        self._wake(self._to_initiate if due else self._responder.published)
+        self._wake(self._to_initiate if due else self._seat.published)
 
     def _wake(self, event: asyncio.Event) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -320,20 +325,13 @@ class Peer:
                     task.cancel()
                 _, left = await asyncio.wait(left, timeout=0.1)
 
-    async def leave(self, seconds: float) -> None:
-        """Begin no exchange, and let the one under way end, within `seconds`; then withdraw our record.
+    async def leave(self, seconds: float) -> FarewellStatus:
+        """Let the exchange under way end, hand our last parameters to a partner, and say goodbye, within `seconds`.
 
-        While it runs the training thread has to call `during_evaluation`: a partner may wait for a snapshot.
+        While it runs the training thread has to call `settle`: snapshots are wanted, and moves are to be added. Where
+        it is cancelled and called again, it goes on with what was not begun.
         """
-        self._local.leaving = True
-        try:
-            await asyncio.wait_for(self._local.until_quiet(), seconds)
-        except asyncio.TimeoutError:
-            log.info("leaving while an exchange is under way")
-        try:
-            await asyncio.wait_for(self._directory.withdraw(), WITHDRAW_SECONDS)
-        except (asyncio.TimeoutError, DirectoryError) as error:
-            log.info("could not withdraw our record: %s", error)
+        return await self._farewell.say(seconds)
 
     def adopt(self, run: str, policy: Policy) -> None:
         """Become a newcomer of another run with the same model, after training alone."""

@@ -20,6 +20,11 @@ class Presence:
         self._sequence = local.membership.first_sequence
         self._drained = False  # what our record says
 
+    @property
+    def next_sequence(self) -> int:
+        """Beyond that of any record of ours so far."""
+        return self._sequence + 1
+
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
         local = self._local
@@ -48,9 +53,10 @@ class Presence:
         local = self._local
         local.condition.look()  # whether the directory answers or not
         local.pace.mark(asyncio.get_running_loop().time(), local.progress.step)
-        records = await self._directory.members()
+        listed = await self._directory.members()
         before, now = local.members, asyncio.get_running_loop().time()
-        local.members = observe(before, (r for r in records if r.schema_hash == local.vector.schema_hash), now)
+        records = (r for r in local.departed.without(listed, now) if r.schema_hash == local.vector.schema_hash)
+        local.members = observe(before, records, now)
         for peer in sorted(before.keys() ^ local.members.keys()):
             joined = peer in local.members
             local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
@@ -58,9 +64,10 @@ class Presence:
         if local.condition.drained != self._drained:
             self._drained = local.condition.drained
             await self.announce()
-        await self._look_for_centre()
+        await self.look_for_centre()
 
-    async def _look_for_centre(self) -> None:
+    async def look_for_centre(self) -> None:
+        """See who holds the centre variable, and take the place where it is ours. Raises DirectoryError."""
         local = self._local
         centre = local.centre
         if centre is None:

@@ -17,6 +17,7 @@ from p2p_elastic.messages import (
     DeclineReason,
     Fetch,
     Given,
+    Goodbye,
     Inquiry,
     Offer,
     Part,
@@ -26,6 +27,7 @@ from p2p_elastic.messages import (
 )
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.donor import Donor
+from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.local import Local
@@ -41,18 +43,20 @@ OUTGOING_MAX = 4  # snapshots on their way at the same time; those that readers 
 class Responder:
     """Answers offers and inquiries, one stream at a time per slot, a few slots per peer."""
 
-    def __init__(self, local: Local, limits: Limits, look: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        local: Local,
+        limits: Limits,
+        own: OwnSeat,
+        goodbyes: Goodbyes,
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
         self._local, self._limits = local, limits
+        self._own, self._goodbyes = own, goodbyes
         self.donor = Donor(local, limits, look)
         self._ledger = Ledger(limits.ledger_entries)
         self._streams: Counter[str] = Counter()
-        self._own = OwnSeat(local, limits)
         self._outgoing: list[tuple[Snapshot, Stream]] = []
-
-    @property
-    def published(self) -> asyncio.Event:
-        """To be set when a snapshot that was wanted is there."""
-        return self._own.published
 
     def _seat(self) -> Seat:
         centre = self._local.centre
@@ -83,17 +87,17 @@ class Responder:
             await stream.close()
 
     async def _answer(self, conversation: Conversation) -> None:
-        message = await conversation.receive((Offer, Inquiry, Fetch, Tell), self._limits.header_seconds)
+        message = await conversation.receive((Offer, Inquiry, Fetch, Tell, Goodbye), self._limits.header_seconds)
         key = Key(conversation.stream.partner, message.id)
         if isinstance(message, Inquiry):
             committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
             await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
             return
-        assert isinstance(message, (Offer, Fetch, Tell))
+        assert isinstance(message, (Offer, Fetch, Tell, Goodbye))
         if message.peer != key.partner:
             raise RemoteProtocolError(f"claims to be {message.peer!a}, is {key.partner}", partner=key.partner)
-        if isinstance(message, Tell):
-            await self._compare(conversation, message)
+        if isinstance(message, (Tell, Goodbye)):
+            await self._listen(conversation, message)
             return
         decline = self._objection(message)
         if decline is not None:
@@ -114,16 +118,19 @@ class Responder:
         general = objection(
             asked, run=local.membership.run, schema_hash=local.vector.schema_hash, elements=local.vector.elements
         )
-        if general is None and local.leaving:
+        if general is not None or asked.peer == local.awaited:
+            return general
+        if local.leaving:
             return Decline(id=asked.id, reason=DeclineReason.LEAVING)
-        if general is None and local.condition.drained:
-            return Decline(id=asked.id, reason=DeclineReason.DRAINED)
-        return general
+        return Decline(id=asked.id, reason=DeclineReason.DRAINED) if local.condition.drained else None
 
-    async def _compare(self, conversation: Conversation, told: Tell) -> None:
+    async def _listen(self, conversation: Conversation, told: Tell | Goodbye) -> None:
         local = self._local
         if told.run != local.membership.run:
             await self._say_no(conversation, Decline(id=told.id, reason=DeclineReason.OTHER_RUN))
+            return
+        if isinstance(told, Goodbye):
+            await self._goodbyes.hear(conversation, told)
             return
         if local.following is not None and told.peer in local.members:
             local.following.hear(told.peer, told.loss, asyncio.get_running_loop().time())
@@ -138,7 +145,7 @@ class Responder:
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.NO_SNAPSHOT))
         elif asked.have == snapshot.step:
             await conversation.send(Unchanged(id=asked.id))
-        elif snapshot.may_send(asked.peer):
+        elif snapshot.may_send(asked.peer) or asked.peer == local.awaited:
             await self._send_copy(conversation, asked, snapshot)
         elif holders := snapshot.refer(asked.peer, local.members):
             await conversation.send(Referral(id=asked.id, holders=holders))

@@ -70,6 +70,28 @@ class OwnSeat:
                 local.free()
         return refusal
 
+    async def take_snapshot(self) -> bool:
+        """Freeze our parameters for an exchange outside of the schedule, that we ask for.
+
+        False where the one under way does not end in time, no step does, or they are not finite.
+        """
+        local, taken = self._local, False
+        try:
+            await asyncio.wait_for(local.until_free(), self._limits.snapshot_seconds)
+        except asyncio.TimeoutError:
+            return False
+        if not local.handover.request():
+            return False
+        try:
+            await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
+            taken = local.finite()
+        except asyncio.TimeoutError:
+            log.info("no step ended in %g s", self._limits.snapshot_seconds)
+        finally:
+            if not taken:
+                local.free()
+        return taken
+
     async def _yield_to(self, partner: str) -> None:
         """Two peers that offered to each other at once: the offer of the smaller id stands, the other's is declined."""
         local = self._local

@@ -23,6 +23,8 @@ from p2p_elastic.messages import (
     Decline,
     Fetch,
     Given,
+    Goodbye,
+    Heard,
     Inquiry,
     Message,
     Offer,
@@ -51,6 +53,8 @@ KINDS: dict[int, type[Message]] = {
     10: Unchanged,
     11: Referral,
     12: Tell,
+    13: Goodbye,
+    14: Heard,
 }
 _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
 

@@ -19,6 +19,8 @@ from p2p_elastic.messages import (
     DeclineReason,
     Fetch,
     Given,
+    Goodbye,
+    Heard,
     Inquiry,
     Message,
     Offer,
@@ -96,6 +98,17 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Unchanged, id=HEX),
     st.builds(Referral, id=HEX, holders=st.lists(PEERS, min_size=1, max_size=4).map(tuple)),
     st.builds(Tell, id=HEX, peer=PEERS, run=RUNS, step=STEPS, loss=LOSSES),
+    st.builds(
+        Goodbye,
+        id=HEX,
+        peer=PEERS,
+        run=RUNS,
+        sequence=STEPS,
+        seconds=st.floats(0.0, 60.0),
+        heir=st.none() | PEERS,
+        centre=st.none() | st.builds(Stamp, term=st.integers(0, 2**31 - 1), clock=STEPS),
+    ),
+    st.builds(Heard, id=HEX, took=st.booleans()),
     st.builds(Decline, id=HEX, reason=st.sampled_from(DeclineReason), detail=TEXTS),
     st.builds(Verified, id=HEX),
     st.builds(Committed, id=HEX),
@@ -154,6 +167,16 @@ LONGEST: tuple[Message, ...] = (
     Unchanged(id=ID),
     Referral(id=ID, holders=(WORST * 128,) * 4),
     Tell(id=ID, peer=WORST * 128, run="r" * 64, step=2**53 - 1, loss=LARGEST),
+    Goodbye(
+        id=ID,
+        peer=WORST * 128,
+        run="r" * 64,
+        sequence=2**53 - 1,
+        seconds=100 / 3,
+        heir=WORST * 128,
+        centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
+    ),
+    Heard(id=ID, took=False),
     *(Decline(id=ID, reason=reason, detail=WORST * 200) for reason in DeclineReason),
     Verified(id=ID),
     Committed(id=ID),
@@ -215,7 +238,7 @@ def test_what_is_not_our_protocol_is_refused(header: bytes) -> None:
         unpack_header(header)
 
 
-@pytest.mark.parametrize("kind", [0, 13, 255])
+@pytest.mark.parametrize("kind", [0, 15, 255])
 def test_an_unknown_kind_of_message_is_refused(kind: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"unknown kind of message: {kind}"):
         unpack_header(MESSAGE_HEADER.pack(MAGIC, kind, 2))

@@ -1,0 +1,296 @@
+"""Leaving a run: let the exchange under way end, hand over what was learnt, and say goodbye.
+
+The goodbye always gets out, at whatever cost for the rest: most members hear it at once, so that nobody chooses us any
+more, while the hand-over to one of them goes on. Only a centre hands its place over first, and then says to whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import TypeVar
+
+from p2p_elastic.errors import DirectoryError, ExchangeError
+from p2p_elastic.exchange import say_goodbye
+from p2p_elastic.messages import STAY_SECONDS_MAX, Goodbye, Heard, Stamp
+from p2p_elastic.peers.centre import Centre, candidates, succession
+from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.initiator import SUSPICIOUS, Initiator, new_id
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.partners import choose_partner, suspected
+from p2p_elastic.peers.presence import Presence
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.peers.transport import Directory, Transport
+from p2p_elastic.rules import Flow, Topology
+from p2p_elastic.status import FarewellStatus, Outcome
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+GOODBYE_SECONDS, GOODBYE_SHARE = 1.0, 0.4  # kept for the last goodbyes: so many seconds, or that share of all
+TOLD_MAX = 32  # members that hear it from ourselves; the others read it in the directory
+TRIES = 2  # partners, or heirs, that may fail to take something
+ASKED_MAX = 5  # partners asked at all: those that decline at once cost no time
+STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wait a little longer for the answer
+
+
+class Farewell:
+    """The end of one peer in its run. Belongs to the network thread."""
+
+    def __init__(
+        self,
+        local: Local,
+        transport: Transport,
+        directory: Directory,
+        presence: Presence,
+        seat: OwnSeat,
+        limits: Limits,
+        rng: random.Random,
+    ) -> None:
+        self._local, self._transport, self._directory = local, transport, directory
+        self._presence, self._seat, self._limits, self._rng = presence, seat, limits, rng
+        self._status = FarewellStatus()
+        self._told = set[str]()  # members that are not told again
+        self._heard = set[str]()  # those of them that said that they heard it
+        self._begun = False  # handing over: never twice, what became of the first time may not be known
+
+    async def say(self, seconds: float) -> FarewellStatus:
+        """Leave within `seconds`. Says how that went."""
+        local, loop = self._local, asyncio.get_running_loop()
+        local.leaving = True
+        alive = self._alive()
+        self._note(members=max(self._status.members, len(alive)))
+        end, last = loop.time() + seconds, min(GOODBYE_SECONDS, GOODBYE_SHARE * seconds)
+        if local.centre is not None and local.centre.seated:
+            await self._hand_over(end - last, None)
+            await asyncio.gather(self._withdraw(end), self._say_to_all(end, except_for=None))
+            return self._status
+        partner = self._choose(set())
+        await asyncio.gather(
+            self._withdraw(end),
+            self._say_to_all(loop.time() + last, except_for=partner),
+            self._hand_over(end - last, partner),
+        )
+        await self._say_to_all(end, except_for=None)
+        return self._status
+
+    def _note(self, **facts: object) -> None:
+        self._status = self._status.model_copy(update=facts)
+
+    def _alive(self) -> dict[str, PeerRecord]:
+        return {peer: member.record for peer, member in self._local.members.items() if not member.suspect}
+
+    # -- goodbye ------------------------------------------------------------------------------------------------------
+
+    async def _say_to_all(self, end: float, *, except_for: PeerRecord | None) -> None:
+        """Tell the members that were not told yet, all at the same time."""
+        open_ones = sorted(self._alive().keys() - self._told - {except_for.peer if except_for is not None else ""})
+        chosen = self._rng.sample(open_ones, max(0, min(len(open_ones), TOLD_MAX - len(self._told))))
+        self._told.update(chosen)
+        records = self._alive()
+        await asyncio.gather(*(self._tell(records[peer], end) for peer in chosen))
+
+    async def _tell(
+        self, member: PeerRecord, end: float, *, stay: float = 0.0, heir: str | None = None, stamp: Stamp | None = None
+    ) -> Heard | None:
+        """Say goodbye to one member; its answer, None where there is none in time."""
+        goodbye = Goodbye(
+            id=new_id(self._rng),
+            peer=self._local.peer,
+            run=self._local.membership.run,
+            sequence=self._presence.next_sequence,
+            seconds=min(stay, STAY_SECONDS_MAX),
+            heir=heir or self._status.centre_to,
+            centre=stamp or self._stamp_left,
+        )
+        try:
+            heard = await _until(end, self._converse(member, goodbye))
+        except (ExchangeError, asyncio.TimeoutError) as error:
+            log.info("goodbye to %s: %s", member.peer, error or "no answer")
+            return None
+        if heard is not None and (heir is None or heard.took):  # a refusing heir is told again, who it is instead
+            self._heard.add(member.peer)
+            self._told.add(member.peer)
+            self._note(told=len(self._heard))
+        return heard
+
+    @property
+    def _stamp_left(self) -> Stamp | None:
+        """That of the centre variable which we handed over."""
+        centre = self._local.centre
+        return centre.stamp if centre is not None and self._status.centre_to is not None else None
+
+    async def _converse(self, member: PeerRecord, goodbye: Goodbye) -> Heard | None:
+        stream = await self._transport.open(member)
+        conversation = Conversation(stream, self._limits)
+        try:
+            return await conversation.run(say_goodbye(goodbye))
+        finally:
+            stream.abort()  # nothing more is to be read at either end, and nobody waits for a slow close
+            self._local.journal.gave(conversation.traffic)
+
+    async def _withdraw(self, end: float) -> None:
+        try:
+            await _until(end, self._directory.withdraw())
+            self._note(withdrawn=True)
+        except (asyncio.TimeoutError, DirectoryError) as error:
+            log.info("could not withdraw our record: %s", error or "no answer")
+
+    # -- what was learnt ----------------------------------------------------------------------------------------------
+
+    async def _hand_over(self, end: float, partner: PeerRecord | None) -> None:
+        """Let the exchange under way end, and hand over what we have."""
+        try:
+            await _until(end, self._local.until_quiet())
+            if not self._begun:
+                self._begun = True
+                await _until(end, self._hand_over_all(end, partner))
+        except asyncio.TimeoutError:
+            self._note(reason="there was no time for more")
+        finally:
+            self._local.handing_over, self._local.awaited = False, None
+
+    async def _hand_over_all(self, end: float, partner: PeerRecord | None) -> None:
+        local, centre = self._local, self._local.centre
+        local.handing_over = True
+        reason = self._nothing_to_give()
+        if reason is None:
+            reason = await self._hand_parameters(end, partner)
+        if centre is not None and centre.seated:
+            reason = await self._hand_centre(end, centre)
+        self._note(reason=reason)
+
+    def _nothing_to_give(self) -> str | None:
+        """Why our parameters are of no use to others; None where they are."""
+        local = self._local
+        if local.policy.topology not in (Topology.PAIRS, Topology.CENTRE):
+            return "this rule hands nothing over"
+        if local.condition.drained:
+            return "drained"
+        if local.progress.step == 0 or local.weight == 0.0:
+            return "it counts for nobody"
+        if local.handed_step == local.progress.step and local.share == 0.0:
+            return "nothing new since the last exchange"
+        return None
+
+    async def _hand_parameters(self, end: float, partner: PeerRecord | None) -> str | None:
+        """One last exchange. Says why it did not come to that, None where it did."""
+        centre, tried = self._local.centre, set[str]()
+        limits = replace(self._limits, idle_seconds=min(self._limits.idle_seconds, _left(end) / TRIES), inquiries=1)
+        initiator = Initiator(self._local, self._transport, limits, self._rng)
+        if centre is not None and centre.seated:
+            return await self._meet_own(centre, initiator)
+        failed = 0
+        while failed < TRIES and len(tried) < ASKED_MAX:
+            partner = partner or self._choose(tried)
+            if partner is None:
+                break
+            tried.add(partner.peer)
+            outcome = await self._give(partner, initiator, _turn(end, failed))
+            if outcome is Outcome.COMPLETED:
+                self._note(handed_to=partner.peer)
+                return None
+            if outcome is Outcome.HALF:
+                return "it is not known whether the last exchange took place"
+            failed += outcome is not Outcome.DECLINED
+            partner = None
+        return "nobody took it" if tried else "nobody is there to take it"
+
+    def _choose(self, tried: set[str]) -> PeerRecord | None:
+        """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""
+        local = self._local
+        if local.policy.topology is Topology.CENTRE:
+            holder = local.members.get(local.centre.holder or "") if local.centre is not None else None
+            return None if holder is None or holder.record.peer in tried else holder.record
+        if local.policy.topology is not Topology.PAIRS:
+            return None
+        trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
+        excluding = tried | {peer for peer, trusted in trust.items() if trusted == 0.0}
+        counting = {peer: member for peer, member in local.members.items() if member.record.weight > 0.0}
+        first = choose_partner(counting, self._rng, excluding=excluding, trust=trust)
+        return first or choose_partner(local.members, self._rng, excluding=excluding, trust=trust)
+
+    async def _give(self, partner: PeerRecord, initiator: Initiator, end: float) -> Outcome | None:
+        local = self._local
+        if local.policy.flow is Flow.PULL:  # only who asks moves
+            heard = await self._offer(partner, end)
+            if heard is None:
+                return None
+            return Outcome.COMPLETED if heard.took else Outcome.DECLINED
+        if not await self._seat.take_snapshot():
+            return None
+        outcome = await initiator.exchange_with(partner)
+        if outcome in SUSPICIOUS:
+            local.members = suspected(local.members, partner.peer)
+        return outcome
+
+    async def _offer(
+        self, partner: PeerRecord, end: float, heir: str | None = None, stamp: Stamp | None = None
+    ) -> Heard | None:
+        """Say goodbye to a member that is to take something from us, and let it."""
+        self._local.awaited = partner.peer
+        try:
+            return await self._tell(partner, end, stay=STAY_SHARE * _left(end), heir=heir, stamp=stamp)
+        finally:
+            self._local.awaited = None
+
+    # -- the centre variable ------------------------------------------------------------------------------------------
+
+    async def _meet_own(self, centre: Centre, initiator: Initiator) -> str | None:
+        if not await self._seat.take_snapshot():
+            return "no snapshot could be had"
+        done = False
+        try:
+            done = await initiator.meet_own(centre)
+        finally:
+            if not done:
+                self._local.free()
+        return None if done else "the centre was busy"
+
+    async def _hand_centre(self, end: float, centre: Centre) -> str | None:
+        """Let the freshest copy's member take the value and the place. Says why nobody did, None where one did."""
+        await centre.reserve()  # the exchanges under way there end first, and none begins any more
+        try:
+            for turn, heir in enumerate(self._heirs()):
+                if await self._give_place(centre, heir, _turn(end, turn)):
+                    return None
+        finally:
+            centre.free()
+        return "nobody took the centre variable over"
+
+    def _heirs(self) -> list[PeerRecord]:
+        local = self._local
+        alive = {peer: member for peer, member in local.members.items() if not member.suspect}
+        now, announce_seconds = asyncio.get_running_loop().time(), local.membership.announce_seconds
+        line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated)
+        return [alive[c.peer].record for c in line[:TRIES]]
+
+    async def _give_place(self, centre: Centre, heir: PeerRecord, end: float) -> bool:
+        local = self._local
+        shown = centre.shown(local.peer)
+        had_it = shown is None or heir.peer in shown.holders
+        heard = await self._offer(heir, end, heir.peer, centre.stamp)
+        # Where its answer was lost, who fetched the value took the place.
+        fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
+        if not fetched and (heard is None or not heard.took):
+            return False
+        centre.give_up(heir.peer)
+        self._note(centre_to=heir.peer)
+        local.events.add("centre", f"the centre is {heir.peer}: we leave", holder=heir.peer)
+        return True
+
+
+def _left(end: float) -> float:
+    return max(0.0, end - asyncio.get_running_loop().time())
+
+
+def _turn(end: float, turn: int) -> float:
+    """Until when one try may last: the last one to the end, those before it two thirds of what is left."""
+    return end if turn == TRIES - 1 else end - _left(end) / 3
+
+
+async def _until(end: float, wait: Awaitable[T]) -> T:
+    return await asyncio.wait_for(wait, _left(end))

@@ -1,0 +1,124 @@
+"""Hearing the goodbyes of others: who leaves is dropped at once, and what it has for us is taken from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from p2p_elastic.messages import Goodbye, Heard, Stamp
+from p2p_elastic.peers.centre import Centre
+from p2p_elastic.peers.conversation import Conversation
+from p2p_elastic.peers.follower import Follower
+from p2p_elastic.peers.initiator import Initiator
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.presence import Presence
+from p2p_elastic.peers.records import CentreClaim, PeerRecord
+from p2p_elastic.peers.repeat import attempt
+from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.rules import Flow, Topology
+from p2p_elastic.status import Outcome
+
+TAKE_SECONDS_MAX = 10.0  # for what a leaver has for us, however long it says that it stays
+
+
+class Goodbyes:
+    """What a member's goodbye changes here. Belongs to the network thread."""
+
+    def __init__(
+        self, local: Local, presence: Presence, follower: Follower, initiator: Initiator, seat: OwnSeat
+    ) -> None:
+        self._local, self._presence, self._follower = local, presence, follower
+        self._initiator, self._seat = initiator, seat
+        self._taking = False
+
+    async def hear(self, conversation: Conversation, goodbye: Goodbye) -> None:
+        """Drop the member that proved to be `goodbye.peer`, take what it has for us, and say that we heard it.
+
+        Raises ExchangeError.
+        """
+        inherits = goodbye.seconds > 0.0 and goodbye.heir == self._local.peer
+        # An heir drops the old centre afterwards: while it is there nobody else thinks of taking the place.
+        took = inherits and await self._take(goodbye, lambda: self._inherit(goodbye))
+        giver = None if inherits and not took else self._drop(goodbye)  # it will say who is the heir instead
+        if giver is not None and goodbye.heir is None:
+            took = await self._take(goodbye, lambda: self._pull(giver))
+        try:
+            await conversation.send(Heard(id=goodbye.id, took=took))
+        finally:
+            self._local.journal.gave(conversation.traffic)
+            if not self._local.leaving:
+                await attempt(self._presence.announce if inherits and took else self._presence.look_for_centre)
+
+    async def _take(self, goodbye: Goodbye, taking: Callable[[], Coroutine[None, None, bool]]) -> bool:
+        """Take something from who leaves, one at a time, while it stays."""
+        if self._taking or self._local.leaving or self._local.condition.drained:
+            return False
+        self._taking = True
+        try:
+            return await asyncio.wait_for(taking(), min(goodbye.seconds, TAKE_SECONDS_MAX))
+        except asyncio.TimeoutError:
+            return False
+        finally:
+            self._taking = False
+
+    # -- the centre variable ------------------------------------------------------------------------------------------
+
+    async def _inherit(self, goodbye: Goodbye) -> bool:
+        """Fetch the centre variable from the centre that leaves, and take its place."""
+        local, stamp = self._local, goodbye.centre
+        centre, member = local.centre, local.members.get(goodbye.peer)
+        if centre is None or stamp is None or member is None or centre.holder != goodbye.peer or centre.seated:
+            return False
+        known = centre.stamp.clock if centre.stamp.term == stamp.term else None
+        # Into the vectors of the place that is to be ours: an exchange of our own may be under way in the others.
+        answer = await self._follower.ask(member.record, goodbye.peer, known, into=centre.vectors)
+        if answer.given is not None:
+            centre.saw(centre.vectors.theirs, Stamp(term=stamp.term, clock=answer.given.step))
+        elif not answer.unchanged:
+            return False
+        if centre.seated or local.leaving:
+            return False
+        centre.inherit(local.peer, local.members, asyncio.get_running_loop().time())
+        local.events.add("centre", f"the centre is {local.peer}", holder=local.peer)
+        return True
+
+    def _name_heir(self, centre: Centre, goodbye: Goodbye) -> None:
+        """The centre that leaves says who took its place: that counts until the heir's own next record."""
+        heir = self._local.members.get(goodbye.heir or "")
+        if goodbye.centre is None or heir is None or centre.holder != goodbye.peer:
+            return
+        claim = CentreClaim(stamp=goodbye.centre.next_term(), seated=True)
+        named = heir._replace(record=heir.record.model_copy(update={"centre": claim}))
+        self._local.members = {**self._local.members, named.record.peer: named}
+
+    # -- the member ---------------------------------------------------------------------------------------------------
+
+    def _drop(self, goodbye: Goodbye) -> PeerRecord | None:
+        """It is a member no more. Its record, where it asks us to take something for the first time."""
+        local, now = self._local, asyncio.get_running_loop().time()
+        asked, member, gone = goodbye.seconds > 0.0, local.members.get(goodbye.peer), local.departed.get(goodbye.peer)
+        if member is None:  # of strangers nothing is remembered
+            if gone is None or gone.asked or not asked:
+                return None
+            local.departed.remember(gone.record, gone.sequence, now, asked=True)
+            return gone.record
+        if goodbye.sequence < member.record.sequence:  # it is back already: this is the end of an earlier life
+            return None
+        if local.centre is not None:
+            self._name_heir(local.centre, goodbye)
+        local.departed.remember(member.record, goodbye.sequence, now, asked=asked)
+        local.members = {peer: other for peer, other in local.members.items() if peer != goodbye.peer}
+        local.events.add("left", f"{goodbye.peer} left", peer=goodbye.peer)
+        if local.following is not None:
+            local.following.lose(goodbye.peer)
+        local.weigh()
+        return member.record if asked else None
+
+    async def _pull(self, giver: PeerRecord) -> bool:
+        """Average with who leaves: by rules that pull only we, who ask, can move."""
+        policy = self._local.policy
+        if policy.topology is not Topology.PAIRS or policy.flow is not Flow.PULL:
+            return False
+        if self._local.progress.step == 0 or not await self._seat.take_snapshot():
+            return False
+        return await self._initiator.exchange_with(giver) is Outcome.COMPLETED
