@@ -158,6 +158,17 @@ class LeaderStatus(Frozen):
     disbelieved: dict[str, str] = Field(description="peer -> why it does not lead this peer at present")
 
 
+class PartitionStatus(Frozen):
+    """Members that vanished together without a goodbye: they crashed, or the network is split."""
+
+    lost: int = Field(description="members that vanished together")
+    before: int = Field(description="other members that were there until then")
+    away: int = Field(description="of those lost, how many are away still; it ends when half of them are back")
+    left: int = Field(description="other members that are there now")
+    seconds: float = Field(description="since the last sign of life of the first that was lost")
+    steps: int = Field(description="our steps since then")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -177,6 +188,7 @@ class PeerStatus(Frozen):
     training: TrainingStatus
     centre: CentreStatus | None = None
     leaders: LeaderStatus | None = None
+    partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

@@ -36,6 +36,7 @@ from p2p_elastic.status import (
     ExchangeTotals,
     LeaderStatus,
     MemberStatus,
+    PartitionStatus,
     PartnerStatus,
     SignalStatus,
 )
@@ -228,6 +229,20 @@ class Peer:
             leader_of_all=following.leader_of_all,
             snapshots_published=following.snapshots.published,
             disbelieved=dict(following.doubts(self._now())),
+        )
+
+    def partition(self) -> PartitionStatus | None:
+        """Members that vanished together; None where there are none."""
+        split = self._local.apart.partition
+        if split is None:
+            return None
+        return PartitionStatus(
+            lost=len(split.lost),
+            before=split.before,
+            away=split.away,
+            left=split.left,
+            seconds=max(0.0, self._now() - split.silent_since),
+            steps=max(0, self.step - split.step),
         )
 
     def exchanges(self) -> ExchangeTotals:

@@ -33,7 +33,7 @@ class Seat(Protocol):
 
     def accept(self, offer: Offer) -> Accept: ...
 
-    async def try_out(self, offer: Offer) -> Trial | None:
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
         """How what was received does on the examples here."""
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
@@ -107,10 +107,12 @@ class OwnSeat:
             step=local.handover.snapshot_step,
             loss=local.loss(),
             weight=local.weight,
+            apart=local.apart_from(offer.peer),
         )
 
-    async def try_out(self, offer: Offer) -> Trial | None:
-        return await self._local.try_out(self.vectors, facts(offer)) if self._local.policy.sends else None
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
+        received = self._local.policy.sends
+        return await self._local.try_out(self.vectors, facts(offer), facts(accept)) if received else None
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
         received = self._local.policy.sends
@@ -155,7 +157,7 @@ class CentreSeat:
             centre=self._centre.stamp,
         )
 
-    async def try_out(self, offer: Offer) -> Trial | None:
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
         return await self._local.try_out(self.vectors, facts(offer))
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
