@@ -70,7 +70,7 @@ def _partitioned(status: PeerStatus) -> Reason | None:
         return None
     goes_on = f"with {split.left} other{'s' * (split.left != 1)}" if split.left else "alone"
     text = (
-        f"{split.lost} of {split.before} members vanished at once {split.seconds:.0f} s ago: they crashed together, or the "
+        f"{split.lost} of {split.before} members vanished together {split.seconds:.0f} s ago: they crashed, or the "
         f"network is split. Training goes on {goes_on}; the halves merge by themselves once they meet again"
     )
     return Reason(code="partitioned", text=text)
