@@ -56,6 +56,17 @@ def _share(mine: Facts, theirs: Facts, counts: float) -> float:
     return others / (ours + others)
 
 
+def inherited_share(own: int, others: int) -> float:
+    """The share of the distance that a centre variable moves to another one that is given up for it.
+
+    Each counts with the exchanges behind it since they were one.
+
+    >>> inherited_share(300, 100), inherited_share(0, 0)
+    (0.25, 0.0)
+    """
+    return max(0, others) / (own + others) if others > 0 else 0.0
+
+
 def merging(rule: ExchangeRule) -> ExchangeRule:
     """Any rule between pairs; where both ends were apart, they meet at the mean weighted by steps instead."""
 

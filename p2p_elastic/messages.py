@@ -83,7 +83,8 @@ class Apart(Frozen):
 
 
 class Offer(Frozen):
-    """The initiator's header. `apart` is there for a while after a partition."""
+    """The initiator's header. `apart` is there for a while after a partition. `centre` is there where its vector is a
+    centre variable that it gives up, since another one stands."""
 
     version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
     id: ExchangeId
@@ -97,6 +98,7 @@ class Offer(Frozen):
     weight: Weight
     share: Share = 0.0
     apart: Apart | None = None
+    centre: Stamp | None = None
 
 
 class Accept(Frozen):

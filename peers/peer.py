@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.events import EventLog
+from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.follower import Follower, Measure
@@ -87,6 +88,7 @@ class Peer:
         rng = random.Random(f"{seed} {self.peer} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
+        self._bequest = Bequest(self._local, transport, limits, rng)
         self._responder = Responder(self._local, limits)
         self._presence = Presence(self._local, directory, self._follower)
         self._coin = random.Random(f"{seed} {self.peer} coin")
@@ -286,6 +288,7 @@ class Peer:
         tasks = [
             asyncio.ensure_future(every(membership.announce_seconds, self.announce)),
             asyncio.ensure_future(every(membership.refresh_seconds, self.refresh)),
+            asyncio.ensure_future(every(membership.announce_seconds, self._bequest.hand_over)),
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if membership.standby:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 
 import pytest
 import torch
+from statuses import status_of
 from swarm import Member, build_member, run_members, tiny_model, values
-from test_simulated_swarm import seeded
 from torch import Tensor, nn
 
 from p2p_elastic.events import EventLog
@@ -20,10 +20,9 @@ from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
 from p2p_elastic.trust import Trial
 from p2p_elastic.vector import ParameterVector
-from statuses import status_of
 
 NAMES = "abcdef"
-CUT, HEALED = 5.0, 15.0  # seconds; peers announce every second
+CUT, HEALED, STEP = 5.0, 15.0, 0.05  # seconds; peers announce every second
 
 
 def policy(name: str = "elastic-gossip", weighting: WeightingName = "fixed", probability: float = 1 / 8) -> Policy:
@@ -43,11 +42,11 @@ def split(side: Collection[str], *, start: float = CUT, end: float = HEALED) -> 
 
 
 def build(network: SimulatedNetwork, name: str, **options: object) -> Member:
-    options = {"policy": policy(), "events": EventLog(lambda: 0.0), "step_seconds": 0.02, **options}
+    options = {"policy": policy(), "events": EventLog(lambda: 0.0), "step_seconds": STEP, **options}
     return build_member(network, name, seed=ord(name[0]), **options)  # type: ignore[arg-type]
 
 
-def run(members: list[Member], at: dict[float, Callable[[], None]], *, steps: int = 1500) -> None:
+def run(members: list[Member], at: dict[float, Callable[[], None]], *, steps: int = 600) -> None:
     """Let them train, looking in at some moments."""
 
     async def looking() -> None:
@@ -83,7 +82,8 @@ def spread(members: list[Member]) -> float:
 
 def drifting(members: list[Member], drift: Callable[[str], float]) -> None:
     for member in members:
-        member.on_step = lambda model, by=drift(member.peer.peer): _shift(model, by)
+        by = drift(member.peer.peer)
+        member.on_step = lambda model, by=by: _shift(model, by)
 
 
 def _shift(model: nn.Module, by: float) -> None:
@@ -115,7 +115,7 @@ def test_a_partition_is_noticed_said_and_over_soon_after_it_heals(side: str) -> 
     assert network.faults["cut"] > 10
     assert [len(told(m, "partition")) for m in members] == noticing
     assert [len(told(m, "healed")) for m in members] == noticing
-    assert [m.steps for m in members] == [1500] * 6
+    assert [m.steps for m in members] == [600] * 6
 
 
 def test_what_is_said_has_the_numbers() -> None:
@@ -126,7 +126,7 @@ def test_what_is_said_has_the_numbers() -> None:
     assert status is not None
     assert (status.lost, status.before, status.away, status.left) == (3, 5, 3, 2)
     assert status.seconds == pytest.approx(HEALED - CUT, abs=2.0)
-    assert status.steps == pytest.approx((HEALED - CUT) / 0.02, abs=100)
+    assert status.steps == pytest.approx((HEALED - CUT) / STEP, abs=40)
     (reason,) = judge(status_of(partition=status)).reasons
     assert reason.text.startswith("3 of 5 members vanished together")
 
@@ -136,8 +136,7 @@ def test_members_that_say_goodbye_are_no_partition() -> None:
     members = [build(network, name) for name in NAMES]
 
     def leave() -> None:
-        for member in members[3:]:
-            leaving.append(asyncio.ensure_future(member.peer.leave(1.0)))
+        leaving.extend(asyncio.ensure_future(member.peer.leave(1.0)) for member in members[3:])
 
     leaving: list[asyncio.Future[None]] = []
     run(members, {CUT: leave})
@@ -165,7 +164,7 @@ def test_after_it_heals_the_halves_agree_as_if_nothing_had_been(rule: str) -> No
     found: dict[str, list[float]] = {}
     for name, network in (("split", split("abc")), ("whole", SimulatedNetwork())):
         members = [build(network, n, policy=policy(rule)) for n in NAMES]
-        drifting(members, lambda n: 0.001 if n in "abc" else -0.001)
+        drifting(members, lambda n: 0.0025 if n in "abc" else -0.0025)
         distances = found[name] = []
         look = lambda members=members, distances=distances: distances.append(spread(members))  # noqa: E731
         run(members, {HEALED - 0.1: look, HEALED + 10.0: look})
@@ -177,7 +176,7 @@ def test_after_it_heals_the_halves_agree_as_if_nothing_had_been(rule: str) -> No
 @pytest.mark.parametrize(("side", "fast"), [("abc", 2), ("abc", 1), ("ab", 1), ("a", 1), ("a", 2)])
 def test_each_side_counts_by_its_peers_times_its_steps(side: str, fast: int) -> None:
     network = split(side)
-    members = [build(network, n, step_seconds=0.02 / (fast if n in side else 1)) for n in NAMES]
+    members = [build(network, n, step_seconds=STEP / (fast if n in side else 1)) for n in NAMES]
     at_healing = []
 
     def part() -> None:
@@ -185,7 +184,7 @@ def test_each_side_counts_by_its_peers_times_its_steps(side: str, fast: int) -> 
             fill(member.model, 1.0 if member.peer.peer in side else 0.0)
         at_healing.extend(means(members))
 
-    run(members, {CUT + 5.0: part}, steps=2000)
+    run(members, {CUT + 5.0: part}, steps=800)
     ours, others = len(side) * fast, 6 - len(side)
     agreed = means(members)
     assert max(agreed) - min(agreed) < 0.01
@@ -194,7 +193,7 @@ def test_each_side_counts_by_its_peers_times_its_steps(side: str, fast: int) -> 
 
 def test_a_peer_that_slept_meanwhile_moves_to_the_others() -> None:
     members = [build(network, name) for network in [split("a")] for name in NAMES]
-    alone, *others = members
+    alone = members[0]
     alone.on_step = lambda _model: None
 
     def sleep() -> None:
@@ -207,7 +206,6 @@ def test_a_peer_that_slept_meanwhile_moves_to_the_others() -> None:
 
     run(members, {CUT: sleep, HEALED: wake})
     assert max(means(members)) < 0.03
-    assert others
 
 
 def test_each_pair_merges_once_and_a_failed_exchange_is_no_reason() -> None:
@@ -230,8 +228,8 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     ends = []
     for _ in range(2):
         members = [build(network, name) for network in [split("ab")] for name in NAMES]
-        drifting(members, lambda n: 0.001 if n in "ab" else -0.001)
-        run(members, {}, steps=1200)
+        drifting(members, lambda n: 0.0025 if n in "ab" else -0.0025)
+        run(members, {}, steps=500)
         ends.append(torch.stack([values(m.model) for m in members]))
     assert torch.equal(*ends)
 
@@ -257,20 +255,17 @@ def test_across_a_barrier_the_lighter_side_copies_and_nobody_is_ever_in_the_midd
     members = [build(network, n, policy=policy(rule, "dynamic"), model=tiny_model(0)) for n in NAMES]
     highest = 0.0
 
-    def watched(model: nn.Module) -> None:
+    def learn(model: nn.Module, valley: float) -> None:
         nonlocal highest
+        if asyncio.get_running_loop().time() < HEALED:
+            fill(model, valley)  # what each side learns without the other
         highest = max(highest, two_valleys(values(model)))
 
     for member in members:
-        member.loss = 0.1
+        valley = 1.0 if member.peer.peer in side else -1.0
+        member.on_step = lambda model, valley=valley: learn(model, valley)
         member.peer.examine_with(examine)
-
-    def part() -> None:
-        for member in members:
-            fill(member.model, 1.0 if member.peer.peer in side else -1.0)
-            member.on_step = watched
-
-    run(members, {CUT + 5.0: part}, steps=2500)
+    run(members, {}, steps=800)
     agreed = means(members)
     assert highest < 0.1
     assert max(agreed) - min(agreed) < 0.05
@@ -280,8 +275,10 @@ def test_across_a_barrier_the_lighter_side_copies_and_nobody_is_ever_in_the_midd
 
 def test_without_trials_halves_meet_at_the_mean() -> None:
     members = [build(network, name) for network in [split("abc")] for name in NAMES]
-    drifting(members, lambda n: 0.001 if n in "abc" else -0.001)
+    drifting(members, lambda n: 0.0025 if n in "abc" else -0.0025)
     distance: list[float] = []
     run(members, {HEALED - 0.1: lambda: distance.append(abs(means(members)[0] - means(members)[5]))})
     assert distance[0] > 0.5
-    assert sum(means(members)) / 6 == pytest.approx(sum(float(seeded(ord(n)).mean()) for n in NAMES) / 6, abs=0.1)
+    agreed = means(members)
+    assert max(agreed) - min(agreed) < 0.02
+    assert abs(sum(agreed)) / 6 < 0.1  # neither side's
