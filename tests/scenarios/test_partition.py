@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from statuses import status_of
 from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
@@ -167,10 +168,11 @@ def test_after_it_heals_the_halves_agree_as_if_nothing_had_been(rule: str) -> No
         drifting(members, lambda n: 0.0025 if n in "abc" else -0.0025)
         distances = found[name] = []
         look = lambda members=members, distances=distances: distances.append(spread(members))  # noqa: E731
-        run(members, {HEALED - 0.1: look, HEALED + 10.0: look})
-    during, healed = found["split"]
-    assert during > 10 * found["whole"][0]
-    assert healed < 2 * found["whole"][1]
+        run(members, {moment: look for moment in (HEALED - 0.1, *(HEALED + 6.0 + n / 5 for n in range(40)))})
+    apart, *healed = found["split"]
+    together, *usual = found["whole"]
+    assert apart > 10 * together
+    assert sum(healed) < 1.5 * sum(usual)
 
 
 @pytest.mark.parametrize(("side", "fast"), [("abc", 2), ("abc", 1), ("ab", 1), ("a", 1), ("a", 2)])
@@ -282,3 +284,130 @@ def test_without_trials_halves_meet_at_the_mean() -> None:
     agreed = means(members)
     assert max(agreed) - min(agreed) < 0.02
     assert abs(sum(agreed)) / 6 < 0.1  # neither side's
+
+
+# ---------------------------------------------------------------- the centre variable
+
+
+class Meeting:
+    """Six peers with a centre variable, split and healed; each side learns its own number until then."""
+
+    def __init__(self, side: str, *, cut_handover: bool = False) -> None:
+        network = split(side)
+        plain, self.cut_handover = network.judge, cut_handover
+        network.judge = lambda event: Verdict("cut") if self._is_handover(event) else plain(event)
+        schedule = Schedule(period=4)
+        easgd = policy("easgd")._replace(schedule=schedule)
+        self.members = [build(network, n, policy=easgd, newcomer=n != "a", model=tiny_model(0)) for n in NAMES]
+        self.side, self.given_up = side, False
+        for member in self.members:
+            member.on_step = lambda model, number=float(member.peer.peer in side): self._learn(model, number)
+        self.old = self.members[0].peer._local.centre
+
+    def _learn(self, model: nn.Module, number: float) -> None:
+        if asyncio.get_running_loop().time() < HEALED:
+            fill(model, number)
+
+    def _is_handover(self, event: Event) -> bool:
+        centre = self.old
+        return self.cut_handover and centre is not None and centre.given is not None and event.source == "a"
+
+    async def watch(self) -> list[tuple[float, float, float, float]]:
+        """(before, after, given up, share) where one centre took in another."""
+        found, given, before = [], 0.0, (0.0, 0.0)
+        while asyncio.get_running_loop().time() < HEALED + 10.0:
+            await asyncio.sleep(0.001)
+            centres = [m.peer._local.centre for m in self.members]
+            heir = next((c for c in centres[1:] if c is not None and c.seated), None)
+            assert self.old is not None
+            if self.old.given is not None:
+                self.given_up, given = True, float(self.old.given.value.mean())
+            if heir is None:
+                continue
+            if heir._inherited and not found:
+                found.append((before[0], float(heir.value.mean()), given, before[1]))
+            share = heir.inheritance(self.old.given.stamp) if self.old.given is not None else 0.0
+            before = float(heir.value.mean()), share
+        return found
+
+    def run(self) -> list[tuple[float, float, float, float]]:
+        async def main() -> list[tuple[float, float, float, float]]:
+            watching = asyncio.ensure_future(self.watch())
+            await run_members(self.members, steps=600)
+            return await watching
+
+        return run_virtual(main())
+
+
+@pytest.mark.parametrize(("side", "least", "most"), [("abc", 0.3, 0.7), ("abcd", 0.5, 0.9), ("ab", 0.1, 0.5)])
+def test_two_centres_merge_by_the_exchanges_behind_each_since_the_split(side: str, least: float, most: float) -> None:
+    meeting = Meeting(side)
+    ((before, after, given, share),) = meeting.run()
+    assert before < 0.1
+    assert given > 0.9
+    assert least < share < most
+    assert after == pytest.approx(before + share * (given - before), abs=0.1)
+    holders = [centre.holder for m in meeting.members if (centre := m.peer.centre()) is not None]
+    assert len(set(holders)) == 1
+    assert holders[0] not in side
+    assert all(m.steps == 600 for m in meeting.members)
+
+
+def test_a_centre_whose_last_word_never_arrives_steps_down_all_the_same() -> None:
+    meeting = Meeting("abc", cut_handover=True)
+    assert meeting.run() == []
+    assert meeting.given_up
+    assert meeting.old is not None
+    assert meeting.old.given is None
+    assert not meeting.old.seated
+    assert meeting.members[0].peer.exchanges().by_outcome[Outcome.UNREACHABLE] >= 5
+
+
+# ---------------------------------------------------------------- something to learn
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "dynamic"])
+def test_the_loss_does_not_jump_when_two_halves_that_learnt_apart_merge(weighting: WeightingName) -> None:
+    digits = load_digits()
+    inputs = torch.tensor(digits.data, dtype=torch.float32) / 16.0
+    labels = torch.tensor(digits.target)
+    network, losses = split("abc"), dict[str, list[float]]()
+
+    def loss_of(vector: Tensor, rows: Tensor) -> Tensor:
+        outputs = inputs[rows] @ vector[:640].view(10, 64).T + vector[640:]
+        return nn.functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    everything = torch.arange(len(labels))
+
+    def member_of(place: int, name: str) -> Member:
+        model = nn.Linear(64, 10)
+        fill(model, 0.0)
+        rows = everything[place::6]  # each its own part
+        drawn = torch.Generator().manual_seed(place)
+
+        def learn(model: nn.Module) -> None:
+            batch = rows[torch.randint(len(rows), (32,), generator=drawn)]
+            model.zero_grad()
+            nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.3 * parameter.grad
+            losses.setdefault(name, []).append(float(loss_of(values(model), everything).mean()))
+
+        async def examine(theirs: Tensor, mine: Tensor) -> Trial:
+            batch = rows[torch.randint(len(rows), (32,), generator=drawn)]
+            both = [loss_of(vector, batch).view(8, 4).mean(dim=1) for vector in (theirs, mine)]
+            return Trial.of(*both)
+
+        member = build(network, name, policy=policy(weighting=weighting), model=model)
+        member.on_step = learn
+        member.peer.examine_with(examine)
+        return member
+
+    members = [member_of(place, name) for place, name in enumerate(NAMES)]
+    run(members, {}, steps=600)
+    healed = int(HEALED / STEP)
+    before = max(max(curve[healed - 20 : healed]) for curve in losses.values())
+    after = max(max(curve[healed : healed + 100]) for curve in losses.values())
+    assert after < 1.05 * before
+    assert max(curve[-1] for curve in losses.values()) < before
