@@ -31,7 +31,7 @@ class _Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._status
-        for part in (_peer, _training, _signals, _exchanges, _partners, _network, _roles, _health):
+        for part in (_peer, _training, _signals, _exchanges, _partners, _network, _partition, _roles, _health):
             yield from part(status)
 
 
@@ -108,6 +108,13 @@ def _network(status: PeerStatus) -> Iterator[Metric]:
     text = "Times that a malformed, unsigned or foreign record was ignored."
     yield _counter("records_ignored", text, network.records_ignored)
     yield _counters("streams_refused", "Incoming streams that were refused.", "reason", network.streams_refused)
+
+
+def _partition(status: PeerStatus) -> Iterator[Metric]:
+    split = status.partition
+    text = "Members that vanished at once without a goodbye, and are away still."
+    yield _gauge("partition_members_away", text, 0 if split is None else split.away)
+    yield _gauge("partition_seconds", "Seconds since they vanished.", 0.0 if split is None else split.seconds)
 
 
 def _roles(status: PeerStatus) -> Iterator[Metric]:

@@ -92,8 +92,8 @@ async def events(
     ] = 0,
 ) -> Response:
     """A stream that stays open: at once and every second `progress`, which has no id, and, as soon as they happen,
-    exchange, joined, left, weight, trust, signal, centre, leader, drained and resumed; first those that are kept. Each
-    `data` is one line of JSON."""
+    exchange, joined, left, weight, trust, signal, centre, leader, drained, resumed, partition and healed; first those
+    that are kept. Each `data` is one line of JSON."""
     streams = source.streams
     if streams.open >= streams.limit:
         raise HTTPException(503, f"{streams.limit} streams of events are open, which is all there may be; close one")

@@ -46,6 +46,7 @@ class StatusBoard:
             centre=peer.centre() if peer else None,
             leaders=peer.leaders() if peer else None,
             joining=peer.joining() if peer else None,
+            partition=peer.partition() if peer else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),

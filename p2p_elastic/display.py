@@ -196,8 +196,17 @@ def one_line(status: PeerStatus) -> str:
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
         f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} "
         + (f"{standing(status)} " if standing(status) else "")
+        + (f"{parted(status)} " if status.partition is not None else "")
         + f"health {judge(status).status}"
     )
+
+
+def parted(status: PeerStatus) -> str:
+    """Who vanished at once; empty where nobody did."""
+    split = status.partition
+    if split is None:
+        return ""
+    return f"partition: {split.away} away, {split.left} left for {split.seconds:.0f} s, {split.steps} steps"
 
 
 def standing(status: PeerStatus) -> str:
@@ -243,6 +252,8 @@ def panel(status: PeerStatus) -> Panel:
     ]
     if standing(status):
         rows.insert(3, Text(standing(status)))
+    if status.partition is not None:
+        rows.insert(3, Text(parted(status), style="yellow"))
     rows += [Text(f"{reason.code}: {reason.text}", style="yellow") for reason in health.reasons]
     title = f"{status.run} · {status.task} · {short(status.peer)} · {training.phase}"
     colour = "green" if health.status == "ok" else "yellow"

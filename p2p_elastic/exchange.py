@@ -52,7 +52,7 @@ from p2p_elastic.messages import (
     Unchanged,
     Verified,
 )
-from p2p_elastic.rules import Facts, Flow
+from p2p_elastic.rules import Facts, Flow, Stake
 from p2p_elastic.status import Outcome
 
 
@@ -103,7 +103,8 @@ Exchange = Generator[Command, Answer, Result]
 def facts(header: Offer | Accept) -> Facts:
     """The facts of the peer that sent this header."""
     asked = isinstance(header, Offer)
-    return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share)
+    stake = None if header.apart is None else Stake(header.apart.steps, header.apart.peers, header.apart.merge)
+    return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share, apart=stake)
 
 
 def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:

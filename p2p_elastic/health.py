@@ -3,6 +3,7 @@
     bootstrap_unreachable   initial peers were given, none of them works, and no other peer answers
     no_members              training for a while, initial peers were given, and yet no other live member of the run
     loss_not_finite         the loss is NaN or infinite
+    partitioned             several members vanished at once, without a goodbye
     centre_vacant           the centre variable is gone, and nobody took its place
     stalled                 training, but no step for a long time
     drained                 it was asked to exchange no more
@@ -61,6 +62,18 @@ def _no_members(status: PeerStatus) -> Reason | None:
         return None
     text = f"alone: no live member of run {status.run!r}; check that the other peers use the same run and task"
     return Reason(code="no_members", text=text)
+
+
+def _partitioned(status: PeerStatus) -> Reason | None:
+    split = status.partition
+    if split is None:
+        return None
+    goes_on = f"with {split.left} other{'s' * (split.left != 1)}" if split.left else "alone"
+    text = (
+        f"{split.lost} of {split.before} members vanished together {split.seconds:.0f} s ago: they crashed, or the "
+        f"network is split. Training goes on {goes_on}; the halves merge by themselves once they meet again"
+    )
+    return Reason(code="partitioned", text=text)
 
 
 def _centre_vacant(status: PeerStatus) -> Reason | None:
@@ -136,6 +149,7 @@ _CHECKS = (
     _network_failed,
     _bootstrap_unreachable,
     _no_members,
+    _partitioned,
     _centre_vacant,
     _loss_not_finite,
     _stalled,

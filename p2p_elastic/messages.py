@@ -13,6 +13,7 @@ PROTOCOL_VERSION = 1
 CODECS = ("none",)
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 STAY_SECONDS_MAX = 60.0
+PEERS_MAX = 2**20
 
 ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -77,8 +78,20 @@ class Stamp(Frozen):
         return Stamp(term=min(self.term + 1, TERM_MAX), clock=self.clock)
 
 
+class Apart(Frozen):
+    """What stands behind the sender's parameters since it lost others: its steps, and the peers on its side.
+
+    `merge`: the receiver is one of them, and they did not exchange since.
+    """
+
+    steps: Step
+    peers: Annotated[int, Field(ge=1, le=PEERS_MAX)] = 1
+    merge: bool = True
+
+
 class Offer(Frozen):
-    """The initiator's header."""
+    """The initiator's header. `apart` is there for a while after a partition. `centre` is there where its vector is a
+    centre variable that it gives up, since another one stands."""
 
     version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
     id: ExchangeId
@@ -91,6 +104,8 @@ class Offer(Frozen):
     loss: Loss
     weight: Weight
     share: Share = 0.0
+    apart: Apart | None = None
+    centre: Stamp | None = None
 
 
 class Accept(Frozen):
@@ -104,6 +119,7 @@ class Accept(Frozen):
     weight: Weight
     share: Share = 0.0
     centre: Stamp | None = None
+    apart: Apart | None = None
 
 
 class Decline(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from p2p_elastic.merging import merging
 from p2p_elastic.rules import ExchangeRule, Flow, Method, Topology
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.weighting import dynamic
@@ -24,8 +25,11 @@ def rule_of(method: Method, moving_rate: float, weighting: WeightingName) -> Exc
     """The exchange rule of a method. Raises ConfigError.
 
     Towards a centre or leader dynamic weighting is in the rule; between pairs it is in the facts that the rule gets.
+    There the rule also merges what a partition had parted; GoSGD has shares of its own for that.
     """
     rule = method.rule(moving_rate)
+    if method.topology is Topology.PAIRS and not method.shares:
+        return merging(rule)
     reference = method.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER, Topology.LEADER)
     return dynamic(rule) if weighting == "dynamic" and reference else rule
 

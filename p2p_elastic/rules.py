@@ -19,13 +19,30 @@ from p2p_elastic.errors import ConfigError
 State = Any
 
 
+class Stake(NamedTuple):
+    """What stands behind one end's parameters since it lost others: its own steps, and the peers on its side.
+
+    `merge`: the partner is one of those that it lost, and they did not exchange since.
+    """
+
+    steps: int
+    peers: int = 1
+    merge: bool = True
+
+    @property
+    def behind(self) -> int:
+        """Peers times steps."""
+        return self.steps * self.peers
+
+
 class Facts(NamedTuple):
     """What one end of an exchange says of itself in its header.
 
     `asked` is true at the end that asked for the exchange, `partners` counts the exchanges that this end makes with the
     same snapshot at the same time, `share` is what it gives away of its sum weight (GoSGD), `centre` says that its
     vector is the centre variable. `trust` does not travel: it is what the other end's own measurements make of this end
-    (`trust.py`), which limits what the claimed `weight` can do there.
+    (`trust.py`), which limits what the claimed `weight` can do there. `apart` is there for a while after a partition
+    (`merging.py`).
     """
 
     step: int
@@ -36,6 +53,7 @@ class Facts(NamedTuple):
     share: float = 0.0
     centre: bool = False
     trust: float = 1.0
+    apart: Stake | None = None
 
 
 class UpdateFn(Protocol):
@@ -64,6 +82,7 @@ class ExchangeRule(NamedTuple):
     share: Callable[[State], float] = _no_share
     share_of_leaver: Callable[[State], float] = _no_share  # all that it has
     per_partner: bool = False  # one state for each partner, not one for all
+    merges: bool = False  # after a partition two ends meet at the mean weighted by their steps (`merging.py`)
 
 
 def pull(moving_rate: float, mine: float, theirs: float) -> float:
@@ -276,7 +295,8 @@ class Method(NamedTuple):
     `rule` takes the moving rate (alpha, or lambda for a leader). `after_step`: the exchange uses the parameters after
     the optimizer step and moves them at once; otherwise gradient and move are both taken at the old parameters and
     added (sources in ALGORITHMS of each paper: EASGD eq. 3, Elastic Gossip; LSGD Algorithm 1). `momentum` None is the
-    task's. `live` is false for the baselines that only the simulator runs.
+    task's. `live` is false for the baselines that only the simulator runs. `shares`: it weighs peers by shares of its
+    own (GoSGD).
     """
 
     summary: str
@@ -288,6 +308,7 @@ class Method(NamedTuple):
     after_step: bool = False
     momentum: float | None = None
     live: bool = True
+    shares: bool = False
 
 
 def _fixed(rule: Callable[[], ExchangeRule]) -> Callable[[float], ExchangeRule]:
@@ -326,6 +347,7 @@ RULES: Mapping[str, Method] = {
         moving_rate=0.5,
         flow=Flow.PUSH,
         symmetric=False,
+        shares=True,
     ),
     "easgd": Method(
         "peers and a centre pull each other, each peer when it is due; no momentum (arXiv 1412.6651, Algorithm 1)",

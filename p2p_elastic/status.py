@@ -199,6 +199,17 @@ class JoiningStatus(Frozen):
     useful_steps: int | None = Field(default=None, description="of its own from copying until it counted for others")
 
 
+class PartitionStatus(Frozen):
+    """Members that vanished together without a goodbye: they crashed, or the network is split."""
+
+    lost: int = Field(description="members that vanished together")
+    before: int = Field(description="other members that were there until then")
+    away: int = Field(description="of those lost, how many are away still; it ends when half of them are back")
+    left: int = Field(description="other members that are there now")
+    seconds: float = Field(description="since the last sign of life of the first that was lost")
+    steps: int = Field(description="our steps since then")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -219,6 +230,7 @@ class PeerStatus(Frozen):
     centre: CentreStatus | None = None
     leaders: LeaderStatus | None = None
     joining: JoiningStatus | None = Field(default=None, description="nothing at the founder of a run")
+    partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

@@ -30,11 +30,12 @@ FLOOR = 0.05  # of the loss where training began: below it differences are no ha
 
 class Trial(NamedTuple):
     """Mean losses in nats of the partner's and of our parameters on the same examples, and the standard error of their
-    difference."""
+    difference. `barrier`: where the exchange would lead us, the loss is clearly worse than at both (`merging.py`)."""
 
     theirs: float
     mine: float
     error: float = 0.0
+    barrier: bool = False
 
     @classmethod
     def of(cls, theirs: Tensor, mine: Tensor) -> Trial:
@@ -86,6 +87,10 @@ class Judge:
         while len(self._distances) > PARTNERS_MAX:
             self._distances.pop(next(iter(self._distances)))
         return verdict
+
+    def forget_distances(self, partner: str) -> None:
+        """That it is far away now is no sign: it was cut off, or we were."""
+        self._distances.pop(partner, None)
 
     def _verdict(self, raw: float, trial: Trial | None) -> Verdict:
         if trial is None:

@@ -3,7 +3,8 @@
 Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
 member with the freshest copy takes its place, with the next term; where it does not, the next one in line does
 (`succession`). Each member judges for itself from the same records; where two claim the place, the higher term stands,
-then the smaller peer id (`rightful`), and the other one steps down. A peer that sees nobody else claims nothing.
+then the smaller peer id (`rightful`), and the other one steps down: it hands over its value, which the one that stands
+takes in, each weighted by the exchanges behind it since the two were one. A peer that sees nobody else claims nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from p2p_elastic.messages import Stamp
+from p2p_elastic.merging import inherited_share
+from p2p_elastic.messages import CLOCK_MAX, Stamp
 from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.partners import Member, Members
 from p2p_elastic.peers.records import CentreClaim
@@ -29,6 +31,14 @@ SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is gone;
 SUSPECT_ANNOUNCEMENTS = 2.0  # so many where an exchange with it failed, too
 VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
 TURN_ANNOUNCEMENTS = 2.0  # and so long each one in line has for it before it is the next one's turn
+
+
+class Given(NamedTuple):
+    """A centre variable [D] that is given up, for the one that stands; and how often that was tried."""
+
+    value: torch.Tensor
+    stamp: Stamp
+    tries: int = 0
 
 
 class Candidate(NamedTuple):
@@ -87,6 +97,10 @@ class Centre:
         self._rule = rule
         self._rule_states: dict[str, Any] = {}  # one for each partner, or one for all
         self.judge = Judge()  # of those who meet the centre here
+        self.given: Given | None = None  # ours, until it is handed over
+        self._since = self.stamp.clock  # the clock when we became the centre,
+        self._behind = 0  # and the exchanges behind the value since then
+        self._inherited: dict[tuple[str, int], None] = {}  # who handed over which term
         self._vectors: Vectors | None = None
         self._vacant_since: float | None = None
         self._shown: Snapshot | None = None
@@ -130,6 +144,30 @@ class Centre:
                 self._rule_states.pop(next(iter(self._rule_states)))
             self.value = self.value + move
             self.stamp = self.stamp.counted()
+            self._behind += 1
+        return distance
+
+    def inherits(self, peer: str, stamp: Stamp) -> bool:
+        """Whether a centre variable that is given up for ours is taken in: once each."""
+        return self.seated and stamp.term <= self.stamp.term and (peer, stamp.term) not in self._inherited
+
+    def inheritance(self, stamp: Stamp) -> float:
+        """How far ours would move to the one of that stamp: 0 to 1 of the distance."""
+        return inherited_share(self._behind, stamp.clock - self._since)
+
+    def take_in(self, peer: str, stamp: Stamp, share: float) -> float:
+        """Take in the vector received, which is overwritten. Returns the L2 distance."""
+        vectors = self.vectors
+        delta = vectors.theirs.sub_(vectors.mine)
+        distance = float(torch.linalg.vector_norm(delta))
+        self._inherited[peer, stamp.term] = None
+        while len(self._inherited) > PARTNERS_MAX:
+            self._inherited.pop(next(iter(self._inherited)))
+        if self.seated and share > 0.0 and math.isfinite(distance):
+            self.value = self.value + delta.mul_(share)
+            self.stamp = self.stamp.counted()
+            self._behind = min(self._behind + max(0, stamp.clock - self._since), CLOCK_MAX)
+            log.warning("took in the centre of %s (term %d): %.2g of the way to it", peer, stamp.term, share)
         return distance
 
     def saw(self, value: torch.Tensor, stamp: Stamp) -> None:
@@ -188,6 +226,7 @@ class Centre:
     def _step_down(self, top: Candidate) -> bool:
         log.warning("the centre is %s (term %d) now; ours, term %d, ends", top.peer, top.stamp.term, self.stamp.term)
         self.seated = False
+        self.given = Given(self.value, self.stamp) if self._behind else None
         self.stamp = Stamp(term=0)  # whatever it sends us next is the run's
         return True
 
@@ -196,3 +235,4 @@ class Centre:
         self.stamp = Stamp(term=highest, clock=self.stamp.clock).next_term()
         log.warning("this peer is the centre from now on (term %d)", self.stamp.term)
         self.seated, self.holder, self._vacant_since = True, peer, None
+        self.given, self._since, self._behind = None, self.stamp.clock, 0

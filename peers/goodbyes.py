@@ -107,6 +107,7 @@ class Goodbyes:
         if local.centre is not None:
             self._name_heir(local.centre, goodbye)
         local.departed.remember(member.record, goodbye.sequence, now, asked=asked)
+        local.apart.left(goodbye.peer, goodbye.sequence)
         local.members = {peer: other for peer, other in local.members.items() if peer != goodbye.peer}
         local.events.add("left", f"{goodbye.peer} left", peer=goodbye.peer)
         if local.following is not None:

@@ -156,7 +156,7 @@ class Initiator:
             return Asked(Result(Outcome.UNREACHABLE, reason=str(error)))
         conversation, flow = Conversation(stream, self._limits), local.policy.flow
         try:
-            result = await conversation.run(initiate(self._offer(exchange_id), flow), local.vectors)
+            result = await conversation.run(initiate(self._offer(exchange_id, partner.peer), flow), local.vectors)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         finally:
@@ -177,12 +177,12 @@ class Initiator:
         theirs = result.theirs._replace(centre=result.centre is not None)
         trial, distance = None, None
         try:
-            trial = await local.try_out(local.vectors, theirs) if received else None
+            trial = await local.try_out(local.vectors, theirs, result.mine) if received else None
         finally:  # whatever came between: the partner has moved
             distance = local.move(exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
         return distance
 
-    def _offer(self, exchange_id: str) -> Offer:
+    def _offer(self, exchange_id: str, partner: str) -> Offer:
         local = self._local
         return Offer(
             id=exchange_id,
@@ -195,6 +195,7 @@ class Initiator:
             loss=local.loss(),
             weight=local.weight,
             share=local.share,
+            apart=local.apart_from(partner),
         )
 
     async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
-from p2p_elastic.messages import SHARE_MAX, Tell
+from p2p_elastic.merging import crossing, merges
+from p2p_elastic.messages import SHARE_MAX, Apart, Tell
+from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.arrival import Arrival
+from p2p_elastic.peers.barrier import guards, landing, with_barrier
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Vectors
@@ -28,6 +31,7 @@ from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Facts, Topology
+from p2p_elastic.status import Outcome
 from p2p_elastic.trust import PARTNERS_MAX, Judge, Trial, Verdict
 from p2p_elastic.vector import ParameterVector
 
@@ -98,6 +102,7 @@ class Local:
         """From now on do as this policy says."""
         self.policy = policy
         self.judge = Judge()
+        self.apart = Absences(self.membership.announce_seconds)
         self._rule_state = policy.rule.init(self.handover.mine)
         self._partner_states: dict[str, Any] = {}
         self._global_state = policy.global_rule.init(self.handover.mine) if policy.global_rule else None
@@ -191,13 +196,25 @@ class Local:
         self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
         return not self.broken
 
-    async def try_out(self, vectors: Vectors, theirs: Facts) -> Trial | None:
-        """How the partner's parameters and ours do on our examples, where this run weighs by that."""
+    def apart_from(self, partner: str) -> Apart | None:
+        """What our header says to that partner of what stands behind us since a partition; None in quiet times."""
+        now = asyncio.get_running_loop().time()
+        return self.apart.header(partner, now, self.progress.step) if self.policy.rule.merges else None
+
+    async def try_out(self, vectors: Vectors, theirs: Facts, mine: Facts | None = None) -> Trial | None:
+        """How the partner's parameters and ours do on our examples, where this run weighs by that.
+
+        Given our own facts, after a partition, also whether a barrier is where the exchange would lead us.
+        """
         ours_broken = self.broken and vectors is self.vectors
         if self.examine is None or ours_broken or not self._judges(theirs):
             return None
         try:
-            return await self.examine(vectors.theirs, vectors.mine)
+            trial = await self.examine(vectors.theirs, vectors.mine)
+            if trial is None or mine is None or not guards(self.policy.rule, mine, theirs):
+                return trial
+            where = landing(self.policy.rule, self._rule_state, vectors, mine, theirs)
+            return await with_barrier(self.examine, where, vectors, trial, self.progress.first_loss)
         except RuntimeError as error:  # such as no memory left on the device
             log.warning("a partner's parameters could not be tried: %s", error)
             return None
@@ -262,12 +279,17 @@ class Local:
         distance = float(torch.linalg.vector_norm(delta))
         if not math.isfinite(distance):
             delta.zero_()  # what overflows a difference would break the model
+        if merges(mine, theirs):
+            self.judge.forget_distances(partner)
         judges = not self.broken and check is None
         verdict = self.verdict(self.judge, partner, theirs, distance, trial) if judges else None
         if verdict is not None:
             theirs, self.own = theirs._replace(trust=verdict.trust), verdict.own
         good = theirs.trust > 0.0 and math.isfinite(distance)
-        move = self._update(delta, mine, theirs, (partner, of_all))
+        if trial is not None and trial.barrier and verdict is not None:
+            move = self._cross(delta, mine, theirs, partner)
+        else:
+            move = self._update(delta, mine, theirs, (partner, of_all))
         if self.broken and not good:
             self.free()  # nothing to be healed by
             return distance
@@ -280,6 +302,14 @@ class Local:
         self.handover.deliver(exchange_id, check, replaces=self.broken)
         self.freed.set()
         return distance
+
+    def _cross(self, delta: Tensor, mine: Facts, theirs: Facts, partner: str) -> Tensor:
+        """The move where the middle between the partner and us is bad: to it, or none."""
+        share = crossing(mine, theirs, yields=self.peer > partner)
+        log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
+        if share:
+            self.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
+        return delta.mul_(share)
 
     def _update(self, delta: Tensor, mine: Facts, theirs: Facts, whose: tuple[str, bool]) -> Tensor:
         """The move by the rule; `whose` state: (partner, of all groups)."""
@@ -311,6 +341,8 @@ class Local:
     ) -> None:
         """Write an exchange that just ended into the journal. `started` in seconds of the event loop's clock."""
         now = asyncio.get_running_loop().time()
+        if result.outcome is Outcome.COMPLETED:
+            self.apart.met(partner, now, self.progress.step)
         self.journal.enter(
             Entry(
                 id=exchange_id,

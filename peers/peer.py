@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.peers.arrival import Arrival, CaughtUp
+from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
@@ -42,6 +43,7 @@ from p2p_elastic.status import (
     JoiningStatus,
     LeaderStatus,
     MemberStatus,
+    PartitionStatus,
     PartnerStatus,
     SignalStatus,
 )
@@ -92,6 +94,7 @@ class Peer:
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
         self._seat = OwnSeat(self._local, limits)
+        self._bequest = Bequest(self._local, transport, limits, rng)
         self._presence = Presence(self._local, directory, self._follower)
         goodbyes = Goodbyes(self._local, self._presence, self._follower, self._initiator, self._seat)
         self._responder = Responder(self._local, limits, self._seat, goodbyes, self.refresh)
@@ -270,6 +273,20 @@ class Peer:
         """How we caught up with the run, and since when we count; None at its founder."""
         return self._local.arrival.status
 
+    def partition(self) -> PartitionStatus | None:
+        """Members that vanished together; None where there are none."""
+        split = self._local.apart.partition
+        if split is None:
+            return None
+        return PartitionStatus(
+            lost=len(split.lost),
+            before=split.before,
+            away=split.away,
+            left=split.left,
+            seconds=max(0.0, self._now() - split.silent_since),
+            steps=max(0, self.step - split.step),
+        )
+
     def exchanges(self) -> ExchangeTotals:
         return self._local.journal.totals()
 
@@ -312,6 +329,7 @@ class Peer:
         tasks = [
             asyncio.ensure_future(every(membership.announce_seconds, self.announce)),
             asyncio.ensure_future(every(membership.refresh_seconds, self.refresh)),
+            asyncio.ensure_future(every(membership.announce_seconds, self._bequest.hand_over)),
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if membership.standby:

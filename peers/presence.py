@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from p2p_elastic.errors import DirectoryError
 from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
+
+PEERS_NAMED = 20  # in an event
 
 
 class Presence:
@@ -53,18 +56,42 @@ class Presence:
         local = self._local
         local.condition.look()  # whether the directory answers or not
         local.pace.mark(asyncio.get_running_loop().time(), local.progress.step)
-        listed = await self._directory.members()
+        try:
+            listed = await self._directory.members()
+        except DirectoryError:
+            self._look_apart()  # who is silent is so whether the directory answers or not
+            raise
         before, now = local.members, asyncio.get_running_loop().time()
         records = (r for r in local.departed.without(listed, now) if r.schema_hash == local.vector.schema_hash)
         local.members = observe(before, records, now)
         for peer in sorted(before.keys() ^ local.members.keys()):
             joined = peer in local.members
             local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
+        for record in listed:
+            if record.left:
+                local.apart.left(record.peer, record.sequence)
+        self._look_apart()
         local.weigh()
         if local.condition.drained != self._drained:
             self._drained = local.condition.drained
             await self.announce()
         await self.look_for_centre()
+
+    def _look_apart(self) -> None:
+        """Judge who was lost, and say so."""
+        local = self._local
+        before = local.apart.partition
+        local.apart.look(local.members, asyncio.get_running_loop().time(), local.progress.step)
+        after = local.apart.partition
+        if after is not None and (before is None or after.lost != before.lost):
+            text = (
+                f"{len(after.lost)} of {after.before} members vanished at once: they crashed, or the network is split"
+            )
+            local.events.add("partition", text, peers=[*sorted(after.lost)[:PEERS_NAMED]], left=after.left)
+        if before is not None and after is None:
+            steps = local.progress.step - before.step
+            text = f"the partition ended, {steps} of our steps after it began; what both sides learnt is merged"
+            local.events.add("healed", text, steps=steps)
 
     async def look_for_centre(self) -> None:
         """See who holds the centre variable, and take the place where it is ours. Raises DirectoryError."""

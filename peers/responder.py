@@ -216,7 +216,7 @@ class Responder:
             if not self._ledger.begin(key):
                 raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
             result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors, commit)
-            trial = await seat.try_out(offer) if committed else None
+            trial = await seat.try_out(offer, accept) if committed else None
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
             log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)

@@ -6,8 +6,11 @@ import asyncio
 import logging
 from typing import NamedTuple, Protocol
 
+import torch
+
 from p2p_elastic.exchange import facts
-from p2p_elastic.messages import Accept, DeclineReason, Offer
+from p2p_elastic.merging import is_barrier
+from p2p_elastic.messages import Accept, DeclineReason, Offer, Stamp
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits, Vectors
 from p2p_elastic.peers.handover import State
@@ -33,7 +36,7 @@ class Seat(Protocol):
 
     def accept(self, offer: Offer) -> Accept: ...
 
-    async def try_out(self, offer: Offer) -> Trial | None:
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
         """How what was received does on the examples here."""
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
@@ -129,10 +132,12 @@ class OwnSeat:
             step=local.handover.snapshot_step,
             loss=local.loss(),
             weight=local.weight,
+            apart=local.apart_from(offer.peer),
         )
 
-    async def try_out(self, offer: Offer) -> Trial | None:
-        return await self._local.try_out(self.vectors, facts(offer)) if self._local.policy.sends else None
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
+        received = self._local.policy.sends
+        return await self._local.try_out(self.vectors, facts(offer), facts(accept)) if received else None
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
         received = self._local.policy.sends
@@ -157,6 +162,8 @@ class CentreSeat:
     async def reserve(self, offer: Offer) -> Refusal | None:
         if not self._centre.seated:
             return Refusal(DeclineReason.NOT_CENTRE)
+        if offer.centre is not None and not self._inherits(offer.peer, offer.centre):
+            return Refusal(DeclineReason.NOT_CENTRE, "nothing to be taken in")
         try:
             await asyncio.wait_for(self._centre.reserve(), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
@@ -165,6 +172,9 @@ class CentreSeat:
             self._centre.free()
             return Refusal(DeclineReason.NOT_CENTRE)
         return None
+
+    def _inherits(self, peer: str, stamp: Stamp) -> bool:
+        return peer in self._local.members and self._centre.inherits(peer, stamp)
 
     def accept(self, offer: Offer) -> Accept:
         return Accept(
@@ -177,13 +187,23 @@ class CentreSeat:
             centre=self._centre.stamp,
         )
 
-    async def try_out(self, offer: Offer) -> Trial | None:
-        return await self._local.try_out(self.vectors, facts(offer))
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
+        local, theirs = self._local, facts(offer)
+        if offer.centre is None:
+            return await local.try_out(self.vectors, theirs)
+        mine, other = self.vectors
+        share = self._centre.inheritance(offer.centre)  # what is tried is the place where it leads
+        trial = await local.try_out(Vectors(mine, torch.lerp(mine, other, share)), theirs)
+        return trial and trial._replace(barrier=is_barrier(trial, local.progress.first_loss))
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
         mine, theirs = facts(accept)._replace(centre=True), facts(offer)
-        trusted = self._local.trusted_at(self._centre, offer.peer, theirs, trial)
-        distance = self._centre.move(offer.peer, mine, theirs, trusted)
+        if offer.centre is None:
+            trusted = self._local.trusted_at(self._centre, offer.peer, theirs, trial)
+            distance = self._centre.move(offer.peer, mine, theirs, trusted)
+        else:
+            share = 0.0 if trial is not None and trial.barrier else self._centre.inheritance(offer.centre)
+            distance = self._centre.take_in(offer.peer, offer.centre, share)
         self._centre.free()
         return distance
 

@@ -127,7 +127,13 @@ def test_every_number_has_its_series() -> None:
     found = samples(FULL)
     assert {key: found[key] for key in expected} == expected
     rest = {key for key in found if key not in expected}
-    assert {key[0] for key in rest} == {"info", "training_phase", "exchanges_total"}
+    assert {key[0] for key in rest} == {
+        "info",
+        "training_phase",
+        "exchanges_total",
+        "partition_members_away",
+        "partition_seconds",
+    }
 
 
 def test_info_says_who_the_peer_is() -> None:

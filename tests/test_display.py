@@ -31,6 +31,7 @@ from p2p_elastic.status import (
     MemberStatus,
     NetworkStatus,
     Outcome,
+    PartitionStatus,
     PeerStatus,
     TrainingStatus,
 )
@@ -158,6 +159,14 @@ def test_one_line_has_the_facts() -> None:
 
 def test_one_line_says_when_something_is_wrong() -> None:
     assert one_line(status_of(training={"loss": math.nan})).endswith("health degraded")
+
+
+def test_the_screen_says_who_vanished_together() -> None:
+    split = PartitionStatus(lost=3, before=5, away=3, left=2, seconds=12.0, steps=40)
+    line = "partition: 3 away, 2 left for 12 s, 40 steps"
+    assert f" {line} health degraded" in one_line(status_of(partition=split))
+    assert line in shown(status_of(partition=split))
+    assert "partition" not in one_line(status_of())
 
 
 def test_one_line_before_anything_is_known() -> None:

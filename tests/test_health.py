@@ -15,6 +15,7 @@ from p2p_elastic.status import (
     ExchangeTotals,
     MemberStatus,
     Outcome,
+    PartitionStatus,
     PeerStatus,
     SignalStatus,
 )
@@ -62,6 +63,16 @@ def codes(status: PeerStatus) -> list[str]:
 
 def test_a_peer_that_trains_with_others_is_ok() -> None:
     assert codes(status_of()) == []
+
+
+@pytest.mark.parametrize(("left", "goes_on"), [(2, "with 2 others;"), (1, "with 1 other;"), (0, "alone;")])
+def test_members_that_vanished_together_are_said_until_they_are_back(left: int, goes_on: str) -> None:
+    split = PartitionStatus(lost=3, before=5, away=3, left=left, seconds=12.0, steps=40)
+    status = status_of(partition=split)
+    assert codes(status) == ["partitioned"]
+    (reason,) = judge(status).reasons
+    assert "3 of 5 members vanished together 12 s ago" in reason.text
+    assert goes_on in reason.text
 
 
 def test_initial_peers_none_of_which_answers_are_named_with_their_problems() -> None:

@@ -1,0 +1,79 @@
+"""Where two centre variables met, the one that steps down hands its value to the one that stands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+import torch
+
+from p2p_elastic.errors import ExchangeError
+from p2p_elastic.exchange import Result, initiate
+from p2p_elastic.messages import Offer
+from p2p_elastic.peers.centre import Centre, Given
+from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transport import Transport
+from p2p_elastic.status import Outcome
+
+log = logging.getLogger(__name__)
+TRIES_MAX = 5
+FINAL = (Outcome.COMPLETED, Outcome.HALF)  # nothing is taken in twice
+
+
+class Bequest:
+    """Tries to hand over what this peer gave up. Where that fails, only what was learnt there is lost."""
+
+    def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
+        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+
+    async def hand_over(self) -> None:
+        """Try once, where there is something to hand over; to be called now and then."""
+        local = self._local
+        centre = local.centre
+        if centre is None or centre.given is None or local.condition.drained or local.leaving:
+            return
+        heir, given = local.members.get(centre.holder or ""), centre.given
+        if heir is not None:
+            result = await self._give(centre, given, heir.record)
+            log.info("the centre given up for %s: %s %s", heir.record.peer, result.outcome.value, result.reason or "")
+            given = given._replace(tries=TRIES_MAX if result.outcome in FINAL else given.tries + 1)
+        if not centre.seated:
+            centre.given = given if given.tries < TRIES_MAX else None
+
+    async def _give(self, centre: Centre, given: Given, heir: PeerRecord) -> Result:
+        local, started = self._local, asyncio.get_running_loop().time()
+        offer = self._offer(given)
+        vectors, traffic = Vectors(given.value, torch.empty_like(given.value)), (0, 0)
+        try:
+            stream = await open_stream(self._transport, heir, self._limits)
+            conversation = Conversation(stream, self._limits)
+            try:
+                result = await conversation.run(initiate(offer), vectors)
+            finally:
+                traffic = conversation.traffic
+                await stream.close()
+        except ExchangeError as error:
+            result = Result(outcome_of(error), reason=str(error))
+        if result.outcome is Outcome.COMPLETED and result.centre is not None:
+            centre.saw(vectors.theirs, result.centre)
+        local.enter(offer.id, heir.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+        return result
+
+    def _offer(self, given: Given) -> Offer:
+        local = self._local
+        return Offer(
+            id=new_id(self._rng),
+            peer=local.peer,
+            run=local.membership.run,
+            schema_hash=local.vector.schema_hash,
+            elements=local.vector.elements,
+            codec=local.membership.codec,
+            step=local.progress.step,
+            loss=local.loss(),
+            weight=1.0,
+            centre=given.stamp,
+        )
