@@ -62,6 +62,7 @@ def _facts(status: PeerStatus) -> Table:
         ("weight", _weight(status)),
         ("task", f"{status.task or '-'} on {status.device}   up {duration(status.uptime_seconds)}"),
         ("standing", standing(status)),
+        ("joined", _joined(status)),
         ("exchanges", _exchanges(status)),
         ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
         ("address", "\n".join(status.network.addresses) or "none yet"),
@@ -81,6 +82,20 @@ def _weight(status: PeerStatus) -> str:
     against = [signal for signal in status.signals if signal.health < 1.0]
     said += [f"{s.name} {s.health:.2f}: {s.text or 'no reason given'}" for s in against[:SIGNALS_MAX]]
     return "\n".join(said)
+
+
+def _joined(status: PeerStatus) -> str:
+    """How it caught up with the run, and since when it counts; empty at a founder."""
+    joining = status.joining
+    if joining is None:
+        return ""
+    if not joining.caught_up:
+        said = "began with its own parameters" + ("" if joining.reason is None else f": {joining.reason}")
+    else:
+        said = f"caught up in {joining.seconds or 0.0:.1f} s, {size(joining.bytes_received)} from {len(joining.donors)}"
+    if joining.useful_seconds is not None:
+        said += f"; counts since {joining.useful_seconds:.1f} s, {joining.useful_steps} steps"
+    return said
 
 
 def _exchanges(status: PeerStatus) -> str:

@@ -231,6 +231,7 @@ class Trainer:
     def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
         """The first batches of our part, in the order in which they are stored, and as they are."""
         split, chosen = self._data.train, self._part[: OWN_BATCHES * EVALUATION_BATCH]
+        chosen = chosen[: len(chosen) // EVALUATION_BATCH * EVALUATION_BATCH or None]  # no BatchNorm over one example
         batches = [
             (split.inputs[at].to(self._device), split.labels[at].to(self._device))
             for at in torch.split(chosen, EVALUATION_BATCH)

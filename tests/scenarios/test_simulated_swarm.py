@@ -283,7 +283,7 @@ def test_a_newcomer_copies_a_member_and_does_not_disturb_it() -> None:
         await new.peer.announce()
         await new.peer.refresh()
         weight = new.peer.weight
-        await new.train(18)  # it shows for five steps that its loss is in range
+        await new.train(19)  # it copies after 10, and counts after five more
         life.cancel()
         await running
         return before, [old, new], weight

@@ -1,0 +1,42 @@
+"""`p2p-elastic export`: what it says where it cannot, and whom it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from p2p_elastic.cli import main
+from p2p_elastic.export import report_file
+
+NOBODY = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWRaxMR5LqJ7Pq5yQTPkVGtBRYfC1hXN1S2wFhJbTq1kKc"
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["export", *arguments])
+    return result.exit_code, result.output
+
+
+def test_an_initial_peer_is_needed() -> None:
+    code, text = run("--output", "model.safetensors")
+    assert code == 2
+    assert "--initial-peer" in text
+
+
+def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
+    code, text = run("--initial-peer", "somewhere", "--output", str(tmp_path / "model.safetensors"))
+    assert code == 2
+    assert "somewhere" in text
+
+
+def test_a_folder_that_cannot_be_written_is_seen_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, text = run("--initial-peer", NOBODY, "--output", str(tmp_path / "file" / "model.safetensors"))
+    assert code == 2
+    assert "cannot be written" in text
+
+
+@pytest.mark.parametrize(("model", "report"), [("m.safetensors", "m.json"), ("m", "m.json")])
+def test_the_report_is_beside_the_model(model: str, report: str) -> None:
+    assert report_file(Path(model)).name == report
