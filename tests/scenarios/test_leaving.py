@@ -222,6 +222,26 @@ def test_parameters_that_are_not_finite_are_not_handed_over() -> None:
     swarm(members, scenario)
 
 
+def test_who_is_busy_is_asked_again() -> None:
+    def slow(event: Event) -> Verdict:
+        return Verdict(seconds=0.1 if event.kind == "piece" and "a" not in (event.source, event.target) else 0.001)
+
+    network = SimulatedNetwork(judge=slow)
+    members = joined(network, "abc", Policy(elastic(0.5), Schedule(period=30)))
+    members[0].peer._local.policy = ALONE_LATER
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        await until(lambda: not settled(members[1:2]) and not settled(members[2:]), 30.0)
+        for member in members:  # this one ends, and no other begins
+            member.peer._local.policy = ALONE_LATER
+            member.peer._owed.clear()
+        status = await leave(members[0])
+        assert members[0].peer.exchanges().by_outcome[Outcome.DECLINED] >= 2
+        assert (status.handed_to in ("b", "c"), status.reason) == (True, None)
+
+    swarm(members, scenario)
+
+
 def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
     network = SimulatedNetwork()
     members = joined(network, "ab")
