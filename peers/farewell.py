@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from p2p_elastic.errors import DirectoryError, ExchangeError
 from p2p_elastic.exchange import say_goodbye
-from p2p_elastic.messages import STAY_SECONDS_MAX, Goodbye, Heard, Stamp
+from p2p_elastic.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard, Stamp
 from p2p_elastic.peers.centre import Centre, candidates, succession
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import SUSPICIOUS, Initiator, new_id
@@ -33,7 +33,8 @@ T = TypeVar("T")
 GOODBYE_SECONDS, GOODBYE_SHARE = 1.0, 0.4  # kept for the last goodbyes: so many seconds, or that share of all
 TOLD_MAX = 32  # members that hear it from ourselves; the others read it in the directory
 TRIES = 2  # partners, or heirs, that may fail to take something
-ASKED_MAX = 5  # partners asked at all: those that decline at once cost no time
+ASKED_MAX = 8  # partners asked at all: those that decline at once cost no time
+BUSY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds before those that were busy are asked again
 STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wait a little longer for the answer
 
 
@@ -178,26 +179,35 @@ class Farewell:
 
     async def _hand_parameters(self, end: float, partner: PeerRecord | None) -> str | None:
         """One last exchange. Says why it did not come to that, None where it did."""
-        centre, tried = self._local.centre, set[str]()
+        centre, vain, failed = self._local.centre, set[str](), 0
         limits = replace(self._limits, idle_seconds=min(self._limits.idle_seconds, _left(end) / TRIES), inquiries=1)
         initiator = Initiator(self._local, self._transport, limits, self._rng)
         if centre is not None and centre.seated:
             return await self._meet_own(centre, initiator)
-        failed = 0
-        while failed < TRIES and len(tried) < ASKED_MAX:
-            partner = partner or self._choose(tried)
-            if partner is None:
+        busy = set[str]()
+        for pause in BUSY_PAUSES:
+            await asyncio.sleep(pause)
+            busy.clear()
+            while len(vain | busy) < ASKED_MAX:
+                partner = partner or self._choose(vain | busy)
+                if partner is None:
+                    break
+                outcome = await self._give(partner, initiator, _turn(end, failed))
+                if outcome is Outcome.COMPLETED:
+                    self._note(handed_to=partner.peer)
+                    return None
+                failed += outcome is not Outcome.DECLINED
+                if outcome is Outcome.HALF or failed == TRIES:
+                    return "nobody took it, as far as is known"
+                (busy if self._was_busy(partner, outcome) else vain).add(partner.peer)
+                partner = None
+            if not busy:
                 break
-            tried.add(partner.peer)
-            outcome = await self._give(partner, initiator, _turn(end, failed))
-            if outcome is Outcome.COMPLETED:
-                self._note(handed_to=partner.peer)
-                return None
-            if outcome is Outcome.HALF:
-                return "it is not known whether the last exchange took place"
-            failed += outcome is not Outcome.DECLINED
-            partner = None
-        return "nobody took it" if tried else "nobody is there to take it"
+        return "nobody took it" if vain or busy else "nobody is there to take it"
+
+    def _was_busy(self, partner: PeerRecord, outcome: Outcome | None) -> bool:
+        met = self._local.journal.met.get(partner.peer)
+        return outcome is Outcome.DECLINED and met is not None and met.last.reason == DeclineReason.BUSY.value
 
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""

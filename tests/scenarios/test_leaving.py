@@ -48,15 +48,23 @@ def joined(network: SimulatedNetwork, names: str, policy: Policy = ALONE_LATER, 
     return members
 
 
+async def keep_settling(member: Member) -> None:
+    """What the training thread does while it waits for the network."""
+    while True:
+        member.peer.settle()
+        await asyncio.sleep(0.01)
+
+
 async def leave(member: Member, seconds: float = LONG) -> FarewellStatus:
     """As `join` does it: the training thread settles while the network says goodbye."""
     member.stopped = True
-    leaving = asyncio.ensure_future(member.peer.leave(seconds))
-    while not leaving.done():
-        member.peer.settle()
-        await asyncio.sleep(0.01)
+    settling = asyncio.ensure_future(keep_settling(member))
+    try:
+        status = await member.peer.leave(seconds)
+    finally:
+        settling.cancel()
     member.peer.settle()
-    return leaving.result()
+    return status
 
 
 def swarm(members: list[Member], scenario: Callable[[dict[str, asyncio.Task[None]]], Awaitable[None]]) -> None:
@@ -167,9 +175,9 @@ def test_nothing_is_handed_over_twice() -> None:
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         leaver.stopped = True
-        while leaver.peer._local.handed_step != leaver.steps or not settled(members):
-            leaver.peer.settle()
-            await asyncio.sleep(0.01)
+        settling = asyncio.ensure_future(keep_settling(leaver))
+        await until(lambda: leaver.peer._local.handed_step == leaver.steps and settled(members), 30.0)
+        settling.cancel()
         partner.stopped = True
         before = completed(leaver)
         status = await leave(leaver)
@@ -218,6 +226,26 @@ def test_parameters_that_are_not_finite_are_not_handed_over() -> None:
         status = await leave(members[0])
         assert (status.handed_to, status.told) == (None, 1)
         assert torch.equal(values(members[1].model), theirs)
+
+    swarm(members, scenario)
+
+
+def test_who_is_busy_is_asked_again() -> None:
+    def slow(event: Event) -> Verdict:
+        return Verdict(seconds=0.1 if event.kind == "piece" and "a" not in (event.source, event.target) else 0.001)
+
+    network = SimulatedNetwork(judge=slow)
+    members = joined(network, "abc", Policy(elastic(0.5), Schedule(period=30)))
+    members[0].peer._local.policy = ALONE_LATER
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        await until(lambda: not settled(members[1:2]) and not settled(members[2:]), 30.0)
+        for member in members:  # this one ends, and no other begins
+            member.peer._local.policy = ALONE_LATER
+            member.peer._owed.clear()
+        status = await leave(members[0])
+        assert members[0].peer.exchanges().by_outcome[Outcome.DECLINED] >= 2
+        assert (status.handed_to in ("b", "c"), status.reason) == (True, None)
 
     swarm(members, scenario)
 
@@ -526,6 +554,9 @@ def test_only_the_centre_names_its_heir() -> None:
         await until(lambda: all(centre_of(m).holder == "a" for m in members), 10.0)
         liar, victim = members[3], members[1]
         liar.stopped = True
+        assert liar.peer._local.centre is not None
+        liar.peer._local.centre.seated = True  # it has a value to give
+        liar.peer._local.awaited = "b"
         await say(network, "d", "b", seconds=60.0, heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())
         await say(network, "d", "c", heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())
         assert not centre_of(victim).here
