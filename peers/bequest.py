@@ -29,9 +29,29 @@ class Bequest:
 
     def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+        self._wanted = asyncio.Event()
+
+    @property
+    def _given(self) -> Given | None:
+        centre = self._local.centre
+        return None if centre is None else centre.given
+
+    def look(self) -> None:
+        """Begin, where there is something to hand over."""
+        if self._given is not None:
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Hand over what there is, with a pause of one announcement between two tries, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._given is not None:
+                await self.hand_over()
+                await asyncio.sleep(self._local.membership.announce_seconds)
 
     async def hand_over(self) -> None:
-        """Try once, where there is something to hand over; to be called now and then."""
+        """Try once, where there is something to hand over."""
         local = self._local
         centre = local.centre
         if centre is None or centre.given is None or local.condition.drained or local.leaving:

@@ -329,7 +329,7 @@ class Peer:
         tasks = [
             asyncio.ensure_future(every(membership.announce_seconds, self.announce)),
             asyncio.ensure_future(every(membership.refresh_seconds, self.refresh)),
-            asyncio.ensure_future(every(membership.announce_seconds, self._bequest.hand_over)),
+            asyncio.ensure_future(self._bequest.run()),
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if membership.standby:
@@ -373,6 +373,7 @@ class Peer:
     async def refresh(self) -> None:
         """Read who else is in the run, and how we are. Raises DirectoryError."""
         await self._presence.refresh()
+        self._bequest.look()
 
     def _weigh_at_once(self) -> None:
         """Who changed something at our condition is told what comes of it."""

@@ -24,6 +24,7 @@ from p2p_elastic.peers.centre import (
 from p2p_elastic.peers.partners import Member
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.rules import Facts, elastic
+from p2p_elastic.trust import PARTNERS_MAX
 
 ANNOUNCE = 1.0
 stamps = st.builds(Stamp, term=st.integers(0, 3) | st.just(TERM_MAX), clock=st.integers(0, 5) | st.just(CLOCK_MAX))
@@ -298,3 +299,74 @@ def test_the_value_is_shown_as_it_is_now_and_not_copied() -> None:
     assert second is not None
     assert (second.step, second.vector is ours.value, second.sending) == (1, True, 0)
     assert centre().shown("me") is None
+
+
+# ---------------------------------------------------------------- two centres that meet
+
+
+def test_who_steps_down_keeps_its_value_to_hand_it_over_where_something_was_learnt() -> None:
+    async def main() -> None:
+        ours, idle = centre(seated=True), centre(seated=True)
+        await ours.reserve()
+        ours.vectors.theirs.copy_(ours.vectors.mine + 1.0)
+        ours.move("b", FACTS, FACTS)
+        ours.free()
+        learnt = ours.value
+        for one in (ours, idle):
+            one.look("a", {"z": member("z", Stamp(term=2, clock=9), seated=True)}, 0.0)
+            assert not one.seated
+        assert ours.given is not None
+        assert torch.equal(ours.given.value, learnt)
+        assert ours.given.stamp == Stamp(term=1, clock=1)
+        assert idle.given is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "share"), [(30, 10, 0.25), (10, 30, 0.75), (0, 5, 1.0), (5, 0, 0.0), (0, 0, 0.0), (5, -3, 0.0)]
+)
+def test_a_centre_counts_by_the_exchanges_behind_it_since_the_split(own: int, theirs: int, share: float) -> None:
+    async def main() -> None:
+        heir = centre(Stamp(term=1, clock=100))
+        heir.look("a", {"b": member("b", Stamp(term=1, clock=90))}, 0.0)
+        heir.look("a", {"b": member("b", Stamp(term=1, clock=90))}, VACANT_ANNOUNCEMENTS * ANNOUNCE)
+        assert heir.seated
+        for _ in range(own):
+            await heir.reserve()
+            heir.vectors.theirs.copy_(heir.vectors.mine)
+            heir.move("b", FACTS, FACTS)
+            heir.free()
+        given = Stamp(term=1, clock=100 + theirs)
+        assert heir.inheritance(given) == share
+        before, clock = heir.value, heir.stamp.clock
+        await heir.reserve()
+        heir.vectors.theirs.copy_(before + 4.0)
+        assert heir.inherits("old", given)
+        heir.inherit("old", given, share)
+        heir.free()
+        torch.testing.assert_close(heir.value, before + 4.0 * share)
+        assert heir.stamp.clock == clock + (share > 0.0)
+        assert not heir.inherits("old", given)  # once
+        assert heir.inherits("other", given)
+        assert not heir.inherits("other", Stamp(term=3))  # that one should stand
+        again = Stamp(term=1, clock=100 + theirs + own)
+        assert heir.inheritance(again) <= 0.5  # what was taken in counts as ours
+
+    asyncio.run(main())
+
+
+def test_whatever_a_centre_that_is_given_up_claims_memory_and_clock_stay_bounded() -> None:
+    async def main() -> None:
+        heir = centre(seated=True)
+        for number in range(PARTNERS_MAX + 50):
+            given = Stamp(term=1, clock=CLOCK_MAX)
+            assert 0.0 <= heir.inheritance(given) <= 1.0
+            await heir.reserve()
+            heir.vectors.theirs.copy_(heir.vectors.mine)
+            heir.inherit(f"p{number}", given, heir.inheritance(given))
+            heir.free()
+        assert len(heir._inherited) == PARTNERS_MAX
+        assert heir.stamp.clock == PARTNERS_MAX + 50
+
+    asyncio.run(main())
