@@ -15,7 +15,8 @@ from p2p_elastic.status import Frozen
 EVENTS_KEPT = 200
 EXCHANGES_KEPT = 200  # of their own: they are many, and must not push out the others
 
-Kind = Literal["exchange", "joined", "left", "weight", "trust", "signal", "centre", "leader", "drained", "resumed"]
+Membership = Literal["joined", "left", "suspect", "dead", "alive"]
+Kind = Literal["exchange", Membership, "weight", "trust", "signal", "centre", "leader", "drained", "resumed"]
 
 
 class Event(Frozen):

@@ -51,9 +51,11 @@ class Presence:
         records = await self._directory.members()
         before, now = local.members, asyncio.get_running_loop().time()
         local.members = observe(before, (r for r in records if r.schema_hash == local.vector.schema_hash), now)
+        local.looked_at = now
         for peer in sorted(before.keys() ^ local.members.keys()):
             joined = peer in local.members
             local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
+        local.watch.look(local.members, now, local.membership.announce_seconds)
         local.weigh()
         if local.condition.drained != self._drained:
             self._drained = local.condition.drained

@@ -289,7 +289,10 @@ class SimulatedDirectory:
         self._network.records[self._peer] = record, asyncio.get_running_loop().time() + self._ttl_seconds
 
     async def withdraw(self) -> None:
-        self._network.records.pop(self._peer, None)
+        known = self._network.records.pop(self._peer, None)
+        if known is not None:
+            goodbye = known[0].model_copy(update={"left": True, "sequence": known[0].sequence + 1})
+            self._network.records[self._peer] = goodbye, known[1]
 
     async def members(self) -> tuple[PeerRecord, ...]:
         now = asyncio.get_running_loop().time()

@@ -12,7 +12,6 @@ from swarm import tiny_model, values
 
 from p2p_elastic.messages import CLOCK_MAX, TERM_MAX, Stamp
 from p2p_elastic.peers.centre import (
-    SILENT_ANNOUNCEMENTS,
     TURN_ANNOUNCEMENTS,
     VACANT_ANNOUNCEMENTS,
     Candidate,
@@ -21,7 +20,7 @@ from p2p_elastic.peers.centre import (
     rightful,
     succession,
 )
-from p2p_elastic.peers.partners import Member
+from p2p_elastic.peers.partners import SILENT_ANNOUNCEMENTS, Member
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.rules import Facts, elastic
 
@@ -38,7 +37,7 @@ def listed(swarm: dict[str, tuple[Stamp, bool]]) -> list[Candidate]:
 
 def member(peer: str, stamp: Stamp | None, *, seated: bool = False, at: float = 0.0, suspect: bool = False) -> Member:
     claim = None if stamp is None else CentreClaim(stamp=stamp, seated=seated)
-    return Member(PeerRecord(peer=peer, run="r", schema_hash="0" * 32, centre=claim), at, suspect)
+    return Member(PeerRecord(peer=peer, run="r", schema_hash="0" * 32, centre=claim), at, int(suspect))
 
 
 def centre(stamp: Stamp | None = None, *, seated: bool = False) -> Centre:

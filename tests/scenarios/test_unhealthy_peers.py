@@ -617,7 +617,7 @@ def test_whatever_happens_to_a_peer_is_written_down() -> None:
         await asyncio.sleep(3.0)
         a.peer.condition.resume()
         await kill(evil, network, lives[2])
-        network.records.pop("evil")
+        await network.directory("evil").withdraw()
         await until(lambda: "left" in kinds(a), 5.0)
 
     living([*members, evil], scenario)
