@@ -253,7 +253,7 @@ class _Participation:
         wanted, due = self._config.wait_for_peers, Every(1.0)
         self._board.phase = "waiting"
         while wanted and not self._stop():
-            there = sum(member.state == "alive" for member in peer.members())
+            there = sum(member.state == "alive" and not member.drained for member in peer.members())
             if there >= wanted:
                 return
             if due():
