@@ -95,9 +95,7 @@ def test_a_peer_that_was_told_of_others_and_finds_none_is_degraded() -> None:
 
 
 def test_who_is_alone_hears_how_many_are_dead_and_since_when() -> None:
-    joined = NetworkStatus(
-        addresses=("/ip4/10.0.0.1/tcp/1",), attached=True, bootstrap=(BootstrapStatus(address="/x"),)
-    )
+    joined = {"bootstrap": (REACHED,)}
     dead = [MEMBER.model_copy(update={"state": "dead", "heard_seconds": seconds}) for seconds in (90.0, 40.0)]
     [reason] = judge(status_of(network=joined, members=tuple(dead))).reasons
     assert "2 are dead, the last one heard 40 s ago" in reason.text
