@@ -43,8 +43,8 @@ def _peer(status: PeerStatus) -> Iterator[Metric]:
     yield _gauge("weight_ratio", "What the peer counts for in exchanges, 0 to 1.", status.weight)
     yield from _optional("weight_override_ratio", "The weight that its operator set.", status.weight_override)
     yield _gauge("drained", "1 where the peer begins and answers no exchanges.", status.drained)
-    states = {state: sum(m.state == state for m in status.members) for state in ("alive", "suspect")}
-    yield _gauges("members", "Other peers of the run, by how the last exchange left them.", "state", states)
+    states = {state: sum(m.state == state for m in status.members) for state in ("alive", "suspect", "dead")}
+    yield _gauges("members", "Other peers of the run, by whether they are there.", "state", states)
     drained = sum(member.drained for member in status.members)
     yield _gauge("members_drained", "Other peers of the run that ask not to be chosen.", drained)
 

@@ -89,7 +89,7 @@ class JsonScreen:
             self._write(
                 {"event": "progress", "time": round(self._clock(), 3), **training}
                 | seen.model_dump(mode="json", include={"centre", "leaders"})
-                | {"members": len(seen.members), "exchanges": exchanges, "health": judge(seen).status}
+                | {"members": _there(seen), "exchanges": exchanges, "health": judge(seen).status}
             )
 
     def _write(self, line: dict[str, object]) -> None:
@@ -191,7 +191,7 @@ def one_line(status: PeerStatus) -> str:
     )
     return (
         f"{'does not train' if training.phase == 'holding' else done} "
-        f"accuracy {percent(training.validation_accuracy)} members {len(status.members)} "
+        f"accuracy {percent(training.validation_accuracy)} members {_there(status)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
         f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} "
@@ -260,6 +260,10 @@ def panel(status: PeerStatus) -> Panel:
     return Panel(Group(*rows), title=title, border_style=colour)  # type: ignore[arg-type]
 
 
+def _there(status: PeerStatus) -> int:
+    return sum(member.state != "dead" for member in status.members)
+
+
 def _partners(status: PeerStatus) -> Table:
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for heading in ("partner", "state", "step", "loss", "last exchange"):
@@ -267,7 +271,7 @@ def _partners(status: PeerStatus) -> Table:
     last: dict[str, ExchangeRecord] = {}
     for record in status.last_exchanges:
         last.setdefault(record.partner, record)
-    for member in status.members[:8]:
+    for member in sorted(status.members, key=lambda member: member.state == "dead")[:8]:
         newest = last.get(member.peer)
         what = "-" if newest is None else f"{newest.outcome.value} {newest.age_seconds:.0f} s ago"
         table.add_row(short(member.peer), member.state, str(member.step), _number(member.loss, ".4f"), what)

@@ -15,10 +15,10 @@ from p2p_elastic.status import Frozen
 EVENTS_KEPT = 200
 EXCHANGES_KEPT = 200  # of their own: they are many, and must not push out the others
 
+Membership = Literal["joined", "left", "suspect", "dead", "alive"]
 Kind = Literal[
     "exchange",
-    "joined",
-    "left",
+    Membership,
     "weight",
     "trust",
     "signal",

@@ -60,8 +60,18 @@ def _no_members(status: PeerStatus) -> Reason | None:
     alive = any(member.state == "alive" and not member.drained for member in status.members)
     if not training or alive or not status.network.bootstrap:
         return None
-    text = f"alone: no live member of run {status.run!r}; check that the other peers use the same run and task"
-    return Reason(code="no_members", text=text)
+    text = f"alone: no live member of run {status.run!r}{_lost(status)}"
+    return Reason(code="no_members", text=f"{text}; check that the other peers run, and use the same run and task")
+
+
+def _lost(status: PeerStatus) -> str:
+    """How many members are there no more, and since when."""
+    dead = [member.heard_seconds for member in status.members if member.state == "dead"]
+    since = [seconds for seconds in dead if seconds is not None]
+    if not dead:
+        return ""
+    heard = f", the last one heard {min(since):.0f} s ago" if since else ""
+    return f"; {len(dead)} {'is' if len(dead) == 1 else 'are'} dead{heard}"
 
 
 def _partitioned(status: PeerStatus) -> Reason | None:

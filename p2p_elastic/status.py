@@ -76,7 +76,9 @@ class MemberStatus(Frozen):
 
     peer: str
     addresses: tuple[str, ...]
-    state: Literal["alive", "suspect"] = Field(description="suspect: the last exchange failed, not yet announced anew")
+    state: Literal["alive", "suspect", "dead"] = Field(
+        description="suspect: an exchange failed, or nothing came for a while; dead: it is not chosen until it is heard"
+    )
     step: int
     loss: float | None
     weight: float = Field(default=1.0, description="what it claims to count for, 0..1")
@@ -84,6 +86,7 @@ class MemberStatus(Frozen):
     steps_per_second: float | None = Field(default=None, description="as it says itself")
     partners: tuple[str, ...] = Field(default=(), description="with whom it exchanged last, the latest first")
     age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
+    heard_seconds: float | None = Field(default=None, description="seconds since anything came from it, on that clock")
 
 
 class SignalStatus(Frozen):
@@ -115,6 +118,9 @@ class PartnerStatus(Frozen):
     exchanges: dict[Outcome, int] = Field(default_factory=dict, description="how exchanges with it ended, and how many")
     last: ExchangeRecord | None = Field(default=None, description="the last exchange with it, while it is remembered")
     last_error: str | None = Field(default=None, description="of the last exchange that failed")
+    deadline_seconds: float | None = Field(
+        default=None, description="how long we wait for its answer to an offer, by what it has shown; null: no member"
+    )
 
 
 class BootstrapStatus(Frozen):

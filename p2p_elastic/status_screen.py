@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -106,7 +107,7 @@ def _exchanges(status: PeerStatus) -> str:
 def _members(status: PeerStatus) -> Table:
     table = _plain_table("  member", "state", "step", "loss", "weight", "trust", "distance", "exchanged", "heard of")
     partners = {partner.peer: partner for partner in status.partners}
-    for member in status.members[:MEMBERS_MAX]:
+    for member in sorted(status.members, key=lambda member: member.state == "dead")[:MEMBERS_MAX]:
         partner = partners.get(member.peer)
         state = "drained" if member.drained else member.state
         cells = [
@@ -197,8 +198,10 @@ def line(answer: Answer) -> str:
 
 
 def _member_count(status: PeerStatus) -> str:
-    suspect = sum(member.state == "suspect" for member in status.members)
-    return f"{len(status.members)}{f' ({suspect} suspect)' if suspect else ''}"
+    """Those that are not dead, and what else there is."""
+    states = Counter[str](member.state for member in status.members)
+    others = ", ".join(f"{states[state]} {state}" for state in ("suspect", "dead") if states[state])
+    return f"{len(status.members) - states['dead']}{f' ({others})' if others else ''}"
 
 
 def _exchange_count(status: PeerStatus) -> str:

@@ -214,10 +214,10 @@ def _of_exchanges(status: PeerStatus) -> Iterator[Reason]:
 
 
 def _nobody(status: PeerStatus) -> str:
-    suspects = len(status.members)
-    if suspects:
+    dead = sum(member.state == "dead" for member in status.members)
+    if status.members:
         return (
-            f"no live member: the last exchange with each of the {suspects} known ones failed; "
+            f"no live member: of the {len(status.members)} known ones {dead} are dead, the others suspect; "
             "they are tried again once they announce themselves"
         )
     return f"nobody else is in run {status.run!r} yet; start others with --initial-peer and an address of this peer"

@@ -58,7 +58,7 @@ class Partition(NamedTuple):
 
 def is_lost(seen: Seen, member: Member | None, now: float, announce_seconds: float) -> bool:
     """Whether nothing was heard of a member for too long; None: it is not listed any more."""
-    announcements = SUSPECT_ANNOUNCEMENTS if member is not None and member.suspect else SILENT_ANNOUNCEMENTS
+    announcements = SUSPECT_ANNOUNCEMENTS if member is not None and member.failures else SILENT_ANNOUNCEMENTS
     return now - seen.at > announcements * announce_seconds
 
 

@@ -92,12 +92,11 @@ class Arrival:
         self._steps, self.proving = 0, True
 
     def stepped(self, loss: float | None, initial: float | None, members: Members, now: float) -> bool:
-        """One step more; True where it counts from now on, which is said once."""
+        """One step more; True where it counts from now on, which is said once. `members`: those that are alive."""
         if not self.proving:
             return False
         self._steps += 1
-        records = [m.record for m in members.values() if not m.suspect]
-        others = [r.loss for r in records if not r.drained and r.weight > 0.0]
+        others = [m.record.loss for m in members.values() if not m.record.drained and m.record.weight > 0.0]
         if self._steps < STEPS_MIN or (self._steps < STEPS_MAX and not signals.in_range(loss, others, initial)):
             return False
         self.proving = False

@@ -25,7 +25,7 @@ from p2p_elastic.peers.arrival import CaughtUp, Fetching, Measured
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import Asking, Download, Failure, Fetcher
 from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.partners import Member, is_ahead
+from p2p_elastic.peers.partners import is_ahead
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.transport import Transport
@@ -146,15 +146,16 @@ class CatchingUp:
         if self._local.policy.topology is Topology.NOBODY:
             return "by this run's rule everybody trains alone"
         await self._see_members()
-        if not self._local.members:
+        alive = self._local.alive()
+        if not alive:
             return "nobody else is there"
-        if not any(is_ahead(member.record, 0) for member in self._local.members.values()):
+        if not any(is_ahead(member.record, 0) for member in alive.values()):
             return "nobody is ahead"
         return await self._fetch(untrained, try_out)
 
     async def _see_members(self) -> None:
         await attempt(self._refresh)
-        while not self._local.members and self._now() - self._began_at < SEE_SECONDS:
+        while not self._local.alive() and self._now() - self._began_at < SEE_SECONDS:
             await asyncio.sleep(LOOK_SECONDS)
             await attempt(self._refresh)
 
@@ -190,17 +191,16 @@ class CatchingUp:
         """Whom to ask now: several at random of the healthy ones, or the best alone."""
         local, now = self._local, self._now()
         topology = local.policy.topology
-        seen = [m.record for m in local.members.values() if self._may_ask(m, now)]
+        seen = [m.record for m in local.alive().values() if self._may_ask(m.record.peer, now)]
         holder = None if local.centre is None else local.centre.holder
         found = donors_for(topology, [r for r in seen if is_ahead(r, 0)], holder)
         if self._single:
             return found[:1]
         return self._rng.sample(found, min(DONORS, len(found)))
 
-    def _may_ask(self, member: Member, now: float) -> bool:
-        peer = member.record.peer
+    def _may_ask(self, peer: str, now: float) -> bool:
         until = self._pauses.get(peer, (0.0, 0))[0]
-        return not member.suspect and peer not in self._refused and now >= until
+        return peer not in self._refused and now >= until
 
     def _note(self, failures: dict[str, Failure]) -> None:
         for peer, failure in failures.items():

@@ -20,15 +20,13 @@ import torch
 from p2p_elastic.merging import inherited_share
 from p2p_elastic.messages import CLOCK_MAX, Stamp
 from p2p_elastic.peers.conversation import Vectors
-from p2p_elastic.peers.partners import Member, Members
+from p2p_elastic.peers.partners import Members, is_gone
 from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.rules import ExchangeRule, Facts
 from p2p_elastic.trust import PARTNERS_MAX, Judge
 
 log = logging.getLogger(__name__)
-SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is gone;
-SUSPECT_ANNOUNCEMENTS = 2.0  # so many where an exchange with it failed, too
 VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
 TURN_ANNOUNCEMENTS = 2.0  # and so long each one in line has for it before it is the next one's turn
 
@@ -58,12 +56,6 @@ def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
 def succession(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Whose turn it is to take the vacant place, and whose then: the freshest copy, then the smaller peer id."""
     return sorted(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
-
-
-def is_gone(member: Member, now: float, announce_seconds: float) -> bool:
-    """Whether a member was silent for too long to be waited for. Times in our own monotonic seconds."""
-    announcements = SUSPECT_ANNOUNCEMENTS if member.suspect else SILENT_ANNOUNCEMENTS
-    return now - member.changed_at > announcements * announce_seconds
 
 
 def candidates(members: Members, now: float, announce_seconds: float) -> Iterator[Candidate]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
 from p2p_elastic.exchange import Answer, Command, Commit, Receive, Send, Transfer
-from p2p_elastic.messages import Message
+from p2p_elastic.messages import Accept, Message
+from p2p_elastic.peers.deadlines import Bounds, Deadlines, Wait, Waits
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import (
     CHUNK_HEADER,
@@ -32,13 +33,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one exchange and of what strangers can take from us."""
+    """Bounds of one exchange and of what strangers can take from us.
+
+    What a partner has shown makes its deadlines shorter (`deadlines.py`); these are the longest ones.
+    """
 
     idle_seconds: float = 10.0  # longest silence of a partner; hivemind itself never times out
     exchange_seconds: float = 60.0  # longest exchange as a whole, plus its bytes at the slowest rate:
     bytes_per_second_min: float = 20_000.0
     header_seconds: float = 5.0  # a stream that says nothing for so long is closed
-    snapshot_seconds: float = 5.0  # longest wait for our own next step before declining
+    snapshot_seconds: float = 5.0  # wait for our own next step before declining, while our speed is not known
     streams_per_peer: int = 4
     streams_total: int = 64
     attempts: int = 3  # partners asked for one due exchange
@@ -46,6 +50,11 @@ class Limits:
     inquiries: int = 3  # questions after a lost last word
     part_elements: int = 2 * 2**20  # 8 MiB: what a newcomer asks one donor for at a time
     ledger_entries: int = 256  # exchanges remembered, for idempotent retry
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the deadlines that are learnt."""
+        return Bounds(self.idle_seconds, self.exchange_seconds, self.bytes_per_second_min, self.snapshot_seconds)
 
 
 class Vectors(NamedTuple):
@@ -59,11 +68,17 @@ class Vectors(NamedTuple):
 
 
 class Conversation:
-    """One stream with a deadline on every wait, counting bytes both ways."""
+    """One stream with a deadline on every wait, counting bytes both ways.
 
-    def __init__(self, stream: Stream, limits: Limits) -> None:
+    Without `waits` the deadlines are the limits themselves, and nothing is learnt.
+    """
+
+    def __init__(self, stream: Stream, limits: Limits, waits: Waits | None = None) -> None:
         self.stream, self._limits = stream, limits
+        self._waits = waits or Deadlines(limits.bounds).of(stream.partner, limits.snapshot_seconds)
         self.bytes_sent = self.bytes_received = 0
+        self._transferred = 0  # bytes of the vectors, of which some may still be on their way
+        self._longest_gap = 0.0
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -84,20 +99,17 @@ class Conversation:
             error.partner = self.stream.partner
             raise
 
-    def _deadline(self, vectors: Vectors | None) -> float:
-        nbytes = 0 if vectors is None else vectors.mine.nbytes + vectors.theirs.nbytes
-        return self._limits.exchange_seconds + nbytes / self._limits.bytes_per_second_min
-
     async def _drive(
         self, exchange: Generator[Command, Answer, T], vectors: Vectors | None, commit: Callable[[], None] | None
     ) -> T:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._deadline(vectors)
+        end = loop.time() + self._waits.whole(0 if vectors is None else vectors.mine.nbytes + vectors.theirs.nbytes)
         command = next(exchange)
         try:
             while True:
                 try:
-                    answer = await self.within(max(0.0, end - loop.time()), self._obey(command, vectors, commit))
+                    left = max(0.0, end - loop.time())
+                    answer = await self.within(left, self._obey(command, vectors, commit), "byte")
                 except ExchangeError as error:
                     command = exchange.throw(error)
                 else:
@@ -111,7 +123,7 @@ class Conversation:
             await self.send(command.message)
             return None
         if isinstance(command, Receive):
-            return await self.receive(command.types, self._limits.idle_seconds)
+            return await self._receive_due(command.types)
         if isinstance(command, Transfer):
             assert vectors is not None, "a transfer needs vectors"
             return await self._transfer(vectors, command)
@@ -132,6 +144,14 @@ class Conversation:
         with contextlib.suppress(ExchangeError):
             await self.within(self._limits.farewell_seconds, self._receive(1))
 
+    async def _receive_due(self, types: tuple[type, ...]) -> Message:
+        """The message that is due now in the protocol."""
+        began, wait = asyncio.get_running_loop().time(), _wait_for(types)
+        seconds = self._waits.answer() if wait == "answer" else self._waits.word(self._transferred)
+        message = await self.within(seconds, self._receive_message(types), wait)
+        self._waits.saw(wait, asyncio.get_running_loop().time() - began)
+        return message
+
     async def receive(self, types: tuple[type, ...], seconds: float) -> Message:
         """One message, of one of these types, within `seconds`. Raises ExchangeError."""
         return await self.within(seconds, self._receive_message(types))
@@ -145,7 +165,7 @@ class Conversation:
         return unpack_body(message_type, await self._receive(length))
 
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
-        tasks = []
+        tasks, began = [], asyncio.get_running_loop().time()
         if ways.send:
             tasks.append(asyncio.ensure_future(self._send_vector(_bytes(vectors.mine))))
         if ways.receive:
@@ -156,9 +176,17 @@ class Conversation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        self._learn(vectors, ways, asyncio.get_running_loop().time() - began)
         # The sum is finite only where every element is, and thirty times faster than asking each one.
         finite = not ways.receive or bool(torch.isfinite(vectors.theirs.sum()))
         return None if finite else "the parameters received are not finite"
+
+    def _learn(self, vectors: Vectors, ways: Transfer, seconds: float) -> None:
+        """What a transfer shows. Where we only send, it shows how fast buffers fill."""
+        self._transferred = ways.send * vectors.mine.nbytes + ways.receive * vectors.theirs.nbytes
+        if ways.receive:
+            self._waits.saw("gap", self._longest_gap)
+            self._waits.saw("byte", seconds / max(1, self._transferred))
 
     async def _send_vector(self, outgoing: memoryview) -> None:
         for piece in pieces(len(outgoing)):
@@ -169,13 +197,13 @@ class Conversation:
     async def _receive_vector(self, incoming: memoryview) -> None:
         for piece in pieces(len(incoming)):
             chunk = incoming[piece.start : piece.stop]
-            header = await self.within(self._limits.idle_seconds, self._receive(CHUNK_HEADER.size))
+            header = await self._in_time(self._receive(CHUNK_HEADER.size))
             check_chunk_length(header, len(chunk))
-            await self.within(self._limits.idle_seconds, self._receive_into(chunk))
+            await self._in_time(self._receive_into(chunk))
             check_chunk(header, chunk)
 
     async def _send(self, data: bytes | memoryview) -> None:
-        await self.within(self._limits.idle_seconds, self.stream.send(data))
+        await self._in_time(self.stream.send(data))
         self.bytes_sent += len(data)
 
     async def _receive(self, length: int) -> bytes:
@@ -187,12 +215,26 @@ class Conversation:
         await self.stream.receive_into(buffer)
         self.bytes_received += len(buffer)
 
-    async def within(self, seconds: float, wait: Awaitable[T]) -> T:
-        """`wait`, but no longer than that. Raises ExchangeTimeout."""
+    async def _in_time(self, wait: Awaitable[T]) -> T:
+        """`wait`, but no longer than a gap may last."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        done = await self.within(self._waits.gap(), wait, "gap")
+        self._longest_gap = max(self._longest_gap, loop.time() - began)
+        return done
+
+    async def within(self, seconds: float, wait: Awaitable[T], missed: Wait | None = None) -> T:
+        """`wait`, but no longer than that. Raises ExchangeTimeout; then the next deadline `missed` is longer."""
         try:
             return await asyncio.wait_for(wait, seconds)
         except asyncio.TimeoutError as error:
-            raise ExchangeTimeout(f"nothing came of it within {seconds:g} s", partner=self.stream.partner) from error
+            if missed is not None:
+                self._waits.missed(missed)
+            raise ExchangeTimeout(f"nothing came of it within {seconds:.3g} s", partner=self.stream.partner) from error
+
+
+def _wait_for(types: tuple[type, ...]) -> Wait:
+    return "answer" if Accept in types else "word"
 
 
 def _bytes(vector: Tensor) -> memoryview:

@@ -18,9 +18,9 @@ from p2p_elastic.exchange import say_goodbye
 from p2p_elastic.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard, Stamp
 from p2p_elastic.peers.centre import Centre, candidates, succession
 from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.initiator import SUSPICIOUS, Initiator, new_id
+from p2p_elastic.peers.initiator import Initiator, new_id
 from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.partners import choose_partner, suspected
+from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.seats import OwnSeat
@@ -82,7 +82,7 @@ class Farewell:
         self._status = self._status.model_copy(update=facts)
 
     def _alive(self) -> dict[str, PeerRecord]:
-        return {peer: member.record for peer, member in self._local.members.items() if not member.suspect}
+        return {peer: member.record for peer, member in self._local.alive().items()}
 
     # -- goodbye ------------------------------------------------------------------------------------------------------
 
@@ -213,15 +213,25 @@ class Farewell:
         """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""
         local = self._local
         if local.policy.topology is Topology.CENTRE:
-            holder = local.members.get(local.centre.holder or "") if local.centre is not None else None
+            holder = local.not_dead().get(local.centre.holder or "") if local.centre is not None else None
             return None if holder is None or holder.record.peer in tried else holder.record
         if local.policy.topology is not Topology.PAIRS:
             return None
         trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
         excluding = tried | {peer for peer, trusted in trust.items() if trusted == 0.0}
         counting = {peer: member for peer, member in local.members.items() if member.record.weight > 0.0}
-        first = choose_partner(counting, self._rng, excluding=excluding, trust=trust)
-        return first or choose_partner(local.members, self._rng, excluding=excluding, trust=trust)
+        for members in (counting, local.members):
+            chosen = choose_partner(
+                members,
+                self._rng,
+                now=local.looked_at,
+                announce_seconds=local.membership.announce_seconds,
+                excluding=excluding,
+                trust=trust,
+            )
+            if chosen is not None:
+                return chosen
+        return None
 
     async def _give(self, partner: PeerRecord, initiator: Initiator, end: float) -> Outcome | None:
         local = self._local
@@ -232,10 +242,7 @@ class Farewell:
             return Outcome.COMPLETED if heard.took else Outcome.DECLINED
         if not await self._seat.take_snapshot():
             return None
-        outcome = await initiator.exchange_with(partner)
-        if outcome in SUSPICIOUS:
-            local.members = suspected(local.members, partner.peer)
-        return outcome
+        return await initiator.exchange_with(partner)
 
     async def _offer(
         self, partner: PeerRecord, end: float, heir: str | None = None, stamp: Stamp | None = None
@@ -273,7 +280,7 @@ class Farewell:
 
     def _heirs(self) -> list[PeerRecord]:
         local = self._local
-        alive = {peer: member for peer, member in local.members.items() if not member.suspect}
+        alive = local.alive()
         now, announce_seconds = asyncio.get_running_loop().time(), local.membership.announce_seconds
         line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated)
         return [alive[c.peer].record for c in line[:TRIES]]

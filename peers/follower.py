@@ -15,7 +15,6 @@ from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief
 from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.partners import suspected
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.snapshots import Snapshot, next_holder
 from p2p_elastic.peers.transport import Transport
@@ -76,17 +75,15 @@ class Follower:
 
     async def _compare(self, following: Following) -> None:
         """Compare losses with a few members: records are announced too seldom to choose a leader by them."""
-        alive = sorted(
-            peer for peer, member in self._local.members.items() if not (member.suspect or member.record.drained)
-        )
-        chosen = self._rng.sample(alive, min(COMPARED, len(alive)))
-        await asyncio.gather(*(self._compare_with(following, self._local.members[peer].record) for peer in chosen))
+        alive = {p: m for p, m in self._local.alive().items() if not m.record.drained}
+        chosen = self._rng.sample(sorted(alive), min(COMPARED, len(alive)))
+        await asyncio.gather(*(self._compare_with(following, alive[peer].record) for peer in chosen))
 
     async def _compare_with(self, following: Following, partner: PeerRecord) -> None:
-        local = self._local
+        local, waits = self._local, self._local.waits(partner)
         try:
-            stream = await open_stream(self._transport, partner, self._limits)
-            conversation = Conversation(stream, self._limits)
+            stream = await open_stream(self._transport, partner, self._limits, waits)
+            conversation = Conversation(stream, self._limits, waits)
             try:
                 told = await conversation.run(compare(local.tell(new_id(self._rng))))
             finally:
@@ -94,8 +91,9 @@ class Follower:
                 await stream.close()
         except ExchangeError as error:
             log.info("comparing losses with %s: %s", partner.peer, error)
-            local.members = suspected(local.members, partner.peer)
+            local.failed(partner.peer, outcome_of(error))
             return
+        local.heard(partner.peer)
         if told is not None:
             following.hear(partner.peer, told.loss, asyncio.get_running_loop().time())
 
@@ -133,7 +131,7 @@ class Follower:
                 return held
             named.update(answer.holders)
             holders = set[str]() if following.insists_on(leader, now()) else named
-            target = next_holder(holders, asked, local.members, self._rng) or leader  # it helps whoever comes back
+            target = next_holder(holders, asked, local.alive(), self._rng) or leader  # it helps whoever comes back
         return held
 
     async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Vectors | None = None) -> Fetched:
@@ -149,10 +147,10 @@ class Follower:
             origin=origin,
             have=have,
         )
-        traffic = (0, 0)
+        traffic, waits = (0, 0), local.waits(partner)
         try:
-            stream = await open_stream(self._transport, partner, self._limits)
-            conversation = Conversation(stream, self._limits)
+            stream = await open_stream(self._transport, partner, self._limits, waits)
+            conversation = Conversation(stream, self._limits, waits)
             try:
                 answer = await conversation.run(fetch(asked), into or local.vectors)
             finally:
@@ -164,7 +162,9 @@ class Follower:
             answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
         if result.outcome in SUSPICIOUS:
             log.info("snapshot of %s from %s: %s: %s", origin, partner.peer, result.outcome.value, result.reason)
-            local.members = suspected(local.members, partner.peer)
+            local.failed(partner.peer, result.outcome)
+        else:
+            local.heard(partner.peer)
         local.enter(asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
         return answer
 

@@ -19,15 +19,16 @@ from p2p_elastic.exchange import Result, initiate, inquire
 from p2p_elastic.messages import Offer
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.deadlines import Waits
 from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.partners import choose_partner, suspected
+from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.transport import Stream, Transport
 from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome
 
 log = logging.getLogger(__name__)
-TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE)
+TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN)  # nobody moved
 SUSPICIOUS = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)
 
 
@@ -76,8 +77,6 @@ class Initiator:
                 return False
             tried.add(partner.peer)
             outcome = await self._ask(partner)
-            if outcome in SUSPICIOUS:
-                local.members = suspected(local.members, partner.peer)
             if outcome not in TRY_ANOTHER or local.yielding:
                 return outcome is Outcome.COMPLETED
         return False
@@ -86,9 +85,16 @@ class Initiator:
         local = self._local
         if local.centre is None:
             trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
-            return choose_partner(local.members, self._rng, excluding=tried, trust=trust)
-        member = local.members.get(local.centre.holder or "")
-        if member is None or member.suspect or member.record.drained or member.record.peer in tried:
+            return choose_partner(
+                local.members,
+                self._rng,
+                now=local.looked_at,
+                announce_seconds=local.membership.announce_seconds,
+                excluding=tried,
+                trust=trust,
+            )
+        member = local.not_dead().get(local.centre.holder or "")
+        if member is None or member.record.drained or member.record.peer in tried:
             return None
         return member.record
 
@@ -137,6 +143,9 @@ class Initiator:
         local.offering_to = None
         if asked.result.outcome in SUSPICIOUS:
             log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
+            local.failed(partner.peer, asked.result.outcome)
+        else:
+            local.heard(partner.peer)
         local.enter(
             exchange_id,
             partner.peer,
@@ -149,12 +158,12 @@ class Initiator:
         return asked.result.outcome
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
-        local = self._local
+        local, waits = self._local, self._local.waits(partner)
         try:
-            stream = await open_stream(self._transport, partner, self._limits)
+            stream = await open_stream(self._transport, partner, self._limits, waits)
         except ExchangeError as error:
             return Asked(Result(Outcome.UNREACHABLE, reason=str(error)))
-        conversation, flow = Conversation(stream, self._limits), local.policy.flow
+        conversation, flow = Conversation(stream, self._limits, waits), local.policy.flow
         try:
             result = await conversation.run(initiate(self._offer(exchange_id, partner.peer), flow), local.vectors)
         except ExchangeError as error:
@@ -220,12 +229,19 @@ def new_id(rng: random.Random) -> str:
     return f"{rng.getrandbits(128):032x}"
 
 
-async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits) -> Stream:
+async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits, waits: Waits | None = None) -> Stream:
     """A stream to that peer, soon. Raises PartnerUnreachable."""
+    loop = asyncio.get_running_loop()
+    began, seconds = loop.time(), limits.idle_seconds if waits is None else waits.opening()
     try:
-        return await asyncio.wait_for(transport.open(partner), limits.idle_seconds)
+        stream = await asyncio.wait_for(transport.open(partner), seconds)
     except asyncio.TimeoutError as error:
-        raise PartnerUnreachable(f"no stream within {limits.idle_seconds:g} s") from error
+        if waits is not None:
+            waits.missed("opening")
+        raise PartnerUnreachable(f"no stream within {seconds:.3g} s") from error
+    if waits is not None:
+        waits.saw("opening", loop.time() - began)
+    return stream
 
 
 def outcome_of(error: ExchangeError) -> Outcome:

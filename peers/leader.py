@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from p2p_elastic.peers.centre import is_gone
-from p2p_elastic.peers.partners import Members
+from p2p_elastic.peers.partners import Members, is_gone, liveness
 from p2p_elastic.peers.snapshots import Snapshot, Snapshots
 
 DISBELIEF_SECONDS = 20.0  # so long a leader that was not believed does not lead us; doubled each time
@@ -93,7 +92,8 @@ class Following:
             if wanted and self._believed(peer, now) and not is_gone(member, now, self._announce_seconds):
                 heard = self._heard.get(peer)
                 newest = heard.loss if heard is not None and heard.at > member.changed_at else member.record.loss
-                contenders.append(Contender(peer, None if member.suspect else newest))
+                alive = liveness(member, now, self._announce_seconds) == "alive"
+                contenders.append(Contender(peer, newest if alive else None))
         chosen = leader_of(contenders)
         self.claimed = next((c.loss for c in contenders if c.peer == chosen), None)
         if of_all:

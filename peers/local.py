@@ -21,13 +21,16 @@ from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
-from p2p_elastic.peers.conversation import Vectors
+from p2p_elastic.peers.conversation import Limits, Vectors
+from p2p_elastic.peers.deadlines import Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.departed import Departed
 from p2p_elastic.peers.handover import Check, Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
-from p2p_elastic.peers.partners import Member, own_weight
+from p2p_elastic.peers.partners import Liveness, Member, heard, liveness, own_weight, suspected
+from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.watch import Watch
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Facts, Topology
@@ -75,7 +78,10 @@ class Local:
         membership: Membership,
         condition: Condition,
         events: EventLog,
+        limits: Limits | None = None,
     ) -> None:
+        self._limits = limits or Limits()
+        self.deadlines, self.step_time, self.watch = Deadlines(self._limits.bounds), StepTime(), Watch(events)
         self.peer, self.vector, self.membership = peer, vector, membership
         self.condition, self.events = condition, events
         self.examine: Examine | None = None
@@ -87,6 +93,8 @@ class Local:
         self.vectors = Vectors(self.handover.mine, self.handover.theirs)
         self.members: Mapping[str, Member] = {}
         self.departed = Departed()
+        # When the directory last answered: up to then silence is a partner's, later it may be ours.
+        self.looked_at = 0.0
         self.progress = Progress()
         self.newcomer, self.arrival = membership.newcomer, Arrival(newcomer=membership.newcomer)
         self.offering_to: str | None = None
@@ -138,7 +146,7 @@ class Local:
 
     @property
     def _copies_first(self) -> bool:
-        return self.arrival.proving or own_weight(self.newcomer, self.progress.step, self.members) == 0.0
+        return self.arrival.proving or (self.newcomer and own_weight(True, self.progress.step, self.not_dead()) == 0.0)
 
     def met(self, *, copied: bool) -> None:
         """A newcomer copied a member that counts, and counts once its loss shows that; or it moved as its equal."""
@@ -159,7 +167,7 @@ class Local:
             newcomer=self._copies_first,
             broken=self.broken,
         )
-        self.weigher.weigh(judged(seen, self.members), self.condition.signals())
+        self.weigher.weigh(judged(seen, self.alive()), self.condition.signals())
         before, self._weight_told = self._weight_told, self.weight
         if self._weight_told != before:
             text = f"weight {before:.2g} -> {self._weight_told:.2g}: {self._why()}"
@@ -170,6 +178,34 @@ class Local:
         if self.condition.override is not None and self._weight_told == self.condition.override:
             return "its operator set that"
         return against[0] if against and round(self._weight_told, 2) < 1.0 else "nothing speaks against it"
+
+    # -- who is there -------------------------------------------------------------------------------------------------
+
+    def alive(self) -> dict[str, Member]:
+        """The members that are neither suspect nor dead."""
+        return {p: m for p, m in self.members.items() if self._liveness(m) == "alive"}
+
+    def not_dead(self) -> dict[str, Member]:
+        """The members that are alive or suspect."""
+        return {p: m for p, m in self.members.items() if self._liveness(m) != "dead"}
+
+    def _liveness(self, member: Member) -> Liveness:
+        return liveness(member, self.looked_at, self.membership.announce_seconds)
+
+    def heard(self, peer: str) -> None:
+        """It answered us, or asked us something."""
+        self.members = heard(self.members, peer, asyncio.get_running_loop().time())
+        self.watch.look_at(peer, self.members, self.looked_at, self.membership.announce_seconds)
+
+    def failed(self, peer: str, outcome: Outcome) -> None:
+        """An exchange with it failed so."""
+        self.members = suspected(self.members, peer)
+        self.watch.look_at(peer, self.members, self.looked_at, self.membership.announce_seconds, outcome.value)
+
+    def waits(self, record: PeerRecord) -> Waits:
+        """The deadlines of a conversation with that peer."""
+        speed = None if self.centre is not None else record.steps_per_second  # the centre waits for others, not steps
+        return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The newest snapshot of that peer that is held here."""

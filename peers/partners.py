@@ -1,62 +1,167 @@
-"""Who could be the next partner: pure functions of what is known of the members of the run."""
+"""Who could be the next partner: pure functions of what is known of the members of the run.
+
+All times are our own monotonic seconds: nothing here depends on what another machine's clock says.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.deadlines import UNKNOWN, Estimate
+from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
 
 Members = Mapping[str, "Member"]
+Liveness = Literal["alive", "suspect", "dead"]
 CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
+SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is suspect,
+SILENT_ANNOUNCEMENTS_MAX = 6.0  # so many where it announces irregularly;
+DOUBTED = 2 / 3  # the share of that silence after which a suspect is dead,
+DEAD_TIMES = 2.0  # and how many times that silence anybody is
+FAILURES_MAX = 2  # exchanges that failed since it was heard: dead
+UNLISTED_SECONDS, UNLISTED_MAX = 600.0, 50  # so long, and so many, are remembered that vanished without a goodbye
 
 
 class Member(NamedTuple):
-    """Another peer of the run, and since when we know this of it (our own monotonic seconds)."""
+    """Another peer of the run, and what came of it (times in our own monotonic seconds)."""
 
     record: PeerRecord
-    changed_at: float
-    suspect: bool = False
+    changed_at: float  # when its record last changed
+    failures: int = 0  # exchanges with it that failed since it was heard
+    met_at: float = -math.inf  # when it last answered us, or opened a stream to us
+    unlisted_at: float | None = None  # since when the directory has no record of it
+    interval: Estimate = UNKNOWN  # between changes of its record
+
+    @property
+    def heard_at(self) -> float:
+        """When anything genuine last came from it."""
+        return max(self.changed_at, self.met_at)
+
+    @property
+    def vanished(self) -> bool:
+        """Whether its record is gone, and nothing came from it since."""
+        return self.unlisted_at is not None and self.heard_at <= self.unlisted_at
+
+
+def silence_allowed(member: Member, announce_seconds: float) -> float:
+    """How long a member may be silent, in seconds: `max(3 a, s + 4 d)`, at most `6 a`.
+
+    a is how often members announce themselves, s and d are the smoothed interval at which its record was seen to
+    change and the mean deviation of that: who announces irregularly, over a bad link, is given more time.
+    """
+    shown = member.interval.expected or 0.0
+    longest = SILENT_ANNOUNCEMENTS_MAX * announce_seconds
+    return min(max(SILENT_ANNOUNCEMENTS * announce_seconds, shown), longest)
+
+
+def judge(member: Member, now: float, announce_seconds: float) -> tuple[Liveness, str]:
+    """Alive, suspect or dead, and why. With S the silence allowed (`silence_allowed`):
+
+    dead: two exchanges failed since it was heard; or one did, or its record vanished, and it was silent for 2/3 S;
+    or it was silent for 2 S. Suspect: one exchange failed, or its record vanished, or it was silent for S.
+    """
+    silence, allowed = now - member.heard_at, silence_allowed(member, announce_seconds)
+    why = []
+    if member.failures:
+        why.append(f"{member.failures} exchange{'s' if member.failures > 1 else ''} with it failed")
+    if member.vanished:
+        why.append("its record is gone")
+    doubted = bool(why)
+    if silence > DOUBTED * allowed:
+        why.append(f"nothing came from it for {silence:.0f} s")
+    reason = ", ".join(why)
+    if member.failures >= FAILURES_MAX or silence > (DOUBTED if doubted else DEAD_TIMES) * allowed:
+        return "dead", reason
+    return ("suspect", reason) if doubted or silence > allowed else ("alive", "")
+
+
+def liveness(member: Member, now: float, announce_seconds: float) -> Liveness:
+    """Whether a member is there: `judge` without the reason. Times in our own monotonic seconds."""
+    return judge(member, now, announce_seconds)[0]
+
+
+def is_gone(member: Member, now: float, announce_seconds: float) -> bool:
+    """Whether a member was silent for too long to be waited for, whatever it holds or leads.
+
+    Exchanges that failed are not enough: who announces itself is there for others, if not for us.
+    """
+    doubted = member.failures > 0
+    allowed = silence_allowed(member, announce_seconds) * (DOUBTED if doubted else 1.0)
+    return member.vanished or now - member.heard_at > allowed
 
 
 def observe(members: Members, records: Iterable[PeerRecord], now: float) -> dict[str, Member]:
     """The members after reading the directory.
 
-    Who is not listed any more or said goodbye is gone. A suspect is alive again once it announced itself anew; a record
-    with an older sequence than the one we know is a replay and changes nothing.
+    Who said goodbye is gone. Who vanished without one is remembered for a while. Whoever announced itself anew is
+    alive; a record with an older sequence than the one we know is a replay and changes nothing, unless every record of
+    that life must have expired: then that peer began anew, with a clock that was set back.
     """
-    after = {}
+    after, listed = {}, set()
     for record in records:
+        listed.add(record.peer)
         known = members.get(record.peer)
-        if known is not None and record.sequence <= known.record.sequence:
-            after[record.peer] = known
+        if known is not None and not _is_newer(record, known, now):
+            after[record.peer] = known._replace(unlisted_at=None)
         elif not record.left:
-            after[record.peer] = Member(record, now)
-    return after
+            interval = UNKNOWN if known is None else known.interval.seen(now - known.changed_at)
+            after[record.peer] = Member(record, now, interval=interval)
+    return {**_remembered(members, listed, now), **after}
 
 
-def suspected(members: Members, peer: str) -> dict[str, Member]:
-    """The members after a failed exchange with `peer`: it is not chosen until it announces itself anew."""
-    after = dict(members)
-    if peer in after:
-        after[peer] = after[peer]._replace(suspect=True)
-    return after
+def _is_newer(record: PeerRecord, known: Member, now: float) -> bool:
+    if record.sequence < known.record.sequence and not record.left:
+        return now - known.changed_at > RECORD_SECONDS_MAX
+    return record.sequence > known.record.sequence
+
+
+def _remembered(members: Members, listed: Collection[str], now: float) -> dict[str, Member]:
+    """Those without a record, the latest UNLISTED_MAX of them."""
+    unlisted = [
+        (now if member.unlisted_at is None else member.unlisted_at, peer)
+        for peer, member in members.items()
+        if peer not in listed
+    ]
+    kept = sorted((since, peer) for since, peer in unlisted if now - since <= UNLISTED_SECONDS)[-UNLISTED_MAX:]
+    return {peer: members[peer]._replace(unlisted_at=since) for since, peer in kept}
+
+
+def suspected(members: Members, peer: str) -> Members:
+    """The members after a failed exchange with `peer`."""
+    if peer not in members:
+        return members
+    return {**members, peer: members[peer]._replace(failures=members[peer].failures + 1)}
+
+
+def heard(members: Members, peer: str, now: float) -> Members:
+    """The members after `peer` answered us, or asked us something: it is there."""
+    if peer not in members:
+        return members
+    return {**members, peer: members[peer]._replace(failures=0, met_at=now)}
 
 
 def choose_partner(
-    members: Members, rng: random.Random, *, excluding: Collection[str] = (), trust: Mapping[str, float] | None = None
+    members: Members,
+    rng: random.Random,
+    *,
+    now: float,
+    announce_seconds: float,
+    excluding: Collection[str] = (),
+    trust: Mapping[str, float] | None = None,
 ) -> PeerRecord | None:
     """One of the live members that are not drained, at random; None where there is none.
 
-    Those that count less, by their own word or by our `trust` (1 where nothing is said), are chosen less often, but
-    never not at all: they may be well again.
+    Where nobody is alive, a suspect is tried: better than nobody. The dead never are. Those that count less, by their
+    own word or by our `trust` (1 where nothing is said), are chosen less often, but never not at all: they may be well
+    again.
     """
-    candidates = sorted(
-        peer
-        for peer, member in members.items()
-        if not member.suspect and not member.record.drained and peer not in excluding
-    )
+    states = {
+        peer: liveness(member, now, announce_seconds) for peer, member in members.items() if not member.record.drained
+    }
+    wanted = "alive" if "alive" in states.values() else "suspect"
+    candidates = sorted(peer for peer, state in states.items() if state == wanted and peer not in excluding)
     if not candidates:
         return None
     known = trust or {}

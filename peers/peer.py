@@ -28,6 +28,7 @@ from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local import Examine, Local, Membership
+from p2p_elastic.peers.partners import liveness
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
@@ -86,7 +87,7 @@ class Peer:
         self._transport = transport
         events = events or EventLog(lambda: 0.0)
         self._local = Local(
-            self.peer, vector, policy, membership, condition or Condition(self._now, events=events), events
+            self.peer, vector, policy, membership, condition or Condition(self._now, events=events), events, limits
         )
         self._local.condition.changed = self._weigh_at_once
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -140,6 +141,8 @@ class Peer:
         step = local.progress.step + 1
         local.progress = local.progress._replace(step=step)
         self._arrive()
+        if self._loop is not None:
+            local.step_time.ended(self._loop.time())
         if not local.leaving:
             for errand in self._due(step):
                 if local.condition.drained:
@@ -154,7 +157,7 @@ class Peer:
         """See whether we, a newcomer, count from now on."""
         local = self._local
         progress = local.progress
-        if local.arrival.stepped(progress.loss, progress.first_loss, local.members, self._now()):
+        if local.arrival.stepped(progress.loss, progress.first_loss, local.alive(), self._now()):
             local.events.add("weight", "our loss is in range of the others': from now on we count")
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(local.weigh)
@@ -228,7 +231,14 @@ class Peer:
     def partners(self) -> tuple[PartnerStatus, ...]:
         """Those with whom there were exchanges, the latest first."""
         local = self._local
-        return local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
+        found = local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
+        members = local.members
+        return tuple(
+            partner.model_copy(update={"deadline_seconds": local.waits(members[partner.peer].record).answer()})
+            if partner.peer in members
+            else partner
+            for partner in found
+        )
 
     def _of_centre(self) -> Mapping[str, Verdict]:
         centre = self._local.centre
@@ -297,12 +307,12 @@ class Peer:
         return dict(self._local.journal.streams_refused)
 
     def members(self) -> tuple[MemberStatus, ...]:
-        now = self._now()
+        local, now = self._local, self._now()
         return tuple(
             MemberStatus(
                 peer=peer,
                 addresses=member.record.addresses,
-                state="suspect" if member.suspect else "alive",
+                state=liveness(member, local.looked_at, local.membership.announce_seconds),
                 step=member.record.step,
                 loss=member.record.loss,
                 weight=member.record.weight,
@@ -310,8 +320,9 @@ class Peer:
                 steps_per_second=member.record.steps_per_second,
                 partners=member.record.partners,
                 age_seconds=max(0.0, now - member.changed_at),
+                heard_seconds=max(0.0, now - member.heard_at),
             )
-            for peer, member in sorted(self._local.members.items())
+            for peer, member in sorted(local.members.items())
         )
 
     def _now(self) -> float:

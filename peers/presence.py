@@ -63,13 +63,14 @@ class Presence:
             raise
         before, now = local.members, asyncio.get_running_loop().time()
         records = (r for r in local.departed.without(listed, now) if r.schema_hash == local.vector.schema_hash)
-        local.members = observe(before, records, now)
+        local.members, local.looked_at = observe(before, records, now), now
         for peer in sorted(before.keys() ^ local.members.keys()):
             joined = peer in local.members
             local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
         for record in listed:
             if record.left:
                 local.apart.left(record.peer, record.sequence)
+        local.watch.look(local.members, now, local.membership.announce_seconds)
         self._look_apart()
         local.weigh()
         if local.condition.drained != self._drained:

@@ -73,7 +73,9 @@ class Responder:
             stream.abort()
             return
         self._streams[partner] += 1
-        conversation = Conversation(stream, self._limits)
+        known = self._local.members.get(partner)  # strangers teach us nothing
+        waits = None if known is None else self._local.waits(known.record)
+        conversation = Conversation(stream, self._limits, waits)
         try:
             await self._answer(conversation)
             await conversation.until_closed()
@@ -89,6 +91,7 @@ class Responder:
     async def _answer(self, conversation: Conversation) -> None:
         message = await conversation.receive((Offer, Inquiry, Fetch, Tell, Goodbye), self._limits.header_seconds)
         key = Key(conversation.stream.partner, message.id)
+        self._local.heard(key.partner)
         if isinstance(message, Inquiry):
             committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
             await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
@@ -147,7 +150,7 @@ class Responder:
             await conversation.send(Unchanged(id=asked.id))
         elif snapshot.may_send(asked.peer) or asked.peer == local.awaited:
             await self._send_copy(conversation, asked, snapshot)
-        elif holders := snapshot.refer(asked.peer, local.members):
+        elif holders := snapshot.refer(asked.peer, local.alive()):
             await conversation.send(Referral(id=asked.id, holders=holders))
         else:  # on its way to others
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.BUSY))

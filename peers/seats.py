@@ -107,11 +107,12 @@ class OwnSeat:
             log.info("our own offer to %s did not end", partner)
 
     async def _snapshot(self) -> Refusal | None:
-        try:
-            await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
-        except asyncio.TimeoutError:
-            return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {self._limits.snapshot_seconds:g} s")
         local = self._local
+        seconds = local.step_time.patience(local.pace.steps_per_second, self._limits.snapshot_seconds)
+        try:
+            await asyncio.wait_for(self._until_published(), seconds)
+        except asyncio.TimeoutError:
+            return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
         if not local.finite():
             if not local.policy.sends:  # the asker sends nothing that could heal us
                 return Refusal(DeclineReason.NOT_FINITE)

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from p2p_elastic.peers.partners import Members
-
 COPIES = 2  # times that one peer sends one snapshot
 TRIES = 2  # for one asker, where the first transfer failed
 REFERRED_MAX = 4
@@ -42,9 +40,10 @@ class Snapshot:
             return False
         return self.sending + len(self.holders) < COPIES or peer in self.referred
 
-    def refer(self, peer: str, members: Members) -> tuple[str, ...]:
-        """Who else has it; nobody while it is on its way. Where `peer` comes back, they did not help."""
-        live = tuple(h for h in self.holders if h != peer and h in members and not members[h].suspect)
+    def refer(self, peer: str, alive: Collection[str]) -> tuple[str, ...]:
+        """Who else has it, of those `alive`; nobody while it is on its way. Where `peer` comes back, they did not
+        help."""
+        live = tuple(h for h in self.holders if h != peer and h in alive)
         if live or self.sending == 0:
             self.referred.add(peer)
         return live[-REFERRED_MAX:]
@@ -74,7 +73,7 @@ class Snapshots:
         return self._held.get(origin)
 
 
-def next_holder(holders: Collection[str], asked: set[str], members: Members, rng: random.Random) -> str | None:
-    """Whom to ask next for a snapshot, of those that are said to have it."""
-    open_ones = sorted(h for h in holders if h not in asked and h in members and not members[h].suspect)
+def next_holder(holders: Collection[str], asked: set[str], alive: Collection[str], rng: random.Random) -> str | None:
+    """Whom to ask next for a snapshot, of those `alive` that are said to have it."""
+    open_ones = sorted(h for h in holders if h not in asked and h in alive)
     return rng.choice(open_ones) if open_ones else None

@@ -50,8 +50,8 @@ class Observed(NamedTuple):
 
 
 def judged(seen: Observed, members: Mapping[str, Member]) -> tuple[SignalStatus, ...]:
-    """Every signal that can be known from training and exchanges."""
-    others = [m.record for m in members.values() if not m.suspect and not m.record.drained and m.record.weight > 0.0]
+    """Every signal that can be known from training and exchanges; `members` are those alive."""
+    others = [m.record for m in members.values() if not m.record.drained and m.record.weight > 0.0]
     found = (
         _broken() if seen.broken else None,
         _newcomer() if seen.newcomer else None,

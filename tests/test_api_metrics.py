@@ -81,6 +81,7 @@ def test_every_number_has_its_series() -> None:
         ("drained",): 1,
         ("members", "alive"): 1,
         ("members", "suspect"): 1,
+        ("members", "dead"): 0,
         ("members_drained",): 1,
         ("training_phase", "training"): 1,
         ("training_phase", "done"): 0,

@@ -107,6 +107,13 @@ def test_a_peer_that_was_told_of_others_and_finds_none_is_degraded() -> None:
     assert codes(status_of(network=joined, members=(), training={"phase": "waiting"})) == []
 
 
+def test_who_is_alone_hears_how_many_are_dead_and_since_when() -> None:
+    joined = {"bootstrap": (REACHED,)}
+    dead = [MEMBER.model_copy(update={"state": "dead", "heard_seconds": seconds}) for seconds in (90.0, 40.0)]
+    [reason] = judge(status_of(network=joined, members=tuple(dead))).reasons
+    assert "2 are dead, the last one heard 40 s ago" in reason.text
+
+
 def test_a_founder_may_be_alone() -> None:
     assert codes(status_of(network={"attached": False}, members=())) == []
 

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_elastic.peers.centre import SILENT_ANNOUNCEMENTS, SUSPECT_ANNOUNCEMENTS, is_gone
 from p2p_elastic.peers.leader import (
     DISBELIEF_SECONDS,
     HEARD_MAX,
@@ -19,7 +18,7 @@ from p2p_elastic.peers.leader import (
     disbelief,
     leader_of,
 )
-from p2p_elastic.peers.partners import Member
+from p2p_elastic.peers.partners import DOUBTED, SILENT_ANNOUNCEMENTS, Member, is_gone
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.snapshots import Snapshot
 
@@ -29,7 +28,7 @@ contenders = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), losses, 
 
 
 def member(peer: str, loss: float | None, *, at: float = 0.0, group: str = "", suspect: bool = False) -> Member:
-    return Member(PeerRecord(peer=peer, run="r", schema_hash="0" * 32, loss=loss, group=group), at, suspect)
+    return Member(PeerRecord(peer=peer, run="r", schema_hash="0" * 32, loss=loss, group=group), at, int(suspect))
 
 
 def following(group: str = "") -> Following:
@@ -159,7 +158,9 @@ def test_a_relay_cannot_bring_its_origin_into_disrepute() -> None:
     assert ours.doubts(3.0) == {"a": "is bad"}
 
 
-@pytest.mark.parametrize(("suspect", "announcements"), [(False, SILENT_ANNOUNCEMENTS), (True, SUSPECT_ANNOUNCEMENTS)])
+@pytest.mark.parametrize(
+    ("suspect", "announcements"), [(False, SILENT_ANNOUNCEMENTS), (True, SILENT_ANNOUNCEMENTS * DOUBTED)]
+)
 def test_who_missed_announcements_is_gone(suspect: bool, announcements: float) -> None:
     someone = member("a", None, at=100.0, suspect=suspect)
     assert not is_gone(someone, 100.0 + announcements * ANNOUNCE, ANNOUNCE)

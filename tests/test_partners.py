@@ -16,10 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from p2p_elastic.peers.deadlines import Estimate
 from p2p_elastic.peers.handover import Handover, Settled, State
 from p2p_elastic.peers.journal import PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.ledger import Key, Ledger
-from p2p_elastic.peers.partners import CHANCE_MIN, Member, choose_partner, observe, own_weight, suspected
+from p2p_elastic.peers.partners import (
+    CHANCE_MIN,
+    Member,
+    Members,
+    choose_partner,
+    liveness,
+    observe,
+    own_weight,
+    suspected,
+)
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.status import Outcome, PartnerStatus
@@ -35,14 +45,24 @@ def record(peer: str, sequence: int = 1, *, step: int = 0, left: bool = False) -
 
 # ---------------------------------------------------------------- members
 
+ANNOUNCE = 5.0
+
+
+def states(members: Members, now: float = 1.0) -> dict[str, str]:
+    return {peer: liveness(member, now, ANNOUNCE) for peer, member in members.items()}
+
+
+def choose(members: Members, rng: random.Random, now: float = 0.0, **options: Any) -> PeerRecord | None:
+    return choose_partner(members, rng, now=now, announce_seconds=ANNOUNCE, **options)
+
 
 def test_who_is_listed_is_a_member_since_now() -> None:
     members = observe({}, [record("a"), record("b")], now=5.0)
     assert members == {"a": Member(record("a"), 5.0), "b": Member(record("b"), 5.0)}
 
 
-def test_who_is_not_listed_any_more_or_said_goodbye_is_gone() -> None:
-    before = observe({}, [record("a"), record("b"), record("c")], now=0.0)
+def test_who_said_goodbye_is_gone_at_once() -> None:
+    before = observe({}, [record("b"), record("c")], now=0.0)
     assert list(observe(before, [record("b"), record("c", 2, left=True)], now=1.0)) == ["b"]
 
 
@@ -53,7 +73,8 @@ def test_a_goodbye_of_somebody_unknown_makes_no_member() -> None:
 def test_a_new_record_replaces_the_old_one_and_an_unchanged_one_keeps_its_age() -> None:
     before = observe({}, [record("a", 3), record("b", 3)], now=1.0)
     after = observe(before, [record("a", 4, step=9), record("b", 3)], now=2.0)
-    assert after == {"a": Member(record("a", 4, step=9), 2.0), "b": Member(record("b", 3), 1.0)}
+    interval = Estimate(1.0, 0.5)
+    assert after == {"a": Member(record("a", 4, step=9), 2.0, interval=interval), "b": Member(record("b", 3), 1.0)}
 
 
 @pytest.mark.parametrize("replayed", [record("a", 4, step=1), record("a", 4, left=True)], ids=["record", "goodbye"])
@@ -64,10 +85,9 @@ def test_a_replay_of_an_older_record_changes_nothing(replayed: PeerRecord) -> No
 
 def test_a_suspect_stays_one_until_it_announces_itself_anew() -> None:
     members = suspected(observe({}, [record("a"), record("b")], now=0.0), "a")
-    assert members["a"].suspect
-    assert not members["b"].suspect
-    assert observe(members, [record("a"), record("b")], now=1.0)["a"].suspect
-    assert not observe(members, [record("a", 2), record("b")], now=1.0)["a"].suspect
+    assert states(members) == {"a": "suspect", "b": "alive"}
+    assert states(observe(members, [record("a"), record("b")], now=1.0))["a"] == "suspect"
+    assert states(observe(members, [record("a", 2), record("b")], now=1.0))["a"] == "alive"
 
 
 def test_suspecting_somebody_who_left_meanwhile_changes_nothing() -> None:
@@ -78,14 +98,14 @@ def test_suspecting_somebody_who_left_meanwhile_changes_nothing() -> None:
 def test_suspecting_does_not_change_what_others_hold() -> None:
     members = observe({}, [record("a")], now=0.0)
     suspected(members, "a")
-    assert not members["a"].suspect
+    assert states(members) == {"a": "alive"}
 
 
 def test_partners_are_chosen_uniformly_among_the_live_ones_not_yet_asked() -> None:
     members = suspected(observe({}, map(record, "abcde"), now=0.0), "b")
     rng, chosen = random.Random(1), Counter[str]()
     for _ in range(3000):
-        partner = choose_partner(members, rng, excluding={"d"})
+        partner = choose(members, rng, excluding={"d"})
         assert partner is not None
         chosen[partner.peer] += 1
     assert sorted(chosen) == ["a", "c", "e"]
@@ -95,13 +115,13 @@ def test_partners_are_chosen_uniformly_among_the_live_ones_not_yet_asked() -> No
 def test_the_choice_follows_from_the_seed_and_not_from_the_order_of_the_records() -> None:
     there, back = (observe({}, map(record, names), now=0.0) for names in ("abcde", "edcba"))
     first, second = random.Random(4), random.Random(4)
-    assert [choose_partner(there, first) for _ in range(20)] == [choose_partner(back, second) for _ in range(20)]
+    assert [choose(there, first) for _ in range(20)] == [choose(back, second) for _ in range(20)]
 
 
-def chosen(members: dict[str, Member], trust: dict[str, float] | None = None, times: int = 4000) -> Counter[str]:
+def chosen(members: Members, trust: dict[str, float] | None = None, times: int = 4000) -> Counter[str]:
     rng, counted = random.Random(2), Counter[str]()
     for _ in range(times):
-        partner = choose_partner(members, rng, trust=trust)
+        partner = choose(members, rng, trust=trust)
         counted[partner.peer if partner is not None else ""] += 1
     return counted
 
@@ -132,9 +152,9 @@ def test_where_nobody_counts_all_are_chosen_alike() -> None:
 
 def test_nobody_is_chosen_where_nobody_is_left() -> None:
     members = observe({}, [record("a"), record("b")], now=0.0)
-    assert choose_partner({}, random.Random(0)) is None
-    assert choose_partner(members, random.Random(0), excluding=("a", "b")) is None
-    assert choose_partner(suspected(members, "a"), random.Random(0), excluding=("b",)) is None
+    assert choose({}, random.Random(0)) is None
+    assert choose(members, random.Random(0), excluding=("a", "b")) is None
+    assert choose(suspected(members, "a"), random.Random(0), excluding=("b",)) is None
 
 
 @pytest.mark.parametrize(

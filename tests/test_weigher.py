@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from p2p_elastic.peers.partners import Members, observe, suspected
+from p2p_elastic.peers.partners import Members, observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.weigher import PACE_SECONDS, Observed, Pace, Weigher, judged
 from p2p_elastic.status import SignalStatus
@@ -96,11 +96,10 @@ def test_each_reason_to_copy_has_a_signal_that_says_so(changes: dict[str, Any], 
     assert found[name].text
 
 
-def test_peers_that_are_drained_suspect_or_ill_are_no_measure() -> None:
+def test_peers_that_are_drained_or_ill_are_no_measure() -> None:
     ill = {"weight": 0.0, "loss": 0.001, "steps_per_second": 1e9}
     drained = {"drained": True, "loss": 0.001, "steps_per_second": 1e9}
-    gone = suspected(others(ill, drained, {"loss": 0.001, "steps_per_second": 1e9}), "p2")
-    assert not {"progress", "speed"} & set(healths(seen(), gone))
+    assert not {"progress", "speed"} & set(healths(seen(), others(ill, drained)))
 
 
 def test_one_liar_about_its_loss_or_speed_harms_nobody() -> None:

@@ -321,7 +321,7 @@ def test_a_dead_peer_is_suspected_and_left_alone() -> None:
         totals = member.peer.exchanges()
         assert totals.by_outcome[Outcome.UNREACHABLE] == 1
         assert totals.by_outcome[Outcome.COMPLETED] > 30
-        assert [(m.peer, m.state) for m in member.peer.members() if m.peer == "c"] == [("c", "suspect")]
+        assert [(m.peer, m.state) for m in member.peer.members() if m.peer == "c"] == [("c", "dead")]
 
 
 def test_a_peer_that_stopped_training_declines_and_the_others_go_on() -> None:

@@ -617,7 +617,7 @@ def test_whatever_happens_to_a_peer_is_written_down() -> None:
         await asyncio.sleep(3.0)
         a.peer.condition.resume()
         await kill(evil, network, lives[2])
-        network.records.pop("evil")
+        await network.directory("evil").withdraw()
         await until(lambda: "left" in kinds(a), 5.0)
 
     living([*members, evil], scenario)
@@ -654,7 +654,7 @@ def test_where_nobody_lags_the_sum_with_the_centre_is_conserved_and_distances_sh
     together = sum(values(m.model) for m in members) + centre
     torch.testing.assert_close(together, torch.full_like(centre, learnt), rtol=0, atol=1e-4)
     apart = float((values(members[0].model) - values(members[3].model)).abs().max())
-    assert apart < 0.1 * 200 * (drifts[0] - drifts[3])  # a tenth of what it is where nobody exchanges
+    assert apart < 200 * (drifts[0] - drifts[3]) / 8  # an eighth of what it is where nobody exchanges
     assert all(completed(m) > 30 for m in members[1:])
 
 

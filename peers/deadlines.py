@@ -1,0 +1,185 @@
+"""How long to wait for a partner: learnt from what it and the link have shown, between a floor and a ceiling.
+
+As TCP does for its retransmissions (RFC 6298): a smoothed value and a mean deviation of each wait; the deadline is the
+smoothed value plus four deviations, and doubles with each one missed until the partner keeps one again. No clock of its
+own: whoever waits says how long it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from p2p_elastic.trust import PARTNERS_MAX
+
+Wait = Literal["opening", "answer", "word", "gap", "byte"]
+"""A stream's opening; the answer to an offer; any other message; the next chunk; a byte of the vectors."""
+
+FLOOR_SECONDS = 2.0  # a busy machine may say nothing for a second
+GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
+MISSES_MAX = 16  # doublings that are counted
+WHOLE_TIMES = 8.0  # a transfer may take so many times what it took so far
+STEPS_WAITED = 3.0  # a peer that is asked waits so many of its steps for a snapshot,
+PATIENCE_MIN_SECONDS, PATIENCE_MAX_SECONDS = 1.0, 60.0  # but neither less than this nor more
+
+
+class Estimate(NamedTuple):
+    """What one wait took so far, in seconds, and how many deadlines in a row it missed. `smoothed` None: not known."""
+
+    smoothed: float | None = None
+    deviation: float = 0.0
+    misses: int = 0
+
+    def seen(self, seconds: float) -> Estimate:
+        """After it took so long, and came."""
+        if self.smoothed is None:
+            return Estimate(seconds, seconds / 2)
+        deviation = self.deviation + DEVIATION_GAIN * (abs(seconds - self.smoothed) - self.deviation)
+        return Estimate(self.smoothed + GAIN * (seconds - self.smoothed), deviation)
+
+    def missed(self) -> Estimate:
+        """After it did not come in time."""
+        return self._replace(misses=min(self.misses + 1, MISSES_MAX))
+
+    @property
+    def expected(self) -> float | None:
+        """What hardly ever takes longer; None where nothing is known."""
+        return None if self.smoothed is None else self.smoothed + DEVIATIONS * self.deviation
+
+
+UNKNOWN = Estimate()
+Estimates = Mapping[Wait, Estimate]
+
+
+class Bounds(NamedTuple):
+    """What a deadline never exceeds; it is that while nothing is known. `conversation.Limits` says what each is."""
+
+    idle_seconds: float
+    exchange_seconds: float
+    bytes_per_second_min: float
+    snapshot_seconds: float
+
+
+def patience(steps_per_second: float | None, unknown_seconds: float) -> float:
+    """How long a peer of that speed waits for its own next step before it declines, in seconds.
+
+    Both ends compute it, the asker from the record. `unknown_seconds`: where the speed is not known, or training
+    stands.
+    """
+    if not steps_per_second:
+        return unknown_seconds
+    return min(max(STEPS_WAITED / steps_per_second, PATIENCE_MIN_SECONDS), PATIENCE_MAX_SECONDS)
+
+
+class Waits:
+    """The deadlines of one conversation, in seconds: those that the partner had shown when it began."""
+
+    def __init__(self, deadlines: Deadlines, partner: str, patience_seconds: float) -> None:
+        self._deadlines, self._partner, self._patience = deadlines, partner, patience_seconds
+        self._bounds = deadlines.bounds
+        self._own, self._all = deadlines.known(partner), deadlines.of_all
+
+    def opening(self) -> float:
+        """For a stream. The first one to a partner may take as long as dialling, relays and holes in NATs do."""
+        return self._clamp("opening", self._own_of("opening").expected)
+
+    def answer(self) -> float:
+        """For Accept or Decline: longer than the partner may wait for its own next step."""
+        word = self._expected("word")
+        margin = self._bounds.idle_seconds - self._bounds.snapshot_seconds if word is None else max(word, 1.0)
+        return max(
+            self._clamp("answer", self._expected("answer")), self._patience + min(margin, self._bounds.idle_seconds)
+        )
+
+    def word(self, nbytes: int = 0) -> float:
+        """For a message that waits for nothing at the partner but `nbytes` that may still be under way."""
+        expected, byte = self._expected("word"), self._own_of("byte").expected
+        if expected is not None and nbytes:
+            expected = None if byte is None else max(expected, nbytes * byte)
+        return self._clamp("word", expected)
+
+    def gap(self) -> float:
+        """For the next chunk, and for room to send one."""
+        return self._clamp("gap", self._own_of("gap").expected)
+
+    def whole(self, nbytes: int) -> float:
+        """For an exchange of so many bytes, both ways together, the answer included."""
+        bounds, own = self._bounds, self._own_of("byte")
+        most = bounds.exchange_seconds + nbytes / bounds.bytes_per_second_min
+        if own.smoothed is not None:
+            shown = WHOLE_TIMES * own.smoothed * nbytes
+            most = min(most, max(shown, bounds.idle_seconds) * 2.0**own.misses)
+        return self.answer() + most
+
+    def saw(self, wait: Wait, seconds: float) -> None:
+        """It came after so long; of a byte: seconds per byte."""
+        self._deadlines.saw(self._partner, wait, seconds)
+
+    def missed(self, wait: Wait) -> None:
+        """It did not come in time."""
+        self._deadlines.missed(self._partner, wait)
+
+    def _own_of(self, wait: Wait) -> Estimate:
+        return self._own.get(wait, UNKNOWN)
+
+    def _expected(self, wait: Wait) -> float | None:
+        """By the partner's own estimate, else twice that of all partners; None where nobody has shown anything."""
+        own = self._own_of(wait).expected
+        others = self._all.get(wait, UNKNOWN).expected
+        return own if own is not None or others is None else 2.0 * max(others, FLOOR_SECONDS)
+
+    def _clamp(self, wait: Wait, expected: float | None) -> float:
+        ceiling = self._bounds.idle_seconds
+        return (
+            ceiling
+            if expected is None
+            else min(max(expected, FLOOR_SECONDS) * 2.0 ** self._own_of(wait).misses, ceiling)
+        )
+
+
+class Deadlines:
+    """What each partner has shown, PARTNERS_MAX of them at most, and all together. Belongs to the network thread."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.of_all: Estimates = {}
+        self._known: dict[str, Estimates] = {}  # the latest last; each is replaced whole: other threads read them
+
+    def of(self, partner: str, patience_seconds: float) -> Waits:
+        """For a conversation with a partner that waits so long for its own next step."""
+        return Waits(self, partner, patience_seconds)
+
+    def known(self, partner: str) -> Estimates:
+        """What it has shown."""
+        return self._known.get(partner, {})
+
+    def saw(self, partner: str, wait: Wait, seconds: float) -> None:
+        self._keep(partner, wait, self.known(partner).get(wait, UNKNOWN).seen(seconds))
+        self.of_all = {**self.of_all, wait: self.of_all.get(wait, UNKNOWN).seen(seconds)}
+
+    def missed(self, partner: str, wait: Wait) -> None:
+        self._keep(partner, wait, self.known(partner).get(wait, UNKNOWN).missed())
+
+    def _keep(self, partner: str, wait: Wait, estimate: Estimate) -> None:
+        self._known[partner] = {**self._known.pop(partner, {}), wait: estimate}
+        while len(self._known) > PARTNERS_MAX:
+            del self._known[next(iter(self._known))]
+
+
+class StepTime:
+    """How long our own steps take. Written by the training thread only, read by any."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._estimate = UNKNOWN
+
+    def ended(self, now: float) -> None:
+        """A step ended, `now` in monotonic seconds."""
+        if self._last is not None:
+            self._estimate = self._estimate.seen(now - self._last)
+        self._last = now
+
+    def patience(self, steps_per_second: float | None, unknown_seconds: float) -> float:
+        """How long to wait for the next one, where our record says that speed: never longer than askers expect."""
+        told, seconds = patience(steps_per_second, unknown_seconds), self._estimate.smoothed
+        return told if seconds is None else min(told, patience(1.0 / max(seconds, 1e-9), unknown_seconds))
