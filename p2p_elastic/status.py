@@ -158,6 +158,16 @@ class LeaderStatus(Frozen):
     disbelieved: dict[str, str] = Field(description="peer -> why it does not lead this peer at present")
 
 
+class CheckpointStatus(Frozen):
+    """What was saved on disk, to resume from."""
+
+    step: int | None = Field(description="of the last checkpoint of this process; nothing before the first")
+    age_seconds: float | None = Field(description="since it was written")
+    failures: int = Field(description="checkpoints that could not be written")
+    skipped: int = Field(description="checkpoints left out, since the one before was still being written")
+    problem: str | None = Field(description="why the last one could not be written; nothing where it was")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -177,6 +187,7 @@ class PeerStatus(Frozen):
     training: TrainingStatus
     centre: CentreStatus | None = None
     leaders: LeaderStatus | None = None
+    checkpoint: CheckpointStatus | None = Field(default=None, description="nothing where none are written")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

@@ -62,6 +62,14 @@ class Verdict(NamedTuple):
     excess: float | None
 
 
+class JudgeMemory(NamedTuple):
+    """What a judge learnt: log-distances per partner, what is usual, and its own first loss, in nats."""
+
+    distances: Mapping[str, tuple[float, ...]]
+    usual: float
+    initial: float | None
+
+
 class Judge:
     """One peer's measurements of all its partners. Bounded, however many there are."""
 
@@ -86,6 +94,14 @@ class Judge:
         while len(self._distances) > PARTNERS_MAX:
             self._distances.pop(next(iter(self._distances)))
         return verdict
+
+    def memory(self) -> JudgeMemory:
+        """What was learnt, to `recall` it in another life. The verdicts themselves are soon measured anew."""
+        return JudgeMemory(dict(self._distances), self._usual, self._initial)
+
+    def recall(self, memory: JudgeMemory) -> None:
+        """Go on from there."""
+        self._distances, self._usual, self._initial = dict(memory.distances), memory.usual, memory.initial
 
     def _verdict(self, raw: float, trial: Trial | None) -> Verdict:
         if trial is None:

@@ -202,6 +202,27 @@ class DHTDirectory:
         signature = self._identity.sign(_manifest_bytes(manifest))
         self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
 
+    @property
+    def manifest(self) -> SignedManifest | None:
+        """The run that we keep alive, with its founder's signature."""
+        return self._manifest
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, ...]]:
+        """Where members were when their records were last seen, the newest last."""
+        return {peer: one.addresses for peer, one in self._known.items()}
+
+    async def come_back(self, manifest: SignedManifest | None, known: Mapping[str, tuple[str, ...]]) -> bool:
+        """Resume our place in a run: keep its manifest alive as before, and look once for whoever is there.
+
+        True where somebody is; otherwise `stay_attached` goes on looking.
+        """
+        self._manifest = manifest
+        now = asyncio.get_running_loop().time()
+        self._known = {peer: Known(addresses, now) for peer, addresses in known.items()}
+        await self._meet_members()
+        return await self.attach() or self.attached
+
     def _keeps_manifest(self) -> bool:
         assert self._manifest is not None
         founder = self._manifest.manifest.founder

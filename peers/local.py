@@ -58,6 +58,14 @@ class Progress(NamedTuple):
     first_loss: float | None = None
 
 
+class RuleStates(NamedTuple):
+    """What the rule remembers: of all exchanges, of each partner, and of those with the leader of all groups."""
+
+    own: Any
+    partners: Mapping[str, Any]
+    of_all: Any
+
+
 class Local:
     """State that asking and answering share. Belongs to the network thread, but for `progress`."""
 
@@ -82,6 +90,8 @@ class Local:
         self.members: Mapping[str, Member] = {}
         self.progress = Progress()
         self.newcomer = membership.newcomer
+        self.returning = False  # resumed from a checkpoint, and has not met anybody since
+        self.returned_at: float | None = None  # seconds of the event loop's clock
         self.offering_to: str | None = None
         self.yielding = False  # the partner that we offer to offered to us, and goes first
         self.leaving = False
@@ -107,6 +117,15 @@ class Local:
             )
         if topology is Topology.LEADER:
             self.following = Following(self.peer, membership.group, membership.announce_seconds)
+
+    @property
+    def rule_states(self) -> RuleStates:
+        """To be kept over a restart."""
+        return RuleStates(self._rule_state, dict(self._partner_states), self._global_state)
+
+    @rule_states.setter
+    def rule_states(self, states: RuleStates) -> None:
+        self._rule_state, self._partner_states, self._global_state = states.own, dict(states.partners), states.of_all
 
     @property
     def share(self) -> float:
@@ -261,8 +280,9 @@ class Local:
         if claimed > 0.0 and good and check is None:
             if self.newcomer or self.broken:
                 self.own = 1.0  # what was measured is what we were
-            self.newcomer = False  # copied, or met somebody who counts: from now on we count too
-        self.handover.deliver(exchange_id, check, replaces=self.broken)
+            self.newcomer = self.returning = False  # copied, or met somebody who counts: from now on we count too
+        copied = mine.weight == 0.0 < min(claimed, theirs.trust) and check is None
+        self.handover.deliver(exchange_id, check, replaces=self.broken, copied=copied)
         self.freed.set()
         return distance
 

@@ -7,6 +7,7 @@ import asyncio
 from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.memory import look_back
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
@@ -19,6 +20,11 @@ class Presence:
         self._local, self._directory, self._follower = local, directory, follower
         self._sequence = local.membership.first_sequence
         self._drained = False  # what our record says
+
+    @property
+    def sequence(self) -> int:
+        """Of our last record."""
+        return self._sequence
 
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
@@ -54,6 +60,7 @@ class Presence:
         for peer in sorted(before.keys() ^ local.members.keys()):
             joined = peer in local.members
             local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
+        look_back(local, now)
         local.weigh()
         if local.condition.drained != self._drained:
             self._drained = local.condition.drained

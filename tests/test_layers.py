@@ -19,7 +19,17 @@ LAYERS = ("core", "peers", "api", "cli")
 TOP = {
     *("board", "centre_duty", "cli", "cli_doctor", "cli_errors", "cli_simulate", "cli_status", "demo", "display"),
     *("doctor", "doctor_checks", "doctor_network", "doctor_probes", "doctor_task", "finding", "join", "processes"),
-    *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "window", "__main__"),
+    *(
+        "resume",
+        "sensors",
+        "simulate",
+        "simulate_screen",
+        "status_client",
+        "status_screen",
+        "stop",
+        "window",
+        "__main__",
+    ),
 }
 
 
