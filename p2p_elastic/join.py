@@ -76,7 +76,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         torch.set_num_threads(config.threads)
     identity = _identity(config, past)
     network = LiveNetwork(identity, config.initial_peer, config.announce)
-    with NetworkThread() as thread:
+    with _locked(config.output), NetworkThread() as thread:
         with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
         sensors = Sensors(device)
         try:
@@ -89,6 +89,11 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         finally:
             thread.call(network.close())
             sensors.close()
+
+
+def _locked(output: Path | None) -> contextlib.AbstractContextManager[object]:
+    """A folder that was named, such as to resume, is for one process; one that is made up has the peer's name."""
+    return contextlib.nullcontext() if output is None else contextlib.closing(OutputLock(output))
 
 
 def _identity(config: JoinConfig, past: Past | None) -> Identity:
@@ -138,8 +143,7 @@ class _Participation:
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
             output = output_folder(self._config.output, manifest.run, self._network.identity.peer)
-            with contextlib.closing(OutputLock(output)):
-                return self._take_part(manifest, task, data, device, output)
+            return self._take_part(manifest, task, data, device, output)
         finally:
             self._window.close(self._thread)
             for one in shown:
