@@ -11,6 +11,7 @@ from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.saver import Saver
 from p2p_elastic.status import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
 from p2p_elastic.training import Trainer
 
@@ -25,6 +26,7 @@ class StatusBoard:
         self.manifest: RunManifest | None = None
         self.peer: Peer | None = None
         self.trainer: Trainer | None = None
+        self.saver: Saver | None = None
 
     def __call__(self) -> PeerStatus:
         manifest, peer = self.manifest, self.peer
@@ -47,6 +49,7 @@ class StatusBoard:
             leaders=peer.leaders() if peer else None,
             joining=peer.joining() if peer else None,
             partition=peer.partition() if peer else None,
+            checkpoint=self.saver.status() if self.saver else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),

@@ -146,6 +146,20 @@ def main() -> None:
 )
 @click.option("--output", type=FOLDER, help="Folder for model.safetensors and summary.json.  [default: runs/RUN-PEER]")
 @click.option(
+    "--checkpoint-every",
+    default="5m",
+    metavar="STEPS|TIME",
+    help="Save everything into checkpoint/ in the output folder every so many steps (500) or so often (90s, 5m, 1h), "
+    "and at the end; 0 for never.",
+)
+@click.option(
+    "--resume",
+    type=FOLDER,
+    metavar="DIR",
+    help="Go on from the newest checkpoint in this output folder, as the same peer in the same run. Nothing else is "
+    "needed; length, data folder, device, threads, hosts, ports and initial peers may be given anew.",
+)
+@click.option(
     "--config",
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -168,6 +182,7 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
     \b
       p2p-elastic join --task mnist --shard 1/4
       p2p-elastic join --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo... --shard 2/4
+      p2p-elastic join --resume runs/mnist-1a2b3c-Xy7Zk9Qp
     """
     given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
     with Stop().signals() as stop, clean_errors():

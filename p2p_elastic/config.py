@@ -17,6 +17,7 @@ from p2p_elastic.manifest import BINDING, RunManifest
 from p2p_elastic.messages import Group, RunName
 from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.rules import Method, Topology, check_rate, find_method
+from p2p_elastic.saver import DEFAULT_INTERVAL, Interval
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 from p2p_elastic.tasks import Recipe, Shard
@@ -69,6 +70,8 @@ class JoinConfig(Frozen):
     http_token_file: Path | None = None
     identity: Path | None = None
     output: Path | None = None
+    checkpoint_every: str = DEFAULT_INTERVAL
+    resume: Path | None = None
     log_format: Literal["auto", "text", "json"] = "auto"
 
     @field_validator("shard")
@@ -77,6 +80,12 @@ class JoinConfig(Frozen):
         if shard is not None:
             Shard.parse(shard)
         return shard
+
+    @field_validator("checkpoint_every", mode="before")
+    @classmethod
+    def _known_interval(cls, interval: object) -> str:
+        Interval.parse(str(interval))  # in a TOML file it may be a number
+        return str(interval)
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> JoinConfig:

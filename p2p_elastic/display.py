@@ -88,7 +88,7 @@ class JsonScreen:
             exchanges = seen.exchanges.model_dump(mode="json", exclude={"skipped"})
             self._write(
                 {"event": "progress", "time": round(self._clock(), 3), **training}
-                | seen.model_dump(mode="json", include={"centre", "leaders"})
+                | seen.model_dump(mode="json", include={"centre", "leaders", "checkpoint"})
                 | {"members": _there(seen), "exchanges": exchanges, "health": judge(seen).status}
             )
 

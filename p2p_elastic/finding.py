@@ -14,6 +14,7 @@ from p2p_elastic.known_peers import PeerCache, state_folder
 from p2p_elastic.manifest import RunManifest, check_against
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.resume import Past
 from p2p_elastic.rules import find_method
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Task, find_task, initial_model
@@ -41,6 +42,23 @@ class RunFinder:
         manifest = self.own_manifest()
         self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
         return manifest
+
+    def resume(self, past: Past) -> RunManifest:
+        """The run of the life before; where nobody of it is left it goes on with us."""
+        saved, directory = past.saved, self._network.directory
+        if saved.signature is None:  # nobody was told of it: it may still become the run of the initial peers
+            self.alone = True
+        self._screen.say(
+            "resumed",
+            f"Resumed at step {saved.training.step} from {past.found.folder}\n{saved.manifest.describe()}",
+            step=saved.training.step,
+            folder=str(past.found.folder),
+            manifest=saved.manifest.model_dump(),
+        )
+        back = self._thread.call(directory.come_back(saved.signed, saved.members), self._stop)
+        if not back and (self._config.initial_peer or saved.members):
+            self._screen.say("alone", "Nobody of the run answers: training alone until somebody does.")
+        return saved.manifest
 
     def own_manifest(self) -> RunManifest:
         task = find_task(self._config.task or DEFAULT_TASK)

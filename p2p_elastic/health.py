@@ -10,6 +10,7 @@
     weight_zero             it copies from others and is not copied, with the signals that cause it
     exchanges_failing       the newest exchanges all failed
     network_restarted       the network process died again and again
+    checkpoint_failed       the last checkpoint could not be written
     network_failed          the network side ended: this peer trains alone for good
 
 A peer that was given no initial peer founds the run: it may be alone for as long as it likes and is still ok.
@@ -155,6 +156,15 @@ def _network_failed(status: PeerStatus) -> Reason | None:
     return Reason(code="network_failed", text=f"trains alone for good: {failure}. Stop this peer and start it again")
 
 
+def _checkpoint_failed(status: PeerStatus) -> Reason | None:
+    saved = status.checkpoint
+    if saved is None or saved.problem is None:
+        return None
+    last = "none was written yet" if saved.step is None else f"the last one is of step {saved.step}"
+    text = f"no checkpoint could be written ({saved.problem}); {last}. Make room, or see to the disk: it is tried again"
+    return Reason(code="checkpoint_failed", text=text)
+
+
 _CHECKS = (
     _network_failed,
     _bootstrap_unreachable,
@@ -167,4 +177,5 @@ _CHECKS = (
     _weight_zero,
     _exchanges_failing,
     _network_restarted,
+    _checkpoint_failed,
 )

@@ -15,6 +15,7 @@ from torch import nn
 from p2p_elastic import __version__
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
+from p2p_elastic.checkpoint import FOLDER, OutputLock, Store
 from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
@@ -38,6 +39,8 @@ from p2p_elastic.results import (
     save_summary,
     save_values,
 )
+from p2p_elastic.resume import Past, Saved, content, options_kept, resume
+from p2p_elastic.saver import Interval, Saver
 from p2p_elastic.sensors import Sensors
 from p2p_elastic.status import ExchangeTotals, FarewellStatus
 from p2p_elastic.stop import Stop
@@ -51,6 +54,8 @@ STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LOOK_SECONDS = 0.2
 HERE = "    # from this machine only"
 LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
+SAVE_SECONDS, STOPPED_SAVE_SECONDS = 60.0, 1.0  # for the last checkpoint, after the test
+SEQUENCE_MARGIN = 100_000  # records announced after the checkpoint that we resume from: five days of them
 
 
 def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
@@ -60,6 +65,9 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         ConfigError: something asked for cannot be.
         NetworkError: libp2p does not run here.
     """
+    past = None
+    if config.resume is not None:
+        config, past = resume(config)
     device = choose_device(config.device)
     if config.task is not None:
         find_task(config.task)
@@ -67,21 +75,32 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         check_writable(config.output)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    identity = Identity.load_or_create(config.identity) if config.identity else Identity.generate()
+    identity = _identity(config, past)
     network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
-    with NetworkThread() as thread:
+    with _locked(config.output), NetworkThread() as thread:
         with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
         sensors = Sensors(device)
         try:
             window = Window(config, sensors)
             board = StatusBoard(network, device, window.condition)
-            return _Participation(config, screen, stop, thread, network, board, window).run(device)
+            return _Participation(config, screen, stop, thread, network, board, window, past).run(device)
         except (Interrupted, KeyboardInterrupt):
             screen.say("stopped", "Stopped before training began.")
             return None
         finally:
             thread.call(network.close())
             sensors.close()
+
+
+def _locked(output: Path | None) -> contextlib.AbstractContextManager[object]:
+    """A folder that was named, such as to resume, is for one process; one that is made up has the peer's name."""
+    return contextlib.nullcontext() if output is None else contextlib.closing(OutputLock(output))
+
+
+def _identity(config: JoinConfig, past: Past | None) -> Identity:
+    if past is not None:
+        return past.identity
+    return Identity.load_or_create(config.identity) if config.identity else Identity.generate()
 
 
 class _Participation:
@@ -96,16 +115,23 @@ class _Participation:
         network: LiveNetwork,
         board: StatusBoard,
         window: Window,
+        past: Past | None = None,
     ) -> None:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network, self._board, self._window = thread, network, board, window
         self._finder = RunFinder(config, screen, stop, thread, network)
         self._farewell: FarewellStatus | None = None
+        self._past = past
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
         try:
-            if self._config.initial_peer:
+            if self._past is not None:
+                self._say_hello(self._window.url)
+                manifest = self._finder.resume(self._past)
+                task = installed_task(manifest)
+                data = self._load(task)
+            elif self._config.initial_peer:
                 self._say_hello(self._window.url)
                 manifest = self._finder.join()
                 task = installed_task(manifest)
@@ -152,10 +178,13 @@ class _Participation:
         trainer = Trainer(model, task, data, settings, device, time.monotonic)
         vector = ParameterVector(model)
         peer = self._peer(manifest, vector, settings.seed)
+        if self._past is not None:
+            self._past.restore(trainer, peer)
+        saver = self._saver(trainer, peer, options_kept(self._config, settings), output)
         peer.judge_leaders(lambda s: Measured(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
         examine = trainer.examiner()
         peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
-        self._board.trainer, self._board.peer = trainer, peer
+        self._board.trainer, self._board.peer, self._board.saver = trainer, peer, saver
         started = time.monotonic()
         self._thread.call(self._network.stay_attached())
         lives = [self._thread.spawn(peer.run())]
@@ -168,17 +197,40 @@ class _Participation:
             newcomer = Newcomer(peer, trainer, self._screen, self._board)
             if self._config.role == "centre":
                 self._board.phase = "holding"
-                hold_centre(peer, model, trainer, self._stop, lambda: self._screen.progress(self._board))
+                hold_centre(peer, model, trainer, self._stop, lambda: self._after_step(saver, trainer, newcomer))
             else:
                 newcomer.catch_up(self._thread, self._stop)
                 self._board.phase = "training"
-                trainer.train(peer, self._stop, newcomer.on_step)
+                trainer.train(peer, self._stop, lambda: self._after_step(saver, trainer, newcomer))
             self._board.phase = "finishing"
             self._leave(peer)
         finally:
             for life in lives:
                 life.cancel()
-        return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+        if saver is not None:
+            saver.begin_last()
+        summary = self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+        if saver is not None:
+            saver.finish(self._stop, seconds=SAVE_SECONDS, grace_seconds=STOPPED_SAVE_SECONDS)
+        return summary
+
+    def _saver(self, trainer: Trainer, peer: Peer, options: JoinConfig, output: Path) -> Saver | None:
+        interval = Interval.parse(self._config.checkpoint_every)
+        if interval.off:
+            return None
+        store = Store(output / FOLDER, Saved) if self._past is None else self._past.store
+        directory, identity = self._network.directory, self._network.identity
+        return Saver(
+            store,
+            interval,
+            time.monotonic,
+            lambda: content(trainer, peer, self._manifest, options, directory, identity),
+        )
+
+    def _after_step(self, saver: Saver | None, trainer: Trainer, newcomer: Newcomer) -> None:
+        if saver is not None:
+            saver.between_steps(trainer.meter.step)
+        newcomer.on_step()
 
     def _finish(
         self, task: Task, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float
@@ -246,14 +298,21 @@ class _Participation:
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
                 newcomer=bool(self._config.initial_peer)
+                and self._past is None  # its own memory says whether it is
                 and not self._finder.alone,  # a founder that comes back is one, too
                 addresses=tuple(self._network.host.addresses),
-                first_sequence=int(1000 * self._network.clock.now()),
+                first_sequence=self._first_sequence(),
             ),
             seed=seed,
             condition=self._window.condition,
             events=self._window.events,
         )
+
+    def _first_sequence(self) -> int:
+        now = int(1000 * self._network.clock.now())
+        if self._past is None:
+            return now
+        return max(now, self._past.saved.peer.sequence + SEQUENCE_MARGIN)  # the clock may have been set back
 
     def _wait_for_peers(self, peer: Peer) -> None:
         wanted, due = self._config.wait_for_peers, Every(1.0)

@@ -216,6 +216,16 @@ class PartitionStatus(Frozen):
     steps: int = Field(description="our steps since then")
 
 
+class CheckpointStatus(Frozen):
+    """What was saved on disk, to resume from."""
+
+    step: int | None = Field(description="of the last checkpoint of this process; nothing before the first")
+    age_seconds: float | None = Field(description="since it was written")
+    failures: int = Field(description="checkpoints that could not be written")
+    skipped: int = Field(description="checkpoints left out, since the one before was still being written")
+    problem: str | None = Field(description="why the last one could not be written; nothing where it was")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -237,6 +247,7 @@ class PeerStatus(Frozen):
     leaders: LeaderStatus | None = None
     joining: JoiningStatus | None = Field(default=None, description="nothing at the founder of a run")
     partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
+    checkpoint: CheckpointStatus | None = Field(default=None, description="nothing where none are written")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

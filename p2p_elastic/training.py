@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -30,6 +31,7 @@ from p2p_elastic.tasks import (
     reestimate_batchnorm,
     shard_indices,
 )
+from p2p_elastic.training_memory import Machine, TrainingMemory, TrainingState, plain_losses
 from p2p_elastic.trust import Trial
 from p2p_elastic.vector import ParameterVector
 
@@ -138,6 +140,17 @@ class Meter:
         self._losses.clear()
         self.loss = None
 
+    def resume(self, step: int, losses: Sequence[float]) -> None:
+        """Go on from there."""
+        self.step = step
+        self._losses.extend(losses)
+        self.loss = sum(self._losses) / len(self._losses) if self._losses else None
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Of the last steps, nats."""
+        return tuple(self._losses)
+
     def status(self) -> TrainingStatus:
         marks, now = tuple(self._marks), self._clock()
         (t0, n0), (t1, n1) = marks[0], marks[-1]
@@ -192,6 +205,37 @@ class Trainer:
                 on_step()
             if not should_stop():
                 self._validate(peer, should_stop)
+
+    def state(self) -> TrainingState:
+        """A copy of all that `restore` needs, for the training thread between two steps."""
+        machine, validation = self._machine(), self.meter.validation
+        memory = TrainingMemory(
+            step=self.meter.step,
+            drawn=self._batches.drawn,
+            losses=plain_losses(self.meter.losses),
+            validation=None if validation is None else (validation.accuracy, *plain_losses((validation.loss,))),
+            **machine.numbers(),
+        )
+        return TrainingState(memory, machine.tensors())
+
+    def restore(self, state: TrainingState) -> None:
+        """Before `train`: go on exactly where a `state` was taken. Raises ConfigError where it is of another model."""
+        memory = state.memory
+        self._machine().restore(state)
+        self._batches.skip(memory.drawn - self._batches.drawn)
+        self.meter.resume(memory.step, [math.nan if loss is None else loss for loss in memory.losses])
+        self.meter.epoch = memory.drawn / self._batches.batches_per_epoch
+        if memory.validation is not None:
+            accuracy, loss = memory.validation
+            self.meter.validation = Evaluation(accuracy, math.nan if loss is None else loss)
+
+    def _machine(self) -> Machine:
+        return Machine(self.model, self.optimizer, self._schedule, self._augmentation, self._device)
+
+    def replaced(self) -> None:
+        """A partner's parameters replaced the model: what was gathered about the one before is worth nothing."""
+        self.optimizer.state.clear()
+        self.meter.forget()
 
     def _gradient(self) -> float:
         inputs, labels = next(self._batches)

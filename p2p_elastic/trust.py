@@ -63,6 +63,14 @@ class Verdict(NamedTuple):
     excess: float | None
 
 
+class JudgeMemory(NamedTuple):
+    """What a judge learnt: log-distances per partner, what is usual, and its own first loss, in nats."""
+
+    distances: Mapping[str, tuple[float, ...]]
+    usual: float
+    initial: float | None
+
+
 class Judge:
     """One peer's measurements of all its partners. Bounded, however many there are."""
 
@@ -91,6 +99,14 @@ class Judge:
     def forget_distances(self, partner: str) -> None:
         """That it is far away now is no sign: it was cut off, or we were."""
         self._distances.pop(partner, None)
+
+    def memory(self) -> JudgeMemory:
+        """What was learnt, to `recall` it in another life. The verdicts themselves are soon measured anew."""
+        return JudgeMemory(dict(self._distances), self._usual, self._initial)
+
+    def recall(self, memory: JudgeMemory) -> None:
+        """Go on from there."""
+        self._distances, self._usual, self._initial = dict(memory.distances), memory.usual, memory.initial
 
     def _verdict(self, raw: float, trial: Trial | None) -> Verdict:
         if trial is None:

@@ -189,6 +189,20 @@ class DHTDirectory:
         signature = self._identity.sign(_manifest_bytes(manifest))
         self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
 
+    @property
+    def manifest(self) -> SignedManifest | None:
+        """The run that we keep alive, with its founder's signature."""
+        return self._manifest
+
+    async def come_back(self, manifest: SignedManifest | None, known: Mapping[str, tuple[str, ...]]) -> bool:
+        """Resume our place in a run: keep its manifest alive as before, and look once for whoever is there.
+
+        True where somebody is; otherwise `stay_attached` goes on looking.
+        """
+        self._manifest = manifest
+        self.remember(known)
+        return await self.attach() or await self.try_remembered()
+
     def _keeps_manifest(self) -> bool:
         assert self._manifest is not None
         founder = self._manifest.manifest.founder

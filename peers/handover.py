@@ -40,6 +40,7 @@ class Settled(NamedTuple):
     staleness: int
     added: bool = True
     replaced: bool = False  # the model was replaced, whatever it was
+    copied: bool = False  # the move led all the way to a partner's parameters
 
 
 class Wanted(NamedTuple):
@@ -58,7 +59,7 @@ class Handover:
         self.snapshot_step = 0
         self._delivered_id = ""
         self._check: Check | None = None
-        self._replaces = False
+        self._replaces = self._copied = False
         self._wanted: Wanted | None = None
         self._state = State.FREE
         self._lock = threading.Lock()
@@ -104,7 +105,13 @@ class Handover:
         added = self._check is None or self._check()
         if added:
             (self._vector.load_ if self._replaces else self._vector.add_)(self.theirs)
-        settled = Settled(self._delivered_id, step - self.snapshot_step, added, added and self._replaces)
+        settled = Settled(
+            self._delivered_id,
+            step - self.snapshot_step,
+            added,
+            replaced=added and self._replaces,
+            copied=added and self._copied,
+        )
         with self._lock:
             self._state = State.FREE
         return settled
@@ -130,12 +137,15 @@ class Handover:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
 
-    def deliver(self, exchange_id: str, check: Check | None = None, *, replaces: bool = False) -> None:
+    def deliver(
+        self, exchange_id: str, check: Check | None = None, *, replaces: bool = False, copied: bool = False
+    ) -> None:
         """`theirs` now holds the move of that exchange; the training thread adds it between two steps, if `check`.
 
         Where it `replaces` the model, it is loaded instead: to add something to what is not finite is no help.
+        `copied`: it leads all the way to a partner's parameters.
         """
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
             self._state, self._delivered_id = State.DELIVERED, exchange_id
-            self._check, self._replaces = check, replaces
+            self._check, self._replaces, self._copied = check, replaces, copied

@@ -54,7 +54,11 @@ class Identity:
     @classmethod
     def _parse(cls, path: Path) -> Identity:
         with path.open("rb") as file:
-            blob = file.read(256)
+            return cls.from_bytes(file.read(256), path)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, path: Path) -> Identity:
+        """The identity in the content of the file `path`. Raises ConfigError where it is none."""
         if len(blob) != 68 or not blob.startswith(_PRIVATE_KEY_HEADER):
             raise ConfigError("identity", str(path), "a libp2p Ed25519 key file; name a new file to have one made")
         identity = cls(Ed25519PrivateKey.from_private_bytes(blob[4:36]))
@@ -62,11 +66,14 @@ class Identity:
             raise ConfigError("identity", str(path), "damaged")
         return identity
 
+    def to_bytes(self) -> bytes:
+        """The content of the file that `load_or_create` reads."""
+        return _PRIVATE_KEY_HEADER + self._key.private_bytes_raw() + self.peer_bytes[len(_PEER_ID_HEADER) :]
+
     def write(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read. Raises OSError."""
-        data = self._key.private_bytes_raw() + self.peer_bytes[len(_PEER_ID_HEADER) :]
         with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400), "wb") as file:
-            file.write(_PRIVATE_KEY_HEADER + data)
+            file.write(self.to_bytes())
 
     def temporary_file(self) -> tempfile.TemporaryDirectory[str]:
         """A folder that holds the key as `identity`, for p2pd to read at its start; delete it afterwards."""

@@ -67,6 +67,14 @@ class Progress(NamedTuple):
     first_loss: float | None = None
 
 
+class RuleStates(NamedTuple):
+    """What the rule remembers: of all exchanges, of each partner, and of those with the leader of all groups."""
+
+    own: Any
+    partners: Mapping[str, Any]
+    of_all: Any
+
+
 class Local:
     """State that asking and answering share. Belongs to the network thread, but for `progress`."""
 
@@ -97,6 +105,8 @@ class Local:
         self.looked_at = 0.0
         self.progress = Progress()
         self.newcomer, self.arrival = membership.newcomer, Arrival(newcomer=membership.newcomer)
+        self.returning = False  # resumed from a checkpoint, and has not met anybody since
+        self.returned_at: float | None = None  # seconds of the event loop's clock
         self.offering_to: str | None = None
         self.yielding = False  # the partner that we offer to offered to us, and goes first
         self.leaving = False
@@ -128,6 +138,15 @@ class Local:
             self.following = Following(self.peer, membership.group, membership.announce_seconds)
 
     @property
+    def rule_states(self) -> RuleStates:
+        """To be kept over a restart."""
+        return RuleStates(self._rule_state, dict(self._partner_states), self._global_state)
+
+    @rule_states.setter
+    def rule_states(self, states: RuleStates) -> None:
+        self._rule_state, self._partner_states, self._global_state = states.own, dict(states.partners), states.of_all
+
+    @property
     def share(self) -> float:
         """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
         rule = self.policy.rule
@@ -152,7 +171,7 @@ class Local:
         """A newcomer copied a member that counts, and counts once its loss shows that; or it moved as its equal."""
         if self.newcomer and copied:
             self.arrival.copied()
-        self.newcomer = False
+        self.newcomer = self.returning = False
 
     def weigh(self) -> None:
         """Judge anew how much we count."""
@@ -331,11 +350,13 @@ class Local:
             return distance
         if move is not self.handover.theirs:
             self.handover.theirs.copy_(move)
+        copied = False
         if claimed > 0.0 and good and check is None:
             if self.newcomer or self.broken:
                 self.own = 1.0  # what was measured is what we were
-            self.met(copied=mine.weight == 0.0)
-        self.handover.deliver(exchange_id, check, replaces=self.broken)
+            copied = self.newcomer and mine.weight == 0.0
+            self.met(copied=copied)
+        self.handover.deliver(exchange_id, check, replaces=self.broken, copied=copied)
         self.freed.set()
         return distance
 

@@ -28,6 +28,7 @@ from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local import Examine, Local, Membership
+from p2p_elastic.peers.memory import PeerMemory, recall, remembered
 from p2p_elastic.peers.partners import liveness
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
@@ -134,8 +135,8 @@ class Peer:
     def after_step(self) -> bool:
         """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters.
 
-        True where the model was replaced by a partner's, since it was not finite any more: then what the optimizer has
-        gathered is worth nothing.
+        True where a partner's model took the place of ours, since ours was not finite any more or we are a newcomer:
+        then what the optimizer has gathered is worth nothing.
         """
         local = self._local
         step = local.progress.step + 1
@@ -173,12 +174,20 @@ class Peer:
         if last:
             yield "global"
 
-    def settle(self) -> None:
-        """Add a move that still waits, after the last step."""
-        self._between_steps(due=False)
+    def settle(self) -> bool:
+        """Add a move that still waits, after the last step or before a checkpoint. True as with `after_step`."""
+        return self._between_steps(due=False)
+
+    def memory(self) -> PeerMemory:
+        """What another life of this peer needs to go on, with `centre_value`."""
+        return remembered(self._local, self._presence.sequence, self._coin)
+
+    def restore(self, memory: PeerMemory, *, loss: float | None = None, centre: Tensor | None = None) -> None:
+        """Before `run`: go on as that life of this peer. `loss` (nats) is its last, `centre` [D] what it knew."""
+        recall(memory, self._local, coin=self._coin, loss=loss, centre=centre)
 
     def _between_steps(self, *, due: bool) -> bool:
-        """Whether the model was replaced."""
+        """Whether a partner's model took the place of ours."""
         local = self._local
         due = due and self._loop is not None  # before `run` nobody would take the snapshot
         settled = local.handover.between_steps(
@@ -192,7 +201,7 @@ class Peer:
             if settled.replaced:
                 local.broken = False
             self._wake(local.freed)
-        return settled is not None and settled.replaced
+        return settled is not None and (settled.replaced or settled.copied)
 
     def during_evaluation(self) -> None:
         """Serve a partner that waits for a snapshot, without changing the parameters."""

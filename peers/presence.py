@@ -8,6 +8,7 @@ from p2p_elastic.errors import DirectoryError
 from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.memory import look_back
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
@@ -27,6 +28,11 @@ class Presence:
     def next_sequence(self) -> int:
         """Beyond that of any record of ours so far."""
         return self._sequence + 1
+
+    @property
+    def sequence(self) -> int:
+        """Of our last record."""
+        return self._sequence
 
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
@@ -72,6 +78,7 @@ class Presence:
                 local.apart.left(record.peer, record.sequence)
         local.watch.look(local.members, now, local.membership.announce_seconds)
         self._look_apart()
+        look_back(local, now)
         local.weigh()
         if local.condition.drained != self._drained:
             self._drained = local.condition.drained

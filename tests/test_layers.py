@@ -42,7 +42,17 @@ TOP = {
         "joining",
         "processes",
     ),
-    *("sensors", "simulate", "simulate_screen", "status_client", "status_screen", "stop", "window", "__main__"),
+    *(
+        "resume",
+        "sensors",
+        "simulate",
+        "simulate_screen",
+        "status_client",
+        "status_screen",
+        "stop",
+        "window",
+        "__main__",
+    ),
 }
 
 

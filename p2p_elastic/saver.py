@@ -1,0 +1,131 @@
+"""When checkpoints are written, and that training does not wait for the disk."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from p2p_elastic.checkpoint import Content
+from p2p_elastic.errors import ConfigError, P2PElasticError
+from p2p_elastic.status import CheckpointStatus
+
+log = logging.getLogger(__name__)
+WAIT_SECONDS = 0.1
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+DEFAULT_INTERVAL = "5m"  # at most so much is lost; what takes seconds is saved at its end only
+
+
+class Interval(NamedTuple):
+    """Every so many steps, or every so many seconds; neither where no checkpoints are wanted."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Interval:
+        """What a text like "500", "90s", "5m", "1h" or "0" says. Raises ConfigError for any other."""
+        match = re.fullmatch(r"([0-9]{1,9})([smh]?)", text)
+        if match is None:
+            raise ConfigError("checkpoint-every", text, "steps (500), a time (90s, 5m, 1h), or 0 for none")
+        number, unit = int(match[1]), match[2]
+        if number == 0:
+            return cls()
+        return cls(seconds=number * UNITS[unit]) if unit else cls(steps=number)
+
+    @property
+    def off(self) -> bool:
+        return self == Interval()
+
+
+class Writes(Protocol):
+    """What the saver needs of a store."""
+
+    def write(self, content: Content) -> Path: ...
+
+
+class Saver:
+    """Copies between two steps and writes in a thread of its own. Belongs to the training thread, but for `status`.
+
+    Args:
+        store: where checkpoints go.
+        interval: when one is due.
+        clock: monotonic seconds.
+        gather: a copy of everything, taken by the training thread.
+    """
+
+    def __init__(
+        self, store: Writes, interval: Interval, clock: Callable[[], float], gather: Callable[[], Content]
+    ) -> None:
+        self._store, self._interval, self._clock, self._gather = store, interval, clock, gather
+        self._due_since = clock()
+        self._thread: threading.Thread | None = None
+        self._written: tuple[int, float] | None = None  # step, when; replaced whole: other threads read it
+        self._failures = self._skipped = 0
+        self._problem: str | None = None
+
+    def between_steps(self, step: int) -> None:
+        """Begin a checkpoint where one is due after so many steps; not while the one before is being written."""
+        if not self._due(step):
+            return
+        self._due_since = self._clock()
+        if self._thread is not None and self._thread.is_alive():
+            self._skipped += 1
+            log.info("no checkpoint at step %d: the one before is still being written", step)
+            return
+        self._write_behind(None)
+
+    def _due(self, step: int) -> bool:
+        steps, seconds = self._interval
+        if steps is not None:
+            return step > 0 and step % steps == 0
+        return seconds is not None and self._clock() - self._due_since >= seconds
+
+    def begin_last(self) -> None:
+        """Training is over: begin to write the last checkpoint."""
+        if not self._interval.off:
+            self._write_behind(self._thread)
+
+    def finish(self, stop: Callable[[], bool], *, seconds: float, grace_seconds: float) -> None:
+        """Wait for what is being written, so long, or so long after `stop`. What is not finished then is not there."""
+        end, stopped = self._clock() + seconds, False
+        while self._thread is not None and self._thread.is_alive() and self._clock() < end:
+            if stop() and not stopped:
+                stopped, end = True, min(end, self._clock() + grace_seconds)
+            self._thread.join(WAIT_SECONDS)
+        if self._thread is not None and self._thread.is_alive():
+            log.warning("the last checkpoint was not written in time; the one before it stays")
+
+    def _write_behind(self, before: threading.Thread | None) -> None:
+        content = self._gather()
+        self._thread = threading.Thread(
+            target=self._write, args=(content, before), name="checkpoint", daemon=True
+        )  # so that a disk that hangs does not keep the process
+        self._thread.start()
+
+    def _write(self, content: Content, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        try:
+            folder = self._store.write(content)
+        except (OSError, P2PElasticError) as error:
+            self._failures += 1
+            self._problem = str(error)
+            log.warning("no checkpoint at step %d; training goes on, and it is tried again: %s", content.step, error)
+            return
+        self._written, self._problem = (content.step, self._clock()), None
+        log.info("checkpoint %s", folder)
+
+    def status(self) -> CheckpointStatus:
+        """What came of it so far; from any thread."""
+        step, at = self._written or (None, None)
+        return CheckpointStatus(
+            step=step,
+            age_seconds=None if at is None else self._clock() - at,
+            failures=self._failures,
+            skipped=self._skipped,
+            problem=self._problem,
+        )

@@ -1,0 +1,88 @@
+"""A real process that is killed and goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.processes import Process, Swarm
+
+START_SECONDS = 120.0  # loading PyTorch on a busy machine
+STEPS = 4000  # long enough to be killed in the middle
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    with Swarm(tmp_path) as swarm:
+        yield swarm
+
+
+def step(process: Process) -> int:
+    return int(process.last.get("step", 0))
+
+
+def kill(swarm: Swarm, process: Process) -> None:
+    process.child.kill()
+    process.child.wait()
+    swarm.processes.remove(process)
+
+
+def test_after_a_kill_9_a_lone_peer_ends_with_the_same_bits_as_one_that_was_never_stopped(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    for name in ("killed.key", "whole.key"):  # the order of the data depends on the peer, unless there is a seed
+        Identity.load_or_create(tmp_path / name)
+    run = ["--task", "digits", "--steps", str(STEPS), "--seed", "7"]
+    saving = [*run, "--checkpoint-every", "50"]
+    first = swarm.start("killed", [*saving, "--identity", str(tmp_path / "killed.key")])
+    swarm.listen_until(lambda: step(first) > 120, "training", START_SECONDS)
+    assert step(first) < STEPS
+    kill(swarm, first)
+
+    second = swarm.start("killed", ["--resume", str(first.folder)])
+    whole = swarm.start("whole", [*run, "--checkpoint-every", "0", "--identity", str(tmp_path / "whole.key")])
+    swarm.listen_until(lambda: {"end"} <= second.said.keys() & whole.said.keys(), "the end", START_SECONDS)
+    swarm.listen_until(swarm.all_ended, "ending", 30.0)
+
+    assert 50 <= second.said["resumed"]["step"] < STEPS
+    assert second.said["listening"]["peer"] == first.said["listening"]["peer"]
+    assert second.said["resumed"]["manifest"] == first.said["founded"]["manifest"]
+    assert second.summary()["steps"] == STEPS
+    assert not (whole.folder / "checkpoint").exists()
+    expected, found = load_file(whole.folder / "model.safetensors"), load_file(second.folder / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_a_killed_founder_comes_back_to_its_swarm_as_the_same_peer_in_the_same_run(swarm: Swarm) -> None:
+    together = ["--epochs", "100000", "--probability", "0.02", "--checkpoint-every", "1s"]
+    founder = swarm.start("founder", ["--task", "digits", *together])
+    swarm.listen_until(lambda: "listening" in founder.said, "the founder", START_SECONDS)
+    other = swarm.start("other", ["--initial-peer", founder.said["listening"]["addresses"][0], *together[:2]])
+
+    def saved_with_the_other() -> bool:
+        return founder.last.get("members", 0) == 1 and (founder.last["checkpoint"]["step"] or 0) > 0
+
+    swarm.listen_until(saved_with_the_other, "a checkpoint", START_SECONDS)
+    before = founder.last["checkpoint"]["step"]
+    swarm.listen_until(lambda: founder.last["checkpoint"]["step"] > before, "one that knows the other", START_SECONDS)
+    kill(swarm, founder)
+
+    back = swarm.start("founder", ["--resume", str(founder.folder)])  # nobody is named: it knows where the other was
+    swarm.listen_until(lambda: back.last.get("members", 0) == 1, "coming back", START_SECONDS)
+    swarm.listen_until(
+        lambda: back.last["exchanges"]["by_outcome"].get("completed", 0) > 0, "exchanging", START_SECONDS
+    )
+    assert back.said["resumed"]["manifest"] == other.said["joined"]["manifest"]
+    assert back.said["listening"]["peer"] == founder.said["listening"]["peer"]
+    for process in (back, other):
+        process.child.send_signal(signal.SIGINT)
+    for process in (back, other):
+        process.child.wait(timeout=30.0)
+    assert back.summary()["run"] == other.summary()["run"]
