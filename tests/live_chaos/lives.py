@@ -145,7 +145,7 @@ class Watcher:
                     self.family.setdefault(one.pid, one)
                 self.sockets.update(path for daemon in family[1:] for path in _sockets(daemon))
                 total = sum(one.memory_info().rss for one in family) / 1e6
-                if life.process.last.get("step"):
+                if life.process.last.get("step") and process.status() != psutil.STATUS_ZOMBIE:
                     self.memory.setdefault(life.process.name, []).append(total)
 
 

@@ -154,7 +154,7 @@ class Chaos:
             options["fsync"] = settings.slow_disk
         if self._namespaces is not None:
             options["namespace"] = self._namespaces.name(slot.index)
-        arguments = [*self._common(), *self._place(slot), "--shard", f"{slot.index + 1}/{settings.peers}"]
+        arguments = [*self._common(slot), *self._place(slot), "--shard", f"{slot.index + 1}/{settings.peers}"]
         arguments += ["--identity", str(slot.identity)]
         if before is not None and before.over != "left":
             arguments += _resuming(before)
@@ -164,14 +164,14 @@ class Chaos:
         slot.lives.append(start(self._swarm, folder, slot.name, arguments, options, output))
         self._watcher.lives.append(slot.life)
 
-    def _common(self) -> list[str]:
+    def _common(self, of: _Slot | None = None) -> list[str]:
         settings = self.settings
         data = [] if settings.data_dir is None else ["--data-dir", settings.data_dir]
-        return ["--steps", "100000000", *_checkpoints(), *data, *self._way_in()]
+        return ["--steps", "100000000", *_checkpoints(), *data, *self._way_in(of)]
 
-    def _way_in(self) -> list[str]:
-        """To whom to go: everybody who said where it is; the founder is told what to train."""
-        known = [a for slot in self._slots for life in slot.lives[-1:] for a in _addresses(life)]
+    def _way_in(self, of: _Slot | None) -> list[str]:
+        """To whom to go: all others that said where they are; the founder is told what to train."""
+        known = [a for slot in self._slots if slot is not of for life in slot.lives[-1:] for a in _addresses(life)]
         task = ["--task", self.settings.task, "--run", "chaos", "--seed", str(self.settings.seed)]
         return task if not known else [word for a in known for word in ("--initial-peer", a)]
 
@@ -181,7 +181,11 @@ class Chaos:
         return ["--port", str(slot.port), "--announce", f"/ip4/127.0.0.1/tcp/{slot.announce}"]
 
     def _until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
-        self._swarm.listen_until(condition, what, seconds)
+        end = time.monotonic() + seconds
+        while not condition():
+            self._listen(0.2)
+            if time.monotonic() > end:
+                raise P2PElasticError(f"{what} took longer than {seconds:.0f} s")
 
     # -- the plan -----------------------------------------------------------------------------------------------------
 
@@ -361,18 +365,19 @@ class Chaos:
         """Wait until everybody exchanges again, end all, and look at what is left."""
         report, began = self.report, time.monotonic()
         survivors = [slot.life for slot in self._slots if slot.life.over is None]
+
+        def again() -> bool:
+            return all(len(life.completed(began)) >= EXCHANGES_AGAIN for life in survivors if life.over is None)
+
         try:
-            self._until(
-                lambda: all(len(life.completed(began)) >= EXCHANGES_AGAIN for life in survivors),
-                "exchanging again",
-                AGAIN_SECONDS,
-            )
+            self._until(again, "exchanging again", AGAIN_SECONDS)
         except P2PElasticError as error:
             counts = {life.process.name: len(life.completed(began)) for life in survivors}
             report.wrong.append(f"{error}: exchanges since the last fault: {counts}")
         report.facts["seconds until all exchange again"] = round(time.monotonic() - began, 1)
         if self._proxies is not None:
             self._check_proxies(self._proxies)
+        survivors = [life for life in survivors if life.over is None]
         for life in survivors:
             life.process.child.terminate()
         self._await_ends()
