@@ -3,10 +3,10 @@
     python benchmarks/partition.py --data-dir DIR [--steps 4000] [--seed 1 2 3] > FILE
     python benchmarks/partition.py --render FILE
 
-Each peer has its part of the data and a namespace of its own (tests/live_chaos/namespaces.py). When the first one did a
-third of its steps, the switch is parted: connections across stay open and silent. At two thirds it is joined again. Each
-seed is run without a partition, too. Losses are means over the last 50 steps of each peer before the moment, and over the
-first 50 after it. Prints one JSON document per line and run to standard output; progress to standard error.
+Each peer has its part of the data and a namespace of its own (tests/live_chaos/namespaces.py). When the first one did
+a third of its steps, the switch is parted: connections across stay open and silent. At two thirds it is joined again.
+Each seed is run without a partition, too. Losses are means over the last 50 steps of each peer before the moment, and
+over the first 50 after it. Prints one JSON document per line and run to standard output; progress to standard error.
 """
 
 from __future__ import annotations
