@@ -12,6 +12,7 @@ over the first 50 after it. Prints one JSON document per line and run to standar
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace, seed: int, parted: bool, folder: Path) -> d
             ],
             "seconds": [life.process.summary()["seconds"] for life in lives],
             "seconds parted": healed_at - parted_at,
-            "around healing": around(lives, healed_at),
+            "around healing": around(lives, parted_at, healed_at),
             "exchanges across": across(lives, parted_at, healed_at),
             "health": looks.health(parted_at, healed_at),
         }
@@ -150,19 +151,22 @@ class Looks:
         return found
 
 
-def around(lives: list[Life], moment: float) -> list[dict[str, Any]]:
+def around(lives: list[Life], parted_at: float, moment: float) -> list[dict[str, Any]]:
     """Each peer's loss before and after healing, and before and after its first exchange with the other side."""
     side = {life.peer: i in SIDES[0] for i, life in enumerate(lives)}
     found = []
     for life in lives:
         other = [e["at"] for e in life.completed(moment) if side.get(e["partner"]) != side[life.peer]]
+        before, after = (loss(life, other[0], before=b) if other else None for b in (True, False))
         found.append(
             {
                 "seconds from healing to the first exchange across": other[0] - moment if other else None,
                 "loss before healing": loss(life, moment, before=True),
                 "loss after healing": loss(life, moment, before=False),
-                "loss before the first exchange across": loss(life, other[0], before=True) if other else None,
-                "loss after the first exchange across": loss(life, other[0], before=False) if other else None,
+                "loss before the first exchange across": before,
+                "loss after the first exchange across": after,
+                "rise of the loss at the first exchange across": None if None in (before, after) else after - before,
+                "usual rise or fall, before the partition": usual_change(life, parted_at),
             }
         )
     return found
@@ -172,6 +176,13 @@ def loss(life: Life, moment: float, *, before: bool) -> float | None:
     steps = life.steps()
     chosen = [s for at, s in steps if at < moment][-LOSS_STEPS:] if before else [s for at, s in steps if at >= moment]
     return statistics.mean(chosen[:LOSS_STEPS]) if chosen else None
+
+
+def usual_change(life: Life, before: float) -> float:
+    """The median change between neighbouring means of 50 steps, of the ten before that moment: what is but noise."""
+    losses = [s for at, s in life.steps() if at < before][-10 * LOSS_STEPS :]
+    means = [statistics.mean(losses[i : i + LOSS_STEPS]) for i in range(0, len(losses) - LOSS_STEPS + 1, LOSS_STEPS)]
+    return statistics.median(abs(b - a) for a, b in itertools.pairwise(means))
 
 
 def across(lives: list[Life], parted_at: float, healed_at: float) -> dict[str, int]:

@@ -124,13 +124,14 @@ def kill(
     if len(survivors) > 1:
         return None
     again = start_one(options, swarm, folder, victim.name, ["--initial-peer", address(survivors[0])], life=2)
-    listen_until(swarm, lambda: "joined" in again.process.said)
-    joined = time.monotonic()
-    listen_until(swarm, lambda: bool(again.completed() and survivors[0].completed(joined)))
+    listen_until(swarm, lambda: bool(again.completed() and survivors[0].completed(again.began)))
+    announced = next(line["at"] for line in again.lines() if "announced" in line)
+    ours, theirs = again.completed()[0]["at"], survivors[0].completed(again.began)[0]["at"]
     return {
-        "seconds from its start to its first exchange": again.completed()[0]["at"] - again.began,
-        "seconds from joining to its first exchange": again.completed()[0]["at"] - joined,
-        "seconds from joining to the survivor's next exchange": survivors[0].completed(joined)[0]["at"] - joined,
+        "seconds from its start to its first announcement": announced - again.began,
+        "seconds from its first announcement to its first step": again.steps()[0][0] - announced,
+        "seconds from its first announcement to its first exchange": ours - announced,
+        "seconds from its first announcement to the survivor's next exchange": theirs - announced,
     }
 
 
@@ -157,20 +158,23 @@ def noticed(life: Life, happened: float, window: float, victim: str | None) -> d
         if line["at"] >= happened and line.get("outcome") not in (None, "completed", "declined")
     ]
     return {
-        "largest gap before": gap(stamps, happened - window, happened),
-        "largest gap after": gap(stamps, happened, happened + window),
+        "largest gap before": gap_within(stamps, happened - window, happened),
+        "largest gap after": gap_after(stamps, happened, happened + window),
         "median step": statistics.median(b - a for a, b in itertools.pairwise(stamps)),
-        "exchanges gap before": gap([line["at"] for line in life.completed()], happened - window, happened),
+        "exchanges gap before": gap_within([line["at"] for line in life.completed()], happened - window, happened),
         "next exchange after": with_others[0]["at"] - happened if with_others else None,
         "failed exchanges": len(failed),
     }
 
 
-def gap(stamps: Iterable[float], begin: float, end: float) -> float | None:
-    """The largest time without any of `stamps`, of those gaps that touch [begin, end]."""
-    times = sorted(stamps)
-    gaps = [b - a for a, b in itertools.pairwise(times) if b >= begin and a <= end]
-    return max(gaps, default=None)
+def gap_within(stamps: Iterable[float], begin: float, end: float) -> float | None:
+    """The largest time without any of `stamps`, of the gaps that lie in [begin, end]."""
+    return max((b - a for a, b in itertools.pairwise(sorted(stamps)) if begin <= a and b <= end), default=None)
+
+
+def gap_after(stamps: Iterable[float], begin: float, end: float) -> float | None:
+    """The same of the gaps that begin before `end` and end after `begin`: also the one in which it happened."""
+    return max((b - a for a, b in itertools.pairwise(sorted(stamps)) if b >= begin and a <= end), default=None)
 
 
 def render(runs: list[dict[str, Any]]) -> str:

@@ -31,11 +31,11 @@ def main() -> int:
     disk_problem = disk.why_not()
     if disk_problem is not None:
         print(f"no full disk: {disk_problem}")
-    link_kinds = NAMESPACE_KINDS if options.namespaces else PROXY_KINDS
+    link_kinds = list(NAMESPACE_KINDS if options.namespaces else PROXY_KINDS)
     process_kinds = [k for k in PROCESS_KINDS if k != "full-disk" or disk_problem is None]
     if options.kinds:
         process_kinds = [k for k in process_kinds if k in options.kinds]
-        link_kinds = tuple(k for k in link_kinds if k in options.kinds)
+        link_kinds = [k for k in link_kinds if k in options.kinds]
     folder = options.output or Path(tempfile.mkdtemp(prefix="live-chaos-"))
     settings = Settings(
         folder=folder / "troubled",

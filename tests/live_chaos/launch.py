@@ -2,7 +2,7 @@
 
 OPTIONS is one JSON object:
 
-    record      file for one line per optimizer step and per exchange, stamped with this machine's monotonic clock
+    record      file for one line per step, exchange and announcement, stamped with this machine's monotonic clock
     rest        seconds to sleep after each step: several peers share few cores, and none should starve
     clock       seconds by which this peer's wall clock is wrong
     fsync       seconds that each fsync and rename take longer: a slow disk
@@ -55,16 +55,16 @@ def _late(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 
 def record_to(path: Path, rest: float) -> None:
-    """Write down each step and each exchange, so that nothing is lost when we are killed."""
+    """Write down each step, exchange and announcement, so that nothing is lost when we are killed."""
     from p2p_elastic import training
-    from p2p_elastic.peers import journal
+    from p2p_elastic.peers import journal, presence
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(**line: Any) -> None:
         os.write(file, json.dumps({"at": time.monotonic(), **line}).encode() + b"\n")
 
-    stepped = training.Meter.stepped
+    stepped, announce = training.Meter.stepped, presence.Presence.announce
     enter, settled = journal.Journal.enter, journal.Journal.settled
 
     def step(meter: training.Meter, loss: float) -> None:
@@ -81,8 +81,13 @@ def record_to(path: Path, rest: float) -> None:
         settled(log, exchange_id, *more, **named)
         write(added=exchange_id)
 
-    training.Meter.stepped = step  # type: ignore[method-assign]
-    journal.Journal.enter, journal.Journal.settled = entered, added  # type: ignore[method-assign]
+    async def announced(mine: presence.Presence) -> None:
+        await announce(mine)
+        write(announced=mine._sequence)
+
+    presence.Presence.announce = announced  # type: ignore[method-assign, assignment]
+    training.Meter.stepped = step  # type: ignore[method-assign, assignment]
+    journal.Journal.enter, journal.Journal.settled = entered, added  # type: ignore[method-assign, assignment]
 
 
 def take_snapshots(folder: Path, seconds: float, during: float) -> None:
@@ -106,7 +111,7 @@ def take_snapshots(folder: Path, seconds: float, during: float) -> None:
             (folder / f"{now:.3f}.{trainer.meter.step}.part").rename(folder / f"{now:.3f}.{trainer.meter.step}.f32")
         return gradient(trainer)
 
-    training.Trainer._gradient = watched  # type: ignore[method-assign]
+    training.Trainer._gradient = watched  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:

@@ -7,34 +7,31 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+from live_chaos import verdict
 from live_chaos.disk import SmallDisk
 from live_chaos.lives import Life, Watcher, free_port, say, start
 from live_chaos.namespaces import Namespaces
 from live_chaos.plan import Fault
 from live_chaos.proxy import Proxies, Trouble
+from live_chaos.verdict import Report
 
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.errors import P2PElasticError
-from p2p_elastic.processes import Swarm, compare
-from p2p_elastic.tasks import find_task
+from p2p_elastic.processes import Swarm
 
 START_SECONDS = 120.0
 AGAIN_SECONDS = 120.0  # until everybody exchanges again after the last fault: libp2p waits before it dials anew
 EXCHANGES_AGAIN = 3
 END_SECONDS = 45.0
-GONE_SECONDS = 10.0
 ALIVE_MAX = 6  # at a time: each takes half a gigabyte and seconds of a core to load PyTorch
-MEMORY_MEGABYTES_MAX = 300.0  # of growth, for a peer and its p2pd, which alone takes up to 250 after bursts
-ACCURACY_MARGIN = 0.03
+TEMPORARY = "tmp"
 
 
 @dataclass(frozen=True)
@@ -52,16 +49,6 @@ class Settings:
     clock: float = 0.0  # seconds by which the clocks of every other peer are wrong, alternately fast and slow
     slow_disk: float = 0.0  # seconds that each fsync and rename of the last peer take longer
     small_disk: bool = False  # the last peer writes to a disk that can be full
-
-
-@dataclass
-class Report:
-    """What was done, and what is wrong with the outcome."""
-
-    injected: Counter[str] = field(default_factory=Counter)
-    passed_over: Counter[str] = field(default_factory=Counter)  # its victim was not there
-    wrong: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,7 +93,7 @@ class Chaos:
             self._proxies = None if settings.namespaces else enter(Proxies(settings.seed))
             if settings.small_disk:
                 self._disk = enter(SmallDisk(settings.folder / "disk"))
-            enter(_temporary_folder(settings.folder / "tmp"))
+            enter(_temporary_folder(settings.folder / TEMPORARY))
             self._watcher = enter(Watcher())
             self._swarm = enter(Swarm(settings.folder))
         except BaseException:
@@ -348,7 +335,12 @@ class Chaos:
         pairs = [(self._slots[a].name, self._slots[b].name) for a in half for b in rest]
         for pair in pairs:
             proxies.trouble(*pair, Trouble("hole"))
-        self._later(fault.seconds, lambda: [proxies.trouble(*pair, None) for pair in pairs] and None)
+
+        def join() -> None:
+            for pair in pairs:
+                proxies.trouble(*pair, None)
+
+        self._later(fault.seconds, join)
         return True
 
     def _do_unplug(self, slot: _Slot, fault: Fault) -> bool:
@@ -363,7 +355,7 @@ class Chaos:
 
     def end(self) -> Report:
         """Wait until everybody exchanges again, end all, and look at what is left."""
-        report, began = self.report, time.monotonic()
+        report, settings, began = self.report, self.settings, time.monotonic()
         survivors = [slot.life for slot in self._slots if slot.life.over is None]
 
         def again() -> bool:
@@ -376,35 +368,20 @@ class Chaos:
             report.wrong.append(f"{error}: exchanges since the last fault: {counts}")
         report.facts["seconds until all exchange again"] = round(time.monotonic() - began, 1)
         if self._proxies is not None:
-            self._check_proxies(self._proxies)
+            verdict.check_proxies(report, self._proxies, [s.life for s in self._slots], {s.port for s in self._slots})
         survivors = [life for life in survivors if life.over is None]
         for life in survivors:
             life.process.child.terminate()
         self._await_ends()
-        self._check_lives(survivors)
-        self._check_leftovers()
-        self._check_memory()
-        self._check_accuracy([life for life in survivors if life.process.ended_well()])
+        verdict.check_lives(report, self._everyone)
+        verdict.check_leftovers(report, self._everyone, self._watcher, settings.folder / TEMPORARY)
+        verdict.check_memory(report, self._watcher)
+        verdict.check_accuracy(report, survivors, settings.task, settings.data_dir)
         if self._disk is not None:
             report.facts["times that the disk was full"] = self._disk.full
         if self._proxies is not None:
             report.facts["proxies"] = dict(self._proxies.done)
         return report
-
-    def _check_proxies(self, proxies: Proxies) -> None:
-        """Nobody found a way around them: what p2pd is connected to is never the port of another p2pd."""
-        behind = {slot.port for slot in self._slots}
-        direct = [
-            connection
-            for slot in self._slots
-            for daemon in slot.life.daemons()
-            for connection in daemon.net_connections("tcp")
-            if connection.status == psutil.CONN_ESTABLISHED and connection.raddr.port in behind
-        ]
-        if direct:
-            self.report.wrong.append(f"{len(direct)} connections go around the proxies")
-        if not proxies.done["connections of a known peer"]:
-            self.report.wrong.append("no connection went through a proxy")
 
     def _await_ends(self) -> None:
         end = time.monotonic() + END_SECONDS
@@ -414,67 +391,6 @@ class Chaos:
             if all(life.process.child.poll() is not None and life.process.silent for life in waited):
                 break
         self._swarm.listen(0.2)
-
-    def _check_lives(self, survivors: list[Life]) -> None:
-        wrong, added, lives = self.report.wrong, Counter[tuple[str, str]](), Counter[str]()
-        for life in self._everyone:
-            began_to_train = bool(life.steps())
-            lives[life.over or "survived"] += 1
-            for line in life.lines():
-                if "added" in line:
-                    added[life.peer or "", line["added"]] += 1
-            code = life.process.child.poll()
-            if life.over in (None, "left") and code != 0:
-                errors = (life.process.folder / "stderr.log").read_text(errors="replace").strip()[-300:]
-                wrong.append(f"{life.process.name}, which {life.over or 'survived'}, ended with {code}: {errors}")
-            elif life.over in (None, "left") and began_to_train and not (life.output / "model.safetensors").exists():
-                wrong.append(f"{life.process.name} left no model")
-        twice = [key for key, times in added.items() if times > 1]
-        if twice:
-            wrong.append(f"{len(twice)} exchanges were applied twice by the same peer, such as {twice[0]}")
-        outcomes = Counter(line["outcome"] for life in self._everyone for line in life.lines() if "outcome" in line)
-        self.report.facts |= {"lives": dict(lives), "moves added": len(added), "exchanges": dict(outcomes)}
-        if not survivors:
-            wrong.append("nobody survived")
-
-    def _check_leftovers(self) -> None:
-        left = self._watcher.wait_for_none(GONE_SECONDS)
-        if left:
-            self.report.wrong.append(f"processes left: {left}")
-        killed = sum(life.over == "killed" for life in self._everyone)
-        sockets = self._watcher.sockets_left()
-        restarts = self.report.injected["kill-daemon"]
-        self.report.facts |= {
-            "processes": len(self._watcher.family),
-            "sockets left": f"{len(sockets)} ({killed} peers and {restarts} p2pd were killed; hivemind removes none)",
-            "temporary files left": sorted(path.name for path in (self.settings.folder / "tmp").iterdir()),
-        }
-        # Two for each p2pd: its own, and the one by which it calls its Python process.
-        if len(sockets) > 2 * (killed + restarts):
-            self.report.wrong.append(f"{len(sockets)} sockets left, more than those of killed processes")
-
-    def _check_memory(self) -> None:
-        growth = {
-            name: round(statistics.median(looks[-3:]) - statistics.median(looks[:3]))
-            for name, looks in self._watcher.memory.items()
-            if len(looks) >= 20
-        }
-        self.report.facts["MB that each grew by"] = growth
-        self.report.wrong += [f"{n} grew by {g} MB" for n, g in growth.items() if g > MEMORY_MEGABYTES_MAX]
-
-    def _check_accuracy(self, survivors: list[Life]) -> None:
-        task = find_task(self.settings.task)
-        data = task.load(None if self.settings.data_dir is None else Path(self.settings.data_dir))
-        models = [life.output for life in survivors if (life.output / "model.safetensors").exists()]
-        self.report.facts["accuracies"] = [round(compare(task, data, [m]).average_accuracy, 4) for m in models]
-        if models:
-            self.report.facts["accuracy of the average"] = round(compare(task, data, models).average_accuracy, 4)
-
-    def check_against(self, undisturbed: float) -> None:
-        """Each survivor is as good as a peer of an undisturbed run, but for the margin."""
-        low = [a for a in self.report.facts["accuracies"] if a < undisturbed - ACCURACY_MARGIN]
-        if low:
-            self.report.wrong.append(f"accuracies {low}, {undisturbed:.4f} undisturbed")
 
 
 def _addresses(life: Life) -> list[str]:
@@ -518,5 +434,5 @@ def live_through(settings: Settings, plan: list[Fault], undisturbed: float | Non
         chaos.carry_out(plan)
         report = chaos.end()
         if undisturbed is not None:
-            chaos.check_against(undisturbed)
+            verdict.check_against(report, undisturbed)
     return report
