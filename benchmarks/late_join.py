@@ -13,6 +13,7 @@ others' latest copies. Prints one JSON document per line and run to standard out
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -133,11 +134,11 @@ def address(life: Life) -> str:
 def catching_up(task: Task, data: Data, joiner: Life, others: list[Life]) -> dict[str, Any]:
     """Where the joiner stood beside the others at each of its copies, and when it had caught up."""
     accuracy = judge(task, data)
-    theirs = [[(copy.at, accuracy(copy)) for copy in copies(life)] for life in others]
+    theirs = [list(copies(life)) for life in others]
     course = []
     for copy in copies(joiner):
-        latest = [[a for at, a in one if at <= copy.at][-1] for one in theirs]
-        course.append((copy.at, copy.step, accuracy(copy), statistics.mean(latest)))
+        latest = [[one for one in each if one.at <= copy.at][-1] for each in theirs]
+        course.append((copy.at, copy.step, accuracy(copy), statistics.mean(map(accuracy, latest))))
     caught = next((look for look in course if look[2] >= look[3] - WITHIN), None)
     first_step, first_exchange = joiner.steps()[0][0], joiner.completed()[0]["at"]
     return {
@@ -171,6 +172,7 @@ def judge(task: Task, data: Data) -> Any:
     model = initial_model(task, 0)
     vector = ParameterVector(model)
 
+    @functools.cache
     def accuracy(copy: Copy) -> float:
         vector.load_(torch.from_numpy(np.fromfile(copy.path, dtype=np.float32)))
         result = evaluate(model, task, data.validation, "cpu")
