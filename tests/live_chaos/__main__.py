@@ -23,6 +23,8 @@ from live_chaos import disk, namespaces
 from live_chaos.plan import NAMESPACE_KINDS, PROCESS_KINDS, PROXY_KINDS, draw
 from live_chaos.run import ALIVE_MAX, Settings, live_through
 
+from p2p_elastic.errors import P2PElasticError
+
 
 def main() -> int:
     options = parse()
@@ -56,7 +58,11 @@ def main() -> int:
     if not options.no_reference:
         quiet = replace(settings, folder=folder / "undisturbed", clock=0.0, slow_disk=0.0)
         undisturbed = statistics.median(live_through(quiet, []).facts["accuracies"])
-    report = live_through(settings, plan, undisturbed)
+    try:
+        report = live_through(settings, plan, undisturbed)
+    except P2PElasticError as error:  # it did not even come together
+        print(f"Wrong:\n    {error}\nThe logs are in {folder}")
+        return 1
     facts = {"injected": dict(report.injected), "passed over": dict(report.passed_over), **report.facts}
     print(json.dumps({**facts, "accuracy undisturbed": undisturbed}, indent=2))
     print("Wrong:" if report.wrong else "Nothing is wrong.", *report.wrong, sep="\n    ")

@@ -141,13 +141,16 @@ class Chaos:
             options["fsync"] = settings.slow_disk
         if self._namespaces is not None:
             options["namespace"] = self._namespaces.name(slot.index)
-        arguments = [*self._common(slot), *self._place(slot), "--shard", f"{slot.index + 1}/{settings.peers}"]
-        arguments += ["--identity", str(slot.identity)]
-        if before is not None and before.over != "left":
-            arguments += _resuming(before)
         self._number += 1
         folder = settings.folder / f"{slot.name}.{self._number}"
         output = self._disk.folder / folder.name if last and self._disk is not None else None
+        arguments = [*self._common(slot), *self._place(slot)]
+        if before is not None and before.over != "left" and _can_resume(before):
+            arguments += ["--resume", str(before.output)]  # who it is and what it trains on is all there
+            output = before.output
+        else:
+            arguments += ["--shard", f"{slot.index + 1}/{settings.peers}", "--identity", str(slot.identity)]
+        say(f"          {slot.name} starts{', resuming' if '--resume' in arguments else ''}")
         slot.lives.append(start(self._swarm, folder, slot.name, arguments, options, output))
         self._watcher.lives.append(slot.life)
 
@@ -405,10 +408,9 @@ def _checkpoints() -> list[str]:
     return ["--checkpoint-every", "500"] if "checkpoint_every" in JoinConfig.model_fields else []
 
 
-def _resuming(before: Life) -> list[str]:
-    """From what the life before left, where there is such an option and it left anything."""
-    there = before.output.exists() and any(before.output.glob("checkpoint*"))
-    return ["--resume", str(before.output)] if "resume" in JoinConfig.model_fields and there else []
+def _can_resume(before: Life) -> bool:
+    """Whether there is such an option, and that life left anything to resume from."""
+    return "resume" in JoinConfig.model_fields and any(before.output.glob("checkpoint/*/checkpoint.json"))
 
 
 @contextlib.contextmanager
