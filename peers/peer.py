@@ -92,7 +92,8 @@ class Peer:
         )
         self._local.condition.changed = self._weigh_at_once
         self._loop: asyncio.AbstractEventLoop | None = None
-        rng = random.Random(f"{seed} {self.peer} partners")
+        # Another life of the same identity has other exchange ids: partners still know those of the last one.
+        rng = random.Random(f"{seed} {self.peer} {self._local.membership.first_sequence} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
         self._seat = OwnSeat(self._local, limits)
