@@ -116,7 +116,8 @@ class Initiator:
         return True
 
     async def _ask(self, partner: PeerRecord) -> Outcome:
-        local, exchange_id = self._local, new_id(self._rng)
+        local, life = self._local, self._local.membership.first_sequence
+        exchange_id = new_id(self._rng, life)
         started = asyncio.get_running_loop().time()
         local.offering_to = partner.peer
         asked = await self._exchange(partner, exchange_id)
@@ -200,9 +201,13 @@ class Initiator:
         return half
 
 
-def new_id(rng: random.Random) -> str:
-    """An id for an exchange, a fetch or a comparison that we ask for."""
-    return f"{rng.getrandbits(128):032x}"
+def new_id(rng: random.Random, life: int = 0) -> str:
+    """An id for an exchange, a fetch or a comparison that we ask for.
+
+    `life` is another one each time that the same identity begins anew: with the same seed it would offer the ids of its
+    former life again, which partners have in their ledgers.
+    """
+    return f"{rng.getrandbits(128) ^ life << 64:032x}"
 
 
 async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits) -> Stream:
