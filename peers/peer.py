@@ -291,13 +291,17 @@ class Peer:
         """
         self._local.leaving = True
         try:
-            await asyncio.wait_for(self._local.until_quiet(), seconds)
+            await asyncio.wait_for(self._until_quiet(), seconds)
         except asyncio.TimeoutError:
             log.info("leaving while an exchange is under way")
         try:
             await asyncio.wait_for(self._directory.withdraw(), WITHDRAW_SECONDS)
         except (asyncio.TimeoutError, DirectoryError) as error:
             log.info("could not withdraw our record: %s", error)
+
+    async def _until_quiet(self) -> None:
+        await self._local.until_quiet()
+        await self._responder.until_heard()
 
     def adopt(self, run: str, policy: Policy) -> None:
         """Become a newcomer of another run with the same model, after training alone."""

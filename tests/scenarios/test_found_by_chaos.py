@@ -1,0 +1,98 @@
+"""What seeds of `tests/chaos` found, each as small as it can be said."""
+
+from __future__ import annotations
+
+import asyncio
+
+from swarm import Member, build_member, tiny_model
+
+from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import elastic
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import Outcome
+from p2p_elastic.vector import ParameterVector
+
+OFTEN, NEVER = Schedule(period=5), Schedule(probability=0.0)
+
+
+def completed(member: Member) -> int:
+    return member.peer.exchanges().by_outcome.get(Outcome.COMPLETED, 0)
+
+
+async def end(life: asyncio.Future[None], network: SimulatedNetwork, name: str) -> None:
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+    await network.transport(name).close()
+
+
+def a_life(network: SimulatedNetwork, number: int) -> Member:
+    """Peer "a" with the seed and identity that it always has; a later life announces with higher numbers."""
+    model = tiny_model(0)
+    peer = Peer(
+        vector=ParameterVector(model),
+        policy=Policy(elastic(0.5), OFTEN),
+        transport=network.transport("a"),
+        directory=network.directory("a"),
+        membership=Membership(run="test", first_sequence=1 + 1000 * number, announce_seconds=1.0, refresh_seconds=0.5),
+        seed=3,
+    )
+    return Member(peer, model, 0.01)
+
+
+def test_a_peer_that_begins_anew_with_the_same_seed_offers_new_exchange_ids() -> None:
+    # Partners refused its offers: their ledgers had those ids from its former life. Worse, to an inquiry about a new
+    # exchange they would have answered how the old one ended.
+    network = SimulatedNetwork()
+
+    async def main() -> None:
+        b = build_member(network, "b", seed=1, schedule=NEVER)
+        life_b, training = asyncio.ensure_future(b.peer.run()), asyncio.ensure_future(b.train(10**6))
+        await asyncio.sleep(0.1)
+        seen: list[set[str]] = []
+        for number in range(2):
+            a = a_life(network, number)
+            life = asyncio.ensure_future(a.peer.run())
+            await asyncio.sleep(1.0)
+            await a.train(100)
+            assert completed(a) > 10
+            assert set(a.peer.exchanges().by_outcome) <= {Outcome.COMPLETED, Outcome.DECLINED}
+            seen.append({record.id for record in a.peer.last_exchanges()})
+            await end(life, network, "a")
+        assert not seen[0] & seen[1]
+        training.cancel()
+        life_b.cancel()
+
+    run_virtual(main())
+
+
+def test_a_peer_that_leaves_once_it_committed_still_gets_its_last_word_through() -> None:
+    # It ended while "Committed" was on its way: it had moved, its partner had not, and nobody was left to be asked.
+    delayed = []
+
+    def slow_last_word(event: Event) -> Verdict:
+        if (event.source, event.kind, event.number) == ("b", "piece", 3):  # after Accept, chunk header and chunk
+            delayed.append(event)
+            return Verdict(seconds=0.8)
+        return Verdict()
+
+    network = SimulatedNetwork(judge=slow_last_word)
+
+    async def main() -> None:
+        a, b = build_member(network, "a", seed=0, schedule=OFTEN), build_member(network, "b", seed=1, schedule=NEVER)
+        lives = [asyncio.ensure_future(member.peer.run()) for member in (a, b)]
+        training = [asyncio.ensure_future(member.train(10**6)) for member in (a, b)]
+        while not completed(b):
+            await asyncio.sleep(0.01)
+        await b.peer.leave(10.0)
+        await end(lives[1], network, "b")
+        await asyncio.sleep(30.0)  # longer than "a" would ask after the last word
+        assert delayed
+        assert completed(a) == completed(b) == 1
+        assert Outcome.HALF not in a.peer.exchanges().by_outcome
+        for task in (*training, lives[0]):
+            task.cancel()
+
+    run_virtual(main())
