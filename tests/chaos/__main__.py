@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --seeds 0:1000`: run that many plans, say what was injected, and name the seeds that failed."""
+"""`python -m tests.chaos --seeds 0:1000`: run these plans, say what was injected, name the seeds that failed."""
 
 from __future__ import annotations
 

@@ -20,8 +20,7 @@ CHUNK = 10  # seeds that one process runs before it says so
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every seed was clean, 1 otherwise."""
     options = _options(arguments)
-    if options.verbose:
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(message)s")
     began = time.monotonic()
     trials = []
     for trial in _trials(options.seeds, options.rule, options.jobs):

@@ -10,7 +10,6 @@ from chaos.machines import MachinesLoop, end_all
 from chaos.observe import Observer, WatchedVector
 from chaos.plan import Setting
 from chaos.weather import Weather, WeatheredDirectory
-
 from p2p_elastic.events import EventLog
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.local import Membership
@@ -18,21 +17,19 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
 from p2p_elastic.peers.transport import Handler
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Topology, find_method
+from p2p_elastic.rules import find_method
 from p2p_elastic.schedule import Schedule
 
-PERIOD = 12
+PERIOD = 14  # steps
 LEAVE_SECONDS = 20.0
-LEDGER_ENTRIES = 64  # fewer than a flood has streams
+LEDGER_ENTRIES = 32  # fewer than a flood has streams
 CLOCK = 1_700_000_000  # seconds since 1970, when a run begins
 
 
 def policy_of(rule: str) -> Policy:
     """The run's policy, with the method's own numbers."""
     method = find_method(rule)
-    fixed = method.topology is Topology.LEADER
-    schedule = Schedule(period=PERIOD) if fixed else Schedule(probability=1 / PERIOD)
-    return Policy(method.rule(method.moving_rate), schedule, method.topology, method.flow)
+    return Policy(method.rule(method.moving_rate), Schedule(period=PERIOD), method.topology, method.flow)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,7 @@ class MachinesLoop(VirtualClockLoop):
         return super().call_soon(self._run_if_live, context, callback, args, context=context)
 
     def call_soon_threadsafe(self, callback, *args, context=None):  # type: ignore[no-untyped-def]
-        context = context or contextvars.copy_context()
-        return super().call_soon_threadsafe(self._run_if_live, context, callback, args, context=context)
+        return self.call_soon(callback, *args, context=context)  # there is one thread
 
     def call_at(self, when, callback, *args, context=None):  # type: ignore[no-untyped-def]
         context = context or contextvars.copy_context()

@@ -47,12 +47,11 @@ def _garbage(name: str, number: int, vector: ParameterVector) -> bytes:
 SAYINGS: tuple[Callable[[str, int, ParameterVector], bytes], ...] = (_inquiry, _inquiry, _offer, _tell, _garbage)
 
 
-async def flood(network: SimulatedNetwork, peer: str, streams: int, vector: ParameterVector) -> None:
-    """So many strangers say one thing each; some then wait for an answer, some do not."""
+async def flood(network: SimulatedNetwork, peer: str, numbers: range, vector: ParameterVector) -> None:
+    """Strangers with these numbers say one thing each; some then wait for an answer, some do not."""
     record = PeerRecord(peer=peer, run="chaos", schema_hash=vector.schema_hash)
-    for first in range(0, streams, AT_ONCE):
-        numbers = range(first, min(first + AT_ONCE, streams))
-        await asyncio.gather(*(_say(network, record, number, vector) for number in numbers))
+    for first in range(0, len(numbers), AT_ONCE):
+        await asyncio.gather(*(_say(network, record, n, vector) for n in numbers[first : first + AT_ONCE]))
 
 
 async def _say(network: SimulatedNetwork, record: PeerRecord, number: int, vector: ParameterVector) -> None:

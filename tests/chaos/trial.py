@@ -33,7 +33,7 @@ class Trial:
         return f"python -m tests.chaos --seed {self.seed} --rule {self.plan.setting.rule} --verbose"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def undisturbed(setting: Setting) -> tuple[float, ...]:
     """The accuracies of the peers of this setting, where nothing happens; everything else is checked here, too."""
     report = run_plan(Plan(0, setting))

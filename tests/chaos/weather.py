@@ -7,7 +7,6 @@ import random
 from collections import Counter
 
 from chaos.plan import Outage, Partition, Trouble
-
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedDirectory, Verdict

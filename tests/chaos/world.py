@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
 from chaos.life import Birth, Life
 from chaos.machines import OWNER, MachinesLoop, end_all, run_machines, start_process
 from chaos.plan import (
@@ -30,7 +31,6 @@ from chaos.plan import (
 )
 from chaos.strangers import flood
 from chaos.weather import Weather
-
 from p2p_elastic.peers.simulation import SimulatedNetwork
 
 LIMIT_SECONDS = 600.0  # virtual; a run that is not over by then hangs
@@ -194,7 +194,12 @@ class World:
     async def _flood(self, fault: Flood) -> None:
         life = self._living(fault.peer)
         assert life is not None
-        await flood(self._network, fault.peer, fault.streams, life.vector)
+        await flood(
+            self._network,
+            fault.peer,
+            range(round(1000 * fault.at), round(1000 * fault.at) + fault.streams),
+            life.vector,
+        )
 
     HANDLERS: Mapping[type[Any], Callable[[World, Any], Awaitable[None]]] = {
         Kill: _kill,

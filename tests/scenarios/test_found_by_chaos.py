@@ -83,16 +83,16 @@ def test_a_peer_that_leaves_once_it_committed_still_gets_its_last_word_through()
     async def main() -> None:
         a, b = build_member(network, "a", seed=0, schedule=OFTEN), build_member(network, "b", seed=1, schedule=NEVER)
         lives = [asyncio.ensure_future(member.peer.run()) for member in (a, b)]
-        training = [asyncio.ensure_future(member.train(10**6)) for member in (a, b)]
-        while not completed(b):
-            await asyncio.sleep(0.01)
+        training = asyncio.ensure_future(a.train(10**6))
+        await b.train(20)
+        assert completed(b) == 1
         await b.peer.leave(10.0)
         await end(lives[1], network, "b")
         await asyncio.sleep(30.0)  # longer than "a" would ask after the last word
         assert delayed
         assert completed(a) == completed(b) == 1
         assert Outcome.HALF not in a.peer.exchanges().by_outcome
-        for task in (*training, lives[0]):
+        for task in (training, lives[0]):
             task.cancel()
 
     run_virtual(main())
