@@ -86,7 +86,8 @@ class Initiator:
         local = self._local
         if local.centre is None:
             trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
-            return choose_partner(local.members, self._rng, excluding=tried, trust=trust)
+            receives = local.policy.receives
+            return choose_partner(local.members, self._rng, excluding=tried, trust=trust, receives=receives)
         member = local.members.get(local.centre.holder or "")
         if member is None or member.suspect or member.record.drained or member.record.peer in tried:
             return None

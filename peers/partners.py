@@ -45,12 +45,18 @@ def suspected(members: Members, peer: str) -> dict[str, Member]:
 
 
 def choose_partner(
-    members: Members, rng: random.Random, *, excluding: Collection[str] = (), trust: Mapping[str, float] | None = None
+    members: Members,
+    rng: random.Random,
+    *,
+    excluding: Collection[str] = (),
+    trust: Mapping[str, float] | None = None,
+    receives: bool = True,
 ) -> PeerRecord | None:
     """One of the live members that are not drained, at random; None where there is none.
 
     Those that count less, by their own word or by our `trust` (1 where nothing is said), are chosen less often, but
-    never not at all: they may be well again.
+    never not at all: they may be well again. Who only sends (`receives` false) chooses all alike: those that count less
+    need it most.
     """
     candidates = sorted(
         peer
@@ -59,6 +65,8 @@ def choose_partner(
     )
     if not candidates:
         return None
+    if not receives:
+        return members[rng.choice(candidates)].record
     known = trust or {}
     chances = [CHANCE_MIN + (1 - CHANCE_MIN) * min(members[p].record.weight, known.get(p, 1.0)) for p in candidates]
     return members[rng.choices(candidates, chances)[0]].record

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from swarm import Member, build_member, tiny_model
 
 from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.partners import choose_partner, observe
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic
@@ -66,6 +69,19 @@ def test_a_peer_that_begins_anew_with_the_same_seed_offers_new_exchange_ids() ->
         life_b.cancel()
 
     run_virtual(main())
+
+
+def test_who_pushes_chooses_a_newcomer_as_often_as_anybody_else() -> None:
+    # A newcomer counts nothing, and so was chosen five times less often; but by rules that push, being chosen is the
+    # only way to be told anything: one of them learnt nothing of the run in a minute.
+    def record(peer: str, weight: float) -> PeerRecord:
+        return PeerRecord(peer=peer, run="test", schema_hash="0" * 32, weight=weight)
+
+    members = observe({}, [record("a", 1.0), record("b", 1.0), record("c", 1.0), record("new", 0.0)], now=0.0)
+    for receives, least, most in ((True, 40, 90), (False, 220, 280)):  # of 1,000; 62 and 250 are meant
+        rng = random.Random(0)
+        chosen = [choose_partner(members, rng, receives=receives) for _ in range(1000)]
+        assert least < sum(one is not None and one.peer == "new" for one in chosen) < most
 
 
 def test_a_peer_that_leaves_once_it_committed_still_gets_its_last_word_through() -> None:
