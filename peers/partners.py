@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
 
 Members = Mapping[str, "Member"]
 CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
@@ -24,16 +24,22 @@ def observe(members: Members, records: Iterable[PeerRecord], now: float) -> dict
     """The members after reading the directory.
 
     Who is not listed any more or said goodbye is gone. A suspect is alive again once it announced itself anew; a record
-    with an older sequence than the one we know is a replay and changes nothing.
+    with an older sequence than the one we know is a replay and changes nothing; but not once the known one is older
+    than any entry may live: then it is the same identity, begun anew on a machine whose clock is behind.
     """
     after = {}
     for record in records:
         known = members.get(record.peer)
-        if known is not None and record.sequence <= known.record.sequence:
+        older = known is not None and record.sequence < known.record.sequence
+        if known is not None and record.sequence <= known.record.sequence and not (older and _outlived(known, now)):
             after[record.peer] = known
         elif not record.left:
             after[record.peer] = Member(record, now)
     return after
+
+
+def _outlived(member: Member, now: float) -> bool:
+    return now - member.changed_at > RECORD_SECONDS_MAX
 
 
 def suspected(members: Members, peer: str) -> dict[str, Member]:
