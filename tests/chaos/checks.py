@@ -19,6 +19,7 @@ from p2p_elastic.status import Outcome
 
 ACCURACY_MARGIN = 0.02  # below the worst peer of the undisturbed run
 RECOVERY_SECONDS = 40.0  # of quiet, in which each peer that trains takes part in an exchange
+STALE_SECONDS = 15.0  # three announcements
 TABLE_ENTRIES_MAX = 256  # in any one table of a peer; its event log keeps 200, its ledger here 32
 RULE_ERROR = 1e-5  # of the distance: float32
 
@@ -80,6 +81,22 @@ def recoveries(report: Report) -> dict[Life, float | None]:
             times = [t for t in life.observer.times if t >= QUIET_FROM]
             found[life] = times[0] - QUIET_FROM if times and times[0] <= until else None
     return found
+
+
+def everybody_is_known(run: Run) -> Iterator[str]:
+    """Well after the last fault every peer that trains has a fresh record of every other. Excused is who began
+    anew with its clock behind: that takes two minutes, longer than a run."""
+    ages = run.report.ages
+    for life in run.report.learners:
+        for other in run.report.learners:
+            behind = other.birth.number > 0 and other.birth.clock_error < 0.0
+            if life is other or behind or life.name not in ages or other.name not in ages:
+                continue
+            age = ages[life.name].get(other.name)
+            if age is None:
+                yield f"{life.owner} does not know {other.owner}"
+            elif age > STALE_SECONDS:
+                yield f"{life.owner} has a record of {other.owner} that is {age:.0f} s old"
 
 
 def nothing_twice(run: Run) -> Iterator[str]:
@@ -246,6 +263,7 @@ CHECKS: tuple[Check, ...] = (
     everybody_ends,
     everybody_learns,
     exchanges_come_back,
+    everybody_is_known,
     nothing_twice,
     both_ends_agree,
     nothing_is_lost,

@@ -34,6 +34,7 @@ from chaos.weather import Weather
 from p2p_elastic.peers.simulation import SimulatedNetwork
 
 LIMIT_SECONDS = 600.0  # virtual; a run that is not over by then hangs
+SEEN_AT = QUIET_FROM + 40.0
 GRACE_SECONDS = 20.0  # for what still waits for somebody who has gone
 
 
@@ -49,6 +50,7 @@ class Report:
     missed: Counter[str] = field(default_factory=Counter)  # whom it was meant for was not there any more
     hung: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()  # that nobody caught
+    ages: dict[str, dict[str, float]] = field(default_factory=dict)  # of the records that each peer knew, at `SEEN_AT`
     left: tuple[str, ...] = ()  # tasks, streams and handlers of those that ended
 
     @property
@@ -83,7 +85,7 @@ class World:
         for number, name in enumerate(self._plan.setting.names):
             self._begin(Birth(name, newcomer=number > 0, steps=self._steps(name, SECONDS)))
             await asyncio.sleep(0.1)
-        await asyncio.gather(*(self._inject(fault) for fault in self._plan.faults))
+        await asyncio.gather(self._look_around(), *(self._inject(fault) for fault in self._plan.faults))
         await self._until_over()
         await self._look_what_is_left()
         self._report.errors = tuple(self._errors)
@@ -120,6 +122,12 @@ class World:
         for life in self._lives:
             if not life.dead and self._tasks[life].done() and self._tasks[life].exception() is not None:
                 self._errors.append(f"{life.owner}: {self._tasks[life].exception()!r}")
+
+    async def _look_around(self) -> None:
+        await asyncio.sleep(SEEN_AT - self._now())
+        for life in self._lives:
+            if not self._over(life):
+                self._report.ages[life.name] = {m.peer: m.age_seconds for m in life.peer.members()}
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

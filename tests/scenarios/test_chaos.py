@@ -148,6 +148,17 @@ def test_a_peer_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "everybody_ends" in found(QUIET, without)
 
 
+def test_a_peer_that_does_not_look_who_is_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    without, refresh = undisturbed(SMALL), Peer.refresh
+
+    async def lazy(self: Peer) -> None:
+        if self.step < 50:
+            await refresh(self)
+
+    monkeypatch.setattr(Peer, "refresh", lazy)
+    assert "everybody_is_known" in found(QUIET, without)
+
+
 def test_a_network_loop_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without = undisturbed(SMALL)
 
