@@ -92,6 +92,7 @@ class Initiator:
                 announce_seconds=local.membership.announce_seconds,
                 excluding=tried,
                 trust=trust,
+                receives=local.policy.receives,
             )
         member = local.not_dead().get(local.centre.holder or "")
         if member is None or member.record.drained or member.record.peer in tried:

@@ -150,12 +150,13 @@ def choose_partner(
     announce_seconds: float,
     excluding: Collection[str] = (),
     trust: Mapping[str, float] | None = None,
+    receives: bool = True,
 ) -> PeerRecord | None:
     """One of the live members that are not drained, at random; None where there is none.
 
     Where nobody is alive, a suspect is tried: better than nobody. The dead never are. Those that count less, by their
     own word or by our `trust` (1 where nothing is said), are chosen less often, but never not at all: they may be well
-    again.
+    again. Who only sends (`receives` false) chooses all alike: those that count less need it most.
     """
     states = {
         peer: liveness(member, now, announce_seconds) for peer, member in members.items() if not member.record.drained
@@ -164,6 +165,8 @@ def choose_partner(
     candidates = sorted(peer for peer, state in states.items() if state == wanted and peer not in excluding)
     if not candidates:
         return None
+    if not receives:
+        return members[rng.choice(candidates)].record
     known = trust or {}
     chances = [CHANCE_MIN + (1 - CHANCE_MIN) * min(members[p].record.weight, known.get(p, 1.0)) for p in candidates]
     return members[rng.choices(candidates, chances)[0]].record

@@ -370,7 +370,12 @@ class Peer:
         While it runs the training thread has to call `settle`: snapshots are wanted, and moves are to be added. Where
         it is cancelled and called again, it goes on with what was not begun.
         """
-        return await self._farewell.say(seconds)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        status = await self._farewell.say(seconds)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._responder.until_heard(), max(0.0, end - loop.time()))
+        return status
 
     def adopt(self, run: str, policy: Policy) -> None:
         """Become a newcomer of another run with the same model, after training alone."""

@@ -57,6 +57,14 @@ class Responder:
         self._ledger = Ledger(limits.ledger_entries)
         self._streams: Counter[str] = Counter()
         self._outgoing: list[tuple[Snapshot, Stream]] = []
+        self._unheard: set[Conversation] = set()  # committed, and the initiator may not have heard so yet
+        self._heard = asyncio.Event()
+
+    async def until_heard(self) -> None:
+        """Wait until every initiator heard that we committed: who goes before that leaves a half exchange behind."""
+        while self._unheard:
+            self._heard.clear()
+            await self._heard.wait()
 
     def _seat(self) -> Seat:
         centre = self._local.centre
@@ -86,6 +94,8 @@ class Responder:
         finally:
             self._streams[partner] -= 1
             self._streams += Counter()  # drops zeros: strangers must not fill the table
+            self._unheard.discard(conversation)
+            self._heard.set()
             await stream.close()
 
     async def _answer(self, conversation: Conversation) -> None:
@@ -213,6 +223,7 @@ class Responder:
         def commit() -> None:
             nonlocal committed
             committed = True
+            self._unheard.add(conversation)
             self._ledger.end(key, committed=True)
 
         try:

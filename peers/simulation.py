@@ -11,6 +11,7 @@ import asyncio
 import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -118,7 +119,7 @@ class SimulatedNetwork:
     handlers: dict[str, Handler] = field(default_factory=dict)
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    streams: defaultdict[str, set[SimulatedStream]] = field(default_factory=lambda: defaultdict(set))
+    streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
 
     def verdict(
         self, source: str, target: str, kind: Literal["open", "piece", "announce", "record"], **about: int
@@ -168,7 +169,8 @@ class _Pipe:
         loop = asyncio.get_running_loop()
         self._last_arrival = max(self._last_arrival, loop.time() + verdict.seconds)
         self._sent_pieces.append(data)
-        loop.call_at(self._last_arrival, self._arrive)
+        # What is under way belongs to nobody: a sender that is stopped meanwhile does not hold it back.
+        loop.call_at(self._last_arrival, self._arrive, context=Context())
 
     def _arrive(self) -> None:
         """One piece arrives: the oldest, since timers that end at the same time fire in any order."""
@@ -210,10 +212,11 @@ class _Pipe:
 
 
 class SimulatedStream:
-    """One end of a simulated stream."""
+    """One end of a simulated stream. It is in `streams`, in the order of opening, until it ends."""
 
-    def __init__(self, partner: str, outgoing: _Pipe, incoming: _Pipe) -> None:
-        self.partner, self._outgoing, self._incoming = partner, outgoing, incoming
+    def __init__(self, partner: str, outgoing: _Pipe, incoming: _Pipe, streams: dict[SimulatedStream, None]) -> None:
+        self.partner, self._outgoing, self._incoming, self._streams = partner, outgoing, incoming, streams
+        streams[self] = None
 
     async def send(self, data: bytes | memoryview) -> None:
         try:
@@ -226,10 +229,12 @@ class SimulatedStream:
         await self._incoming.receive_into(buffer)
 
     async def close(self) -> None:
+        self._streams.pop(self, None)
         self._outgoing.finish()
         self._incoming.cut()
 
     def abort(self) -> None:
+        self._streams.pop(self, None)
         self._outgoing.cut()
         self._incoming.cut()
 
@@ -247,29 +252,26 @@ class SimulatedTransport:
         if verdict.action != "pass" or partner not in self._network.handlers:
             raise PartnerUnreachable("nobody answers there", partner=partner)
         there, back = _Pipe(self._network, self.peer, partner), _Pipe(self._network, partner, self.peer)
-        task = asyncio.ensure_future(self._serve(partner, SimulatedStream(self.peer, back, there)))
+        served = SimulatedStream(self.peer, back, there, self._network.streams[partner])
+        task = asyncio.ensure_future(self._serve(partner, served))
         self._network.tasks.add(task)
         task.add_done_callback(self._network.tasks.discard)
-        stream = SimulatedStream(partner, there, back)
-        self._network.streams[self.peer].add(stream)
-        return stream
+        return SimulatedStream(partner, there, back, self._network.streams[self.peer])
 
     async def _serve(self, partner: str, stream: SimulatedStream) -> None:
         handler = self._network.handlers.get(partner)
-        self._network.streams[partner].add(stream)
         try:
             if handler is not None:
                 await handler(stream)
         finally:
             await stream.close()
-            self._network.streams[partner].discard(stream)
 
     async def serve(self, handler: Handler) -> None:
         self._network.handlers[self.peer] = handler
 
     async def close(self) -> None:
         self._network.handlers.pop(self.peer, None)
-        for stream in self._network.streams.pop(self.peer, set()):
+        for stream in list(self._network.streams.pop(self.peer, {})):
             stream.abort()
 
 

@@ -1,0 +1,140 @@
+"""One life of one peer: from its start to its last step, or to its death."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from chaos.learning import Learner, accuracy, new_model
+from chaos.machines import MachinesLoop, end_all
+from chaos.observe import Observer, WatchedVector
+from chaos.plan import Setting
+from chaos.weather import Weather, WeatheredDirectory
+from p2p_elastic.events import EventLog
+from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
+from p2p_elastic.peers.transport import Handler
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import find_method
+from p2p_elastic.schedule import Schedule
+
+PERIOD = 14  # steps
+LEAVE_SECONDS = 20.0
+LEDGER_ENTRIES = 32  # fewer than a flood has streams
+CLOCK = 1_700_000_000  # seconds since 1970, when a run begins
+
+
+def policy_of(rule: str) -> Policy:
+    """The run's policy, with the method's own numbers."""
+    method = find_method(rule)
+    return Policy(method.rule(method.moving_rate), Schedule(period=PERIOD), method.topology, method.flow)
+
+
+@dataclass(frozen=True)
+class Birth:
+    """How a life begins. `number` counts the lives of one identity."""
+
+    name: str
+    number: int = 0
+    newcomer: bool = True
+    clock_error: float = 0.0
+    steps: int = 0
+
+    @property
+    def owner(self) -> str:
+        return f"{self.name}/{self.number}"
+
+
+class OwnedTransport:
+    """A simulated transport whose handler runs in the process of its peer, not in that of whoever calls."""
+
+    def __init__(self, transport: SimulatedTransport, owner: str) -> None:
+        self._transport, self._owner, self.peer = transport, owner, transport.peer
+        self.open, self.close = transport.open, transport.close
+
+    async def serve(self, handler: Handler) -> None:
+        async def owned(stream: SimulatedStream) -> None:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, MachinesLoop)
+            loop.own(self._owner)
+            await asyncio.sleep(0)  # a process that is stopped does not begin, either
+            await handler(stream)
+
+        await self._transport.serve(owned)  # type: ignore[arg-type]
+
+
+class Life:
+    """A peer that trains so many steps and leaves, unless something comes between."""
+
+    def __init__(self, birth: Birth, setting: Setting, network: SimulatedNetwork, weather: Weather) -> None:
+        self.birth, self.name, self.owner = birth, birth.name, birth.owner
+        self.model = new_model()
+        self.vector = WatchedVector(self.model)
+        self._transport = OwnedTransport(network.transport(birth.name), birth.owner)
+        now = asyncio.get_running_loop().time()
+        self.events = EventLog(lambda: 0.0)
+        self.peer = Peer(
+            vector=self.vector,
+            policy=policy_of(setting.rule),
+            transport=self._transport,  # type: ignore[arg-type]
+            directory=WeatheredDirectory(network.directory(birth.name), weather),
+            membership=Membership(
+                run="chaos",
+                newcomer=birth.newcomer,
+                first_sequence=int((CLOCK + now + birth.clock_error) * 1000),  # as `join` does by its wall clock
+            ),
+            seed=setting.variant,
+            limits=Limits(ledger_entries=LEDGER_ENTRIES),
+            events=self.events,
+        )
+        self.observer = Observer(self.peer, self.vector)
+        self._learner = Learner(self.model, f"{setting.variant} {birth.owner} examples")
+        self.began, self.ended_at = now, 0.0
+        self.asked_to_leave = self.dead = False
+        self.failure: str | None = None  # of the network loop, which must not end
+        self.step_seconds = setting.step_seconds(birth.name)
+        self.trained_until = 0.0
+
+    @property
+    def accuracy(self) -> float:
+        return accuracy(self.model)
+
+    @property
+    def leads(self) -> bool:
+        """Whether others follow this peer, which then asks nobody (LSGD)."""
+        leaders = self.peer.leaders()
+        return leaders is not None and leaders.leader == self.name
+
+    async def live(self) -> None:
+        """Train, leave, and end everything that was begun."""
+        run = asyncio.ensure_future(self.peer.run())
+        try:
+            await self._train(run)
+            await self._leave()
+        finally:
+            await end_all({run})
+            await self._transport.close()
+            self.ended_at = asyncio.get_running_loop().time()
+
+    async def _train(self, run: asyncio.Task[None]) -> None:
+        while self.peer.step < self.birth.steps and not self.asked_to_leave:
+            await asyncio.sleep(self.step_seconds)
+            if run.done() and self.failure is None:
+                self.failure = f"the network loop ended: {run.exception()!r}"
+            self.peer.report_loss(self._learner.step())
+            if self.peer.after_step():
+                self._learner.forget()
+            if self.leads:
+                self.observer.times.append(asyncio.get_running_loop().time())
+        self.trained_until = asyncio.get_running_loop().time()
+
+    async def _leave(self) -> None:
+        """As `join` does: serve the exchange under way, for a while."""
+        leaving = asyncio.ensure_future(self.peer.leave(LEAVE_SECONDS))
+        while not leaving.done():
+            self.peer.during_evaluation()
+            await asyncio.wait({leaving}, timeout=0.05)
+        leaving.result()
+        self.peer.settle()

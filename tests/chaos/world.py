@@ -1,0 +1,247 @@
+"""Runs a plan: the peers, the faults at their times, and what is left when all is over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from chaos.life import Birth, Life
+from chaos.machines import OWNER, MachinesLoop, end_all, run_machines, start_process
+from chaos.plan import (
+    QUIET_FROM,
+    SECONDS,
+    Burst,
+    Fault,
+    Flood,
+    Freeze,
+    Join,
+    Kill,
+    Leave,
+    Outage,
+    Partition,
+    Plan,
+    Restart,
+    Trouble,
+)
+from chaos.strangers import flood
+from chaos.weather import Weather
+from p2p_elastic.peers.simulation import SimulatedNetwork
+
+LIMIT_SECONDS = 600.0  # virtual; a run that is not over by then hangs
+SEEN_AT = QUIET_FROM + 40.0
+GRACE_SECONDS = 20.0  # for what still waits for somebody who has gone
+
+
+@dataclass
+class Report:
+    """All that a run showed."""
+
+    plan: Plan
+    lives: list[Life]
+    weather: Weather
+    network: SimulatedNetwork
+    injected: Counter[str] = field(default_factory=Counter)  # by kind of fault
+    missed: Counter[str] = field(default_factory=Counter)  # whom it was meant for was not there any more
+    hung: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()  # that nobody caught
+    ages: dict[str, dict[str, float]] = field(default_factory=dict)  # of the records that each peer knew, at `SEEN_AT`
+    left: tuple[str, ...] = ()  # tasks, streams and handlers of those that ended
+
+    @property
+    def survivors(self) -> list[Life]:
+        """Those that were to train to their last step."""
+        return [life for life in self.lives if not life.dead]
+
+    @property
+    def learners(self) -> list[Life]:
+        """Of these, who was there in the quiet time at the end."""
+        return [life for life in self.survivors if life.trained_until > QUIET_FROM + 30.0 and not life.asked_to_leave]
+
+
+class World:
+    """One run of one plan, in virtual time."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._weather = Weather(plan.seed)
+        self._network = SimulatedNetwork(judge=self._weather.judge)
+        self._lives: list[Life] = []
+        self._tasks: dict[Life, asyncio.Task[None]] = {}
+        self._report = Report(plan, self._lives, self._weather, self._network)
+        self._errors: list[str] = []
+
+    async def run(self) -> Report:
+        """Everything, to its end."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, MachinesLoop)
+        self._loop = loop
+        loop.set_exception_handler(self._unhandled)
+        for number, name in enumerate(self._plan.setting.names):
+            self._begin(Birth(name, newcomer=number > 0, steps=self._steps(name, SECONDS)))
+            await asyncio.sleep(0.1)
+        await asyncio.gather(self._look_around(), *(self._inject(fault) for fault in self._plan.faults))
+        await self._until_over()
+        await self._look_what_is_left()
+        self._report.errors = tuple(self._errors)
+        return self._report
+
+    # -- peers --------------------------------------------------------------------------------------------------------
+
+    def _steps(self, name: str, seconds: float) -> int:
+        return max(1, round(seconds / self._plan.setting.step_seconds(name)))
+
+    def _begin(self, birth: Birth) -> None:
+        context_owner = OWNER.set(birth.owner)  # what the constructor begins is the peer's, too
+        life = Life(birth, self._plan.setting, self._network, self._weather)
+        OWNER.reset(context_owner)
+        self._lives.append(life)
+        self._tasks[life] = start_process(birth.owner, life.live())
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    def _living(self, name: str) -> Life | None:
+        return next((life for life in self._lives if life.name == name and not self._over(life)), None)
+
+    def _over(self, life: Life) -> bool:
+        return life.dead or self._tasks[life].done()
+
+    async def _until_over(self) -> None:
+        while self._now() < LIMIT_SECONDS:
+            pending = [self._tasks[life] for life in self._lives if not self._over(life)]
+            if not pending:
+                break
+            await asyncio.wait(pending, timeout=LIMIT_SECONDS - self._now())
+        self._report.hung = tuple(life.owner for life in self._lives if not self._over(life))
+        for life in self._lives:
+            if not life.dead and self._tasks[life].done() and self._tasks[life].exception() is not None:
+                self._errors.append(f"{life.owner}: {self._tasks[life].exception()!r}")
+
+    async def _look_around(self) -> None:
+        await asyncio.sleep(SEEN_AT - self._now())
+        for life in self._lives:
+            if not self._over(life):
+                self._report.ages[life.name] = {m.peer: m.age_seconds for m in life.peer.members()}
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    async def _inject(self, fault: Fault) -> None:
+        await asyncio.sleep(max(0.0, fault.at - self._now()))
+        kind = type(fault).__name__.lower()
+        handler = self.HANDLERS[type(fault)]
+        name = getattr(fault, "peer", None)
+        if name is not None and not isinstance(fault, Join) and self._living(name) is None:
+            self._report.missed[kind] += 1
+            return
+        self._report.injected[kind] += 1
+        await handler(self, fault)
+
+    async def _kill(self, fault: Kill) -> None:
+        await self._end(fault.peer, silent=fault.silent)
+
+    async def _end(self, name: str, *, silent: bool) -> None:
+        life = self._living(name)
+        assert life is not None
+        life.dead = True
+        self._loop.stop_process(life.owner)
+        if silent:
+            self._weather.dark.add(name)
+        else:
+            await self._network.transport(name).close()  # the kernel closes what it had open
+
+    async def _restart(self, fault: Restart) -> None:
+        number = sum(life.name == fault.peer for life in self._lives)
+        await self._end(fault.peer, silent=False)
+        await asyncio.sleep(fault.after)
+        self._begin(self._late(fault.peer, number, fault.clock_error))
+
+    def _late(self, name: str, number: int, clock_error: float) -> Birth:
+        return Birth(name, number, clock_error=clock_error, steps=self._steps(name, SECONDS - self._now()))
+
+    async def _freeze(self, fault: Freeze) -> None:
+        life = self._living(fault.peer)
+        assert life is not None
+        self._loop.stop_process(life.owner)
+        await asyncio.sleep(fault.seconds)
+        if not life.dead:
+            self._loop.continue_process(life.owner)
+
+    async def _leave(self, fault: Leave) -> None:
+        life = self._living(fault.peer)
+        assert life is not None
+        life.asked_to_leave = True
+
+    async def _join(self, fault: Join) -> None:
+        self._begin(self._late(fault.peer, 0, fault.clock_error))
+
+    async def _burst(self, fault: Burst) -> None:
+        for number in range(fault.peers):
+            self._begin(Birth(f"burst{number}", steps=fault.steps))
+            await asyncio.sleep(2.0 / fault.peers)
+
+    async def _partition(self, fault: Partition) -> None:
+        await self._while(self._weather.partitions, fault, fault.seconds)
+
+    async def _trouble(self, fault: Trouble) -> None:
+        await self._while(self._weather.troubles, fault, fault.seconds)
+
+    async def _outage(self, fault: Outage) -> None:
+        await self._while(self._weather.outages, fault, fault.seconds)
+
+    async def _while(self, conditions: list[Any], fault: Fault, seconds: float) -> None:
+        conditions.append(fault)
+        await asyncio.sleep(seconds)
+        conditions.remove(fault)
+
+    async def _flood(self, fault: Flood) -> None:
+        life = self._living(fault.peer)
+        assert life is not None
+        await flood(
+            self._network,
+            fault.peer,
+            range(round(1000 * fault.at), round(1000 * fault.at) + fault.streams),
+            life.vector,
+        )
+
+    HANDLERS: Mapping[type[Any], Callable[[World, Any], Awaitable[None]]] = {
+        Kill: _kill,
+        Restart: _restart,
+        Freeze: _freeze,
+        Leave: _leave,
+        Join: _join,
+        Burst: _burst,
+        Partition: _partition,
+        Trouble: _trouble,
+        Outage: _outage,
+        Flood: _flood,
+    }
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        self._errors.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    async def _look_what_is_left(self) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        ended = [life for life in self._lives if not life.dead]
+        names = {life.name for life in ended}
+        tasks = [f"task of {life.owner}: {task}" for life in ended for task in self._loop.tasks_of(life.owner)]
+        streams = [f"stream of {name}" for name, held in self._network.streams.items() if held and name in names]
+        handlers = [f"handler of {name}" for name in self._network.handlers if name in names]
+        self._report.left = (*tasks, *streams, *handlers)
+        for life in self._lives:
+            self._loop.continue_process(life.owner)
+        await end_all(set().union(*(self._loop.tasks_of(life.owner) for life in self._lives)))
+        gc.collect(0)  # a task that failed says so when it is forgotten
+
+
+def run_plan(plan: Plan) -> Report:
+    """Run this plan in virtual time."""
+    torch.set_num_threads(1)
+    return run_machines(World(plan).run())
