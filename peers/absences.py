@@ -88,7 +88,7 @@ class Absences:
         """Judge who is lost and who is back; to be called as often as members are read, also where that fails."""
         for peer, member in members.items():
             known = self._seen.get(peer)
-            if known is None or member.record.sequence > known.sequence:
+            if not member.vanished and (known is None or member.record.sequence > known.sequence):
                 self._heard(peer, member.record.sequence, now, step)
         for peer, seen in list(self._seen.items()):
             absence = self._absent.get(peer)

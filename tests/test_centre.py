@@ -343,7 +343,7 @@ def test_a_centre_counts_by_the_exchanges_behind_it_since_the_split(own: int, th
         await heir.reserve()
         heir.vectors.theirs.copy_(before + 4.0)
         assert heir.inherits("old", given)
-        heir.inherit("old", given, share)
+        heir.take_in("old", given, share)
         heir.free()
         torch.testing.assert_close(heir.value, before + 4.0 * share)
         assert heir.stamp.clock == clock + (share > 0.0)
@@ -364,7 +364,7 @@ def test_whatever_a_centre_that_is_given_up_claims_memory_and_clock_stay_bounded
             assert 0.0 <= heir.inheritance(given) <= 1.0
             await heir.reserve()
             heir.vectors.theirs.copy_(heir.vectors.mine)
-            heir.inherit(f"p{number}", given, heir.inheritance(given))
+            heir.take_in(f"p{number}", given, heir.inheritance(given))
             heir.free()
         assert len(heir._inherited) == PARTNERS_MAX
         assert heir.stamp.clock == PARTNERS_MAX + 50

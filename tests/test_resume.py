@@ -196,9 +196,12 @@ def test_the_memory_of_another_rule_is_left_out() -> None:
     assert after.memory().rule is None
 
 
-def members_at(*steps: int, suspect: bool = False) -> dict[str, Known]:
-    records = (PeerRecord(peer=f"p{i}", run="r", schema_hash="a" * 32, step=step) for i, step in enumerate(steps))
-    return {record.peer: Known(record, 0.0, suspect) for record in records}
+def members_at(*steps: int, drained: bool = False) -> dict[str, Known]:
+    records = (
+        PeerRecord(peer=f"p{i}", run="r", schema_hash="a" * 32, step=step, drained=drained)
+        for i, step in enumerate(steps)
+    )
+    return {record.peer: Known(record, 0.0) for record in records}
 
 
 def test_away_for_long_is_when_most_others_are_far_ahead() -> None:
@@ -208,7 +211,7 @@ def test_away_for_long_is_when_most_others_are_far_ahead() -> None:
     assert not was_away_long(100, members_at(100, 100, 100_000), 32.0)
     assert not was_away_long(100, members_at(100 + AWAY_STEPS_MIN), 1.0)
     assert was_away_long(100, members_at(101 + AWAY_STEPS_MIN), 1.0)
-    assert not was_away_long(100, members_at(100_000, suspect=True), 32.0)
+    assert not was_away_long(100, members_at(100_000, drained=True), 32.0)
     assert not was_away_long(100, members_at(100_000), float("inf"))
 
 
@@ -223,7 +226,7 @@ def come_back(behind: int) -> tuple[Member, Member, Tensor, Tensor]:
         back = build_member(network, "a", model=tiny_model(2), policy=policy)
         back.peer.restore(back.peer.memory().model_copy(update={"step": 1000 - behind}))
         start = values(back.model), values(others.model)
-        await run_members([others, back], steps=12)
+        await run_members([others, back], steps=15)
         return others, back, *start
 
     return run_virtual(main())

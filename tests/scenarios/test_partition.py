@@ -339,15 +339,15 @@ class Meeting:
 @pytest.fixture
 def inherited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float, float, float]]:
     """(before, given up, share, after) of each centre that was taken in."""
-    found, original = [], Centre.inherit
+    found, original = [], Centre.take_in
 
-    def inherit(centre: Centre, peer: str, stamp: Stamp, share: float) -> float:
+    def take_in(centre: Centre, peer: str, stamp: Stamp, share: float) -> float:
         before, given = float(centre.value.mean()), float(centre.vectors.theirs.mean())
         distance = original(centre, peer, stamp, share)
         found.append((before, given, share, float(centre.value.mean())))
         return distance
 
-    monkeypatch.setattr(Centre, "inherit", inherit)
+    monkeypatch.setattr(Centre, "take_in", take_in)
     return found
 
 
