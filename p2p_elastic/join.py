@@ -26,7 +26,7 @@ from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.libp2p import is_loopback_address
-from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.results import (

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from p2p_elastic.messages import PEERS_MAX, Apart
 from p2p_elastic.peers.partners import Member, Members
 from p2p_elastic.rules import Stake
+from p2p_elastic.status import PartitionStatus
 
 SILENT_ANNOUNCEMENTS = 3.0  # who is silent for so long is lost;
 SUSPECT_ANNOUNCEMENTS = 2.0  # for so long where an exchange with it failed, too
@@ -81,6 +82,20 @@ class Absences:
         self._absent: dict[str, Absence] = {}  # those that came back and did not exchange with us yet, too
         self._behind: tuple[Stake, float] | None = None  # the last stake, and until when we say it to everybody
         self.partition: Partition | None = None
+
+    def status(self, now: float, step: int) -> PartitionStatus | None:
+        """What people see of the partition; None where there is none. `step` is ours."""
+        split = self.partition
+        if split is None:
+            return None
+        return PartitionStatus(
+            lost=len(split.lost),
+            before=split.before,
+            away=split.away,
+            left=split.left,
+            seconds=max(0.0, now - split.silent_since),
+            steps=max(0, step - split.step),
+        )
 
     # -- signs of life ------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from p2p_elastic.peers.partners import Members, is_gone
 from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.rules import ExchangeRule, Facts
+from p2p_elastic.status import CentreStatus
 from p2p_elastic.trust import PARTNERS_MAX, Judge
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,10 @@ class Centre:
         return self._shown
 
     # -- the succession -----------------------------------------------------------------------------------------------
+
+    def status(self) -> CentreStatus:
+        """What people see of it."""
+        return CentreStatus(holder=self.holder, here=self.seated, term=self.stamp.term, exchanges=self.stamp.clock)
 
     def claim(self) -> CentreClaim:
         """What our record says."""

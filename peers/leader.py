@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from p2p_elastic.peers.partners import Members, is_gone, liveness
 from p2p_elastic.peers.snapshots import Snapshot, Snapshots
+from p2p_elastic.status import LeaderStatus
 
 DISBELIEF_SECONDS = 20.0  # so long a leader that was not believed does not lead us; doubled each time
 MARGIN, SLACK, ERRORS = 1.5, 0.1, 3.0
@@ -137,6 +138,16 @@ class Following:
     def insists_on(self, origin: str, now: float) -> bool:
         """Whether a snapshot of that peer is to come from itself."""
         return now < self._direct.get(origin, now)
+
+    def status(self, now: float) -> LeaderStatus:
+        """What people see of it."""
+        return LeaderStatus(
+            group=self._group,
+            leader=self.leader,
+            leader_of_all=self.leader_of_all,
+            snapshots_published=self.snapshots.published,
+            disbelieved=dict(self.doubts(now)),
+        )
 
     def doubts(self, now: float) -> Mapping[str, str]:
         """Peer -> why it does not lead us at present."""

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
 from p2p_elastic.merging import crossing, merges
-from p2p_elastic.messages import SHARE_MAX, Apart, Tell
+from p2p_elastic.messages import Apart, Tell
 from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
@@ -27,15 +26,17 @@ from p2p_elastic.peers.departed import Departed
 from p2p_elastic.peers.handover import Check, Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.partners import Liveness, Member, heard, liveness, own_weight, suspected
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.rule_states import RulesAtWork
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.watch import Watch
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Facts, Topology
 from p2p_elastic.status import Outcome
-from p2p_elastic.trust import PARTNERS_MAX, Judge, Trial, Verdict
+from p2p_elastic.trust import Judge, Trial, Verdict
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
@@ -44,35 +45,12 @@ Examine = Callable[[Tensor, Tensor], Awaitable[Trial | None]]
 """(their parameters [D], ours [D]) -> how both do on our latest examples; None where there are none."""
 
 
-@dataclass(frozen=True)
-class Membership:
-    """What this peer is in the run, and how often it says so."""
-
-    run: str
-    codec: str = "none"
-    group: str = ""  # whose leader we follow, and may be
-    standby: bool = False  # does not train: keeps a fresh copy of the centre variable, to take its place
-    newcomer: bool = False  # joined a run that was under way: copies before it counts
-    addresses: tuple[str, ...] = ()  # under which others reach us, where they are known
-    first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
-    announce_seconds: float = 5.0
-    refresh_seconds: float = 3.0
-
-
 class Progress(NamedTuple):
     """What the training thread last said."""
 
     step: int = 0
     loss: float | None = None
     first_loss: float | None = None
-
-
-class RuleStates(NamedTuple):
-    """What the rule remembers: of all exchanges, of each partner, and of those with the leader of all groups."""
-
-    own: Any
-    partners: Mapping[str, Any]
-    of_all: Any
 
 
 class Local:
@@ -121,9 +99,7 @@ class Local:
         self.policy = policy
         self.judge = Judge()
         self.apart = Absences(self.membership.announce_seconds)
-        self._rule_state = policy.rule.init(self.handover.mine)
-        self._partner_states: dict[str, Any] = {}
-        self._global_state = policy.global_rule.init(self.handover.mine) if policy.global_rule else None
+        self.rules = RulesAtWork(policy, self.handover.mine)
         membership, topology = self.membership, policy.topology
         self.centre: Centre | None = None
         self.following: Following | None = None
@@ -138,19 +114,9 @@ class Local:
             self.following = Following(self.peer, membership.group, membership.announce_seconds)
 
     @property
-    def rule_states(self) -> RuleStates:
-        """To be kept over a restart."""
-        return RuleStates(self._rule_state, dict(self._partner_states), self._global_state)
-
-    @rule_states.setter
-    def rule_states(self, states: RuleStates) -> None:
-        self._rule_state, self._partner_states, self._global_state = states.own, dict(states.partners), states.of_all
-
-    @property
     def share(self) -> float:
         """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
-        rule = self.policy.rule
-        return min((rule.share_of_leaver if self.handing_over else rule.share)(self._rule_state), SHARE_MAX)
+        return self.rules.share(last=self.handing_over)
 
     @property
     def weight(self) -> float:
@@ -268,7 +234,7 @@ class Local:
             trial = await self.examine(vectors.theirs, vectors.mine)
             if trial is None or mine is None or not guards(self.policy.rule, mine, theirs):
                 return trial
-            where = landing(self.policy.rule, self._rule_state, vectors, mine, theirs)
+            where = landing(self.policy.rule, self.rules.states.own, vectors, mine, theirs)
             return await with_barrier(self.examine, where, vectors, trial, self.progress.first_loss)
         except RuntimeError as error:  # such as no memory left on the device
             log.warning("a partner's parameters could not be tried: %s", error)
@@ -322,7 +288,7 @@ class Local:
         if self.policy.moves_the_other(asked=mine.asked):
             self.handed_step = self.handover.snapshot_step
         if not received:
-            self._update(self.handover.theirs[:0], mine, theirs, (partner, of_all))
+            self.rules.update(self.handover.theirs[:0], mine, theirs, partner=partner, of_all=of_all)
             self.free()
             return None
         claimed = theirs.weight
@@ -344,7 +310,7 @@ class Local:
         if trial is not None and trial.barrier and verdict is not None:
             move = self._cross(delta, mine, theirs, partner)
         else:
-            move = self._update(delta, mine, theirs, (partner, of_all))
+            move = self.rules.update(delta, mine, theirs, partner=partner, of_all=of_all)
         if self.broken and not good:
             self.free()  # nothing to be healed by
             return distance
@@ -367,23 +333,6 @@ class Local:
         if share:
             self.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
         return delta.mul_(share)
-
-    def _update(self, delta: Tensor, mine: Facts, theirs: Facts, whose: tuple[str, bool]) -> Tensor:
-        """The move by the rule; `whose` state: (partner, of all groups)."""
-        partner, of_all = whose
-        rule = (self.policy.global_rule if of_all else None) or self.policy.rule
-        if rule.per_partner:
-            # The centre is the same wherever it is.
-            key = "centre" if self.centre is not None else f"{partner} {of_all}"
-            before = self._partner_states.pop(key) if key in self._partner_states else rule.init(self.handover.mine)
-            move, self._partner_states[key] = rule.update(delta, before, mine=mine, theirs=theirs)
-            while len(self._partner_states) > PARTNERS_MAX:
-                self._partner_states.pop(next(iter(self._partner_states)))
-        elif of_all and self.policy.global_rule is not None:
-            move, self._global_state = rule.update(delta, self._global_state, mine=mine, theirs=theirs)
-        else:
-            move, self._rule_state = rule.update(delta, self._rule_state, mine=mine, theirs=theirs)
-        return move
 
     def enter(
         self,

@@ -17,8 +17,9 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from p2p_elastic.messages import Stamp
-from p2p_elastic.peers.local import Local, RuleStates
+from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import Members
+from p2p_elastic.peers.rule_states import RuleStates
 from p2p_elastic.rules import ExchangeRule
 from p2p_elastic.status import Frozen
 from p2p_elastic.trust import PARTNERS_MAX, Judge, JudgeMemory
@@ -74,7 +75,7 @@ class PeerMemory(Frozen):
 
 def remembered(local: Local, sequence: int, coin: random.Random) -> PeerMemory:
     """What is to be kept. For the training thread."""
-    states, judge, centre = local.rule_states, local.judge.memory(), local.centre
+    states, judge, centre = local.rules.states, local.judge.memory(), local.centre
     return PeerMemory(
         step=local.progress.step,
         first_loss=local.progress.first_loss,
@@ -103,12 +104,13 @@ def recall(
     memory.coin.recall(coin)
     local.progress = local.progress._replace(step=memory.step, loss=loss, first_loss=memory.first_loss)
     local.newcomer, local.returning = memory.newcomer, True
-    policy, before = local.policy, local.rule_states
-    local.rule_states = RuleStates(
+    policy, before = local.policy, local.rules.states
+    recalled = RuleStates(
         _fitting(before.own, memory.rule),
         {peer: _fitting(_fresh(policy.rule, local), state) for peer, state in memory.partners.items()},
         _fitting(before.of_all, memory.of_all),
     )
+    local.rules.recall(recalled)
     local.judge = Judge()
     local.judge.recall(JudgeMemory(memory.distances, memory.usual, memory.initial))
     if local.centre is not None and memory.centre is not None and centre is not None:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from p2p_elastic.peers.deadlines import UNKNOWN, Estimate
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
+from p2p_elastic.status import MemberStatus
 
 Members = Mapping[str, "Member"]
 Liveness = Literal["alive", "suspect", "dead"]
@@ -140,6 +141,24 @@ def heard(members: Members, peer: str, now: float) -> Members:
     if peer not in members:
         return members
     return {**members, peer: members[peer]._replace(failures=0, met_at=now)}
+
+
+def shown(member: Member, now: float, looked_at: float, announce_seconds: float) -> MemberStatus:
+    """What people see of a member; the directory last answered at `looked_at`."""
+    record = member.record
+    return MemberStatus(
+        peer=record.peer,
+        addresses=record.addresses,
+        state=liveness(member, looked_at, announce_seconds),
+        step=record.step,
+        loss=record.loss,
+        weight=record.weight,
+        drained=record.drained,
+        steps_per_second=record.steps_per_second,
+        partners=record.partners,
+        age_seconds=max(0.0, now - member.changed_at),
+        heard_seconds=max(0.0, now - member.heard_at),
+    )
 
 
 def choose_partner(

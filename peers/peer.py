@@ -27,9 +27,10 @@ from p2p_elastic.peers.farewell import Farewell
 from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.local import Examine, Local, Membership
+from p2p_elastic.peers.local import Examine, Local
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.memory import PeerMemory, recall, remembered
-from p2p_elastic.peers.partners import liveness
+from p2p_elastic.peers.partners import shown
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
@@ -265,11 +266,7 @@ class Peer:
     def centre(self) -> CentreStatus | None:
         """Who holds the centre variable, and how fresh the copy here is; None in runs without one."""
         centre = self._local.centre
-        if centre is None:
-            return None
-        return CentreStatus(
-            holder=centre.holder, here=centre.seated, term=centre.stamp.term, exchanges=centre.stamp.clock
-        )
+        return None if centre is None else centre.status()
 
     def centre_value(self) -> Tensor | None:
         """A copy [D] of the centre variable as it is known here."""
@@ -279,15 +276,7 @@ class Peer:
     def leaders(self) -> LeaderStatus | None:
         """Whom this peer follows (LSGD); None in other runs."""
         following = self._local.following
-        if following is None:
-            return None
-        return LeaderStatus(
-            group=self._local.membership.group,
-            leader=following.leader,
-            leader_of_all=following.leader_of_all,
-            snapshots_published=following.snapshots.published,
-            disbelieved=dict(following.doubts(self._now())),
-        )
+        return None if following is None else following.status(self._now())
 
     def joining(self) -> JoiningStatus | None:
         """How we caught up with the run, and since when we count; None at its founder."""
@@ -295,17 +284,7 @@ class Peer:
 
     def partition(self) -> PartitionStatus | None:
         """Members that vanished together; None where there are none."""
-        split = self._local.apart.partition
-        if split is None:
-            return None
-        return PartitionStatus(
-            lost=len(split.lost),
-            before=split.before,
-            away=split.away,
-            left=split.left,
-            seconds=max(0.0, self._now() - split.silent_since),
-            steps=max(0, self.step - split.step),
-        )
+        return self._local.apart.status(self._now(), self.step)
 
     def exchanges(self) -> ExchangeTotals:
         return self._local.journal.totals()
@@ -318,22 +297,8 @@ class Peer:
 
     def members(self) -> tuple[MemberStatus, ...]:
         local, now = self._local, self._now()
-        return tuple(
-            MemberStatus(
-                peer=peer,
-                addresses=member.record.addresses,
-                state=liveness(member, local.looked_at, local.membership.announce_seconds),
-                step=member.record.step,
-                loss=member.record.loss,
-                weight=member.record.weight,
-                drained=member.record.drained,
-                steps_per_second=member.record.steps_per_second,
-                partners=member.record.partners,
-                age_seconds=max(0.0, now - member.changed_at),
-                heard_seconds=max(0.0, now - member.heard_at),
-            )
-            for peer, member in sorted(local.members.items())
-        )
+        announce_seconds = local.membership.announce_seconds
+        return tuple(shown(m, now, local.looked_at, announce_seconds) for _, m in sorted(local.members.items()))
 
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.policy import Policy

@@ -12,7 +12,7 @@ from chaos.plan import Setting
 from chaos.weather import Weather, WeatheredDirectory
 from p2p_elastic.events import EventLog
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
 from p2p_elastic.peers.transport import Handler

@@ -10,7 +10,7 @@ from swarm import Member, run_members, tiny_model, values
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord

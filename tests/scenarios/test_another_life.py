@@ -6,7 +6,7 @@ import asyncio
 
 from swarm import Member, build_member, run_members, tiny_model
 
-from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.policy import Policy

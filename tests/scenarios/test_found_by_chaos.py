@@ -7,7 +7,7 @@ import random
 
 from swarm import Member, build_member, tiny_model
 
-from p2p_elastic.peers.local import Membership
+from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.partners import choose_partner, observe
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
@@ -104,7 +104,7 @@ def test_who_pushes_chooses_a_newcomer_as_often_as_anybody_else() -> None:
     members = observe({}, [record("a", 1.0), record("b", 1.0), record("c", 1.0), record("new", 0.0)], now=0.0)
     for receives, least, most in ((True, 40, 90), (False, 220, 280)):  # of 1,000; 62 and 250 are meant
         rng = random.Random(0)
-        chosen = [choose_partner(members, rng, receives=receives) for _ in range(1000)]
+        chosen = [choose_partner(members, rng, now=0.0, announce_seconds=5.0, receives=receives) for _ in range(1000)]
         assert least < sum(one is not None and one.peer == "new" for one in chosen) < most
 
 

@@ -98,7 +98,7 @@ def total(members: list[Member]) -> Tensor:
 
 
 def sum_weights(members: list[Member]) -> float:
-    return sum(m.peer._local._rule_state for m in members)
+    return sum(m.peer._local.rules.states.own for m in members)
 
 
 async def say(network: SimulatedNetwork, source: str, target: str, **changes: object) -> object:
@@ -158,10 +158,10 @@ def test_a_leaver_gives_all_of_its_sum_weight_away() -> None:
         await until(lambda: all(completed(m) > 5 for m in members), 30.0)
         for leaver in members[:3]:
             assert (await leave(leaver)).handed_to is not None
-            assert leaver.peer._local._rule_state == 0.0
+            assert leaver.peer._local.rules.states.own == 0.0
             await until(lambda: settled(members), 1.0)
             assert sum_weights(members) == pytest.approx(4.0, rel=1e-12)
-        assert members[3].peer._local._rule_state == pytest.approx(4.0, rel=1e-12)
+        assert members[3].peer._local.rules.states.own == pytest.approx(4.0, rel=1e-12)
         start = torch.stack([values(tiny_model(i)) for i in range(4)]).mean(dim=0)
         torch.testing.assert_close(values(members[3].model), start, rtol=0, atol=2e-6)
 
@@ -367,7 +367,7 @@ def test_who_is_alone_leaves_at_once() -> None:
         assert (status.handed_to, status.members, status.withdrawn) == (None, 0, True)
         assert status.describe() == "Left: nobody else was there."
         assert asyncio.get_running_loop().time() - begun < 0.05
-        assert "a" not in network.records
+        assert network.records["a"][0].left
 
     swarm(members, scenario)
 

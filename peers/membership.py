@@ -1,0 +1,20 @@
+"""A peer's place in its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What this peer is in the run, and how often it says so."""
+
+    run: str
+    codec: str = "none"
+    group: str = ""  # whose leader we follow, and may be
+    standby: bool = False  # does not train: keeps a fresh copy of the centre variable, to take its place
+    newcomer: bool = False  # joined a run that was under way: copies before it counts
+    addresses: tuple[str, ...] = ()  # under which others reach us, where they are known
+    first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
+    announce_seconds: float = 5.0
+    refresh_seconds: float = 3.0

@@ -1,0 +1,61 @@
+"""The run's rules together with what they remember of earlier exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from p2p_elastic.messages import SHARE_MAX
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import Facts, Topology
+from p2p_elastic.trust import PARTNERS_MAX
+
+
+class RuleStates(NamedTuple):
+    """What the rules remember: of all exchanges, of each partner, and of those with the leader of all groups."""
+
+    own: Any
+    partners: Mapping[str, Any]
+    of_all: Any
+
+
+class RulesAtWork:
+    """Applies the rules of a policy to vectors like `vector` [D], one exchange after the other."""
+
+    def __init__(self, policy: Policy, vector: Tensor) -> None:
+        self._policy, self._vector = policy, vector
+        self._own = policy.rule.init(vector)
+        self._partners: dict[str, Any] = {}
+        self._of_all = policy.global_rule.init(vector) if policy.global_rule else None
+
+    @property
+    def states(self) -> RuleStates:
+        """To be kept over a restart."""
+        return RuleStates(self._own, dict(self._partners), self._of_all)
+
+    def recall(self, states: RuleStates) -> None:
+        """Go on from there."""
+        self._own, self._partners, self._of_all = states.own, dict(states.partners), states.of_all
+
+    def share(self, *, last: bool) -> float:
+        """What we give away of our sum weight when we ask (GoSGD): all of it where it is the `last` time."""
+        rule = self._policy.rule
+        return min((rule.share_of_leaver if last else rule.share)(self._own), SHARE_MAX)
+
+    def update(self, delta: Tensor, mine: Facts, theirs: Facts, *, partner: str, of_all: bool) -> Tensor:
+        """The move [D] by the rule, or by that for the leader of all groups. `delta` [D] may be overwritten."""
+        rule = (self._policy.global_rule if of_all else None) or self._policy.rule
+        if rule.per_partner:
+            # The centre is the same wherever it is.
+            key = "centre" if self._policy.topology is Topology.CENTRE else f"{partner} {of_all}"
+            before = self._partners.pop(key) if key in self._partners else rule.init(self._vector)
+            move, self._partners[key] = rule.update(delta, before, mine=mine, theirs=theirs)
+            while len(self._partners) > PARTNERS_MAX:
+                self._partners.pop(next(iter(self._partners)))
+        elif of_all and self._policy.global_rule is not None:
+            move, self._of_all = rule.update(delta, self._of_all, mine=mine, theirs=theirs)
+        else:
+            move, self._own = rule.update(delta, self._own, mine=mine, theirs=theirs)
+        return move
