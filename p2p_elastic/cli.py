@@ -230,7 +230,7 @@ def tasks() -> None:
 @main.command(short_help="List the ways to train together.")
 def rules() -> None:
     """List the rules that a run can have, with their defaults."""
-    from p2p_elastic.rules import RULES
+    from p2p_elastic.methods import RULES
 
     for name, method in RULES.items():
         where = "" if method.live else ", in the simulator only"

@@ -227,7 +227,7 @@ def _how() -> Iterator[Option]:
 def _list_rules(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
-    from p2p_elastic.rules import RULES  # PyTorch takes a second to load
+    from p2p_elastic.methods import RULES  # PyTorch takes a second to load
 
     for name, method in RULES.items():
         momentum = "the task's" if method.momentum is None else f"{method.momentum:g}"

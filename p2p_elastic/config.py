@@ -15,8 +15,9 @@ from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import BINDING, RunManifest
 from p2p_elastic.messages import Group, RunName
+from p2p_elastic.methods import Method, Topology, find_method
 from p2p_elastic.policy import WeightingName, default_schedule
-from p2p_elastic.rules import Method, Topology, check_rate, find_method
+from p2p_elastic.rules import check_rate
 from p2p_elastic.saver import DEFAULT_INTERVAL, Interval
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen

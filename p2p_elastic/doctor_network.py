@@ -16,12 +16,12 @@ from p2p_elastic.config import JoinConfig
 from p2p_elastic.doctor_checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.manifest import RunManifest, check_against, choose_run
+from p2p_elastic.methods import find_method
 from p2p_elastic.peers.directory import explain, members_key
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import PLAIN_TCP, parse_address, peer_of
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.rules import find_method
 from p2p_elastic.tasks import find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 

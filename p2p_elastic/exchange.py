@@ -52,7 +52,8 @@ from p2p_elastic.messages import (
     Unchanged,
     Verified,
 )
-from p2p_elastic.rules import Facts, Flow, Stake
+from p2p_elastic.methods import Flow
+from p2p_elastic.rules import Facts, Stake
 from p2p_elastic.status import Outcome
 
 

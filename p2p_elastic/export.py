@@ -19,6 +19,7 @@ from p2p_elastic.exporting import Observer, attached
 from p2p_elastic.finding import installed_task
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.messages import Given
+from p2p_elastic.methods import Topology, find_method
 from p2p_elastic.peers.catching_up import WEIGHT_MIN, by_loss, healthy
 from p2p_elastic.peers.centre import Candidate, rightful
 from p2p_elastic.peers.conversation import Limits
@@ -26,7 +27,6 @@ from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.results import check_writable, save_json, save_model
-from p2p_elastic.rules import Topology, find_method
 from p2p_elastic.status import Frozen
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm
 from p2p_elastic.vector import ParameterVector

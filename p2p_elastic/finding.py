@@ -12,10 +12,10 @@ from p2p_elastic.display import Screen
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.known_peers import PeerCache, state_folder
 from p2p_elastic.manifest import RunManifest, check_against
+from p2p_elastic.methods import find_method
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.resume import Past
-from p2p_elastic.rules import find_method
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Task, find_task, initial_model
 from p2p_elastic.vector import ParameterVector

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.messages import CODECS, PeerId, RunName, SchemaHash
+from p2p_elastic.methods import RULES, find_method
 from p2p_elastic.policy import Policy, WeightingName, rule_of
-from p2p_elastic.rules import RULES, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 

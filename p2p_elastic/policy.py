@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from p2p_elastic.merging import merging
-from p2p_elastic.rules import ExchangeRule, Flow, Method, Topology
+from p2p_elastic.methods import Flow, Method, Topology
+from p2p_elastic.rules import ExchangeRule
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.weighting import dynamic
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from p2p_elastic.messages import Goodbye, Heard, Stamp
+from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation
 from p2p_elastic.peers.follower import Follower
@@ -15,7 +16,6 @@ from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.seats import OwnSeat
-from p2p_elastic.rules import Flow, Topology
 from p2p_elastic.status import Outcome
 
 TAKE_SECONDS_MAX = 10.0  # for what a leaver has for us, however long it says that it stays

@@ -15,6 +15,7 @@ from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
 from p2p_elastic.merging import crossing, merges
 from p2p_elastic.messages import Apart, Tell
+from p2p_elastic.methods import Topology
 from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
@@ -34,7 +35,7 @@ from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.watch import Watch
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Facts, Topology
+from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome
 from p2p_elastic.trust import Judge, Trial, Verdict
 from p2p_elastic.vector import ParameterVector

@@ -18,6 +18,7 @@ from typing import Literal
 from torch import Tensor
 
 from p2p_elastic.events import EventLog
+from p2p_elastic.methods import Topology
 from p2p_elastic.peers.arrival import Arrival, CaughtUp
 from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
@@ -37,7 +38,6 @@ from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Topology
 from p2p_elastic.status import (
     CentreStatus,
     ExchangeRecord,

@@ -25,6 +25,7 @@ from p2p_elastic.messages import (
     Tell,
     Unchanged,
 )
+from p2p_elastic.methods import Topology
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.donor import Donor
 from p2p_elastic.peers.goodbyes import Goodbyes
@@ -34,7 +35,6 @@ from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Refusal, Seat
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transport import Stream
-from p2p_elastic.rules import Topology
 
 log = logging.getLogger(__name__)
 OUTGOING_MAX = 4  # snapshots on their way at the same time; those that readers are slowest to take are cut

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from p2p_elastic.messages import SHARE_MAX
+from p2p_elastic.methods import Topology
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Facts, Topology
+from p2p_elastic.rules import Facts
 from p2p_elastic.trust import PARTNERS_MAX
 
 

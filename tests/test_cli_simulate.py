@@ -15,7 +15,7 @@ from rich.console import Console
 from simulated import made_up
 
 from p2p_elastic.cli_simulate import RULES_IN_SHORT, simulate
-from p2p_elastic.rules import RULES
+from p2p_elastic.methods import RULES
 from p2p_elastic.simulate import Settings, load_job, sweep_series
 from p2p_elastic.simulate_screen import BarProgress, LineProgress, outcome_table, sweep_table
 from p2p_elastic.simulator.options import KEYS, build

@@ -16,8 +16,8 @@ from p2p_elastic.config import (
 )
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import BINDING, RunManifest, check_against, choose_run
+from p2p_elastic.methods import Flow, Topology, find_method
 from p2p_elastic.policy import DEFAULT_PROBABILITY
-from p2p_elastic.rules import Flow, Topology, find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard
 

@@ -38,7 +38,7 @@ from p2p_elastic.messages import (
     Unchanged,
     Verified,
 )
-from p2p_elastic.rules import Flow
+from p2p_elastic.methods import Flow
 from p2p_elastic.status import Outcome
 
 ID, OTHER_ID = "a" * 32, "b" * 32

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.merging import crossing, is_barrier, merge_share, merging
+from p2p_elastic.methods import find_method
 from p2p_elastic.policy import rule_of
-from p2p_elastic.rules import ExchangeRule, Facts, Stake, elastic, find_method, follow, receive
+from p2p_elastic.rules import ExchangeRule, Facts, Stake, elastic, follow, receive
 from p2p_elastic.trust import Trial
 
 checked = settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -17,6 +17,7 @@ from p2p_elastic.checkpoint import Content, Store
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.methods import RULES
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.memory import AWAY_STEPS_MIN, PeerMemory, was_away_long
 from p2p_elastic.peers.partners import Member as Known
@@ -24,7 +25,7 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.policy import Policy
 from p2p_elastic.resume import IDENTITY, Saved, options_kept, resume
-from p2p_elastic.rules import RULES, elastic, sum_weight
+from p2p_elastic.rules import elastic, sum_weight
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
 from p2p_elastic.training import Settings, Trainer

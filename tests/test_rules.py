@@ -13,23 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.rules import (
-    RULES,
-    ExchangeRule,
-    Facts,
-    Flow,
-    Topology,
-    chain,
-    clip_by_norm,
-    elastic,
-    find_method,
-    find_rule,
-    follow,
-    pull,
-    receive,
-    stay,
-    sum_weight,
-)
+from p2p_elastic.methods import RULES, Flow, Topology, find_method, find_rule
+from p2p_elastic.rules import ExchangeRule, Facts, chain, clip_by_norm, elastic, follow, pull, receive, stay, sum_weight
 from p2p_elastic.schedule import Schedule
 
 checked = settings(max_examples=25, deadline=None, derandomize=True, database=None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from p2p_elastic.methods import RULES, Topology
 from p2p_elastic.policy import rule_of
-from p2p_elastic.rules import RULES, ExchangeRule, Topology
+from p2p_elastic.rules import ExchangeRule
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.rounds import Accumulated, Centre, CentreTogether, Leader, Nobody, Pairs, Round

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.methods import RULES, Flow, Topology, find_method, find_rule
 from p2p_elastic.policy import WeightingName, default_schedule
-from p2p_elastic.rules import RULES, Flow, Topology, find_method, find_rule
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 from p2p_elastic.tasks import Recipe

@@ -29,7 +29,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules import ExchangeRule, Facts, Flow, State
+from p2p_elastic.methods import Flow
+from p2p_elastic.rules import ExchangeRule, Facts, State
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
 from p2p_elastic.trust import Verdict
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from p2p_elastic import __version__, adahessian
-from p2p_elastic.rules import RULES, Topology
+from p2p_elastic.methods import RULES, Topology
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector

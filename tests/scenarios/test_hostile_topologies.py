@@ -32,6 +32,7 @@ from p2p_elastic.messages import (
     Unchanged,
     Verified,
 )
+from p2p_elastic.methods import Flow
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.leader import Measured
@@ -40,7 +41,6 @@ from p2p_elastic.peers.responder import OUTGOING_MAX
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.peers.wire import CHUNK_HEADER
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Flow
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
 from p2p_elastic.vector import ParameterVector

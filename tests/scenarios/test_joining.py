@@ -12,12 +12,13 @@ from swarm import Member, build_member, tiny_model, values
 from torch import Tensor, nn
 
 from p2p_elastic.messages import DeclineReason, Fetch
+from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.peers import donor as donor_module
 from p2p_elastic.peers.arrival import CaughtUp, Measured
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Flow, Topology, elastic, follow
+from p2p_elastic.rules import elastic, follow
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import JoiningStatus, Outcome
 

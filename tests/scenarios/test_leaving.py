@@ -16,13 +16,14 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import say_goodbye
 from p2p_elastic.messages import Goodbye, Stamp
+from p2p_elastic.methods import Topology
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.departed import DEPARTED_MAX, Departed
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Topology, elastic, stay
+from p2p_elastic.rules import elastic, stay
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import FarewellStatus, Outcome
 

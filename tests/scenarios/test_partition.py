@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from p2p_elastic.events import EventLog
 from p2p_elastic.health import judge
 from p2p_elastic.messages import Stamp
+from p2p_elastic.methods import find_method
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy, WeightingName, rule_of
-from p2p_elastic.rules import find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
 from p2p_elastic.trust import Trial

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.messages import Offer, Verified
+from p2p_elastic.methods import find_method
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import (
@@ -25,7 +26,6 @@ from p2p_elastic.peers.simulation import (
 )
 from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, pack
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import find_method
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
 from p2p_elastic.vector import ParameterVector

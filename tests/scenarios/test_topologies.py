@@ -10,10 +10,11 @@ import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
 
+from p2p_elastic.methods import Flow, Topology, find_method
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Flow, Topology, elastic, find_method, follow
+from p2p_elastic.rules import elastic, follow
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import CentreStatus, LeaderStatus, Outcome
 from p2p_elastic.vector import ParameterVector

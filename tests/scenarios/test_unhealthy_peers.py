@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from p2p_elastic.control import Report
 from p2p_elastic.events import EventLog
+from p2p_elastic.methods import find_method
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.simulation import SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy, WeightingName, rule_of
-from p2p_elastic.rules import Facts, find_method
+from p2p_elastic.rules import Facts
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome, PartnerStatus
 from p2p_elastic.trust import PARTNERS_MAX, Trial

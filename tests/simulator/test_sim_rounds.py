@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules import RULES, Flow, elastic, follow, receive, stay, sum_weight
+from p2p_elastic.methods import RULES, Flow
+from p2p_elastic.rules import elastic, follow, receive, stay, sum_weight
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.rounds import Accumulated, Centre, CentreTogether, Leader, Pairs, Traffic
