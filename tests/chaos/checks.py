@@ -148,9 +148,12 @@ def halves(report: Report) -> int:
 def ends_of(report: Report) -> dict[str, list[End]]:
     """Exchange -> its ends."""
     found: defaultdict[str, list[End]] = defaultdict(list)
+    centre = find_method(report.plan.setting.rule).topology is Topology.CENTRE
     for life in report.lives:
         for entry in life.observer.entries:
-            found[entry.id].append(End(life, entry))
+            fetched = centre and entry.initiated and entry.distance is None  # an heir took the value; nobody else moved
+            if not fetched:
+                found[entry.id].append(End(life, entry))
     return found
 
 

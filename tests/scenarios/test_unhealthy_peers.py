@@ -168,7 +168,7 @@ def test_who_does_clearly_worse_than_its_partners_follows_them_and_says_so() -> 
         await until(lambda: record_weight(network, "lost") == 0.0, 10.0)
         assert lost.peer.signals()[0].name == "comparison"
         assert any("-> 0: our partner's parameters do clearly better" in text for text in told(lost, "weight"))
-        await until(lambda: lost.steps > 300 and record_weight(network, "lost") == 1.0, 20.0)
+        await until(lambda: lost.steps > 600 and record_weight(network, "lost") == 1.0, 20.0)
         assert float(values(lost.model).abs().max()) < 0.02
         assert all(float(values(m.model).abs().max()) < 0.2 for m in members)
 
@@ -421,6 +421,7 @@ def test_a_drained_peer_ends_its_exchange_begins_and_answers_none_and_trains_on(
         before, steps = completed(drained), drained.steps
         await until(lambda: network.records["drained"][0].drained, 2.0)
         await until(lambda: all(m.drained for o in members[:2] for m in o.peer.members() if m.peer == "drained"), 2.0)
+        await asyncio.sleep(0.5)  # what was asked before they knew arrives
         declined = drained.peer.exchanges().declined_by_us.get("drained", 0)
         others = [completed(m) for m in members[:2]]
         await asyncio.sleep(5.0)
@@ -623,7 +624,7 @@ def test_whatever_happens_to_a_peer_is_written_down() -> None:
 
     living([*members, evil], scenario)
     expected = {"joined", "left", "exchange", "trust", "weight", "signal", "drained", "resumed"}
-    assert kinds(members[0]) == expected
+    assert expected <= kinds(members[0]) <= expected | {"suspect", "dead", "alive"}
     assert told(members[0], "left") == ["evil left"]
     assert sorted(told(members[0], "joined")) == ["b joined", "evil joined"]
     data = [event.data for event in members[0].peer._local.events.since(0) if event.kind == "exchange"]
