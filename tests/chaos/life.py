@@ -102,6 +102,11 @@ class Life:
         return accuracy(self.model)
 
     @property
+    def unseen(self) -> bool:
+        """Whether others may take its records for replays: it began anew with its clock behind."""
+        return self.birth.number > 0 and self.birth.clock_error < 0.0
+
+    @property
     def leads(self) -> bool:
         """Whether others follow this peer, which then asks nobody (LSGD)."""
         leaders = self.peer.leaders()
