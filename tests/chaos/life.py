@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from chaos.learning import Learner, accuracy, new_model
 from chaos.machines import MachinesLoop, end_all
@@ -14,14 +17,18 @@ from p2p_elastic.events import EventLog
 from p2p_elastic.methods import find_method
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
 from p2p_elastic.peers.transport import Handler
 from p2p_elastic.policy import Policy
 from p2p_elastic.schedule import Schedule
+from p2p_elastic.vector import ParameterVector
 
 PERIOD = 14  # steps
 LEAVE_SECONDS = 20.0
+CHECKPOINT_STEPS = 10
+UNTRAINED_LOSS = math.log(2.0)  # nats
 LEDGER_ENTRIES = 32  # fewer than a flood has streams
 CLOCK = 1_700_000_000  # seconds since 1970, when a run begins
 
@@ -30,6 +37,22 @@ def policy_of(rule: str) -> Policy:
     """The run's policy, with the method's own numbers."""
     method = find_method(rule)
     return Policy(method.rule(method.moving_rate), Schedule(period=PERIOD), method.topology, method.flow)
+
+
+@dataclass
+class Disk:
+    """What one machine keeps while nobody runs on it: the last checkpoint that could be written."""
+
+    full: bool = False
+    refused: int = 0
+    checkpoint: tuple[str, Tensor, Tensor | None] | None = None  # memory as JSON, parameters [D], centre variable [D]
+
+    def save(self, peer: Peer, parameters: Tensor) -> None:
+        """As `--checkpoint-every` does; the store itself has tests of its own."""
+        if self.full:
+            self.refused += 1
+        else:
+            self.checkpoint = peer.memory().model_dump_json(), parameters, peer.centre_value()
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,8 @@ class Birth:
     newcomer: bool = True
     clock_error: float = 0.0
     steps: int = 0
+    disk: Disk = field(default_factory=Disk)
+    resumes: bool = False
 
     @property
     def owner(self) -> str:
@@ -71,6 +96,10 @@ class Life:
     def __init__(self, birth: Birth, setting: Setting, network: SimulatedNetwork, weather: Weather) -> None:
         self.birth, self.name, self.owner = birth, birth.name, birth.owner
         self.model = new_model()
+        saved = birth.disk.checkpoint if birth.resumes else None
+        memory = None if saved is None else PeerMemory.model_validate_json(saved[0])
+        if saved is not None:
+            ParameterVector(self.model).load_(saved[1])
         self.vector = WatchedVector(self.model)
         self._transport = OwnedTransport(network.transport(birth.name), birth.owner)
         now = asyncio.get_running_loop().time()
@@ -82,13 +111,20 @@ class Life:
             directory=WeatheredDirectory(network.directory(birth.name), weather),
             membership=Membership(
                 run="chaos",
-                newcomer=birth.newcomer,
-                first_sequence=int((CLOCK + now + birth.clock_error) * 1000),  # as `join` does by its wall clock
+                newcomer=birth.newcomer and saved is None,
+                # As `join` does, by its clock.
+                first_sequence=max(
+                    int((CLOCK + now + birth.clock_error) * 1000), 0 if memory is None else memory.sequence + 10_000
+                ),
             ),
             seed=setting.variant,
             limits=Limits(ledger_entries=LEDGER_ENTRIES),
             events=self.events,
         )
+        self.resumed = memory is not None
+        if saved is not None and memory is not None:
+            self.peer.restore(memory, centre=saved[2])
+        self._last_step = self.peer.step + birth.steps
         self.observer = Observer(self.peer, self.vector)
         self._learner = Learner(self.model, f"{setting.variant} {birth.owner} examples")
         self.began, self.ended_at = now, 0.0
@@ -104,7 +140,7 @@ class Life:
     @property
     def unseen(self) -> bool:
         """Whether others may take its records for replays: it began anew with its clock behind."""
-        return self.birth.number > 0 and self.birth.clock_error < 0.0
+        return self.birth.number > 0 and self.birth.clock_error < 0.0 and not self.resumed
 
     @property
     def leads(self) -> bool:
@@ -116,6 +152,7 @@ class Life:
         """Train, leave, and end everything that was begun."""
         run = asyncio.ensure_future(self.peer.run())
         try:
+            await self._catch_up()
             await self._train(run)
             await self._leave()
         finally:
@@ -123,14 +160,27 @@ class Life:
             await self._transport.close()
             self.ended_at = asyncio.get_running_loop().time()
 
+    async def _catch_up(self) -> None:
+        """As `join` does before the first step."""
+        if self.peer.joining() is None:
+            return
+        self.peer.report_untrained_loss(UNTRAINED_LOSS)
+        found = await self.peer.catch_up(UNTRAINED_LOSS)
+        if found is not None:
+            self.peer.begin_with(found)
+            self.vector.changes.pop()  # no exchange's
+
     async def _train(self, run: asyncio.Task[None]) -> None:
-        while self.peer.step < self.birth.steps and not self.asked_to_leave:
+        while self.peer.step < self._last_step and not self.asked_to_leave:
             await asyncio.sleep(self.step_seconds)
             if run.done() and self.failure is None:
                 self.failure = f"the network loop ended: {run.exception()!r}"
             self.peer.report_loss(self._learner.step())
             if self.peer.after_step():
                 self._learner.forget()
+            if self.peer.step % CHECKPOINT_STEPS == 0:
+                self.peer.settle()
+                self.birth.disk.save(self.peer, self.vector.snapshot(self.vector.empty()))
             if self.leads:
                 self.observer.times.append(asyncio.get_running_loop().time())
         self.trained_until = asyncio.get_running_loop().time()
@@ -139,7 +189,7 @@ class Life:
         """As `join` does: serve the exchange under way, for a while."""
         leaving = asyncio.ensure_future(self.peer.leave(LEAVE_SECONDS))
         while not leaving.done():
-            self.peer.during_evaluation()
+            self.peer.settle()
             await asyncio.wait({leaving}, timeout=0.05)
         leaving.result()
         self.peer.settle()

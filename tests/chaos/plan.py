@@ -31,12 +31,23 @@ class Kill:
 
 @dataclass(frozen=True)
 class Restart:
-    """kill -9, and the same identity begins again as a newcomer. `clock_error`: of its machine's clock, in seconds."""
+    """kill -9, and the same identity begins again: from its checkpoint where it `resumes` and has one, otherwise
+    as a newcomer. `clock_error`: of its machine's clock, in seconds."""
 
     peer: str
     at: float
     after: float
     clock_error: float
+    resumes: bool
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """No checkpoint of that peer can be written: what it has stays."""
+
+    peer: str
+    at: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Flood:
     streams: int
 
 
-Fault = Kill | Restart | Freeze | Leave | Join | Burst | Partition | Trouble | Outage | Flood
+Fault = Kill | Restart | FullDisk | Freeze | Leave | Join | Burst | Partition | Trouble | Outage | Flood
 
 
 class Setting(NamedTuple):
@@ -181,7 +192,11 @@ def _restart(draw: _Draw) -> Fault | None:
     if not draw.mortal:
         return None
     at, after = draw.span(0.5, 25.0)
-    return Restart(draw.mortal.pop(), at, after, draw.clock_error())
+    return Restart(draw.mortal.pop(), at, after, draw.clock_error(), draw.rng.random() < 0.5)
+
+
+def _full_disk(draw: _Draw) -> Fault:
+    return FullDisk(draw.rng.choice(draw.names), *draw.span(5.0, 50.0))
 
 
 def _leave(draw: _Draw) -> Fault | None:
@@ -226,6 +241,7 @@ def _flood(draw: _Draw) -> Fault:
 DRAWS: tuple[tuple[Callable[[_Draw], Fault | None], float], ...] = (
     (_kill, 3),
     (_restart, 3),
+    (_full_disk, 1),
     (_freeze, 3),
     (_leave, 1.5),
     (_join, 2),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from chaos.life import Birth, Life
+from chaos.life import Birth, Disk, Life
 from chaos.machines import OWNER, MachinesLoop, end_all, run_machines, start_process
 from chaos.plan import (
     QUIET_FROM,
@@ -20,6 +20,7 @@ from chaos.plan import (
     Fault,
     Flood,
     Freeze,
+    FullDisk,
     Join,
     Kill,
     Leave,
@@ -75,6 +76,7 @@ class World:
         self._tasks: dict[Life, asyncio.Task[None]] = {}
         self._report = Report(plan, self._lives, self._weather, self._network)
         self._errors: list[str] = []
+        self._disks: defaultdict[str, Disk] = defaultdict(Disk)
 
     async def run(self) -> Report:
         """Everything, to its end."""
@@ -83,7 +85,7 @@ class World:
         self._loop = loop
         loop.set_exception_handler(self._unhandled)
         for number, name in enumerate(self._plan.setting.names):
-            self._begin(Birth(name, newcomer=number > 0, steps=self._steps(name, SECONDS)))
+            self._begin(Birth(name, newcomer=number > 0, steps=self._steps(name, SECONDS), disk=self._disks[name]))
             await asyncio.sleep(0.1)
         await asyncio.gather(self._look_around(), *(self._inject(fault) for fault in self._plan.faults))
         await self._until_over()
@@ -159,10 +161,19 @@ class World:
         number = sum(life.name == fault.peer for life in self._lives)
         await self._end(fault.peer, silent=False)
         await asyncio.sleep(fault.after)
-        self._begin(self._late(fault.peer, number, fault.clock_error))
+        self._begin(replace(self._late(fault.peer, number, fault.clock_error), resumes=fault.resumes))
+        if self._lives[-1].resumed:
+            self._report.injected["resume"] += 1
 
     def _late(self, name: str, number: int, clock_error: float) -> Birth:
-        return Birth(name, number, clock_error=clock_error, steps=self._steps(name, SECONDS - self._now()))
+        steps = self._steps(name, SECONDS - self._now())
+        return Birth(name, number, clock_error=clock_error, steps=steps, disk=self._disks[name])
+
+    async def _full_disk(self, fault: FullDisk) -> None:
+        disk = self._disks[fault.peer]
+        disk.full = True
+        await asyncio.sleep(fault.seconds)
+        disk.full = False
 
     async def _freeze(self, fault: Freeze) -> None:
         life = self._living(fault.peer)
@@ -212,6 +223,7 @@ class World:
     HANDLERS: Mapping[type[Any], Callable[[World, Any], Awaitable[None]]] = {
         Kill: _kill,
         Restart: _restart,
+        FullDisk: _full_disk,
         Freeze: _freeze,
         Leave: _leave,
         Join: _join,
