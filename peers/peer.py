@@ -339,7 +339,7 @@ class Peer:
         end = loop.time() + seconds
         status = await self._farewell.say(seconds)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._responder.until_heard(), max(0.0, end - loop.time()))
+            await asyncio.wait_for(self._responder.until_told(), max(0.0, end - loop.time()))
         return status
 
     def adopt(self, run: str, policy: Policy) -> None:

@@ -57,14 +57,14 @@ class Responder:
         self._ledger = Ledger(limits.ledger_entries)
         self._streams: Counter[str] = Counter()
         self._outgoing: list[tuple[Snapshot, Stream]] = []
-        self._unheard: set[Conversation] = set()  # committed, and the initiator may not have heard so yet
-        self._heard = asyncio.Event()
+        self._exchanging: set[Conversation] = set()  # until the initiator heard what came of it
+        self._told = asyncio.Event()
 
-    async def until_heard(self) -> None:
-        """Wait until every initiator heard that we committed: who goes before that leaves a half exchange behind."""
-        while self._unheard:
-            self._heard.clear()
-            await self._heard.wait()
+    async def until_told(self) -> None:
+        """Wait until every initiator heard what came of its exchange: who goes before that leaves a half one behind."""
+        while self._exchanging:
+            self._told.clear()
+            await self._told.wait()
 
     def _seat(self) -> Seat:
         centre = self._local.centre
@@ -94,8 +94,8 @@ class Responder:
         finally:
             self._streams[partner] -= 1
             self._streams += Counter()  # drops zeros: strangers must not fill the table
-            self._unheard.discard(conversation)
-            self._heard.set()
+            self._exchanging.discard(conversation)
+            self._told.set()
             await stream.close()
 
     async def _answer(self, conversation: Conversation) -> None:
@@ -219,11 +219,11 @@ class Responder:
         local = self._local
         started, accept = asyncio.get_running_loop().time(), seat.accept(offer)
         committed, distance, trial = False, None, None
+        self._exchanging.add(conversation)
 
         def commit() -> None:
             nonlocal committed
             committed = True
-            self._unheard.add(conversation)
             self._ledger.end(key, committed=True)
 
         try:

@@ -150,13 +150,17 @@ def halves(report: Report) -> int:
 def ends_of(report: Report) -> dict[str, list[End]]:
     """Exchange -> its ends."""
     found: defaultdict[str, list[End]] = defaultdict(list)
-    centre = find_method(report.plan.setting.rule).topology is Topology.CENTRE
     for life in report.lives:
         for entry in life.observer.entries:
-            fetched = centre and entry.initiated and entry.distance is None  # an heir took the value; nobody else moved
-            if not fetched:
-                found[entry.id].append(End(life, entry))
-    return found
+            found[entry.id].append(End(life, entry))
+    if find_method(report.plan.setting.rule).topology is not Topology.CENTRE:
+        return found
+    return {exchange: ends for exchange, ends in found.items() if not _is_fetch(ends)}
+
+
+def _is_fetch(ends: list[End]) -> bool:
+    """An heir took the value of a centre that left: only the end that asks writes that down."""
+    return all(e.entry.initiated and e.entry.outcome is Outcome.COMPLETED and e.entry.distance is None for e in ends)
 
 
 def _meets(report: Report) -> bool:

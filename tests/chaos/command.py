@@ -68,7 +68,7 @@ def _summary(trials: Sequence[Trial], seconds: float) -> None:
     failed = [trial for trial in trials if trial.problems]
     print(f"\n{len(trials)} seeds in {seconds:.0f} s ({len(trials) / seconds:.1f} per second), {len(failed)} failed")
     _table("faults injected", [trial.injected for trial in trials])
-    _table("of these, done to what was sent", [trial.weather for trial in trials])
+    _table("of these, done to what was sent or begun", [trial.weather for trial in trials])
     _table("exchanges, both ends", [trial.outcomes for trial in trials])
     missed = sum(trial.missed.total() for trial in trials)
     recovery = sorted(trial.recovery_seconds for trial in trials)

@@ -13,6 +13,7 @@ from p2p_elastic.peers.simulation import Event, SimulatedDirectory, Verdict
 
 UNANSWERED_SECONDS = 3.0  # until one gives up opening a stream to a host that is not there
 DELAY_SECONDS = (0.3, 14.0)  # some beyond the longest silence that an exchange bears
+NOT_THE_NETWORK = ("delay", "held", "directory out", "resumed", "disk full")  # which counts what it does itself
 ACTIONS = {"drop": "silence", "cut": "cut", "corrupt": "corrupt"}
 
 
@@ -65,7 +66,7 @@ class Weather:
     @property
     def faults(self) -> int:
         """Those that the simulated network counts, too: all but what is only late."""
-        return self.given.total() - sum(self.given[cause] for cause in ("delay", "held", "directory out"))
+        return self.given.total() - sum(self.given[cause] for cause in NOT_THE_NETWORK)
 
 
 class WeatheredDirectory:

@@ -163,7 +163,7 @@ class World:
         await asyncio.sleep(fault.after)
         self._begin(replace(self._late(fault.peer, number, fault.clock_error), resumes=fault.resumes))
         if self._lives[-1].resumed:
-            self._report.injected["resume"] += 1
+            self._weather.given["resumed"] += 1
 
     def _late(self, name: str, number: int, clock_error: float) -> Birth:
         steps = self._steps(name, SECONDS - self._now())
@@ -171,9 +171,10 @@ class World:
 
     async def _full_disk(self, fault: FullDisk) -> None:
         disk = self._disks[fault.peer]
-        disk.full = True
+        disk.full, before = True, disk.refused
         await asyncio.sleep(fault.seconds)
         disk.full = False
+        self._weather.given["disk full"] += disk.refused - before
 
     async def _freeze(self, fault: Freeze) -> None:
         life = self._living(fault.peer)
