@@ -31,7 +31,18 @@ class _Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._status
-        for part in (_peer, _training, _signals, _exchanges, _partners, _network, _partition, _roles, _health):
+        for part in (
+            _peer,
+            _training,
+            _signals,
+            _exchanges,
+            _partners,
+            _network,
+            _partition,
+            _checkpoint,
+            _roles,
+            _health,
+        ):
             yield from part(status)
 
 
@@ -115,6 +126,12 @@ def _partition(status: PeerStatus) -> Iterator[Metric]:
     text = "Members that vanished at once without a goodbye, and are away still."
     yield _gauge("partition_members_away", text, 0 if split is None else split.away)
     yield _gauge("partition_seconds", "Seconds since they vanished.", 0.0 if split is None else split.seconds)
+
+
+def _checkpoint(status: PeerStatus) -> Iterator[Metric]:
+    if (saved := status.checkpoint) is not None:
+        yield from _optional("checkpoint_age_seconds", "Since the last checkpoint was written.", saved.age_seconds)
+        yield _counter("checkpoints_failed", "Checkpoints that could not be written.", saved.failures)
 
 
 def _roles(status: PeerStatus) -> Iterator[Metric]:

@@ -14,6 +14,7 @@ from statuses import status_of
 from p2p_elastic.api.metrics import PARTNERS_MAX
 from p2p_elastic.status import (
     CentreStatus,
+    CheckpointStatus,
     ExchangeTotals,
     LeaderStatus,
     MemberStatus,
@@ -143,6 +144,13 @@ def test_info_says_who_the_peer_is() -> None:
         **{"peer": "12D3A", "version": "0.1.0", "run": "digits", "task": "digits-mlp", "schema_hash": "5f"},
         **{"rule": "elastic", "codec": "float32", "device": "cpu"},
     }
+
+
+def test_a_checkpoint_says_its_age_and_how_often_writing_failed() -> None:
+    saved = CheckpointStatus(step=400, age_seconds=12.0, failures=2, skipped=0, problem=None)
+    found = samples(status_of(checkpoint=saved))
+    assert (found["checkpoint_age_seconds",], found["checkpoints_failed_total",]) == (12.0, 2.0)
+    assert not [key for key in samples(status_of()) if key[0].startswith("checkpoint")]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
