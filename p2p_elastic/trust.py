@@ -78,7 +78,7 @@ class Judge:
         self._weighting = weighting
         self._distances: dict[str, tuple[float, ...]] = {}  # log-distances at contacts, the oldest first
         self._usual = 0.0  # by how much a partner's parameters usually do worse here, in nats
-        self._initial: float | None = None  # our own loss at the first trial
+        self._initial: float | None = None  # our own loss at the first trial, or that of the untrained parameters
         self.verdicts: Mapping[str, Verdict] = {}  # the last of each partner; replaced whole: other threads read it
 
     def judge(self, partner: str, distance: float, trial: Trial | None) -> Verdict:
@@ -95,6 +95,10 @@ class Judge:
         while len(self._distances) > PARTNERS_MAX:
             self._distances.pop(next(iter(self._distances)))
         return verdict
+
+    def begins_at(self, untrained: float) -> None:
+        """Measure losses against that one (nats), not against the first trial: who joins late begins far below it."""
+        self._initial = untrained
 
     def forget_distances(self, partner: str) -> None:
         """That it is far away now is no sign: it was cut off, or we were."""

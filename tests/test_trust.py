@@ -200,3 +200,11 @@ def test_a_trial_is_means_over_the_same_groups_and_the_error_of_their_difference
 
 def test_one_group_has_no_error_that_could_be_known() -> None:
     assert Trial.of(torch.tensor([2.0]), torch.tensor([1.0])) == Trial(2.0, 1.0, 0.0)
+
+
+def test_who_joins_late_is_not_judged_by_differences_that_are_nothing_against_the_untrained_loss() -> None:
+    late, lowest = Judge(), Trial(theirs=1e-4, mine=3e-4)
+    late.begins_at(2.3)
+    assert [late.judge("a", 1.0, lowest).own for _ in range(5)] == [1.0] * 5
+    other = Judge()
+    assert min(other.judge("a", 1.0, Trial(theirs=1e-4, mine=mine)).own for mine in (1e-4, 1e-3, 1e-3)) < 1.0
