@@ -16,7 +16,7 @@ from p2p_elastic.display import percent, size
 from p2p_elastic.doctor_task import is_here
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.exporting import Observer, attached
-from p2p_elastic.finding import installed_task
+from p2p_elastic.finding import installed_task, known_run
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.messages import Given
 from p2p_elastic.methods import Topology, find_method
@@ -100,11 +100,7 @@ def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
 
 async def _find(network: LiveNetwork, asked: Asked) -> RunManifest:
     await attached(network, min(asked.timeout, 30.0))
-    manifest = await network.find_run(asked.run)
-    if manifest is None:
-        name = f"run {asked.run!r}" if asked.run else "any run"
-        raise ConfigError("run", asked.run, f"the initial peer answers, but does not know {name}")
-    return manifest
+    return await known_run(network, asked.run)
 
 
 class _Export:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError, NetworkError
+from p2p_elastic.finding import problems_of
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.messages import Given
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.fetching import Asking, Download, Fetcher
+from p2p_elastic.peers.fetching import Download, Fetcher
+from p2p_elastic.peers.membership import Asking
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import every
@@ -34,8 +36,7 @@ async def attached(network: LiveNetwork, seconds: float) -> None:
     end = loop.time() + seconds
     while not await network.directory.attach():
         if loop.time() + ATTACH_SECONDS > end:
-            problems = "".join(f"\n    {b.address}\n        {b.problem}" for b in network.directory.bootstrap())
-            raise NetworkError(f"no initial peer answers:{problems}")
+            raise NetworkError(f"no initial peer answers:\n{problems_of(network)}")
         await asyncio.sleep(ATTACH_SECONDS)
 
 

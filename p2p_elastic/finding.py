@@ -70,7 +70,7 @@ class RunFinder:
         """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
         pause = 1.0
         while not self._attach():
-            problems = "\n".join(f"    {b.address}\n        {b.problem}" for b in self._network.directory.bootstrap())
+            problems = problems_of(self._network)
             if self._config.task is not None:
                 self._screen.say("unreachable", f"No initial peer answers:\n{problems}")
                 self.alone = True
@@ -82,10 +82,7 @@ class RunFinder:
             )
             self._thread.call(asyncio.sleep(pause), self._stop)
             pause = min(2 * pause, 30.0)
-        manifest = self._thread.call(self._network.find_run(self._config.run), self._stop)
-        if manifest is None:
-            name = f"run {self._config.run!r}" if self._config.run else "any run"
-            raise ConfigError("run", self._config.run, f"the initial peer answers, but does not know {name}")
+        manifest = self._thread.call(known_run(self._network, self._config.run), self._stop)
         check_against(manifest, self._config.binding())
         self._config.check_against(find_method(manifest.rule))
         self._network.directory.join(manifest)
@@ -135,6 +132,20 @@ def peer_cache() -> PeerCache | None:
     except RuntimeError as error:
         log.info("peers will not be remembered: %s", error)
         return None
+
+
+async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
+    """The wanted run, or the only one, of the initial peers that answer. Raises ConfigError where it is not there."""
+    manifest = await network.find_run(wanted)
+    if manifest is None:
+        name = f"run {wanted!r}" if wanted else "any run"
+        raise ConfigError("run", wanted, f"the initial peer answers, but does not know {name}")
+    return manifest
+
+
+def problems_of(network: LiveNetwork) -> str:
+    """What is wrong with each initial peer, for people."""
+    return "\n".join(f"    {b.address}\n        {b.problem}" for b in network.directory.bootstrap())
 
 
 def installed_task(manifest: RunManifest) -> Task:

@@ -87,11 +87,7 @@ class Bequest:
         local = self._local
         return Offer(
             id=new_id(self._rng),
-            peer=local.peer,
-            run=local.membership.run,
-            schema_hash=local.vector.schema_hash,
-            elements=local.vector.elements,
-            codec=local.membership.codec,
+            **local.asking._asdict(),
             step=local.progress.step,
             loss=local.loss(),
             weight=1.0,

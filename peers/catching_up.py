@@ -24,7 +24,7 @@ from p2p_elastic.messages import DeclineReason
 from p2p_elastic.methods import Topology
 from p2p_elastic.peers.arrival import CaughtUp, Fetching, Measured
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.fetching import Asking, Download, Failure, Fetcher
+from p2p_elastic.peers.fetching import Download, Failure, Fetcher
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import is_ahead
 from p2p_elastic.peers.records import PeerRecord
@@ -110,7 +110,7 @@ class CatchingUp:
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._local, self._rng, self._refresh, self._part_elements = local, rng, refresh, limits.part_elements
-        self.fetcher = Fetcher(lambda: asking_of(local), transport, limits, rng, self._gained)
+        self.fetcher = Fetcher(lambda: local.asking, transport, limits, rng, self._gained)
         self._began_at = self._gained_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}  # donor -> until when it is left alone, and how often it was
         self._refused: set[str] = set()  # not asked again
@@ -237,9 +237,3 @@ class CatchingUp:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def asking_of(local: Local) -> Asking:
-    """What this peer says of itself where it asks."""
-    membership = local.membership
-    return Asking(local.peer, membership.run, local.vector.schema_hash, local.vector.elements, membership.codec)

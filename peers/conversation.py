@@ -167,9 +167,9 @@ class Conversation:
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
         tasks, began = [], asyncio.get_running_loop().time()
         if ways.send:
-            tasks.append(asyncio.ensure_future(self._send_vector(_bytes(vectors.mine))))
+            tasks.append(asyncio.ensure_future(self._send_vector(bytes_of(vectors.mine))))
         if ways.receive:
-            tasks.append(asyncio.ensure_future(self._receive_vector(_bytes(vectors.theirs))))
+            tasks.append(asyncio.ensure_future(self._receive_vector(bytes_of(vectors.theirs))))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -237,5 +237,6 @@ def _wait_for(types: tuple[type, ...]) -> Wait:
     return "answer" if Accept in types else "word"
 
 
-def _bytes(vector: Tensor) -> memoryview:
+def bytes_of(vector: Tensor) -> memoryview:
+    """The bytes of a vector, without a copy."""
     return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -11,8 +12,8 @@ import torch
 
 from p2p_elastic.messages import DeclineReason, Fetch, Given, Part, Stamp
 from p2p_elastic.methods import Topology
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.fetching import bytes_of, digest_of
+from p2p_elastic.peers.conversation import Limits, bytes_of
+from p2p_elastic.peers.fetching import digest_of
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.snapshots import Snapshot
@@ -32,6 +33,11 @@ class Shown:
     taken_at: float
     stamp: Stamp | None = None
     digests: dict[Part, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def finite(self) -> bool:
+        """Whether it may be shown; looked at once, not for each part."""
+        return bool(torch.isfinite(self.snapshot.vector.sum()))
 
     async def digest(self, part: Part) -> str:
         """Of that part; computed once."""
@@ -82,7 +88,7 @@ class Donor:
             held = await self._take()
         if held is None:
             return DeclineReason.NOT_TRAINING
-        if not bool(torch.isfinite(held.snapshot.vector.sum())):
+        if not held.finite:
             self._held = None
             return DeclineReason.NOT_FINITE
         self._keep_for_a_while()

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.exchange import fetch
 from p2p_elastic.messages import DeclineReason, Fetch, Given, Part, Stamp
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.conversation import Conversation, Limits, Vectors, bytes_of
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.membership import Asking
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.peers.wire import pieces
@@ -25,16 +25,6 @@ from p2p_elastic.status import Outcome
 
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
 BUSY_TIMES = 5
-
-
-class Asking(NamedTuple):
-    """What we say of ourselves where we ask."""
-
-    peer: str
-    run: str
-    schema_hash: str
-    elements: int
-    codec: str
 
 
 class Failure(NamedTuple):
@@ -47,11 +37,6 @@ class Failure(NamedTuple):
 def parts_of(elements: int, part_elements: int) -> list[Part]:
     """A vector's parts, in order; the last one is shorter."""
     return [(start, min(start + part_elements, elements)) for start in range(0, elements, part_elements)]
-
-
-def bytes_of(values: Tensor) -> memoryview:
-    """The bytes of a vector, without a copy."""
-    return memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers
 
 
 async def digest_of(data: memoryview) -> str:

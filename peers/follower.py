@@ -139,11 +139,7 @@ class Follower:
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
             id=new_id(self._rng),
-            peer=local.peer,
-            run=local.membership.run,
-            schema_hash=local.vector.schema_hash,
-            elements=local.vector.elements,
-            codec=local.membership.codec,
+            **local.asking._asdict(),
             origin=origin,
             have=have,
         )

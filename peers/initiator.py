@@ -196,11 +196,7 @@ class Initiator:
         local = self._local
         return Offer(
             id=exchange_id,
-            peer=local.peer,
-            run=local.membership.run,
-            schema_hash=local.vector.schema_hash,
-            elements=local.vector.elements,
-            codec=local.membership.codec,
+            **local.asking._asdict(),
             step=local.handover.snapshot_step,
             loss=local.loss(),
             weight=local.weight,

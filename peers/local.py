@@ -27,7 +27,7 @@ from p2p_elastic.peers.departed import Departed
 from p2p_elastic.peers.handover import Check, Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
-from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.membership import Asking, Membership
 from p2p_elastic.peers.partners import Liveness, Member, heard, liveness, own_weight, suspected
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.rule_states import RulesAtWork
@@ -192,6 +192,12 @@ class Local:
         """The deadlines of a conversation with that peer."""
         speed = None if self.centre is not None else record.steps_per_second  # the centre waits for others, not steps
         return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
+
+    @property
+    def asking(self) -> Asking:
+        """What we say of ourselves where we ask."""
+        run, codec, vector = self.membership.run, self.membership.codec, self.vector
+        return Asking(self.peer, run, vector.schema_hash, vector.elements, codec)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The newest snapshot of that peer that is held here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -18,3 +19,13 @@ class Membership:
     first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
     announce_seconds: float = 5.0
     refresh_seconds: float = 3.0
+
+
+class Asking(NamedTuple):
+    """What we say of ourselves where we ask."""
+
+    peer: str
+    run: str
+    schema_hash: str
+    elements: int
+    codec: str

@@ -160,6 +160,8 @@ class Peer:
     def _arrive(self) -> None:
         """See whether we, a newcomer, count from now on."""
         local = self._local
+        if not local.arrival.proving:  # nearly always: members are not to be judged at each step
+            return
         progress = local.progress
         if local.arrival.stepped(progress.loss, progress.first_loss, local.alive(), self._now()):
             local.events.add("weight", "our loss is in range of the others': from now on we count")

@@ -20,7 +20,6 @@ from p2p_elastic.trust import Judge, Trial, Verdict
 from p2p_elastic.vector import ParameterVector
 from p2p_elastic.weighting import settled
 
-LOSSES = 10  # the loss that a worker tells is the mean of so many
 CENTRE = -1
 Pair = tuple[int, int]  # who judges, who is judged: a row, or CENTRE
 
