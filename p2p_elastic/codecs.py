@@ -1,0 +1,167 @@
+"""How parameters travel: float32 as it is, in 16 bits, or in 8 bits with one scale per block.
+
+    sent = codec.encode(values, scratch)        # bytes; `values` is now what the other end will decode
+    theirs = codec.decode(received, scratch)
+
+Both ends difference what went over the wire, so an encoder leaves in `values` what `decode` makes of its bytes, bit for
+bit: the moves of a symmetric rule stay negatives of each other whatever a codec loses. All is little-endian, as are all
+machines that PyTorch is built for but one. A codec has no state, and its operations may run in any thread.
+
+    codec     bytes per element   error of x
+    none      4                   none
+    float16   2                   2^-11 |x|, at least 2^-25; beyond 65,504 it saturates, below 2^-25 it is 0
+    bfloat16  2                   2^-8 |x|; below 2^-126 it may be 0
+    int8      1.03                amax / 254, where amax is the largest magnitude in x's block of 128
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # elements that share a scale; half of it costs 3 % more bytes for 8 % less error
+FLOAT32_BYTES = 4
+FLOAT16_MAX = 65504.0
+INT8_MAX = 127.0
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # its inverse is finite
+
+
+class Codec(Protocol):
+    """Bytes of a chunk of float32 elements, and back. Where a chunk begins matters to nobody but its two ends.
+
+    A chunk cut at multiples of `BLOCK` has the same values after its way as the whole vector. One of 65,536 elements
+    stays in a core's cache from one operation to the next.
+    """
+
+    def nbytes(self, elements: int) -> int:
+        """Bytes on the wire of a chunk of so many elements."""
+
+    def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        """The bytes of `values`, which become what `decode` makes of them.
+
+        Args:
+            values: float32 [n], contiguous, n at least 1; changed in place.
+            scratch: uint8 [nbytes(n) or more], aligned to 4 bytes.
+
+        Returns:
+            uint8 [nbytes(n)], a view of `scratch` (of `values` where nothing is changed). What is not finite in
+            `values` is not finite afterwards either; with "int8" it takes its block with it.
+        """
+
+    def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        """The elements in `data`. Any bytes are values, some of them not finite; none raises.
+
+        Args:
+            data: uint8 [nbytes(n)], aligned to 4 bytes.
+            scratch: float32 [n or more].
+
+        Returns:
+            float32 [n], a view of `scratch` (of `data` where nothing is changed).
+        """
+
+
+class Plain:
+    """float32 as it is, without a copy."""
+
+    def nbytes(self, elements: int) -> int:
+        return FLOAT32_BYTES * elements
+
+    def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        return values.view(torch.uint8)
+
+    def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        return data.view(torch.float32)
+
+
+class Half:
+    """Each element in 16 bits, rounded to the nearest. What is finite stays finite up to `largest`, and saturates."""
+
+    def __init__(self, dtype: torch.dtype, largest: float | None = None) -> None:
+        self._dtype, self._largest = dtype, largest
+
+    def nbytes(self, elements: int) -> int:
+        return self._dtype.itemsize * elements
+
+    def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        if self._largest is not None:
+            _saturate_(values, self._largest)
+        sent = scratch[: self.nbytes(len(values))]
+        values.copy_(sent.view(self._dtype).copy_(values))
+        return sent
+
+    def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        halves = data.view(self._dtype)
+        return scratch[: len(halves)].copy_(halves)
+
+
+def _saturate_(values: Tensor, largest: float) -> None:
+    low, high = torch.aminmax(values)
+    if -largest <= float(low) and float(high) <= largest:  # nearly always, and cheaper than to clamp
+        return
+    values.copy_(torch.where(values.isinf(), values, values.clamp(-largest, largest)))
+
+
+class Blocks:
+    """Each element an integer -127..127, times the scale of its block: amax / 127.
+
+    On the wire: float32 scales [ceil(n / BLOCK)], int8 integers [n]. The last block may be short. Scales are
+    `SMALLEST_SCALE` at least, so blocks below 1e-36 round to multiples of that.
+
+    The product is one multiplication, which IEEE rounds the same on every machine. An offset per block (affine, in
+    blocks of 256, for the same bytes) has 1 % less error on normal data and on trained weights, and one operation more.
+    """
+
+    def nbytes(self, elements: int) -> int:
+        return FLOAT32_BYTES * -(-elements // BLOCK) + elements
+
+    def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        sent = scratch[: self.nbytes(len(values))]
+        scales, integers = _parts(sent)
+        for block, scale, integer in _blocks(values, scales, integers):
+            torch.amax(block, 1, keepdim=True, out=scale)
+            torch.maximum(scale, torch.amin(block, 1, keepdim=True).neg_(), out=scale)
+            scale.mul_(1.0 / INT8_MAX).clamp_(min=SMALLEST_SCALE)
+            integer.copy_(block.mul_(scale.reciprocal()).round_())
+        _decode(values, scales, integers)
+        return sent
+
+    def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        scales, integers = _parts(data)
+        return _decode(scratch[: len(integers)], scales, integers)
+
+
+def _parts(data: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales and integers, as views of what `Blocks` sends."""
+    size = FLOAT32_BYTES * -(-len(data) // (BLOCK + FLOAT32_BYTES))
+    return data[:size].view(torch.float32), data[size:].view(torch.int8)
+
+
+def _decode(out: Tensor, scales: Tensor, integers: Tensor) -> Tensor:
+    out.copy_(integers)  # and then multiplied: faster than int8 times float32
+    for block, scale, _ in _blocks(out, scales, integers):
+        block.mul_(scale)
+    return out
+
+
+def _blocks(values: Tensor, scales: Tensor, integers: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """All whole blocks at once as (values [blocks, BLOCK], scales [blocks, 1], integers), then the short one."""
+    whole = len(values) // BLOCK
+    stop = whole * BLOCK
+    found = []
+    if whole:
+        found.append((values[:stop].view(-1, BLOCK), scales[:whole, None], integers[:stop].view(-1, BLOCK)))
+    if stop < len(values):
+        found.append((values[None, stop:], scales[whole:, None], integers[None, stop:]))
+    return found
+
+
+CODECS: Mapping[str, Codec] = {
+    "none": Plain(),
+    "float16": Half(torch.float16, FLOAT16_MAX),
+    "bfloat16": Half(torch.bfloat16),
+    "int8": Blocks(),
+}
+"""Every codec that a run can name."""

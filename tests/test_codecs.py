@@ -1,0 +1,174 @@
+"""Codecs: what is sent is what both ends have, errors are bounded, and bytes from anybody are only numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from p2p_elastic.codecs import BLOCK, CODECS, FLOAT16_MAX, SMALLEST_SCALE, Codec
+from p2p_elastic.rules import Facts, elastic
+
+checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+NAMES = st.sampled_from(list(CODECS))
+LENGTHS = st.one_of(st.integers(1, 3 * BLOCK), st.sampled_from([8 * BLOCK - 1, 8 * BLOCK, 8 * BLOCK + 1, 65_536]))
+FINITE = st.floats(width=32, min_value=-(2.0**127), max_value=2.0**127)
+LIMITS = {
+    "none": lambda x: torch.zeros_like(x),
+    "float16": lambda x: (x.abs() * 2**-11).clamp(min=2**-25),
+    "bfloat16": lambda x: (x.abs() * 2**-8).clamp(min=2**-126),
+    "int8": lambda x: (1.0001 * block_amax(x) / 254).clamp(min=SMALLEST_SCALE / 2),
+}
+
+
+def block_amax(x: Tensor) -> Tensor:
+    """The largest magnitude in each element's block."""
+    return torch.cat([part.abs().amax().expand(len(part)) for part in x.split(BLOCK)])
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> Tensor:
+    """Random numbers of one scale, or constant, with some special ones between them."""
+    length, scale = draw(LENGTHS), draw(st.sampled_from([0.0, 1e-44, 1e-38, 1e-6, 1.0, 1e4, 1e6, 1e37]))
+    noise = torch.randn(length, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
+    values = torch.full((length,), scale) if draw(st.booleans()) else scale * noise
+    for place, value in draw(st.dictionaries(st.integers(0, length - 1), FINITE, max_size=5)).items():
+        values[place] = value
+    return values
+
+
+def sent(codec: Codec, values: Tensor) -> tuple[Tensor, Tensor]:
+    """What stays here and what arrives there; in scratch that has other things in it, and is too large."""
+    scratch = torch.full((codec.nbytes(len(values)) + 12,), 0xA5, dtype=torch.uint8)
+    data = codec.encode(mine := values.clone(), scratch)
+    assert data.dtype is torch.uint8
+    assert data.shape == (codec.nbytes(len(values)),)
+    assert scratch[-12:].eq(0xA5).all(), "wrote beyond its bytes"
+    theirs = codec.decode(data.clone(), torch.full((len(values) + 3,), torch.nan))
+    assert theirs.shape == values.shape
+    return mine, theirs
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+@checked
+@given(NAMES, vectors())
+def test_both_ends_have_the_same_bits(name: str, values: Tensor) -> None:
+    mine, theirs = sent(CODECS[name], values)
+    assert same_bits(mine, theirs)
+
+
+@checked
+@given(NAMES, vectors())
+def test_the_error_is_bounded(name: str, values: Tensor) -> None:
+    if name == "float16":
+        values.clamp_(-FLOAT16_MAX, FLOAT16_MAX)
+    mine, _ = sent(CODECS[name], values)
+    error = (mine.double() - values.double()).abs()
+    assert (error <= LIMITS[name](values.double())).all()
+
+
+@checked
+@given(NAMES, vectors(), st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 10**6))
+def test_what_is_not_finite_does_not_become_finite(name: str, values: Tensor, bad: float, place: int) -> None:
+    values[place % len(values)] = bad
+    mine, theirs = sent(CODECS[name], values)
+    assert not torch.isfinite(mine[place % len(values)])
+    assert not torch.isfinite(theirs.sum())
+    assert torch.equal(mine.isnan(), theirs.isnan())
+    assert torch.equal(mine.nan_to_num(), theirs.nan_to_num())
+
+
+@checked
+@given(NAMES, st.binary(min_size=1, max_size=4 * BLOCK), st.integers(1, 3 * BLOCK))
+def test_any_bytes_are_numbers(name: str, junk: bytes, length: int) -> None:
+    codec = CODECS[name]
+    size = codec.nbytes(length)
+    data = torch.tensor(list((junk * (size // len(junk) + 1))[:size]), dtype=torch.uint8)
+    assert codec.decode(data, torch.empty(length)).shape == (length,)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_hostile_scale_makes_its_whole_block_not_finite(scale: float) -> None:
+    codec = CODECS["int8"]
+    data = torch.zeros(codec.nbytes(2 * BLOCK), dtype=torch.uint8)
+    data[:4] = torch.tensor([scale]).view(torch.uint8)
+    decoded = codec.decode(data, torch.empty(2 * BLOCK))
+    assert not torch.isfinite(decoded[:BLOCK]).any()
+    assert torch.equal(decoded[BLOCK:], torch.zeros(BLOCK))
+
+
+@checked
+@given(NAMES, vectors(), st.floats(0.0, 0.99), st.integers(0, 99))
+def test_moves_are_negatives_of_each_other(name: str, values: Tensor, moving_rate: float, seed: int) -> None:
+    """Whatever a codec loses: both ends difference what went over the wire."""
+    others = values + torch.randn(len(values), generator=torch.Generator().manual_seed(seed))
+    (a_here, a_there), (b_here, b_there) = sent(CODECS[name], values), sent(CODECS[name], others)
+    rule, facts = elastic(moving_rate), Facts(step=1, loss=None, weight=1.0)
+    of_a, _ = rule.update(b_there - a_here, None, mine=facts, theirs=facts)
+    of_b, _ = rule.update(a_there - b_here, None, mine=facts, theirs=facts)
+    assert torch.equal(of_a, -of_b)
+
+
+@checked
+@given(NAMES, vectors())
+def test_what_was_sent_once_is_sent_again_as_it_is(name: str, values: Tensor) -> None:
+    """Values that a codec has are not changed further; int8's scale may be rounded once more."""
+    once, _ = sent(CODECS[name], values)
+    twice, _ = sent(CODECS[name], once)
+    tolerance = 1e-6 if name == "int8" else 0.0
+    assert torch.allclose(once.double(), twice.double(), rtol=tolerance, atol=0.0)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("length", [BLOCK * 5, BLOCK * 5 + 37])
+def test_chunks_cut_between_blocks_are_the_whole(name: str, length: int) -> None:
+    codec, values = CODECS[name], torch.randn(length, generator=torch.Generator().manual_seed(1))
+    whole, _ = sent(codec, values)
+    assert same_bits(whole, torch.cat([sent(codec, part)[0] for part in values.split(2 * BLOCK)]))
+
+
+def test_bytes_on_the_wire() -> None:
+    assert {name: codec.nbytes(65_536) for name, codec in CODECS.items()} == {
+        "none": 262_144,
+        "float16": 131_072,
+        "bfloat16": 131_072,
+        "int8": 67_584,
+    }
+    assert CODECS["int8"].nbytes(65_536) <= 0.26 * 4 * 65_536
+    assert CODECS["int8"].nbytes(1) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "data"),
+    [
+        ("none", [1.0], "0000803f"),
+        ("float16", [1.0, -2.0], "003c00c0"),
+        ("bfloat16", [1.0, -2.0], "803f00c0"),
+        ("int8", [127.0, -63.0, 0.4, 0.6], "0000803f7fc10001"),
+    ],
+)
+def test_the_bytes_themselves(name: str, values: list[float], data: str) -> None:
+    """Little-endian; int8: scales first, then the integers. A change here is a change of the wire protocol."""
+    codec = CODECS[name]
+    encoded = codec.encode(torch.tensor(values), torch.empty(64, dtype=torch.uint8))
+    assert bytes(encoded.tolist()).hex() == data
+
+
+def test_float16_saturates() -> None:
+    mine, theirs = sent(CODECS["float16"], torch.tensor([1e5, -3e38, 65_519.0, math.inf, 1e-9]))
+    assert theirs.tolist() == [65_504.0, -65_504.0, 65_504.0, math.inf, 0.0]
+    assert same_bits(mine, theirs)
+
+
+def test_none_copies_nothing() -> None:
+    values, codec = torch.ones(3), CODECS["none"]
+    data = codec.encode(values, torch.empty(12, dtype=torch.uint8))
+    assert data.data_ptr() == values.data_ptr()
+    assert codec.decode(data, torch.empty(3)).data_ptr() == values.data_ptr()
