@@ -95,6 +95,26 @@ def main() -> None:
     help="dynamic: peers count by their health and by what others measure of them; fixed: all count the same.  "
     "[founder: dynamic]",
 )
+@click.option(
+    "--codec",
+    metavar="NAME",
+    help="How parameters travel: none (float32), float16, bfloat16, int8, or auto: each exchange by what its link has "
+    "shown.  [founder: none]",
+)
+@click.option(
+    "--fragment",
+    type=int,
+    metavar="F",
+    help="An exchange moves only one of F equal parts of the model, each time another one: a large model over a thin "
+    "link exchanges often, in small pieces.  [founder: 1]",
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 8),
+    metavar="N",
+    help="Streams for the parameters of an exchange that this peer asks for.  [default: several where the round trip "
+    "is long]",
+)
 @click.option("--group", metavar="NAME", help="lsgd: the group whose leader this peer follows, and may be.")
 @click.option(
     "--role",

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.link import FRAGMENTS_MAX, check_codec
 from p2p_elastic.manifest import BINDING, RunManifest
-from p2p_elastic.messages import Group, RunName
+from p2p_elastic.messages import LANES_MAX, Group, RunName
 from p2p_elastic.methods import Method, Topology, find_method
 from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.rules import check_rate
@@ -52,6 +53,9 @@ class JoinConfig(Frozen):
     global_moving_rate: float | None = None
     global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     weighting: WeightingName | None = None
+    codec: str | None = None
+    fragment: Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)] | None = None
+    streams: Annotated[int, Field(ge=1, le=LANES_MAX)] | None = None
     group: Group | None = None
     role: Literal["peer", "centre"] = "peer"
     steps: Count | None = None
@@ -98,6 +102,8 @@ class JoinConfig(Frozen):
         for key, rate in (("moving-rate", self.moving_rate), ("global-moving-rate", self.global_moving_rate)):
             if rate is not None:
                 check_rate(key, rate)
+        if self.codec is not None:
+            check_codec("codec", self.codec)
         if self.rule is not None:
             self.check_against(method)
         return self
@@ -112,6 +118,8 @@ class JoinConfig(Frozen):
                     raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
         elif self.probability is not None:
             raise ConfigError("probability", self.probability, "rule lsgd has a period: give --period")
+        if (self.fragment or 1) > 1 and not method.fragments:
+            raise ConfigError("fragment", self.fragment, f"rule {self.rule} exchanges whole models")
         if self.role == "centre" and method.topology is not Topology.CENTRE:
             raise ConfigError("role", self.role, "only the rules easgd and eamsgd have a centre")
 
@@ -126,7 +134,8 @@ class JoinConfig(Frozen):
 
     def binding(self) -> dict[str, Any]:
         """What was asked for of the things that all peers of a run have in common."""
-        return {key: getattr(self, key) for key in BINDING if getattr(self, key, None) is not None}
+        asked = {key: getattr(self, key, None) for key in BINDING}
+        return {key: value for key, value in {**asked, "fragments": self.fragment}.items() if value is not None}
 
     def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe) -> RunManifest:
         """The manifest of a new run with these options. Raises ConfigError."""
@@ -154,7 +163,8 @@ class JoinConfig(Frozen):
             global_moving_rate=self.global_moving_rate,
             global_period=self.global_period,
             weighting=self.weighting or DEFAULT_WEIGHTING,
-            codec="none",
+            codec=self.codec or "none",
+            fragments=self.fragment or 1,
             batch_size=self.batch_size or recipe.batch_size,
             learning_rate=(self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,
             momentum=of_method if self.momentum is None else self.momentum,

@@ -3,6 +3,7 @@
     initiator                                        responder
       Offer(id, run, schema, step, loss, weight) ->
                                                   <- Accept(step, loss, weight) | Decline(reason)
+      Lane(id, number) on each further stream  ->    where more than one was agreed
       ====== the vectors that the run's rule needs, at the same time, chunk by chunk, each checked ======
       Verified(id)  |  Aborted(id, reason)       ->
                                                      commits: its move is sure
@@ -27,12 +28,12 @@ Each function here is a generator: it yields commands, gets what came of them, a
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from typing import NamedTuple
 
+from p2p_elastic.codecs import CODECS
 from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
 from p2p_elastic.messages import (
-    CODECS,
     PROTOCOL_VERSION,
     Aborted,
     Accept,
@@ -77,11 +78,18 @@ class Transfer(NamedTuple):
     receive: bool = True
 
 
+class Widen(NamedTuple):
+    """Command: from now on vectors travel over so many streams, the one of the messages included. Comes back with
+    None."""
+
+    streams: int
+
+
 class Commit(NamedTuple):
     """Command: the exchange took place; write it down before the partner hears of it. Comes back with None."""
 
 
-Command = Send | Receive | Transfer | Commit
+Command = Send | Receive | Transfer | Widen | Commit
 Answer = Message | str | None
 
 
@@ -123,7 +131,11 @@ def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
         raise LocalProtocolError(f"received {type(answer).__name__} where Accept or Decline was asked for")
     if answer.schema_hash != offer.schema_hash:
         raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, ours is {offer.schema_hash}")
+    if answer.streams > offer.streams:
+        raise RemoteProtocolError(f"accepted {answer.streams} streams, {offer.streams} were offered")
     agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer), centre=answer.centre)
+    if answer.streams > 1:
+        yield Widen(answer.streams)
     problem = yield Transfer(send=flow is not Flow.PULL, receive=flow is not Flow.PUSH)
     if isinstance(problem, str):
         yield Send(Aborted(id=offer.id, reason=problem))
@@ -142,6 +154,8 @@ def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
 def respond(offer: Offer, accept: Accept, flow: Flow = Flow.BOTH) -> Exchange:
     """The side that was asked and agrees."""
     yield Send(accept)
+    if accept.streams > 1:
+        yield Widen(accept.streams)
     problem = yield Transfer(send=flow is not Flow.PUSH, receive=flow is not Flow.PULL)
     if isinstance(problem, str):
         yield Send(Aborted(id=offer.id, reason=problem))
@@ -226,7 +240,9 @@ def give(given: Given) -> Generator[Command, Answer, None]:
     yield Transfer(receive=False)
 
 
-def objection(offer: Offer | Fetch, *, run: str, schema_hash: str, elements: int) -> Decline | None:
+def objection(
+    offer: Offer | Fetch, *, run: str, schema_hash: str, elements: int, codecs: Collection[str] = tuple(CODECS)
+) -> Decline | None:
     """What speaks against this offer, whatever we are doing now; None where nothing does."""
     checks = (
         (offer.version == PROTOCOL_VERSION, DeclineReason.OTHER_VERSION, f"we speak version {PROTOCOL_VERSION}"),
@@ -236,7 +252,7 @@ def objection(offer: Offer | Fetch, *, run: str, schema_hash: str, elements: int
             DeclineReason.OTHER_SCHEMA,
             f"our model has schema {schema_hash} and {elements} elements",
         ),
-        (offer.codec in CODECS, DeclineReason.OTHER_CODEC, f"we speak {', '.join(CODECS)}"),
+        (offer.codec in codecs, DeclineReason.OTHER_CODEC, f"we speak {', '.join(codecs)}"),
     )
     for passed, reason, detail in checks:
         if not passed:

@@ -295,6 +295,8 @@ class _Participation:
             membership=Membership(
                 run=manifest.run,
                 codec=manifest.codec,
+                fragments=manifest.fragments,
+                streams=self._config.streams,
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
                 newcomer=bool(self._config.initial_peer)

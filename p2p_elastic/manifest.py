@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.messages import CODECS, PeerId, RunName, SchemaHash
+from p2p_elastic.link import CODEC_NAMES, FRAGMENTS_MAX
+from p2p_elastic.messages import PeerId, RunName, SchemaHash
 from p2p_elastic.methods import RULES, find_method
 from p2p_elastic.policy import Policy, WeightingName, rule_of
 from p2p_elastic.schedule import Schedule
@@ -26,6 +27,7 @@ BINDING = (
     "global_period",
     "weighting",
     "codec",
+    "fragments",
 )
 """What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
 
@@ -48,7 +50,10 @@ class RunManifest(Frozen):
     weighting: WeightingName = Field(
         default="dynamic", description="dynamic: peers count by their health and by what others measure of them"
     )
-    codec: Name
+    codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
+    fragments: Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)] = Field(
+        default=1, description="an exchange moves one of so many parts of the vector"
+    )
     batch_size: Annotated[int, Field(ge=1, le=2**20)]
     learning_rate: Annotated[float, Field(gt=0.0, le=1e3)]
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -69,6 +74,8 @@ class RunManifest(Frozen):
         method = find_method(self.rule)
         if not method.live:
             raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
+        if self.fragments > 1 and not method.fragments:
+            raise ConfigError("fragment", self.fragments, f"rule {self.rule} exchanges whole models")
         together = self.global_moving_rate if self.global_moving_rate is not None else self.moving_rate
         return Policy(
             rule=rule_of(method, self.moving_rate, self.weighting),
@@ -88,9 +95,13 @@ class RunManifest(Frozen):
         """One line for people."""
         return (
             f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
-            f"{self._describe_global()}, {self.weighting} weighting, batch {self.batch_size}, "
+            f"{self._describe_global()}{self._describe_wire()}, {self.weighting} weighting, batch {self.batch_size}, "
             f"learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
         )
+
+    def _describe_wire(self) -> str:
+        codec = "" if self.codec == "none" else f", codec {self.codec}"
+        return codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
 
     def _describe_global(self) -> str:
         if self.global_period is None:
@@ -108,11 +119,12 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
     for key in BINDING:
         ours, theirs = asked.get(key), getattr(manifest, key)
         if ours is not None and ours != theirs:
-            option = key.replace("_", "-")
+            option = "fragment" if key == "fragments" else key.replace("_", "-")
             value = f"--{option} {theirs}" if theirs is not None else f"no --{option}"
             raise ConfigError(option, ours, f"run {manifest.run!r} has {value}; leave the option out to take the run's")
-    if manifest.codec not in CODECS:
-        raise ConfigError("codec", manifest.codec, f"the run's codec is not known here ({', '.join(CODECS)}): update")
+    if manifest.codec not in CODEC_NAMES:
+        allowed = ", ".join(CODEC_NAMES)
+        raise ConfigError("codec", manifest.codec, f"the run's codec is not known here ({allowed}): update")
     if manifest.rule not in RULES:
         raise ConfigError("rule", manifest.rule, f"the run's rule is not known here ({', '.join(RULES)}): update")
 

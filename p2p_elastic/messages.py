@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from p2p_elastic.status import Frozen
 
-PROTOCOL_VERSION = 1
-CODECS = ("none",)
+PROTOCOL_VERSION = 2
+LANES_MAX = 8
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 STAY_SECONDS_MAX = 60.0
 PEERS_MAX = 2**20
@@ -28,6 +28,7 @@ Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
 Element = Annotated[int, Field(ge=0, lt=2**40)]
 Part = tuple[Element, Element]
 """The elements of the vector from the first number up to, not including, the second."""
+Streams = Annotated[int, Field(ge=1, le=LANES_MAX)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """BLAKE2b of 32 bytes, over the bytes of a part."""
 
@@ -91,7 +92,10 @@ class Apart(Frozen):
 
 class Offer(Frozen):
     """The initiator's header. `apart` is there for a while after a partition. `centre` is there where its vector is a
-    centre variable that it gives up, since another one stands."""
+    centre variable that it gives up, since another one stands.
+
+    Vectors travel as `codec` says over `streams` streams, this one included; with a `part` only that part of them does.
+    """
 
     version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
     id: ExchangeId
@@ -106,10 +110,20 @@ class Offer(Frozen):
     share: Share = 0.0
     apart: Apart | None = None
     centre: Stamp | None = None
+    part: Part | None = None
+    streams: Streams = 1
+
+    @model_validator(mode="after")
+    def _a_part_of_the_vector(self) -> Offer:
+        return _checked(self)
 
 
 class Accept(Frozen):
-    """The responder's header: the same facts of its own. `centre` is there where its vector is the centre variable."""
+    """The responder's header: the same facts of its own. `centre` is there where its vector is the centre variable.
+
+    `streams`: over how many streams the vectors travel, as many as were offered or fewer. `waited`: how many seconds
+    passed between the offer and this answer.
+    """
 
     id: ExchangeId
     peer: PeerId
@@ -120,6 +134,15 @@ class Accept(Frozen):
     share: Share = 0.0
     centre: Stamp | None = None
     apart: Apart | None = None
+    streams: Streams = 1
+    waited: Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)] = 0.0
+
+
+class Lane(Frozen):
+    """This stream is another one for the vectors of the exchange `id`: the `number`-th, its first one being 0."""
+
+    id: ExchangeId
+    number: Annotated[int, Field(ge=1, lt=LANES_MAX)]
 
 
 class Decline(Frozen):
@@ -176,9 +199,7 @@ class Fetch(Frozen):
 
     @model_validator(mode="after")
     def _a_part_of_the_vector(self) -> Fetch:
-        if self.part is not None and not self.part[0] < self.part[1] <= self.elements:
-            raise ValueError("no part of the vector")
-        return self
+        return _checked(self)
 
 
 class Given(Frozen):
@@ -254,4 +275,12 @@ Message = (
     | Tell
     | Goodbye
     | Heard
+    | Lane
 )
+Asked = TypeVar("Asked", Offer, Fetch)
+
+
+def _checked(asked: Asked) -> Asked:
+    if asked.part is not None and not asked.part[0] < asked.part[1] <= asked.elements:
+        raise ValueError("no part of the vector")
+    return asked

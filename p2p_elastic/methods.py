@@ -51,6 +51,12 @@ class Method(NamedTuple):
     live: bool = True
     shares: bool = False
 
+    @property
+    def fragments(self) -> bool:
+        """Whether an exchange may move a part of the vector: not where sum weights are of whole models, nor where a
+        leader is followed whole."""
+        return self.topology in (Topology.PAIRS, Topology.CENTRE) and not self.shares
+
 
 def _fixed(rule: Callable[[], ExchangeRule]) -> Callable[[float], ExchangeRule]:
     """A rule that has no moving rate."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
@@ -60,8 +61,15 @@ def check_writable(folder: Path) -> None:
 
 
 def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
-    """Write the model into `folder`."""
-    _write(folder / name, lambda path: safetensors.torch.save_model(model, str(path)))
+    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once."""
+    state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
+    for key, tensor in model.state_dict().items():
+        first = kept.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), key) if tensor.numel() else key
+        if first == key:
+            state[key] = tensor.detach().clone(memory_format=torch.contiguous_format)  # out of a storage that is shared
+        else:
+            ties[key] = first
+    _write(folder / name, lambda path: safetensors.torch.save_file(state, str(path), {"format": "pt", **ties}))
 
 
 def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from p2p_elastic.vector import Part
 from p2p_elastic.weighting import TINY, Weighting, lag, ramp, score
 
 PARTNERS_MAX = 1000
@@ -63,6 +64,11 @@ class Verdict(NamedTuple):
     excess: float | None
 
 
+def history_of(partner: str, part: Part | None) -> str:
+    """Under what distances to a partner are kept: each fragment of the vector has a history of its own."""
+    return partner if part is None else f"{partner} {part[0]}"
+
+
 class JudgeMemory(NamedTuple):
     """What a judge learnt: log-distances per partner, what is usual, and its own first loss, in nats."""
 
@@ -81,10 +87,11 @@ class Judge:
         self._initial: float | None = None  # our own loss at the first trial, or that of the untrained parameters
         self.verdicts: Mapping[str, Verdict] = {}  # the last of each partner; replaced whole: other threads read it
 
-    def judge(self, partner: str, distance: float, trial: Trial | None) -> Verdict:
-        """What this exchange shows. `distance` is L2, before the move."""
-        history = (*self._distances.pop(partner, ()), math.log(distance + TINY))
-        self._distances[partner] = history[-len(self._weighting.coefficients) - 1 :]
+    def judge(self, partner: str, distance: float, trial: Trial | None, part: Part | None = None) -> Verdict:
+        """What this exchange, of this part of the vectors, shows. `distance` is L2, before the move."""
+        key = history_of(partner, part)
+        history = (*self._distances.pop(key, ()), math.log(distance + TINY))
+        self._distances[key] = history[-len(self._weighting.coefficients) - 1 :]
         raw = score(history, self._weighting.coefficients)
         known = dict(self.verdicts)
         last = known.get(partner)
@@ -102,7 +109,8 @@ class Judge:
 
     def forget_distances(self, partner: str) -> None:
         """That it is far away now is no sign: it was cut off, or we were."""
-        self._distances.pop(partner, None)
+        for key in [k for k in self._distances if k.split(" ")[0] == partner]:
+            del self._distances[key]
 
     def memory(self) -> JudgeMemory:
         """What was learnt, to `recall` it in another life. The verdicts themselves are soon measured anew."""

@@ -198,6 +198,11 @@ class Absences:
         stake = self.stake(peer, now, step)
         return None if stake is None else Apart(steps=stake.steps, peers=stake.peers, merge=stake.merge)
 
+    @property
+    def awaits_merging(self) -> bool:
+        """Whether somebody came back that we did not exchange with since."""
+        return any(absence.stake is not None for absence in self._absent.values())
+
     def is_healing(self, now: float) -> bool:
         """Whether somebody came back lately."""
         return self._behind is not None and now <= self._behind[1]

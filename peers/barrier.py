@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from torch import Tensor
 
 from p2p_elastic.merging import is_barrier
-from p2p_elastic.peers.conversation import Vectors
+from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.rules import ExchangeRule, Facts, State
 from p2p_elastic.trust import Trial
 

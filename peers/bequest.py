@@ -12,10 +12,11 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.exchange import Result, initiate
 from p2p_elastic.messages import Offer
 from p2p_elastic.peers.centre import Centre, Given
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.status import Outcome
 
@@ -67,7 +68,7 @@ class Bequest:
     async def _give(self, centre: Centre, given: Given, heir: PeerRecord) -> Result:
         local, started = self._local, asyncio.get_running_loop().time()
         offer = self._offer(given)
-        vectors, traffic = Vectors(given.value, torch.empty_like(given.value)), (0, 0)
+        vectors, traffic = Vectors(given.value, torch.empty_like(given.value), offer.codec, shared=True), (0, 0)
         try:
             stream = await open_stream(self._transport, heir, self._limits)
             conversation = Conversation(stream, self._limits)

@@ -19,13 +19,14 @@ import torch
 
 from p2p_elastic.merging import inherited_share
 from p2p_elastic.messages import CLOCK_MAX, Stamp
-from p2p_elastic.peers.conversation import Vectors
 from p2p_elastic.peers.partners import Members, is_gone
 from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.rules import ExchangeRule, Facts
 from p2p_elastic.status import CentreStatus
-from p2p_elastic.trust import PARTNERS_MAX, Judge
+from p2p_elastic.trust import PARTNERS_MAX, Judge, history_of
+from p2p_elastic.vector import Part
 
 log = logging.getLogger(__name__)
 VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
@@ -97,21 +98,35 @@ class Centre:
         self._vectors: Vectors | None = None
         self._vacant_since: float | None = None
         self._shown: Snapshot | None = None
+        self.part: Part | None = None  # that is exchanged now; None: all of it
         self._lock = asyncio.Lock()
 
     # -- exchanges ----------------------------------------------------------------------------------------------------
 
     @property
     def vectors(self) -> Vectors:
-        """What goes out, as it was when it was reserved, and where the partner's comes in."""
+        """What goes out, as it was when it was reserved, and where the partner's comes in; both [D]."""
         if self._vectors is None:  # two vectors more, at the centre only
             self._vectors = Vectors(torch.empty_like(self.value), torch.empty_like(self.value))
         return self._vectors
 
-    async def reserve(self) -> None:
-        """Wait for our turn, and freeze the value that goes out."""
+    async def reserve(self, part: Part | None = None) -> None:
+        """Wait for our turn, and freeze the value that goes out, or this part of it."""
         await self._lock.acquire()
         self.vectors.mine.copy_(self.value)
+        self.part = part
+        if part is not None:
+            self.vectors.theirs.copy_(self.value)  # what does not travel is the same at both
+
+    def travelling(self, codec: str) -> Vectors:
+        """What goes out and comes in, since it was reserved."""
+        mine, theirs = self.vectors.mine[self.place], self.vectors.theirs[self.place]
+        return Vectors(mine, theirs, codec)
+
+    @property
+    def place(self) -> slice:
+        """Where in the vectors that part is."""
+        return slice(None) if self.part is None else slice(*self.part)
 
     def free(self) -> None:
         """Let the next one in."""
@@ -125,17 +140,19 @@ class Centre:
         Nothing moves where another peer became the centre meanwhile, or by a distance that is not finite. `judged` says
         how far the partner is trusted, given the distance.
         """
-        vectors = self.vectors
-        delta = vectors.theirs.sub_(vectors.mine)
+        vectors, place = self.vectors, self.place
+        delta = vectors.theirs[place].sub_(vectors.mine[place])
         distance = float(torch.linalg.vector_norm(delta))
         if self.seated and math.isfinite(distance):
             theirs = theirs._replace(trust=judged(distance))
-            key = partner if self._rule.per_partner else ""
+            key = history_of(partner, self.part) if self._rule.per_partner else ""
             state = self._rule_states.pop(key) if key in self._rule_states else self._rule.init(self.value)
             move, self._rule_states[key] = self._rule.update(delta, state, mine=mine, theirs=theirs)
             while len(self._rule_states) > PARTNERS_MAX:
                 self._rule_states.pop(next(iter(self._rule_states)))
-            self.value = self.value + move
+            value = self.value.clone()
+            value[place].add_(move)
+            self.value = value
             self.stamp = self.stamp.counted()
             self._behind += 1
         return distance
@@ -163,11 +180,13 @@ class Centre:
             log.warning("took in the centre of %s (term %d): %.2g of the way to it", peer, stamp.term, share)
         return distance
 
-    def saw(self, value: torch.Tensor, stamp: Stamp) -> None:
-        """Keep what the centre just sent us, where nothing that we know is fresher."""
+    def saw(self, value: torch.Tensor, stamp: Stamp, part: Part | None = None) -> None:
+        """Keep what the centre just sent us, all of it or a part, where nothing that we know is fresher."""
         if not self.seated and stamp.age >= self.stamp.age:
-            self.value = value.clone()
-            self.stamp = stamp
+            known = value.clone() if part is None else self.value.clone()
+            if part is not None:
+                known[slice(*part)] = value
+            self.value, self.stamp = known, stamp
 
     def shown(self, peer: str) -> Snapshot | None:
         """The value for somebody who only wants to see it; None where we are not the centre."""

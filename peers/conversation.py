@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TypeVar
 
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
-from p2p_elastic.exchange import Answer, Command, Commit, Receive, Send, Transfer
+from p2p_elastic.exchange import Answer, Command, Commit, Receive, Send, Transfer, Widen
 from p2p_elastic.messages import Accept, Message
 from p2p_elastic.peers.deadlines import Bounds, Deadlines, Wait, Waits
+from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors
 from p2p_elastic.peers.transport import Stream
-from p2p_elastic.peers.wire import (
-    CHUNK_HEADER,
-    MESSAGE_HEADER,
-    check_chunk,
-    check_chunk_length,
-    chunk_header,
-    pack,
-    pieces,
-    unpack_body,
-    unpack_header,
-)
+from p2p_elastic.peers.wire import MESSAGE_HEADER, pack, unpack_body, unpack_header
 
 T = TypeVar("T")
 
@@ -43,8 +31,8 @@ class Limits:
     bytes_per_second_min: float = 20_000.0
     header_seconds: float = 5.0  # a stream that says nothing for so long is closed
     snapshot_seconds: float = 5.0  # wait for our own next step before declining, while our speed is not known
-    streams_per_peer: int = 4
-    streams_total: int = 64
+    streams_per_peer: int = 12  # an exchange has LANES_MAX at most
+    streams_total: int = 96
     attempts: int = 3  # partners asked for one due exchange
     farewell_seconds: float = 2.0  # longest wait for a partner to read our last word and close
     inquiries: int = 3  # questions after a lost last word
@@ -57,14 +45,8 @@ class Limits:
         return Bounds(self.idle_seconds, self.exchange_seconds, self.bytes_per_second_min, self.snapshot_seconds)
 
 
-class Vectors(NamedTuple):
-    """The two ends of a transfer: `mine` [D] travels out, `theirs` [D] is filled. Float32, contiguous, on the CPU.
-
-    Where only one of them travels, the other may be anything.
-    """
-
-    mine: Tensor
-    theirs: Tensor
+Widening = Callable[[int], Awaitable[Sequence[Stream]]]
+"""Given over how many streams an exchange is to go, opens or awaits those beside the first."""
 
 
 class Conversation:
@@ -77,8 +59,10 @@ class Conversation:
         self.stream, self._limits = stream, limits
         self._waits = waits or Deadlines(limits.bounds).of(stream.partner, limits.snapshot_seconds)
         self.bytes_sent = self.bytes_received = 0
-        self._transferred = 0  # bytes of the vectors, of which some may still be on their way
-        self._longest_gap = 0.0
+        self._transferred = 0  # bytes, of which some may still be on their way
+        self._further: Sequence[Stream] = ()  # beside `stream`, for the vectors
+        self.widening: Widening | None = None
+        self.received: Received | None = None  # what a transfer brought, also where it failed
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -95,7 +79,8 @@ class Conversation:
         try:
             return await self._drive(exchange, vectors, commit)
         except ExchangeError as error:
-            self.stream.abort()
+            for stream in (self.stream, *self._further):
+                stream.abort()
             error.partner = self.stream.partner
             raise
 
@@ -103,7 +88,7 @@ class Conversation:
         self, exchange: Generator[Command, Answer, T], vectors: Vectors | None, commit: Callable[[], None] | None
     ) -> T:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._waits.whole(0 if vectors is None else vectors.mine.nbytes + vectors.theirs.nbytes)
+        end = loop.time() + self._waits.whole(0 if vectors is None else vectors.wire_bytes)
         command = next(exchange)
         try:
             while True:
@@ -127,6 +112,10 @@ class Conversation:
         if isinstance(command, Transfer):
             assert vectors is not None, "a transfer needs vectors"
             return await self._transfer(vectors, command)
+        if isinstance(command, Widen):
+            assert self.widening is not None, "nobody opens streams"
+            self._further = await self.widening(command.streams)
+            return None
         assert isinstance(command, Commit)
         assert commit is not None, "a commit needs somebody to write it down"
         commit()
@@ -149,7 +138,10 @@ class Conversation:
         began, wait = asyncio.get_running_loop().time(), _wait_for(types)
         seconds = self._waits.answer() if wait == "answer" else self._waits.word(self._transferred)
         message = await self.within(seconds, self._receive_message(types), wait)
-        self._waits.saw(wait, asyncio.get_running_loop().time() - began)
+        took = asyncio.get_running_loop().time() - began
+        self._waits.saw(wait, took)
+        if isinstance(message, Accept):
+            self._waits.saw("rtt", max(0.0, took - message.waited))
         return message
 
     async def receive(self, types: tuple[type, ...], seconds: float) -> Message:
@@ -165,63 +157,45 @@ class Conversation:
         return unpack_body(message_type, await self._receive(length))
 
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
-        tasks, began = [], asyncio.get_running_loop().time()
-        if ways.send:
-            tasks.append(asyncio.ensure_future(self._send_vector(bytes_of(vectors.mine))))
-        if ways.receive:
-            tasks.append(asyncio.ensure_future(self._receive_vector(bytes_of(vectors.theirs))))
+        streams, began = [self.stream, *self._further], asyncio.get_running_loop().time()
+        lanes = range(len(streams))
+        outgoing = [Outgoing(vectors, i, len(streams)) if ways.send else None for i in lanes]
+        incoming = [Incoming(vectors, i, len(streams), outgoing[i]) if ways.receive else None for i in lanes]
+        gap, tasks = self._waits.gap(), list[asyncio.Future[float]]()
+        for stream, out, into in zip(streams, outgoing, incoming, strict=True):
+            tasks.append(asyncio.ensure_future(stream.transfer(out, into, gap)))
         try:
-            await asyncio.gather(*tasks)
+            gaps = await asyncio.gather(*tasks)
+        except ExchangeTimeout:
+            self._waits.missed("gap")
+            raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self._learn(vectors, ways, asyncio.get_running_loop().time() - began)
-        # The sum is finite only where every element is, and thirty times faster than asking each one.
-        finite = not ways.receive or bool(torch.isfinite(vectors.theirs.sum()))
-        return None if finite else "the parameters received are not finite"
+            sent, came = [o for o in outgoing if o is not None], [i for i in incoming if i is not None]
+            self.bytes_sent += sum(o.nbytes for o in sent)
+            self.bytes_received += sum(i.nbytes for i in came)
+            self.received = Received.of(came)
+        self._learn(ways, max(gaps), asyncio.get_running_loop().time() - began)
+        return None if self.received.finite else "the parameters received are not finite"
 
-    def _learn(self, vectors: Vectors, ways: Transfer, seconds: float) -> None:
+    def _learn(self, ways: Transfer, longest_gap: float, seconds: float) -> None:
         """What a transfer shows. Where we only send, it shows how fast buffers fill."""
-        self._transferred = ways.send * vectors.mine.nbytes + ways.receive * vectors.theirs.nbytes
+        self._transferred = self.bytes_sent + self.bytes_received
         if ways.receive:
-            self._waits.saw("gap", self._longest_gap)
+            self._waits.saw("gap", longest_gap)
             self._waits.saw("byte", seconds / max(1, self._transferred))
 
-    async def _send_vector(self, outgoing: memoryview) -> None:
-        for piece in pieces(len(outgoing)):
-            chunk = outgoing[piece.start : piece.stop]
-            await self._send(chunk_header(chunk))
-            await self._send(chunk)
-
-    async def _receive_vector(self, incoming: memoryview) -> None:
-        for piece in pieces(len(incoming)):
-            chunk = incoming[piece.start : piece.stop]
-            header = await self._in_time(self._receive(CHUNK_HEADER.size))
-            check_chunk_length(header, len(chunk))
-            await self._in_time(self._receive_into(chunk))
-            check_chunk(header, chunk)
-
-    async def _send(self, data: bytes | memoryview) -> None:
-        await self._in_time(self.stream.send(data))
+    async def _send(self, data: bytes) -> None:
+        await self.within(self._waits.gap(), self.stream.send(data), "gap")
         self.bytes_sent += len(data)
 
     async def _receive(self, length: int) -> bytes:
         buffer = bytearray(length)
-        await self._receive_into(memoryview(buffer))
+        await self.stream.receive_into(memoryview(buffer))
+        self.bytes_received += length
         return bytes(buffer)
-
-    async def _receive_into(self, buffer: memoryview) -> None:
-        await self.stream.receive_into(buffer)
-        self.bytes_received += len(buffer)
-
-    async def _in_time(self, wait: Awaitable[T]) -> T:
-        """`wait`, but no longer than a gap may last."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        done = await self.within(self._waits.gap(), wait, "gap")
-        self._longest_gap = max(self._longest_gap, loop.time() - began)
-        return done
 
     async def within(self, seconds: float, wait: Awaitable[T], missed: Wait | None = None) -> T:
         """`wait`, but no longer than that. Raises ExchangeTimeout; then the next deadline `missed` is longer."""
@@ -235,8 +209,3 @@ class Conversation:
 
 def _wait_for(types: tuple[type, ...]) -> Wait:
     return "answer" if Accept in types else "word"
-
-
-def bytes_of(vector: Tensor) -> memoryview:
-    """The bytes of a vector, without a copy."""
-    return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers

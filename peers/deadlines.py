@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 
 from p2p_elastic.trust import PARTNERS_MAX
 
-Wait = Literal["opening", "answer", "word", "gap", "byte"]
-"""A stream's opening; the answer to an offer; any other message; the next chunk; a byte of the vectors."""
+Wait = Literal["opening", "answer", "word", "gap", "byte", "rtt"]
+"""A stream's opening; the answer to an offer; any other message; the next chunk; a byte of the vectors; there and
+back."""
 
 FLOOR_SECONDS = 2.0  # a busy machine may say nothing for a second
 GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
@@ -110,6 +111,16 @@ class Waits:
             shown = WHOLE_TIMES * own.smoothed * nbytes
             most = min(most, max(shown, bounds.idle_seconds) * 2.0**own.misses)
         return self.answer() + most
+
+    @property
+    def seconds_per_byte(self) -> float | None:
+        """What a byte of the vectors takes, both ways together; None where that is not known."""
+        return self._own_of("byte").smoothed
+
+    @property
+    def rtt_seconds(self) -> float | None:
+        """The round trip; None where that is not known."""
+        return self._own_of("rtt").smoothed
 
     def saw(self, wait: Wait, seconds: float) -> None:
         """It came after so long; of a byte: seconds per byte."""

@@ -12,11 +12,12 @@ import torch
 
 from p2p_elastic.messages import DeclineReason, Fetch, Given, Part, Stamp
 from p2p_elastic.methods import Topology
-from p2p_elastic.peers.conversation import Limits, bytes_of
+from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import digest_of
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.transfer import bytes_of
 
 FRESH_SECONDS = 10.0  # who comes within so long gets the same copy
 HELD_SECONDS = 10.0  # after its last use it is dropped: the memory of a vector

@@ -15,16 +15,17 @@ from torch import Tensor
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.exchange import fetch
 from p2p_elastic.messages import DeclineReason, Fetch, Given, Part, Stamp
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors, bytes_of
+from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
 from p2p_elastic.peers.membership import Asking
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transfer import EXACT, Vectors, bytes_of
 from p2p_elastic.peers.transport import Transport
-from p2p_elastic.peers.wire import pieces
 from p2p_elastic.status import Outcome
 
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
 BUSY_TIMES = 5
+DIGEST_BYTES = 1 << 18
 
 
 class Failure(NamedTuple):
@@ -42,8 +43,8 @@ def parts_of(elements: int, part_elements: int) -> list[Part]:
 async def digest_of(data: memoryview) -> str:
     """BLAKE2b, 32 bytes, hexadecimal. In slices, between which others have their turn: a part takes 10 ms."""
     found = hashlib.blake2b(digest_size=32)
-    for piece in pieces(len(data)):
-        found.update(data[piece.start : piece.stop])
+    for start in range(0, len(data), DIGEST_BYTES):
+        found.update(data[start : start + DIGEST_BYTES])
         await asyncio.sleep(0)
     return found.hexdigest()
 
@@ -154,14 +155,15 @@ class Fetcher:
     async def part(self, donor: PeerRecord, part: Part, step: int | None, out: Tensor) -> Given | Failure:
         """One part of one donor's parameters into `out` [stop - start], of its step `step` where it has that still."""
         asking = self._asking()
-        asked = Fetch(id=new_id(self._rng), **asking._asdict(), origin=donor.peer, part=part, step=step)
+        exact = asking._replace(codec=EXACT)  # what a newcomer begins with is what its donor has
+        asked = Fetch(id=new_id(self._rng), **exact._asdict(), origin=donor.peer, part=part, step=step)
         opened = False
         try:
             stream = await open_stream(self._transport, donor, self._limits)
             opened = True
             conversation = Conversation(stream, self._limits)
             try:
-                answer = await conversation.run(fetch(asked), Vectors(out, out))
+                answer = await conversation.run(fetch(asked), Vectors.into(out))
             finally:
                 self.bytes_sent += conversation.bytes_sent
                 self.bytes_received += conversation.bytes_received

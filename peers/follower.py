@@ -8,15 +8,19 @@ import logging
 import random
 from collections.abc import Callable
 
+from torch import Tensor
+
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.exchange import Fetched, Result, compare, fetch
 from p2p_elastic.messages import DeclineReason, Fetch
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief
 from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.snapshots import Snapshot, next_holder
+from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome
@@ -116,10 +120,11 @@ class Follower:
             if member is None:
                 return held
             asked.add(target)
-            answer = await self.ask(member.record, leader, None if held is None else held.step)
+            into = local.vector.empty()  # the snapshot's own: it is kept, and sent on
+            answer = await self.ask(member.record, leader, None if held is None else held.step, into=into)
             given = answer.given
             if given is not None and (target == leader or held is None or given.step > held.step):
-                taken = Snapshot(leader, given.step, given.loss, local.handover.theirs.clone(), target)
+                taken = Snapshot(leader, given.step, given.loss, into, target)
                 following.snapshots.keep(taken)
                 return taken
             if answer.reason == DeclineReason.BUSY:  # on its way to others, whom we can ask soon
@@ -134,8 +139,8 @@ class Follower:
             target = next_holder(holders, asked, local.alive(), self._rng) or leader  # it helps whoever comes back
         return held
 
-    async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Vectors | None = None) -> Fetched:
-        """Ask `partner` for the newest snapshot of `origin`; where one is given, it is in the received vector."""
+    async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Tensor) -> Fetched:
+        """Ask `partner` for the newest snapshot of `origin`; where one is given, it is `into` [D]."""
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
             id=new_id(self._rng),
@@ -148,7 +153,7 @@ class Follower:
             stream = await open_stream(self._transport, partner, self._limits, waits)
             conversation = Conversation(stream, self._limits, waits)
             try:
-                answer = await conversation.run(fetch(asked), into or local.vectors)
+                answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec))
             finally:
                 traffic = conversation.traffic
                 await stream.close()
@@ -166,11 +171,20 @@ class Follower:
 
     def _follow(self, following: Following, snapshot: Snapshot, claimed: float, of_all: bool) -> None:
         local, loop = self._local, asyncio.get_running_loop()
-        local.handover.theirs.copy_(snapshot.vector)
+        received = local.handover.bring(snapshot.vector)
         mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
         check = self._check(following, snapshot, claimed, loop)
-        local.move(new_id(self._rng), mine, theirs, partner=snapshot.origin, of_all=of_all, check=check)
+        move(
+            local,
+            new_id(self._rng),
+            mine,
+            theirs,
+            partner=snapshot.origin,
+            received=received,
+            of_all=of_all,
+            check=check,
+        )
 
     def _check(
         self, following: Following, snapshot: Snapshot, claimed: float, loop: asyncio.AbstractEventLoop

@@ -71,7 +71,7 @@ class Goodbyes:
             return False
         known = centre.stamp.clock if centre.stamp.term == stamp.term else None
         # Into the vectors of the place that is to be ours: an exchange of our own may be under way in the others.
-        answer = await self._follower.ask(member.record, goodbye.peer, known, into=centre.vectors)
+        answer = await self._follower.ask(member.record, goodbye.peer, known, into=centre.vectors.theirs)
         if answer.given is not None:
             centre.saw(centre.vectors.theirs, Stamp(term=stamp.term, clock=answer.given.step))
         elif not answer.unchanged:

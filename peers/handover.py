@@ -4,7 +4,8 @@
     free ----------due step----------> taking
     wanted, taking, ready --release--> free
 
-At most one exchange is under way per peer, so memory stays at two vectors. Parameters are read and changed only in
+At most one exchange is under way per peer, so memory stays at one vector, which is first the snapshot and then, in
+place, the move; at two where a partner's parameters are tried before we move. Parameters are read and changed only in
 `between_steps`, which the training thread calls. A copy for newcomers (`show`) is apart from all that: it neither waits
 for an exchange nor keeps one waiting.
 """
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.peers.transfer import Received, Vectors
+from p2p_elastic.vector import ParameterVector, Part
 
 
 class State(Enum):
@@ -51,11 +54,20 @@ class Wanted(NamedTuple):
 
 
 class Handover:
-    """Two vectors [D] and the state of the one exchange that may be under way."""
+    """The vectors and the state of the one exchange that may be under way.
+
+    `mine` [D] is the snapshot, or that `part` of it. Where `compares`, it is all of it, and a second vector beside it
+    takes the partner's parameters, so that the two can be tried; from the next snapshot on.
+    """
 
     def __init__(self, vector: ParameterVector) -> None:
+        vector.flatten()
         self._vector = vector
-        self.mine, self.theirs = vector.snapshot(vector.empty()), vector.empty()
+        self.compares = self._both = False
+        self._mine = self._theirs = vector.empty(0)
+        self.part: Part | None = None  # of the vector that is exchanged; None: all of it
+        self._wanted_part: Part | None = None
+        self._move: Tensor | None = None
         self.snapshot_step = 0
         self._delivered_id = ""
         self._check: Check | None = None
@@ -68,10 +80,74 @@ class Handover:
     def state(self) -> State:
         return self._state
 
+    @property
+    def mine(self) -> Tensor:
+        """Our snapshot: all of it, or what is exchanged."""
+        return self._mine[: self._size()]
+
+    @property
+    def theirs(self) -> Tensor:
+        """Where a partner's parameters go that are to be compared with ours [D]."""
+        self._theirs = self._fit(self._theirs, self._vector.elements)
+        return self._theirs
+
+    def _size(self) -> int:
+        return self._vector.elements if self._both or self.part is None else self.part[1] - self.part[0]
+
+    def _fit(self, buffer: Tensor, size: int) -> Tensor:
+        """Memory for so many elements, without keeping much more than that."""
+        return buffer if size <= len(buffer) <= 2 * size else self._vector.empty(size)
+
+    def _place(self) -> slice:
+        return slice(None) if self.part is None else slice(*self.part)
+
+    def vectors(self, codec: str) -> Vectors:
+        """What travels in the exchange under way."""
+        if not self._both:
+            return Vectors.moving(self.mine, codec)
+        if self.part is not None:
+            self.theirs.copy_(self.mine)  # what does not travel is the same at both
+        return Vectors(self.mine[self._place()], self.theirs[self._place()], codec)
+
+    @property
+    def received(self) -> Tensor:
+        """What was received, where it was kept beside ours."""
+        return self.theirs[self._place()]
+
+    @property
+    def both(self) -> Vectors | None:
+        """Ours and theirs, whole, in the exchange under way; None where they are not compared."""
+        return Vectors(self.mine, self.theirs) if self._both else None
+
+    def bring(self, values: Tensor) -> Received:
+        """Take in a partner's parameters, or this part of them, that are already here."""
+        if self._both:
+            self.theirs.copy_(self.mine)
+            self.theirs[self._place()] = values
+        else:
+            torch.sub(values, self.mine, out=self.mine)
+        distance = 0.0 if self._both else float(torch.linalg.vector_norm(self.mine))
+        return Received(zero=not bool(values.any()), distance=distance)
+
+    def difference(self, received: Received) -> tuple[Tensor, float]:
+        """Theirs minus ours, of what was exchanged, and its L2 norm. What was received is overwritten by it."""
+        if not self._both:
+            return self.mine, received.distance
+        delta = self.theirs[self._place()].sub_(self.mine[self._place()])
+        return delta, float(torch.linalg.vector_norm(delta))
+
     # -- training thread ----------------------------------------------------------------------------------------------
 
-    def between_steps(self, step: int, *, due: bool, settle: bool, published: Callable[[bool], None]) -> Settled | None:
-        """Add a delivered move, then take a snapshot where one is wanted or `due`.
+    def between_steps(
+        self,
+        step: int,
+        *,
+        due: bool,
+        settle: bool,
+        published: Callable[[bool], None],
+        part: Callable[[], Part | None] = lambda: None,
+    ) -> Settled | None:
+        """Add a delivered move, then take a snapshot where one is wanted, or one of this `part` where that is `due`.
 
         Returns what was added, None where nothing was. `published(due)` is called when a snapshot was taken; its
         argument says whether we are to initiate. With `settle` false only snapshots are taken: during an evaluation the
@@ -84,7 +160,11 @@ class Handover:
             if not wanted and not (due and self._state is State.FREE):
                 return settled
             self._state = State.TAKING
-        self._vector.snapshot(self.mine)  # not under the lock: the network thread must not wait for a copy
+        self.part = self._wanted_part if wanted else part()
+        self._both = self.compares
+        self._mine = self._fit(self._mine, self._size())
+        # Not under the lock: the network thread must not wait for a copy.
+        self._vector.begin_snapshot(self.mine, None if self._both else self.part)
         self.snapshot_step = step
         with self._lock:
             if self._state is not State.TAKING:  # given up meanwhile
@@ -103,8 +183,12 @@ class Handover:
 
     def _settle(self, step: int) -> Settled:
         added = self._check is None or self._check()
-        if added:
-            (self._vector.load_ if self._replaces else self._vector.add_)(self.theirs)
+        assert self._move is not None, "a move was delivered without one"
+        if added and self._replaces:
+            self._vector.load_(self._move)
+        elif added:
+            self._vector.add_(self._move, self.part)
+        self._move = None
         settled = Settled(
             self._delivered_id,
             step - self.snapshot_step,
@@ -123,12 +207,12 @@ class Handover:
         with self._lock:
             self._wanted = Wanted(out, taken)
 
-    def request(self) -> bool:
-        """Ask for a snapshot at the next step. False where an exchange is under way."""
+    def request(self, part: Part | None = None) -> bool:
+        """Ask for a snapshot, for an exchange of this part, at the next step. False where an exchange is under way."""
         with self._lock:
             if self._state is not State.FREE:
                 return False
-            self._state = State.WANTED
+            self._state, self._wanted_part = State.WANTED, part
             return True
 
     def release(self) -> None:
@@ -137,15 +221,25 @@ class Handover:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
 
+    def arrived(self) -> None:
+        """Wait until the snapshot that was taken is whole: it may still be on its way from a GPU."""
+        self._vector.arrived()
+
     def deliver(
-        self, exchange_id: str, check: Check | None = None, *, replaces: bool = False, copied: bool = False
+        self,
+        exchange_id: str,
+        move: Tensor,
+        check: Check | None = None,
+        *,
+        replaces: bool = False,
+        copied: bool = False,
     ) -> None:
-        """`theirs` now holds the move of that exchange; the training thread adds it between two steps, if `check`.
+        """That exchange's move [of the part]; the training thread adds it between two steps, if `check`.
 
         Where it `replaces` the model, it is loaded instead: to add something to what is not finite is no help.
         `copied`: it leads all the way to a partner's parameters.
         """
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id = State.DELIVERED, exchange_id
+            self._state, self._delivered_id, self._move = State.DELIVERED, exchange_id, self._vector.bring(move)
             self._check, self._replaces, self._copied = check, replaces, copied

@@ -20,9 +20,13 @@ from p2p_elastic.messages import Offer
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.deadlines import Waits
+from p2p_elastic.peers.lanes import Lanes
 from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.terms import Terms
+from p2p_elastic.peers.transfer import EXACT, Received
 from p2p_elastic.peers.transport import Stream, Transport
 from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome
@@ -38,6 +42,7 @@ class Asked(NamedTuple):
     result: Result
     distance: float | None = None
     traffic: tuple[int, int] = (0, 0)  # bytes sent and received
+    intact: bool = True  # our snapshot is still as it was
 
 
 class Initiator:
@@ -62,6 +67,9 @@ class Initiator:
             if not local.policy.receives:
                 local.journal.skipped["own parameters not finite"] += 1
                 return False
+            if local.handover.part is not None:  # the next one is of all
+                local.journal.skipped["own parameters not finite"] += 1
+                return False
             local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
         local.weigh()
         centre = local.centre
@@ -76,9 +84,12 @@ class Initiator:
                 local.journal.skipped["no further partner" if tried else "no partner"] += 1
                 return False
             tried.add(partner.peer)
-            outcome = await self._ask(partner)
+            outcome, intact = await self._ask(partner)
             if outcome not in TRY_ANOTHER or local.yielding:
                 return outcome is Outcome.COMPLETED
+            if not intact:
+                local.journal.skipped["snapshot used up"] += 1
+                return False
         return False
 
     def _choose(self, tried: set[str]) -> PeerRecord | None:
@@ -106,7 +117,7 @@ class Initiator:
         """
         outcome = None
         try:
-            outcome = await self._ask(partner)
+            outcome, _ = await self._ask(partner)
         finally:
             self._local.offering_to, self._local.yielding = None, False
             if outcome is not Outcome.COMPLETED:
@@ -117,26 +128,28 @@ class Initiator:
         """The centre is here: no stream is needed. True where a move is waiting."""
         local = self._local
         try:
-            await asyncio.wait_for(centre.reserve(), self._limits.snapshot_seconds)
+            await asyncio.wait_for(centre.reserve(local.handover.part), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             local.journal.skipped["centre busy"] += 1
             return False
         try:
             mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
             theirs = mine._replace(weight=1.0, asked=False, centre=True)
-            local.handover.theirs.copy_(centre.vectors.mine)
-            trial = await local.try_out(local.vectors, theirs)
+            vectors = local.handover.vectors(EXACT)
+            centre.vectors.theirs[centre.place] = vectors.mine
+            received = local.handover.bring(centre.vectors.mine[centre.place])
+            trial = await local.try_ours(theirs)
             if not centre.seated:  # any more
                 return False
-            centre.vectors.theirs.copy_(local.handover.mine)
             of_us = None if trial is None else trial.the_other_way_round
             centre.move(local.peer, theirs, mine, local.trusted_at(centre, local.peer, mine, of_us))
-            local.move(new_id(self._rng), mine, theirs, partner=local.peer, trial=trial)
+            move(local, new_id(self._rng), mine, theirs, partner=local.peer, received=received, trial=trial)
         finally:
             centre.free()
         return True
 
-    async def _ask(self, partner: PeerRecord) -> Outcome:
+    async def _ask(self, partner: PeerRecord) -> tuple[Outcome, bool]:
+        """How the exchange ended, and whether our snapshot is still as it was."""
         local, exchange_id = self._local, new_id(self._rng)
         started = asyncio.get_running_loop().time()
         local.offering_to = partner.peer
@@ -156,7 +169,7 @@ class Initiator:
             traffic=asked.traffic,
             distance=asked.distance,
         )
-        return asked.result.outcome
+        return asked.result.outcome, asked.intact
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
         local, waits = self._local, self._local.waits(partner)
@@ -164,39 +177,46 @@ class Initiator:
             stream = await open_stream(self._transport, partner, self._limits, waits)
         except ExchangeError as error:
             return Asked(Result(Outcome.UNREACHABLE, reason=str(error)))
-        conversation, flow = Conversation(stream, self._limits, waits), local.policy.flow
+        lanes = Lanes(lambda: open_stream(self._transport, partner, self._limits, waits), exchange_id)
+        conversation = Conversation(stream, self._limits, waits)
+        conversation.widening = lanes.open
+        offer, flow = self._offer(exchange_id, partner.peer, local.terms(waits)), local.policy.flow
+        vectors = local.handover.vectors(offer.codec)
         try:
-            result = await conversation.run(initiate(self._offer(exchange_id, partner.peer), flow), local.vectors)
+            result = await conversation.run(initiate(offer, flow), vectors)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         finally:
+            await lanes.close()
             await stream.close()
         if result.outcome is Outcome.HALF:
             result = await self._resolve(partner, exchange_id, result)
-        return Asked(result, await self._move(partner.peer, exchange_id, result), conversation.traffic)
+        came = conversation.received
+        distance = await self._move(partner.peer, exchange_id, result, came if local.policy.receives else None)
+        return Asked(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
 
-    async def _move(self, partner: str, exchange_id: str, result: Result) -> float | None:
+    async def _move(self, partner: str, exchange_id: str, result: Result, received: Received | None) -> float | None:
         local = self._local
         if result.outcome is not Outcome.COMPLETED:
             return None
         if result.mine is None or result.theirs is None:
             raise LocalProtocolError("an exchange completed without facts")
         if local.centre is not None and result.centre is not None:
-            local.centre.saw(local.handover.theirs, result.centre)
-        received = local.policy.receives
+            came = local.handover.received
+            local.centre.saw(came, result.centre, local.handover.part)
         theirs = result.theirs._replace(centre=result.centre is not None)
         trial, distance = None, None
         try:
-            trial = await local.try_out(local.vectors, theirs, result.mine) if received else None
+            trial = await local.try_ours(theirs, result.mine) if received is not None else None
         finally:  # whatever came between: the partner has moved
-            distance = local.move(exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
+            distance = move(local, exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
         return distance
 
-    def _offer(self, exchange_id: str, partner: str) -> Offer:
+    def _offer(self, exchange_id: str, partner: str, terms: Terms) -> Offer:
         local = self._local
         return Offer(
             id=exchange_id,
-            **local.asking._asdict(),
+            **{**local.asking._asdict(), **terms._asdict()},
             step=local.handover.snapshot_step,
             loss=local.loss(),
             weight=local.weight,

@@ -23,6 +23,7 @@ from pathlib import Path
 from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.socket_stream import SocketStream
 from p2p_elastic.peers.transport import Handler
 
 
@@ -48,7 +49,6 @@ START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
 PROBE_SECONDS = 5.0
-CLOSE_SECONDS = 2.0
 STOP_SECONDS = 1.0
 PLAIN_TCP = re.compile(r"^/(ip4|ip6|dns|dns4|dns6)/(?P<host>[^/]+)/tcp/(?P<port>[0-9]{1,5})(/p2p/[^/]+)?$")
 ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
@@ -75,42 +75,6 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
     def _make_process_args(*args: object, **kwargs: object) -> list[str]:
         detach = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
         return [sys.executable, "-I", "-S", "-c", detach, *P2P._make_process_args(*args, **kwargs)]
-
-
-class Libp2pStream:
-    """`Stream` over a unix socket to our p2pd."""
-
-    def __init__(self, partner: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.partner, self._reader, self._writer = partner, reader, writer
-
-    async def send(self, data: bytes | memoryview) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise PartnerUnreachable(f"the stream broke: {error}", partner=self.partner) from error
-
-    async def receive_into(self, buffer: memoryview) -> None:
-        filled = 0
-        while filled < len(buffer):
-            try:
-                data = await self._reader.read(len(buffer) - filled)
-            except OSError as error:
-                raise PartnerUnreachable(f"the stream broke: {error}", partner=self.partner) from error
-            if not data:  # a killed partner looks like this too
-                raise PartnerUnreachable("the stream ended", partner=self.partner)
-            buffer[filled : filled + len(data)] = data
-            filled += len(data)
-
-    async def close(self) -> None:
-        self._writer.close()
-        try:  # what was sent is flushed first, and a partner that does not read would hold us for ever
-            await asyncio.wait_for(self._writer.wait_closed(), CLOSE_SECONDS)
-        except (OSError, asyncio.TimeoutError):
-            self.abort()
-
-    def abort(self) -> None:
-        self._writer.transport.abort()
 
 
 class Libp2pHost:
@@ -224,13 +188,13 @@ class Libp2pHost:
         except (P2PDaemonError, OSError, ValueError, LookupError, MultiaddrError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
-    async def open_stream(self, peer: str) -> Libp2pStream:
+    async def open_stream(self, peer: str) -> SocketStream:
         """A stream to a connected peer's exchange handler. Raises PartnerUnreachable."""
         try:
             _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer), PROTOCOL)
+            return await SocketStream.take_over(peer, reader, writer)
         except (P2PDaemonError, OSError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
-        return Libp2pStream(peer, reader, writer)
 
     async def close(self) -> None:
         """Stop p2pd and wait until it is gone."""
@@ -255,13 +219,13 @@ class Libp2pTransport:
     def __init__(self, host: Libp2pHost) -> None:
         self._host = host
         self._handler: Handler | None = None
-        self._streams: dict[asyncio.Task[None], Libp2pStream] = {}
+        self._streams: dict[asyncio.Task[None], SocketStream] = {}
 
     @property
     def peer(self) -> str:
         return self._host.peer
 
-    async def open(self, record: PeerRecord) -> Libp2pStream:
+    async def open(self, record: PeerRecord) -> SocketStream:
         # By the record's own addresses: libp2p's lookup does not know a peer that we never met.
         await self._host.connect(record.peer, record.addresses)
         return await self._host.open_stream(record.peer)
@@ -272,14 +236,17 @@ class Libp2pTransport:
 
     async def _register(self) -> None:
         async def accept(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = Libp2pStream(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
+            try:
+                stream = await SocketStream.take_over(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
+            except OSError:  # it went as it came
+                return
             task = asyncio.ensure_future(self._handle(stream))
             self._streams[task] = stream
             task.add_done_callback(self._streams.pop)
 
         await self._host.p2p.add_binary_stream_handler(PROTOCOL, accept)
 
-    async def _handle(self, stream: Libp2pStream) -> None:
+    async def _handle(self, stream: SocketStream) -> None:
         try:
             if self._handler is not None:
                 await self._handler(stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
-from p2p_elastic.merging import crossing, merges
+from p2p_elastic.link import FRAGMENTS_MAX
 from p2p_elastic.messages import Apart, Tell
 from p2p_elastic.methods import Topology
 from p2p_elastic.peers.absences import Absences
@@ -21,10 +22,10 @@ from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
-from p2p_elastic.peers.conversation import Limits, Vectors
+from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.deadlines import Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.departed import Departed
-from p2p_elastic.peers.handover import Check, Handover, State
+from p2p_elastic.peers.handover import Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
 from p2p_elastic.peers.membership import Asking, Membership
@@ -32,13 +33,15 @@ from p2p_elastic.peers.partners import Liveness, Member, heard, liveness, own_we
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.rule_states import RulesAtWork
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.terms import Bargain, Terms
+from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.watch import Watch
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import Facts
 from p2p_elastic.status import Outcome
 from p2p_elastic.trust import Judge, Trial, Verdict
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.vector import ParameterVector, Part
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ class Local:
         self.own = 1.0  # what our last exchange showed of ourselves
         self._weight_told = 1.0  # by the last event
         self.handover, self.journal = Handover(vector), Journal()
-        self.vectors = Vectors(self.handover.mine, self.handover.theirs)
+        self.bargain = Bargain(membership, vector.elements, random.Random(peer).randrange(FRAGMENTS_MAX))
         self.members: Mapping[str, Member] = {}
         self.departed = Departed()
         # When the directory last answered: up to then silence is a partner's, later it may be ours.
@@ -101,12 +104,14 @@ class Local:
         self.judge = Judge()
         self.apart = Absences(self.membership.announce_seconds)
         self.rules = RulesAtWork(policy, self.handover.mine)
+        centred = policy.topology is Topology.CENTRE  # everybody keeps the centre as it came
+        self.handover.compares = centred or (policy.topology is Topology.PAIRS and policy.weighting == "dynamic")
         membership, topology = self.membership, policy.topology
         self.centre: Centre | None = None
         self.following: Following | None = None
         if topology is Topology.CENTRE:
             self.centre = Centre(
-                self.handover.mine.clone(),  # not the model itself: it may be training by now
+                self.vector.snapshot(self.vector.empty()),  # where nobody trains yet; else until the centre was seen
                 policy.rule,
                 seated=not membership.newcomer,
                 announce_seconds=membership.announce_seconds,
@@ -196,8 +201,20 @@ class Local:
     @property
     def asking(self) -> Asking:
         """What we say of ourselves where we ask."""
-        run, codec, vector = self.membership.run, self.membership.codec, self.vector
-        return Asking(self.peer, run, vector.schema_hash, vector.elements, codec)
+        codec, vector = self.bargain.codec_of_copies, self.vector
+        return Asking(self.peer, self.membership.run, vector.schema_hash, vector.elements, codec)
+
+    def next_part(self) -> Part | None:
+        """What the next exchange that is due moves; all of the vector where a part is no help. For the training
+        thread."""
+        copies = self.broken or self.newcomer or self.arrival.proving or self.apart.awaits_merging
+        return None if copies or self.leaving else self.bargain.next_part()
+
+    def terms(self, waits: Waits) -> Terms:
+        """On what terms to offer what was taken for an exchange to a partner with those deadlines."""
+        speed = self.pace.steps_per_second
+        period = None if not speed else self.policy.schedule.mean_period / speed
+        return self.bargain.propose(self.handover.part, waits, period)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The newest snapshot of that peer that is held here."""
@@ -221,6 +238,7 @@ class Local:
 
     def finite(self) -> bool:
         """Whether our own snapshot may be shown to others."""
+        self.handover.arrived()
         self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
         return not self.broken
 
@@ -229,13 +247,17 @@ class Local:
         now = asyncio.get_running_loop().time()
         return self.apart.header(partner, now, self.progress.step) if self.policy.rule.merges else None
 
+    async def try_ours(self, theirs: Facts, mine: Facts | None = None) -> Trial | None:
+        """The same for the exchange under way, unless our own parameters are broken."""
+        both = self.handover.both
+        return None if both is None or self.broken else await self.try_out(both, theirs, mine)
+
     async def try_out(self, vectors: Vectors, theirs: Facts, mine: Facts | None = None) -> Trial | None:
         """How the partner's parameters and ours do on our examples, where this run weighs by that.
 
         Given our own facts, after a partition, also whether a barrier is where the exchange would lead us.
         """
-        ours_broken = self.broken and vectors is self.vectors
-        if self.examine is None or ours_broken or not self._judges(theirs):
+        if self.examine is None or not self._judges(theirs):
             return None
         try:
             trial = await self.examine(vectors.theirs, vectors.mine)
@@ -252,13 +274,19 @@ class Local:
         return self.policy.weighting == "dynamic" and theirs.weight > 0.0
 
     def verdict(
-        self, judge: Judge, partner: str, theirs: Facts, distance: float, trial: Trial | None
+        self,
+        judge: Judge,
+        partner: str,
+        theirs: Facts,
+        distance: float,
+        trial: Trial | None,
+        part: Part | None = None,
     ) -> Verdict | None:
         """What an exchange shows; None where it shows nothing, or all count the same in this run."""
         if not self._judges(theirs) or not math.isfinite(distance):
             return None
         known = judge.verdicts.get(partner)
-        verdict = judge.judge(partner, distance, trial)
+        verdict = judge.judge(partner, distance, trial, part)
         before = 1.0 if known is None else known.trust
         if (verdict.trust == 0.0) != (before == 0.0):
             why = "; ".join(verdict.reasons) or "it does as well as others again"
@@ -269,77 +297,10 @@ class Local:
         """Given the distance, how far the centre, which is here, trusts a partner."""
 
         def trusted(distance: float) -> float:
-            verdict = self.verdict(centre.judge, partner, theirs, distance, trial)
+            verdict = self.verdict(centre.judge, partner, theirs, distance, trial, centre.part)
             return 1.0 if verdict is None else verdict.trust
 
         return trusted
-
-    def move(
-        self,
-        exchange_id: str,
-        mine: Facts,
-        theirs: Facts,
-        *,
-        partner: str,
-        received: bool = True,
-        trial: Trial | None = None,
-        of_all: bool = False,
-        check: Check | None = None,
-    ) -> float | None:
-        """Turn the received vector into our move and hand it to the training thread. Returns the L2 distance.
-
-        Where nothing was `received` only the rule's state changes, and the handover is free again. `trial` is how the
-        partner's parameters did here. `of_all`: by the rule for the leader of all groups. `check` is asked by the
-        training thread before it adds the move.
-        """
-        if self.policy.moves_the_other(asked=mine.asked):
-            self.handed_step = self.handover.snapshot_step
-        if not received:
-            self.rules.update(self.handover.theirs[:0], mine, theirs, partner=partner, of_all=of_all)
-            self.free()
-            return None
-        claimed = theirs.weight
-        if claimed == 0.0 and not bool(self.handover.theirs.any()):
-            theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
-        elif self.broken:
-            theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
-        delta = self.handover.theirs.sub_(self.handover.mine)
-        distance = float(torch.linalg.vector_norm(delta))
-        if not math.isfinite(distance):
-            delta.zero_()  # what overflows a difference would break the model
-        if merges(mine, theirs):
-            self.judge.forget_distances(partner)
-        judges = not self.broken and check is None
-        verdict = self.verdict(self.judge, partner, theirs, distance, trial) if judges else None
-        if verdict is not None:
-            theirs, self.own = theirs._replace(trust=verdict.trust), verdict.own
-        good = theirs.trust > 0.0 and math.isfinite(distance)
-        if trial is not None and trial.barrier and verdict is not None:
-            move = self._cross(delta, mine, theirs, partner)
-        else:
-            move = self.rules.update(delta, mine, theirs, partner=partner, of_all=of_all)
-        if self.broken and not good:
-            self.free()  # nothing to be healed by
-            return distance
-        if move is not self.handover.theirs:
-            self.handover.theirs.copy_(move)
-        copied = False
-        if claimed > 0.0 and good and check is None:
-            if self.newcomer or self.broken:
-                self.own = 1.0  # what was measured is what we were
-            copied = self.newcomer and mine.weight == 0.0
-            self.met(copied=copied)
-        self.handover.deliver(exchange_id, check, replaces=self.broken, copied=copied)
-        self.freed.set()
-        return distance
-
-    def _cross(self, delta: Tensor, mine: Facts, theirs: Facts, partner: str) -> Tensor:
-        """The move where the middle between the partner and us is bad: to it, or none."""
-        share = crossing(mine, theirs, yields=self.peer > partner)
-        log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
-        if share:
-            self.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
-        return delta.mul_(share)
 
     def enter(
         self,

@@ -11,7 +11,9 @@ class Membership:
     """What this peer is in the run, and how often it says so."""
 
     run: str
-    codec: str = "none"
+    codec: str = "none"  # of the run; `auto`: of each exchange, by what its link has shown
+    fragments: int = 1  # an exchange moves one of so many parts of the vector
+    streams: int | None = None  # for the vectors of an exchange; None: by what the link has shown
     group: str = ""  # whose leader we follow, and may be
     standby: bool = False  # does not train: keeps a fresh copy of the centre variable, to take its place
     newcomer: bool = False  # joined a run that was under way: copies before it counts

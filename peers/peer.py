@@ -196,7 +196,7 @@ class Peer:
         local = self._local
         due = due and self._loop is not None  # before `run` nobody would take the snapshot
         settled = local.handover.between_steps(
-            local.progress.step, due=due, settle=True, published=self._snapshot_taken
+            local.progress.step, due=due, settle=True, published=self._snapshot_taken, part=local.next_part
         )
         if settled is not None:
             if settled.added:

@@ -127,6 +127,7 @@ class Presence:
             return
         stamp = holder.record.centre.stamp
         known = centre.stamp.clock if centre.stamp.term == stamp.term else None
-        answer = await self._follower.ask(holder.record, holder.record.peer, known)
+        out = local.vector.empty()
+        answer = await self._follower.ask(holder.record, holder.record.peer, known, into=out)
         if answer.given is not None:
-            centre.saw(local.vectors.theirs, Stamp(term=stamp.term, clock=answer.given.step))
+            centre.saw(out, Stamp(term=stamp.term, clock=answer.given.step))

@@ -19,6 +19,7 @@ from p2p_elastic.messages import (
     Given,
     Goodbye,
     Inquiry,
+    Lane,
     Offer,
     Part,
     Referral,
@@ -26,17 +27,20 @@ from p2p_elastic.messages import (
     Unchanged,
 )
 from p2p_elastic.methods import Topology
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.donor import Donor
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import outcome_of
+from p2p_elastic.peers.lanes import AwaitedLanes
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Refusal, Seat
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.transfer import EXACT, Vectors
 from p2p_elastic.peers.transport import Stream
 
 log = logging.getLogger(__name__)
+WAITED_MAX = 3600.0
 OUTGOING_MAX = 4  # snapshots on their way at the same time; those that readers are slowest to take are cut
 
 
@@ -55,6 +59,7 @@ class Responder:
         self._own, self._goodbyes = own, goodbyes
         self.donor = Donor(local, limits, look)
         self._ledger = Ledger(limits.ledger_entries)
+        self._awaited = AwaitedLanes(limits.header_seconds)
         self._streams: Counter[str] = Counter()
         self._outgoing: list[tuple[Snapshot, Stream]] = []
         self._exchanging: set[Conversation] = set()  # until the initiator heard what came of it
@@ -99,8 +104,11 @@ class Responder:
             await stream.close()
 
     async def _answer(self, conversation: Conversation) -> None:
-        message = await conversation.receive((Offer, Inquiry, Fetch, Tell, Goodbye), self._limits.header_seconds)
+        message = await conversation.receive((Offer, Inquiry, Fetch, Tell, Goodbye, Lane), self._limits.header_seconds)
         key = Key(conversation.stream.partner, message.id)
+        if isinstance(message, Lane):
+            await self._awaited.join(key, message.number, conversation.stream)
+            return
         self._local.heard(key.partner)
         if isinstance(message, Inquiry):
             committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
@@ -128,9 +136,17 @@ class Responder:
 
     def _objection(self, asked: Offer | Fetch) -> Decline | None:
         local = self._local
+        bargain, vector = local.bargain, local.vector
+        codecs = bargain.codecs if isinstance(asked, Offer) else {*bargain.codecs, EXACT}
         general = objection(
-            asked, run=local.membership.run, schema_hash=local.vector.schema_hash, elements=local.vector.elements
+            asked,
+            run=local.membership.run,
+            schema_hash=vector.schema_hash,
+            elements=vector.elements,
+            codecs=codecs,
         )
+        if general is None and isinstance(asked, Offer) and asked.part is not None and bargain.fragments == 1:
+            general = Decline(id=asked.id, reason=DeclineReason.OTHER_RULE, detail="this run exchanges whole models")
         if general is not None or asked.peer == local.awaited:
             return general
         if local.leaving:
@@ -174,13 +190,13 @@ class Responder:
         with self._sending(conversation, shown.snapshot), self.donor.gives():
             given = await self.donor.given(asked, shown, part)
             values = shown.snapshot.vector[slice(*part)]
-            await conversation.run(give(given), Vectors(values, values))
+            await conversation.run(give(given), Vectors.sending(values, asked.codec))
 
     async def _send_copy(self, conversation: Conversation, asked: Fetch, snapshot: Snapshot) -> None:
         with self._sending(conversation, snapshot):
             snapshot.tries[asked.peer] += 1
             given = Given(id=asked.id, origin=snapshot.origin, step=snapshot.step, loss=snapshot.loss)
-            await conversation.run(give(given), Vectors(snapshot.vector, snapshot.vector))
+            await conversation.run(give(given), Vectors.sending(snapshot.vector, asked.codec))
             await conversation.until_closed()  # by then it is held there
             snapshot.holders.append(asked.peer)
 
@@ -207,17 +223,18 @@ class Responder:
                     stream.abort()
 
     async def _serve(self, conversation: Conversation, offer: Offer, key: Key) -> None:
-        seat = self._seat()
+        seat, asked_at = self._seat(), asyncio.get_running_loop().time()
         offered = self._local.policy.topology in (Topology.PAIRS, Topology.CENTRE)
         refusal = await seat.reserve(offer) if offered else Refusal(DeclineReason.OTHER_RULE)
         if refusal is None:
-            await self._exchange(conversation, offer, key, seat)
+            await self._exchange(conversation, offer, key, seat, asked_at)
         else:
             await self._say_no(conversation, Decline(id=offer.id, reason=refusal.reason, detail=refusal.detail))
 
-    async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat) -> None:
-        local = self._local
-        started, accept = asyncio.get_running_loop().time(), seat.accept(offer)
+    async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat, asked_at: float) -> None:
+        local, started = self._local, asyncio.get_running_loop().time()
+        terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX)}
+        accept = seat.accept(offer).model_copy(update=terms)
         committed, distance, trial = False, None, None
         self._exchanging.add(conversation)
 
@@ -229,7 +246,8 @@ class Responder:
         try:
             if not self._ledger.begin(key):
                 raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
-            result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors, commit)
+            with self._awaited.expect(key, offer.streams) as conversation.widening:
+                result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors(offer), commit)
             trial = await seat.try_out(offer, accept) if committed else None
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
@@ -237,7 +255,7 @@ class Responder:
         finally:
             self._ledger.end(key, committed=False)
             if committed:  # whatever came between: the partner was told so
-                distance = seat.commit(offer, accept, trial)
+                distance = seat.commit(offer, accept, trial, conversation.received)
             else:
                 seat.free()
         local.enter(

@@ -12,9 +12,11 @@ from p2p_elastic.exchange import facts
 from p2p_elastic.merging import is_barrier
 from p2p_elastic.messages import Accept, DeclineReason, Offer, Stamp
 from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.conversation import Limits, Vectors
+from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.moving import move
+from p2p_elastic.peers.transfer import Received, Vectors
 from p2p_elastic.trust import Trial
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,18 @@ class Refusal(NamedTuple):
 class Seat(Protocol):
     """One end of an exchange that somebody asked for. After `reserve` it is ours until `commit` or `free`."""
 
-    @property
-    def vectors(self) -> Vectors: ...
-
     async def reserve(self, offer: Offer) -> Refusal | None:
-        """Make `vectors.mine` ready to be sent, or say why not."""
+        """Make ours ready to be sent, or say why not."""
+
+    def vectors(self, offer: Offer) -> Vectors:
+        """What travels."""
 
     def accept(self, offer: Offer) -> Accept: ...
 
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
         """How what was received does on the examples here."""
 
-    def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
         """The exchange took place: move. Returns the L2 distance before it, None where nothing was received."""
 
     def free(self) -> None:
@@ -53,9 +55,8 @@ class OwnSeat:
         self._local, self._limits = local, limits
         self.published = asyncio.Event()
 
-    @property
-    def vectors(self) -> Vectors:
-        return self._local.vectors
+    def vectors(self, offer: Offer) -> Vectors:
+        return self._local.handover.vectors(offer.codec)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
         local = self._local
@@ -63,7 +64,9 @@ class OwnSeat:
             return Refusal(DeclineReason.NOT_TRAINING, "not begun")
         local.weigh()
         await self._yield_to(offer.peer)
-        if not local.handover.request():
+        if offer.part is not None and (local.broken or local.newcomer):
+            return Refusal(DeclineReason.NOT_TRAINING, "it needs a whole model first")
+        if not local.handover.request(offer.part):
             return Refusal(DeclineReason.BUSY)
         refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting
         try:
@@ -114,7 +117,7 @@ class OwnSeat:
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
         if not local.finite():
-            if not local.policy.sends:  # the asker sends nothing that could heal us
+            if not local.policy.sends or local.handover.part is not None:  # nothing comes that could heal us
                 return Refusal(DeclineReason.NOT_FINITE)
             local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model
         return None
@@ -137,14 +140,11 @@ class OwnSeat:
         )
 
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
-        received = self._local.policy.sends
-        return await self._local.try_out(self.vectors, facts(offer), facts(accept)) if received else None
+        return await self._local.try_ours(facts(offer), facts(accept)) if self._local.policy.sends else None
 
-    def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
-        received = self._local.policy.sends
-        return self._local.move(
-            offer.id, facts(accept), facts(offer), partner=offer.peer, received=received, trial=trial
-        )
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
+        came = received if self._local.policy.sends else None
+        return move(self._local, offer.id, facts(accept), facts(offer), partner=offer.peer, received=came, trial=trial)
 
     def free(self) -> None:
         self._local.free()
@@ -156,9 +156,8 @@ class CentreSeat:
     def __init__(self, local: Local, centre: Centre, limits: Limits) -> None:
         self._local, self._centre, self._limits = local, centre, limits
 
-    @property
-    def vectors(self) -> Vectors:
-        return self._centre.vectors
+    def vectors(self, offer: Offer) -> Vectors:
+        return self._centre.travelling(offer.codec)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
         if not self._centre.seated:
@@ -166,7 +165,7 @@ class CentreSeat:
         if offer.centre is not None and not self._inherits(offer.peer, offer.centre):
             return Refusal(DeclineReason.NOT_CENTRE, "nothing to be taken in")
         try:
-            await asyncio.wait_for(self._centre.reserve(), self._limits.snapshot_seconds)
+            await asyncio.wait_for(self._centre.reserve(offer.part), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.BUSY)
         if not self._centre.seated:  # it went elsewhere while we waited
@@ -191,13 +190,13 @@ class CentreSeat:
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
         local, theirs = self._local, facts(offer)
         if offer.centre is None:
-            return await local.try_out(self.vectors, theirs)
-        mine, other = self.vectors
+            return await local.try_out(self._centre.vectors, theirs)
+        mine, other = self._centre.vectors.mine, self._centre.vectors.theirs
         share = self._centre.inheritance(offer.centre)  # what is tried is the place where it leads
         trial = await local.try_out(Vectors(mine, torch.lerp(mine, other, share)), theirs)
         return trial and trial._replace(barrier=is_barrier(trial, local.progress.first_loss))
 
-    def commit(self, offer: Offer, accept: Accept, trial: Trial | None) -> float | None:
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
         mine, theirs = facts(accept)._replace(centre=True), facts(offer)
         if offer.centre is None:
             trusted = self._local.trusted_at(self._centre, offer.peer, theirs, trial)

@@ -15,8 +15,9 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from p2p_elastic.errors import DirectoryError, P2PElasticError, PartnerUnreachable
+from p2p_elastic.errors import DirectoryError, ExchangeTimeout, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transfer import Incoming, Outgoing
 from p2p_elastic.peers.transport import Handler
 
 T = TypeVar("T")
@@ -227,6 +228,43 @@ class SimulatedStream:
 
     async def receive_into(self, buffer: memoryview) -> None:
         await self._incoming.receive_into(buffer)
+
+    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+        loop, moved, longest = asyncio.get_running_loop(), asyncio.Event(), 0.0
+
+        async def timed(wait: Coroutine[Any, Any, object]) -> None:
+            nonlocal longest
+            began = loop.time()
+            try:
+                await asyncio.wait_for(wait, gap_seconds)
+            except asyncio.TimeoutError as error:
+                raise ExchangeTimeout(f"nothing came of it within {gap_seconds:.3g} s", partner=self.partner) from error
+            longest = max(longest, loop.time() - began)
+
+        async def send(outgoing: Outgoing) -> None:
+            for piece in outgoing.pieces():
+                moved.set()
+                await timed(self.send(piece))
+            moved.set()
+
+        async def until_sent(chunks: int) -> None:
+            while outgoing is not None and outgoing.sent < chunks:
+                moved.clear()
+                await moved.wait()
+
+        async def fill(incoming: Incoming) -> None:
+            for piece in incoming.pieces():
+                await timed(until_sent(piece) if isinstance(piece, int) else self.receive_into(piece))
+
+        ways = [send(outgoing)] if outgoing is not None else []
+        tasks = [asyncio.ensure_future(way) for way in [*ways, *([fill(incoming)] if incoming is not None else [])]]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return longest
 
     async def close(self) -> None:
         self._streams.pop(self, None)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.transfer import Incoming, Outgoing
 
 
 class Stream(Protocol):
@@ -28,6 +29,15 @@ class Stream(Protocol):
 
     async def receive_into(self, buffer: memoryview) -> None:
         """Fill the whole `buffer`."""
+
+    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+        """Send all pieces of the one, fill all of the other, at the same time; the longest that a piece took, in
+        seconds.
+
+        Raises:
+            ExchangeTimeout: a piece took longer than `gap_seconds`.
+            RemoteProtocolError: a chunk was wrong. Then, too, the stream can only be aborted.
+        """
 
     async def close(self) -> None:
         """Close; never raises. What the partner has not read may be lost: let who reads the last word close first."""

@@ -1,7 +1,7 @@
 """Messages and vectors as bytes. `README.md` beside this file is the specification.
 
     message   magic "PXE1" | kind: u8 | length: u32 | JSON, at most MESSAGE_BYTES_MAX
-    chunk     length: u32 | crc32: u32 | bytes, at most CHUNK_BYTES
+    chunk     length: u32 | xxh3: u64 | bytes: CHUNK_ELEMENTS elements of the vector, as the codec writes them
 
 Every length is checked against a bound that is known beforehand before anything is allocated.
 """
@@ -9,11 +9,10 @@ Every length is checked against a bound that is known beforehand before anything
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pydantic import ValidationError
+from xxhash import xxh3_64_intdigest
 
 from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.messages import (
@@ -26,6 +25,7 @@ from p2p_elastic.messages import (
     Goodbye,
     Heard,
     Inquiry,
+    Lane,
     Message,
     Offer,
     Referral,
@@ -36,9 +36,9 @@ from p2p_elastic.messages import (
 
 MAGIC = b"PXE1"
 MESSAGE_BYTES_MAX = 4096
-CHUNK_BYTES = 1 << 18  # a link of 26 kB/s still moves one chunk within the idle deadline of 10 s
+CHUNK_ELEMENTS = 1 << 16  # 256 KiB in float32: a link of 26 kB/s still moves one within the idle deadline of 10 s
 MESSAGE_HEADER = struct.Struct("!4sBI")
-CHUNK_HEADER = struct.Struct("!II")
+CHUNK_HEADER = struct.Struct("!IQ")
 
 KINDS: dict[int, type[Message]] = {
     1: Offer,
@@ -55,15 +55,9 @@ KINDS: dict[int, type[Message]] = {
     12: Tell,
     13: Goodbye,
     14: Heard,
+    15: Lane,
 }
 _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
-
-
-class Piece(NamedTuple):
-    """Where one chunk lies in the vector, in bytes."""
-
-    start: int
-    stop: int
 
 
 def pack(message: Message) -> bytes:
@@ -96,26 +90,26 @@ def unpack_body(message_type: type[Message], body: bytes) -> Message:
         raise RemoteProtocolError(f"malformed {message_type.__name__}: {where}: {first['msg']}") from error
 
 
-def pieces(nbytes: int) -> Iterator[Piece]:
-    """The chunks of a vector of `nbytes`, in the order in which they travel."""
-    for start in range(0, nbytes, CHUNK_BYTES):
-        yield Piece(start, min(start + CHUNK_BYTES, nbytes))
+def chunks(elements: int, lane: int = 0, lanes: int = 1) -> Iterator[slice]:
+    """Those chunks of a vector that travel over one of several streams, in the order in which they do."""
+    for start in range(lane * CHUNK_ELEMENTS, elements, lanes * CHUNK_ELEMENTS):
+        yield slice(start, min(start + CHUNK_ELEMENTS, elements))
 
 
 def chunk_header(chunk: memoryview) -> bytes:
     """The header that goes before a chunk."""
-    return CHUNK_HEADER.pack(len(chunk), zlib.crc32(chunk))
+    return CHUNK_HEADER.pack(len(chunk), xxh3_64_intdigest(chunk))
 
 
-def check_chunk_length(header: bytes, expected: int) -> None:
-    """Raises RemoteProtocolError where a chunk announces another length than the schema gives it."""
+def check_chunk_length(header: bytes | bytearray, expected: int) -> None:
+    """Raises RemoteProtocolError where a chunk announces another length than schema and codec give it."""
     length, _ = CHUNK_HEADER.unpack(header)
     if length != expected:
         raise RemoteProtocolError(f"chunk of {length} bytes where {expected} are due")
 
 
-def check_chunk(header: bytes, chunk: memoryview) -> None:
+def check_chunk(header: bytes | bytearray, chunk: memoryview) -> None:
     """Raises RemoteProtocolError where a chunk was changed on its way."""
     _, digest = CHUNK_HEADER.unpack(header)
-    if zlib.crc32(chunk) != digest:
+    if xxh3_64_intdigest(chunk) != digest:
         raise RemoteProtocolError("checksum of a chunk differs")

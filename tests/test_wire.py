@@ -14,6 +14,7 @@ from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.messages import (
     Aborted,
     Accept,
+    Apart,
     Committed,
     Decline,
     DeclineReason,
@@ -22,6 +23,7 @@ from p2p_elastic.messages import (
     Goodbye,
     Heard,
     Inquiry,
+    Lane,
     Message,
     Offer,
     Referral,
@@ -31,7 +33,7 @@ from p2p_elastic.messages import (
     Verified,
 )
 from p2p_elastic.peers.wire import (
-    CHUNK_BYTES,
+    CHUNK_ELEMENTS,
     CHUNK_HEADER,
     KINDS,
     MAGIC,
@@ -40,8 +42,8 @@ from p2p_elastic.peers.wire import (
     check_chunk,
     check_chunk_length,
     chunk_header,
+    chunks,
     pack,
-    pieces,
     unpack_body,
     unpack_header,
 )
@@ -71,6 +73,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         loss=LOSSES,
         weight=WEIGHTS,
         share=SHARES,
+        streams=st.integers(1, 8),
     ),
     st.builds(
         Accept,
@@ -82,7 +85,10 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         weight=WEIGHTS,
         share=SHARES,
         centre=st.none() | st.builds(Stamp, term=st.integers(0, 2**31 - 1), clock=STEPS),
+        streams=st.integers(1, 8),
+        waited=st.floats(0.0, 3600.0),
     ),
+    st.builds(Lane, id=HEX, number=st.integers(1, 7)),
     st.builds(
         Fetch,
         id=HEX,
@@ -132,6 +138,10 @@ LONGEST: tuple[Message, ...] = (
         loss=LARGEST,
         weight=1 / 3,
         share=2**20 / 3,
+        apart=Apart(steps=2**53 - 1, peers=2**20, merge=False),
+        centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
+        part=(2**40 - 2, 2**40 - 1),
+        streams=8,
     ),
     Accept(
         id=ID,
@@ -142,7 +152,11 @@ LONGEST: tuple[Message, ...] = (
         weight=1 / 3,
         share=2**20 / 3,
         centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
+        apart=Apart(steps=2**53 - 1, peers=2**20, merge=False),
+        streams=8,
+        waited=10 / 3,
     ),
+    Lane(id=ID, number=7),
     Fetch(
         version=1000,
         id=ID,
@@ -238,7 +252,7 @@ def test_what_is_not_our_protocol_is_refused(header: bytes) -> None:
         unpack_header(header)
 
 
-@pytest.mark.parametrize("kind", [0, 15, 255])
+@pytest.mark.parametrize("kind", [0, 16, 255])
 def test_an_unknown_kind_of_message_is_refused(kind: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"unknown kind of message: {kind}"):
         unpack_header(MESSAGE_HEADER.pack(MAGIC, kind, 2))
@@ -358,13 +372,20 @@ def test_the_text_of_an_abort_is_bounded() -> None:
 # ---------------------------------------------------------------- chunks
 
 
-@given(nbytes=st.integers(0, 5 * CHUNK_BYTES) | st.sampled_from([0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES]))
+@given(
+    elements=st.integers(0, 20 * CHUNK_ELEMENTS)
+    | st.sampled_from([0, 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELEMENTS]),
+    lanes=st.integers(1, 8),
+)
 @checked
-def test_the_chunks_of_a_vector_follow_each_other_and_cover_it(nbytes: int) -> None:
-    chunks = list(pieces(nbytes))
-    assert [chunk.start for chunk in chunks] == [0, *(chunk.stop for chunk in chunks)][: len(chunks)]
-    assert sum(chunk.stop - chunk.start for chunk in chunks) == nbytes
-    assert all(0 < chunk.stop - chunk.start <= CHUNK_BYTES for chunk in chunks)
+def test_the_chunks_of_a_vector_cover_it_once_over_all_streams_together(elements: int, lanes: int) -> None:
+    of_each = [list(chunks(elements, lane, lanes)) for lane in range(lanes)]
+    found = sorted((c.start, c.stop) for of_one in of_each for c in of_one)
+    assert [start for start, _ in found] == [0, *(stop for _, stop in found)][: len(found)]
+    assert sum(stop - start for start, stop in found) == elements
+    assert all(0 < stop - start <= CHUNK_ELEMENTS for start, stop in found)
+    assert all(of_one == sorted(of_one, key=lambda c: c.start) for of_one in of_each)
+    assert max(map(len, of_each)) - min(map(len, of_each)) <= 1
 
 
 @given(data=st.binary(min_size=1, max_size=100), position=st.integers(0, 99), bit=st.integers(0, 7))

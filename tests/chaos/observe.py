@@ -14,7 +14,7 @@ from p2p_elastic.peers.handover import Settled
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.vector import ParameterVector, Part
 
 
 class Applied(NamedTuple):
@@ -32,9 +32,9 @@ class WatchedVector(ParameterVector):
         super().__init__(model)
         self.changes: list[Tensor] = []
 
-    def add_(self, move: Tensor) -> None:
+    def add_(self, move: Tensor, part: Part | None = None) -> None:
         self.changes.append(move.clone())
-        super().add_(move)
+        super().add_(move, part)
 
     def load_(self, values: Tensor) -> None:
         self.changes.append(values.clone())

@@ -22,6 +22,7 @@ from chaos.command import main
 from chaos.plan import Flood, Plan, Setting, Trouble
 from chaos.trial import Trial, try_seed, undisturbed
 from chaos.world import World, run_plan
+from torch import Tensor
 
 from p2p_elastic.peers import initiator
 from p2p_elastic.peers.handover import Handover
@@ -177,9 +178,8 @@ def test_a_network_loop_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_parameters_that_were_spoilt_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without, deliver = undisturbed(SMALL), Handover.deliver
 
-    def spoilt(self: Handover, exchange_id: str, check: object = None, **options: bool) -> None:
-        self.theirs.uniform_(-9.0, 9.0)
-        deliver(self, exchange_id, **options)
+    def spoilt(self: Handover, exchange_id: str, move: Tensor, check: object = None, **options: bool) -> None:
+        deliver(self, exchange_id, move.uniform_(-9.0, 9.0), **options)
 
     monkeypatch.setattr(Handover, "deliver", spoilt)
     assert {"everybody_learns", "nothing_is_lost"} <= found(QUIET, without)

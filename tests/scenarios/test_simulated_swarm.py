@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import zlib
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from p2p_elastic.peers.simulation import (
     Verdict,
     run_virtual,
 )
-from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, pack
+from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, chunk_header, pack
 from p2p_elastic.policy import Policy
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
@@ -435,7 +434,7 @@ def test_an_exchange_offered_twice_under_one_id_takes_place_once() -> None:
         header = pack(offer("twin", twin.model, exchange_id="1" * 32))
         payload = values(twin.model).numpy().tobytes()
 
-        whole = header + CHUNK_HEADER.pack(len(payload), zlib.crc32(payload)) + payload + pack(Verified(id="1" * 32))
+        whole = header + chunk_header(memoryview(payload)) + payload + pack(Verified(id="1" * 32))
         for _ in range(2):
             stream = await network.transport("twin").open(_record("a"))
             await stream.send(whole)

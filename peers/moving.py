@@ -1,0 +1,86 @@
+"""From what an exchange brought to the move that the training thread adds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+from torch import Tensor
+
+from p2p_elastic.merging import crossing, merges
+from p2p_elastic.peers.handover import Check
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.transfer import Received
+from p2p_elastic.rules import Facts
+from p2p_elastic.trust import Trial, history_of
+
+log = logging.getLogger(__name__)
+
+
+def move(
+    local: Local,
+    exchange_id: str,
+    mine: Facts,
+    theirs: Facts,
+    *,
+    partner: str,
+    received: Received | None,
+    trial: Trial | None = None,
+    of_all: bool = False,
+    check: Check | None = None,
+) -> float | None:
+    """Turn what was received into our move and hand it to the training thread. Returns the L2 distance.
+
+    Where nothing was `received` only the rule's state changes, and the handover is free again. `trial` is how the
+    partner's parameters did here. `of_all`: by the rule for the leader of all groups. `check` is asked by the
+    training thread before it adds the move.
+    """
+    if local.policy.moves_the_other(asked=mine.asked):
+        local.handed_step = local.handover.snapshot_step
+    part = local.handover.part
+    key = history_of(partner, part)
+    if received is None:
+        local.rules.update(local.handover.mine[:0], mine, theirs, partner=key, of_all=of_all)
+        local.free()
+        return None
+    claimed = theirs.weight
+    if claimed == 0.0 and received.zero:
+        theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
+    elif local.broken:
+        theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
+    delta, distance = local.handover.difference(received)
+    if not math.isfinite(distance):
+        delta.zero_()  # what overflows a difference would break the model
+    if merges(mine, theirs):
+        local.judge.forget_distances(partner)
+    judges = not local.broken and check is None
+    verdict = local.verdict(local.judge, partner, theirs, distance, trial, part) if judges else None
+    if verdict is not None:
+        theirs, local.own = theirs._replace(trust=verdict.trust), verdict.own
+    good = theirs.trust > 0.0 and math.isfinite(distance)
+    if trial is not None and trial.barrier and verdict is not None:
+        move = _cross(local, delta, mine, theirs, partner)
+    else:
+        move = local.rules.update(delta, mine, theirs, partner=key, of_all=of_all)
+    if local.broken and not good:
+        local.free()  # nothing to be healed by
+        return distance
+    copied = False
+    if claimed > 0.0 and good and check is None:
+        if local.newcomer or local.broken:
+            local.own = 1.0  # what was measured is what we were
+        copied = local.newcomer and mine.weight == 0.0 and part is None
+        local.met(copied=copied)
+    local.handover.deliver(exchange_id, move, check, replaces=local.broken, copied=copied)
+    local.freed.set()
+    return distance
+
+
+def _cross(local: Local, delta: Tensor, mine: Facts, theirs: Facts, partner: str) -> Tensor:
+    """The move where the middle between the partner and us is bad: to it, or none."""
+    share = crossing(mine, theirs, yields=local.peer > partner)
+    log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
+    if share:
+        local.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
+    return delta.mul_(share)
