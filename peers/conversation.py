@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,8 +45,8 @@ class Limits:
         return Bounds(self.idle_seconds, self.exchange_seconds, self.bytes_per_second_min, self.snapshot_seconds)
 
 
-Widening = Callable[[int], Awaitable[Sequence[Stream]]]
-"""Given over how many streams an exchange is to go, opens or awaits those beside the first."""
+Widening = Callable[[int], Awaitable[Stream]]
+"""Opens, or awaits, the stream of that number of an exchange that goes over several; the first one is 0."""
 
 
 class Conversation:
@@ -60,7 +60,8 @@ class Conversation:
         self._waits = waits or Deadlines(limits.bounds).of(stream.partner, limits.snapshot_seconds)
         self.bytes_sent = self.bytes_received = 0
         self._transferred = 0  # bytes, of which some may still be on their way
-        self._further: Sequence[Stream] = ()  # beside `stream`, for the vectors
+        self._lanes = 1
+        self._streams = [stream]  # with those beside `stream`, for the vectors
         self.widening: Widening | None = None
         self.received: Received | None = None  # what a transfer brought, also where it failed
 
@@ -79,7 +80,7 @@ class Conversation:
         try:
             return await self._drive(exchange, vectors, commit)
         except ExchangeError as error:
-            for stream in (self.stream, *self._further):
+            for stream in self._streams:
                 stream.abort()
             error.partner = self.stream.partner
             raise
@@ -113,8 +114,7 @@ class Conversation:
             assert vectors is not None, "a transfer needs vectors"
             return await self._transfer(vectors, command)
         if isinstance(command, Widen):
-            assert self.widening is not None, "nobody opens streams"
-            self._further = await self.widening(command.streams)
+            self._lanes = command.streams
             return None
         assert isinstance(command, Commit)
         assert commit is not None, "a commit needs somebody to write it down"
@@ -157,13 +157,15 @@ class Conversation:
         return unpack_body(message_type, await self._receive(length))
 
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
-        streams, began = [self.stream, *self._further], asyncio.get_running_loop().time()
-        lanes = range(len(streams))
-        outgoing = [Outgoing(vectors, i, len(streams)) if ways.send else None for i in lanes]
-        incoming = [Incoming(vectors, i, len(streams), outgoing[i]) if ways.receive else None for i in lanes]
-        gap, tasks = self._waits.gap(), list[asyncio.Future[float]]()
-        for stream, out, into in zip(streams, outgoing, incoming, strict=True):
-            tasks.append(asyncio.ensure_future(stream.transfer(out, into, gap)))
+        began, lanes, gap = asyncio.get_running_loop().time(), range(self._lanes), self._waits.gap()
+        outgoing = [Outgoing(vectors, i, self._lanes) if ways.send else None for i in lanes]
+        incoming = [Incoming(vectors, i, self._lanes, outgoing[i]) if ways.receive else None for i in lanes]
+
+        async def lane(number: int) -> float:
+            stream = self.stream if number == 0 else await self._further(number)
+            return await stream.transfer(outgoing[number], incoming[number], gap)
+
+        tasks = [asyncio.ensure_future(lane(number)) for number in lanes]
         try:
             gaps = await asyncio.gather(*tasks)
         except ExchangeTimeout:
@@ -179,6 +181,12 @@ class Conversation:
             self.received = Received.of(came)
         self._learn(ways, max(gaps), asyncio.get_running_loop().time() - began)
         return None if self.received.finite else "the parameters received are not finite"
+
+    async def _further(self, number: int) -> Stream:
+        assert self.widening is not None, "nobody opens streams"
+        stream = await self.widening(number)
+        self._streams.append(stream)
+        return stream
 
     def _learn(self, ways: Transfer, longest_gap: float, seconds: float) -> None:
         """What a transfer shows. Where we only send, it shows how fast buffers fill."""

@@ -20,15 +20,12 @@ class Lanes:
         self._opening, self._exchange_id = opening, exchange_id
         self._streams: list[Stream] = []
 
-    async def open(self, streams: int) -> list[Stream]:
-        """Those beside the first, in order. Raises ExchangeError where one cannot be had."""
-        await asyncio.gather(*(self._open() for _ in range(1, streams)))
-        for number, stream in enumerate(self._streams, 1):
-            await stream.send(pack(Lane(id=self._exchange_id, number=number)))
-        return self._streams
-
-    async def _open(self) -> None:
-        self._streams.append(await self._opening())
+    async def open(self, number: int) -> Stream:
+        """The one of that number. Raises ExchangeError where it cannot be had."""
+        stream = await self._opening()
+        self._streams.append(stream)
+        await stream.send(pack(Lane(id=self._exchange_id, number=number)))
+        return stream
 
     async def close(self) -> None:
         """Close all of them."""
@@ -39,10 +36,10 @@ class Lanes:
 class _Expected:
     """The lanes of one exchange that we answer, by number."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.here: dict[int, Stream] = {}
-        self.changed, self.over = asyncio.Event(), asyncio.Event()
+    def __init__(self, streams: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.here: dict[int, asyncio.Future[Stream]] = {number: loop.create_future() for number in range(1, streams)}
+        self.over = asyncio.Event()
 
 
 class AwaitedLanes:
@@ -53,27 +50,21 @@ class AwaitedLanes:
         self._expected: dict[Key, _Expected] = {}
 
     @contextlib.contextmanager
-    def expect(self, key: Key, streams: int) -> Iterator[Callable[[int], Awaitable[list[Stream]]]]:
-        """While an exchange is under way that may have so many streams; gives what waits for them."""
+    def expect(self, key: Key, streams: int) -> Iterator[Callable[[int], Awaitable[Stream]]]:
+        """While an exchange is under way that has so many streams; gives what waits for one of them."""
         expected = self._expected[key] = _Expected(streams)
 
-        async def lanes(agreed: int) -> list[Stream]:
+        async def lane(number: int) -> Stream:
             try:
-                await asyncio.wait_for(self._all_here(expected, agreed - 1), self._seconds)
+                return await asyncio.wait_for(asyncio.shield(expected.here[number]), self._seconds)
             except asyncio.TimeoutError as error:
-                raise ExchangeTimeout(f"not all {agreed} streams within {self._seconds:.3g} s") from error
-            return [expected.here[number] for number in range(1, agreed)]
+                raise ExchangeTimeout(f"stream {number} of {streams} did not come in {self._seconds:.3g} s") from error
 
         try:
-            yield lanes
+            yield lane
         finally:
             del self._expected[key]
             expected.over.set()
-
-    async def _all_here(self, expected: _Expected, count: int) -> None:
-        while len(expected.here) < count:
-            expected.changed.clear()
-            await expected.changed.wait()
 
     async def join(self, key: Key, number: int, stream: Stream) -> None:
         """This stream is a lane of that exchange; returns when the exchange is over.
@@ -82,8 +73,8 @@ class AwaitedLanes:
             RemoteProtocolError: no such lane is awaited.
         """
         expected = self._expected.get(key)
-        if expected is None or number >= expected.most or number in expected.here:
+        awaited = None if expected is None else expected.here.get(number)
+        if expected is None or awaited is None or awaited.done():
             raise RemoteProtocolError(f"a stream for exchange {key.id} that is not awaited", partner=key.partner)
-        expected.here[number] = stream
-        expected.changed.set()
+        awaited.set_result(stream)
         await expected.over.wait()

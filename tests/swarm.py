@@ -70,6 +70,9 @@ def build_member(
     newcomer: bool = False,
     limits: Limits | None = None,
     events: EventLog | None = None,
+    codec: str = "none",
+    fragments: int = 1,
+    streams: int | None = None,
 ) -> Member:
     model = model if model is not None else tiny_model(seed)
     peer = Peer(
@@ -78,7 +81,15 @@ def build_member(
         transport=network.transport(name),
         directory=network.directory(name),
         membership=Membership(
-            run=run, group=group, standby=standby, newcomer=newcomer, announce_seconds=1.0, refresh_seconds=0.5
+            run=run,
+            codec=codec,
+            fragments=fragments,
+            streams=streams,
+            group=group,
+            standby=standby,
+            newcomer=newcomer,
+            announce_seconds=1.0,
+            refresh_seconds=0.5,
         ),
         seed=seed,
         limits=limits,

@@ -1,0 +1,181 @@
+"""Vectors on their way: what is sent, what it becomes at the other end, and what is refused; without any I/O."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from p2p_elastic.codecs import CODECS
+from p2p_elastic.errors import RemoteProtocolError
+from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
+from p2p_elastic.peers.wire import CHUNK_ELEMENTS, CHUNK_HEADER
+
+checked = settings(max_examples=30, deadline=None)
+ELEMENTS = st.sampled_from([1, 7, 1000, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 3 * CHUNK_ELEMENTS + 5])
+
+
+def values(elements: int, seed: int) -> Tensor:
+    return torch.randn(elements, generator=torch.Generator().manual_seed(seed))
+
+
+class End:
+    """One end of a transfer: asks for its pieces as a stream does, one piece at each call."""
+
+    def __init__(self, vectors: Vectors, lanes: int = 1) -> None:
+        self.outgoing = [Outgoing(vectors, lane, lanes) for lane in range(lanes)]
+        self.incoming = [Incoming(vectors, lane, lanes, self.outgoing[lane]) for lane in range(lanes)]
+
+    @property
+    def received(self) -> Received:
+        return Received.of(self.incoming)
+
+
+def send_all(end: End, lane: int = 0) -> bytes:
+    return b"".join(bytes(piece) for piece in end.outgoing[lane].pieces())
+
+
+def fill(end: End, data: bytes, lane: int = 0) -> None:
+    at = 0
+    for piece in end.incoming[lane].pieces():
+        if isinstance(piece, int):
+            assert end.outgoing[lane].sent >= piece, "a real stream would wait here"
+            continue
+        piece[:] = data[at : at + len(piece)]
+        at += len(piece)
+    assert at == len(data)
+
+
+def swap(one: End, other: End) -> None:
+    for lane in range(len(one.outgoing)):
+        there, back = send_all(one, lane), send_all(other, lane)
+        fill(one, back, lane)
+        fill(other, there, lane)
+
+
+@given(elements=ELEMENTS, codec=st.sampled_from(sorted(CODECS)), lanes=st.integers(1, 8))
+@checked
+def test_both_ends_difference_what_went_over_the_wire(elements: int, codec: str, lanes: int) -> None:
+    a, b = values(elements, 1), values(elements, 2)
+    one, other = End(Vectors.moving(a.clone(), codec), lanes), End(Vectors.moving(b.clone(), codec), lanes)
+    swap(one, other)
+    moved, back = one.incoming[0]._into, other.incoming[0]._into
+    assert torch.equal(moved, -back)
+    torch.testing.assert_close(moved, b - a, atol=0.0 if codec == "none" else 0.1, rtol=0.0)
+    assert one.received.finite
+    assert not one.received.zero
+    assert one.received.distance == pytest.approx(float(torch.linalg.vector_norm(moved)), rel=1e-4)
+
+
+@given(elements=ELEMENTS, codec=st.sampled_from(sorted(CODECS)))
+@checked
+def test_in_place_and_beside_give_the_same_difference(elements: int, codec: str) -> None:
+    a, b = values(elements, 3), values(elements, 4)
+    in_place, beside = Vectors.moving(a.clone(), codec), Vectors(a.clone(), torch.empty(elements), codec)
+    ends = End(in_place), End(beside)
+    for end in ends:
+        swap(end, End(Vectors.moving(b.clone(), codec)))
+    assert torch.equal(in_place.mine, beside.theirs - beside.mine)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_what_others_may_be_reading_is_sent_and_left_as_it_is(codec: str) -> None:
+    shown = values(70_000, 5)
+    before, out = shown.clone(), torch.empty(70_000)
+    data = send_all(End(Vectors.sending(shown, codec)))
+    fill(End(Vectors.into(out, codec)), data)
+    assert torch.equal(shown, before)
+    torch.testing.assert_close(out, before, atol=0.05, rtol=0.0)
+    assert len(data) == wire_bytes(70_000, codec)
+
+
+def test_a_chunk_is_not_overwritten_before_it_is_sent() -> None:
+    a, b = values(2 * CHUNK_ELEMENTS, 6), values(2 * CHUNK_ELEMENTS, 7)
+    data = send_all(End(Vectors.moving(b.clone())))
+    end, at, waited = End(Vectors.moving(a)), 0, []
+    sending = end.outgoing[0].pieces()
+    sent = b""
+    for piece in end.incoming[0].pieces():
+        if isinstance(piece, int):
+            waited.append(piece)
+            while end.outgoing[0].sent < piece:
+                sent += bytes(next(sending, b""))
+            continue
+        piece[:] = data[at : at + len(piece)]
+        at += len(piece)
+    assert waited == [1, 2]
+    fill(End(Vectors.into(torch.empty(2 * CHUNK_ELEMENTS))), sent + b"".join(bytes(p) for p in sending))
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_changed_byte_is_noticed(codec: str, in_place: bool) -> None:
+    data = bytearray(send_all(End(Vectors.sending(values(1000, 8), codec))))
+    data[CHUNK_HEADER.size + 11] ^= 0x10
+    vector = torch.zeros(1000)
+    end = End(Vectors.moving(vector, codec) if in_place else Vectors.into(vector, codec))
+    send_all(end)
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        fill(end, bytes(data))
+
+
+def test_an_absurd_length_is_refused_before_anything_is_taken_in() -> None:
+    pieces = Incoming(Vectors.into(torch.zeros(10))).pieces()
+    header = next(pieces)
+    assert isinstance(header, memoryview)
+    header[:] = CHUNK_HEADER.pack(2**32 - 1, 0)
+    with pytest.raises(RemoteProtocolError, match="4294967295 bytes where 40 are due"):
+        next(pieces)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_is_not_finite_is_said(bad: float, in_place: bool) -> None:
+    theirs = values(CHUNK_ELEMENTS + 10, 9)
+    theirs[CHUNK_ELEMENTS + 3] = bad
+    mine = torch.zeros_like(theirs)
+    end = End(Vectors.moving(mine) if in_place else Vectors.into(mine))
+    send_all(end)
+    fill(end, send_all(End(Vectors.sending(theirs))))
+    assert not end.received.finite
+
+
+def test_finite_numbers_whose_squares_overflow_are_finite_and_infinitely_far() -> None:
+    end = End(Vectors.moving(torch.zeros(10)))
+    send_all(end)
+    fill(end, send_all(End(Vectors.sending(torch.full((10,), 1e30)))))
+    assert end.received.finite
+    assert math.isinf(end.received.distance)
+
+
+def test_zeros_are_told_from_parameters() -> None:
+    for sent, zero in (
+        (torch.zeros(100_000), True),
+        (torch.zeros(100_000).index_fill_(0, torch.tensor(99_999), 1), False),
+    ):
+        end = End(Vectors.into(torch.empty(100_000)))
+        fill(end, send_all(End(Vectors.sending(sent))))
+        assert end.received.zero is zero
+
+
+@given(data=st.binary(min_size=1, max_size=2000), codec=st.sampled_from(sorted(CODECS)))
+@checked
+def test_any_bytes_with_a_right_checksum_are_values_or_refused(data: bytes, codec: str) -> None:
+    from p2p_elastic.peers.wire import chunk_header
+
+    elements = next((n for n in range(1, 2100) if CODECS[codec].nbytes(n) == len(data)), None)
+    if elements is None:
+        return
+    end = End(Vectors.into(torch.zeros(elements), codec))
+    fill(end, chunk_header(memoryview(data)) + data)
+    assert end.received.finite == bool(torch.isfinite(end.incoming[0]._into).all())
+
+
+def test_bytes_of_a_vector_are_its_memory() -> None:
+    vector = torch.tensor([1.0, 2.0])
+    bytes_of(vector)[:4] = bytes_of(torch.tensor([5.0]))
+    assert vector.tolist() == [5.0, 2.0]
