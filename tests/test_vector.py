@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -239,3 +240,117 @@ def test_buffers_that_do_not_travel_do_not_count_for_the_schema() -> None:
             self.register_buffer("average", torch.zeros(3))
 
     assert schema(Plain()) == schema(WithBuffers())
+
+
+# -- flat storage ------------------------------------------------------------------------------------------------------
+
+
+def flattened(model: nn.Module) -> ParameterVector:
+    vector = ParameterVector(model)
+    vector.flatten()
+    return vector
+
+
+def test_flattening_changes_neither_values_nor_identity_nor_training() -> None:
+    model, twin = convolutional(), convolutional()
+    parameters = list(model.parameters())
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True) for m in (model, twin)]
+    vector = flattened(model)
+    assert [id(p) for p in model.parameters()] == [id(p) for p in parameters]
+    images = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        for one, optimizer in zip((model, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            one(images).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(vector.snapshot(vector.empty()), snapshot(twin))
+
+
+def test_parameters_share_one_storage_and_buffers_another() -> None:
+    model = convolutional()
+    flattened(model)
+    of_parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    of_buffers = {b.untyped_storage().data_ptr() for b in model.buffers() if b.is_floating_point()}
+    assert len(of_parameters) == len(of_buffers) == 1
+    assert of_parameters != of_buffers
+
+
+def test_a_flat_model_and_a_plain_one_give_and_take_the_same() -> None:
+    flat, plain = convolutional(), convolutional()
+    vectors = flattened(flat), ParameterVector(plain)
+    move = torch.linspace(-1.0, 1.0, vectors[0].elements)
+    for vector in vectors:
+        vector.add_(move)
+    assert torch.equal(*(vector.snapshot(vector.empty()) for vector in vectors))
+    for vector in vectors:
+        vector.load_(move.abs())
+    assert torch.equal(snapshot(flat), snapshot(plain))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("part", [(0, 1), (3, 50), (100, 137), (0, 138), (107, 108)])
+def test_a_part_is_read_and_moved_and_the_rest_stays(part: tuple[int, int], flat: bool) -> None:
+    model = convolutional()
+    vector, before = flattened(model) if flat else ParameterVector(model), snapshot(model)
+    assert vector.elements == 138
+    values = vector.snapshot(vector.empty(part[1] - part[0]), part)
+    assert torch.equal(values, before[slice(*part)])
+    vector.add_(torch.ones(len(values)), part)
+    before[slice(*part)] += 1.0
+    assert torch.equal(snapshot(model), before)
+
+
+@pytest.mark.parametrize("part", [(0, 5), (5, 100), (20, 108)])
+def test_a_part_may_begin_in_the_middle_of_a_channels_last_tensor(part: tuple[int, int]) -> None:
+    model = convolutional().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vector, before = flattened(model), snapshot(model)
+    assert not model[0].weight.is_contiguous()  # type: ignore[index, union-attr, operator]
+    assert torch.equal(vector.snapshot(vector.empty(part[1] - part[0]), part), before[slice(*part)])
+    vector.add_(torch.ones(part[1] - part[0]), part)
+    before[slice(*part)] += 1.0
+    assert torch.equal(snapshot(model), before)
+
+
+def test_a_model_that_was_moved_after_flattening_is_still_followed() -> None:
+    model = convolutional()
+    vector = flattened(model)
+    model.double().float()  # other storages, and back
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert torch.equal(vector.snapshot(vector.empty()), snapshot(model))
+    vector.add_(torch.ones(vector.elements))
+    assert torch.equal(vector.snapshot(vector.empty()), snapshot(model))
+
+
+def test_tied_parameters_stay_tied() -> None:
+    model = Tied()
+    flattened(model)
+    assert model.output.weight is model.embedding.weight
+
+
+def test_a_copy_of_a_flat_model_is_its_own() -> None:
+    model = convolutional()
+    vector = flattened(model)
+    other, before = copy.deepcopy(model), snapshot(model)
+    vector.add_(torch.ones(vector.elements))
+    assert torch.equal(snapshot(other), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_snapshot_and_a_move_go_through_pinned_memory() -> None:
+    model = convolutional().cuda()
+    vector, before = flattened(model), snapshot(convolutional())
+    out = vector.empty()
+    assert out.is_pinned()
+    vector.begin_snapshot(out)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)  # training goes on while it is copied
+    vector.arrived()
+    assert torch.equal(out, before)
+    move = vector.bring(torch.ones(vector.elements).pin_memory())
+    assert move.is_cuda
+    vector.add_(move)
+    after = before + 1.0
+    after[: vector.trainable] += 1.0
+    torch.testing.assert_close(vector.snapshot(vector.empty()), after)
