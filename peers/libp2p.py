@@ -85,6 +85,7 @@ class Libp2pHost:
         self._announce = tuple(announce)
         self._p2p: P2P | None = None
         self._on_start: list[Callable[[], Awaitable[None]]] = []
+        self._streams: dict[asyncio.Task[None], SocketStream] = {}
         self._closing = False
         self.restarts = 0
         self.addresses: tuple[str, ...] = ()
@@ -188,13 +189,47 @@ class Libp2pHost:
         except (P2PDaemonError, OSError, ValueError, LookupError, MultiaddrError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
-    async def open_stream(self, peer: str) -> SocketStream:
-        """A stream to a connected peer's exchange handler. Raises PartnerUnreachable."""
+    @property
+    def pids(self) -> tuple[int, int]:
+        """Of this process and of p2pd. Raises NetworkError while there is none."""
+        return os.getpid(), int(self.p2p._child.pid)
+
+    async def open_stream(self, peer: str, protocol: str = PROTOCOL) -> SocketStream:
+        """A stream to a connected peer's handler of that protocol. Raises PartnerUnreachable."""
         try:
-            _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer), PROTOCOL)
+            _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer), protocol)
             return await SocketStream.take_over(peer, reader, writer)
         except (P2PDaemonError, OSError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
+
+    async def serve(self, protocol: str, handler: Callable[[SocketStream], Awaitable[None]]) -> None:
+        """From now on, and after each restart, call `handler` for each stream of that protocol, as a task of its own
+        that closes the stream."""
+
+        async def handle(stream: SocketStream) -> None:
+            try:
+                await handler(stream)
+            finally:
+                await stream.close()
+
+        async def accept(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                stream = await SocketStream.take_over(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
+            except OSError:  # it went as it came
+                return
+            task = asyncio.ensure_future(handle(stream))
+            self._streams[task] = stream
+            task.add_done_callback(self._streams.pop)
+
+        await self.on_start(lambda: self.p2p.add_binary_stream_handler(protocol, accept))
+
+    async def cut(self) -> None:
+        """End every stream that was opened to us."""
+        streams = dict(self._streams)
+        for task, stream in streams.items():
+            stream.abort()
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
 
     async def close(self) -> None:
         """Stop p2pd and wait until it is gone."""
@@ -219,7 +254,6 @@ class Libp2pTransport:
     def __init__(self, host: Libp2pHost) -> None:
         self._host = host
         self._handler: Handler | None = None
-        self._streams: dict[asyncio.Task[None], SocketStream] = {}
 
     @property
     def peer(self) -> str:
@@ -232,34 +266,15 @@ class Libp2pTransport:
 
     async def serve(self, handler: Handler) -> None:
         self._handler = handler
-        await self._host.on_start(self._register)
-
-    async def _register(self) -> None:
-        async def accept(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                stream = await SocketStream.take_over(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
-            except OSError:  # it went as it came
-                return
-            task = asyncio.ensure_future(self._handle(stream))
-            self._streams[task] = stream
-            task.add_done_callback(self._streams.pop)
-
-        await self._host.p2p.add_binary_stream_handler(PROTOCOL, accept)
+        await self._host.serve(PROTOCOL, self._handle)
 
     async def _handle(self, stream: SocketStream) -> None:
-        try:
-            if self._handler is not None:
-                await self._handler(stream)
-        finally:
-            await stream.close()
+        if self._handler is not None:
+            await self._handler(stream)
 
     async def close(self) -> None:
         self._handler = None
-        streams = dict(self._streams)
-        for task, stream in streams.items():
-            stream.abort()
-            task.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
+        await self._host.cut()
 
 
 async def answering(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> tuple[str, ...]:

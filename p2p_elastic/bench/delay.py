@@ -1,0 +1,102 @@
+"""A TCP proxy on loopback, in a process of its own, that holds every byte back for a while: a long way to try with."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import multiprocessing
+import socket
+from multiprocessing.connection import Connection
+
+HELD_BYTES_MAX = 256 * 2**20
+READ_BYTES = 1 << 18
+START_SECONDS = 30.0
+
+
+class DelayProxy:
+    """Listens on `port` and forwards to `target`, a free port at the time, `seconds` later. A context manager."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> DelayProxy:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.target: int = free.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._seconds, self.target, theirs), daemon=True)
+        self._process.start()
+        if not ours.poll(START_SECONDS):
+            self._process.kill()
+            raise TimeoutError("the delay proxy does not start")
+        self.port: int = ours.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(seconds: float, target: int, ready: Connection) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_listen(seconds, target, ready))
+
+
+async def _listen(seconds: float, target: int, ready: Connection) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            back, there = await asyncio.open_connection("127.0.0.1", target, limit=2 * READ_BYTES)
+        except OSError:
+            writer.transport.abort()
+            return
+        ways = _forward(reader, there, seconds), _forward(back, writer, seconds)
+        await asyncio.gather(*ways, return_exceptions=True)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=2 * READ_BYTES)
+    ready.send(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
+    loop, held, changed, nbytes = (
+        asyncio.get_running_loop(),
+        collections.deque[tuple[float, bytes]](),
+        asyncio.Event(),
+        0,
+    )
+
+    async def send() -> None:
+        nonlocal nbytes
+        while True:
+            while not held:
+                changed.clear()
+                await changed.wait()
+            due, data = held[0]
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            held.popleft()
+            nbytes -= len(data)
+            changed.set()
+            if not data:
+                writer.close()
+                return
+            writer.write(data)
+            await writer.drain()
+
+    sending = asyncio.ensure_future(send())
+    try:
+        while True:
+            while nbytes > HELD_BYTES_MAX:
+                changed.clear()
+                await changed.wait()
+            data = await reader.read(READ_BYTES)
+            held.append((loop.time() + seconds, data))
+            nbytes += len(data)
+            changed.set()
+            if not data:
+                await sending
+                return
+    except OSError:
+        writer.transport.abort()
+    finally:
+        sending.cancel()

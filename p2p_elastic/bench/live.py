@@ -1,0 +1,259 @@
+"""A peer on loopback that exchanges when it is told to: what the benchmarks measure, put together as `join` does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from p2p_elastic.bench.delay import DelayProxy
+from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
+from p2p_elastic.errors import P2PElasticError
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.socket_stream import SocketStream
+from p2p_elastic.policy import Policy
+from p2p_elastic.rules import elastic
+from p2p_elastic.schedule import Schedule
+from p2p_elastic.status import Outcome
+from p2p_elastic.vector import ParameterVector
+
+BARE_PROTOCOL = "/p2p-elastic/bench/1"
+PIECE_BYTES = 1 << 20
+POLL_SECONDS = 0.001
+EXCHANGE_SECONDS_MAX = 300.0
+RUN = "bench"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One end of a benchmark. `period` None: it only answers. `port` 0: any; `announce`: where others reach it.
+
+    `width`: of the layers of an MLP; 0: the model has four equal parameters of `megabytes` together.
+    """
+
+    megabytes: float
+    period: int | None = None
+    codec: str = "none"
+    fragments: int = 1
+    streams: int | None = None
+    weighting: Literal["fixed", "dynamic"] = "fixed"
+    initial_peer: str | None = None
+    port: int = 0
+    announce: tuple[str, ...] = ()
+    width: int = 0
+
+    def over(self, proxy: DelayProxy | None, period: int | None = None) -> Setup:
+        """The same behind that proxy, and with that period where one is given."""
+        changed = self if period is None else replace(self, period=period)
+        if proxy is None:
+            return changed
+        return replace(changed, port=proxy.target, announce=(f"/ip4/127.0.0.1/tcp/{proxy.port}",))
+
+    def joining(self, address: str) -> Setup:
+        """The same, of the run that the peer at that address is in."""
+        return replace(self, initial_peer=address)
+
+    def model(self, value: float) -> nn.Module:
+        """Such parameters; without a width all of them are `value`."""
+        return mlp(self.width) if self.width else model_of(self.megabytes, value)
+
+
+def mlp(width: int) -> nn.Module:
+    """Three layers of that width with ReLU."""
+    return nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())))
+
+
+def model_of(megabytes: float, value: float) -> nn.Module:
+    """A model of four equal parameters, all of them `value`, of so many million bytes in float32."""
+    size = max(1, round(megabytes * 1e6 / 16))
+    return nn.ParameterList([nn.Parameter(torch.full((size,), value)) for _ in range(4)])
+
+
+class LivePeer:
+    """A peer of the run `bench`, on a network thread of its own. A context manager; nothing is left behind."""
+
+    def __init__(self, setup: Setup, model: nn.Module) -> None:
+        self._setup, self.model = setup, model
+        self.thread = NetworkThread()
+
+    def __enter__(self) -> LivePeer:
+        setup = self._setup
+        self.thread.__enter__()
+        try:
+            self.network = LiveNetwork(
+                Identity.generate(), [setup.initial_peer] if setup.initial_peer else [], setup.announce
+            )
+            self.thread.call(self.network.open("127.0.0.1", setup.port))
+            self.bare = BareStream(self)
+            self.resident_before = resident_bytes()
+            self.peer = self._peer()
+            self.thread.call(self.network.stay_attached())
+            self._life = self.thread.spawn(self.peer.run())
+        except BaseException:
+            self.thread.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_life"):
+            self._life.cancel()
+        self.thread.call(self.network.close())
+        self.thread.__exit__()
+
+    def _peer(self) -> Peer:
+        setup = self._setup
+        schedule = Schedule(probability=0.0) if setup.period is None else Schedule(period=setup.period)
+        return Peer(
+            vector=ParameterVector(self.model),
+            policy=Policy(elastic(0.5), schedule, weighting=setup.weighting),
+            transport=self.network.transport,
+            directory=self.network.directory,
+            membership=Membership(
+                run=RUN,
+                codec=setup.codec,
+                fragments=setup.fragments,
+                streams=setup.streams,
+                addresses=tuple(self.network.host.addresses),
+                announce_seconds=1.0,
+                refresh_seconds=0.5,
+            ),
+        )
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """Of this process and of its p2pd."""
+        return self.network.host.pids
+
+    def wait_for_partner(self, seconds: float = 30.0) -> None:
+        """Until another member is there. Raises P2PElasticError."""
+        end = time.monotonic() + seconds
+        while not self.peer.members():
+            if time.monotonic() > end:
+                raise P2PElasticError(f"no partner appeared within {seconds:g} s")
+            time.sleep(0.05)
+
+    def exchange(self) -> float:
+        """Ask for one exchange and wait until its move is added; how long that took, in seconds, snapshot included."""
+        peer = self.peer
+        before = {record.id for record in peer.last_exchanges()}
+        began = time.perf_counter()
+        peer.after_step()
+        while time.perf_counter() - began < EXCHANGE_SECONDS_MAX:
+            peer.settle()
+            ended = [r for r in peer.last_exchanges()[:4] if r.id not in before]
+            if any(r.outcome is Outcome.COMPLETED and r.staleness is not None for r in ended):
+                return time.perf_counter() - began
+            failed = next((r for r in ended if r.outcome not in (Outcome.COMPLETED, Outcome.DECLINED)), None)
+            if failed is not None:
+                raise P2PElasticError(f"the exchange failed: {failed.outcome.value}: {failed.reason}")
+            if ended and ended[0].outcome is Outcome.DECLINED:  # the partner still adds the move of the last one
+                before |= {r.id for r in ended}
+                time.sleep(POLL_SECONDS)
+                peer.after_step()
+            time.sleep(POLL_SECONDS)
+        raise P2PElasticError(f"no exchange came about within {EXCHANGE_SECONDS_MAX:g} s")
+
+    def settle(self) -> None:
+        """Let an exchange that is under way end, and add its move."""
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            self.peer.settle()
+            time.sleep(POLL_SECONDS)
+
+    def answer_until(self, over: Callable[[], bool]) -> None:
+        """Answer a partner's exchanges."""
+        self.peer.report_loss(1.0)
+        self.peer.after_step()
+        while not over():
+            self.peer.settle()
+            time.sleep(POLL_SECONDS)
+
+    def extra_models(self) -> float | None:
+        """The most memory since the peer was built, beyond that of before, in model sizes."""
+        peak = peak_bytes()
+        if peak is None or self.resident_before is None:
+            return None
+        return (peak - self.resident_before) / (self._setup.megabytes * 1e6)
+
+    def forget_peak(self) -> None:
+        """The peak counts from now on."""
+        forget_peak()
+
+
+class BareStream:
+    """The same bytes both ways over a libp2p stream, and nothing else: no messages, no checks, no move.
+
+    Two threads on the socket, one that sends and one that receives, pieces of 1 MiB: the fastest that we know.
+    """
+
+    def __init__(self, live: LivePeer) -> None:
+        self._live = live
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="bare")
+        live.thread.call(live.network.host.serve(BARE_PROTOCOL, self._answer))
+
+    async def _answer(self, stream: SocketStream) -> None:
+        """Swap as often as the partner says, each time so many bytes as it says."""
+        asked = bytearray(8)
+        await stream.receive_into(memoryview(asked))
+        await self._swap(stream.socket, int.from_bytes(asked, "big"))
+        await stream.receive_into(memoryview(bytearray(1)))  # until it has all
+
+    async def _swap(self, connected: socket.socket, nbytes: int) -> None:
+        mine, theirs = memoryview(bytearray(nbytes)), memoryview(bytearray(nbytes))
+        loop = asyncio.get_running_loop()
+        connected.settimeout(60.0)
+        try:
+            await asyncio.gather(
+                loop.run_in_executor(self._threads, _send, connected, mine),
+                loop.run_in_executor(self._threads, _fill, connected, theirs),
+            )
+        finally:
+            connected.setblocking(False)
+
+    def swap(self, partner: str, nbytes: int) -> float:
+        """So many bytes each way; how long that took, in seconds, without making room for them."""
+        return self._live.thread.call(self._ask(partner, nbytes))
+
+    async def _ask(self, partner: str, nbytes: int) -> float:
+        stream = await self._live.network.host.open_stream(partner, BARE_PROTOCOL)
+        try:
+            began = time.perf_counter()
+            await stream.send(nbytes.to_bytes(8, "big"))
+            await self._swap(stream.socket, nbytes)
+            seconds = time.perf_counter() - began
+            await stream.send(b".")
+        finally:
+            await stream.close()
+        return seconds
+
+
+def _send(connected: socket.socket, data: memoryview) -> None:
+    for start in range(0, len(data), PIECE_BYTES):
+        connected.sendall(data[start : start + PIECE_BYTES])
+
+
+def _fill(connected: socket.socket, buffer: memoryview) -> None:
+    filled = 0
+    while filled < len(buffer):
+        count = connected.recv_into(buffer[filled : filled + PIECE_BYTES])
+        if not count:
+            raise P2PElasticError("the bare stream ended early")
+        filled += count
+
+
+def in_background(work: Callable[[], None]) -> threading.Thread:
+    """A thread at it."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
