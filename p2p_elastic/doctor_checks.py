@@ -26,6 +26,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pillow": ("PIL", "10"),
     "rich": ("rich", "13.7"),
     "safetensors": ("safetensors.torch", "0.4.3"),
+    "xxhash": ("xxhash", "3.4"),
     "scikit-learn": ("sklearn", "1.4"),
     "cryptography": ("cryptography", "42"),
     "base58": ("base58", "2.1"),

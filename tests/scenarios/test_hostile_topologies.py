@@ -135,7 +135,7 @@ def check_sane(members: list[Member]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 2}, DeclineReason.OTHER_VERSION),
+        ({"version": 3}, DeclineReason.OTHER_VERSION),
         ({"run": "other"}, DeclineReason.OTHER_RUN),
         ({"schema_hash": "f" * 32}, DeclineReason.OTHER_SCHEMA),
         ({"elements": 2**39}, DeclineReason.OTHER_SCHEMA),
