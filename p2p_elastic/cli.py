@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from p2p_elastic import __version__
+from p2p_elastic.cli_bench import bench
 from p2p_elastic.cli_doctor import doctor
 from p2p_elastic.cli_errors import clean_errors
 from p2p_elastic.cli_export import export
@@ -38,6 +39,7 @@ def main() -> None:
     How is a peer:               p2p-elastic status
     Take the swarm's model:      p2p-elastic export --initial-peer MULTIADDR --output model.safetensors
     Simulate many workers:       p2p-elastic simulate --workers 8
+    How fast are exchanges here: p2p-elastic bench exchange
     """
 
 
@@ -257,7 +259,7 @@ def rules() -> None:
         click.echo(f"{name:16} {method.summary}\n{'':16} moving rate {method.moving_rate:g}{where}")
 
 
-for command in (doctor, export, simulate, status):
+for command in (bench, doctor, export, simulate, status):
     main.add_command(command)
 
 

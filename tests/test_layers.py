@@ -18,9 +18,11 @@ LAYERS = ("core", "peers", "api", "cli")
 # composition roots and what people see
 TOP = {
     *(
+        "bench",
         "board",
         "centre_duty",
         "cli",
+        "cli_bench",
         "cli_doctor",
         "cli_errors",
         "cli_export",
@@ -59,7 +61,10 @@ TOP = {
 def sources() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(
-        [*ROOT.glob("*.py"), *(p for d in ("tasks", "simulator", "peers", "api") for p in (ROOT / d).glob("*.py"))]
+        [
+            *ROOT.glob("*.py"),
+            *(p for d in ("bench", "tasks", "simulator", "peers", "api") for p in (ROOT / d).glob("*.py")),
+        ]
     ):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(("p2p_elastic", *parts)).removesuffix(".__init__")
@@ -119,7 +124,13 @@ def test_there_is_no_import_cycle() -> None:
         ("psutil", {"p2p_elastic.sensors"}),
         ("prometheus_client", {"p2p_elastic.api.metrics"}),
         ("uvicorn", {"p2p_elastic.api.server"}),
-        ("click", {f"p2p_elastic.cli{name}" for name in ("", "_doctor", "_errors", "_export", "_simulate", "_status")}),
+        (
+            "click",
+            {
+                f"p2p_elastic.cli{name}"
+                for name in ("", "_bench", "_doctor", "_errors", "_export", "_simulate", "_status")
+            },
+        ),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),
     ],
 )

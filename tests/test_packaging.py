@@ -26,7 +26,7 @@ def test_every_package_is_listed() -> None:
     settings = PROJECT["tool"]["setuptools"]
     found = {"p2p_elastic"} | {
         "p2p_elastic." + str(p.parent.relative_to(REPOSITORY)).replace("p2p_elastic/", "").replace("/", ".")
-        for folder in ("p2p_elastic/tasks", "p2p_elastic/simulator", "peers", "api")
+        for folder in ("p2p_elastic/bench", "p2p_elastic/tasks", "p2p_elastic/simulator", "peers", "api")
         for p in (REPOSITORY / folder).rglob("__init__.py")
     }
     assert set(settings["packages"]) == found
