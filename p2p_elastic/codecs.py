@@ -22,6 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from p2p_elastic.errors import ConfigError
+
 BLOCK = 128  # elements that share a scale; half of it costs 3 % more bytes for 8 % less error
 FLOAT32_BYTES = 4
 FLOAT16_MAX = 65504.0
@@ -165,3 +167,10 @@ CODECS: Mapping[str, Codec] = {
     "int8": Blocks(),
 }
 """Every codec that a run can name."""
+
+
+def find_codec(name: str) -> Codec:
+    """The codec of that name. Raises ConfigError with the names there are."""
+    if name not in CODECS:
+        raise ConfigError("codec", name, f"allowed: {', '.join(CODECS)}")
+    return CODECS[name]
