@@ -196,7 +196,7 @@ class Pairs(Nobody):
         """What the asker receives, and what the other does, if both send."""
         part = self._wire.part(asker, flat.shape[1])
         ends = [(asker, asked), (asked, asker)] if back else [(asker, asked)]
-        return [Received(to, of, part, self._wire.sent(of, flat[of, part])) for to, of in ends]
+        return [Received(to, of, part, self._wire.sent(of, flat[of], part)) for to, of in ends]
 
     def _facts(self, row: int, step: int, *, asked: bool = False, partners: int = 1) -> Facts:
         share = self._rule.share(self.states[row])
@@ -214,7 +214,7 @@ class Pairs(Nobody):
         received = []
         for asker, asked in asks:
             part = self._wire.part(asker, flat.shape[1])
-            received.append(Received(asked, asker, part, self._wire.sent(asker, flat[asker, part])))
+            received.append(Received(asked, asker, part, self._wire.sent(asker, flat[asker], part)))
         verdicts = self._judge(flat, received)
         senders = []
         for asker, asked in asks:
@@ -289,8 +289,8 @@ class Centre(Nobody):
             return {}
         received = []
         for row, part in parts.items():
-            received.append(Received(row, CENTRE, part, self._wire.sent(CENTRE, self.centre[part])))
-            received.append(Received(CENTRE, row, part, self._wire.sent(row, flat[row, part])))
+            received.append(Received(row, CENTRE, part, self._wire.sent(CENTRE, self.centre, part)))
+            received.append(Received(CENTRE, row, part, self._wire.sent(row, flat[row], part)))
         return self._judge(flat, received)
 
     def _meet(
@@ -298,8 +298,8 @@ class Centre(Nobody):
     ) -> tuple[Tensor, Tensor]:
         """The moves of a worker and of the centre, both of this part."""
         mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
-        of_worker = self._wire.sent(row, flat[row, part])
-        of_centre = self._wire.sent(CENTRE, self.centre[part])
+        of_worker = self._wire.sent(row, flat[row], part)
+        of_centre = self._wire.sent(CENTRE, self.centre, part)
         move, self.states[row] = self._rule.update(
             of_centre - of_worker, self.states[row], mine=mine, theirs=_trusted(theirs, verdicts.get((row, CENTRE)))
         )
@@ -428,7 +428,7 @@ class Leader(Nobody):
         leader = min(candidates, key=lambda row: losses[row])
         followers = [row for row in _both(due, connected) if row in group and row != leader]
         theirs = Facts(step, losses[leader], self._weight(leader))
-        sent = self._wire.sent(leader, flat[leader])
+        sent = self._wire.sent(leader, flat[leader], slice(None))
         verdicts = self._judge(flat, [Received(row, leader, slice(None), sent) for row in followers])
         for row in followers:
             pair = row, leader

@@ -34,10 +34,13 @@ class Wire:
         self._next[row] = (now + 1) % self.fragments
         return slice(elements * now // self.fragments, elements * (now + 1) // self.fragments)
 
-    def sent(self, row: int, values: Tensor) -> Tensor:
-        """What arrives of `values` [n], which this row sends (`CENTRE`: the centre) and which stay as they are."""
-        if self.codec is CODECS["none"]:
-            return values
+    def sent(self, row: int, vector: Tensor, part: slice) -> Tensor:
+        """What arrives of this part of `vector` [D], which is the row's (`CENTRE`: the centre's) and stays as it is."""
+        values = vector[part]
+        return values if self.codec is CODECS["none"] else self.round_trip(values)
+
+    def round_trip(self, values: Tensor) -> Tensor:
+        """What arrives where `values` [n] are sent; always a copy."""
         arrived = values.clone()
         if self._scratch.device != values.device or not len(self._scratch):
             self._scratch = torch.empty(self.codec.nbytes(CHUNK), dtype=torch.uint8, device=values.device)

@@ -102,7 +102,7 @@ def test_a_leader_is_followed_as_it_arrives() -> None:
 def test_vectors_longer_than_a_chunk_arrive_as_a_whole_would() -> None:
     vector = torch.randn(CHUNK + 200, generator=torch.Generator().manual_seed(1))
     before = vector.clone()
-    assert torch.equal(Wire(CODECS["int8"]).sent(0, vector), round_trip("int8", vector))
+    assert torch.equal(Wire(CODECS["int8"]).sent(0, vector, slice(None)), round_trip("int8", vector))
     assert torch.equal(vector, before), "one's own parameters are not rounded"
 
 
