@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument("--dead-zone", action="store_true")
     given = parser.parse_args()
     if given.dead_zone:
+        torch.set_num_threads(1)
         print(dead_zone())
     elif given.render:
         print(render(given.store, given.seeds))

@@ -7,9 +7,9 @@ import random
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import BLOCK, CODECS, Codec
+from p2p_elastic.codecs import CODECS, PIECE, Codec
 
-CHUNK = 512 * BLOCK  # elements that are encoded at once: they stay in a core's cache
+CHUNK = 2 * PIECE  # elements that are encoded at once
 
 
 class Wire:
