@@ -4,7 +4,7 @@
 
 Speed is GB of float32 per second: of one chunk over and over (in cache), and of a vector chunk by chunk, as a peer
 sends it, which comes from memory. All codecs take turns; what is given is the median of the repetitions, and their
-quartiles. Errors are of normal numbers and of the weights of a trained net: the digits MLP, and with --data-dir that
+quartiles. Codecs are to use one thread whatever `--threads` allows: `threads_used`. Errors are of normal numbers and of the weights of a trained net: the digits MLP, and with --data-dir that
 of mnist-small.
 """
 
@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS, Codec
+from p2p_elastic.codecs import CODECS, PIECE, Codec
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
 from p2p_elastic.tasks import Batches, find_task, initial_model
 
-CHUNK = 65_536  # elements
+CHUNK = 2 * PIECE  # elements
 CALLS = 50  # of one chunk, in one repetition
 TRAINED_STEPS = 1000
 
@@ -53,6 +53,7 @@ def main() -> None:
         "error": {
             name: {data: error(codec, vector) for data, vector in vectors.items()} for name, codec in CODECS.items()
         },
+        "threads_used": {name: threads_used(codec) for name, codec in CODECS.items()},
         "gb_per_second": {
             "chunk": speed(normal(CHUNK), options.repetitions, CALLS),
             "vector": speed(normal(options.elements), options.repetitions, 1),
@@ -109,6 +110,17 @@ def speed(vector: Tensor, repetitions: int, calls: int) -> dict[str, dict[str, l
         rates = [vector.nbytes / 1e9 / one for one in values]
         found.setdefault(name, {})[what] = [round(one, 2) for one in statistics.quantiles(rates, n=4)]
     return found
+
+
+def threads_used(codec: Codec) -> float:
+    """CPU seconds of the process per CPU second of this thread; PyTorch's other threads also burn some by waiting."""
+    encode = _work(codec, normal(CHUNK))["encode"]
+    encode()
+    time.sleep(0.5)  # for what waits since before
+    process, thread = time.process_time(), time.thread_time()
+    for _ in range(CALLS):
+        encode()
+    return round((time.process_time() - process) / (time.thread_time() - thread), 2)
 
 
 def _work(codec: Codec, vector: Tensor) -> dict[str, Callable[[], None]]:

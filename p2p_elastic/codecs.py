@@ -30,7 +30,8 @@ PIECE = 255 * BLOCK  # elements at once: fewer than make PyTorch use other threa
 FLOAT32_BYTES = 4
 FLOAT16_MAX = 65504.0
 INT8_MAX = 127.0
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # its inverse is finite
+TO_INTEGER = 1.5 * 2.0**23  # float32 of that size have no fractions; round_() would use other threads at any length
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # a normal number: what is divided by it stays finite
 
 
 class Codec(Protocol):
@@ -136,7 +137,7 @@ class Blocks:
             torch.amax(block, 1, keepdim=True, out=scale)
             torch.maximum(scale, torch.amin(block, 1, keepdim=True).neg_(), out=scale)
             scale.mul_(1.0 / INT8_MAX).clamp_(min=SMALLEST_SCALE)
-            integer.copy_(block.mul_(scale.reciprocal()).round_())
+            integer.copy_(block.div_(scale).add_(TO_INTEGER).sub_(TO_INTEGER))
             block.copy_(integer).mul_(scale)
         return sent
 
