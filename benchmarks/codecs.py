@@ -4,8 +4,8 @@
 
 Speed is GB of float32 per second: of one chunk over and over (in cache), and of a vector chunk by chunk, as a peer
 sends it, which comes from memory. All codecs take turns; what is given is the median of the repetitions, and their
-quartiles. Codecs are to use one thread whatever `--threads` allows: `threads_used`. Errors are of normal numbers and of the weights of a trained net: the digits MLP, and with --data-dir that
-of mnist-small.
+quartiles. Codecs are to use one thread whatever --threads allows: `threads_used`. Errors are of normal numbers and of
+the weights of a trained net: the digits MLP, and with --data-dir that of mnist-small.
 """
 
 from __future__ import annotations

@@ -101,8 +101,8 @@ GROUPS = {
         "mnist (2.9 M parameters, dropout), 600 steps",
         {"task": "mnist", "workers": 4, "steps": 600, "evaluate_steps": 300},
         {"elastic-gossip": {}, "easgd": {"learning_rate": 0.05}},  # easgd has no momentum
-        {WHOLE: PAIR, EIGHTHS: PAIR},
-        seeds=2,
+        {EIGHTHS: PAIR, WHOLE: PAIR},
+        seeds=4,
     ),
     "constant": Group(
         "mnist-small, learning rate 0.05",
