@@ -124,6 +124,12 @@ def _exchange() -> Iterator[Option]:
             "... or after each step with probability P, such as 1/32.  [default: 1/32; lsgd: period 16]",
         ),
         (
+            "--codec",
+            "[none|float16|bfloat16|int8]",
+            "How parameters travel: as float32, in 16 bits, or in 8 with a scale per 128.  [default: none]",
+        ),
+        ("--fragment", "F", "An exchange is about one of F parts of the parameters, in turns.  [default: 1]"),
+        (
             "--weighting",
             "[fixed|dynamic]",
             "All workers count the same, or by their health and by what others measure of them.  [default: fixed]",

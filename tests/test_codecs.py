@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2p_elastic.codecs import BLOCK, CODECS, FLOAT16_MAX, SMALLEST_SCALE, Codec
+from p2p_elastic.codecs import BLOCK, CODECS, FLOAT16_MAX, PIECE, SMALLEST_SCALE, Codec
 from p2p_elastic.rules import Facts, elastic
 
 checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 NAMES = st.sampled_from(list(CODECS))
-LENGTHS = st.one_of(st.integers(1, 3 * BLOCK), st.sampled_from([8 * BLOCK - 1, 8 * BLOCK, 8 * BLOCK + 1, 65_536]))
+LENGTHS = st.one_of(st.integers(1, 3 * BLOCK), st.sampled_from([8 * BLOCK - 1, 8 * BLOCK, PIECE, PIECE + 1, 65_536]))
 FINITE = st.floats(width=32, min_value=-(2.0**127), max_value=2.0**127)
 LIMITS = {
     "none": lambda x: torch.zeros_like(x),

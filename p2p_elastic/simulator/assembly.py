@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from p2p_elastic.codecs import find_codec
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.methods import RULES, Topology
 from p2p_elastic.policy import rule_of
 from p2p_elastic.rules import ExchangeRule
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.rounds import Accumulated, Centre, CentreTogether, Leader, Nobody, Pairs, Round
+from p2p_elastic.simulator.sending import Wire
 
 LSGD_GLOBAL_PERIODS = 4  # local pulls to one global pull, unless told otherwise
 
@@ -21,31 +24,37 @@ def build_round(
 
     The first `trainable` of D are parameters, the others BatchNorm's statistics; None is all. `judging` is there where
     the configuration has dynamic weighting.
+
+    Raises:
+        ConfigError: more fragments than elements.
     """
+    if config.fragment > flat.shape[1]:
+        raise ConfigError("fragment", config.fragment, f"at most one per element of the model ({flat.shape[1]})")
+    wire = Wire(find_codec(config.codec), config.fragment, seed=config.seed)
     method = RULES[config.rule]
     rule, seed = rule_of(method, config.rate, config.weighting), config.seed
     if method.topology is Topology.PAIRS:
-        return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed, judging=judging)
+        return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed, judging=judging, wire=wire)
     if method.topology is Topology.CENTRE:
-        return Centre(rule, flat, seed=seed, judging=judging)
+        return Centre(rule, flat, seed=seed, judging=judging, wire=wire)
     if method.topology is Topology.CENTRE_TOGETHER:
-        return CentreTogether(rule, flat, seed=seed, judging=judging)
+        return CentreTogether(rule, flat, seed=seed, judging=judging, wire=wire)
     if method.topology is Topology.ACCUMULATED:
         average_rate = config.rate if method.moving_rate > 0.0 else None
         return Accumulated(flat, trainable=trainable, average_rate=average_rate, seed=seed)
     if method.topology is Topology.LEADER:
-        return _leader(config, rule, flat, judging)
+        return _leader(config, rule, flat, judging, wire)
     return Nobody()
 
 
-def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor, judging: Judging | None) -> Leader:
+def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor, judging: Judging | None, wire: Wire) -> Leader:
     period = config.schedule.period
     assert period is not None, "lsgd has a period"
     global_period = config.global_period or LSGD_GLOBAL_PERIODS * period
     assert config.global_rate is not None
     global_rule = rule_of(RULES[config.rule], config.global_rate, config.weighting)
     if config.groups == 1 or global_period == period:
-        return Leader(global_rule, flat, judging=judging)  # as the authors' code: only the best of all
+        return Leader(global_rule, flat, judging=judging, wire=wire)  # as the authors' code: only the best of all
     return Leader(
         rule,
         flat,
@@ -53,4 +62,5 @@ def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor, judging:
         global_rule=global_rule,
         global_period=global_period,
         judging=judging,
+        wire=wire,
     )

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from p2p_elastic.codecs import find_codec
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.methods import RULES, Flow, Topology, find_method, find_rule
+from p2p_elastic.methods import RULES, Flow, Method, Topology, find_method, find_rule
 from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
@@ -18,6 +19,7 @@ Count = Annotated[int, Field(ge=1, le=2**31)]
 Epochs = Annotated[float, Field(ge=0.0, le=2**31)]
 Loop = Literal["auto", "stacked", "looped"]
 """How workers are computed, see `simulate`: of the engine, not of a configuration."""
+UNSENT = (Topology.ACCUMULATED, Topology.GRADIENTS, Topology.NOBODY)  # no vectors that a rule takes differences of
 
 
 class Failures(Frozen):
@@ -72,6 +74,8 @@ class SimulationConfig(Frozen):
     global_moving_rate: float | None = Field(default=None, description="lsgd: pull towards the best of all groups")
     period: Count | None = None
     probability: Share | None = None
+    codec: str = Field(default="none", description="how parameters travel: none (float32), float16, bfloat16, int8")
+    fragment: Count = Field(default=1, description="an exchange is about one of so many parts of the vector, in turns")
     weighting: WeightingName = Field(
         default="fixed", description="dynamic: workers count by their health and by what others measure of them"
     )
@@ -132,12 +136,28 @@ class SimulationConfig(Frozen):
             raise ConfigError("partners", self.partners, "only the gossip rules have partners")
         if method.flow is Flow.PULL and self.rate * self.partners > 1.0:
             raise ConfigError("partners", self.partners, f"at most 1 / moving rate ({self.rate:g}): moves add up")
+        self._check_sending(method)
         if self.failures.slow >= self.workers:
             raise ConfigError("slow", self.failures.slow, f"fewer than there are workers ({self.workers})")
         if len(self.failures.faulty) >= self.workers:
             given = (self.failures.diverge, self.failures.flipped, self.failures.nan)
             raise ConfigError("diverge/flipped/nan", given, f"together fewer than there are workers ({self.workers})")
         return self
+
+    def _check_sending(self, method: Method) -> None:
+        find_codec(self.codec)
+        if self.codec != "none" and method.topology in UNSENT:
+            raise ConfigError(
+                "codec", self.codec, f"none: what rule {self.rule} sends are no parameters that a rule pulls"
+            )
+        if self.fragment == 1:
+            return
+        if method.topology in UNSENT:
+            raise ConfigError("fragment", self.fragment, f"1: rule {self.rule} does not exchange parameters")
+        if method.topology is Topology.LEADER:
+            raise ConfigError("fragment", self.fragment, f"1: with rule {self.rule} a leader is followed whole")
+        if method.shares:
+            raise ConfigError("fragment", self.fragment, f"1: the sum weights of rule {self.rule} are of whole models")
 
     @property
     def rate(self) -> float:

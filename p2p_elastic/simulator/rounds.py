@@ -10,7 +10,9 @@ A round says what each worker moves, or moves it at once:
 
 Pairs, Centre and CentreTogether make moves and settle nothing; Leader and Accumulated make no moves and settle;
 Nobody (also for all-reduce, whose exchange is of gradients) does neither. `due` are the workers that ask, `connected`
-those that can be reached; a worker in `due` that is not in `connected` has no exchange. `traffic` counts.
+those that can be reached; a worker in `due` that is not in `connected` has no exchange. `traffic` counts. What is sent
+arrives as the `wire` makes it, in part and rounded; both ends take differences of that, and where only one end sends,
+the other takes it from its own vector as it is.
 
 Where papers say it: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726; EASGD and DOWNPOUR
 1412.6651 (Algorithms 1 to 3, eq. 3-6); Leader SGD 1905.10395.
@@ -24,7 +26,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ from torch import Tensor
 from p2p_elastic.methods import Flow
 from p2p_elastic.rules import ExchangeRule, Facts, State
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
+from p2p_elastic.simulator.sending import Wire
 from p2p_elastic.trust import Verdict
 
 Moves = dict[int, Tensor]
@@ -40,11 +43,20 @@ Ask = tuple[int, int]  # who asks, who is asked
 
 @dataclass
 class Traffic:
-    """What was sent so far. A vector is D float32."""
+    """What was sent so far, without headers."""
 
     exchanges: int = 0
     worker_bytes: int = 0
     centre_bytes: int = 0
+
+
+class Received(NamedTuple):
+    """What a row got from another (or `CENTRE`): these values for this part of the vector."""
+
+    receiver: int
+    sender: int
+    part: slice
+    values: Tensor
 
 
 class Round(Protocol):
@@ -75,8 +87,8 @@ class Nobody:
     With `judging` (dynamic weighting) rows have weights, and judge what they receive; otherwise all count the same.
     """
 
-    def __init__(self, judging: Judging | None = None) -> None:
-        self._judging = judging
+    def __init__(self, judging: Judging | None = None, wire: Wire | None = None) -> None:
+        self._judging, self._wire = judging, wire or Wire()
         self.traffic = Traffic()
         self.centre: Tensor | None = None
         self.leaders: Counter[int] = Counter()
@@ -95,21 +107,22 @@ class Nobody:
     def _weight(self, row: int) -> float:
         return 1.0 if self._judging is None else self._judging.weights[row]
 
-    def _judge(self, flat: Tensor, pairs: Sequence[Pair]) -> Mapping[Pair, Verdict]:
-        """What the judges of these pairs make of the vectors that they received."""
-        if self._judging is None or not pairs:
+    def _judge(self, flat: Tensor, received: Sequence[Received]) -> Mapping[Pair, Verdict]:
+        """What the receivers make of what they received: of their own vectors with that in it."""
+        if self._judging is None or not received:
             return {}
+        mine = torch.stack([self._vector(flat, one.receiver) for one in received])
+        theirs = mine.clone()
+        for row, one in zip(theirs, received, strict=True):
+            row[one.part] = one.values
+        return self._judging.judge(mine, theirs, [(one.receiver, one.sender) for one in received])
 
-        def vectors(rows: Iterable[int]) -> Tensor:
-            return torch.stack(
-                [self.centre if row == CENTRE and self.centre is not None else flat[row] for row in rows]
-            )
+    def _vector(self, flat: Tensor, row: int) -> Tensor:
+        return self.centre if row == CENTRE and self.centre is not None else flat[row]
 
-        return self._judging.judge(vectors(i for i, _ in pairs), vectors(j for _, j in pairs), pairs)
-
-    def _count(self, vector: Tensor, *, workers: int = 0, centre: int = 0) -> None:
-        """One exchange in which workers and centre sent so many vectors."""
-        size = vector.numel() * vector.element_size()
+    def _count(self, elements: int, *, workers: int = 0, centre: int = 0) -> None:
+        """One exchange in which workers and centre sent so many vectors, or parts, of so many elements."""
+        size = self._wire.nbytes(elements)
         self.traffic.exchanges += 1
         self.traffic.worker_bytes += workers * size
         self.traffic.centre_bytes += centre * size
@@ -135,8 +148,9 @@ class Pairs(Nobody):
         partners: int = 1,
         seed: int = 0,
         judging: Judging | None = None,
+        wire: Wire | None = None,
     ) -> None:
-        super().__init__(judging)
+        super().__init__(judging, wire)
         self._rule, self._flow, self._partners = rule, flow, partners
         self._rng = random.Random(seed)
         self.states: list[State] = [rule.init(row) for row in flat]
@@ -160,51 +174,71 @@ class Pairs(Nobody):
             return self._push(flat, asks, step)
         if self._flow is Flow.BOTH:
             asks = _each_pair_once(asks)
-        moving = asks if self._flow is Flow.BOTH else [(asker,) for asker, _ in asks]
-        partners = Counter(itertools.chain.from_iterable(moving))
-        verdicts = self._judge_all(flat, asks, both=self._flow is Flow.BOTH)
+        both = self._flow is Flow.BOTH
+        partners = Counter(itertools.chain.from_iterable(asks if both else [(asker,) for asker, _ in asks]))
+        sent = [self._sent(flat, asker, asked, back=both) for asker, asked in asks]
+        verdicts = self._judge(flat, list(itertools.chain.from_iterable(sent)))
         moves: Moves = {}
-        for asker, asked in asks:
+        for (asker, asked), ends in zip(asks, sent, strict=True):
             mine, theirs = (
                 self._facts(i, step, asked=i == asker, partners=max(1, partners[i])) for i in (asker, asked)
             )
-            delta = flat[asked] - flat[asker]
-            self._end(moves, delta, asker, mine, _trusted(theirs, verdicts.get((asker, asked))))
-            back = flat[asker] - flat[asked] if self._flow is Flow.BOTH else flat.new_empty(0)
-            self._end(moves, back, asked, theirs, _trusted(mine, verdicts.get((asked, asker))))
-            self._count(flat[asker], workers=2 if self._flow is Flow.BOTH else 1)
+            part, received = ends[0].part, ends[0].values
+            before = ends[1].values if both else flat[asker, part]
+            trusted = _trusted(theirs, verdicts.get((asker, asked)))
+            self._end(moves, received - before, asker, mine, trusted, part, flat)
+            back = before - received if both else flat.new_empty(0)
+            self._end(moves, back, asked, theirs, _trusted(mine, verdicts.get((asked, asker))), part, flat)
+            self._count(len(received), workers=2 if both else 1)
         return moves
+
+    def _sent(self, flat: Tensor, asker: int, asked: int, *, back: bool) -> list[Received]:
+        """What the asker receives, and what the other does, if both send."""
+        part = self._wire.part(asker, flat.shape[1])
+        ends = [(asker, asked), (asked, asker)] if back else [(asker, asked)]
+        return [Received(to, of, part, self._wire.sent(of, flat[of], part)) for to, of in ends]
 
     def _facts(self, row: int, step: int, *, asked: bool = False, partners: int = 1) -> Facts:
         share = self._rule.share(self.states[row])
         return Facts(step, None, self._weight(row), asked=asked, partners=partners, share=share)
 
-    def _judge_all(self, flat: Tensor, asks: Sequence[Ask], *, both: bool) -> Mapping[Pair, Verdict]:
-        pairs = [*asks, *((asked, asker) for asker, asked in asks)] if both else asks
-        return self._judge(flat, pairs)
-
-    def _end(self, moves: Moves, delta: Tensor, row: int, mine: Facts, theirs: Facts) -> None:
+    def _end(
+        self, moves: Moves, delta: Tensor, row: int, mine: Facts, theirs: Facts, part: slice, flat: Tensor
+    ) -> None:
         move, self.states[row] = self._rule.update(delta, self.states[row], mine=mine, theirs=theirs)
         if move.numel():
-            moves[row] = moves[row].add_(move) if row in moves else move
+            _add(moves, row, part, move, flat)
 
     def _push(self, flat: Tensor, asks: list[Ask], step: int) -> Moves:
         # A queue has one partner at a time, so the facts say one.
-        verdicts = self._judge_all(flat, [(asked, asker) for asker, asked in asks], both=False)
-        sent = []
+        received = []
+        for asker, asked in asks:
+            part = self._wire.part(asker, flat.shape[1])
+            received.append(Received(asked, asker, part, self._wire.sent(asker, flat[asker], part)))
+        verdicts = self._judge(flat, received)
+        senders = []
         for asker, asked in asks:
             sender = self._facts(asker, step, asked=True)
-            self._end({}, flat.new_empty(0), asker, sender, self._facts(asked, step))
-            sent.append((asker, asked, _trusted(sender, verdicts.get((asked, asker)))))
-            self._count(flat[asker], workers=1)
+            self._end({}, flat.new_empty(0), asker, sender, self._facts(asked, step), slice(0), flat)
+            senders.append(_trusted(sender, verdicts.get((asked, asker))))
         moves: Moves = {}
-        for asker, asked, sender in sent:
-            receiver = self._facts(asked, step)
-            delta = flat[asker] - flat[asked]
+        for (asked, _, part, values), sender in zip(received, senders, strict=True):
+            delta = values - flat[asked, part]
             if asked in moves:
-                delta.sub_(moves[asked])
-            self._end(moves, delta, asked, receiver, sender)
+                delta.sub_(moves[asked][part])
+            self._end(moves, delta, asked, self._facts(asked, step), sender, part, flat)
+            self._count(len(values), workers=1)
         return moves
+
+
+def _add(moves: Moves, row: int, part: slice, move: Tensor, flat: Tensor) -> None:
+    """Add a move of a part to what the row moves in all."""
+    if row not in moves and len(move) == flat.shape[1]:
+        moves[row] = move
+        return
+    if row not in moves:
+        moves[row] = torch.zeros_like(flat[row])
+    moves[row][part].add_(move)
 
 
 def _trusted(theirs: Facts, verdict: Verdict | None) -> Facts:
@@ -223,8 +257,16 @@ class Centre(Nobody):
     centre's end has a state per worker. A worker judges the centre as it was before the round.
     """
 
-    def __init__(self, rule: ExchangeRule, flat: Tensor, *, seed: int = 0, judging: Judging | None = None) -> None:
-        super().__init__(judging)
+    def __init__(
+        self,
+        rule: ExchangeRule,
+        flat: Tensor,
+        *,
+        seed: int = 0,
+        judging: Judging | None = None,
+        wire: Wire | None = None,
+    ) -> None:
+        super().__init__(judging, wire)
         self._rule, self._rng = rule, random.Random(seed)
         self.centre: Tensor = flat[0].clone()
         self.states: list[State] = [rule.init(row) for row in flat]
@@ -233,28 +275,40 @@ class Centre(Nobody):
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         order = _both(due, connected)
         self._rng.shuffle(order)
-        verdicts = self._judge_centre(flat, order)
+        parts = {row: self._wire.part(row, flat.shape[1]) for row in order}
+        verdicts = self._judge_centre(flat, parts)
         moves: Moves = {}
-        for row in order:
-            moves[row], of_centre = self._meet(flat[row], row, step, verdicts)
-            self.centre.add_(of_centre)
+        for row, part in parts.items():
+            move, of_centre = self._meet(flat, row, part, step, verdicts)
+            _add(moves, row, part, move, flat)
+            self.centre[part].add_(of_centre)
         return moves
 
-    def _judge_centre(self, flat: Tensor, rows: Sequence[int]) -> Mapping[Pair, Verdict]:
-        return self._judge(flat, [pair for row in rows for pair in ((row, CENTRE), (CENTRE, row))])
+    def _judge_centre(self, flat: Tensor, parts: Mapping[int, slice]) -> Mapping[Pair, Verdict]:
+        if self._judging is None:
+            return {}
+        received = []
+        for row, part in parts.items():
+            received.append(Received(row, CENTRE, part, self._wire.sent(CENTRE, self.centre, part)))
+            received.append(Received(CENTRE, row, part, self._wire.sent(row, flat[row], part)))
+        return self._judge(flat, received)
 
-    def _meet(self, vector: Tensor, row: int, step: int, verdicts: Mapping[Pair, Verdict]) -> tuple[Tensor, Tensor]:
-        """The moves of a worker and of the centre."""
+    def _meet(
+        self, flat: Tensor, row: int, part: slice, step: int, verdicts: Mapping[Pair, Verdict]
+    ) -> tuple[Tensor, Tensor]:
+        """The moves of a worker and of the centre, both of this part."""
         mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
+        of_worker = self._wire.sent(row, flat[row], part)
+        of_centre = self._wire.sent(CENTRE, self.centre, part)
         move, self.states[row] = self._rule.update(
-            self.centre - vector, self.states[row], mine=mine, theirs=_trusted(theirs, verdicts.get((row, CENTRE)))
+            of_centre - of_worker, self.states[row], mine=mine, theirs=_trusted(theirs, verdicts.get((row, CENTRE)))
         )
         trusted = _trusted(mine, verdicts.get((CENTRE, row)))
-        of_centre, self.centre_states[row] = self._rule.update(
-            vector - self.centre, self.centre_states[row], mine=theirs, theirs=trusted
+        back, self.centre_states[row] = self._rule.update(
+            of_worker - of_centre, self.centre_states[row], mine=theirs, theirs=trusted
         )
-        self._count(vector, workers=1, centre=1)
-        return move, of_centre
+        self._count(len(of_worker), workers=1, centre=1)
+        return move, back
 
 
 class CentreTogether(Centre):
@@ -266,11 +320,12 @@ class CentreTogether(Centre):
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         moves: Moves = {}
         total = torch.zeros_like(self.centre)
-        rows = _both(due, connected)
-        verdicts = self._judge_centre(flat, rows)
-        for row in rows:
-            moves[row], of_centre = self._meet(flat[row], row, step, verdicts)
-            total.add_(of_centre)
+        parts = {row: self._wire.part(row, flat.shape[1]) for row in _both(due, connected)}
+        verdicts = self._judge_centre(flat, parts)
+        for row, part in parts.items():
+            move, of_centre = self._meet(flat, row, part, step, verdicts)
+            _add(moves, row, part, move, flat)
+            total[part].add_(of_centre)
         self.centre.add_(total)
         return moves
 
@@ -308,7 +363,7 @@ class Accumulated(Nobody):
             self._origin.add_(mine - self.anchors[row])
             mine.copy_(self._origin)
             self.anchors[row].copy_(self._origin)
-            self._count(mine, workers=1, centre=1)
+            self._count(len(mine), workers=1, centre=1)
         if self._average_rate is None:
             shown.copy_(self._origin)
 
@@ -334,8 +389,9 @@ class Leader(Nobody):
         global_rule: ExchangeRule | None = None,
         global_period: int = 1,
         judging: Judging | None = None,
+        wire: Wire | None = None,
     ) -> None:
-        super().__init__(judging)
+        super().__init__(judging, wire)
         self._rule, self._global_rule, self._global_period = rule, global_rule, global_period
         bounds = [len(flat) * group // groups for group in range(groups + 1)]
         self.groups = [range(start, stop) for start, stop in itertools.pairwise(bounds)]
@@ -372,17 +428,17 @@ class Leader(Nobody):
         leader = min(candidates, key=lambda row: losses[row])
         followers = [row for row in _both(due, connected) if row in group and row != leader]
         theirs = Facts(step, losses[leader], self._weight(leader))
-        pairs = [(row, leader) for row in followers]
-        verdicts = self._judge(flat, pairs)
-        for pair in pairs:
-            row = pair[0]
+        sent = self._wire.sent(leader, flat[leader], slice(None))
+        verdicts = self._judge(flat, [Received(row, leader, slice(None), sent) for row in followers])
+        for row in followers:
+            pair = row, leader
             mine = Facts(step, losses[row], self._weight(row), asked=True)
             state = states[pair] if pair in states else rule.init(flat[row])
             move, states[pair] = rule.update(
-                flat[leader] - flat[row], state, mine=mine, theirs=_trusted(theirs, verdicts.get(pair))
+                sent - flat[row], state, mine=mine, theirs=_trusted(theirs, verdicts.get(pair))
             )
             flat[row].add_(move)
-            self._count(flat[row], workers=1)
+            self._count(len(sent), workers=1)
         self.leaders[leader] += bool(followers)
 
 

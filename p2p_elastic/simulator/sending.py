@@ -1,0 +1,53 @@
+"""What of a worker's vector travels in one exchange, and as what it arrives."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from p2p_elastic.codecs import CODECS, PIECE, Codec
+
+CHUNK = 2 * PIECE  # elements that are encoded at once
+
+
+class Wire:
+    """A codec, and how many fragments there are of a vector.
+
+    Who asks chooses the part that both ends send: the next of its own rotation, which begins at a random one. A part
+    is encoded by itself, and its end is where the last block may be short.
+    """
+
+    def __init__(self, codec: Codec = CODECS["none"], fragments: int = 1, *, seed: int = 0) -> None:
+        self.codec, self.fragments = codec, fragments
+        self._seed, self._next = seed, dict[int, int]()
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def part(self, row: int, elements: int) -> slice:
+        """Where the part lies that this worker's next exchange is about."""
+        if self.fragments == 1:
+            return slice(0, elements)
+        if row not in self._next:
+            self._next[row] = random.Random(f"{self._seed} fragment {row}").randrange(self.fragments)
+        now = self._next[row]
+        self._next[row] = (now + 1) % self.fragments
+        return slice(elements * now // self.fragments, elements * (now + 1) // self.fragments)
+
+    def sent(self, row: int, vector: Tensor, part: slice) -> Tensor:
+        """What arrives of this part of `vector` [D], which is the row's (`CENTRE`: the centre's) and stays as it is."""
+        values = vector[part]
+        return values if self.codec is CODECS["none"] else self.round_trip(values)
+
+    def round_trip(self, values: Tensor) -> Tensor:
+        """What arrives where `values` [n] are sent; always a copy."""
+        arrived = values.clone()
+        if self._scratch.device != values.device or not len(self._scratch):
+            self._scratch = torch.empty(self.codec.nbytes(CHUNK), dtype=torch.uint8, device=values.device)
+        for chunk in torch.split(arrived, CHUNK):
+            self.codec.encode(chunk, self._scratch)
+        return arrived
+
+    def nbytes(self, elements: int) -> int:
+        """Bytes of a vector, or part of one, of so many elements."""
+        return self.codec.nbytes(elements)
