@@ -1,0 +1,173 @@
+"""How good the models were that the peers copied to disk, and when: afterwards, so that it costs no training time."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import statistics
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from to_accuracy_swarm import Record
+from torch import Tensor
+
+from p2p_elastic.tasks import Data, Split, Task, evaluate, initial_model
+from p2p_elastic.vector import ParameterVector
+
+STRIDE = 6  # every so many moments are looked at first, then those around the one in question
+PEEK_EVERY = 5  # examples of the test split, while the peers train; the first half of MNIST's is harder than the other
+PEEK_SECONDS = 2.0
+PEEK_MARGIN = 0.002
+
+
+class Judge:
+    """Evaluates parameters on the test split of a task; the same ones only once."""
+
+    def __init__(self, task: Task, data: Data) -> None:
+        self._task, self._split = task, data.test
+        self._model = initial_model(task, 0)
+        self._vector = ParameterVector(self._model)
+        self._known: dict[bytes, float] = {}
+
+    def glance(self, values: Tensor) -> float:
+        """Of the parameters [D], on a few examples."""
+        return self._evaluate(values, Split(self._split.inputs[::PEEK_EVERY], self._split.labels[::PEEK_EVERY]))
+
+    def accuracy(self, values: Tensor) -> float:
+        """Of the parameters [D], on the whole test split."""
+        digest = hashlib.blake2b(memoryview(values.numpy())).digest()
+        if digest not in self._known:
+            self._known[digest] = self._evaluate(values, self._split)
+        return self._known[digest]
+
+    def _evaluate(self, values: Tensor, split: Split) -> float:
+        self._vector.load_(values)
+        result = evaluate(self._model, self._task, split, "cpu")
+        assert result is not None
+        return result.accuracy
+
+
+class Peek:
+    """Whether a run may end: one peer after the other is looked at, on few examples. It decides nothing else."""
+
+    def __init__(self, judge: Judge, target: float, clock: Callable[[], float]) -> None:
+        self._judge, self._wanted, self._clock = judge, min(1.0, target + PEEK_MARGIN), clock
+        self._due, self._good, self._turn, self.last = clock() + PEEK_SECONDS, 0, 0, 0.0
+
+    def __call__(self, record: Record) -> bool:
+        if self._clock() < self._due:
+            return False
+        self._due = self._clock() + PEEK_SECONDS
+        copies = record.copies(1 + self._turn % record.peers)
+        if copies:
+            values = _values(record, 1 + self._turn % record.peers, copies[-1])
+            self.last = self._judge.glance(values)
+            self._good = self._good + 1 if self.last >= self._wanted else 0
+            self._turn += 1
+        return self._good >= record.peers
+
+
+def _values(record: Record, rank: int, copy: dict[str, Any]) -> Tensor:
+    path: Path = record.folder / f"peer-{rank}" / copy["file"]
+    return torch.from_numpy(np.fromfile(path, dtype=np.float32))
+
+
+class Verdict:
+    """The accuracies of one run at a sequence of moments: at each of them every peer has its latest copy."""
+
+    def __init__(self, record: Record, judge: Judge, target: float, batch_size: int) -> None:
+        self._record, self._judge, self._target, self._batch_size = record, judge, target, batch_size
+        self._copies = {rank: record.copies(rank) for rank in record.ranks}
+        self.zero = max(record.began())
+        everyone = sorted(copy["at"] for copies in self._copies.values() for copy in copies)
+        first = max(copies[0]["at"] for copies in self._copies.values())
+        self.moments = [at for at in everyone[:: record.peers] if at >= first]
+        self._medians: dict[int, float] = {}
+        self._averages: dict[int, float] = {}
+
+    def _latest(self, i: int) -> dict[int, dict[str, Any]]:
+        """Rank -> the latest copy at moment `i`."""
+        at = self.moments[i]
+        return {
+            rank: copies[bisect.bisect_right([c["at"] for c in copies], at) - 1]
+            for rank, copies in self._copies.items()
+        }
+
+    def each(self, i: int) -> list[float]:
+        return [self._judge.accuracy(_values(self._record, *found)) for found in self._latest(i).items()]
+
+    def median(self, i: int) -> float:
+        if i not in self._medians:
+            self._medians[i] = statistics.median(self.each(i))
+        return self._medians[i]
+
+    def average(self, i: int) -> float:
+        """The accuracy of the average of all peers' parameters."""
+        if i not in self._averages:
+            vectors = [_values(self._record, *found) for found in self._latest(i).items()]
+            self._averages[i] = self._judge.accuracy(torch.stack(vectors).mean(dim=0))
+        return self._averages[i]
+
+    def at(self, i: int) -> dict[str, float]:
+        """What it had taken to come to moment `i`."""
+        steps = statistics.fmean(copy["step"] for copy in self._latest(i).values())
+        seconds = self.moments[i] - self.zero
+        return {
+            "seconds": seconds,
+            "seconds_with_start": self.moments[i] - self._record.started,
+            "steps": steps,
+            "samples_per_peer": steps * self._batch_size,
+            "bytes_per_peer": self._sent(self.moments[i]) - self._sent(self.zero),
+            "bytes_per_peer_with_start": self._sent(self.moments[i]) - self._sent(self._record.started),
+        }
+
+    def _sent(self, at: float) -> float:
+        times, counts = self._times_and_counts
+        return float(np.interp(at, times, counts)) / self._record.peers
+
+    @cached_property
+    def _times_and_counts(self) -> tuple[list[float], list[int]]:
+        return [at for at, _ in self._record.sent], [count for _, count in self._record.sent]
+
+    def report(self) -> dict[str, Any]:
+        """All that is known of the run."""
+        coarse = [*range(0, len(self.moments), STRIDE), len(self.moments) - 1]
+        for i in coarse:
+            self.average(i)
+        reached = first_reached(self.median, coarse, self._target)
+        by_average = first_reached(self.average, coarse, self._target)
+        last, began = len(self.moments) - 1, self._record.began()
+        curve = sorted(self._medians)
+        return {
+            "reached": None if reached is None else self.at(reached),
+            "reached_by_the_average": None if by_average is None else self.at(by_average),
+            "end": {**self.at(last), "median": self.median(last), "average": self.average(last)},
+            "seconds_to_begin": self.zero - self._record.started,
+            "began_apart_seconds": self.zero - min(began),
+            "steps_per_second": self.at(last)["steps"] / (self.moments[last] - self.zero),
+            "resolution_seconds": None if not reached else self.moments[reached] - self.moments[reached - 1],
+            "counted_by_peers": [self._copies[rank][-1].get("exchanges") for rank in self._record.ranks],
+            "averaged": dict(self._record.averaged),
+            "curve": [
+                {**self.at(i), "median": self.median(i), "each": self.each(i), "average": self._averages.get(i)}
+                for i in curve
+            ],
+        }
+
+
+def first_reached(accuracy: Callable[[int], float], coarse: Sequence[int], target: float) -> int | None:
+    """The first moment that is looked at where the target is reached, and at the next one too.
+
+    Looked at are the `coarse` ones, and all between the last of them before that and the one after it.
+    """
+    for at, (here, after) in enumerate(pairwise(dict.fromkeys(coarse))):
+        if accuracy(here) >= target and accuracy(after) >= target:
+            fine = range(coarse[at - 1] if at else 0, after + 1)
+            both = (i for i, j in pairwise(fine) if accuracy(i) >= target and accuracy(j) >= target)
+            return next(both, here)
+    return None
