@@ -50,7 +50,7 @@ import click
 import torch
 from to_accuracy_judge import Judge, Peek, Verdict
 from to_accuracy_peer import TRAIN, Order, joining, rival_options
-from to_accuracy_swarm import adopt_orphans, enter_private_loopback, kill_all, run_system
+from to_accuracy_swarm import LeftBehind, adopt_orphans, enter_private_loopback, run_system
 
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.tasks import find_task
@@ -70,7 +70,8 @@ def main() -> int:
     options = parse()
     private = enter_private_loopback()
     adopt_orphans()
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
     torch.set_num_threads(1)
     try:
         document = run(options, private)
@@ -80,14 +81,14 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        kill_all()
+        LeftBehind().kill_all()
     json.dump(document, sys.stdout, indent=2)
     print()
     return 0
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """SIGTERM is Ctrl-C: whatever was started is ended on the way out."""
+    """Whatever was started is ended on the way out."""
     raise KeyboardInterrupt
 
 

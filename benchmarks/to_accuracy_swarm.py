@@ -103,7 +103,8 @@ def run_system(orders: list[Order], seconds: float, look: Look) -> Record:
     """
     record = Record(Path(orders[0].folder), len(orders), started=time.monotonic())
     children: list[subprocess.Popen[bytes]] = []
-    with _ended(record, children):
+    left = LeftBehind()
+    with _ended(record, children, left):
         first = record.folder / "peer-1" / "addresses.json"
         for order in orders:
             initial = order.initial
@@ -112,6 +113,7 @@ def run_system(orders: list[Order], seconds: float, look: Look) -> Record:
                 initial = json.loads(first.read_text())
             children.append(_start(order, initial))
         _sample_until(record, children, lambda: len(record.began()) == len(orders), "beginning", START_SECONDS)
+        left.look()
         _sample_until(record, children, lambda: look(record), None, seconds)
         record.ended = time.monotonic()
     for rank in record.ranks:
@@ -163,35 +165,50 @@ def _tail(record: Record, rank: int, characters: int = 1500) -> str:
 
 
 @contextlib.contextmanager
-def _ended(record: Record, children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _ended(record: Record, children: list[subprocess.Popen[bytes]], left: LeftBehind) -> Iterator[None]:
     """Afterwards no process is left, nor their children, nor what those put where it does not go away by itself."""
     try:
         yield
+        left.look()
         (record.folder / "stop").touch()
         end = time.monotonic() + END_SECONDS
         while any(child.poll() is None for child in children) and time.monotonic() < end:
             time.sleep(SAMPLE_SECONDS)
     finally:
-        seen = kill_all()
+        left.kill_all()
         for child in children:
             child.wait()
-        for pid in seen:
-            for left in Path("/dev/shm").glob(f"torch_{pid}_*"):
-                left.unlink(missing_ok=True)
+        left.remove()
 
 
-def kill_all() -> set[int]:
-    """kill -9 all descendants of this process until there are none, and say which there were."""
-    seen: set[int] = set()
-    end = time.monotonic() + END_SECONDS
-    while (there := psutil.Process().children(recursive=True)) and time.monotonic() < end:
+class LeftBehind:
+    """All descendants of this process, their sockets in the file system, and their shared memory (hivemind's)."""
+
+    def __init__(self) -> None:
+        self._pids: set[int] = set()
+        self._sockets: set[Path] = set()
+
+    def look(self) -> list[psutil.Process]:
+        """Take down who is there now."""
+        there = psutil.Process().children(recursive=True)
         for process in there:
-            seen.add(process.pid)
+            self._pids.add(process.pid)
             with contextlib.suppress(psutil.Error):
-                sockets = [Path(word.split("/unix", 1)[1]) for word in process.cmdline() if "/unix/" in word]
-                process.kill()
-                for path in sockets:
-                    for one in (path, path.with_name(path.name.replace("p2pd", "p2pclient", 1))):
-                        one.unlink(missing_ok=True)
-        psutil.wait_procs(there, timeout=1.0)
-    return seen
+                named = [connection.laddr for connection in process.net_connections("unix")]
+                self._sockets.update(Path(name) for name in named if "/hivemind-" in name)
+        return there
+
+    def kill_all(self) -> None:
+        """kill -9 them until there are none."""
+        end = time.monotonic() + END_SECONDS
+        while (there := self.look()) and time.monotonic() < end:
+            for process in there:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(there, timeout=1.0)
+
+    def remove(self) -> None:
+        """Their files, once they are gone."""
+        shared = [path for pid in self._pids for path in Path("/dev/shm").glob(f"torch_{pid}_*")]
+        for path in (*self._sockets, *shared):
+            path.unlink(missing_ok=True)
