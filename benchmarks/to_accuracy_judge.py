@@ -19,9 +19,9 @@ from torch import Tensor
 from p2p_elastic.tasks import Data, Split, Task, evaluate, initial_model
 from p2p_elastic.vector import ParameterVector
 
-STRIDE = 6  # every so many moments are looked at first, then those around the one in question
-PEEK_EVERY = 5  # examples of the test split, while the peers train; the first half of MNIST's is harder than the other
-PEEK_SECONDS = 2.0
+STRIDE = 8  # every so many moments are looked at first, then those around the one in question
+PEEK_EVERY = 10  # examples of the test split, while the peers train; the first half of MNIST's is harder than the other
+PEEK_SECONDS = 3.0
 PEEK_MARGIN = 0.002
 
 
@@ -163,11 +163,11 @@ class Verdict:
 def first_reached(accuracy: Callable[[int], float], coarse: Sequence[int], target: float) -> int | None:
     """The first moment that is looked at where the target is reached, and at the next one too.
 
-    Looked at are the `coarse` ones, and all between the last of them before that and the one after it.
+    Looked at are the `coarse` ones, and all between the first of them that reaches it and the one before.
     """
     for at, (here, after) in enumerate(pairwise(dict.fromkeys(coarse))):
         if accuracy(here) >= target and accuracy(after) >= target:
-            fine = range(coarse[at - 1] if at else 0, after + 1)
+            fine = [*range(coarse[at - 1] if at else 0, here + 1), after]
             both = (i for i, j in pairwise(fine) if accuracy(i) >= target and accuracy(j) >= target)
             return next(both, here)
     return None
