@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import signal
 import statistics
@@ -185,11 +184,7 @@ def run_one(options: argparse.Namespace, system: str, repeat: int, judge: Judge)
         peek = Peek(judge, options.target, time.monotonic)
         record = run_system(orders, options.seconds, peek)
         say(f"{system} {repeat}: trained for {record.ended - max(record.began()):.0f} s, last glance {peek.last:.4f}")
-        torch.set_num_threads(os.cpu_count() or 1)  # nobody trains any more
-        try:
-            return Verdict(record, judge, options.target, options.batch_size).report()
-        finally:
-            torch.set_num_threads(1)
+        return Verdict(record, judge, options.target, options.batch_size).report()
 
 
 def told(one: dict[str, Any]) -> str:

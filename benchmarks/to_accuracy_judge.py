@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import os
 import statistics
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,34 +23,40 @@ from p2p_elastic.tasks import Data, Split, Task, evaluate, initial_model
 from p2p_elastic.vector import ParameterVector
 
 STRIDE = 8  # every so many moments are looked at first, then those around the one in question
-PEEK_EVERY = 10  # examples of the test split, while the peers train; the first half of MNIST's is harder than the other
+PEEK_SHARE = 10  # one example in so many, while the peers train; from all over the split, whose halves differ
 PEEK_SECONDS = 3.0
 PEEK_MARGIN = 0.002
 
 
 class Judge:
-    """Evaluates parameters on the test split of a task; the same ones only once."""
+    """Evaluates parameters on the test split of a task, several at once; the same ones only once."""
 
     def __init__(self, task: Task, data: Data) -> None:
         self._task, self._split = task, data.test
-        self._model = initial_model(task, 0)
-        self._vector = ParameterVector(self._model)
+        self._few = Split(data.test.inputs[::PEEK_SHARE], data.test.labels[::PEEK_SHARE])
+        self._own = threading.local()  # a model for each thread
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._known: dict[bytes, float] = {}
 
     def glance(self, values: Tensor) -> float:
-        """Of the parameters [D], on a few examples."""
-        return self._evaluate(values, Split(self._split.inputs[::PEEK_EVERY], self._split.labels[::PEEK_EVERY]))
+        """The accuracy of parameters [D] on a few examples."""
+        return self._evaluate(values, self._few)
 
-    def accuracy(self, values: Tensor) -> float:
-        """Of the parameters [D], on the whole test split."""
+    def accuracies(self, several: Iterable[Tensor]) -> list[float]:
+        """Of each of several parameters [D], on the whole test split; torch should have one thread here."""
+        return list(self._pool.map(self._accuracy, several))
+
+    def _accuracy(self, values: Tensor) -> float:
         digest = hashlib.blake2b(memoryview(values.numpy())).digest()
         if digest not in self._known:
             self._known[digest] = self._evaluate(values, self._split)
         return self._known[digest]
 
     def _evaluate(self, values: Tensor, split: Split) -> float:
-        self._vector.load_(values)
-        result = evaluate(self._model, self._task, split, "cpu")
+        if not hasattr(self._own, "model"):
+            self._own.model = initial_model(self._task, 0)
+        ParameterVector(self._own.model).load_(values)
+        result = evaluate(self._own.model, self._task, split, "cpu")
         assert result is not None
         return result.accuracy
 
@@ -99,7 +108,7 @@ class Verdict:
         }
 
     def each(self, i: int) -> list[float]:
-        return [self._judge.accuracy(_values(self._record, *found)) for found in self._latest(i).items()]
+        return self._judge.accuracies(_values(self._record, *found) for found in self._latest(i).items())
 
     def median(self, i: int) -> float:
         if i not in self._medians:
@@ -110,7 +119,7 @@ class Verdict:
         """The accuracy of the average of all peers' parameters."""
         if i not in self._averages:
             vectors = [_values(self._record, *found) for found in self._latest(i).items()]
-            self._averages[i] = self._judge.accuracy(torch.stack(vectors).mean(dim=0))
+            (self._averages[i],) = self._judge.accuracies([torch.stack(vectors).mean(dim=0)])
         return self._averages[i]
 
     def at(self, i: int) -> dict[str, float]:
