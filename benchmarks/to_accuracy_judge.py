@@ -1,0 +1,182 @@
+"""How good the models were that the peers copied to disk, and when: afterwards, so that it costs no training time."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+import statistics
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from to_accuracy_swarm import Record
+from torch import Tensor
+
+from p2p_elastic.tasks import Data, Split, Task, evaluate, initial_model
+from p2p_elastic.vector import ParameterVector
+
+STRIDE = 8  # every so many moments are looked at first, then those around the one in question
+PEEK_SHARE = 10  # one example in so many, while the peers train; from all over the split, whose halves differ
+PEEK_SECONDS = 3.0
+PEEK_MARGIN = 0.002
+
+
+class Judge:
+    """Evaluates parameters on the test split of a task, several at once; the same ones only once."""
+
+    def __init__(self, task: Task, data: Data) -> None:
+        self._task, self._split = task, data.test
+        self._few = Split(data.test.inputs[::PEEK_SHARE], data.test.labels[::PEEK_SHARE])
+        self._own = threading.local()  # a model for each thread
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._known: dict[bytes, float] = {}
+
+    def glance(self, values: Tensor) -> float:
+        """The accuracy of parameters [D] on a few examples."""
+        return self._evaluate(values, self._few)
+
+    def accuracies(self, several: Iterable[Tensor]) -> list[float]:
+        """Of each of several parameters [D], on the whole test split; torch should have one thread here."""
+        return list(self._pool.map(self._accuracy, several))
+
+    def _accuracy(self, values: Tensor) -> float:
+        digest = hashlib.blake2b(memoryview(values.numpy())).digest()
+        if digest not in self._known:
+            self._known[digest] = self._evaluate(values, self._split)
+        return self._known[digest]
+
+    def _evaluate(self, values: Tensor, split: Split) -> float:
+        if not hasattr(self._own, "model"):
+            self._own.model = initial_model(self._task, 0)
+        ParameterVector(self._own.model).load_(values)
+        result = evaluate(self._own.model, self._task, split, "cpu")
+        assert result is not None
+        return result.accuracy
+
+
+class Peek:
+    """Whether a run may end: one peer after the other is looked at, on few examples. It decides nothing else."""
+
+    def __init__(self, judge: Judge, target: float, clock: Callable[[], float]) -> None:
+        self._judge, self._wanted, self._clock = judge, min(1.0, target + PEEK_MARGIN), clock
+        self._due, self._good, self._turn, self.last = clock() + PEEK_SECONDS, 0, 0, 0.0
+
+    def __call__(self, record: Record) -> bool:
+        if self._clock() < self._due:
+            return False
+        self._due = self._clock() + PEEK_SECONDS
+        copies = record.copies(1 + self._turn % record.peers)
+        if copies:
+            values = _values(record, 1 + self._turn % record.peers, copies[-1])
+            self.last = self._judge.glance(values)
+            self._good = self._good + 1 if self.last >= self._wanted else 0
+            self._turn += 1
+        return self._good >= record.peers
+
+
+def _values(record: Record, rank: int, copy: dict[str, Any]) -> Tensor:
+    path: Path = record.folder / f"peer-{rank}" / copy["file"]
+    return torch.from_numpy(np.fromfile(path, dtype=np.float32))
+
+
+class Verdict:
+    """The accuracies of one run at a sequence of moments: at each of them every peer has its latest copy."""
+
+    def __init__(self, record: Record, judge: Judge, target: float, batch_size: int) -> None:
+        self._record, self._judge, self._target, self._batch_size = record, judge, target, batch_size
+        self._copies = {rank: record.copies(rank) for rank in record.ranks}
+        self.zero = max(record.began())
+        everyone = sorted(copy["at"] for copies in self._copies.values() for copy in copies)
+        first = max(copies[0]["at"] for copies in self._copies.values())
+        self.moments = [at for at in everyone[:: record.peers] if at >= first]
+        self._medians: dict[int, float] = {}
+        self._averages: dict[int, float] = {}
+
+    def _latest(self, i: int) -> dict[int, dict[str, Any]]:
+        """Rank -> the latest copy at moment `i`."""
+        at = self.moments[i]
+        return {
+            rank: copies[bisect.bisect_right([c["at"] for c in copies], at) - 1]
+            for rank, copies in self._copies.items()
+        }
+
+    def each(self, i: int) -> list[float]:
+        return self._judge.accuracies(_values(self._record, *found) for found in self._latest(i).items())
+
+    def median(self, i: int) -> float:
+        if i not in self._medians:
+            self._medians[i] = statistics.median(self.each(i))
+        return self._medians[i]
+
+    def average(self, i: int) -> float:
+        """The accuracy of the average of all peers' parameters."""
+        if i not in self._averages:
+            vectors = [_values(self._record, *found) for found in self._latest(i).items()]
+            (self._averages[i],) = self._judge.accuracies([torch.stack(vectors).mean(dim=0)])
+        return self._averages[i]
+
+    def at(self, i: int) -> dict[str, float]:
+        """What it had taken to come to moment `i`."""
+        steps = statistics.fmean(copy["step"] for copy in self._latest(i).values())
+        seconds = self.moments[i] - self.zero
+        return {
+            "seconds": seconds,
+            "seconds_with_start": self.moments[i] - self._record.started,
+            "steps": steps,
+            "samples_per_peer": steps * self._batch_size,
+            "bytes_per_peer": self._sent(self.moments[i]) - self._sent(self.zero),
+            "bytes_per_peer_with_start": self._sent(self.moments[i]) - self._sent(self._record.started),
+        }
+
+    def _sent(self, at: float) -> float:
+        times, counts = self._times_and_counts
+        return float(np.interp(at, times, counts)) / self._record.peers
+
+    @cached_property
+    def _times_and_counts(self) -> tuple[list[float], list[int]]:
+        return [at for at, _ in self._record.sent], [count for _, count in self._record.sent]
+
+    def report(self) -> dict[str, Any]:
+        """All that is known of the run."""
+        coarse = [*range(0, len(self.moments), STRIDE), len(self.moments) - 1]
+        for i in coarse:
+            self.average(i)
+        reached = first_reached(self.median, coarse, self._target)
+        by_average = first_reached(self.average, coarse, self._target)
+        last, began = len(self.moments) - 1, self._record.began()
+        curve = sorted(self._medians)
+        return {
+            "reached": None if reached is None else self.at(reached),
+            "reached_by_the_average": None if by_average is None else self.at(by_average),
+            "end": {**self.at(last), "median": self.median(last), "average": self.average(last)},
+            "seconds_to_begin": self.zero - self._record.started,
+            "began_apart_seconds": self.zero - min(began),
+            "steps_per_second": self.at(last)["steps"] / (self.moments[last] - self.zero),
+            "resolution_seconds": None if not reached else self.moments[reached] - self.moments[reached - 1],
+            "counted_by_peers": [self._copies[rank][-1].get("exchanges") for rank in self._record.ranks],
+            "averaged": dict(self._record.averaged),
+            "curve": [
+                {**self.at(i), "median": self.median(i), "each": self.each(i), "average": self._averages.get(i)}
+                for i in curve
+            ],
+        }
+
+
+def first_reached(accuracy: Callable[[int], float], coarse: Sequence[int], target: float) -> int | None:
+    """The first moment that is looked at where the target is reached, and at the next one too.
+
+    Looked at are the `coarse` ones, and all between the first of them that reaches it and the one before.
+    """
+    for at, (here, after) in enumerate(pairwise(dict.fromkeys(coarse))):
+        if accuracy(here) >= target and accuracy(after) >= target:
+            fine = [*range(coarse[at - 1] if at else 0, here + 1), after]
+            both = (i for i, j in pairwise(fine) if accuracy(i) >= target and accuracy(j) >= target)
+            return next(both, here)
+    return None
