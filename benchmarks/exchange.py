@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from p2p_elastic.bench.exchange import ExchangeOptions, Sample, ends, summary
 from p2p_elastic.bench.figures import as_json, cpu_seconds, machine, ratio
 
@@ -41,7 +39,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--plot", type=Path, help="write a picture")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     rows = [as_json(compare(float(size), options.rounds)) for size in options.size.split(",")]
     if options.plot is not None:
         plot(rows, options.plot)
@@ -60,17 +57,10 @@ class Contender:
 
 
 def _ours(stack: contextlib.ExitStack, megabytes: float, codec: str) -> Contender:
-    live, partner = stack.enter_context(ends(ExchangeOptions(megabytes=(megabytes,)), megabytes, codec, None))
-    live.forget_peak()
-    partner.ask("forget")
-    pids = (*live.pids, *partner.pids)
-    swap = functools.partial(live.bare.swap, partner.peer, round(megabytes * 1e6))
-    return Contender(
-        f"ours {codec}",
-        _timed(pids, live.exchange),
-        lambda: {"asking": live.extra_models(), "answering": partner.ask("memory")},
-        Contender("bare sockets", _timed(pids, swap)),
-    )
+    two = stack.enter_context(ends(ExchangeOptions(), megabytes, codec, None))
+    held = two.memory()
+    bare = Contender("bare sockets", functools.partial(two.swap, round(megabytes * 1e6)))
+    return Contender(f"ours {codec}", two.exchange, lambda: held, bare)
 
 
 def compare(megabytes: float, rounds: int) -> dict[str, Any]:
@@ -103,15 +93,6 @@ def compare(megabytes: float, rounds: int) -> dict[str, Any]:
         "ratios": {f"{one} / {other}": ratio(seconds[one], seconds[other]) for one, other in pairs},
         "memory": held,
     }
-
-
-def _timed(pids: Sequence[int], work: Callable[[], float]) -> Callable[[], Sample]:
-    def sample() -> Sample:
-        before = sum(map(cpu_seconds, pids))
-        seconds = work()
-        return Sample(seconds, sum(map(cpu_seconds, pids)) - before)
-
-    return sample
 
 
 class Rival:

@@ -242,9 +242,10 @@ class SimulatedStream:
             longest = max(longest, loop.time() - began)
 
         async def send(outgoing: Outgoing) -> None:
-            for piece in outgoing.pieces():
+            for header, chunk in outgoing.pieces():
                 moved.set()
-                await timed(self.send(piece))
+                await timed(self.send(header))
+                await timed(self.send(chunk))
             moved.set()
 
         async def until_sent(chunks: int) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
 from p2p_elastic.peers.transfer import Incoming, Outgoing
 
-BUFFER_BYTES = 1 << 20  # asked of the kernel for what is on its way to p2pd; it gives less where it allows less
+BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it gives less where it allows less
 THREADS_MAX = 256  # two for each stream of `Limits.streams_total`, and some more
 
 
@@ -112,10 +112,13 @@ class SocketStream:
 
     # -- in a thread --------------------------------------------------------------------------------------------------
 
-    def send_now(self, data: bytes | memoryview) -> None:
-        """Send all of it, within the gap allowed."""
+    def send_now(self, header: bytes, chunk: memoryview) -> None:
+        """Send both, each within the gap allowed. In one call: p2pd would make a packet of a header alone."""
         try:
-            self._socket.sendall(data)
+            sent = self._socket.sendmsg((header, chunk))
+            while sent < len(header):  # hardly ever: the kernel took a part of the header
+                sent += self._socket.send(header[sent:])
+            self._socket.sendall(chunk[sent - len(header) :])
         except TimeoutError as error:
             raise self.late(self._socket.gettimeout() or 0.0) from error
         except OSError as error:
@@ -174,10 +177,10 @@ class _Work:
     def _send(self) -> None:
         assert self._outgoing is not None
         try:
-            for piece in self._outgoing.pieces():
+            for header, chunk in self._outgoing.pieces():
                 self._tell()
                 began = time.monotonic()
-                self._stream.send_now(piece)
+                self._stream.send_now(header, chunk)
                 self._took(began)
         finally:
             self._sending = False

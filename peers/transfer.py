@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS
+from p2p_elastic.codecs import CODECS, PIECE
 from p2p_elastic.peers.wire import (
     CHUNK_ELEMENTS,
     CHUNK_HEADER,
@@ -79,8 +79,8 @@ class Outgoing:
         self._chunks = chunks(len(self._values), lane, lanes)
         self.sent = self.nbytes = 0
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """The next piece to send, each asked for once the one before was handed on."""
+    def pieces(self) -> Iterator[tuple[bytes, memoryview]]:
+        """The next chunk to send and the header that goes before it, asked for once the one before was handed on."""
         size = 0 if self._exact else min(CHUNK_ELEMENTS, len(self._values))
         scratch = torch.empty(self._codec.nbytes(size), dtype=torch.uint8)
         copy = torch.empty(size if self._shared else 0)
@@ -89,8 +89,7 @@ class Outgoing:
             if self._shared and not self._exact:
                 values = copy[: len(values)].copy_(values)
             data = bytes_of(self._codec.encode(values, scratch))
-            yield chunk_header(data)
-            yield data
+            yield chunk_header(data), data
             self.sent += 1
             self.nbytes += CHUNK_HEADER.size + len(data)
 
@@ -135,19 +134,23 @@ class Incoming:
             self._take(mine, self._codec.decode(data, scratch))
 
     def _take(self, mine: Tensor, theirs: Tensor) -> None:
-        if self.zero and bool(theirs.any()):
-            self.zero = False
-        if self._in_place:
-            torch.sub(theirs, mine, out=mine)
-            square = float(torch.dot(mine, mine))
-            self.square += square
-            # Nearly always this shows it, for nothing; a square may overflow where the numbers do not.
-            self.finite = self.finite and (math.isfinite(square) or bool(torch.isfinite(theirs).all()))
-            return
-        # The sum is finite only where every element is, and thirty times faster than asking each one.
-        self.finite = self.finite and math.isfinite(float(theirs.sum()))
-        if not self._direct:
-            mine.copy_(theirs)
+        for ours, came in zip(torch.split(mine, PIECE), torch.split(theirs, PIECE), strict=True):
+            if self.zero and bool(came.any()):
+                self.zero = False
+            if self._in_place:
+                self._difference(ours, came)
+                continue
+            # The sum is finite only where every element is, and thirty times faster than asking each one.
+            self.finite = self.finite and math.isfinite(float(came.sum()))
+            if not self._direct:
+                ours.copy_(came)
+
+    def _difference(self, ours: Tensor, came: Tensor) -> None:
+        torch.sub(came, ours, out=ours)
+        square = float(torch.dot(ours, ours))
+        self.square += square
+        # Nearly always this shows it, for nothing; a square may overflow where the numbers do not.
+        self.finite = self.finite and (math.isfinite(square) or bool(torch.isfinite(came).all()))
 
 
 class Received(NamedTuple):

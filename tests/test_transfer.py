@@ -36,7 +36,7 @@ class End:
 
 
 def send_all(end: End, lane: int = 0) -> bytes:
-    return b"".join(bytes(piece) for piece in end.outgoing[lane].pieces())
+    return b"".join(header + bytes(chunk) for header, chunk in end.outgoing[lane].pieces())
 
 
 def fill(end: End, data: bytes, lane: int = 0) -> None:
@@ -103,12 +103,12 @@ def test_a_chunk_is_not_overwritten_before_it_is_sent() -> None:
         if isinstance(piece, int):
             waited.append(piece)
             while end.outgoing[0].sent < piece:
-                sent += bytes(next(sending, b""))
+                sent += b"".join(next(sending, (b"", b"")))
             continue
         piece[:] = data[at : at + len(piece)]
         at += len(piece)
     assert waited == [1, 2]
-    fill(End(Vectors.into(torch.empty(2 * CHUNK_ELEMENTS))), sent + b"".join(bytes(p) for p in sending))
+    fill(End(Vectors.into(torch.empty(2 * CHUNK_ELEMENTS))), sent + b"".join(h + bytes(c) for h, c in sending))
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))

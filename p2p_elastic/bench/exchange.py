@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 from p2p_elastic.bench.delay import DelayProxy
-from p2p_elastic.bench.figures import Spread, cpu_seconds, machine, quantile, ratio
-from p2p_elastic.bench.live import LivePeer, Setup, model_of
-from p2p_elastic.bench.partner import Partner
+from p2p_elastic.bench.figures import Spread, cpu_seconds, machine, ratio
+from p2p_elastic.bench.live import Setup
+from p2p_elastic.bench.process import PeerProcess
 
 WARM_UP = 2
 
@@ -39,7 +37,6 @@ class Sample(NamedTuple):
 
 def run(options: ExchangeOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure all of it; `say` hears how far it is."""
-    torch.set_num_threads(1)
     rows = []
     for megabytes in options.megabytes:
         for codec in options.codecs:
@@ -49,41 +46,58 @@ def run(options: ExchangeOptions, say: Callable[[str], None]) -> dict[str, Any]:
     return {"bench": "exchange", "machine": machine(), "rtt_ms": options.rtt_ms, "rows": rows}
 
 
+class Ends:
+    """Two peers in processes of their own: one that asks, one that answers."""
+
+    def __init__(self, asking: PeerProcess, answering: PeerProcess) -> None:
+        self.asking, self.answering = asking, answering
+        self._pids = (*asking.pids, *answering.pids)
+
+    def exchange(self) -> Sample:
+        """One exchange."""
+        return self._measured("exchange")
+
+    def swap(self, nbytes: int) -> Sample:
+        """So many bytes each way over a bare stream."""
+        return self._measured(f"swap {self.answering.peer} {nbytes}")
+
+    def _measured(self, what: str) -> Sample:
+        before = sum(map(cpu_seconds, self._pids))
+        seconds = float(self.asking.ask(what))
+        return Sample(seconds, sum(map(cpu_seconds, self._pids)) - before)
+
+    def memory(self) -> dict[str, float | None]:
+        """The most that each held beyond its model while it exchanged a few times, in model sizes."""
+        for end in (self.asking, self.answering):
+            end.ask("forget")
+        for _ in range(WARM_UP):
+            self.exchange()
+        return {"asking": self.asking.ask("memory"), "answering": self.answering.ask("memory")}
+
+
 @contextlib.contextmanager
-def ends(
-    options: ExchangeOptions, megabytes: float, codec: str, streams: int | None
-) -> Iterator[tuple[LivePeer, Partner]]:
-    """A peer here that asks, and one in another process that answers; with a delay between them, where asked for."""
+def ends(options: ExchangeOptions, megabytes: float, codec: str, streams: int | None) -> Iterator[Ends]:
+    """Two peers that have met; with a delay between them, where asked for."""
     with contextlib.ExitStack() as stack:
         setup = Setup(megabytes, None, codec, options.fragments, streams, options.weighting)
         theirs, mine = setup, setup.over(None, period=1)
         if options.rtt_ms > 0.0:
             proxies = [stack.enter_context(DelayProxy(options.rtt_ms / 2000.0)) for _ in range(2)]
             theirs, mine = (one.over(proxy) for one, proxy in zip((theirs, mine), proxies, strict=True))
-        partner = stack.enter_context(Partner(theirs))
-        live = stack.enter_context(LivePeer(mine.joining(partner.address), model_of(megabytes, 1.0)))
-        live.wait_for_partner()
-        live.peer.report_loss(1.0)
-        yield live, partner
+        answering = stack.enter_context(PeerProcess(theirs))
+        asking = stack.enter_context(PeerProcess(mine.joining(answering.address)))
+        yield Ends(asking, answering)
 
 
 def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | None) -> dict[str, Any]:
-    with ends(options, megabytes, codec, streams) as (live, partner):
-        pids, nbytes = (*live.pids, *partner.pids), round(megabytes * 1e6)
-        for end in (live.forget_peak, lambda: partner.ask("forget")):
-            end()
-        for _ in range(WARM_UP):
-            live.exchange()
-        ours = [_measured(pids, live.exchange) for _ in range(options.rounds)]
-        extra = live.extra_models(), partner.ask("memory")  # before the bare stream takes its own
-        live.bare.swap(partner.peer, nbytes)
-        pairs = [
-            (_measured(pids, live.exchange), _measured(pids, lambda: live.bare.swap(partner.peer, nbytes)))
-            for _ in range(options.rounds)
-        ]
-        sent = live.peer.last_exchanges()[0].bytes_sent
-    ours += [pair[0] for pair in pairs]
-    bare = [pair[1] for pair in pairs]
+    nbytes = round(megabytes * 1e6)
+    with ends(options, megabytes, codec, streams) as two:
+        extra = two.memory()
+        two.swap(nbytes)
+        pairs = [(two.exchange(), two.swap(nbytes)) for _ in range(options.rounds)]
+        sent = two.asking.ask("sent")
+    ours, bare = ([pair[end] for pair in pairs] for end in (0, 1))
+    seconds = [[sample.seconds for sample in samples] for samples in (ours, bare)]
     return {
         "megabytes": megabytes,
         "codec": codec,
@@ -93,16 +107,9 @@ def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
         "megabytes_sent_each_way": sent / 1e6,
         "ours": summary(ours),
         "bare": summary(bare),
-        "ours_to_bare": ratio([pair[0].seconds for pair in pairs], bare_seconds := [b.seconds for b in bare]),
-        "p90_seconds": {"ours": quantile([s.seconds for s in ours], 0.9), "bare": quantile(bare_seconds, 0.9)},
-        "extra_models": {"asking": extra[0], "answering": extra[1]},
+        "ours_to_bare": ratio(*seconds),
+        "extra_models": extra,
     }
-
-
-def _measured(pids: Sequence[int], work: Callable[[], float]) -> Sample:
-    before = sum(map(cpu_seconds, pids))
-    seconds = work()
-    return Sample(seconds, sum(map(cpu_seconds, pids)) - before)
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Spread]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from p2p_elastic.bench.delay import DelayProxy
 from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
@@ -25,12 +25,13 @@ from p2p_elastic.peers.socket_stream import SocketStream
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic
 from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.status import ExchangeRecord, Outcome
+from p2p_elastic.vector import ParameterVector, Part
 
 BARE_PROTOCOL = "/p2p-elastic/bench/1"
 PIECE_BYTES = 1 << 20
 POLL_SECONDS = 0.001
+LOOK_SECONDS = 0.05
 EXCHANGE_SECONDS_MAX = 300.0
 RUN = "bench"
 
@@ -80,6 +81,16 @@ def model_of(megabytes: float, value: float) -> nn.Module:
     return nn.ParameterList([nn.Parameter(torch.full((size,), value)) for _ in range(4)])
 
 
+class _Watched(ParameterVector):
+    """Notes when a move was added."""
+
+    added_at: float | None = None
+
+    def add_(self, move: Tensor, part: Part | None = None) -> None:
+        super().add_(move, part)
+        self.added_at = time.perf_counter()
+
+
 class LivePeer:
     """A peer of the run `bench`, on a network thread of its own. A context manager; nothing is left behind."""
 
@@ -114,8 +125,9 @@ class LivePeer:
     def _peer(self) -> Peer:
         setup = self._setup
         schedule = Schedule(probability=0.0) if setup.period is None else Schedule(period=setup.period)
+        self._vector = _Watched(self.model)
         return Peer(
-            vector=ParameterVector(self.model),
+            vector=self._vector,
             policy=Policy(elastic(0.5), schedule, weighting=setup.weighting),
             transport=self.network.transport,
             directory=self.network.directory,
@@ -145,24 +157,31 @@ class LivePeer:
 
     def exchange(self) -> float:
         """Ask for one exchange and wait until its move is added; how long that took, in seconds, snapshot included."""
-        peer = self.peer
-        before = {record.id for record in peer.last_exchanges()}
-        began = time.perf_counter()
+        peer, vector = self.peer, self._vector
+        vector.added_at, last = None, self._last()
+        began = looked_at = time.perf_counter()
         peer.after_step()
-        while time.perf_counter() - began < EXCHANGE_SECONDS_MAX:
-            peer.settle()
-            ended = [r for r in peer.last_exchanges()[:4] if r.id not in before]
-            if any(r.outcome is Outcome.COMPLETED and r.staleness is not None for r in ended):
-                return time.perf_counter() - began
-            failed = next((r for r in ended if r.outcome not in (Outcome.COMPLETED, Outcome.DECLINED)), None)
-            if failed is not None:
-                raise P2PElasticError(f"the exchange failed: {failed.outcome.value}: {failed.reason}")
-            if ended and ended[0].outcome is Outcome.DECLINED:  # the partner still adds the move of the last one
-                before |= {r.id for r in ended}
-                time.sleep(POLL_SECONDS)
-                peer.after_step()
+        while vector.added_at is None:
             time.sleep(POLL_SECONDS)
-        raise P2PElasticError(f"no exchange came about within {EXCHANGE_SECONDS_MAX:g} s")
+            peer.settle()
+            now = time.perf_counter()
+            if now - looked_at > LOOK_SECONDS:
+                looked_at, before, last = now, last, self._last()
+                if last is not None and (before is None or last.id != before.id):
+                    self._ask_again(last)
+            if now - began > EXCHANGE_SECONDS_MAX:
+                raise P2PElasticError(f"no exchange came about within {EXCHANGE_SECONDS_MAX:g} s")
+        return vector.added_at - began
+
+    def _last(self) -> ExchangeRecord | None:
+        return next(iter(self.peer.last_exchanges()), None)
+
+    def _ask_again(self, last: ExchangeRecord) -> None:
+        """Where the partner declined: it was still adding the last move. Raises P2PElasticError where it failed."""
+        if last.outcome is Outcome.DECLINED:
+            self.peer.after_step()
+        elif last.outcome is not Outcome.COMPLETED:
+            raise P2PElasticError(f"the exchange failed: {last.outcome.value}: {last.reason}")
 
     def settle(self) -> None:
         """Let an exchange that is under way end, and add its move."""
@@ -200,6 +219,7 @@ class BareStream:
     def __init__(self, live: LivePeer) -> None:
         self._live = live
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="bare")
+        self._buffers = memoryview(b""), memoryview(bytearray())  # made once: fresh memory costs time
         live.thread.call(live.network.host.serve(BARE_PROTOCOL, self._answer))
 
     async def _answer(self, stream: SocketStream) -> None:
@@ -210,7 +230,9 @@ class BareStream:
         await stream.receive_into(memoryview(bytearray(1)))  # until it has all
 
     async def _swap(self, connected: socket.socket, nbytes: int) -> None:
-        mine, theirs = memoryview(bytearray(nbytes)), memoryview(bytearray(nbytes))
+        if len(self._buffers[0]) != nbytes:
+            self._buffers = memoryview(bytes(nbytes)), memoryview(bytearray(nbytes))
+        mine, theirs = self._buffers
         loop = asyncio.get_running_loop()
         connected.settimeout(60.0)
         try:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from p2p_elastic.bench.figures import Spread, machine, quantile, ratio
 from p2p_elastic.bench.live import LivePeer, Setup, mlp
-from p2p_elastic.bench.partner import Partner
+from p2p_elastic.bench.process import PeerProcess
 from p2p_elastic.training import attach
 
 STEP_SECONDS = 0.015  # about so long a step takes: the batch is chosen for it
@@ -102,7 +102,7 @@ def _row(options: OverheadOptions, megabytes: float, period: int) -> dict[str, A
     loop = Loop(megabytes)
     size = loop.nbytes / 1e6
     setup = Setup(size, None, options.codec, weighting=options.weighting, width=loop.width)
-    with _others_on_other_cores() as pin, Partner(setup) as partner:
+    with _others_on_other_cores() as pin, PeerProcess(setup) as partner:
         mine = setup.over(None, period=period).joining(partner.address)
         with LivePeer(mine, loop.model) as live, pin():
             live.wait_for_partner()

@@ -1,8 +1,8 @@
-"""The other process of a benchmark: answers exchanges until its standard input ends. Run with `python -m`.
+"""A peer in a process of its own, for benchmarks: one end of an exchange, with nothing else in its memory.
 
-    python -m p2p_elastic.bench.partner '{"megabytes": 4.0, ...}'
+    python -m p2p_elastic.bench.process '{"megabytes": 4.0, ...}'
 
-Says one JSON object when it is ready, and one for each line that it reads: how much memory it took.
+It says one JSON object when it is ready, and one in answer to each line that it reads, until its standard input ends.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import sys
 import threading
 from typing import Any
 
-import torch
-
 from p2p_elastic.bench.live import LivePeer, Setup, in_background
 from p2p_elastic.errors import P2PElasticError
 
 END_SECONDS = 10.0
 
 
-class Partner:
+class PeerProcess:
     """That process, seen from the one that started it. A context manager."""
 
     def __init__(self, setup: Setup) -> None:
-        command = [sys.executable, "-m", "p2p_elastic.bench.partner", json.dumps(dataclasses.asdict(setup))]
+        command = [sys.executable, "-m", "p2p_elastic.bench.process", json.dumps(dataclasses.asdict(setup))]
         self._process = subprocess.Popen(  # noqa: S603  # ourselves
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -39,7 +37,7 @@ class Partner:
         self.address, self.peer = str(said["address"]), str(said["peer"])
         self.pids: tuple[int, ...] = tuple(said["pids"])
 
-    def __enter__(self) -> Partner:
+    def __enter__(self) -> PeerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,7 +52,8 @@ class Partner:
         self._process.stdout.close()
 
     def ask(self, what: str) -> Any:
-        """`memory`: the most since it was asked to `forget`, in model sizes."""
+        """`exchange` or `swap PEER BYTES`: how many seconds that took. `memory`: the most that it held beyond its model
+        since it was asked to `forget`, in model sizes. `sent`: bytes of its last exchange."""
         assert self._process.stdin is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
@@ -69,24 +68,44 @@ class Partner:
         return found
 
 
+def obey(live: LivePeer, line: str) -> float | None:
+    """Do what one line asks for."""
+    what, *about = line.split()
+    if what == "exchange":
+        return live.exchange()
+    if what == "swap":
+        return live.bare.swap(about[0], int(about[1]))
+    if what == "sent":
+        return float(live.peer.last_exchanges()[0].bytes_sent)
+    if what == "memory":
+        return live.extra_models()
+    assert what == "forget", what
+    live.forget_peak()
+    return None
+
+
 def main(setup: Setup) -> None:
-    """Answer until the end of standard input."""
-    torch.set_num_threads(1)
+    """Obey until the end of standard input, and answer exchanges meanwhile where it does not ask for them itself."""
     over = threading.Event()
-    with LivePeer(setup, setup.model(3.0)) as live:
+    with LivePeer(setup, setup.model(1.0 if setup.initial_peer else 3.0)) as live:
 
         def listen() -> None:
             for line in sys.stdin:
-                answer = live.extra_models() if line.strip() == "memory" else None
-                if line.strip() == "forget":
-                    live.forget_peak()
-                print(json.dumps({"answer": answer}), flush=True)  # noqa: T201
+                say(answer=obey(live, line))
             over.set()
 
-        ready = {"address": live.network.host.addresses[0], "peer": live.peer.peer, "pids": live.pids}
-        print(json.dumps(ready), flush=True)  # noqa: T201
-        in_background(listen)
-        live.answer_until(over.is_set)
+        say(address=live.network.host.addresses[0], peer=live.peer.peer, pids=live.pids)
+        if setup.period is None:
+            in_background(listen)
+            live.answer_until(over.is_set)
+        else:
+            live.wait_for_partner()
+            live.peer.report_loss(1.0)
+            listen()
+
+
+def say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
