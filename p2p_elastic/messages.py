@@ -56,6 +56,7 @@ class DeclineReason(str, Enum):
     DRAINED = "drained"  # by its operator
     NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
     NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
+    PACED = "paced"  # its budget of bandwidth or time is spent for now
 
 
 class Stamp(Frozen):
@@ -91,7 +92,7 @@ class Apart(Frozen):
 
 class Offer(Frozen):
     """The initiator's header. `apart` is there for a while after a partition. `centre` is there where its vector is a
-    centre variable that it gives up, since another one stands."""
+    centre variable that it gives up, since another one stands. `last`: the sender leaves, and does not offer again."""
 
     version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
     id: ExchangeId
@@ -106,6 +107,7 @@ class Offer(Frozen):
     share: Share = 0.0
     apart: Apart | None = None
     centre: Stamp | None = None
+    last: bool = False
 
 
 class Accept(Frozen):

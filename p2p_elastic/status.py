@@ -263,6 +263,7 @@ class PeerStatus(Frozen):
     joining: JoiningStatus | None = Field(default=None, description="nothing at the founder of a run")
     partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
     checkpoint: CheckpointStatus | None = Field(default=None, description="nothing where none are written")
+    pace: PaceStatus | None = Field(default=None, description="nothing where no budget was given")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

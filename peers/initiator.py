@@ -68,8 +68,8 @@ class Initiator:
         if centre is not None and centre.seated:
             return await self.meet_own(centre)
         for _ in range(self._limits.attempts):
-            if local.condition.drained:
-                local.journal.skipped["drained"] += 1
+            if local.condition.drained or local.pacing.closed():
+                local.journal.skipped["drained" if local.condition.drained else "paced"] += 1
                 return False
             partner = self._choose(tried)
             if partner is None:
@@ -202,6 +202,7 @@ class Initiator:
             weight=local.weight,
             share=local.share,
             apart=local.apart_from(partner),
+            last=local.handing_over,
         )
 
     async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:
