@@ -121,6 +121,9 @@ class PartnerStatus(Frozen):
     deadline_seconds: float | None = Field(
         default=None, description="how long we wait for its answer to an offer, by what it has shown; null: no member"
     )
+    exchange_seconds: float | None = Field(
+        default=None, description="how long an exchange that we ask for takes, by what it has shown; null: not known"
+    )
 
 
 class BootstrapStatus(Frozen):

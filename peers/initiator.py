@@ -85,6 +85,8 @@ class Initiator:
         local = self._local
         if local.centre is None:
             trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
+            # Where we only send, a slow partner would hear less and be heard as much; sum weights (GoSGD) allow for it.
+            by_time = local.pacing.chances() if local.policy.receives or local.share > 0.0 else None
             return choose_partner(
                 local.members,
                 self._rng,
@@ -92,6 +94,7 @@ class Initiator:
                 announce_seconds=local.membership.announce_seconds,
                 excluding=tried,
                 trust=trust,
+                by_time=by_time,
                 receives=local.policy.receives,
             )
         member = local.not_dead().get(local.centre.holder or "")

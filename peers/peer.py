@@ -253,12 +253,11 @@ class Peer:
         """Those with whom there were exchanges, the latest first."""
         local = self._local
         found = local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
-        members = local.members
+        members, seconds = local.members, local.pacing.expected()
+        deadlines = {p.peer: local.waits(members[p.peer].record).answer() for p in found if p.peer in members}
         return tuple(
-            partner.model_copy(update={"deadline_seconds": local.waits(members[partner.peer].record).answer()})
-            if partner.peer in members
-            else partner
-            for partner in found
+            p.model_copy(update={"deadline_seconds": deadlines.get(p.peer), "exchange_seconds": seconds.get(p.peer)})
+            for p in found
         )
 
     def _of_centre(self) -> Mapping[str, Verdict]:

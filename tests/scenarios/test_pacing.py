@@ -12,7 +12,8 @@ from swarm import Member, build_member, run_members, tiny_model, values
 
 from p2p_elastic.methods import Topology, find_method
 from p2p_elastic.pace import BURST_SECONDS, Budget
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.pacing import SLOW_SHARE
+from p2p_elastic.peers.simulation import Event, Judge, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import ExchangeTotals, Outcome, PaceStatus
@@ -319,3 +320,90 @@ def test_with_budgets_the_sum_stays_what_it_was() -> None:
     end = torch.stack([values(m.model) for m in members])
     assert all(m.peer.exchanges().skipped.get("paced", 0) > 10 for m in members)
     torch.testing.assert_close(end.sum(dim=0), start.sum(dim=0), rtol=0, atol=5e-6)
+
+
+# ---------------------------------------------------------------- slow partners
+
+
+def thin(peer: str) -> Judge:
+    """A network in which everything from and to that peer crawls: 8 s for the parameters, 0.2 s for a message."""
+    chunk = values(tiny_model(0)).nbytes
+
+    def judge(event: Event) -> Verdict:
+        if event.kind != "piece" or peer not in (event.source, event.target):
+            return Verdict()
+        return Verdict(seconds=8.0 if event.nbytes == chunk else 0.2)
+
+    return judge
+
+
+def met(member: Member, *, slow: bool) -> int:
+    """How many exchanges it completed with the slow peer, or with the others."""
+    return sum(p.exchanges.get(Outcome.COMPLETED, 0) for p in member.peer.partners() if (p.peer == "slow") == slow)
+
+
+def exchanged(rule: str, *, slow: bool, seconds: float = 200.0) -> tuple[float, int, list[ExchangeTotals]]:
+    """Exchanges of a fast peer with fast ones, on average, and of the slow peer with anybody; 4 fast ones are there."""
+
+    async def main() -> tuple[float, int, list[ExchangeTotals]]:
+        names = [*NAMES, "slow"] if slow else NAMES
+        members = swarm(SimulatedNetwork(thin("slow")), names, policy=policy_of(rule, period=5), width=8)
+        totals = await live(members, seconds)
+        fast = sum(met(m, slow=False) for m in members[:4]) / 4
+        return fast, met(members[-1], slow=False) if slow else 0, totals
+
+    return run_virtual(main())
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("elastic-gossip", 0.8), ("gosgd", 0.8), ("easgd", 0.9)])
+def test_a_slow_peer_leaves_the_fast_ones_their_exchanges_and_has_some_itself(rule: str, kept: float) -> None:
+    without, _, _ = exchanged(rule, slow=False)
+    fast, slow, totals = exchanged(rule, slow=True)
+    assert fast >= kept * without
+    assert slow >= 2
+    assert sum(t.declined_by_us.get("paced", 0) for t in totals) > 10
+
+
+def test_partners_say_how_long_their_exchanges_take() -> None:
+    async def main() -> dict[str, float | None]:
+        members = swarm(SimulatedNetwork(thin("slow")), [*NAMES, "slow"], policy=policy_of("gossip-pull"), width=8)
+        await live(members, 100.0)
+        return {p.peer: p.exchange_seconds for p in members[0].peer.partners()}
+
+    took = run_virtual(main())
+    assert (took["slow"] or 0.0) > 8.0
+    assert all(seconds is not None and seconds < 1.0 for peer, seconds in took.items() if peer != "slow")
+
+
+def test_where_exchanges_are_seldom_a_slow_partner_is_one_like_any_other() -> None:
+    """It holds nobody up: its exchanges are over when the next one is due."""
+
+    async def main() -> list[ExchangeTotals]:
+        names, policy = [*NAMES, "slow"], policy_of("elastic-gossip", period=100)
+        return await live(swarm(SimulatedNetwork(thin("slow")), names, policy=policy, width=8), 600.0)
+
+    totals = run_virtual(main())
+    assert all("paced" not in t.declined_by_us for t in totals)
+    assert completed(totals[-1]) > 0.7 * max(completed(t) for t in totals)
+
+
+def test_several_slow_askers_share_a_twentieth_of_the_time() -> None:
+    chunk, seconds = values(tiny_model(0)).nbytes, 300.0
+
+    def judge(event: Event) -> Verdict:
+        crawls = event.kind == "piece" and "s" in (event.source[0], event.target[0])
+        return Verdict(seconds=8.0 if crawls and event.nbytes == chunk else 0.01)
+
+    async def main() -> tuple[list[Member], list[float]]:
+        names = ["f1", "f2", "f3", "f4", "s1", "s2", "s3"]
+        members = swarm(SimulatedNetwork(judge), names, policy=policy_of("elastic-gossip"), width=8)
+        spent: list[list[float]] = [[0.0] for _ in names[:4]]
+        for member, sums in zip(members[:4], spent, strict=True):
+            _listen(member, sums, to="s")
+        await live(members, seconds)
+        return members, [sums[0] / seconds for sums in spent]
+
+    members, shares = run_virtual(main())
+    # And the first exchanges with each, when nothing was known of it: one that it asks for, and one that we do.
+    assert max(shares) < SLOW_SHARE + 6 * 9.0 / seconds
+    assert all(completed(m.peer.exchanges()) > 3 for m in members)
