@@ -40,6 +40,7 @@ class _Metrics(Collector):
             _network,
             _partition,
             _checkpoint,
+            _pace,
             _roles,
             _health,
         ):
@@ -132,6 +133,19 @@ def _checkpoint(status: PeerStatus) -> Iterator[Metric]:
     if (saved := status.checkpoint) is not None:
         yield from _optional("checkpoint_age_seconds", "Since the last checkpoint was written.", saved.age_seconds)
         yield _counter("checkpoints_failed", "Checkpoints that could not be written.", saved.failures)
+
+
+def _pace(status: PeerStatus) -> Iterator[Metric]:
+    if (pace := status.pace) is not None:
+        text = "Bytes per second that exchanges may send and receive on average."
+        yield from _optional("budget_bytes_per_second", text, pace.max_bytes_per_second)
+        yield from _optional("traffic_bytes_per_second", "The same, as it was lately.", pace.bytes_per_second)
+        text = "Share of the time in which an exchange may be under way, 0 to 1."
+        yield from _optional("budget_time_ratio", text, pace.max_share)
+        yield from _optional("exchanging_time_ratio", "The same, as it was lately.", pace.share)
+        yield _gauge("budget_wait_seconds", "Until the budget lets the next exchange begin.", pace.wait_seconds)
+        text = "Steps between exchanges, by the run's period or the budget: the longer one."
+        yield from _optional("effective_period_steps", text, pace.effective_period)
 
 
 def _roles(status: PeerStatus) -> Iterator[Metric]:

@@ -50,6 +50,7 @@ class StatusBoard:
             joining=peer.joining() if peer else None,
             partition=peer.partition() if peer else None,
             checkpoint=self.saver.status() if self.saver else None,
+            pace=peer.pace() if peer else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),

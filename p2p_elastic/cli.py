@@ -144,6 +144,20 @@ def main() -> None:
     metavar="I/N",
     help="Train on the I-th of N disjoint parts of the data.  [default: everything, in an order of its own]",
 )
+@click.option(
+    "--max-bandwidth",
+    metavar="RATE",
+    help="What exchanges of this peer may send and receive, on average: 500kB/s, 2MB/s, 4Mbit/s, or bytes per second. "
+    "Those that are due wait until it is paid for, others' offers are declined meanwhile; one under way is not slowed "
+    "down.  [default: unlimited]",
+)
+@click.option(
+    "--max-share",
+    type=float,
+    metavar="S",
+    help="Share of its time, up to 1, in which this peer may have an exchange under way: 0.1 is a tenth.  "
+    "[default: 1, no limit]",
+)
 @click.option("--wait-for-peers", type=int, default=0, metavar="N", help="Begin to train once N other peers are there.")
 @click.option("--host", default="0.0.0.0", help="Address to listen on for peers (libp2p).")  # noqa: S104
 @click.option("--port", type=int, help="TCP port for peers; 0 for any free one.  [default: 31330, or any]")
@@ -179,7 +193,7 @@ def main() -> None:
     type=FOLDER,
     metavar="DIR",
     help="Go on from the newest checkpoint in this output folder, as the same peer in the same run. Nothing else is "
-    "needed; length, data folder, device, threads, hosts, ports and initial peers may be given anew.",
+    "needed; length, data folder, device, threads, budget, hosts, ports and initial peers may be given anew.",
 )
 @click.option(
     "--config",

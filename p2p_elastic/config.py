@@ -17,6 +17,7 @@ from p2p_elastic.link import FRAGMENTS_MAX, check_codec
 from p2p_elastic.manifest import BINDING, RunManifest
 from p2p_elastic.messages import LANES_MAX, Group, RunName
 from p2p_elastic.methods import Method, Topology, find_method
+from p2p_elastic.pace import parse_bandwidth
 from p2p_elastic.policy import WeightingName, default_schedule
 from p2p_elastic.rules import check_rate
 from p2p_elastic.saver import DEFAULT_INTERVAL, Interval
@@ -66,6 +67,8 @@ class JoinConfig(Frozen):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     shard: str | None = None
+    max_bandwidth: str | None = None
+    max_share: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] | None = None
     wait_for_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
     host: str = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
     port: Port | None = None
@@ -85,6 +88,14 @@ class JoinConfig(Frozen):
         if shard is not None:
             Shard.parse(shard)
         return shard
+
+    @field_validator("max_bandwidth", mode="before")
+    @classmethod
+    def _known_bandwidth(cls, bandwidth: object) -> str | None:
+        if bandwidth is None:
+            return None
+        parse_bandwidth(str(bandwidth))  # in a TOML file it may be a number
+        return str(bandwidth)
 
     @field_validator("checkpoint_every", mode="before")
     @classmethod

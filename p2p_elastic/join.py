@@ -23,6 +23,7 @@ from p2p_elastic.errors import DirectoryError
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.joining import Newcomer
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.pace import Budget
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.libp2p import is_loopback_address
@@ -308,6 +309,7 @@ class _Participation:
             seed=seed,
             condition=self._window.condition,
             events=self._window.events,
+            budget=Budget.of(self._config.max_bandwidth, self._config.max_share),
         )
 
     def _first_sequence(self) -> int:

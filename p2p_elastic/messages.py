@@ -57,6 +57,7 @@ class DeclineReason(str, Enum):
     DRAINED = "drained"  # by its operator
     NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
     NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
+    PACED = "paced"  # its budget of bandwidth or time is spent for now
 
 
 class Stamp(Frozen):
@@ -92,7 +93,7 @@ class Apart(Frozen):
 
 class Offer(Frozen):
     """The initiator's header. `apart` is there for a while after a partition. `centre` is there where its vector is a
-    centre variable that it gives up, since another one stands.
+    centre variable that it gives up, since another one stands. `last`: the sender leaves, and does not offer again.
 
     Vectors travel as `codec` says over `streams` streams, this one included; with a `part` only that part of them does.
     """
@@ -112,6 +113,7 @@ class Offer(Frozen):
     centre: Stamp | None = None
     part: Part | None = None
     streams: Streams = 1
+    last: bool = False
 
     @model_validator(mode="after")
     def _a_part_of_the_vector(self) -> Offer:

@@ -121,6 +121,9 @@ class PartnerStatus(Frozen):
     deadline_seconds: float | None = Field(
         default=None, description="how long we wait for its answer to an offer, by what it has shown; null: no member"
     )
+    exchange_seconds: float | None = Field(
+        default=None, description="how long an exchange that we ask for takes, by what it has shown; null: not known"
+    )
 
 
 class BootstrapStatus(Frozen):
@@ -216,6 +219,21 @@ class PartitionStatus(Frozen):
     steps: int = Field(description="our steps since then")
 
 
+class PaceStatus(Frozen):
+    """The budget that a peer was given for its exchanges, and what it makes of the run's period."""
+
+    max_bytes_per_second: float | None = Field(default=None, description="sent and received together, on average")
+    bytes_per_second: float | None = Field(default=None, description="the mean of about the last five minutes")
+    max_share: float | None = Field(default=None, description="of time with an exchange under way, 0..1")
+    share: float | None = Field(default=None, description="the mean of about the last five minutes")
+    wait_seconds: float = Field(default=0.0, description="until the next exchange may begin; 0: it may now")
+    exchange_seconds: float = Field(default=0.0, description="so long the budget pays for one exchange; 0: not known")
+    period: float | None = Field(default=None, description="of the run, in steps between exchanges that we ask for")
+    effective_period: float | None = Field(
+        default=None, description="the same, or the steps between two exchanges that the budget allows: the longer one"
+    )
+
+
 class CheckpointStatus(Frozen):
     """What was saved on disk, to resume from."""
 
@@ -248,6 +266,7 @@ class PeerStatus(Frozen):
     joining: JoiningStatus | None = Field(default=None, description="nothing at the founder of a run")
     partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
     checkpoint: CheckpointStatus | None = Field(default=None, description="nothing where none are written")
+    pace: PaceStatus | None = Field(default=None, description="nothing where no budget was given")
     exchanges: ExchangeTotals
     last_exchanges: tuple[ExchangeRecord, ...] = ()
     members: tuple[MemberStatus, ...] = ()

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p_elastic.display import percent, short, size, standing
+from p2p_elastic.pace import used
 from p2p_elastic.status import Outcome, PartnerStatus, PeerStatus
 from p2p_elastic.status_client import Answer
 
@@ -66,6 +67,7 @@ def _facts(status: PeerStatus) -> Table:
         ("joined", _joined(status)),
         ("exchanges", _exchanges(status)),
         ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
+        ("budget", _budget(status)),
         ("address", "\n".join(status.network.addresses) or "none yet"),
     ]
     if training.test_accuracy is not None:
@@ -102,6 +104,16 @@ def _joined(status: PeerStatus) -> str:
 def _exchanges(status: PeerStatus) -> str:
     counts = status.exchanges.by_outcome
     return ", ".join(f"{counts[o]} {o.value}" for o in Outcome if counts.get(o)) or "none yet"
+
+
+def _budget(status: PeerStatus) -> str:
+    """What exchanges may take and take; empty where there is no budget."""
+    pace = status.pace
+    if pace is None:
+        return ""
+    period = "" if pace.effective_period is None else f"; an exchange about every {pace.effective_period:.0f} steps"
+    wait = f", the next in {pace.wait_seconds:.0f} s" if pace.wait_seconds else ""
+    return f"{used(pace)}{period}{wait}"
 
 
 def _members(status: PeerStatus) -> Table:

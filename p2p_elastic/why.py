@@ -9,6 +9,7 @@ too, and beside it:
     members_drained               every live member asks not to be chosen
     schema_differs                the model is another at other peers
     clock_skew                    clocks differ by so much that records are ignored
+    paced                         exchanges wait for the budget of bandwidth or time
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
 
 and where no exchange came about lately:
@@ -29,6 +30,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import Field
 
 from p2p_elastic.health import LONELY_SECONDS, judge
+from p2p_elastic.pace import used
 from p2p_elastic.status import ExchangeRecord, Frozen, MemberStatus, Outcome, PeerStatus, Reason
 
 LATELY_SECONDS = 60.0
@@ -49,6 +51,7 @@ DECLINES = {
     "not-centre": "the centre variable has moved; this peer hears of it within seconds",
     "no-snapshot": "it has no snapshot of the leader, or does not know this peer yet",
     "drained": "it is drained: POST /v1/resume there",
+    "paced": "its budget is spent for now, or that for partners over much slower links than others",
     "referred to others": "it named others that have the snapshot, and none of them gave it",
 }
 UNCHANGED = "unchanged"  # a follower's word: it has the newest snapshot already, and follows that
@@ -102,7 +105,8 @@ def _exchanged_lately(status: PeerStatus) -> bool:
     if status.leaders is not None and status.leaders.leader == status.peer:  # it follows nobody
         return True
     ages = [record.age_seconds for record in _records(status) if _came_about(record)]
-    long = max(LATELY_SECONDS, PERIODS * status.uptime_seconds / max(1, _due(status)))
+    paid = 0.0 if status.pace is None else status.pace.exchange_seconds  # more often it does not exchange
+    long = max(LATELY_SECONDS, PERIODS * status.uptime_seconds / max(1, _due(status)), PERIODS * paid)
     return bool(ages) and min(ages) < long
 
 
@@ -141,6 +145,7 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
         yield _reason("members_drained", text)
     yield from _of_versions(status)
     yield from _of_clocks(status)
+    yield from _of_budget(status)
 
 
 def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
@@ -189,6 +194,20 @@ def _of_clocks(status: PeerStatus) -> Iterator[Reason]:
             "be far from this one's. Set the time on all machines: timedatectl set-ntp true"
         )
         yield _reason("clock_skew", text)
+
+
+def _of_budget(status: PeerStatus) -> Iterator[Reason]:
+    pace = status.pace
+    if pace is None or pace.wait_seconds == 0.0:
+        return
+    which = [name for name, most in (("bandwidth", pace.max_bytes_per_second), ("time", pace.max_share)) if most]
+    period = "" if pace.effective_period is None else f", about every {pace.effective_period:.0f} steps"
+    instead = f" instead of {pace.period:.0f}" if period and pace.period is not None else ""
+    text = (
+        f"exchanges wait for the {' and '.join(which)} budget: lately they took {used(pace)}; the next one may begin "
+        f"in {pace.wait_seconds:.0f} s{period}{instead}. --max-bandwidth and --max-share set it"
+    )
+    yield _reason("paced", text)
 
 
 # -- why no exchange came about lately ---------------------------------------------------------------------------------

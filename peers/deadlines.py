@@ -190,6 +190,11 @@ class StepTime:
             self._estimate = self._estimate.seen(now - self._last)
         self._last = now
 
+    @property
+    def seconds(self) -> float | None:
+        """What one takes, smoothed; None before the second."""
+        return self._estimate.smoothed
+
     def patience(self, steps_per_second: float | None, unknown_seconds: float) -> float:
         """How long to wait for the next one, where our record says that speed: never longer than askers expect."""
         told, seconds = patience(steps_per_second, unknown_seconds), self._estimate.smoothed

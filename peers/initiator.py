@@ -76,8 +76,8 @@ class Initiator:
         if centre is not None and centre.seated:
             return await self.meet_own(centre)
         for _ in range(self._limits.attempts):
-            if local.condition.drained:
-                local.journal.skipped["drained"] += 1
+            if local.condition.drained or local.pacing.closed():
+                local.journal.skipped["drained" if local.condition.drained else "paced"] += 1
                 return False
             partner = self._choose(tried)
             if partner is None:
@@ -96,6 +96,8 @@ class Initiator:
         local = self._local
         if local.centre is None:
             trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
+            # Where we only send, a slow partner would hear less and be heard as much; sum weights (GoSGD) allow for it.
+            by_time = local.pacing.chances() if local.policy.receives or local.share > 0.0 else None
             return choose_partner(
                 local.members,
                 self._rng,
@@ -103,6 +105,7 @@ class Initiator:
                 announce_seconds=local.membership.announce_seconds,
                 excluding=tried,
                 trust=trust,
+                by_time=by_time,
                 receives=local.policy.receives,
             )
         member = local.not_dead().get(local.centre.holder or "")
@@ -222,6 +225,7 @@ class Initiator:
             weight=local.weight,
             share=local.share,
             apart=local.apart_from(partner),
+            last=local.handing_over,
         )
 
     async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:

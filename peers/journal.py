@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
 from p2p_elastic.trust import Verdict
@@ -27,6 +28,13 @@ class Entry(NamedTuple):
     distance: float | None
     ended_at: float
 
+    def event(self) -> tuple[str, dict[str, Any]]:
+        """What is said of it among the events: a text for people, facts for programs."""
+        ended = self.outcome.value if self.reason is None else f"{self.outcome.value} ({self.reason})"
+        distance = self.distance if self.distance is not None and math.isfinite(self.distance) else None
+        facts = {"partner": self.partner, "outcome": self.outcome.value, "distance": distance}
+        return f"exchange with {self.partner}: {ended}", facts
+
 
 class Met(NamedTuple):
     """A partner: how exchanges with it ended, the newest entry, the weight that it last claimed, the last distance to
@@ -40,9 +48,13 @@ class Met(NamedTuple):
 
 
 class Journal:
-    """Counts exchanges. Belongs to the network thread; `totals` and `last` may be read from any."""
+    """Counts exchanges. Belongs to the network thread; `totals` and `last` may be read from any.
 
-    def __init__(self, kept: int = 20) -> None:
+    `spent` hears of all bytes, sent and received: how many, and in which exchange, where it was one.
+    """
+
+    def __init__(self, kept: int = 20, spent: Callable[..., None] = lambda *_: None) -> None:
+        self._spent = spent
         self._by_outcome: Counter[Outcome] = Counter()
         self.declined_by_us: Counter[str] = Counter()
         self._declined_by_partner: Counter[str] = Counter()
@@ -62,6 +74,7 @@ class Journal:
         self._bytes_sent += entry.bytes_sent
         self._bytes_received += entry.bytes_received
         self._last.append(entry)
+        self._spent(entry.bytes_sent + entry.bytes_received, entry)
 
     def _remember(self, entry: Entry, weight: float | None) -> None:
         known = dict(self.met)
@@ -85,6 +98,7 @@ class Journal:
         """Count the bytes of a snapshot that was handed out, or of one that was fetched."""
         self._bytes_sent += traffic[0]
         self._bytes_received += traffic[1]
+        self._spent(sum(traffic))
 
     def settled(self, exchange_id: str, staleness: int) -> None:
         """The move of that exchange was added, `staleness` steps after its snapshot."""

@@ -17,6 +17,7 @@ from p2p_elastic.exchange import Result
 from p2p_elastic.link import FRAGMENTS_MAX
 from p2p_elastic.messages import Apart, Tell
 from p2p_elastic.methods import Topology
+from p2p_elastic.pace import Budget
 from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
@@ -29,6 +30,7 @@ from p2p_elastic.peers.handover import Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
 from p2p_elastic.peers.leader import Following
 from p2p_elastic.peers.membership import Asking, Membership
+from p2p_elastic.peers.pacing import Pacing
 from p2p_elastic.peers.partners import Liveness, Member, heard, liveness, own_weight, suspected
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.rule_states import RulesAtWork
@@ -69,6 +71,7 @@ class Local:
         condition: Condition,
         events: EventLog,
         limits: Limits | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self.deadlines, self.step_time, self.watch = Deadlines(self._limits.bounds), StepTime(), Watch(events)
@@ -79,8 +82,10 @@ class Local:
         self.broken = False  # our own parameters are not finite
         self.own = 1.0  # what our last exchange showed of ourselves
         self._weight_told = 1.0  # by the last event
-        self.handover, self.journal = Handover(vector), Journal()
+        self.handover = Handover(vector)
         self.bargain = Bargain(membership, vector.elements, random.Random(peer).randrange(FRAGMENTS_MAX))
+        self.pacing = Pacing(budget or Budget(), self.step_time, self.bargain.vector_bytes, policy)
+        self.journal = Journal(spent=self.pacing.spent)
         self.members: Mapping[str, Member] = {}
         self.departed = Departed()
         # When the directory last answered: up to then silence is a partner's, later it may be ours.
@@ -100,7 +105,7 @@ class Local:
 
     def adopt(self, policy: Policy) -> None:
         """From now on do as this policy says."""
-        self.policy = policy
+        self.policy = self.pacing.policy = policy
         self.judge = Judge()
         self.apart = Absences(self.membership.announce_seconds)
         self.rules = RulesAtWork(policy, self.handover.mine)
@@ -317,30 +322,22 @@ class Local:
         now = asyncio.get_running_loop().time()
         if result.outcome is Outcome.COMPLETED:
             self.apart.met(partner, now, self.progress.step)
-        self.journal.enter(
-            Entry(
-                id=exchange_id,
-                partner=partner,
-                initiated=initiated,
-                outcome=result.outcome,
-                reason=result.reason,
-                step=self.progress.step,
-                seconds=now - started,
-                bytes_sent=traffic[0],
-                bytes_received=traffic[1],
-                distance=distance,
-                ended_at=now,
-            ),
-            result.theirs.weight if result.theirs is not None else None,
-        )
-        ended = result.outcome.value if result.reason is None else f"{result.outcome.value} ({result.reason})"
-        self.events.add(
-            "exchange",
-            f"exchange with {partner}: {ended}",
+        entry = Entry(
+            id=exchange_id,
             partner=partner,
-            outcome=result.outcome.value,
-            distance=distance if distance is not None and math.isfinite(distance) else None,
+            initiated=initiated,
+            outcome=result.outcome,
+            reason=result.reason,
+            step=self.progress.step,
+            seconds=now - started,
+            bytes_sent=traffic[0],
+            bytes_received=traffic[1],
+            distance=distance,
+            ended_at=now,
         )
+        self.journal.enter(entry, result.theirs.weight if result.theirs is not None else None)
+        text, facts = entry.event()
+        self.events.add("exchange", text, **facts)
 
     def free(self) -> None:
         """Give up the exchange under way."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.methods import Topology
+from p2p_elastic.pace import Budget
 from p2p_elastic.peers.arrival import Arrival, CaughtUp
 from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
@@ -46,6 +47,7 @@ from p2p_elastic.status import (
     JoiningStatus,
     LeaderStatus,
     MemberStatus,
+    PaceStatus,
     PartitionStatus,
     PartnerStatus,
     SignalStatus,
@@ -69,6 +71,7 @@ class Peer:
         limits: deadlines and bounds.
         condition: what the machine, its operator and other programs say about this peer.
         events: where it is written down what happens.
+        budget: what exchanges may cost this peer.
     """
 
     def __init__(
@@ -83,14 +86,14 @@ class Peer:
         limits: Limits | None = None,
         condition: Condition | None = None,
         events: EventLog | None = None,
+        budget: Budget | None = None,
     ) -> None:
         limits = limits or Limits()
         self.peer = transport.peer
         self._transport = transport
         events = events or EventLog(lambda: 0.0)
-        self._local = Local(
-            self.peer, vector, policy, membership, condition or Condition(self._now, events=events), events, limits
-        )
+        condition = condition or Condition(self._now, events=events)
+        self._local = Local(self.peer, vector, policy, membership, condition, events, limits, budget)
         self._local.condition.changed = self._weigh_at_once
         self._loop: asyncio.AbstractEventLoop | None = None
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
@@ -147,15 +150,19 @@ class Peer:
         self._arrive()
         if self._loop is not None:
             local.step_time.ended(self._loop.time())
+        held = "drained" if local.condition.drained else "paced" if self._paced() else None
         if not local.leaving:
             for errand in self._due(step):
-                if local.condition.drained:
-                    local.journal.skipped["drained"] += 1
-                elif errand in self._owed:
-                    local.journal.skipped["busy"] += 1
+                if held == "drained" or errand in self._owed:
+                    local.journal.skipped[held or "busy"] += 1
                 else:
                     self._owed.append(errand)
-        return self._between_steps(due=bool(self._owed) and not local.condition.drained)
+        return self._between_steps(due=bool(self._owed) and held is None)
+
+    def _paced(self) -> bool:
+        """Whether what is due has to wait for the budget. To meet a centre variable that is here costs nothing."""
+        centre = self._local.centre
+        return not (centre is not None and centre.seated) and self._local.pacing.closed(self._now())
 
     def _arrive(self) -> None:
         """See whether we, a newcomer, count from now on."""
@@ -246,12 +253,11 @@ class Peer:
         """Those with whom there were exchanges, the latest first."""
         local = self._local
         found = local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
-        members = local.members
+        members, seconds = local.members, local.pacing.expected()
+        deadlines = {p.peer: local.waits(members[p.peer].record).answer() for p in found if p.peer in members}
         return tuple(
-            partner.model_copy(update={"deadline_seconds": local.waits(members[partner.peer].record).answer()})
-            if partner.peer in members
-            else partner
-            for partner in found
+            p.model_copy(update={"deadline_seconds": deadlines.get(p.peer), "exchange_seconds": seconds.get(p.peer)})
+            for p in found
         )
 
     def _of_centre(self) -> Mapping[str, Verdict]:
@@ -288,6 +294,10 @@ class Peer:
     def partition(self) -> PartitionStatus | None:
         """Members that vanished together; None where there are none."""
         return self._local.apart.status(self._now(), self.step)
+
+    def pace(self) -> PaceStatus | None:
+        """The budget of exchanges; None where there is none."""
+        return self._local.pacing.status(self._now())
 
     def exchanges(self) -> ExchangeTotals:
         return self._local.journal.totals()

@@ -123,7 +123,7 @@ class Presence:
         holder = local.members.get(centre.holder or "") if centre is not None else None
         if centre is None or centre.seated or holder is None or holder.record.centre is None:
             return
-        if local.condition.drained or holder.record.drained:
+        if local.condition.drained or holder.record.drained or local.pacing.closed():
             return
         stamp = holder.record.centre.stamp
         known = centre.stamp.clock if centre.stamp.term == stamp.term else None

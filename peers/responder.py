@@ -28,7 +28,7 @@ from p2p_elastic.messages import (
 )
 from p2p_elastic.methods import Topology
 from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.donor import Donor
+from p2p_elastic.peers.donor import Donor, Shown
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.lanes import AwaitedLanes
@@ -174,16 +174,19 @@ class Responder:
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.NO_SNAPSHOT))
         elif asked.have == snapshot.step:
             await conversation.send(Unchanged(id=asked.id))
-        elif snapshot.may_send(asked.peer) or asked.peer == local.awaited:
+        elif asked.peer == local.awaited or (snapshot.may_send(asked.peer) and not local.pacing.closed()):
             await self._send_copy(conversation, asked, snapshot)
         elif holders := snapshot.refer(asked.peer, local.alive()):
             await conversation.send(Referral(id=asked.id, holders=holders))
         else:  # on its way to others
-            await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.BUSY))
+            reason = DeclineReason.PACED if local.pacing.closed() else DeclineReason.BUSY
+            await self._say_no(conversation, Decline(id=asked.id, reason=reason))
 
     async def _give_part(self, conversation: Conversation, asked: Fetch, part: Part) -> None:
         """Hand out a part of our own parameters, or of the centre variable, to a member that joins late."""
-        shown = await self.donor.show(asked) if asked.origin == self._local.peer else DeclineReason.NO_SNAPSHOT
+        shown: Shown | DeclineReason = DeclineReason.NO_SNAPSHOT
+        if asked.origin == self._local.peer:  # newcomers are let in beyond the budget, but not without end
+            shown = DeclineReason.PACED if self._local.pacing.in_debt() else await self.donor.show(asked)
         if isinstance(shown, DeclineReason):
             await self._say_no(conversation, Decline(id=asked.id, reason=shown))
             return
@@ -225,11 +228,24 @@ class Responder:
     async def _serve(self, conversation: Conversation, offer: Offer, key: Key) -> None:
         seat, asked_at = self._seat(), asyncio.get_running_loop().time()
         offered = self._local.policy.topology in (Topology.PAIRS, Topology.CENTRE)
-        refusal = await seat.reserve(offer) if offered else Refusal(DeclineReason.OTHER_RULE)
+        refusal = await self._reserve(seat, offer) if offered else Refusal(DeclineReason.OTHER_RULE)
         if refusal is None:
             await self._exchange(conversation, offer, key, seat, asked_at)
         else:
             await self._say_no(conversation, Decline(id=offer.id, reason=refusal.reason, detail=refusal.detail))
+
+    async def _reserve(self, seat: Seat, offer: Offer) -> Refusal | None:
+        """Make our end ready, or say why not. While it waits for its turn, the budget may be spent on others."""
+        refusal = self._paced(offer) or await seat.reserve(offer)
+        if refusal is None and (refusal := self._paced(offer)) is not None:
+            seat.free()
+        return refusal
+
+    def _paced(self, offer: Offer) -> Refusal | None:
+        local = self._local
+        elsewhere = local.centre is not None and not local.centre.seated  # that is what the asker has to hear
+        why = None if elsewhere or offer.peer == local.awaited else local.pacing.objection(offer)
+        return None if why is None else Refusal(DeclineReason.PACED, why)
 
     async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat, asked_at: float) -> None:
         local, started = self._local, asyncio.get_running_loop().time()

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from p2p_elastic.codecs import CODECS
-from p2p_elastic.link import AUTO, choose_codec, choose_streams, fragment
+from p2p_elastic.link import AUTO, BY_LOSS, choose_codec, choose_streams, fragment
 from p2p_elastic.peers.deadlines import Waits
 from p2p_elastic.peers.membership import Membership
-from p2p_elastic.peers.transfer import EXACT
+from p2p_elastic.peers.transfer import EXACT, wire_bytes
 from p2p_elastic.vector import WIRE_DTYPE, Part
 
 
@@ -47,6 +47,13 @@ class Bargain:
             codec = choose_codec(2 * nbytes, seconds_per_byte, period_seconds)
         streams = self._membership.streams or choose_streams(nbytes, waits.rtt_seconds, seconds_per_byte)
         return Terms(codec, part, streams)
+
+    @property
+    def vector_bytes(self) -> int:
+        """What an exchange that is due sends at least."""
+        part = fragment(self._elements, self._membership.fragments, 0) or (0, self._elements)
+        codec = BY_LOSS[-1] if self._membership.codec == AUTO else self._membership.codec
+        return wire_bytes(part[1] - part[0], codec)
 
     @property
     def codecs(self) -> Collection[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.events import EventLog
+from p2p_elastic.pace import Budget
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
@@ -73,6 +74,7 @@ def build_member(
     codec: str = "none",
     fragments: int = 1,
     streams: int | None = None,
+    budget: Budget | None = None,
 ) -> Member:
     model = model if model is not None else tiny_model(seed)
     peer = Peer(
@@ -94,6 +96,7 @@ def build_member(
         seed=seed,
         limits=limits,
         events=events,
+        budget=budget,
     )
     return Member(peer, model, step_seconds)
 

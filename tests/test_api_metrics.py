@@ -19,6 +19,7 @@ from p2p_elastic.status import (
     LeaderStatus,
     MemberStatus,
     Outcome,
+    PaceStatus,
     PartnerStatus,
     PeerStatus,
     SignalStatus,
@@ -151,6 +152,15 @@ def test_a_checkpoint_says_its_age_and_how_often_writing_failed() -> None:
     found = samples(status_of(checkpoint=saved))
     assert (found["checkpoint_age_seconds",], found["checkpoints_failed_total",]) == (12.0, 2.0)
     assert not [key for key in samples(status_of()) if key[0].startswith("checkpoint")]
+
+
+def test_a_budget_says_what_it_allows_what_is_used_and_what_comes_of_it() -> None:
+    pace = PaceStatus(max_bytes_per_second=5e5, bytes_per_second=4e5, wait_seconds=3.0, effective_period=52.0)
+    found = samples(status_of(pace=pace))
+    names = ("budget_bytes_per_second", "traffic_bytes_per_second", "budget_wait_seconds", "effective_period_steps")
+    assert [found[name,] for name in names] == [5e5, 4e5, 3.0, 52.0]
+    assert ("budget_time_ratio",) not in found
+    assert not any(key[0].startswith("budget") for key in samples(status_of()))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

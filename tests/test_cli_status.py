@@ -34,6 +34,7 @@ from p2p_elastic.status import (
     LeaderStatus,
     MemberStatus,
     Outcome,
+    PaceStatus,
     PeerStatus,
 )
 from p2p_elastic.status_client import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
@@ -120,6 +121,14 @@ def test_a_well_peer_is_shown_in_detail_and_exits_with_0() -> None:
         assert expected in result.output
     assert "partner1  suspect  7     0.5000  1       -      -         -          90 s ago" in result.output
     assert "leader this peer" in result.output
+
+
+def test_a_budget_is_shown_where_there_is_one() -> None:
+    pace = PaceStatus(max_bytes_per_second=5e5, bytes_per_second=4.8e5, wait_seconds=3.0, effective_period=52.0)
+    with peer(lambda: status_of(pace=pace)) as url, peer(status_of) as free:
+        said = "480.0 kB/s of 500.0 kB/s; an exchange about every 52 steps, the next in 3 s"
+        assert said in run(url).output
+        assert "budget" not in run(free).output
 
 
 def test_a_degraded_peer_says_why_and_exits_with_1() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,22 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="config: got .*peer.toml.*no TOML file: "):
         load_config(path, {})
+
+
+@pytest.mark.parametrize(("text", "kept"), [('"500kB/s"', "500kB/s"), ("250000", "250000"), ("2.5e5", "250000.0")])
+def test_a_bandwidth_in_a_file_is_a_text_or_a_number(tmp_path: Path, text: str, kept: str) -> None:
+    config = load_config(toml(tmp_path, f"max-bandwidth = {text}\nmax-share = 0.25"), {})
+    assert (config.max_bandwidth, config.max_share) == (kept, 0.25)
+    assert JoinConfig().max_bandwidth is JoinConfig().max_share is None
+    assert config.binding() == {}  # of one peer, not of the run
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*(("max_bandwidth", v) for v in ("fast", "500kB", 0, -1, True)), *(("max_share", v) for v in (0, 1.1, math.nan))],
+)
+def test_a_budget_of_nothing_or_too_much_is_refused_by_name(key: str, value: Any) -> None:
+    assert refused({key: value}).key == key.replace("_", "-")
 
 
 # ---------------------------------------------------------------- what cannot be

@@ -20,20 +20,26 @@ from p2p_elastic.peers.deadlines import Estimate
 from p2p_elastic.peers.handover import Handover, Settled, State
 from p2p_elastic.peers.journal import PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.ledger import Key, Ledger
+from p2p_elastic.peers.pacing import Times
 from p2p_elastic.peers.partners import (
     CHANCE_MIN,
+    FAR,
+    SLOW_CHANCE_MIN,
+    USUAL_SECONDS_MIN,
     Member,
     Members,
+    chance_by_time,
     choose_partner,
     liveness,
     observe,
     own_weight,
     suspected,
+    usual_time,
 )
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.status import Outcome, PartnerStatus
-from p2p_elastic.trust import Verdict
+from p2p_elastic.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.vector import ParameterVector
 
 checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -478,6 +484,91 @@ def entry(number: int, outcome: Outcome = Outcome.COMPLETED, reason: str | None 
         distance=1.5,
         ended_at=float(number),
     )
+
+
+# ---------------------------------------------------------------- slow partners
+
+times = st.floats(0.0, 1e4)
+
+
+def test_usual_is_the_median_and_never_less_than_what_nobody_minds() -> None:
+    assert usual_time([]) == usual_time([0.001, 0.01, 1.0]) == USUAL_SECONDS_MIN
+    assert usual_time([2.0, 3.0, 100.0]) == 3.0
+    assert usual_time([2.0, 100.0]) == 2.0  # of two, one is slow, not the other quick
+    assert usual_time([2.0], interval=60.0) == 60.0 / FAR  # over when our next one is due
+
+
+def test_who_takes_far_longer_than_usual_is_chosen_in_proportion_less_often_but_never_not_at_all() -> None:
+    assert chance_by_time(0.0, 1.0) == chance_by_time(FAR, 1.0) == 1.0
+    assert chance_by_time(10.0, 1.0) == pytest.approx(0.1)
+    assert chance_by_time(1e9, 1.0) == SLOW_CHANCE_MIN
+
+
+@given(st.lists(times, min_size=1, max_size=30), st.floats(0.0, 1e3))
+@checked
+def test_at_least_half_of_all_partners_are_not_slow(seconds: list[float], interval: float) -> None:
+    usual = usual_time(seconds, interval)
+    chances = [chance_by_time(one, usual) for one in seconds]
+    assert sum(chance == 1.0 for chance in chances) >= len(seconds) / 2
+    assert all(SLOW_CHANCE_MIN <= chance <= 1.0 for chance in chances)
+    ranked = [chance for _, chance in sorted(zip(seconds, chances, strict=True), key=lambda pair: pair[0])]
+    assert ranked == sorted(chances, reverse=True)  # the slower, the less often
+
+
+@pytest.mark.parametrize("receives", [True, False])
+def test_slow_partners_are_chosen_as_often_as_their_chance_says(receives: bool) -> None:
+    members, rng = observe({}, [record(p) for p in "abs"], now=0.0), random.Random(1)
+    found = Counter(
+        chosen.peer
+        for _ in range(5000)
+        if (chosen := choose(members, rng, by_time={"a": 1.0, "s": 0.1}, receives=receives)) is not None
+    )
+    assert found["s"] / found.total() == pytest.approx(0.1 / 2.1, rel=0.2)
+    assert found["a"] == pytest.approx(found["b"], rel=0.1)
+
+
+def test_where_others_were_asked_in_vain_it_seldom_comes_to_the_slow_ones() -> None:
+    members, rng = observe({}, [record(p) for p in "as"], now=0.0), random.Random(1)
+    found = [choose(members, rng, excluding={"a"}, by_time={"s": 0.1}) for _ in range(2000)]
+    assert sum(one is not None for one in found) == pytest.approx(200, rel=0.2)
+
+
+def test_who_is_alone_there_is_chosen_however_slow() -> None:
+    assert choose(observe({}, [record("s")], now=0.0), random.Random(0), by_time={"s": 0.001}) is not None
+
+
+def test_times_that_are_usual_leave_the_choice_as_it_was() -> None:
+    members = observe({}, [record(p) for p in "abcd"], now=0.0)
+    for excluding in (set[str](), {"a"}):
+        plain, timed = random.Random(7), random.Random(7)
+        for _ in range(50):
+            others = choose(members, timed, excluding=excluding, by_time=dict.fromkeys("abcd", 1.0))
+            assert choose(members, plain, excluding=excluding) == others
+
+
+def test_a_link_that_got_better_is_soon_known_to_be() -> None:
+    seen = Times()
+    seen.saw("a", 60.0, whole=True)
+    assert seen.seconds == {"a": 60.0}
+    for _ in range(6):
+        seen.saw("a", 0.1, whole=True)
+    assert seen.seconds["a"] < 1.5
+
+
+def test_an_exchange_that_was_cut_short_only_shows_how_long_it_takes_at_least() -> None:
+    seen = Times()
+    seen.saw("a", 4.0, whole=True)
+    seen.saw("a", 0.1, whole=False)
+    assert seen.seconds["a"] == 4.0
+    seen.saw("a", 60.0, whole=False)
+    assert seen.seconds["a"] == 32.0
+
+
+def test_times_are_kept_of_the_latest_thousand_partners() -> None:
+    seen = Times()
+    for number in range(PARTNERS_MAX + 5):
+        seen.saw(str(number), 1.0, whole=True)
+    assert (len(seen.seconds), "4" in seen.seconds, "5" in seen.seconds) == (PARTNERS_MAX, False, True)
 
 
 def test_exchanges_are_counted_by_outcome_and_declines_by_reason() -> None:

@@ -311,6 +311,14 @@ def test_what_does_not_define_the_run_may_be_given_anew(tmp_path: Path) -> None:
     assert (config.checkpoint_every, config.device) == ("90s", "cpu")
 
 
+def test_a_budget_is_kept_and_may_be_given_anew(tmp_path: Path) -> None:
+    saved_in(tmp_path, Identity.generate(), max_bandwidth="500kB/s", max_share=0.1)
+    config, _ = resume(JoinConfig(resume=tmp_path))
+    assert (config.max_bandwidth, config.max_share) == ("500kB/s", 0.1)
+    anew, _ = resume(JoinConfig(resume=tmp_path, max_bandwidth="unlimited", max_share=0.5))
+    assert (anew.max_bandwidth, anew.max_share) == ("unlimited", 0.5)
+
+
 @pytest.mark.parametrize(
     "same",
     [{"lr": 0.03}, {"task": "digits"}, {"probability": 0.25}, {"run": "r-1"}, {"batch_size": 32}, {"shard": "1/2"}],

@@ -17,6 +17,7 @@ from p2p_elastic.status import (
     LeaderStatus,
     MemberStatus,
     Outcome,
+    PaceStatus,
     PartnerStatus,
     PeerStatus,
     Phase,
@@ -196,6 +197,32 @@ def test_what_health_says_too_is_said_in_the_same_words() -> None:
     status = status_of(training={"loss": math.inf, "seconds_since_step": 99.0}, network={"restarts": 5})
     assert {reason.code for reason in judge(status).reasons} == {"loss_not_finite", "stalled", "network_restarted"}
     assert set(judge(status).reasons) <= set(why(status).reasons)
+
+
+WAITING = PaceStatus(
+    max_bytes_per_second=5e5,
+    bytes_per_second=4.8e5,
+    wait_seconds=12.3,
+    exchange_seconds=44.0,
+    period=32.0,
+    effective_period=440.0,
+)
+
+
+def test_who_waits_for_its_budget_says_so_with_the_numbers() -> None:
+    said = text_of("paced", status_of(pace=WAITING))
+    for words in ("bandwidth budget", "480.0 kB/s of 500.0 kB/s", "in 12 s", "440 steps instead of 32"):
+        assert words in said
+    both = WAITING.model_copy(update={"max_share": 0.1, "share": 0.05, "effective_period": None})
+    assert "bandwidth and time budget" in text_of("paced", status_of(pace=both))
+    assert "5.0% of 10.0% of the time" in text_of("paced", status_of(pace=both))
+    assert "paced" not in codes(why(status_of(pace=WAITING.model_copy(update={"wait_seconds": 0.0}))))
+
+
+def test_who_exchanges_as_often_as_its_budget_allows_progresses() -> None:
+    seldom = {"last_exchanges": (record(age=100.0),), "exchanges": totals(skipped={"paced": 10_000})}
+    assert not why(status_of(**seldom)).progressing
+    assert why(status_of(**seldom, pace=WAITING)).progressing
 
 
 def test_every_reason_to_decline_is_explained() -> None:

@@ -96,7 +96,10 @@ def test_pull_gossip_moves_the_asker_only_and_brings_consensus() -> None:
     network = SimulatedNetwork()
 
     async def main() -> list[Member]:
-        members = swarm(network, gossip("gossip-pull"), NAMES)
+        members = [  # with a vector that is longer than the headers
+            build_member(network, n, model=tiny_model(i, width=16), seed=i, policy=gossip("gossip-pull"))
+            for i, n in enumerate(NAMES)
+        ]
         await run_members(members, steps=300)
         return members
 

@@ -1,0 +1,119 @@
+"""How much time and bandwidth exchanges get here: this peer's budget, and what slow partners may take of its time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+from p2p_elastic.messages import Offer
+from p2p_elastic.methods import Flow
+from p2p_elastic.pace import Budget
+from p2p_elastic.peers.deadlines import StepTime
+from p2p_elastic.peers.journal import Entry
+from p2p_elastic.peers.partners import chance_by_time, usual_time
+from p2p_elastic.policy import Policy
+from p2p_elastic.status import Outcome, PaceStatus
+from p2p_elastic.trust import PARTNERS_MAX
+
+SLOW_SHARE = 0.05  # of our time, for all partners together that are much slower than the others
+SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent
+TIME_GAIN = 1 / 2  # a link that got better is soon known to be
+
+
+class Times:
+    """How long exchanges take, in seconds, by partner: PARTNERS_MAX of them at most."""
+
+    def __init__(self) -> None:
+        self.seconds: Mapping[str, float] = {}  # the latest last; replaced whole: other threads read it
+
+    def saw(self, partner: str, seconds: float, *, whole: bool) -> None:
+        """An exchange ended after so long; where not the `whole` of it took place it would have taken longer."""
+        known = dict(self.seconds)
+        before = known.pop(partner, seconds if whole else 0.0)
+        after = before + TIME_GAIN * (seconds - before) if whole or seconds > before else before
+        self.seconds = dict([*known.items(), (partner, after)][-PARTNERS_MAX:])
+
+
+class Pacing:
+    """Written by the network thread; `closed`, `expected` and `status` are for any.
+
+    Args:
+        budget: of this peer's operator.
+        step_time: what our own steps take.
+        vector_bytes: of the model.
+        policy: how the run's peers train together; changed where we adopt another run.
+    """
+
+    def __init__(self, budget: Budget, step_time: StepTime, vector_bytes: int, policy: Policy) -> None:
+        self._budget, self._step_time = budget, step_time
+        self._vector_bytes, self.policy = vector_bytes, policy
+        self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
+        self._slow = Budget(share=SLOW_SHARE)
+
+    # -- charged ------------------------------------------------------------------------------------------------------
+
+    def spent(self, nbytes: int, entry: Entry | None = None) -> None:
+        """So many bytes were sent and received, in that exchange where it was one."""
+        seconds, now = 0.0 if entry is None else entry.seconds, asyncio.get_running_loop().time()
+        if self._budget.limited:
+            self._budget.spend(nbytes, seconds, now)
+        if entry is None:
+            return
+        whole = entry.outcome is Outcome.COMPLETED and nbytes >= self._vector_bytes
+        if whole and self._budget.limited:
+            self._budget.learn(nbytes, seconds)
+        if whole or entry.outcome not in (Outcome.DECLINED, Outcome.UNREACHABLE):
+            (self._asking if entry.initiated else self._asked).saw(entry.partner, seconds, whole=whole)
+        if self._is_slow(entry.partner):
+            self._slow.spend(0, seconds, now)
+
+    # -- asked --------------------------------------------------------------------------------------------------------
+
+    def closed(self, now: float | None = None) -> bool:
+        """Whether nothing ordinary begins at present; `now` in seconds of the event loop's clock."""
+        if not self._budget.limited:
+            return False
+        return self._budget.wait(asyncio.get_running_loop().time() if now is None else now) > 0.0
+
+    def in_debt(self) -> bool:
+        """Whether even what should not wait has to: too much of that came."""
+        nbytes = self._vector_bytes * (2 if self.policy.flow is Flow.BOTH else 1)
+        return not self._budget.bears(asyncio.get_running_loop().time(), nbytes)
+
+    def objection(self, offer: Offer) -> str | None:
+        """Why that exchange does not begin now, for people; None where it may.
+
+        The last offer of one that leaves, and a centre variable that is given up, do not come again.
+        """
+        if offer.last or offer.centre is not None:
+            return "budget" if self.in_debt() else None
+        if self.closed():
+            return "budget"
+        slow = self._slow.wait(asyncio.get_running_loop().time()) > 0.0 and self._is_slow(offer.peer)
+        return "slow link" if slow else None
+
+    def chances(self) -> dict[str, float]:
+        """How often each partner is to be chosen, of 1, by the time that an exchange with it takes."""
+        usual, spent = self._usual(), self._slow.wait(asyncio.get_running_loop().time()) > 0.0
+        chances = {partner: chance_by_time(seconds, usual) for partner, seconds in self.expected().items()}
+        return {partner: SPENT_CHANCE if spent and chance < 1.0 else chance for partner, chance in chances.items()}
+
+    def expected(self) -> Mapping[str, float]:
+        """How long an exchange that we ask for takes with each partner that has shown it, in seconds."""
+        return {**self._asked.seconds, **self._asking.seconds}
+
+    def status(self, now: float) -> PaceStatus | None:
+        """What people see of the budget; None where there is none."""
+        seconds = self._step_time.seconds
+        return self._budget.status(now, self.policy.schedule.mean_period, 1.0 / seconds if seconds else None)
+
+    def _is_slow(self, partner: str) -> bool:
+        """Whether its transfers take much longer than others'. How long its steps take is no matter where it asks."""
+        return chance_by_time(self._asked.seconds.get(partner, 0.0), self._usual()) < 1.0
+
+    def _usual(self) -> float:
+        asked, asking = self._asked.seconds, self._asking.seconds
+        quickest = [min(asked.get(p, math.inf), asking.get(p, math.inf)) for p in asked.keys() | asking.keys()]
+        step, period = self._step_time.seconds, self.policy.schedule.mean_period
+        return usual_time(quickest, max(period * step if step else 0.0, self._budget.exchange_seconds))
