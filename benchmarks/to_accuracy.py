@@ -56,9 +56,10 @@ from p2p_elastic.tasks import find_task
 
 DEFAULTS = {
     "ours": "--probability 0.03125 --lr 0.03 --momentum 0.9",
-    "hivemind-local": "--lr 0.03 --momentum 0.9 --target-batch-size 16384 --matchmaking-time 1 --group 4 --refresh 0.2",
-    "hivemind-gradients": "--lr 0.2 --momentum 0.9 --target-batch-size 1024 --matchmaking-time 1 --group 4 "
-    "--refresh 0.2",
+    "hivemind-local": "--lr 0.03 --momentum 0.9 --target-batch-size 32768 --matchmaking-time 1 --group 4 "
+    "--refresh 0.2 --float16",
+    "hivemind-gradients": "--lr 0.1 --momentum 0.9 --target-batch-size 1024 --matchmaking-time 1 --group 4 "
+    "--refresh 0.2 --float16",
     "all-reduce": "--lr 0.1 --momentum 0.9",
 }
 SHORT = {"hivemind": ("hivemind-local", "hivemind-gradients")}
