@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--probability", type=float, default=1 / 32)
+    parser.add_argument("--founding", default="", help='more for the founder, such as "--codec int8 --fragment 8"')
     parser.add_argument("--kill-first-after", type=int, metavar="STEP", help="kill -9 the founder at this step of its")
     parser.add_argument("--no-lone", action="store_true", help="leave out the run without exchange")
     options = parser.parse_args()
@@ -49,7 +50,7 @@ def run_swarm(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All peers in one run, beginning together."""
     meet = ["--wait-for-peers", str(options.peers - 1)]
     with Swarm(folder) as swarm:
-        founding = ["--task", options.task, "--probability", str(options.probability)]
+        founding = ["--task", options.task, "--probability", str(options.probability), *options.founding.split()]
         founder = swarm.start("peer-1", [*founding, *meet, *_training(options, 1)])
         swarm.listen_until(lambda: "listening" in founder.said, "starting the founder", START_SECONDS)
         address = founder.said["listening"]["addresses"][0]
