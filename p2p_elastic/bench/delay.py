@@ -27,6 +27,7 @@ class DelayProxy:
         ours, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(self._seconds, self.target, theirs), daemon=True)
         self._process.start()
+        self._ours = ours  # it ends when this does, however we end
         if not ours.poll(START_SECONDS):
             self._process.kill()
             raise TimeoutError("the delay proxy does not start")
@@ -34,6 +35,7 @@ class DelayProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ours.close()
         self._process.terminate()
         self._process.join()
 
@@ -54,8 +56,10 @@ async def _listen(seconds: float, target: int, ready: Connection) -> None:
         await asyncio.gather(*ways, return_exceptions=True)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=2 * READ_BYTES)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(ready.fileno(), over.set)  # whoever started us is gone
     ready.send(server.sockets[0].getsockname()[1])
-    await server.serve_forever()
+    await over.wait()
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:

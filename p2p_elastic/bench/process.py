@@ -90,9 +90,11 @@ def main(setup: Setup) -> None:
     with LivePeer(setup, setup.model(1.0 if setup.initial_peer else 3.0)) as live:
 
         def listen() -> None:
-            for line in sys.stdin:
-                say(answer=obey(live, line))
-            over.set()
+            try:
+                for line in sys.stdin:
+                    say(answer=obey(live, line))
+            finally:  # such as where nobody reads the answer any more
+                over.set()
 
         say(address=live.network.host.addresses[0], peer=live.peer.peer, pids=live.pids)
         if setup.period is None:
