@@ -4,10 +4,11 @@
 
 All of them take turns within one run, so that whatever else the machine does hits all alike: in each round ours in
 float32 and in float16, two bare streams (ours without messages, checks and move; and hivemind's own asyncio API) with
-the float32 bytes both ways, and one round of the averager with two peers in float32 and in Float16, matchmaking
-included. An exchange of ours is from the call that takes the snapshot until the move is added. CPU seconds are of all
-processes that take part; `memory` is, for ours, the most beyond the model in model sizes per peer, and for the averager
-what its processes hold beyond the same before it was built (PSS). Writes one JSON document to standard output.
+the float32 bytes both ways, of which the faster one is `bare`, and one round of the averager with two peers in float32
+and in Float16, matchmaking included. An exchange of ours is from the call that takes the snapshot until the move is
+added. CPU seconds are of all processes that take part; `memory` is, for ours, the most beyond the model in model sizes
+per peer, and for the averager what its processes hold beyond the same before it was built (PSS). Writes one JSON
+document to standard output.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2p_elastic.bench.exchange import ExchangeOptions, Sample, ends, summary
+from p2p_elastic.bench.exchange import ExchangeOptions, Held, Sample, ends, fixed_memory, summary
 from p2p_elastic.bench.figures import as_json, cpu_seconds, machine, ratio
 
 WORKER = Path(__file__).with_name("exchange_rival.py")
@@ -39,7 +41,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--plot", type=Path, help="write a picture")
     options = parser.parse_args()
-    rows = [as_json(compare(float(size), options.rounds)) for size in options.size.split(",")]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started has to be ended
+    fixed = fixed_memory(ExchangeOptions())
+    rows = [as_json(compare(float(size), options.rounds, fixed)) for size in options.size.split(",")]
     if options.plot is not None:
         plot(rows, options.plot)
     json.dump({"bench": "exchange", "machine": machine(), "rows": rows}, sys.stdout, indent=1)
@@ -56,17 +60,17 @@ class Contender:
     bare: Contender | None = None
 
 
-def _ours(stack: contextlib.ExitStack, megabytes: float, codec: str) -> Contender:
+def _ours(stack: contextlib.ExitStack, megabytes: float, codec: str, fixed: Held) -> Contender:
     two = stack.enter_context(ends(ExchangeOptions(), megabytes, codec, None))
-    held = two.memory()
+    held = two.memory().models(fixed, megabytes)
     bare = Contender("bare sockets", functools.partial(two.swap, round(megabytes * 1e6)))
     return Contender(f"ours {codec}", two.exchange, lambda: held, bare)
 
 
-def compare(megabytes: float, rounds: int) -> dict[str, Any]:
+def compare(megabytes: float, rounds: int, fixed: Held) -> dict[str, Any]:
     """Every contender in turns, at this size."""
     with contextlib.ExitStack() as stack:
-        contenders = [_ours(stack, megabytes, codec) for codec in ("none", "float16")]
+        contenders = [_ours(stack, megabytes, codec, fixed) for codec in ("none", "float16")]
         for kind, codec in (("bare", "none"), ("averager", "none"), ("averager", "float16")):
             rival = stack.enter_context(Rival(kind, megabytes, codec))
             name = "bare hivemind" if kind == "bare" else f"{kind} {codec}"
@@ -85,12 +89,14 @@ def compare(megabytes: float, rounds: int) -> dict[str, Any]:
             for one in contenders:
                 found[one.name].append(one.work())
     seconds = {name: [sample.seconds for sample in samples] for name, samples in found.items()}
-    against = (("ours none", "bare hivemind"), ("ours none", "bare sockets"), ("averager none", "ours none"))
+    bare = min(("bare hivemind", "bare sockets"), key=lambda name: statistics.median(seconds[name]))
+    against = (("ours none", bare), ("ours float16", bare), ("averager none", "ours none"))
     pairs = (*against, ("averager float16", "ours float16"))
     return {
         "megabytes": megabytes,
         "contenders": {name: summary(samples) for name, samples in found.items()},
         "ratios": {f"{one} / {other}": ratio(seconds[one], seconds[other]) for one, other in pairs},
+        "bare": bare,
         "memory": held,
     }
 

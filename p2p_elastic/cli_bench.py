@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.stop import Stop
 
 MEGABYTES = "4,100,400"
 
@@ -32,9 +33,18 @@ def bench() -> None:
 
 def _json_option(command: Callable[..., None]) -> Callable[..., None]:
     path = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
-    return click.option("--json", "target", type=path, help="Write everything as JSON to this file; - is the screen.")(
-        command
-    )
+    text = "Write everything as JSON to this file; - is standard output, in the place of the table."
+    return click.option("--json", "target", type=path, callback=_writable, help=text)(command)
+
+
+def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Found out now, not after minutes of measuring."""
+    if path is not None and str(path) != "-":
+        try:
+            path.open("a").close()
+        except OSError as error:
+            raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}") from error
+    return path
 
 
 def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
@@ -75,9 +85,9 @@ def exchange(
 
     "bare" is a libp2p stream between the same two processes that carries the model's float32 bytes both ways and does
     nothing else. CPU seconds are of all four processes, two of Python and two of libp2p's p2pd. "extra" is the most
-    memory that a peer took beyond its model, in model sizes.
+    memory that a peer took beyond its model, in model sizes, without what exchanges of next to nothing take.
     """
-    with clean_errors():
+    with Stop().signals() as stop, clean_errors():
         from p2p_elastic.bench.exchange import ExchangeOptions, run
         from p2p_elastic.link import check_codec
 
@@ -85,8 +95,9 @@ def exchange(
         options = ExchangeOptions(
             size, codecs, tuple(map(_streams, streams.split(","))), fragment, weighting, rounds, rtt_ms
         )
-        found = run(options, _say)
-    _show(found, target, _exchange_lines)
+        with stop.interruptible():
+            found = run(options, _say)
+        _show(found, target, _exchange_lines)
 
 
 def _streams(text: str) -> int | None:
@@ -118,14 +129,15 @@ def overhead(
 
     On Linux with two cores or more the training thread has a core of its own, and everything else the others.
     """
-    with clean_errors():
+    with Stop().signals() as stop, clean_errors():
         from p2p_elastic.bench.overhead import OverheadOptions, run
         from p2p_elastic.link import check_codec
 
         periods = tuple(max(1, int(steps)) for steps in period)
         options = OverheadOptions(size, periods, check_codec("codec", codec), weighting, seconds, windows)
-        found = run(options, _say)
-    _show(found, target, _overhead_lines)
+        with stop.interruptible():
+            found = run(options, _say)
+        _show(found, target, _overhead_lines)
 
 
 @bench.command(short_help="Snapshot and move, against a copy in memory.")
@@ -138,11 +150,12 @@ def apply(size: tuple[float, ...], rounds: int, threads: int, target: Path | Non
 
     On a GPU, too, where there is one; then the copy is from the GPU.
     """
-    with clean_errors():
+    with Stop().signals() as stop, clean_errors():
         from p2p_elastic.bench.apply import ApplyOptions, run
 
-        found = run(ApplyOptions(size, rounds=rounds, threads=threads), _say)
-    _show(found, target, _apply_lines)
+        with stop.interruptible():
+            found = run(ApplyOptions(size, rounds=rounds, threads=threads), _say)
+        _show(found, target, _apply_lines)
 
 
 # -- what people see ---------------------------------------------------------------------------------------------------
@@ -152,7 +165,7 @@ def _say(text: str) -> None:
     click.echo(f"measuring {text} ...", err=True)
 
 
-def _show(found: Mapping[str, Any], target: Path | None, lines: Callable[[Sequence[Any]], list[str]]) -> None:
+def _show(found: Mapping[str, Any], target: Path | None, lines: Callable[[Mapping[str, Any]], list[str]]) -> None:
     from p2p_elastic.bench.figures import as_json
 
     plain = as_json(found)
@@ -162,7 +175,7 @@ def _show(found: Mapping[str, Any], target: Path | None, lines: Callable[[Sequen
         return
     if target is not None:
         target.write_text(text + "\n")
-    click.echo("\n".join(lines(plain["rows"])))
+    click.echo("\n".join(lines(plain)))
 
 
 def _span(spread: Mapping[str, float], scale: float = 1.0, digits: int = 3) -> str:
@@ -170,10 +183,10 @@ def _span(spread: Mapping[str, float], scale: float = 1.0, digits: int = 3) -> s
     return f"{median:.{digits}g} ({low:.{digits}g}..{high:.{digits}g})"
 
 
-def _exchange_lines(rows: Sequence[Any]) -> list[str]:
+def _exchange_lines(found: Mapping[str, Any]) -> list[str]:
     titles = f"{'exchange, s':>24} {'bare stream, s':>24} {'ratio':>20} {'CPU s':>6} extra"
     lines = [f"{'MB':>6} {'codec':9} {'streams':7} {titles}"]
-    for row in rows:
+    for row in found["rows"]:
         extra = [e for e in row["extra_models"].values() if e is not None]
         ours, bare = row["ours"], row["bare"]
         lines.append(
@@ -184,19 +197,24 @@ def _exchange_lines(rows: Sequence[Any]) -> list[str]:
     return lines
 
 
-def _overhead_lines(rows: Sequence[Any]) -> list[str]:
+def _overhead_lines(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{'MB':>6} {'period':>6} {'throughput':>24} {'p99 of a step':>24} {'step, ms':>9} exchanges"]
     lines += [
         f"{row['megabytes']:6.3g} {row['period']:6} {_span(row['throughput']):>24} {_span(row['p99_ratio']):>24} "
         f"{row['step_ms']['alone']['median']:9.3g} {row['exchanges']} of {row['exchanges_due']} due"
-        for row in rows
+        for row in found["rows"]
     ]
-    return [*lines, "throughput and 99th percentile: with exchanges, against the loop alone"]
+    cores = (
+        "the training thread had a core of its own, the network thread, the partner and both p2pd the others"
+        if found["own_core"]
+        else "the training thread shared the cores with everything else"
+    )
+    return [*lines, "throughput and 99th percentile: with exchanges, against the loop alone", cores]
 
 
-def _apply_lines(rows: Sequence[Any]) -> list[str]:
+def _apply_lines(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{'MB':>6} {'tensors':>7} {'device':6} {'flat':5} {'copy, GB/s':>22} {'snapshot':>22} {'add':>22}"]
-    for row in rows:
+    for row in found["rows"]:
         speeds = row["gigabytes_per_second"]
         lines.append(
             f"{row['megabytes']:6g} {row['tensors']:7} {row['device']:6} {'yes' if row['flat'] else 'no':5} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from p2p_elastic.bench.delay import DelayProxy
@@ -13,6 +13,7 @@ from p2p_elastic.bench.live import Setup
 from p2p_elastic.bench.process import PeerProcess
 
 WARM_UP = 2
+TINY_MEGABYTES = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,47 @@ class Sample(NamedTuple):
 
     seconds: float
     cpu: float
+    asking: float | None = None  # of an exchange: those of its seconds that the peer's journal counts
+
+
+class Held(NamedTuple):
+    """Bytes that each end held at most beyond its model; None where the system does not say it."""
+
+    asking: float | None
+    answering: float | None
+
+    def models(self, fixed: Held, megabytes: float) -> dict[str, float | None]:
+        """In model sizes, without what exchanges take `fixed`, whatever the model: threads, buffers, modules."""
+        pairs = zip(self._fields, self, fixed, strict=True)
+        return {
+            end: None if held is None or base is None else max(0.0, held - base) / (megabytes * 1e6)
+            for end, held, base in pairs
+        }
 
 
 def run(options: ExchangeOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure all of it; `say` hears how far it is."""
     rows = []
+    say("what exchanges take without a model to speak of")
+    fixed = fixed_memory(options)
     for megabytes in options.megabytes:
         for codec in options.codecs:
             for streams in options.streams:
                 say(f"{megabytes:g} MB, {codec}, streams {streams or 'auto'}")
-                rows.append(_row(options, megabytes, codec, streams))
-    return {"bench": "exchange", "machine": machine(), "rtt_ms": options.rtt_ms, "rows": rows}
+                rows.append(_row(options, megabytes, codec, streams, fixed))
+    return {
+        "bench": "exchange",
+        "machine": machine(),
+        "rtt_ms": options.rtt_ms,
+        "fixed_megabytes": {end: None if held is None else held / 1e6 for end, held in fixed._asdict().items()},
+        "rows": rows,
+    }
+
+
+def fixed_memory(options: ExchangeOptions) -> Held:
+    """What exchanges of next to nothing take."""
+    with ends(replace(options, rtt_ms=0.0), TINY_MEGABYTES, "none", None) as two:
+        return two.memory()
 
 
 class Ends:
@@ -55,24 +86,24 @@ class Ends:
 
     def exchange(self) -> Sample:
         """One exchange."""
-        return self._measured("exchange")
+        return self._measured("exchange", lambda answer: answer)
 
     def swap(self, nbytes: int) -> Sample:
         """So many bytes each way over a bare stream."""
-        return self._measured(f"swap {self.answering.peer} {nbytes}")
+        return self._measured(f"swap {self.answering.peer} {nbytes}", lambda answer: (answer, None))
 
-    def _measured(self, what: str) -> Sample:
+    def _measured(self, what: str, times: Callable[[Any], tuple[float, float | None]]) -> Sample:
         before = sum(map(cpu_seconds, self._pids))
-        seconds = float(self.asking.ask(what))
-        return Sample(seconds, sum(map(cpu_seconds, self._pids)) - before)
+        seconds, asking = times(self.asking.ask(what))
+        return Sample(seconds, sum(map(cpu_seconds, self._pids)) - before, asking)
 
-    def memory(self) -> dict[str, float | None]:
-        """The most that each held beyond its model while it exchanged a few times, in model sizes."""
+    def memory(self) -> Held:
+        """The most that each held beyond its model while it exchanged a few times."""
         for end in (self.asking, self.answering):
             end.ask("forget")
         for _ in range(WARM_UP):
             self.exchange()
-        return {"asking": self.asking.ask("memory"), "answering": self.answering.ask("memory")}
+        return Held(self.asking.ask("memory"), self.answering.ask("memory"))
 
 
 @contextlib.contextmanager
@@ -89,10 +120,10 @@ def ends(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
         yield Ends(asking, answering)
 
 
-def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | None) -> dict[str, Any]:
+def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | None, fixed: Held) -> dict[str, Any]:
     nbytes = round(megabytes * 1e6)
     with ends(options, megabytes, codec, streams) as two:
-        extra = two.memory()
+        held = two.memory()
         two.swap(nbytes)
         pairs = [(two.exchange(), two.swap(nbytes)) for _ in range(options.rounds)]
         sent = two.asking.ask("sent")
@@ -108,10 +139,12 @@ def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
         "ours": summary(ours),
         "bare": summary(bare),
         "ours_to_bare": ratio(*seconds),
-        "extra_models": extra,
+        "extra_models": held.models(fixed, megabytes),
     }
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Spread]:
-    """Seconds and CPU seconds of all four processes."""
-    return {"seconds": Spread.of([s.seconds for s in samples]), "cpu_seconds": Spread.of([s.cpu for s in samples])}
+    """Seconds, of these the ones from asking until the move is handed over, and CPU seconds of all processes."""
+    found = {"seconds": Spread.of([s.seconds for s in samples]), "cpu_seconds": Spread.of([s.cpu for s in samples])}
+    asking = [s.asking for s in samples if s.asking is not None]
+    return {**found, "asking_seconds": Spread.of(asking)} if asking else found

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ PIECE_BYTES = 1 << 20
 POLL_SECONDS = 0.001
 LOOK_SECONDS = 0.05
 EXCHANGE_SECONDS_MAX = 300.0
+ENTER_SECONDS_MAX = 5.0
 RUN = "bench"
 
 
@@ -89,6 +90,14 @@ class _Watched(ParameterVector):
     def add_(self, move: Tensor, part: Part | None = None) -> None:
         super().add_(move, part)
         self.added_at = time.perf_counter()
+
+
+class Took(NamedTuple):
+    """Seconds of one exchange: from the call that takes the snapshot until the move is added; and those of it that the
+    peer's own journal counts, from asking until the move is handed over."""
+
+    seconds: float
+    asking: float
 
 
 class LivePeer:
@@ -155,10 +164,11 @@ class LivePeer:
                 raise P2PElasticError(f"no partner appeared within {seconds:g} s")
             time.sleep(0.05)
 
-    def exchange(self) -> float:
-        """Ask for one exchange and wait until its move is added; how long that took, in seconds, snapshot included."""
+    def exchange(self) -> Took:
+        """Ask for one exchange and wait until its move is added; how long that took."""
         peer, vector = self.peer, self._vector
         vector.added_at, last = None, self._last()
+        first = last
         began = looked_at = time.perf_counter()
         peer.after_step()
         while vector.added_at is None:
@@ -171,7 +181,17 @@ class LivePeer:
                     self._ask_again(last)
             if now - began > EXCHANGE_SECONDS_MAX:
                 raise P2PElasticError(f"no exchange came about within {EXCHANGE_SECONDS_MAX:g} s")
-        return vector.added_at - began
+        return Took(vector.added_at - began, self._entered(first).seconds)
+
+    def _entered(self, before: ExchangeRecord | None) -> ExchangeRecord:
+        """What the journal says of the exchange that just ended; the move may be added before it is written down."""
+        end = time.monotonic() + ENTER_SECONDS_MAX
+        while time.monotonic() < end:
+            last = self._last()
+            if last is not None and last.outcome is Outcome.COMPLETED and (before is None or last.id != before.id):
+                return last
+            time.sleep(POLL_SECONDS)
+        raise P2PElasticError("an exchange ended, and the peer's journal does not know of it")
 
     def _last(self) -> ExchangeRecord | None:
         return next(iter(self.peer.last_exchanges()), None)
@@ -198,12 +218,10 @@ class LivePeer:
             self.peer.settle()
             time.sleep(POLL_SECONDS)
 
-    def extra_models(self) -> float | None:
-        """The most memory since the peer was built, beyond that of before, in model sizes."""
+    def extra_bytes(self) -> int | None:
+        """The peak of memory beyond what the process had, model included, before the peer was built."""
         peak = peak_bytes()
-        if peak is None or self.resident_before is None:
-            return None
-        return (peak - self.resident_before) / (self._setup.megabytes * 1e6)
+        return None if peak is None or self.resident_before is None else peak - self.resident_before
 
     def forget_peak(self) -> None:
         """The peak counts from now on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -52,8 +53,8 @@ class PeerProcess:
         self._process.stdout.close()
 
     def ask(self, what: str) -> Any:
-        """`exchange` or `swap PEER BYTES`: how many seconds that took. `memory`: the most that it held beyond its model
-        since it was asked to `forget`, in model sizes. `sent`: bytes of its last exchange."""
+        """`exchange`: the seconds that it `Took`. `swap PEER BYTES`: its seconds. `memory`: the bytes that it held at
+        most beyond its model since it was asked to `forget`. `sent`: bytes of its last exchange."""
         assert self._process.stdin is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
@@ -68,7 +69,7 @@ class PeerProcess:
         return found
 
 
-def obey(live: LivePeer, line: str) -> float | None:
+def obey(live: LivePeer, line: str) -> Any:
     """Do what one line asks for."""
     what, *about = line.split()
     if what == "exchange":
@@ -76,9 +77,9 @@ def obey(live: LivePeer, line: str) -> float | None:
     if what == "swap":
         return live.bare.swap(about[0], int(about[1]))
     if what == "sent":
-        return float(live.peer.last_exchanges()[0].bytes_sent)
+        return live.peer.last_exchanges()[0].bytes_sent
     if what == "memory":
-        return live.extra_models()
+        return live.extra_bytes()
     assert what == "forget", what
     live.forget_peak()
     return None
@@ -112,4 +113,9 @@ def say(**facts: object) -> None:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    main(Setup(**{**given, "announce": tuple(given["announce"])}))
+    try:
+        main(Setup(**{**given, "announce": tuple(given["announce"])}))
+    except P2PElasticError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except BrokenPipeError:  # nobody waits for the answer any more
+        os._exit(1)
