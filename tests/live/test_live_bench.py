@@ -1,0 +1,56 @@
+"""The benchmarks' own processes, over real libp2p: what they measure, and what they leave behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from p2p_elastic.bench.exchange import ExchangeOptions, ends
+from p2p_elastic.bench.overhead import OverheadOptions, _row
+
+START_SECONDS, END_SECONDS = 120.0, 10.0
+
+
+def test_two_processes_exchange_and_swap_and_say_what_it_took() -> None:
+    with ends(ExchangeOptions(), 0.1, "none", None) as two:
+        processes = [psutil.Process(pid) for pid in (*two.asking.pids, *two.answering.pids)]
+        held = two.memory()
+        done, bare = two.exchange(), two.swap(100_000)
+        sent = two.asking.ask("sent")
+    assert done.asking is not None
+    assert 0.0 < done.asking <= done.seconds
+    assert bare.seconds > 0.0
+    assert done.cpu > 0.0
+    assert sent >= 100_000
+    assert held.asking is None or 0 < held.asking < 100e6
+    assert len(processes) == 4
+    assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
+
+
+def test_a_training_loop_is_measured_alone_and_while_it_exchanges() -> None:
+    found = _row(OverheadOptions(seconds=0.5, windows=1), 0.1, 4)
+    assert found["exchanges"] > 0
+    assert 0.0 < found["throughput"].median < 10.0
+
+
+def test_a_benchmark_that_is_told_to_stop_leaves_no_process() -> None:
+    arguments = ["--size", "0.1", "--codec", "none", "--rounds", "1000", "--rtt-ms", "5"]
+    command = [sys.executable, "-m", "p2p_elastic", "bench", "exchange", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        end, started = time.monotonic() + START_SECONDS, list[psutil.Process]()
+        while time.monotonic() < end and not (_daemons(started) == 2 and len(started) >= 6):  # with both proxies
+            time.sleep(0.05)
+            started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=END_SECONDS)[1]
+    assert psutil.wait_procs(started, timeout=END_SECONDS)[1] == []
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def _daemons(processes: list[psutil.Process]) -> int:
+    return sum("p2pd" in p.name() for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE)
