@@ -249,7 +249,8 @@ class BareStream:
 
     async def _swap(self, connected: socket.socket, nbytes: int) -> None:
         if len(self._buffers[0]) != nbytes:
-            self._buffers = memoryview(bytes(nbytes)), memoryview(bytearray(nbytes))
+            # Written to: memory that never was is one page of zeros, which the cache holds.
+            self._buffers = memoryview(bytearray(b"\x01") * nbytes), memoryview(bytearray(nbytes))
         mine, theirs = self._buffers
         loop = asyncio.get_running_loop()
         connected.settimeout(60.0)
