@@ -44,10 +44,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started has to be ended
     fixed = fixed_memory(ExchangeOptions())
     rows = [as_json(compare(float(size), options.rounds, fixed)) for size in options.size.split(",")]
-    if options.plot is not None:
-        plot(rows, options.plot)
     json.dump({"bench": "exchange", "machine": machine(), "rows": rows}, sys.stdout, indent=1)
-    print()
+    print(flush=True)
+    if options.plot is not None:  # last: it may lack matplotlib
+        plot(rows, options.plot)
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _pss_bytes(pids: Sequence[int]) -> int:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of the medians, with the spread, in seconds per 100 MB of model."""
+    """Bars of the medians, with the spread."""
     import matplotlib as mpl
 
     mpl.use("Agg")
