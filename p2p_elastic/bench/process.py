@@ -7,6 +7,7 @@ It says one JSON object when it is ready, and one in answer to each line that it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -64,7 +65,10 @@ class PeerProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise P2PElasticError("the other process of the benchmark ended; what it said is above")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+            code = self._process.returncode
+            raise P2PElasticError(f"a process of the benchmark ended with exit code {code}; what it said is above")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -94,7 +98,7 @@ def main(setup: Setup) -> None:
             try:
                 for line in sys.stdin:
                     say(answer=obey(live, line))
-            finally:  # such as where nobody reads the answer any more
+            finally:
                 over.set()
 
         say(address=live.network.host.addresses[0], peer=live.peer.peer, pids=live.pids)
@@ -108,7 +112,10 @@ def main(setup: Setup) -> None:
 
 
 def say(**facts: object) -> None:
-    print(json.dumps(facts), flush=True)  # noqa: T201
+    try:
+        print(json.dumps(facts), flush=True)  # noqa: T201
+    except BrokenPipeError:  # nobody waits for it any more; p2pd ends with us
+        os._exit(1)
 
 
 if __name__ == "__main__":
@@ -117,5 +124,3 @@ if __name__ == "__main__":
         main(Setup(**{**given, "announce": tuple(given["announce"])}))
     except P2PElasticError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    except BrokenPipeError:  # nobody waits for the answer any more
-        os._exit(1)
