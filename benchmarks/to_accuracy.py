@@ -185,7 +185,7 @@ def run_one(options: argparse.Namespace, system: str, repeat: int, judge: Judge)
         say(f"{system} {repeat}: {shlex.join(orders[0].options)}")
         peek = Peek(judge, options.target, time.monotonic)
         record = run_system(orders, options.seconds, peek)
-        say(f"{system} {repeat}: trained for {record.ended - max(record.began()):.0f} s, last glance {peek.last:.4f}")
+        say(f"{system} {repeat}: trained for {record.ended - max(record.began()):.0f} s, last glances {peek.mean:.4f}")
         return Verdict(record, judge, options.target, options.batch_size).report()
 
 
