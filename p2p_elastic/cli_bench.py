@@ -101,7 +101,7 @@ def _streams(text: str) -> int | None:
 @click.option("--size", default="1,12,48", callback=_numbers, help="Millions of bytes of the model.")
 @click.option("--period", default="8,32,128", callback=_numbers, help="Steps between two exchanges.")
 @click.option("--codec", default="none", help="How parameters travel.")
-@click.option("--weighting", type=click.Choice(["fixed", "dynamic"]), default="fixed")
+@click.option("--weighting", type=click.Choice(["fixed", "dynamic"]), default="fixed", help="How peers count.")
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=6.0, help="Length of each window.")
 @click.option("--windows", type=click.IntRange(1, 100), default=5, help="Windows of each kind, in turns.")
 @_json_option

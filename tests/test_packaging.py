@@ -51,7 +51,7 @@ def test_every_option_of_join_is_in_the_configuration_and_the_other_way_round() 
 
 
 def test_every_option_says_what_it_is_for() -> None:
-    for command in main.commands.values():
+    for command in (d for c in main.commands.values() for d in (c, *getattr(c, "commands", {}).values())):
         assert command.help
         for parameter in command.params:
             if isinstance(parameter, click.Argument):  # click gives arguments no help of their own
@@ -60,7 +60,8 @@ def test_every_option_says_what_it_is_for() -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    known = {o for c in main.commands.values() for p in c.params for o in p.opts} | {"--help", "--version"}
+    commands = [d for c in main.commands.values() for d in (c, *getattr(c, "commands", {}).values())]
+    known = {o for c in commands for p in c.params for o in p.opts} | {"--help", "--version"}
     lines = [line for line in README.splitlines() if "p2p-elastic " in line]
     used = {o for line in lines for o in re.findall(r"--[a-z][a-z-]+", line.split("p2p-elastic ", 1)[1])}
     assert used
