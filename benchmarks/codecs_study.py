@@ -95,17 +95,21 @@ GROUPS = {
         {**SMALL, "learning_rate": 0.1, "lr_decay": 0.05},
         {"elastic-gossip": {}, "easgd": {}},
         {WHOLE: ARMS, EIGHTHS: (*PAIR, "int8+feedback"), OFTEN: PAIR},
-        seeds=8,
+        seeds=3,
     ),
     "mnist": Group(
         "mnist (2.9 M parameters, dropout), 600 steps",
         {"task": "mnist", "workers": 4, "steps": 600, "evaluate_steps": 300},
         {"elastic-gossip": {}, "easgd": {"learning_rate": 0.05}},  # easgd has no momentum
-        {
-            EIGHTHS: (*PAIR, "float16"),
-            WHOLE: PAIR,
-        },  # float16's rounding is next to nothing: how far runs part by chance
-        seeds=4,
+        {EIGHTHS: (*PAIR, "float16", "int8+feedback", "int8+dither"), WHOLE: (*PAIR, "int8+feedback")},
+        seeds=8,
+    ),
+    "longer": Group(
+        "mnist, 2,000 steps",
+        {"task": "mnist", "workers": 4, "steps": 2000, "evaluate_steps": 500},
+        {"elastic-gossip": {}},
+        {EIGHTHS: PAIR},
+        seeds=2,
     ),
     "constant": Group(
         "mnist-small, learning rate 0.05",

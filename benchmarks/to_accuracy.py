@@ -28,7 +28,8 @@ benchmark runs in a network namespace of its own where it may (Linux, root or us
 otherwise the bytes are those of everybody on this machine. What our peers count themselves is in `counted_by_peers`.
 
 Writes one JSON document to standard output: options, every run, medians over the repeats, ratios of ours to others
-(below 1 where ours needs less). Progress goes to standard error.
+(below 1 where ours needs less; `at_most` where the other one never reached the target in its run). Progress goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def run(options: argparse.Namespace, private: bool) -> dict[str, Any]:
         "runs": runs,
     }
     for name, ratio in document["ratios"].items():
-        say(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in ratio.items() if value is not None))
+        say(f"{name}{' at most' * ratio['at_most']}: " + ", ".join(f"{key} {ratio[key]:.3f}" for key in COMPARED))
     if options.plot is not None:
         from to_accuracy_plot import plot
 
@@ -184,7 +185,7 @@ def run_one(options: argparse.Namespace, system: str, repeat: int, judge: Judge)
         say(f"{system} {repeat}: {shlex.join(orders[0].options)}")
         peek = Peek(judge, options.target, time.monotonic)
         record = run_system(orders, options.seconds, peek)
-        say(f"{system} {repeat}: trained for {record.ended - max(record.began()):.0f} s, last glance {peek.last:.4f}")
+        say(f"{system} {repeat}: trained for {record.ended - max(record.began()):.0f} s, last glances {peek.mean:.4f}")
         return Verdict(record, judge, options.target, options.batch_size).report()
 
 
@@ -204,7 +205,7 @@ def told(one: dict[str, Any]) -> str:
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the repeats; None where one of them did not reach the target."""
     found: dict[str, Any] = {"runs": len(runs), "reached": sum(r["reached"] is not None for r in runs)}
-    for which in ("reached", "reached_by_the_average"):
+    for which in ("reached", "reached_by_the_average", "end"):
         all_did = all(r[which] is not None for r in runs)
         found[f"median_{which}"] = (
             {key: statistics.median(r[which][key] for r in runs) for key in COMPARED} if all_did else None
@@ -212,16 +213,20 @@ def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def ratios(medians: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """What ours needs, over what each other one needs; `hivemind` is the faster way to use it."""
-    times = {s: m["median_reached"] for s, m in medians.items() if m["median_reached"] is not None}
-    fastest = min((s for s in times if s in SHORT["hivemind"]), key=lambda s: times[s]["seconds"], default=None)
-    others = {s: times[s] for s in times if s != "ours"}
-    if fastest is not None:
-        others["hivemind"] = times[fastest]
-    if "ours" not in times:
+def ratios(medians: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What ours needs, over what each other one needs; `hivemind` is the faster way to use it.
+
+    Where the other one did not reach the target, its whole run is what it needs at least (`at_most`).
+    """
+    if "ours" not in medians or (ours := medians["ours"]["median_reached"]) is None:
         return {}
-    return {f"ours / {s}": {key: times["ours"][key] / needs[key] for key in COMPARED} for s, needs in others.items()}
+    needs = {s: m["median_reached"] or m["median_end"] for s, m in medians.items() if s != "ours"}
+    bound = {s: medians[s]["median_reached"] is None for s in needs}
+    ways = [s for s in needs if s in SHORT["hivemind"]]
+    if ways:
+        fastest = min(ways, key=lambda s: (bound[s], needs[s]["seconds"]))
+        needs["hivemind"], bound["hivemind"] = needs[fastest], bound[fastest]
+    return {f"ours / {s}": {"at_most": bound[s]} | {k: ours[k] / needs[s][k] for k in COMPARED} for s in needs}
 
 
 def say(text: str) -> None:

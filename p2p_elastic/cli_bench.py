@@ -132,7 +132,8 @@ def overhead(
 ) -> None:
     """A training loop alone, and the same loop while it exchanges with a peer in another process, in turns.
 
-    On Linux with two cores or more the training thread has a core of its own, and everything else the others.
+    On Linux with two cores or more the training thread has a core of its own, and everything else the others; there
+    the partner and both p2pd, which would be on other machines or cores, yield to this peer's network threads (nice).
     """
     with Stop().signals() as stop, clean_errors():
         from p2p_elastic.bench.overhead import OverheadOptions, run
@@ -210,7 +211,7 @@ def _overhead_lines(found: Mapping[str, Any]) -> list[str]:
         for row in found["rows"]
     ]
     cores = (
-        "the training thread had a core of its own, the network thread, the partner and both p2pd the others"
+        "the training thread had a core of its own; on the others the network threads went before the partner and p2pd"
         if found["own_core"]
         else "the training thread shared the cores with everything else"
     )

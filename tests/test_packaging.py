@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -51,16 +50,8 @@ def test_every_option_of_join_is_in_the_configuration_and_the_other_way_round() 
     assert options == set(JoinConfig.model_fields)
 
 
-def commands(group: click.Group = main) -> Iterator[click.Command]:
-    """Each command, and each of those in groups."""
-    for command in group.commands.values():
-        yield command
-        if isinstance(command, click.Group):
-            yield from commands(command)
-
-
 def test_every_option_says_what_it_is_for() -> None:
-    for command in commands():
+    for command in (d for c in main.commands.values() for d in (c, *getattr(c, "commands", {}).values())):
         assert command.help
         for parameter in command.params:
             if isinstance(parameter, click.Argument):  # click gives arguments no help of their own
@@ -69,7 +60,8 @@ def test_every_option_says_what_it_is_for() -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    known = {o for c in commands() for p in c.params for o in p.opts} | {"--help", "--version"}
+    commands = [d for c in main.commands.values() for d in (c, *getattr(c, "commands", {}).values())]
+    known = {o for c in commands for p in c.params for o in p.opts} | {"--help", "--version"}
     lines = [line for line in README.splitlines() if "p2p-elastic " in line]
     used = {o for line in lines for o in re.findall(r"--[a-z][a-z-]+", line.split("p2p-elastic ", 1)[1])}
     assert used

@@ -16,6 +16,8 @@ import sys
 import threading
 from typing import Any
 
+import torch
+
 from p2p_elastic.bench.live import LivePeer, Setup, in_background
 from p2p_elastic.errors import P2PElasticError
 
@@ -91,6 +93,7 @@ def obey(live: LivePeer, line: str) -> Any:
 
 def main(setup: Setup) -> None:
     """Obey until the end of standard input, and answer exchanges meanwhile where it does not ask for them itself."""
+    torch.set_num_threads(1)  # as a peer with other peers beside it on the machine has
     over = threading.Event()
     with LivePeer(setup, setup.model(1.0 if setup.initial_peer else 3.0)) as live:
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
 
 import psutil
+from click.testing import CliRunner
 
 from p2p_elastic.bench.exchange import ExchangeOptions, ends
 from p2p_elastic.bench.overhead import OverheadOptions, _row
+from p2p_elastic.cli import main
 
 START_SECONDS, END_SECONDS = 120.0, 10.0
 
@@ -29,6 +32,17 @@ def test_two_processes_exchange_and_swap_and_say_what_it_took() -> None:
     assert held.asking is None or 0 < held.asking < 100e6
     assert len(processes) == 4
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
+
+
+def test_the_command_measures_two_real_processes() -> None:
+    options = ["--size", "0.4", "--codec", "float16", "--streams", "2", "--rounds", "2", "--json", "-"]
+    result = CliRunner().invoke(main, ["bench", "exchange", *options])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["rows"]
+    assert 0.2 <= row["megabytes_sent_each_way"] < 0.21
+    assert row["ours"]["seconds"]["runs"] == row["bare"]["seconds"]["runs"] == 2
+    assert row["ours"]["seconds"]["low"] > 0.0
+    assert set(row["extra_models"]) == {"asking", "answering"}
 
 
 def test_a_training_loop_is_measured_alone_and_while_it_exchanges() -> None:
