@@ -147,7 +147,8 @@ class Incoming:
 
     def _difference(self, ours: Tensor, came: Tensor) -> None:
         torch.sub(came, ours, out=ours)
-        square = float(torch.dot(ours, ours))
+        # Not torch.dot: MKL gives each thread that calls it a helper, which then spins and takes the core from p2pd.
+        square = float(torch.linalg.vector_norm(ours)) ** 2
         self.square += square
         # Nearly always this shows it, for nothing; a square may overflow where the numbers do not.
         self.finite = self.finite and (math.isfinite(square) or bool(torch.isfinite(came).all()))
