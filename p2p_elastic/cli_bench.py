@@ -60,7 +60,7 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 @bench.command(short_help="One exchange between two processes, against a bare stream.")
 @click.option("--size", default=MEGABYTES, callback=_numbers, help="Millions of bytes of the model in float32.")
 @click.option("--codec", default="none,float16", help="How parameters travel: none, float16, bfloat16, int8.")
-@click.option("--streams", default="auto", help="Streams for the vectors of one exchange: 1 to 8, or auto.")
+@click.option("--streams", default="auto", help="Streams for the vectors of one exchange: 1 to 16, or auto.")
 @click.option("--fragment", type=click.IntRange(1, 4096), default=1, help="An exchange moves one of so many parts.")
 @click.option(
     "--weighting",
@@ -104,7 +104,7 @@ def _streams(text: str) -> int | None:
     if text == "auto":
         return None
     if not (text.isdigit() and 1 <= int(text) <= 8):
-        raise click.BadParameter(f"{text!r}: auto, or a number from 1 to 8", param_hint="--streams")
+        raise click.BadParameter(f"{text!r}: auto, or a number from 1 to 16", param_hint="--streams")
     return int(text)
 
 
@@ -133,7 +133,7 @@ def overhead(
     """A training loop alone, and the same loop while it exchanges with a peer in another process, in turns.
 
     On Linux with two cores or more the training thread has a core of its own, and everything else the others; there
-    the partner and both p2pd, which would be on other machines or cores, yield to this peer's network threads (nice).
+    the partner and its p2pd, which would be on another machine, yield to this peer's network threads and p2pd (nice).
     """
     with Stop().signals() as stop, clean_errors():
         from p2p_elastic.bench.overhead import OverheadOptions, run
@@ -211,7 +211,7 @@ def _overhead_lines(found: Mapping[str, Any]) -> list[str]:
         for row in found["rows"]
     ]
     cores = (
-        "the training thread had a core of its own; on the others the network threads went before the partner and p2pd"
+        "the training thread had a core of its own; on the others its network threads and p2pd went before the partner's"
         if found["own_core"]
         else "the training thread shared the cores with everything else"
     )

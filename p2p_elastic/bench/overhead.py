@@ -105,7 +105,7 @@ def _row(options: OverheadOptions, megabytes: float, period: int) -> dict[str, A
     with _others_on_other_cores() as pin, PeerProcess(setup) as partner:
         mine = setup.over(None, period=period).joining(partner.address)
         with LivePeer(mine, loop.model) as live, pin():
-            _yield_to_us((*partner.pids, live.pids[1]))
+            _yield_to_us(partner.pids)
             live.wait_for_partner()
             live.peer.report_loss(1.0)
             loop.steps_for(WARM_UP_STEPS * STEP_SECONDS)
@@ -146,7 +146,7 @@ def _figures(
 def _yield_to_us(pids: Iterable[int]) -> None:
     """Let these processes run only where our own threads leave a core to them.
 
-    Two machines share no cores; here the partner and both p2pd would push our network threads off theirs, at times
+    Two machines share no cores; here the partner and its p2pd would push our network threads off theirs, at times
     while these hold Python's lock, for which training waits.
     """
     for pid in pids:
