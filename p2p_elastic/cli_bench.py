@@ -211,7 +211,7 @@ def _overhead_lines(found: Mapping[str, Any]) -> list[str]:
         for row in found["rows"]
     ]
     cores = (
-        "the training thread had a core of its own; on the others its network threads and p2pd went before the partner's"
+        "the training thread had a core of its own; on the others its network and p2pd went before the partner's"
         if found["own_core"]
         else "the training thread shared the cores with everything else"
     )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 from xxhash import xxh3_64_intdigest
 
+from p2p_elastic.codecs import PIECE
 from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.messages import (
     Aborted,
@@ -36,7 +37,7 @@ from p2p_elastic.messages import (
 
 MAGIC = b"PXE1"
 MESSAGE_BYTES_MAX = 4096
-CHUNK_ELEMENTS = 1 << 16  # 256 KiB in float32: a link of 26 kB/s still moves one within the idle deadline of 10 s
+CHUNK_ELEMENTS = 2 * PIECE  # 255 KiB in float32: a link of 26 kB/s still moves one within the idle deadline of 10 s
 MESSAGE_HEADER = struct.Struct("!4sBI")
 CHUNK_HEADER = struct.Struct("!IQ")
 
