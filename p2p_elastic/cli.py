@@ -112,7 +112,7 @@ def main() -> None:
 )
 @click.option(
     "--streams",
-    type=click.IntRange(1, 8),
+    type=int,
     metavar="N",
     help="Streams for the parameters of an exchange that this peer asks for.  [default: several where the round trip "
     "is long]",

@@ -25,7 +25,7 @@ def bench() -> None:
 
     \b
       p2p-elastic bench exchange --size 100
-      p2p-elastic bench exchange --size 100 --rtt-ms 100 --streams 1,8
+      p2p-elastic bench exchange --size 100 --rtt-ms 100 --streams 1,16
       p2p-elastic bench overhead
       p2p-elastic bench apply --json apply.json
     """
@@ -103,8 +103,10 @@ def exchange(
 def _streams(text: str) -> int | None:
     if text == "auto":
         return None
-    if not (text.isdigit() and 1 <= int(text) <= 8):
-        raise click.BadParameter(f"{text!r}: auto, or a number from 1 to 16", param_hint="--streams")
+    from p2p_elastic.messages import LANES_MAX
+
+    if not (text.isdigit() and 1 <= int(text) <= LANES_MAX):
+        raise click.BadParameter(f"{text!r}: auto, or a number from 1 to {LANES_MAX}", param_hint="--streams")
     return int(text)
 
 
