@@ -179,11 +179,13 @@ class Verdict:
 def first_reached(accuracy: Callable[[int], float], coarse: Sequence[int], target: float) -> int | None:
     """The first moment that is looked at where the target is reached, and at the next one too.
 
-    Looked at are the `coarse` ones, and all between the first of them that reaches it and the one before.
+    Looked at are the `coarse` ones, and all from the one before to the one after each that reaches it.
     """
-    for at, (here, after) in enumerate(pairwise(dict.fromkeys(coarse))):
-        if accuracy(here) >= target and accuracy(after) >= target:
-            fine = [*range(coarse[at - 1] if at else 0, here + 1), after]
-            both = (i for i, j in pairwise(fine) if accuracy(i) >= target and accuracy(j) >= target)
-            return next(both, here)
+    looked = sorted(set(coarse))
+    for at, here in enumerate(looked):
+        if accuracy(here) >= target:
+            fine = range(looked[max(0, at - 1)], looked[min(at + 1, len(looked) - 1)] + 1)
+            for i, j in pairwise(fine):
+                if accuracy(i) >= target and accuracy(j) >= target:
+                    return i
     return None
