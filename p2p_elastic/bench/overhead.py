@@ -1,7 +1,7 @@
 """What exchanging costs a peer that trains: the same loop alone and with exchanges, in turns.
 
 Where the system allows it (Linux, two cores or more), the training thread has a core of its own, and all the rest, the
-network thread, both p2pd and the other process, share the others: as on a machine with a core to spare.
+network threads, both p2pd and the other process, share the others: as on a machine with a core to spare.
 """
 
 from __future__ import annotations
@@ -150,8 +150,9 @@ def _yield_to_us(pids: Iterable[int]) -> None:
     while these hold Python's lock, for which training waits.
     """
     for pid in pids:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, pid, 19)
+        with contextlib.suppress(OSError):  # not Linux, or over
+            for thread in os.listdir(f"/proc/{pid}/task"):  # on Linux each has its own; new ones take it over
+                os.setpriority(os.PRIO_PROCESS, int(thread), 19)
 
 
 # -- cores -------------------------------------------------------------------------------------------------------------
