@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.codecs import CODECS, PIECE, Codec
+from p2p_elastic.link import fragment
 
 CHUNK = 2 * PIECE  # elements that are encoded at once
 
@@ -21,18 +22,18 @@ class Wire:
 
     def __init__(self, codec: Codec = CODECS["none"], fragments: int = 1, *, seed: int = 0) -> None:
         self.codec, self.fragments = codec, fragments
-        self._seed, self._next = seed, dict[int, int]()
+        self._seed, self._turns = seed, dict[int, int]()
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def part(self, row: int, elements: int) -> slice:
         """Where the part lies that this worker's next exchange is about."""
         if self.fragments == 1:
             return slice(0, elements)
-        if row not in self._next:
-            self._next[row] = random.Random(f"{self._seed} fragment {row}").randrange(self.fragments)
-        now = self._next[row]
-        self._next[row] = (now + 1) % self.fragments
-        return slice(elements * now // self.fragments, elements * (now + 1) // self.fragments)
+        if row not in self._turns:
+            self._turns[row] = random.Random(f"{self._seed} fragment {row}").randrange(self.fragments)
+        part = fragment(elements, self.fragments, self._turns[row])
+        self._turns[row] += 1
+        return slice(*(part or (0, elements)))
 
     def sent(self, row: int, vector: Tensor, part: slice) -> Tensor:
         """What arrives of this part of `vector` [D], which is the row's (`CENTRE`: the centre's) and stays as it is."""
