@@ -47,6 +47,14 @@ def _writable(_context: click.Context, _option: click.Parameter, path: Path | No
     return path
 
 
+_weighting_option = click.option(
+    "--weighting",
+    type=click.Choice(["fixed", "dynamic"]),
+    default="fixed",
+    help="dynamic keeps a second vector, to try a partner's parameters.",
+)
+
+
 def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
     try:
         found = tuple(float(part) for part in text.split(","))
@@ -62,12 +70,7 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 @click.option("--codec", default="none,float16", help="How parameters travel: none, float16, bfloat16, int8.")
 @click.option("--streams", default="auto", help="Streams for the vectors of one exchange: 1 to 16, or auto.")
 @click.option("--fragment", type=click.IntRange(1, 4096), default=1, help="An exchange moves one of so many parts.")
-@click.option(
-    "--weighting",
-    type=click.Choice(["fixed", "dynamic"]),
-    default="fixed",
-    help="dynamic keeps a second vector, to try a partner's parameters.",
-)
+@_weighting_option
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, help="How often each is measured.")
 @click.option("--rtt-ms", type=click.FloatRange(0, 10_000), default=0.0, help="Put a round trip between the two.")
 @_json_option
@@ -114,12 +117,7 @@ def _streams(text: str) -> int | None:
 @click.option("--size", default="1,12,48", callback=_numbers, help="Millions of bytes of the model.")
 @click.option("--period", default="8,32,128", callback=_numbers, help="Steps between two exchanges.")
 @click.option("--codec", default="none", help="How parameters travel.")
-@click.option(
-    "--weighting",
-    type=click.Choice(["fixed", "dynamic"]),
-    default="fixed",
-    help="dynamic keeps a second vector, to try a partner's parameters.",
-)
+@_weighting_option
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=6.0, help="Length of each window.")
 @click.option("--windows", type=click.IntRange(1, 100), default=5, help="Windows of each kind, in turns.")
 @_json_option

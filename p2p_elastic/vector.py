@@ -19,6 +19,11 @@ Part = tuple[int, int]
 """The elements of the vector from the first number up to, not including, the second."""
 
 
+def place_of(part: Part | None) -> slice:
+    """Where that part lies in a whole vector; None: all of it."""
+    return slice(None) if part is None else slice(*part)
+
+
 class Slot(NamedTuple):
     """One tensor of the model and its place in the vector."""
 

@@ -26,7 +26,7 @@ from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.rules import ExchangeRule, Facts
 from p2p_elastic.status import CentreStatus
 from p2p_elastic.trust import PARTNERS_MAX, Judge, history_of
-from p2p_elastic.vector import Part
+from p2p_elastic.vector import Part, place_of
 
 log = logging.getLogger(__name__)
 VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
@@ -126,7 +126,7 @@ class Centre:
     @property
     def place(self) -> slice:
         """Where in the vectors that part is."""
-        return slice(None) if self.part is None else slice(*self.part)
+        return place_of(self.part)
 
     def free(self) -> None:
         """Let the next one in."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.peers.transfer import Received, Vectors
-from p2p_elastic.vector import ParameterVector, Part
+from p2p_elastic.vector import ParameterVector, Part, place_of
 
 
 class State(Enum):
@@ -98,21 +98,18 @@ class Handover:
         """Memory for so many elements, without keeping much more than that."""
         return buffer if size <= len(buffer) <= 2 * size else self._vector.empty(size)
 
-    def _place(self) -> slice:
-        return slice(None) if self.part is None else slice(*self.part)
-
     def vectors(self, codec: str) -> Vectors:
         """What travels in the exchange under way."""
         if not self._both:
             return Vectors.moving(self.mine, codec)
         if self.part is not None:
             self.theirs.copy_(self.mine)  # what does not travel is the same at both
-        return Vectors(self.mine[self._place()], self.theirs[self._place()], codec)
+        return Vectors(self.mine[place_of(self.part)], self.theirs[place_of(self.part)], codec)
 
     @property
     def received(self) -> Tensor:
         """What was received, where it was kept beside ours."""
-        return self.theirs[self._place()]
+        return self.theirs[place_of(self.part)]
 
     @property
     def both(self) -> Vectors | None:
@@ -123,7 +120,7 @@ class Handover:
         """Take in a partner's parameters, or this part of them, that are already here."""
         if self._both:
             self.theirs.copy_(self.mine)
-            self.theirs[self._place()] = values
+            self.theirs[place_of(self.part)] = values
         else:
             torch.sub(values, self.mine, out=self.mine)
         distance = 0.0 if self._both else float(torch.linalg.vector_norm(self.mine))
@@ -133,7 +130,7 @@ class Handover:
         """Theirs minus ours, of what was exchanged, and its L2 norm. What was received is overwritten by it."""
         if not self._both:
             return self.mine, received.distance
-        delta = self.theirs[self._place()].sub_(self.mine[self._place()])
+        delta = self.theirs[place_of(self.part)].sub_(self.mine[place_of(self.part)])
         return delta, float(torch.linalg.vector_norm(delta))
 
     # -- training thread ----------------------------------------------------------------------------------------------
