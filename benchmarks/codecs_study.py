@@ -12,19 +12,17 @@ message to its next one; "+dither" rounds at random, up as often as needed to be
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from study import data, file_of, study
 from torch import Tensor
 
 from p2p_elastic.codecs import BLOCK, CODECS, INT8_MAX, Codec
@@ -33,7 +31,6 @@ from p2p_elastic.simulator import run as running
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.rounds import Pairs
 from p2p_elastic.simulator.sending import Wire
-from p2p_elastic.tasks import Data, find_task
 
 WHOLE, EIGHTHS, OFTEN = (1, 8), (8, 8), (8, 1)  # fragments, period; OFTEN sends as many bytes as WHOLE
 ARMS = ("none", "int8", "int8+feedback", "float16", "bfloat16", "int8+dither")
@@ -147,9 +144,8 @@ class Run(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of its result: other options, other name."""
-        text = json.dumps([*self, self.options], sort_keys=True)
-        return f"{self.group}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        """The name of its result."""
+        return file_of(self, self.options)
 
 
 def runs(groups: list[str], seeds: int) -> Iterator[Run]:
@@ -162,21 +158,11 @@ def runs(groups: list[str], seeds: int) -> Iterator[Run]:
                 yield Run(name, rule, *place, arm, seed)
 
 
-_data: Data | None = None
-
-
-def _load(data_dir: Path) -> None:
-    global _data  # one copy per process
-    torch.set_num_threads(1)
-    _data = find_task("mnist").load(data_dir)
-
-
 def _simulate(run: Run) -> tuple[Run, dict[str, Any]]:
-    assert _data is not None
     options = dict(run.options)
     options["lr"] = options.pop("learning_rate", None)
     config = build({key: value for key, value in options.items() if value is not None})
-    simulation = running._Simulation(config, _data, torch.device("cpu"), "auto")
+    simulation = running._Simulation(config, data(), torch.device("cpu"), "auto")
     simulation._round._wire = wire(run.arm, run.fragments, run.seed)  # type: ignore[attr-defined]  # not an option of ours
     torch.manual_seed(run.seed)  # for dropout
     result = simulation.run(time.monotonic, lambda *_: None, lambda: False)
@@ -192,19 +178,6 @@ def _simulate(run: Run) -> tuple[Run, dict[str, Any]]:
         "options": run.options,
         "arm": run.arm,
     }
-
-
-def study(todo: list[Run], data_dir: Path, store: Path, processes: int) -> None:
-    """Compute what is not in the store yet."""
-    store.mkdir(parents=True, exist_ok=True)
-    todo = [run for run in todo if not (store / run.file).exists()]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, initializer=_load, initargs=(data_dir,)) as pool:
-        for done, (run, found) in enumerate(pool.imap_unordered(_simulate, todo), 1):
-            temporary = store / f"{run.file}.new"
-            temporary.write_text(json.dumps(found, indent=1))
-            temporary.rename(store / run.file)
-            print(f"{done}/{len(todo)} {' '.join(map(str, run))}: {100 * found['accuracy']:.2f} %", file=sys.stderr)
 
 
 def render(store: Path, seeds: int) -> str:
@@ -287,7 +260,7 @@ def main() -> None:
         print(render(given.store, given.seeds))
     else:
         chosen = [run for run in runs(given.only, given.seeds) if given.match in " ".join(map(str, run))]
-        study(chosen, given.data_dir, given.store, given.processes)
+        study(chosen, _simulate, task="mnist", data_dir=given.data_dir, store=given.store, processes=given.processes)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,18 @@ was. Runs are independent and use one thread each.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
-import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from study import data, file_of, study
 
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.run import simulate
-from p2p_elastic.tasks import Data, find_task
 
 STEPS = 400
 SEEDS = (1, 2, 3)
@@ -126,9 +122,8 @@ class Run(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of its result: other options, other name."""
-        text = json.dumps([*self, self.options], sort_keys=True)
-        return f"{self.group}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        """The name of its result."""
+        return file_of(self, self.options)
 
 
 def runs(groups: list[str]) -> Iterator[Run]:
@@ -142,19 +137,9 @@ def runs(groups: list[str]) -> Iterator[Run]:
                     yield Run(name, rule, period, failure, weighting, seed)
 
 
-_data: Data | None = None
-
-
-def _load(data_dir: Path) -> None:
-    global _data  # one copy per process
-    torch.set_num_threads(1)
-    _data = find_task("mnist-small").load(data_dir)
-
-
 def _simulate(run: Run) -> tuple[Run, dict[str, Any]]:
-    assert _data is not None
     config = build(run.options)
-    result = simulate(config, _data, "cpu", clock=time.monotonic)
+    result = simulate(config, data(), "cpu", clock=time.monotonic)
     last = result.points[-1]
     healthy = [a for i, a in enumerate(last.accuracies) if i not in config.failures.faulty]
     # The median: a worker that was hit in the last step has not met anybody since.
@@ -166,19 +151,6 @@ def _simulate(run: Run) -> tuple[Run, dict[str, Any]]:
         "seconds": result.seconds,
         "options": run.options,
     }
-
-
-def study(groups: list[str], data_dir: Path, store: Path, processes: int) -> None:
-    """Compute what is not in the store yet."""
-    store.mkdir(parents=True, exist_ok=True)
-    todo = [run for run in runs(groups) if not (store / run.file).exists()]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, initializer=_load, initargs=(data_dir,)) as pool:
-        for done, (run, found) in enumerate(pool.imap_unordered(_simulate, todo), 1):
-            temporary = store / f"{run.file}.new"
-            temporary.write_text(json.dumps(found, indent=1))
-            temporary.rename(store / run.file)
-            print(f"{done}/{len(todo)} {' '.join(map(str, run))}: {100 * found['accuracy']:.2f} %", file=sys.stderr)
 
 
 class Cell(NamedTuple):
@@ -259,7 +231,10 @@ def main() -> None:
     if given.render:
         print(render(given.store))
     else:
-        study(given.only, given.data_dir, given.store, given.processes)
+        todo = runs(given.only)
+        study(
+            todo, _simulate, task="mnist-small", data_dir=given.data_dir, store=given.store, processes=given.processes
+        )
 
 
 if __name__ == "__main__":
