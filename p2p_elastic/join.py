@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LOOK_SECONDS = 0.2
 HERE = "    # from this machine only"
-LEAVE_SECONDS, STOPPED_LEAVE_SECONDS = 10.0, 1.0
+LEAVE_SECONDS, STOPPED_LEAVE_SECONDS, LEAVE_LOOK_SECONDS = 10.0, 1.0, 0.02
 SAVE_SECONDS, STOPPED_SAVE_SECONDS = 60.0, 1.0  # for the last checkpoint, after the test
 SEQUENCE_MARGIN = 100_000  # records announced after the checkpoint that we resume from: five days of them
 
@@ -351,7 +351,7 @@ class _Participation:
                 leaving.cancel()
                 leaving = self._thread.spawn(peer.leave(seconds))
             peer.settle()
-            time.sleep(0.01)
+            peer.wait(LEAVE_LOOK_SECONDS)
         peer.settle()
         self._network.report_end(leaving)
         if not leaving.cancelled() and leaving.exception() is None:

@@ -74,7 +74,7 @@ class Handover:
         self._replaces = self._copied = False
         self._wanted: Wanted | None = None
         self._state = State.FREE
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
     @property
     def state(self) -> State:
@@ -170,6 +170,14 @@ class Handover:
         published(not wanted)
         return settled
 
+    def wait(self, seconds: float) -> None:
+        """Sleep, at most so long, until `between_steps` has something to do for the network."""
+        with self._lock:
+            self._lock.wait_for(self._to_do, seconds)
+
+    def _to_do(self) -> bool:
+        return self._wanted is not None or self._state in (State.WANTED, State.DELIVERED)
+
     def copy_for_newcomers(self, step: int) -> None:
         """Make the copy that `show` asked for."""
         with self._lock:
@@ -203,6 +211,7 @@ class Handover:
         """Copy the parameters into `out` [D] at the next step; the training thread then calls `taken` with it."""
         with self._lock:
             self._wanted = Wanted(out, taken)
+            self._lock.notify()
 
     def request(self, part: Part | None = None) -> bool:
         """Ask for a snapshot, for an exchange of this part, at the next step. False where an exchange is under way."""
@@ -210,6 +219,7 @@ class Handover:
             if self._state is not State.FREE:
                 return False
             self._state, self._wanted_part = State.WANTED, part
+            self._lock.notify()
             return True
 
     def release(self) -> None:
@@ -240,3 +250,4 @@ class Handover:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
             self._state, self._delivered_id, self._move = State.DELIVERED, exchange_id, self._vector.bring(move)
             self._check, self._replaces, self._copied = check, replaces, copied
+            self._lock.notify()

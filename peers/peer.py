@@ -190,6 +190,10 @@ class Peer:
         """Add a move that still waits, after the last step or before a checkpoint. True as with `after_step`."""
         return self._between_steps(due=False)
 
+    def wait(self, seconds: float) -> None:
+        """Instead of a step: sleep, at most so long, until a partner wants a snapshot or `settle` has a move to add."""
+        self._local.handover.wait(seconds)
+
     def memory(self) -> PeerMemory:
         """What another life of this peer needs to go on, with `centre_value`."""
         return remembered(self._local, self._presence.sequence, self._coin)

@@ -303,6 +303,24 @@ def test_a_snapshot_is_taken_at_the_step_after_it_was_asked_for() -> None:
     assert (side.handover.state, side.published) == (State.READY, [False])
 
 
+@pytest.mark.parametrize("work", ["request", "deliver", "show"])
+def test_who_waits_is_woken_by_what_the_network_wants(work: str) -> None:
+    side = Side()
+    if work == "deliver":
+        side.step(1, due=True)
+    woken = threading.Thread(target=side.handover.wait, args=(60.0,))
+    woken.start()
+    if work == "request":
+        side.handover.request()
+    elif work == "deliver":
+        side.deliver(0.5)
+    else:
+        side.handover.show(torch.empty(2), lambda step: None)
+    woken.join(30.0)
+    assert not woken.is_alive()
+    side.handover.wait(60.0)  # there still is something to do
+
+
 def test_a_due_step_takes_a_snapshot_to_initiate_with() -> None:
     side = Side()
     side.step(4, due=True)

@@ -172,7 +172,7 @@ class LivePeer:
         began = looked_at = time.perf_counter()
         peer.after_step()
         while vector.added_at is None:
-            time.sleep(POLL_SECONDS)
+            peer.wait(LOOK_SECONDS)
             peer.settle()
             now = time.perf_counter()
             if now - looked_at > LOOK_SECONDS:
@@ -208,7 +208,7 @@ class LivePeer:
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
             self.peer.settle()
-            time.sleep(POLL_SECONDS)
+            self.peer.wait(LOOK_SECONDS)
 
     def answer_until(self, over: Callable[[], bool]) -> None:
         """Answer a partner's exchanges."""
@@ -216,7 +216,7 @@ class LivePeer:
         self.peer.after_step()
         while not over():
             self.peer.settle()
-            time.sleep(POLL_SECONDS)
+            self.peer.wait(LOOK_SECONDS)
 
     def extra_bytes(self) -> int | None:
         """The peak of memory beyond what the process had, model included, before the peer was built."""
