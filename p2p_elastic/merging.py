@@ -14,8 +14,6 @@ what both learnt: the one behind which less stands (steps times peers) copies th
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from p2p_elastic.rules import ExchangeRule, Facts, State
 from p2p_elastic.trust import ERRORS, FLOOR, Trial
 
@@ -70,10 +68,10 @@ def inherited_share(own: int, others: int) -> float:
 def merging(rule: ExchangeRule) -> ExchangeRule:
     """Any rule between pairs; where both ends were apart, they meet at the mean weighted by steps instead."""
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:
         if not merges(mine, theirs):
-            return rule.update(delta, state, mine=mine, theirs=theirs)
-        return delta.mul_(merge_share(mine, theirs)), state
+            return rule.update(distance, state, mine=mine, theirs=theirs)
+        return merge_share(mine, theirs), state
 
     return rule._replace(update=update, merges=True)
 

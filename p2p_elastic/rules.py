@@ -1,8 +1,9 @@
-"""Exchange rules: from the difference between two peers to the move of one of them.
+"""Exchange rules: how far one of two peers moves towards the other.
 
-A rule is a pair of pure functions, after optax's GradientTransformation. Both ends of an exchange apply the same rule
-to the same two vectors and the same two `Facts`, so they agree without a third message. A live peer and the simulator
-use the very same objects; with whom and which way says the `Method` (`methods.py`).
+A rule is a pair of pure functions, after optax's GradientTransformation. Every move is a share of the difference, so a
+rule sees the distance and never the vectors, and a live peer adds its move in one pass. Both ends of an exchange apply
+the same rule to the same distance and the same two `Facts`, so they agree without a third message. A live peer and the
+simulator use the very same objects; with whom and which way says the `Method` (`methods.py`).
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ class Facts(NamedTuple):
 
 
 class UpdateFn(Protocol):
-    """(delta, state, *, mine, theirs) -> (move, state).
+    """(distance, state, *, mine, theirs) -> (share, state).
 
-    `delta` is [D]: their parameters minus mine, both as they went over the wire. It belongs to the rule, which may
-    overwrite it and return it as the move. Where nothing came over the wire to this end, it is empty.
+    The move is `share` times the difference: their parameters minus mine, both as they went over the wire. `distance`
+    is its L2 norm; 0 where nothing came over the wire to this end.
     """
 
-    def __call__(self, delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]: ...
+    def __call__(self, distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]: ...
 
 
 def _stateless(_vector: Tensor) -> State:
@@ -82,6 +83,12 @@ class ExchangeRule(NamedTuple):
     share_of_leaver: Callable[[State], float] = _no_share  # all that it has
     per_partner: bool = False  # one state for each partner, not one for all
     merges: bool = False  # after a partition two ends meet at the mean weighted by their steps (`merging.py`)
+
+    def move(self, delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+        """The move [D] itself, where both vectors are at hand; `delta` [D], theirs minus mine, becomes it."""
+        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) if delta.numel() else 0.0
+        share, state = self.update(distance, state, mine=mine, theirs=theirs)
+        return delta.mul_(share), state
 
 
 def pull(moving_rate: float, mine: float, theirs: float) -> float:
@@ -133,10 +140,10 @@ def elastic(moving_rate: float = 0.5) -> ExchangeRule:
     """
     check_rate("moving-rate", moving_rate)
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:  # noqa: ARG001
         partners = max(mine.partners, theirs.partners)
         rate = min(moving_rate, 1.0 / partners) if partners > 1 else moving_rate
-        return delta.mul_(believed_pull(rate, mine, theirs)), state
+        return believed_pull(rate, mine, theirs), state
 
     return ExchangeRule(init=_stateless, update=update)
 
@@ -170,9 +177,9 @@ def receive(moving_rate: float = 0.5) -> ExchangeRule:
 def _one_sided(moving_rate: float, *, asker_moves: bool) -> ExchangeRule:
     check_rate("moving-rate", moving_rate, copies=True)
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:  # noqa: ARG001
         moves = mine.asked is asker_moves
-        return delta.mul_(believed_pull(moving_rate, mine, theirs) if moves else 0.0), state
+        return (believed_pull(moving_rate, mine, theirs) if moves else 0.0), state
 
     return ExchangeRule(init=_stateless, update=update)
 
@@ -189,17 +196,17 @@ def sum_weight() -> ExchangeRule:
     Source: Blot et al., GoSGD, arXiv 1611.09726.
     """
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:  # noqa: ARG001
         if mine.asked:
-            return delta.mul_(0.0), state - mine.share
+            return 0.0, state - mine.share
         if min(theirs.weight, theirs.trust) == 0.0 < mine.weight:  # nothing to follow; but no share must be lost
-            return delta.mul_(0.0), state + theirs.share
+            return 0.0, state + theirs.share
         total = state + theirs.share
         if total == 0.0:  # halved away to nothing at both ends
-            return delta.mul_(0.0), state
+            return 0.0, state
         merged = theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0
         believed = min(theirs.weight, theirs.trust) if mine.weight > 0.0 else theirs.trust
-        return delta.mul_(merged * believed), total
+        return merged * believed, total
 
     return ExchangeRule(
         init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2, share_of_leaver=float
@@ -209,8 +216,8 @@ def sum_weight() -> ExchangeRule:
 def stay() -> ExchangeRule:
     """No communication: nobody moves."""
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:  # noqa: ARG001
-        return delta.mul_(0.0), state
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:  # noqa: ARG001
+        return 0.0, state
 
     return ExchangeRule(init=_stateless, update=update)
 
@@ -226,30 +233,30 @@ def clip_by_norm(largest: float) -> ExchangeRule:
     if not largest > 0.0:
         raise ConfigError("clip-by-norm", largest, "a number above 0")
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:  # noqa: ARG001
-        norm = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
-        return (delta.mul_(largest / norm) if norm > largest else delta), state
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:  # noqa: ARG001
+        return (largest / distance if distance > largest else 1.0), state
 
     return ExchangeRule(init=_stateless, update=update)
 
 
 def chain(*rules: ExchangeRule) -> ExchangeRule:
-    """Apply rules one after the other: each gets what the one before it made of the difference (after optax).
+    """Apply rules one after the other: each takes its share of what the one before it left (after optax).
 
     >>> rule, equal = chain(clip_by_norm(1.0), elastic(0.5)), Facts(step=1, loss=None, weight=1.0)
-    >>> rule.update(torch.tensor([3.0, 4.0]), rule.init(torch.zeros(2)), mine=equal, theirs=equal)[0]
+    >>> rule.move(torch.tensor([3.0, 4.0]), rule.init(torch.zeros(2)), mine=equal, theirs=equal)[0]
     tensor([0.3000, 0.4000])
     """
 
     def init(vector: Tensor) -> State:
         return tuple(rule.init(vector) for rule in rules)
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
-        after = []
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:
+        total, after = 1.0, []
         for rule, before in zip(rules, state, strict=True):
-            delta, changed = rule.update(delta, before, mine=mine, theirs=theirs)
+            one, changed = rule.update(abs(total) * distance, before, mine=mine, theirs=theirs)
+            total *= one
             after.append(changed)
-        return delta, tuple(after)
+        return total, tuple(after)
 
     def share(state: State) -> float:
         return sum(rule.share(one) for rule, one in zip(rules, state, strict=True))

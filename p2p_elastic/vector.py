@@ -146,11 +146,17 @@ class ParameterVector:
             self._lane = DeviceLane(self.device)
         return self._lane
 
-    def add_(self, move: Tensor, part: Part | None = None) -> None:
-        """Add `move` [D or stop - start] to the model, or to this part of it, in place."""
+    def add_(self, move: Tensor, part: Part | None = None, share: float = 1.0) -> None:
+        """Add `share` times `move` [D or stop - start] to the model, or to this part of it, in place.
+
+        A share of 0 adds nothing, whatever is in `move`.
+        """
         self._join(move)
+        if share == 0.0:
+            return
         for values, mine in self._tensors(move, part):
-            mine.add_(values if values.dtype == mine.dtype and values.device == mine.device else values.to(mine))
+            same = values.dtype == mine.dtype and values.device == mine.device
+            mine.add_(values if same else values.to(mine), alpha=share)
         for slot in self.slots:
             if slot.attribute == "running_var":
                 # A move is as old as its snapshot; a variance that shrank since then must not fall below zero.

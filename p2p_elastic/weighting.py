@@ -13,9 +13,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules import ExchangeRule, Facts, State
 
@@ -84,20 +81,18 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
         ConfigError: where the weighting cannot be.
 
     >>> rule, peer, centre = dynamic(elastic(0.1)), Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
-    >>> rule.update(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
+    >>> rule.move(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
     tensor([0.2000])
     """
     weighting.checked()
 
-    def update(delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:
         history, inner = state
-        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
         history = (*history, math.log(distance + TINY))[-len(weighting.coefficients) - 1 :]
         lagging = weighting.lag(history)
-        copied = None if lagging == 0.0 or mine.centre or theirs.trust == 0.0 else delta.mul(lagging)
-        move, inner = rule.update(delta, inner, mine=mine, theirs=theirs)
-        move = move if lagging == 0.0 else move.mul_(1.0 - lagging)
-        return (move if copied is None else move.add_(copied)), (history, inner)
+        copied = 0.0 if mine.centre or theirs.trust == 0.0 else lagging
+        share, inner = rule.update(distance, inner, mine=mine, theirs=theirs)
+        return (1.0 - lagging) * share + copied, (history, inner)
 
     return ExchangeRule(
         init=lambda vector: ((), rule.init(vector)),

@@ -19,7 +19,7 @@ def guards(rule: ExchangeRule, mine: Facts, theirs: Facts) -> bool:
 
 def landing(rule: ExchangeRule, state: State, vectors: Vectors, mine: Facts, theirs: Facts) -> Tensor:
     """Where the exchange would lead us [D], were the partner trusted. The state stays as it is."""
-    move, _ = rule.update(vectors.theirs - vectors.mine, state, mine=mine, theirs=theirs)
+    move, _ = rule.move(vectors.theirs - vectors.mine, state, mine=mine, theirs=theirs)
     return move.add_(vectors.mine)
 
 

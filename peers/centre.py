@@ -147,11 +147,11 @@ class Centre:
             theirs = theirs._replace(trust=judged(distance))
             key = history_of(partner, self.part) if self._rule.per_partner else ""
             state = self._rule_states.pop(key) if key in self._rule_states else self._rule.init(self.value)
-            move, self._rule_states[key] = self._rule.update(delta, state, mine=mine, theirs=theirs)
+            share, self._rule_states[key] = self._rule.update(distance, state, mine=mine, theirs=theirs)
             while len(self._rule_states) > PARTNERS_MAX:
                 self._rule_states.pop(next(iter(self._rule_states)))
             value = self.value.clone()
-            value[place].add_(move)
+            value[place].add_(delta, alpha=share)
             self.value = value
             self.stamp = self.stamp.counted()
             self._behind += 1

@@ -68,6 +68,7 @@ class Handover:
         self.part: Part | None = None  # of the vector that is exchanged; None: all of it
         self._wanted_part: Part | None = None
         self._move: Tensor | None = None
+        self._share = 0.0
         self.snapshot_step = 0
         self._delivered_id = ""
         self._check: Check | None = None
@@ -192,7 +193,7 @@ class Handover:
         if added and self._replaces:
             self._vector.load_(self._move)
         elif added:
-            self._vector.add_(self._move, self.part)
+            self._vector.add_(self._move, self.part, self._share)
         self._move = None
         settled = Settled(
             self._delivered_id,
@@ -235,19 +236,21 @@ class Handover:
     def deliver(
         self,
         exchange_id: str,
-        move: Tensor,
+        delta: Tensor,
+        share: float,
         check: Check | None = None,
         *,
         replaces: bool = False,
         copied: bool = False,
     ) -> None:
-        """That exchange's move [of the part]; the training thread adds it between two steps, if `check`.
+        """That exchange's move, `share` times `delta` [of the part]; the training thread adds it between two steps, if
+        `check`.
 
-        Where it `replaces` the model, it is loaded instead: to add something to what is not finite is no help.
+        Where it `replaces` the model, `delta` is loaded instead: to add something to what is not finite is no help.
         `copied`: it leads all the way to a partner's parameters.
         """
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id, self._move = State.DELIVERED, exchange_id, self._vector.bring(move)
-            self._check, self._replaces, self._copied = check, replaces, copied
+            self._state, self._delivered_id, self._move = State.DELIVERED, exchange_id, self._vector.bring(delta)
+            self._share, self._check, self._replaces, self._copied = share, check, replaces, copied
             self._lock.notify()

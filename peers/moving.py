@@ -6,8 +6,6 @@ import asyncio
 import logging
 import math
 
-from torch import Tensor
-
 from p2p_elastic.merging import crossing, merges
 from p2p_elastic.peers.handover import Check
 from p2p_elastic.peers.local import Local
@@ -41,7 +39,7 @@ def move(
     part = local.handover.part
     key = history_of(partner, part)
     if received is None:
-        local.rules.update(local.handover.mine[:0], mine, theirs, partner=key, of_all=of_all)
+        local.rules.update(0.0, mine, theirs, partner=key, of_all=of_all)
         local.free()
         return None
     claimed = theirs.weight
@@ -50,20 +48,21 @@ def move(
     elif local.broken:
         theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
     delta, distance = local.handover.difference(received)
-    if not math.isfinite(distance):
-        delta.zero_()  # what overflows a difference would break the model
     if merges(mine, theirs):
         local.judge.forget_distances(partner)
     judges = not local.broken and check is None
     verdict = local.verdict(local.judge, partner, theirs, distance, trial, part) if judges else None
     if verdict is not None:
         theirs, local.own = theirs._replace(trust=verdict.trust), verdict.own
-    good = theirs.trust > 0.0 and math.isfinite(distance)
+    finite = math.isfinite(distance)
+    good = theirs.trust > 0.0 and finite
     if trial is not None and trial.barrier and verdict is not None:
-        move = _cross(local, delta, mine, theirs, partner)
+        share = _cross(local, mine, theirs, partner)
     else:
-        move = local.rules.update(delta, mine, theirs, partner=key, of_all=of_all)
-    if local.broken and not good:
+        share = local.rules.update(distance if finite else 0.0, mine, theirs, partner=key, of_all=of_all)
+    if not finite:
+        share = 0.0  # what overflows a difference would break the model
+    if local.broken and not (good and share):
         local.free()  # nothing to be healed by
         return distance
     copied = False
@@ -72,15 +71,15 @@ def move(
             local.own = 1.0  # what was measured is what we were
         copied = local.newcomer and mine.weight == 0.0 and part is None
         local.met(copied=copied)
-    local.handover.deliver(exchange_id, move, check, replaces=local.broken, copied=copied)
+    local.handover.deliver(exchange_id, delta, share, check, replaces=local.broken, copied=copied)
     local.freed.set()
     return distance
 
 
-def _cross(local: Local, delta: Tensor, mine: Facts, theirs: Facts, partner: str) -> Tensor:
-    """The move where the middle between the partner and us is bad: to it, or none."""
+def _cross(local: Local, mine: Facts, theirs: Facts, partner: str) -> float:
+    """Our share where the middle between the partner and us is bad: to it, or none."""
     share = crossing(mine, theirs, yields=local.peer > partner)
     log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
     if share:
         local.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
-    return delta.mul_(share)
+    return share

@@ -45,18 +45,18 @@ class RulesAtWork:
         rule = self._policy.rule
         return min((rule.share_of_leaver if last else rule.share)(self._own), SHARE_MAX)
 
-    def update(self, delta: Tensor, mine: Facts, theirs: Facts, *, partner: str, of_all: bool) -> Tensor:
-        """The move [D] by the rule, or by that for the leader of all groups. `delta` [D] may be overwritten."""
+    def update(self, distance: float, mine: Facts, theirs: Facts, *, partner: str, of_all: bool) -> float:
+        """The share by the rule, or by that for the leader of all groups, of a difference of that L2 norm."""
         rule = (self._policy.global_rule if of_all else None) or self._policy.rule
         if rule.per_partner:
             # The centre is the same wherever it is.
             key = "centre" if self._policy.topology is Topology.CENTRE else f"{partner} {of_all}"
             before = self._partners.pop(key) if key in self._partners else rule.init(self._vector)
-            move, self._partners[key] = rule.update(delta, before, mine=mine, theirs=theirs)
+            share, self._partners[key] = rule.update(distance, before, mine=mine, theirs=theirs)
             while len(self._partners) > PARTNERS_MAX:
                 self._partners.pop(next(iter(self._partners)))
         elif of_all and self._policy.global_rule is not None:
-            move, self._of_all = rule.update(delta, self._of_all, mine=mine, theirs=theirs)
+            share, self._of_all = rule.update(distance, self._of_all, mine=mine, theirs=theirs)
         else:
-            move, self._own = rule.update(delta, self._own, mine=mine, theirs=theirs)
-        return move
+            share, self._own = rule.update(distance, self._own, mine=mine, theirs=theirs)
+        return share

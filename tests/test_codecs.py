@@ -111,8 +111,8 @@ def test_moves_are_negatives_of_each_other(name: str, values: Tensor, moving_rat
     others = values + torch.randn(len(values), generator=torch.Generator().manual_seed(seed))
     (a_here, a_there), (b_here, b_there) = sent(CODECS[name], values), sent(CODECS[name], others)
     rule, facts = elastic(moving_rate), Facts(step=1, loss=None, weight=1.0)
-    of_a, _ = rule.update(b_there - a_here, None, mine=facts, theirs=facts)
-    of_b, _ = rule.update(a_there - b_here, None, mine=facts, theirs=facts)
+    of_a, _ = rule.move(b_there - a_here, None, mine=facts, theirs=facts)
+    of_b, _ = rule.move(a_there - b_here, None, mine=facts, theirs=facts)
     assert torch.equal(of_a, -of_b)
 
 

@@ -24,7 +24,7 @@ def end(done: int, weight: float = 1.0, *, peers: int = 3, trust: float = 1.0, m
 
 
 def move(rule: ExchangeRule, mine: Facts, theirs: Facts, delta: float = 1.0) -> float:
-    return float(rule.update(torch.tensor([delta]), rule.init(torch.zeros(1)), mine=mine, theirs=theirs)[0])
+    return float(rule.move(torch.tensor([delta]), rule.init(torch.zeros(1)), mine=mine, theirs=theirs)[0])
 
 
 @checked

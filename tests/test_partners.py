@@ -289,7 +289,7 @@ class Side:
         return self.handover.between_steps(number, due=due, settle=settle, published=self.published.append)
 
     def deliver(self, move: float) -> None:
-        self.handover.deliver("x", torch.full((2,), move))
+        self.handover.deliver("x", torch.full((2,), move), 1.0)
 
 
 def test_a_snapshot_is_taken_at_the_step_after_it_was_asked_for() -> None:
@@ -416,7 +416,7 @@ def test_a_move_that_was_delivered_cannot_be_given_up() -> None:
 
 def test_a_move_without_a_snapshot_is_a_bug_of_ours() -> None:
     with pytest.raises(AssertionError, match="a move delivered while free"):
-        Side().handover.deliver("x", torch.zeros(2))
+        Side().handover.deliver("x", torch.zeros(2), 1.0)
 
 
 ACTIONS = st.sampled_from(["request", "release", "deliver", "step", "due", "evaluate"])
@@ -460,7 +460,7 @@ def test_between_two_threads_no_move_is_lost_and_no_snapshot_is_torn() -> None:
             published.clear()
             if handover.mine.min() != handover.mine.max():
                 torn.append(float(handover.mine.max()))
-            handover.deliver("x", torch.full((100 * 99,), 1000.0))
+            handover.deliver("x", torch.full((100 * 99,), 1000.0), 1.0)
 
     def guarded() -> None:
         try:

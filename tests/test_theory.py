@@ -30,8 +30,8 @@ REACHED = 1e-7
 
 def pull_together(rule: ExchangeRule, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Moves of `x` [..., n] and of `centre` [n] in one exchange of each row of x with the same centre."""
-    mine, _ = rule.update((centre - x).flatten(), None, mine=ME, theirs=YOU)
-    theirs, _ = rule.update((x - centre).flatten(), None, mine=YOU, theirs=ME)
+    mine, _ = rule.move((centre - x).flatten(), None, mine=ME, theirs=YOU)
+    theirs, _ = rule.move((x - centre).flatten(), None, mine=YOU, theirs=ME)
     return mine.view_as(x), theirs.view(-1, *centre.shape).sum(0)
 
 
@@ -276,7 +276,7 @@ Descent = Callable[[Completion, Tensor, Tensor], tuple[Tensor, Tensor]]
 def leader_step(problem: Completion, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """LGD: pull and gradient at the old values; nobody uses the centre."""
     leader = x[problem.value(x).argmin()]
-    moves, _ = follow(STEP * LAMBDA).update((leader - x).flatten(), None, mine=ME, theirs=YOU)
+    moves, _ = follow(STEP * LAMBDA).move((leader - x).flatten(), None, mine=ME, theirs=YOU)
     return x + moves.view_as(x) - STEP * problem.gradient(x), centre
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -128,6 +129,15 @@ def test_a_snapshot_is_a_copy() -> None:
     before = taken.clone()
     vector.add_(torch.ones(3))
     assert torch.equal(taken, before)
+
+
+@pytest.mark.parametrize(("share", "move", "expected"), [(0.5, 3.0, 1.5), (1.0, 3.0, 3.0), (0.0, math.nan, 0.0)])
+def test_a_share_of_a_move_is_added(share: float, move: float, expected: float) -> None:
+    model = nn.Linear(2, 1)
+    vector = ParameterVector(model)
+    before = vector.snapshot(vector.empty())
+    vector.add_(torch.full((3,), move), share=share)
+    assert torch.equal(vector.snapshot(vector.empty()), before + expected)
 
 
 def test_a_move_keeps_the_parameters_their_gradients_and_the_optimizer_in_touch() -> None:

@@ -31,8 +31,8 @@ WORKER, CENTRE = Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=Tru
 
 def meet(rule: ExchangeRule, x: torch.Tensor, centre: torch.Tensor, states: list[object]) -> None:
     """One exchange in place: both ends by the same rule, from the same two vectors."""
-    move, states[0] = rule.update(centre - x, states[0], mine=WORKER, theirs=CENTRE)
-    of_centre, states[1] = rule.update(x - centre, states[1], mine=CENTRE, theirs=WORKER)
+    move, states[0] = rule.move(centre - x, states[0], mine=WORKER, theirs=CENTRE)
+    of_centre, states[1] = rule.move(x - centre, states[1], mine=CENTRE, theirs=WORKER)
     x.add_(move)
     centre.add_(of_centre)
 
@@ -80,8 +80,8 @@ def test_two_pulls_are_those_of_the_paper_and_never_exceed_the_distance(rate: fl
     first, then = torch.ones(1, dtype=torch.float64), torch.tensor([math.exp(lagging)], dtype=torch.float64)
     shares = []
     for mine, theirs in ((WORKER, CENTRE), (CENTRE, WORKER)):
-        _, state = rule.update(first.clone(), rule.init(first), mine=mine, theirs=theirs)
-        move, _ = rule.update(then.clone(), state, mine=mine, theirs=theirs)
+        _, state = rule.move(first.clone(), rule.init(first), mine=mine, theirs=theirs)
+        move, _ = rule.move(then.clone(), state, mine=mine, theirs=theirs)
         shares.append(float(move / then))
     assert shares[0] == pytest.approx(rate + (1 - rate) * lagging, abs=1e-9)
     assert shares[1] == pytest.approx(rate * (1 - lagging), abs=1e-9)
@@ -225,8 +225,8 @@ def test_both_ends_agree_on_the_lag_and_never_move_further_than_the_distance(
     states = histories(rule)
     for distance in (*[1.0] * 5, math.exp(jump)):
         delta = torch.tensor([distance], dtype=torch.float64)
-        move, states[0] = rule.update(delta.clone(), states[0], mine=worker, theirs=centre)
-        back, states[1] = rule.update(-delta, states[1], mine=centre, theirs=worker)
+        move, states[0] = rule.move(delta.clone(), states[0], mine=worker, theirs=centre)
+        back, states[1] = rule.move(-delta, states[1], mine=centre, theirs=worker)
         assert states[0] == states[1]
         assert float(move) >= 0.0
         assert float(back) <= 0.0

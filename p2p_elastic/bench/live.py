@@ -87,8 +87,8 @@ class _Watched(ParameterVector):
 
     added_at: float | None = None
 
-    def add_(self, move: Tensor, part: Part | None = None) -> None:
-        super().add_(move, part)
+    def add_(self, move: Tensor, part: Part | None = None, share: float = 1.0) -> None:
+        super().add_(move, part, share)
         self.added_at = time.perf_counter()
 
 

@@ -205,7 +205,7 @@ class Pairs(Nobody):
     def _end(
         self, moves: Moves, delta: Tensor, row: int, mine: Facts, theirs: Facts, part: slice, flat: Tensor
     ) -> None:
-        move, self.states[row] = self._rule.update(delta, self.states[row], mine=mine, theirs=theirs)
+        move, self.states[row] = self._rule.move(delta, self.states[row], mine=mine, theirs=theirs)
         if move.numel():
             _add(moves, row, part, move, flat)
 
@@ -300,11 +300,11 @@ class Centre(Nobody):
         mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
         of_worker = self._wire.sent(row, flat[row], part)
         of_centre = self._wire.sent(CENTRE, self.centre, part)
-        move, self.states[row] = self._rule.update(
+        move, self.states[row] = self._rule.move(
             of_centre - of_worker, self.states[row], mine=mine, theirs=_trusted(theirs, verdicts.get((row, CENTRE)))
         )
         trusted = _trusted(mine, verdicts.get((CENTRE, row)))
-        back, self.centre_states[row] = self._rule.update(
+        back, self.centre_states[row] = self._rule.move(
             of_worker - of_centre, self.centre_states[row], mine=theirs, theirs=trusted
         )
         self._count(len(of_worker), workers=1, centre=1)
@@ -434,7 +434,7 @@ class Leader(Nobody):
             pair = row, leader
             mine = Facts(step, losses[row], self._weight(row), asked=True)
             state = states[pair] if pair in states else rule.init(flat[row])
-            move, states[pair] = rule.update(
+            move, states[pair] = rule.move(
                 sent - flat[row], state, mine=mine, theirs=_trusted(theirs, verdicts.get(pair))
             )
             flat[row].add_(move)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from p2p_elastic.peers.handover import Settled
@@ -32,9 +33,9 @@ class WatchedVector(ParameterVector):
         super().__init__(model)
         self.changes: list[Tensor] = []
 
-    def add_(self, move: Tensor, part: Part | None = None) -> None:
-        self.changes.append(move.clone())
-        super().add_(move, part)
+    def add_(self, move: Tensor, part: Part | None = None, share: float = 1.0) -> None:
+        self.changes.append(move * share if share else torch.zeros_like(move))
+        super().add_(move, part, share)
 
     def load_(self, values: Tensor) -> None:
         self.changes.append(values.clone())

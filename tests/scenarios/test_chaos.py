@@ -120,9 +120,9 @@ def test_an_exchange_id_that_is_used_again_is_found(monkeypatch: pytest.MonkeyPa
 def test_a_peer_that_moves_farther_than_agreed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without, update = undisturbed(SMALL), RulesAtWork.update
 
-    def eager(self: RulesAtWork, *args: object, partner: str, of_all: bool) -> torch.Tensor:
-        move = update(self, *args, partner=partner, of_all=of_all)  # type: ignore[arg-type]
-        return move.mul_(1.5) if partner == "p1" else move
+    def eager(self: RulesAtWork, *args: object, partner: str, of_all: bool) -> float:
+        share = update(self, *args, partner=partner, of_all=of_all)  # type: ignore[arg-type]
+        return 1.5 * share if partner == "p1" else share
 
     monkeypatch.setattr(RulesAtWork, "update", eager)
     assert "nothing_is_lost" in found(QUIET, without)
@@ -178,8 +178,8 @@ def test_a_network_loop_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_parameters_that_were_spoilt_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without, deliver = undisturbed(SMALL), Handover.deliver
 
-    def spoilt(self: Handover, exchange_id: str, move: Tensor, check: object = None, **options: bool) -> None:
-        deliver(self, exchange_id, move.uniform_(-9.0, 9.0), **options)
+    def spoilt(self: Handover, exchange_id: str, delta: Tensor, *_: object, **options: bool) -> None:
+        deliver(self, exchange_id, delta.uniform_(-9.0, 9.0), 1.0, **options)
 
     monkeypatch.setattr(Handover, "deliver", spoilt)
     assert {"everybody_learns", "nothing_is_lost"} <= found(QUIET, without)
