@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from chaos import plan as plans
 from chaos.checks import problems
 from chaos.command import main
