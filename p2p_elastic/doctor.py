@@ -30,6 +30,7 @@ from p2p_elastic.doctor_checks import (
     warning,
 )
 from p2p_elastic.errors import ConfigError, NetworkError
+from p2p_elastic.machine import cores
 from p2p_elastic.stop import Stop
 
 if TYPE_CHECKING:  # PyTorch and hivemind may be what is broken
@@ -67,7 +68,7 @@ class Examination:
         from p2p_elastic.config import load_config
 
         self._config = load_config(None, self._given)
-        yield check_cpu(probes.cores(), probes.load())
+        yield check_cpu(cores(), probes.load())
         port_problem = yield from self._ports()
         yield from self._network(port_problem)
         yield from self._task(free_memory)

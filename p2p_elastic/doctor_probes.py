@@ -52,13 +52,6 @@ def daemon() -> tuple[Path | None, bool, bool]:
     return path, path.is_file(), os.access(path, os.X_OK)
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def load() -> float | None:
     """Processes that wanted to run, in the mean of the last minute."""
     try:
