@@ -43,11 +43,18 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started has to be ended
     fixed = fixed_memory(ExchangeOptions())
-    rows = [as_json(compare(float(size), options.rounds, fixed)) for size in options.size.split(",")]
+    rows, failed = [], ""
+    for size in options.size.split(","):
+        try:
+            rows.append(as_json(compare(float(size), options.rounds, fixed)))
+        except RuntimeError as error:  # a rival that gives up at this size takes nothing away from the other sizes
+            failed = f"{size} MB: {error}"
+            print(failed, file=sys.stderr)
     json.dump({"bench": "exchange", "machine": machine(), "rows": rows}, sys.stdout, indent=1)
     print(flush=True)
     if options.plot is not None:  # last: it may lack matplotlib
         plot(rows, options.plot)
+    sys.exit(failed and 1)
 
 
 @dataclass
