@@ -25,7 +25,7 @@ def bench() -> None:
 
     \b
       p2p-elastic bench exchange --size 100
-      p2p-elastic bench exchange --size 100 --rtt-ms 100 --streams 1,16
+      p2p-elastic bench exchange --size 100 --rtt-ms 100 --streams 1,24
       p2p-elastic bench overhead
       p2p-elastic bench apply --json apply.json
     """
@@ -68,7 +68,7 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 @bench.command(short_help="One exchange between two processes, against a bare stream.")
 @click.option("--size", default=MEGABYTES, callback=_numbers, help="Millions of bytes of the model in float32.")
 @click.option("--codec", default="none,float16", help="How parameters travel: none, float16, bfloat16, int8.")
-@click.option("--streams", default="auto", help="Streams for the vectors of one exchange: 1 to 16, or auto.")
+@click.option("--streams", default="auto", help="Streams for the vectors of one exchange: 1 to 24, or auto.")
 @click.option("--fragment", type=click.IntRange(1, 4096), default=1, help="An exchange moves one of so many parts.")
 @_weighting_option
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, help="How often each is measured.")

@@ -60,7 +60,7 @@ def choose_streams(nbytes: int, rtt_seconds: float | None, seconds_per_byte: flo
     partner's word most of the time; on a thin link one is enough.
 
     >>> choose_streams(10**8, 0.001, 1e-8), choose_streams(10**8, 0.1, 1e-8), choose_streams(10**5, 0.1, 1e-8)
-    (1, 16, 1)
+    (1, 24, 1)
     """
     if rtt_seconds is None or seconds_per_byte is None or rtt_seconds <= FAR_SECONDS:
         return 1

@@ -31,7 +31,7 @@ class Limits:
     bytes_per_second_min: float = 20_000.0
     header_seconds: float = 5.0  # a stream that says nothing for so long is closed
     snapshot_seconds: float = 5.0  # wait for our own next step before declining, while our speed is not known
-    streams_per_peer: int = 20  # an exchange has LANES_MAX at most
+    streams_per_peer: int = 28  # an exchange has LANES_MAX at most
     streams_total: int = 96
     attempts: int = 3  # partners asked for one due exchange
     farewell_seconds: float = 2.0  # longest wait for a partner to read our last word and close

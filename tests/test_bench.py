@@ -111,7 +111,7 @@ def test_every_measurement_explains_itself_and_its_options() -> None:
     [
         (["exchange", "--size", "4,x"], "numbers with commas"),
         (["exchange", "--size", "-4"], "must be above 0"),
-        (["exchange", "--streams", "17"], "a number from 1 to 16"),
+        (["exchange", "--streams", "25"], "a number from 1 to 24"),
         (["exchange", "--codec", "gzip"], "allowed: auto, none, float16, bfloat16, int8"),
         (["overhead", "--period", "0"], "must be above 0"),
         (["apply", "--json", "no/such/folder/x.json"], "cannot be written"),
