@@ -86,7 +86,7 @@ class ExchangeRule(NamedTuple):
 
     def move(self, delta: Tensor, state: State, *, mine: Facts, theirs: Facts) -> tuple[Tensor, State]:
         """The move [D] itself, where both vectors are at hand; `delta` [D], theirs minus mine, becomes it."""
-        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) if delta.numel() else 0.0
+        distance = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
         share, state = self.update(distance, state, mine=mine, theirs=theirs)
         return delta.mul_(share), state
 

@@ -21,6 +21,7 @@ from p2p_elastic.merging import inherited_share
 from p2p_elastic.messages import CLOCK_MAX, Stamp
 from p2p_elastic.peers.partners import Members, is_gone
 from p2p_elastic.peers.records import CentreClaim
+from p2p_elastic.peers.rule_states import share_of
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.rules import ExchangeRule, Facts
@@ -146,10 +147,7 @@ class Centre:
         if self.seated and math.isfinite(distance):
             theirs = theirs._replace(trust=judged(distance))
             key = history_of(partner, self.part) if self._rule.per_partner else ""
-            state = self._rule_states.pop(key) if key in self._rule_states else self._rule.init(self.value)
-            share, self._rule_states[key] = self._rule.update(distance, state, mine=mine, theirs=theirs)
-            while len(self._rule_states) > PARTNERS_MAX:
-                self._rule_states.pop(next(iter(self._rule_states)))
+            share = share_of(self._rule, self._rule_states, key, self.value, distance, mine=mine, theirs=theirs)
             value = self.value.clone()
             value[place].add_(delta, alpha=share)
             self.value = value

@@ -67,7 +67,7 @@ class Handover:
         self._mine = self._theirs = vector.empty(0)
         self.part: Part | None = None  # of the vector that is exchanged; None: all of it
         self._wanted_part: Part | None = None
-        self._move: Tensor | None = None
+        self._delta: Tensor | None = None
         self._share = 0.0
         self.snapshot_step = 0
         self._delivered_id = ""
@@ -189,12 +189,12 @@ class Handover:
 
     def _settle(self, step: int) -> Settled:
         added = self._check is None or self._check()
-        assert self._move is not None, "a move was delivered without one"
+        assert self._delta is not None, "a move was delivered without a difference"
         if added and self._replaces:
-            self._vector.load_(self._move)
+            self._vector.load_(self._delta)
         elif added:
-            self._vector.add_(self._move, self.part, self._share)
-        self._move = None
+            self._vector.add_(self._delta, self.part, self._share)
+        self._delta = None
         settled = Settled(
             self._delivered_id,
             step - self.snapshot_step,
@@ -251,6 +251,6 @@ class Handover:
         """
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id, self._move = State.DELIVERED, exchange_id, self._vector.bring(delta)
+            self._state, self._delivered_id, self._delta = State.DELIVERED, exchange_id, self._vector.bring(delta)
             self._share, self._check, self._replaces, self._copied = share, check, replaces, copied
             self._lock.notify()

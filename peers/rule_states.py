@@ -10,7 +10,7 @@ from torch import Tensor
 from p2p_elastic.messages import SHARE_MAX
 from p2p_elastic.methods import Topology
 from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Facts
+from p2p_elastic.rules import ExchangeRule, Facts, State
 from p2p_elastic.trust import PARTNERS_MAX
 
 
@@ -20,6 +20,24 @@ class RuleStates(NamedTuple):
     own: Any
     partners: Mapping[str, Any]
     of_all: Any
+
+
+def share_of(
+    rule: ExchangeRule,
+    states: dict[str, State],
+    key: str,
+    vector: Tensor,
+    distance: float,
+    *,
+    mine: Facts,
+    theirs: Facts,
+) -> float:
+    """The share by the state of that key, which begins with `vector` [D]; those not used for long are forgotten."""
+    before = states.pop(key) if key in states else rule.init(vector)
+    share, states[key] = rule.update(distance, before, mine=mine, theirs=theirs)
+    while len(states) > PARTNERS_MAX:
+        states.pop(next(iter(states)))
+    return share
 
 
 class RulesAtWork:
@@ -51,11 +69,8 @@ class RulesAtWork:
         if rule.per_partner:
             # The centre is the same wherever it is.
             key = "centre" if self._policy.topology is Topology.CENTRE else f"{partner} {of_all}"
-            before = self._partners.pop(key) if key in self._partners else rule.init(self._vector)
-            share, self._partners[key] = rule.update(distance, before, mine=mine, theirs=theirs)
-            while len(self._partners) > PARTNERS_MAX:
-                self._partners.pop(next(iter(self._partners)))
-        elif of_all and self._policy.global_rule is not None:
+            return share_of(rule, self._partners, key, self._vector, distance, mine=mine, theirs=theirs)
+        if of_all and self._policy.global_rule is not None:
             share, self._of_all = rule.update(distance, self._of_all, mine=mine, theirs=theirs)
         else:
             share, self._own = rule.update(distance, self._own, mine=mine, theirs=theirs)

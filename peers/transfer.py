@@ -123,8 +123,9 @@ class Incoming:
         Raises:
             RemoteProtocolError: a chunk has another length than it must, or was changed on its way.
         """
-        stage = torch.empty(0 if self._direct else self._codec.nbytes(self._longest()), dtype=torch.uint8)
-        scratch = torch.empty(0 if self._exact else self._longest())
+        size = min(CHUNK_ELEMENTS, len(self._into))
+        stage = torch.empty(0 if self._direct else self._codec.nbytes(size), dtype=torch.uint8)
+        scratch = torch.empty(0 if self._exact else size)
         header, into = bytearray(CHUNK_HEADER.size), self._into.numpy()
         data, view = stage, bytes_of(stage)
         for number, place in enumerate(self._chunks):
@@ -144,9 +145,6 @@ class Incoming:
             theirs = mine if self._direct else self._codec.decode(data, scratch).numpy()
             with np.errstate(all="ignore"):  # what is not finite is counted
                 self._take(mine, theirs)
-
-    def _longest(self) -> int:
-        return min(CHUNK_ELEMENTS, len(self._into))
 
     def _take(self, mine: Vector, theirs: Vector) -> None:
         """In numpy, which calls with a fraction of PyTorch's overhead, and never shares out work among threads."""

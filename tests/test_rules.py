@@ -399,13 +399,14 @@ def test_a_chain_is_its_rules_one_after_the_other(
     assert chained.share(state) == sum(rule.share(rule.init(a)) for rule in rules)
     for asked in (True, False):
         ends = {"mine": facts(asked=asked, share=0.25), "theirs": facts(asked=not asked, share=0.25)}
-        move, after = chained.move(b - a, state, **ends)
-        expected, each = b - a, []
+        exact = (b - a).double()
+        share, after = chained.update(float(torch.linalg.vector_norm(exact)), state, **ends)
+        expected, each = exact.clone(), []
         for rule in rules:
             expected, one = rule.move(expected, rule.init(a), **ends)
             each.append(one)
-        rounded = 1e-5 if dtype == torch.float32 else 0.05  # one rounding against four
-        assert torch.allclose(move, expected, rtol=rounded, atol=1e-9)
+        assert torch.allclose(exact * share, expected, rtol=1e-12, atol=1e-290)  # a subnormal share has few digits
+        assert torch.equal(chained.move(b - a, state, **ends)[0], (b - a) * share)
         assert after == tuple(each)
 
 
