@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from p2p_elastic.messages import Offer
-from p2p_elastic.methods import Flow
+from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.pace import Budget
 from p2p_elastic.peers.deadlines import StepTime
 from p2p_elastic.peers.journal import Entry
@@ -50,6 +50,7 @@ class Pacing:
         self._vector_bytes, self.policy = vector_bytes, policy
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
         self._slow = Budget(share=SLOW_SHARE)
+        self._left: dict[str, None] = {}  # who said goodbye: PARTNERS_MAX of them at most, the latest last
 
     # -- charged ------------------------------------------------------------------------------------------------------
 
@@ -68,6 +69,13 @@ class Pacing:
         if self._is_slow(entry.partner):
             self._slow.spend(0, seconds, now)
 
+    def takes_last(self, partner: str) -> None:
+        """The last exchange of one that leaves begins."""
+        self._left.pop(partner, None)
+        self._left[partner] = None
+        while len(self._left) > PARTNERS_MAX:
+            self._left.pop(next(iter(self._left)))
+
     # -- asked --------------------------------------------------------------------------------------------------------
 
     def closed(self, now: float | None = None) -> bool:
@@ -84,9 +92,11 @@ class Pacing:
     def objection(self, offer: Offer) -> str | None:
         """Why that exchange does not begin now, for people; None where it may.
 
-        The last offer of one that leaves, and a centre variable that is given up, do not come again.
+        The last offer of one that leaves, and a centre variable that is given up, do not come again; so whoever says
+        so another time is like any other.
         """
-        if offer.last or offer.centre is not None:
+        last = offer.last and offer.peer not in self._left
+        if last or (offer.centre is not None and self.policy.topology is Topology.CENTRE):
             return "budget" if self.in_debt() else None
         if self.closed():
             return "budget"

@@ -262,6 +262,8 @@ class Responder:
         try:
             if not self._ledger.begin(key):
                 raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
+            if offer.last:
+                local.pacing.takes_last(key.partner)
             with self._awaited.expect(key, offer.streams) as conversation.widening:
                 result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors(offer), commit)
             trial = await seat.try_out(offer, accept) if committed else None
