@@ -83,8 +83,7 @@ class Local:
         self.own = 1.0  # what our last exchange showed of ourselves
         self._weight_told = 1.0  # by the last event
         self.handover = Handover(vector)
-        self.bargain = Bargain(membership, vector.elements, random.Random(peer).randrange(FRAGMENTS_MAX))
-        self.pacing = Pacing(budget or Budget(), self.step_time, self.bargain.vector_bytes, policy)
+        self.pacing = Pacing(budget or Budget(), self.step_time, policy, vector.nbytes)
         self.journal = Journal(spent=self.pacing.spent)
         self.members: Mapping[str, Member] = {}
         self.departed = Departed()
@@ -104,8 +103,12 @@ class Local:
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
-        """From now on do as this policy says."""
-        self.policy = self.pacing.policy = policy
+        """From now on do as this policy says, and our membership."""
+        self.policy = policy
+        self.bargain = Bargain(
+            self.membership, self.vector.elements, first_turn=random.Random(self.peer).randrange(FRAGMENTS_MAX)
+        )
+        self.pacing.adopt(policy, self.bargain.vector_bytes)
         self.judge = Judge()
         self.apart = Absences(self.membership.announce_seconds)
         self.rules = RulesAtWork(policy, self.handover.mine)

@@ -41,16 +41,20 @@ class Pacing:
     Args:
         budget: of this peer's operator.
         step_time: what our own steps take.
-        vector_bytes: of the model.
-        policy: how the run's peers train together; changed where we adopt another run.
+        policy: how the run's peers train together.
+        vector_bytes: what an exchange that is due sends at least.
     """
 
-    def __init__(self, budget: Budget, step_time: StepTime, vector_bytes: int, policy: Policy) -> None:
+    def __init__(self, budget: Budget, step_time: StepTime, policy: Policy, vector_bytes: int) -> None:
         self._budget, self._step_time = budget, step_time
-        self._vector_bytes, self.policy = vector_bytes, policy
+        self.adopt(policy, vector_bytes)
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
         self._slow = Budget(share=SLOW_SHARE)
         self._left: dict[str, None] = {}  # who said goodbye: PARTNERS_MAX of them at most, the latest last
+
+    def adopt(self, policy: Policy, vector_bytes: int) -> None:
+        """The same of another run; what partners have shown stays."""
+        self._policy, self._vector_bytes = policy, vector_bytes
 
     # -- charged ------------------------------------------------------------------------------------------------------
 
@@ -86,7 +90,7 @@ class Pacing:
 
     def in_debt(self) -> bool:
         """Whether even what should not wait has to: too much of that came."""
-        nbytes = self._vector_bytes * (2 if self.policy.flow is Flow.BOTH else 1)
+        nbytes = self._vector_bytes * (2 if self._policy.flow is Flow.BOTH else 1)
         return not self._budget.bears(asyncio.get_running_loop().time(), nbytes)
 
     def objection(self, offer: Offer) -> str | None:
@@ -96,7 +100,7 @@ class Pacing:
         so another time is like any other.
         """
         last = offer.last and offer.peer not in self._left
-        if last or (offer.centre is not None and self.policy.topology is Topology.CENTRE):
+        if last or (offer.centre is not None and self._policy.topology is Topology.CENTRE):
             return "budget" if self.in_debt() else None
         if self.closed():
             return "budget"
@@ -116,7 +120,7 @@ class Pacing:
     def status(self, now: float) -> PaceStatus | None:
         """What people see of the budget; None where there is none."""
         seconds = self._step_time.seconds
-        return self._budget.status(now, self.policy.schedule.mean_period, 1.0 / seconds if seconds else None)
+        return self._budget.status(now, self._policy.schedule.mean_period, 1.0 / seconds if seconds else None)
 
     def _is_slow(self, partner: str) -> bool:
         """Whether its transfers take much longer than others'. How long its steps take is no matter where it asks."""
@@ -125,5 +129,5 @@ class Pacing:
     def _usual(self) -> float:
         asked, asking = self._asked.seconds, self._asking.seconds
         quickest = [min(asked.get(p, math.inf), asking.get(p, math.inf)) for p in asked.keys() | asking.keys()]
-        step, period = self._step_time.seconds, self.policy.schedule.mean_period
+        step, period = self._step_time.seconds, self._policy.schedule.mean_period
         return usual_time(quickest, max(period * step if step else 0.0, self._budget.exchange_seconds))

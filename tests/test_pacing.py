@@ -35,7 +35,7 @@ def beside_a_slow_partner(topology: Topology, ask: Callable[[Pacing], None]) -> 
 
     async def main() -> None:
         pacing = Pacing(
-            Budget(), StepTime(), MODEL_BYTES, Policy(find_method("easgd").rule(0.2), Schedule(1), topology)
+            Budget(), StepTime(), Policy(find_method("easgd").rule(0.2), Schedule(1), topology), MODEL_BYTES
         )
         await asyncio.sleep(1000.0)
         for partner, seconds in [("fast", 0.1), ("slow", 10.0)] * 3:
