@@ -63,7 +63,7 @@ class Initiator:
 
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
-        if not local.finite():
+        if not await local.finite():
             if not local.policy.receives:
                 local.journal.skipped["own parameters not finite"] += 1
                 return False

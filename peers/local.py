@@ -244,9 +244,10 @@ class Local:
         loss = self.progress.loss
         return loss if loss is not None and math.isfinite(loss) else None
 
-    def finite(self) -> bool:
-        """Whether our own snapshot may be shown to others."""
-        self.handover.arrived()
+    async def finite(self) -> bool:
+        """Whether our own snapshot may be shown to others, once all of it is here."""
+        if not self.handover.has_arrived:
+            await asyncio.to_thread(self.handover.arrive)
         self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
         return not self.broken
 

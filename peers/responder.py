@@ -273,7 +273,11 @@ class Responder:
         finally:
             self._ledger.end(key, committed=False)
             if committed:  # whatever came between: the partner was told so
-                distance = seat.commit(offer, accept, trial, conversation.received)
+                try:
+                    distance = seat.commit(offer, accept, trial, conversation.received)
+                except BaseException:  # such as a GPU that failed: the next exchange finds the seat free
+                    seat.free()
+                    raise
             else:
                 seat.free()
         local.enter(
