@@ -186,7 +186,7 @@ class Initiator:
         offer, flow = self._offer(exchange_id, partner.peer, local.terms(waits)), local.policy.flow
         vectors = local.handover.vectors(offer.codec)
         try:
-            result = await conversation.run(initiate(offer, flow), vectors)
+            result = await conversation.run(initiate(offer, flow), vectors, seated=True)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         finally:

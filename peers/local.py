@@ -206,6 +206,13 @@ class Local:
         speed = None if self.centre is not None else record.steps_per_second  # the centre waits for others, not steps
         return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
 
+    def waits_of(self, peer: str) -> Waits:
+        """The same for one that asks, member or stranger."""
+        known = self.members.get(peer)
+        if known is None:
+            return self.deadlines.of_stranger(peer, self._limits.snapshot_seconds)
+        return self.waits(known.record)
+
     @property
     def asking(self) -> Asking:
         """What we say of ourselves where we ask."""
