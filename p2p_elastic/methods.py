@@ -52,6 +52,11 @@ class Method(NamedTuple):
     shares: bool = False
 
     @property
+    def rate(self) -> str:
+        """The default moving rate, for people."""
+        return "no moving rate" if self.shares or not self.moving_rate else f"moving rate {self.moving_rate:g}"
+
+    @property
     def fragments(self) -> bool:
         """Whether an exchange may move a part of the vector: not where sum weights are of whole models, nor where a
         leader is followed whole."""

@@ -89,6 +89,8 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
     Raises:
         ConfigError: where the weighting cannot be.
 
+    >>> import torch
+    >>> from p2p_elastic.rules import elastic
     >>> rule, peer, centre = dynamic(elastic(0.1)), Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
     >>> rule.move(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
     tensor([0.2000])

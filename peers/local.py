@@ -14,7 +14,7 @@ from torch import Tensor
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
-from p2p_elastic.link import FRAGMENTS_MAX
+from p2p_elastic.limits import FRAGMENTS_MAX
 from p2p_elastic.messages import Apart, Tell
 from p2p_elastic.methods import Topology
 from p2p_elastic.pace import Budget

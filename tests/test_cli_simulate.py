@@ -56,6 +56,7 @@ def test_list_rules_describes_each_with_its_defaults() -> None:
     text = run("--list-rules").output
     assert all(method.summary in text for method in RULES.values())
     assert "moving rate 0.225, momentum 0; simulator only" in text
+    assert "no moving rate, momentum the task's; simulator and live" in text.split("gosgd")[1].split("\n")[1]
 
 
 # ---------------------------------------------------------------- one simulation
