@@ -10,7 +10,8 @@ demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live
+	$(BIN)/python -m pytest tests/live  # with the cores to themselves
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
