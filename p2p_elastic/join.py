@@ -208,12 +208,13 @@ class _Participation:
         finally:
             for life in lives:
                 life.cancel()
-        if saver is not None:
-            saver.begin_last()
-        summary = self._finish(task, model, trainer, peer, output, time.monotonic() - started)
-        if saver is not None:
-            saver.finish(self._stop, seconds=SAVE_SECONDS, grace_seconds=STOPPED_SAVE_SECONDS)
-        return summary
+        with self._last_checkpoint(saver):
+            return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+
+    def _last_checkpoint(self, saver: Saver | None) -> contextlib.AbstractContextManager[None]:
+        if saver is None:
+            return contextlib.nullcontext()
+        return saver.last(self._stop, seconds=SAVE_SECONDS, grace_seconds=STOPPED_SAVE_SECONDS)
 
     def _saver(self, trainer: Trainer, peer: Peer, options: JoinConfig, output: Path) -> Saver | None:
         interval = Interval.parse(self._config.checkpoint_every)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -83,6 +84,15 @@ class Saver:
         if steps is not None:
             return step > 0 and step % steps == 0
         return seconds is not None and self._clock() - self._due_since >= seconds
+
+    @contextlib.contextmanager
+    def last(self, stop: Callable[[], bool], *, seconds: float, grace_seconds: float) -> Iterator[None]:
+        """Write the last checkpoint beside what is done meanwhile, and `finish` it also where that fails."""
+        self.begin_last()
+        try:
+            yield
+        finally:
+            self.finish(stop, seconds=seconds, grace_seconds=grace_seconds)
 
     def begin_last(self) -> None:
         """Training is over: begin to write the last checkpoint."""

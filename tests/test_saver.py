@@ -139,3 +139,16 @@ def test_a_disk_that_hangs_at_the_end_is_not_waited_for_once_the_user_asked_to_s
     assert "not written in time" in caplog.text
     run.disk.free.set()
     run.finish()
+
+
+def test_the_last_checkpoint_is_waited_for_also_where_what_is_done_meanwhile_fails() -> None:
+    run = Run("10")
+    run.disk.free.clear()
+
+    def stop() -> bool:  # is asked by who waits
+        run.disk.free.set()
+        return False
+
+    with pytest.raises(RuntimeError), run.saver.last(stop, seconds=60.0, grace_seconds=60.0):
+        raise RuntimeError
+    assert run.disk.steps == [0]
