@@ -85,6 +85,21 @@ def test_every_so_many_steps_and_at_the_end() -> None:
     assert run.disk.steps == [10, 20, 25]
 
 
+def test_steps_that_jump_are_saved_where_they_pass_a_multiple() -> None:  # exchanges with a centre that is looked at
+    run = Run("10")
+    for run.step in (0, 0, 3, 9, 14, 19, 20, 45, 45, 49):
+        run.saver.between_steps(run.step)
+        run.finish()
+    assert run.disk.steps == [14, 20, 45]
+
+
+def test_a_resumed_count_goes_on() -> None:
+    run = Run("10")
+    run.step = 20  # saved by the life before
+    run.train(25)
+    assert run.disk.steps == [30, 40]
+
+
 def test_every_so_many_seconds_and_not_before() -> None:
     run = Run("5m")
     run.train(299)

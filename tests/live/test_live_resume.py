@@ -108,3 +108,19 @@ def test_results_that_cannot_be_written_cost_no_checkpoint_and_are_written_when_
     assert second.said["resumed"]["step"] == 100
     assert second.summary()["steps"] == 100
     assert load_file(second.folder / "model.safetensors")
+
+
+def test_a_centre_that_does_not_train_is_saved_every_so_many_exchanges(swarm: Swarm) -> None:
+    holder = swarm.start(
+        "holder",
+        ["--task", "digits", "--rule", "easgd", "--period", "4", "--role", "centre", "--checkpoint-every", "5"],
+    )
+    swarm.listen_until(lambda: "listening" in holder.said, "the centre", START_SECONDS)
+    address = holder.said["listening"]["addresses"][0]
+    swarm.start("other", ["--initial-peer", address, "--epochs", "100000"])
+    swarm.listen_until(lambda: (holder.last.get("checkpoint") or {}).get("step") == 0, "a checkpoint", START_SECONDS)
+    kill(swarm, holder)
+
+    back = swarm.start("holder", ["--resume", str(holder.folder)])
+    swarm.listen_until(lambda: "centre" in back.last, "coming back", START_SECONDS)
+    assert back.last["centre"]["exchanges"] >= 5
