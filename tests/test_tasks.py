@@ -5,6 +5,7 @@ import doctest
 import hashlib
 import pickle
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -620,9 +621,18 @@ def test_class_folders_may_hold_jpegs(tmp_path: Path, offline: list[str]) -> Non
     assert red.tolist() == pytest.approx([10.0 * label for label in range(10)], abs=3)
 
 
-def test_damaged_image_is_an_error_that_names_it(tmp_path: Path, offline: list[str]) -> None:
+def with_huge_header(png: bytes) -> bytes:
+    """An image that says it has 60,000 x 60,000 pixels."""
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+@pytest.mark.parametrize("damage", [lambda png: png[:60], lambda png: png[:20], with_huge_header])
+def test_damaged_image_is_an_error_that_names_it(
+    damage: Callable[[bytes], bytes], tmp_path: Path, offline: list[str]
+) -> None:
     path = write_cifar10(tmp_path / "cifar10") / "train" / "class7" / "000.png"
-    path.write_bytes(path.read_bytes()[:60])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ConfigError, match="replace it") as caught:
         find_task("cifar10").load(tmp_path)
     assert caught.value.got == str(path)

@@ -122,11 +122,12 @@ def _read_images(dataset: ImageFolder) -> tuple[Tensor, Tensor]:
 
 
 def _read_image(path: Path) -> Tensor:
+    from PIL.Image import DecompressionBombError
     from torchvision.datasets.folder import pil_loader  # torchvision's own decoder is faster but dies of a damaged PNG
 
     try:
         pixels = np.array(pil_loader(str(path)))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them for a damaged image
+    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:  # whatever Pillow raises for damage
         raise unusable(path, error) from error
     if pixels.shape != (32, 32, 3):
         raise unusable(path, f"its shape is {pixels.shape}, not (32, 32, 3)")
