@@ -266,10 +266,11 @@ def tasks() -> None:
 @main.command(short_help="List the ways to train together.")
 def rules() -> None:
     """List the rules that a run can have, with their defaults."""
-    from p2p_elastic.methods import RULES
+    from p2p_elastic.methods import BETA, BETA_PEERS, RULES
 
+    of_centre = f", the paper's {BETA:g} / p for p = {BETA_PEERS} peers (simulate: for its workers)"
     for name, method in RULES.items():
-        where = "" if method.live else ", in the simulator only"
+        where = of_centre * method.pulls_centre + ", in the simulator only" * (not method.live)
         click.echo(f"{name:16} {method.summary}\n{'':16} moving rate {method.moving_rate:g}{where}")
 
 

@@ -233,13 +233,14 @@ def _how() -> Iterator[Option]:
 def _list_rules(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
-    from p2p_elastic.methods import RULES  # PyTorch takes a second to load
+    from p2p_elastic.methods import BETA, RULES  # PyTorch takes a second to load
 
     for name, method in RULES.items():
         momentum = "the task's" if method.momentum is None else f"{method.momentum:g}"
         where = "simulator and live" if method.live and "simulator only" not in method.summary else "simulator only"
         click.echo(f"{name:15} {method.summary}")
-        click.echo(f"{'':15} moving rate {method.moving_rate:g}, momentum {momentum}; {where}")
+        rate = f"{BETA:g} / workers" if method.pulls_centre else f"{method.moving_rate:g}"
+        click.echo(f"{'':15} moving rate {rate}, momentum {momentum}; {where}")
     context.exit()
 
 
