@@ -13,6 +13,7 @@ from p2p_elastic.api.metrics import CONTENT_TYPE, exposition
 from p2p_elastic.api.schemas import Curve, NotReady, Peers, Problem, Ready
 from p2p_elastic.api.source import Given, Now, read
 from p2p_elastic.api.stream import EventStream, feed
+from p2p_elastic.events import KINDS
 from p2p_elastic.health import judge, why_not_ready
 from p2p_elastic.status import Health, PeerStatus
 from p2p_elastic.why import Why, why
@@ -75,6 +76,8 @@ async def history(source: Given) -> Response:
 @router.get(
     "/v1/events",
     summary="What happens, as it happens",
+    description="A stream that stays open: at once and every second `progress`, which has no id, and, as soon as they "
+    f"happen, {', '.join(KINDS[:-1])} and {KINDS[-1]}; first those that are kept. Each `data` is one line of JSON.",
     response_class=StreamingResponse,
     responses={
         200: {"description": "server-sent events", "content": {"text/event-stream": {}}},
@@ -91,9 +94,6 @@ async def events(
         int, Header(ge=0, le=ID_MAX, description="the same, and goes before it: browsers that come back send it")
     ] = 0,
 ) -> Response:
-    """A stream that stays open: at once and every second `progress`, which has no id, and, as soon as they happen,
-    exchange, joined, left, weight, trust, signal, centre, leader, drained, resumed, partition and healed; first those
-    that are kept. Each `data` is one line of JSON."""
     streams = source.streams
     if streams.open >= streams.limit:
         raise HTTPException(503, f"{streams.limit} streams of events are open, which is all there may be; close one")

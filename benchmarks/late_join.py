@@ -182,14 +182,20 @@ def judge(task: Task, data: Data) -> Any:
     return accuracy
 
 
+def spread(values: list[float], digits: str = ".4g") -> str:
+    """The median, smallest and largest."""
+    if not values:
+        return "never"
+    return f"{statistics.median(values):{digits}} ({min(values):{digits}} - {max(values):{digits}})"
+
+
 def render(runs: list[dict[str, Any]]) -> str:
     """How the joiner caught up, and what became of the others."""
     joined = [r["joiner"] for r in runs if r["joins"]]
     lines = ["| the joiner | median (smallest - largest) |", "|---|---|"]
     for key in (key for key in joined[0] if key != "course"):
         values = [j[key] for j in joined if j[key] is not None]
-        text = f"{statistics.median(values):.4g} ({min(values):.4g} - {max(values):.4g})" if values else "never"
-        lines.append(f"| {key} | {text} |")
+        lines.append(f"| {key} | {spread([100 * v for v in values], '.2f') if 'accuracy' in key else spread(values)} |")
     lines += ["", "| seed | | the three | their mean | their average |", "|---" * 5 + "|"]
     for r in runs:
         each = " / ".join(f"{100 * a:.2f}" for a in r["accuracy of each"])

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from p2p_elastic import __version__
 from p2p_elastic.cli_bench import bench
-from p2p_elastic.cli_doctor import doctor
+from p2p_elastic.cli_doctor import doctor_of
 from p2p_elastic.cli_errors import clean_errors
 from p2p_elastic.cli_export import export
+from p2p_elastic.cli_options import DATA_DIR, DATA_DIR_DEFAULT, FOLDER, asked
 from p2p_elastic.cli_simulate import simulate
 from p2p_elastic.cli_status import status
+from p2p_elastic.limits import LANES_MAX
 from p2p_elastic.stop import Stop
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group(context_settings=CONTEXT)
@@ -58,11 +58,7 @@ def main() -> None:
     metavar="NAME",
     help="What to train (see `p2p-elastic tasks`); a joiner takes the run's.  [founder: digits]",
 )
-@click.option(
-    "--data-dir",
-    type=FOLDER,
-    help="Folder with the unpacked data set (as torchvision lays it out); downloaded into it where missing.",
-)
+@click.option("--data-dir", type=FOLDER, help=DATA_DIR)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to train.")
 @click.option("--threads", type=int, help="CPU threads for PyTorch.  [default: PyTorch's]")
 @click.option(
@@ -75,12 +71,12 @@ def main() -> None:
     "--moving-rate",
     type=float,
     metavar="ALPHA",
-    help="How far two partners move towards each other, 0 to 1; 0.5 averages them. With lsgd the pull to the leader.  "
-    "[founder: the rule's]",
+    help="How far two partners move towards each other, from 0 to below 1; 0.5 averages them. With lsgd the pull to "
+    "the leader.  [founder: the rule's]",
 )
 @click.option("--period", type=int, metavar="TAU", help="Ask for an exchange every TAU steps ...  [lsgd: 16]")
 @click.option(
-    "--probability", type=float, metavar="P", help="... or after each step with probability P.  [founder: 1/32]"
+    "--probability", metavar="P", help="... or after each step with probability P, such as 1/8.  [founder: 1/32]"
 )
 @click.option(
     "--global-period",
@@ -114,8 +110,8 @@ def main() -> None:
     "--streams",
     type=int,
     metavar="N",
-    help="Streams for the parameters of an exchange that this peer asks for.  [default: several where the round trip "
-    "is long]",
+    help=f"Streams for the parameters of an exchange that this peer asks for, up to {LANES_MAX}.  [default: several "
+    "where the round trip is long]",
 )
 @click.option("--group", metavar="NAME", help="lsgd: the group whose leader this peer follows, and may be.")
 @click.option(
@@ -220,7 +216,7 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
       p2p-elastic join --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo... --shard 2/4
       p2p-elastic join --resume runs/mnist-1a2b3c-Xy7Zk9Qp
     """
-    given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
+    given = asked(context, options)
     with Stop().signals() as stop, clean_errors():
         # After the handlers: PyTorch takes seconds to load, and Ctrl-C must work meanwhile.
         from p2p_elastic.config import load_config
@@ -239,7 +235,9 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
 @main.command(short_help="Watch a small swarm train on this machine.")
 @click.option("--peers", type=click.IntRange(2, 16), default=3, help="How many peers.")
 @click.option("--task", default="digits", help="What they train; each on its own part of the data.")
-@click.option("--data-dir", type=FOLDER, help="Folder with the data set, for tasks other than digits.")
+@click.option(
+    "--data-dir", type=FOLDER, help=f"Folder with the data set, for tasks other than digits.  {DATA_DIR_DEFAULT}"
+)
 @click.option("--epochs", type=int, help="Passes of each peer over its part.  [default: 300 for digits, else 3]")
 @click.option("--output", type=FOLDER, default=Path("demo-output"), help="Folder for models, summaries and logs.")
 def demo(**options: Any) -> None:
@@ -265,15 +263,15 @@ def tasks() -> None:
 
 @main.command(short_help="List the ways to train together.")
 def rules() -> None:
-    """List the rules that a run can have, with their defaults."""
-    from p2p_elastic.methods import BETA, BETA_PEERS, RULES
+    """List the rules with their defaults; those that only the simulator has say so."""
+    from p2p_elastic.methods import RULES
 
-    of_centre = f", the paper's {BETA:g} / p for p = {BETA_PEERS} peers (simulate: for its workers)"
     for name, method in RULES.items():
-        where = of_centre * method.pulls_centre + ", in the simulator only" * (not method.live)
-        click.echo(f"{name:16} {method.summary}\n{'':16} moving rate {method.moving_rate:g}{where}")
+        where = "" if method.live else ", in the simulator only"
+        click.echo(f"{name:16} {method.summary}\n{'':16} {method.rate}{where}")
 
 
+doctor = doctor_of(join)
 for command in (bench, doctor, export, simulate, status):
     main.add_command(command)
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.limits import FRAGMENTS_MAX, LANES_MAX
 from p2p_elastic.stop import Stop
 
 MEGABYTES = "4,100,400"
@@ -68,8 +69,10 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 @bench.command(short_help="One exchange between two processes, against a bare stream.")
 @click.option("--size", default=MEGABYTES, callback=_numbers, help="Millions of bytes of the model in float32.")
 @click.option("--codec", default="none,float16", help="How parameters travel: none, float16, bfloat16, int8.")
-@click.option("--streams", default="auto", help="Streams for the vectors of one exchange: 1 to 24, or auto.")
-@click.option("--fragment", type=click.IntRange(1, 4096), default=1, help="An exchange moves one of so many parts.")
+@click.option("--streams", default="auto", help=f"Streams for the vectors of one exchange: 1 to {LANES_MAX}, or auto.")
+@click.option(
+    "--fragment", type=click.IntRange(1, FRAGMENTS_MAX), default=1, help="An exchange moves one of so many parts."
+)
 @_weighting_option
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, help="How often each is measured.")
 @click.option("--rtt-ms", type=click.FloatRange(0, 10_000), default=0.0, help="Put a round trip between the two.")
@@ -106,8 +109,6 @@ def exchange(
 def _streams(text: str) -> int | None:
     if text == "auto":
         return None
-    from p2p_elastic.messages import LANES_MAX
-
     if not (text.isdigit() and 1 <= int(text) <= LANES_MAX):
         raise click.BadParameter(f"{text!r}: auto, or a number from 1 to {LANES_MAX}", param_hint="--streams")
     return int(text)

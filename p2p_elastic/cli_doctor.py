@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import click
 
 from p2p_elastic import __version__
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.cli_options import asked
 from p2p_elastic.stop import Stop
 
 if TYPE_CHECKING:
@@ -20,13 +22,23 @@ if TYPE_CHECKING:
 
     from p2p_elastic.doctor_checks import Finding
 
+LISTED = (
+    *("initial_peer", "run", "task", "data_dir", "output", "device", "optimizer", "host", "port", "announce"),
+    *("http_host", "http_port", "http_token_file", "identity", "config_file"),
+)
+"""Options of `join` that are in our help: what is looked at follows from them. The others are taken without a word."""
+NOT_TAKEN = "resume"  # a checkpoint is read by the peer that goes on from it
+
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 HELP = """See whether this machine is ready to take part, before it does.
 
     Give the options that you will give to `join`; each finding says ok, warning or failure, and what to do. Looks at
-    Python and packages, memory, disk, ports, addresses, the initial peers and the run behind them, the task and its
-    data. It starts libp2p for a few seconds, trains nothing, downloads nothing, and leaves nothing behind.
+    Python and packages, memory, disk, ports, key files, addresses, the initial peers and the run behind them, the task
+    and its data. It starts libp2p for a few seconds, trains nothing, downloads nothing, and leaves nothing behind.
+
+    All options of `join` but --resume are taken. Below are those by which something here is looked at; of the others,
+    such as --shard or --rule, the values are checked, and whether the run allows them.
 
     \b
       p2p-elastic doctor
@@ -40,8 +52,10 @@ HELP = """See whether this machine is ready to take part, before it does.
     """
 
 
-def _doctor(as_json: bool, **options: Any) -> None:
-    given = {key: value for key, value in options.items() if value is not None and value != ()}
+@click.pass_context
+def _doctor(context: click.Context, /, as_json: bool, config_file: Path | None, **options: Any) -> None:
+    given = asked(context, options)
+    given.pop("verbose", None)  # an option of `join`, but none that can be in a file
     with Stop().signals() as stop, clean_errors():
         from rich.console import Console
 
@@ -50,7 +64,10 @@ def _doctor(as_json: bool, **options: Any) -> None:
         # The spinner is on the terminal that there is; findings go above it, or wherever standard output leads.
         console = Console(stderr=as_json or not sys.stdout.isatty(), highlight=False)
         findings: list[Finding] = []
-        with _progress(console) as doing, contextlib.closing(Examination(given, doing, stop).findings()) as found:
+        with (
+            _progress(console) as doing,
+            contextlib.closing(Examination(config_file, given, doing, stop).findings()) as found,
+        ):
             for finding in found:
                 if stop():
                     raise KeyboardInterrupt
@@ -105,28 +122,21 @@ def _report(findings: list[Finding]) -> dict[str, object]:
     return {"version": __version__, "ready": ready, "findings": [finding.model_dump() for finding in findings]}
 
 
-def _options() -> Iterator[click.Option]:
-    folder = click.Path(file_okay=False, path_type=Path)
-    many: dict[str, Any] = {"multiple": True, "metavar": "MULTIADDR"}
-    yield click.Option(["--initial-peer"], help="A peer of the run to join; repeatable.", **many)
-    yield click.Option(["--run"], metavar="NAME", help="Name of the run, where there are several.")
-    yield click.Option(["--task"], metavar="NAME", help="What to train.  [default: the run's; founder: digits]")
-    yield click.Option(["--data-dir"], type=folder, help="Folder with the data set.")
-    yield click.Option(["--output"], type=folder, help="Folder for the results.  [default: runs]")
-    devices = click.Choice(["auto", "cpu", "cuda", "mps"])
-    yield click.Option(["--device"], type=devices, help="Where to train.  [default: auto]")
-    yield click.Option(["--host"], help="Address to listen on for peers.  [default: 0.0.0.0]")
-    yield click.Option(["--port"], type=int, help="TCP port for peers.  [default: 31330, or any]")
-    yield click.Option(["--announce"], help="Address under which others reach us; repeatable.", **many)
-    yield click.Option(["--http-host"], help="Address to serve the status on.  [default: 127.0.0.1]")
-    yield click.Option(["--http-port"], type=int, help="Port to serve the status on.  [default: 8870, or any]")
+def doctor_of(join: click.Command) -> click.Command:
+    """The command, with the options of `join`."""
+    return click.Command(
+        "doctor",
+        callback=_doctor,
+        params=list(_options(join)),
+        short_help="See whether this machine is ready to join.",
+        help=HELP,
+    )
+
+
+def _options(join: click.Command) -> Iterator[click.Option]:
+    for option in join.params:
+        if isinstance(option, click.Option) and option.name != NOT_TAKEN:
+            ours = copy.copy(option)
+            ours.hidden = option.name not in LISTED
+            yield ours
     yield click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on standard output at the end.")
-
-
-doctor = click.Command(
-    "doctor",
-    callback=_doctor,
-    params=list(_options()),
-    short_help="See whether this machine is ready to join.",
-    help=HELP,
-)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.cli_options import DATA_DIR_DEFAULT, FOLDER
 from p2p_elastic.stop import Stop
 
 HELP = """Write the swarm's current model to a file, without training.
@@ -63,8 +64,8 @@ export = click.Command(
         ),
         click.Option(
             ["--data-dir"],
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Folder with the data set, to print the test accuracy; nothing is downloaded.",
+            type=FOLDER,
+            help=f"Folder with the data set, to print the test accuracy; nothing is downloaded.  {DATA_DIR_DEFAULT}",
         ),
         click.Option(
             ["--peers"],

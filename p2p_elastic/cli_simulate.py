@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from p2p_elastic.cli_errors import clean_errors
+from p2p_elastic.cli_options import DATA_DIR, FOLDER
 from p2p_elastic.stop import Stop
 
 # A word or two on each: the whole table, with sources and defaults, is `--list-rules`. A test keeps the names in step.
@@ -116,7 +117,11 @@ def _exchange() -> Iterator[Option]:
     yield from _of(
         "Exchanges",
         ("--rule", "NAME", "How they train together; all of them are below.  [default: elastic-gossip]"),
-        ("--moving-rate", "ALPHA", "How far one moves towards the other, 0 to 1.  [default: the rule's]"),
+        (
+            "--moving-rate",
+            "ALPHA",
+            "How far one moves towards the other, 0 to 1; below 1 where both move.  [default: the rule's]",
+        ),
         ("--period", "TAU", "Exchange every TAU steps ..."),
         (
             "--probability",
@@ -169,9 +174,7 @@ def _data() -> Iterator[Option]:
         ("--overlap", "SHARE", "split overlap: this share of the data goes to everyone.  [default: 0.25]"),
         ("--dirichlet", "BETA", "split dirichlet: concentration; 0.1 is very uneven, 100 is even.  [default: 0.5]"),
     )
-    folder = click.Path(file_okay=False, path_type=Path)
-    text = "Folder with the unpacked data set (as torchvision lays it out); downloaded into it where missing."
-    yield Option(["--data-dir"], section="Who has which data", type=folder, help=text)
+    yield Option(["--data-dir"], section="Who has which data", type=FOLDER, help=DATA_DIR)
 
 
 def _failures() -> Iterator[Option]:
@@ -208,11 +211,10 @@ def _how() -> Iterator[Option]:
             "masks.  [default: auto, what is faster]",
         ),
     )
-    folder = click.Path(file_okay=False, path_type=Path)
     text = (
         "Folder for results, tables and pictures.  [default: simulations/RULE-TASK-SEED-..., or simulations/sweep-...]"
     )
-    yield Option(["--output"], section=section, type=folder, help=text)
+    yield Option(["--output"], section=section, type=FOLDER, help=text)
     yield Option(["--no-plots"], section=section, is_flag=True, default=None, help="Draw no pictures.")
     text = "Print the result (of a sweep: a list) as JSON on standard output; everything else goes to standard error."
     yield Option(["--json", "as_json"], section=section, is_flag=True, help=text)
@@ -233,14 +235,13 @@ def _how() -> Iterator[Option]:
 def _list_rules(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
-    from p2p_elastic.methods import BETA, RULES  # PyTorch takes a second to load
+    from p2p_elastic.methods import RULES  # PyTorch takes a second to load
 
     for name, method in RULES.items():
         momentum = "the task's" if method.momentum is None else f"{method.momentum:g}"
-        where = "simulator and live" if method.live and "simulator only" not in method.summary else "simulator only"
+        where = "simulator and live" if method.live else "simulator only"
         click.echo(f"{name:15} {method.summary}")
-        rate = f"{BETA:g} / workers" if method.pulls_centre else f"{method.moving_rate:g}"
-        click.echo(f"{'':15} moving rate {rate}, momentum {momentum}; {where}")
+        click.echo(f"{'':15} {method.rate}, momentum {momentum}; {where}")
     context.exit()
 
 

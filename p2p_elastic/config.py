@@ -13,9 +13,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.link import FRAGMENTS_MAX, check_codec
+from p2p_elastic.fraction import number
+from p2p_elastic.limits import FRAGMENTS_MAX, LANES_MAX
+from p2p_elastic.link import check_codec
 from p2p_elastic.manifest import BINDING, RunManifest
-from p2p_elastic.messages import LANES_MAX, Group, RunName
+from p2p_elastic.messages import Group, RunName
 from p2p_elastic.methods import Method, Topology, find_method
 from p2p_elastic.pace import parse_bandwidth
 from p2p_elastic.policy import WeightingName, default_schedule
@@ -81,6 +83,11 @@ class JoinConfig(Frozen):
     checkpoint_every: str = DEFAULT_INTERVAL
     resume: Path | None = None
     log_format: Literal["auto", "text", "json"] = "auto"
+
+    @field_validator("probability", mode="before")
+    @classmethod
+    def _fraction(cls, probability: object) -> Any:
+        return number("probability", probability)
 
     @field_validator("shard")
     @classmethod

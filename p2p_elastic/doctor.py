@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # PyTorch and hivemind may be what is broken
     from p2p_elastic.config import JoinConfig
     from p2p_elastic.doctor_network import Session
     from p2p_elastic.manifest import RunManifest
+    from p2p_elastic.tasks import Task
 
 Doing = Callable[[str], object]
 
@@ -45,13 +46,14 @@ class Examination:
     """One look at this machine, in the order of its methods.
 
     Args:
-        given: the options of `join`, of those that matter here.
+        file: a TOML file with options of `join`, or None.
+        given: options of `join`; they win.
         doing: told what is looked at next.
         stop: the user's wish to stop; KeyboardInterrupt is raised then.
     """
 
-    def __init__(self, given: Mapping[str, Any], doing: Doing, stop: Stop) -> None:
-        self._given, self._doing, self._stop = given, doing, stop
+    def __init__(self, file: Path | None, given: Mapping[str, Any], doing: Doing, stop: Stop) -> None:
+        self._file, self._given, self._doing, self._stop = file, given, doing, stop
         self._manifest: RunManifest | None = None
         self._config: JoinConfig
 
@@ -67,9 +69,12 @@ class Examination:
             return
         from p2p_elastic.config import load_config
 
-        self._config = load_config(None, self._given)
+        self._config = load_config(self._file, self._given)
+        if self._config.resume is not None:  # from the file
+            raise ConfigError("resume", str(self._config.resume), "leave it out: the doctor reads no checkpoint")
         yield check_cpu(cores(), probes.load())
         port_problem = yield from self._ports()
+        yield from self._key_files()
         yield from self._network(port_problem)
         yield from self._task(free_memory)
 
@@ -97,6 +102,16 @@ class Examination:
         if (finding := check_http_host(config.http_host)) is not None:
             yield finding
         return problem
+
+    def _key_files(self) -> Iterator[Finding]:
+        from p2p_elastic.api.token import load_or_create
+        from p2p_elastic.peers.identity import Identity
+
+        config = self._config
+        if config.identity is not None:
+            yield _key_file("identity", "--identity", config.identity, Identity.load_or_create)
+        if config.http_token_file is not None:
+            yield _key_file("token", "--http-token-file", config.http_token_file, load_or_create)
 
     # -- the network --------------------------------------------------------------------------------------------------
 
@@ -164,11 +179,12 @@ class Examination:
             return
         if self._manifest is None:
             yield ok("task", f"{task.name}: {task.summary}")
+            yield from self._founding(task)
         self._doing(f"building the model of {task.name}")
         with self._stop.interruptible():
             nbytes = doctor_task.model_bytes(task)
             gpu = doctor_task.gpu_of(device)
-        yield check_device(str(device), gpu, nbytes)
+        yield check_device(str(device), gpu, nbytes, adahessian=self._config.optimizer == "adahessian")
         self._doing(f"looking for the data of {task.name}")
         with self._stop.interruptible():
             data = doctor_task.look_at_data(task, self._config.data_dir)
@@ -179,6 +195,32 @@ class Examination:
         if data.download_bytes:
             folder = data_folder(self._config.data_dir)
             yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")
+
+    def _founding(self, task: Task) -> Iterator[Finding]:
+        """Whether a run can be founded with these options, where there is none to be joined."""
+        from p2p_elastic.peers.identity import Identity
+
+        config = self._config
+        if config.initial_peer:
+            return
+        try:
+            config.found(config.run or task.name, Identity.generate().peer, task.name, "0" * 32, task.recipe)
+        except ConfigError as error:
+            yield failure("run", f"cannot be founded like this: {error}", "leave that option out, or correct it")
+
+
+def _key_file(check: str, option: str, path: Path, load: Callable[[Path], object]) -> Finding:
+    """Whether a file that `join` makes where it is missing can be made, or `load` can read the one that is there."""
+    if probes.is_missing(path):
+        _, _, problem = probes.disk(path.parent)
+        if problem is not None:
+            return failure(check, f"{path} cannot be made: {problem}", f"name another with {option}")
+        return ok(check, f"{path} is made when the peer starts")
+    try:
+        load(path)
+    except ConfigError as error:
+        return failure(check, f"{path}: {error.allowed}", f"put it right, or name a new one with {option}")
+    return ok(check, f"{path} is there and can be used")
 
 
 def _or(asked: int | None, usual: int) -> int:

@@ -102,6 +102,17 @@ def disk(folder: Path) -> tuple[Path, int | None, str | None]:
     return there, free, None
 
 
+def is_missing(path: Path) -> bool:
+    """Whether there is no such file; one in a folder that we may not look into is not missing."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def port_problem(host: str, port: int) -> PortProblem | None:
     """Why that TCP port cannot be listened on. To be asked first: p2pd itself would silently share a taken one."""
     try:

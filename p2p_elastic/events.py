@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, JsonValue
 
@@ -29,6 +29,7 @@ Kind = Literal[
     "partition",
     "healed",
 ]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Event(Frozen):

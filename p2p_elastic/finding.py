@@ -120,7 +120,7 @@ class RunFinder:
             log.warning("attached, but cannot take part; training goes on alone: %s", error)
             return
         self._network.directory.join(theirs)
-        peer.adopt(theirs.run, theirs.policy())
+        peer.adopt(theirs.run, theirs.policy(), codec=theirs.codec, fragments=theirs.fragments)
         board.manifest = theirs
         self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from p2p_elastic.codecs import CODECS
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.messages import LANES_MAX
+from p2p_elastic.limits import LANES_MAX
 from p2p_elastic.vector import WIRE_DTYPE, Part
 
 AUTO = "auto"
 CODEC_NAMES = (AUTO, *CODECS)
-FRAGMENTS_MAX = 4096
 BY_LOSS = (
     "none",
     "float16",

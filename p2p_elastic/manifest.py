@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.link import CODEC_NAMES, FRAGMENTS_MAX
+from p2p_elastic.limits import FRAGMENTS_MAX
+from p2p_elastic.link import CODEC_NAMES
 from p2p_elastic.messages import PeerId, RunName, SchemaHash
 from p2p_elastic.methods import RULES, find_method
 from p2p_elastic.policy import Policy, WeightingName, rule_of

@@ -7,10 +7,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from p2p_elastic.limits import LANES_MAX
 from p2p_elastic.status import Frozen
 
 PROTOCOL_VERSION = 2
-LANES_MAX = 24
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 STAY_SECONDS_MAX = 60.0
 PEERS_MAX = 2**20

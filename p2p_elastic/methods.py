@@ -63,6 +63,14 @@ class Method(NamedTuple):
         return BETA / peers if self.pulls_centre else self.moving_rate
 
     @property
+    def rate(self) -> str:
+        """The default moving rate, for people."""
+        if self.pulls_centre:
+            of_live = f" (live, where p is not known: {self.moving_rate:g}, that of {BETA_PEERS})"
+            return f"moving rate {BETA:g} / p for p workers" + of_live * self.live
+        return "no moving rate" if self.shares or not self.moving_rate else f"moving rate {self.moving_rate:g}"
+
+    @property
     def fragments(self) -> bool:
         """Whether an exchange may move a part of the vector: not where sum weights are of whole models, nor where a
         leader is followed whole."""

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from p2p_elastic.vector import Part
-from p2p_elastic.weighting import TINY, Weighting, lag, ramp, score
+from p2p_elastic.weighting import Weighting, lag, ramp, remembered, score
 
 PARTNERS_MAX = 1000
+TINY = 1e-30  # nats: a loss of nothing is no divisor
 DRIFT = 0.05  # what is usual follows the trials by at most so much of the better loss each: liars are not soon usual
 ERRORS = 2.0  # standard errors that chance may make
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
@@ -90,9 +91,8 @@ class Judge:
     def judge(self, partner: str, distance: float, trial: Trial | None, part: Part | None = None) -> Verdict:
         """What this exchange, of this part of the vectors, shows. `distance` is L2, before the move."""
         key = history_of(partner, part)
-        history = (*self._distances.pop(key, ()), math.log(distance + TINY))
-        self._distances[key] = history[-len(self._weighting.coefficients) - 1 :]
-        raw = score(history, self._weighting.coefficients)
+        self._distances[key] = remembered(self._distances.pop(key, ()), distance, self._weighting)
+        raw = score(self._distances[key], self._weighting.coefficients)
         known = dict(self.verdicts)
         last = known.get(partner)
         # Without a trial what was last measured stands.

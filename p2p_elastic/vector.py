@@ -15,6 +15,7 @@ from p2p_elastic.device_lane import DeviceLane
 from p2p_elastic.errors import ConfigError
 
 WIRE_DTYPE = torch.float32
+CONVERTED = 1 << 22  # elements that are brought to another device or type at once: no second model there
 Part = tuple[int, int]
 """The elements of the vector from the first number up to, not including, the second."""
 
@@ -101,6 +102,7 @@ class ParameterVector:
             slots = tuple(group)
             runs += [_Run((slot,)) for slot in slots] if key is None else [_flattened(slots)]
         self._runs = tuple(runs)
+        self._device_lane()  # now, while there is one thread
 
     def _kind(self, slot: Slot) -> object:
         tensor = slot.tensor()
@@ -116,11 +118,11 @@ class ParameterVector:
     def snapshot(self, out: Tensor, part: Part | None = None) -> Tensor:
         """Copy the model, or this part of it, into `out` [D or stop - start] and return it."""
         self.begin_snapshot(out, part)
-        self.arrived()
+        self.arrive()
         return out
 
     def begin_snapshot(self, out: Tensor, part: Part | None = None) -> None:
-        """The same, but what is copied from a GPU is in `out` only after `arrived`, which any thread may call."""
+        """The same, but what is copied from a GPU is in `out` only after `arrive`, which any thread may call."""
         lane = self._device_lane()
         if lane is not None and out.is_pinned():
             lane.send(self._tensors(out, part))
@@ -128,13 +130,18 @@ class ParameterVector:
         for values, mine in self._tensors(out, part):
             values.copy_(mine)
 
-    def arrived(self) -> None:
-        """Wait until the last snapshot that was begun is whole."""
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the last snapshot that was begun is whole."""
+        return self._lane is None or self._lane.has_sent
+
+    def arrive(self) -> None:
+        """Wait until it is."""
         if self._lane is not None:
             self._lane.wait()
 
     def bring(self, move: Tensor) -> Tensor:
-        """`move` where `add_` has it at hand: on the model's GPU. For any thread."""
+        """`move` where `add_` has it at hand: on the model's GPU, where that has memory for it. For any thread."""
         return move if self._lane is None or not move.is_pinned() else self._lane.bring(move)
 
     def _join(self, brought: Tensor) -> None:
@@ -155,8 +162,8 @@ class ParameterVector:
         if share == 0.0:
             return
         for values, mine in self._tensors(move, part):
-            same = values.dtype == mine.dtype and values.device == mine.device
-            mine.add_(values if same else values.to(mine), alpha=share)
+            for some, ours in _pieces(values, mine):
+                ours.add_(some.to(ours), alpha=share)
         for slot in self.slots:
             if slot.attribute == "running_var":
                 # A move is as old as its snapshot; a variance that shrank since then must not fall below zero.
@@ -200,6 +207,14 @@ class ParameterVector:
                     whole = tensor.contiguous().view(-1)
                     yield values[a - start : b - start], whole[a - slot.start : b - slot.start]
                     tensor.copy_(whole.view(tensor.shape))
+
+
+def _pieces(values: Tensor, mine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same pieces of both, along their first dimension."""
+    if mine.dim() == 0:
+        yield values, mine
+    else:
+        yield from zip(torch.split(values, CONVERTED), torch.split(mine, CONVERTED), strict=True)
 
 
 def _flattened(slots: tuple[Slot, ...]) -> _Run:

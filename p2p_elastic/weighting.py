@@ -16,7 +16,6 @@ from typing import NamedTuple
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules import ExchangeRule, Facts, State
 
-TINY = 1e-30  # so that the logarithm of no distance is a number
 COEFFICIENTS = (0.4, 0.3, 0.2, 0.1)  # of the last differences, the newest first
 
 
@@ -46,6 +45,16 @@ class Weighting(NamedTuple):
     def lag(self, log_distances: Sequence[float]) -> float:
         """How much a worker lags, 0 (not at all) to 1; `log_distances` the oldest first. 0 while there are too few."""
         return lag(score(log_distances, self.coefficients), self)
+
+
+def remembered(history: tuple[float, ...], distance: float, weighting: Weighting) -> tuple[float, ...]:
+    """As many log-distances as the score needs, the oldest first, with that of this contact.
+
+    One at which nothing came, or two met that were the same, or nothing finite came, says nothing of the next ones.
+    """
+    if not 0.0 < distance < math.inf:
+        return history
+    return (*history, math.log(distance))[-len(weighting.coefficients) - 1 :]
 
 
 def score(log_distances: Sequence[float], coefficients: Sequence[float]) -> float:
@@ -80,6 +89,8 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
     Raises:
         ConfigError: where the weighting cannot be.
 
+    >>> import torch
+    >>> from p2p_elastic.rules import elastic
     >>> rule, peer, centre = dynamic(elastic(0.1)), Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
     >>> rule.move(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
     tensor([0.2000])
@@ -88,8 +99,8 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
 
     def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:
         history, inner = state
-        history = (*history, math.log(distance + TINY))[-len(weighting.coefficients) - 1 :]
-        lagging = weighting.lag(history)
+        history = remembered(history, distance, weighting)
+        lagging = weighting.lag(history) if math.isfinite(distance) else 1.0
         copied = 0.0 if mine.centre or theirs.trust == 0.0 else lagging
         share, inner = rule.update(distance, inner, mine=mine, theirs=theirs)
         return (1.0 - lagging) * share + copied, (history, inner)

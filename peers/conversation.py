@@ -75,10 +75,16 @@ class Conversation:
         exchange: Generator[Command, Answer, T],
         vectors: Vectors | None = None,
         commit: Callable[[], None] | None = None,
+        *,
+        seated: bool = False,
     ) -> T:
-        """Drive `exchange` to its end. Raises ExchangeError with the partner's id in it."""
+        """Drive `exchange` to its end; `seated` where no other one can take place meanwhile.
+
+        Raises ExchangeError with the partner's id in it.
+        """
+        seconds = self._waits.whole(0 if vectors is None else vectors.wire_bytes, seated=seated)
         try:
-            return await self._drive(exchange, vectors, commit)
+            return await self._drive(exchange, vectors, commit, seconds)
         except ExchangeError as error:
             for stream in self._streams:
                 stream.abort()
@@ -86,10 +92,14 @@ class Conversation:
             raise
 
     async def _drive(
-        self, exchange: Generator[Command, Answer, T], vectors: Vectors | None, commit: Callable[[], None] | None
+        self,
+        exchange: Generator[Command, Answer, T],
+        vectors: Vectors | None,
+        commit: Callable[[], None] | None,
+        seconds: float,
     ) -> T:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._waits.whole(0 if vectors is None else vectors.wire_bytes)
+        end = loop.time() + seconds
         command = next(exchange)
         try:
             while True:

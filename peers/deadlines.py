@@ -19,7 +19,8 @@ back."""
 FLOOR_SECONDS = 2.0  # a busy machine may say nothing for a second
 GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
 MISSES_MAX = 16  # doublings that are counted
-WHOLE_TIMES = 8.0  # a transfer may take so many times what it took so far
+WHOLE_TIMES = 8.0  # a transfer may take so many times what it took so far,
+UNSHOWN_TIMES = 64.0  # and an exchange so many times what it took with all, with one that showed nothing so far
 STEPS_WAITED = 3.0  # a peer that is asked waits so many of its steps for a snapshot,
 PATIENCE_MIN_SECONDS, PATIENCE_MAX_SECONDS = 1.0, 60.0  # but neither less than this nor more
 
@@ -103,13 +104,19 @@ class Waits:
         """For the next chunk, and for room to send one."""
         return self._clamp("gap", self._own_of("gap").expected)
 
-    def whole(self, nbytes: int) -> float:
-        """For an exchange of so many bytes, both ways together, the answer included."""
-        bounds, own = self._bounds, self._own_of("byte")
+    def whole(self, nbytes: int, *, seated: bool = False) -> float:
+        """For so many bytes, both ways together, the answer included.
+
+        `seated`: nobody else can exchange with us meanwhile, so one that has shown nothing must not be so much slower.
+        """
+        bounds, own, others = self._bounds, self._own_of("byte"), self._all.get("byte", UNKNOWN)
         most = bounds.exchange_seconds + nbytes / bounds.bytes_per_second_min
         if own.smoothed is not None:
             shown = WHOLE_TIMES * own.smoothed * nbytes
             most = min(most, max(shown, bounds.idle_seconds) * 2.0**own.misses)
+        elif seated and others.smoothed is not None:
+            shown = UNSHOWN_TIMES * others.smoothed * nbytes
+            most = min(most, max(shown, bounds.exchange_seconds) * 2.0**own.misses)
         return self.answer() + most
 
     @property
@@ -159,6 +166,12 @@ class Deadlines:
     def of(self, partner: str, patience_seconds: float) -> Waits:
         """For a conversation with a partner that waits so long for its own next step."""
         return Waits(self, partner, patience_seconds)
+
+    def of_stranger(self, peer: str, patience_seconds: float) -> Waits:
+        """The same for one that is no member: what it shows is not kept, and changes nothing for others."""
+        apart = Deadlines(self.bounds)
+        apart.of_all = self.of_all
+        return apart.of(peer, patience_seconds)
 
     def known(self, partner: str) -> Estimates:
         """What it has shown."""

@@ -57,7 +57,7 @@ class Follower:
         if local.condition.drained:
             local.journal.skipped["drained"] += 1
             return False
-        if not local.finite():
+        if not await local.finite():
             local.handover.mine.zero_()  # with weight 0 we do not lead; the leader's parameters replace ours
         await self._compare(following)
         now = asyncio.get_running_loop().time()

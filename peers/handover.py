@@ -229,9 +229,14 @@ class Handover:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
 
-    def arrived(self) -> None:
-        """Wait until the snapshot that was taken is whole: it may still be on its way from a GPU."""
-        self._vector.arrived()
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the snapshot that was taken is whole: it may still be on its way from a GPU."""
+        return self._vector.has_arrived
+
+    def arrive(self) -> None:
+        """Wait until it is."""
+        self._vector.arrive()
 
     def deliver(
         self,
@@ -249,8 +254,9 @@ class Handover:
         Where it `replaces` the model, `delta` is loaded instead: to add something to what is not finite is no help.
         `copied`: it leads all the way to a partner's parameters.
         """
+        brought = self._vector.bring(delta)
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id, self._delta = State.DELIVERED, exchange_id, self._vector.bring(delta)
+            self._state, self._delivered_id, self._delta = State.DELIVERED, exchange_id, brought
             self._share, self._check, self._replaces, self._copied = share, check, replaces, copied
             self._lock.notify()

@@ -63,7 +63,7 @@ class Initiator:
 
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
-        if not local.finite():
+        if not await local.finite():
             if not local.policy.receives:
                 local.journal.skipped["own parameters not finite"] += 1
                 return False
@@ -186,7 +186,7 @@ class Initiator:
         offer, flow = self._offer(exchange_id, partner.peer, local.terms(waits)), local.policy.flow
         vectors = local.handover.vectors(offer.codec)
         try:
-            result = await conversation.run(initiate(offer, flow), vectors)
+            result = await conversation.run(initiate(offer, flow), vectors, seated=True)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         finally:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
-from p2p_elastic.link import FRAGMENTS_MAX
+from p2p_elastic.limits import FRAGMENTS_MAX
 from p2p_elastic.messages import Apart, Tell
 from p2p_elastic.methods import Topology
 from p2p_elastic.pace import Budget
@@ -83,8 +83,7 @@ class Local:
         self.own = 1.0  # what our last exchange showed of ourselves
         self._weight_told = 1.0  # by the last event
         self.handover = Handover(vector)
-        self.bargain = Bargain(membership, vector.elements, random.Random(peer).randrange(FRAGMENTS_MAX))
-        self.pacing = Pacing(budget or Budget(), self.step_time, self.bargain.vector_bytes, policy)
+        self.pacing = Pacing(budget or Budget(), self.step_time, policy, vector.nbytes)
         self.journal = Journal(spent=self.pacing.spent)
         self.members: Mapping[str, Member] = {}
         self.departed = Departed()
@@ -104,8 +103,12 @@ class Local:
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
-        """From now on do as this policy says."""
-        self.policy = self.pacing.policy = policy
+        """From now on do as this policy says, and our membership."""
+        self.policy = policy
+        self.bargain = Bargain(
+            self.membership, self.vector.elements, first_turn=random.Random(self.peer).randrange(FRAGMENTS_MAX)
+        )
+        self.pacing.adopt(policy, self.bargain.vector_bytes)
         self.judge = Judge()
         self.apart = Absences(self.membership.announce_seconds)
         self.rules = RulesAtWork(policy, self.handover.mine)
@@ -203,6 +206,13 @@ class Local:
         speed = None if self.centre is not None else record.steps_per_second  # the centre waits for others, not steps
         return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
 
+    def waits_of(self, peer: str) -> Waits:
+        """The same for one that asks, member or stranger."""
+        known = self.members.get(peer)
+        if known is None:
+            return self.deadlines.of_stranger(peer, self._limits.snapshot_seconds)
+        return self.waits(known.record)
+
     @property
     def asking(self) -> Asking:
         """What we say of ourselves where we ask."""
@@ -241,9 +251,10 @@ class Local:
         loss = self.progress.loss
         return loss if loss is not None and math.isfinite(loss) else None
 
-    def finite(self) -> bool:
-        """Whether our own snapshot may be shown to others."""
-        self.handover.arrived()
+    async def finite(self) -> bool:
+        """Whether our own snapshot may be shown to others, once all of it is here."""
+        if not self.handover.has_arrived:
+            await asyncio.to_thread(self.handover.arrive)
         self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
         return not self.broken
 

@@ -11,7 +11,7 @@ from p2p_elastic.peers.handover import Check
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.transfer import Received
 from p2p_elastic.rules import Facts
-from p2p_elastic.trust import Trial, history_of
+from p2p_elastic.trust import Trial
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ def move(
     if local.policy.moves_the_other(asked=mine.asked):
         local.handed_step = local.handover.snapshot_step
     part = local.handover.part
-    key = history_of(partner, part)
     if received is None:
-        local.rules.update(0.0, mine, theirs, partner=key, of_all=of_all)
+        local.rules.update(0.0, mine, theirs, partner=partner, part=part, of_all=of_all)
         local.free()
         return None
     claimed = theirs.weight
@@ -59,7 +58,7 @@ def move(
     if trial is not None and trial.barrier and verdict is not None:
         share = _cross(local, mine, theirs, partner)
     else:
-        share = local.rules.update(distance if finite else 0.0, mine, theirs, partner=key, of_all=of_all)
+        share = local.rules.update(distance, mine, theirs, partner=partner, part=part, of_all=of_all)
     if not finite:
         share = 0.0  # what overflows a difference would break the model
     if local.broken and not (good and share):

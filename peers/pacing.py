@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from p2p_elastic.messages import Offer
-from p2p_elastic.methods import Flow
+from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.pace import Budget
 from p2p_elastic.peers.deadlines import StepTime
 from p2p_elastic.peers.journal import Entry
@@ -41,15 +41,20 @@ class Pacing:
     Args:
         budget: of this peer's operator.
         step_time: what our own steps take.
-        vector_bytes: of the model.
-        policy: how the run's peers train together; changed where we adopt another run.
+        policy: how the run's peers train together.
+        vector_bytes: what an exchange that is due sends at least.
     """
 
-    def __init__(self, budget: Budget, step_time: StepTime, vector_bytes: int, policy: Policy) -> None:
+    def __init__(self, budget: Budget, step_time: StepTime, policy: Policy, vector_bytes: int) -> None:
         self._budget, self._step_time = budget, step_time
-        self._vector_bytes, self.policy = vector_bytes, policy
+        self.adopt(policy, vector_bytes)
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
         self._slow = Budget(share=SLOW_SHARE)
+        self._left: dict[str, None] = {}  # who said goodbye: PARTNERS_MAX of them at most, the latest last
+
+    def adopt(self, policy: Policy, vector_bytes: int) -> None:
+        """The same of another run; what partners have shown stays."""
+        self._policy, self._vector_bytes = policy, vector_bytes
 
     # -- charged ------------------------------------------------------------------------------------------------------
 
@@ -68,6 +73,13 @@ class Pacing:
         if self._is_slow(entry.partner):
             self._slow.spend(0, seconds, now)
 
+    def takes_last(self, partner: str) -> None:
+        """The last exchange of one that leaves begins."""
+        self._left.pop(partner, None)
+        self._left[partner] = None
+        while len(self._left) > PARTNERS_MAX:
+            self._left.pop(next(iter(self._left)))
+
     # -- asked --------------------------------------------------------------------------------------------------------
 
     def closed(self, now: float | None = None) -> bool:
@@ -78,15 +90,17 @@ class Pacing:
 
     def in_debt(self) -> bool:
         """Whether even what should not wait has to: too much of that came."""
-        nbytes = self._vector_bytes * (2 if self.policy.flow is Flow.BOTH else 1)
+        nbytes = self._vector_bytes * (2 if self._policy.flow is Flow.BOTH else 1)
         return not self._budget.bears(asyncio.get_running_loop().time(), nbytes)
 
     def objection(self, offer: Offer) -> str | None:
         """Why that exchange does not begin now, for people; None where it may.
 
-        The last offer of one that leaves, and a centre variable that is given up, do not come again.
+        The last offer of one that leaves, and a centre variable that is given up, do not come again; so whoever says
+        so another time is like any other.
         """
-        if offer.last or offer.centre is not None:
+        last = offer.last and offer.peer not in self._left
+        if last or (offer.centre is not None and self._policy.topology is Topology.CENTRE):
             return "budget" if self.in_debt() else None
         if self.closed():
             return "budget"
@@ -106,7 +120,7 @@ class Pacing:
     def status(self, now: float) -> PaceStatus | None:
         """What people see of the budget; None where there is none."""
         seconds = self._step_time.seconds
-        return self._budget.status(now, self.policy.schedule.mean_period, 1.0 / seconds if seconds else None)
+        return self._budget.status(now, self._policy.schedule.mean_period, 1.0 / seconds if seconds else None)
 
     def _is_slow(self, partner: str) -> bool:
         """Whether its transfers take much longer than others'. How long its steps take is no matter where it asks."""
@@ -115,5 +129,5 @@ class Pacing:
     def _usual(self) -> float:
         asked, asking = self._asked.seconds, self._asking.seconds
         quickest = [min(asked.get(p, math.inf), asking.get(p, math.inf)) for p in asked.keys() | asking.keys()]
-        step, period = self._step_time.seconds, self.policy.schedule.mean_period
+        step, period = self._step_time.seconds, self._policy.schedule.mean_period
         return usual_time(quickest, max(period * step if step else 0.0, self._budget.exchange_seconds))

@@ -359,10 +359,10 @@ class Peer:
             await asyncio.wait_for(self._responder.until_told(), max(0.0, end - loop.time()))
         return status
 
-    def adopt(self, run: str, policy: Policy) -> None:
+    def adopt(self, run: str, policy: Policy, *, codec: str = "none", fragments: int = 1) -> None:
         """Become a newcomer of another run with the same model, after training alone."""
         local = self._local
-        local.membership = replace(local.membership, run=run, newcomer=True)
+        local.membership = replace(local.membership, run=run, codec=codec, fragments=fragments, newcomer=True)
         local.newcomer, local.members, local.arrival = True, {}, Arrival(newcomer=True)
         local.arrival.began(self._now())
         local.adopt(policy)

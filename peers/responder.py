@@ -86,9 +86,7 @@ class Responder:
             stream.abort()
             return
         self._streams[partner] += 1
-        known = self._local.members.get(partner)  # strangers teach us nothing
-        waits = None if known is None else self._local.waits(known.record)
-        conversation = Conversation(stream, self._limits, waits)
+        conversation = Conversation(stream, self._limits, self._local.waits_of(partner))
         try:
             await self._answer(conversation)
             await conversation.until_closed()
@@ -262,8 +260,11 @@ class Responder:
         try:
             if not self._ledger.begin(key):
                 raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
+            if offer.last:
+                local.pacing.takes_last(key.partner)
             with self._awaited.expect(key, offer.streams) as conversation.widening:
-                result = await conversation.run(respond(offer, accept, local.policy.flow), seat.vectors(offer), commit)
+                exchange = respond(offer, accept, local.policy.flow)
+                result = await conversation.run(exchange, seat.vectors(offer), commit, seated=True)
             trial = await seat.try_out(offer, accept) if committed else None
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
@@ -271,7 +272,11 @@ class Responder:
         finally:
             self._ledger.end(key, committed=False)
             if committed:  # whatever came between: the partner was told so
-                distance = seat.commit(offer, accept, trial, conversation.received)
+                try:
+                    distance = seat.commit(offer, accept, trial, conversation.received)
+                except BaseException:  # such as a GPU that failed: the next exchange finds the seat free
+                    seat.free()
+                    raise
             else:
                 seat.free()
         local.enter(

@@ -11,7 +11,8 @@ from p2p_elastic.messages import SHARE_MAX
 from p2p_elastic.methods import Topology
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import ExchangeRule, Facts, State
-from p2p_elastic.trust import PARTNERS_MAX
+from p2p_elastic.trust import PARTNERS_MAX, history_of
+from p2p_elastic.vector import Part
 
 
 class RuleStates(NamedTuple):
@@ -63,12 +64,15 @@ class RulesAtWork:
         rule = self._policy.rule
         return min((rule.share_of_leaver if last else rule.share)(self._own), SHARE_MAX)
 
-    def update(self, distance: float, mine: Facts, theirs: Facts, *, partner: str, of_all: bool) -> float:
-        """The share by the rule, or by that for the leader of all groups, of a difference of that L2 norm."""
+    def update(
+        self, distance: float, mine: Facts, theirs: Facts, *, partner: str, part: Part | None, of_all: bool
+    ) -> float:
+        """The share by the rule, or by that for the leader of all groups, of a difference of that part and L2 norm."""
         rule = (self._policy.global_rule if of_all else None) or self._policy.rule
         if rule.per_partner:
             # The centre is the same wherever it is.
-            key = "centre" if self._policy.topology is Topology.CENTRE else f"{partner} {of_all}"
+            who = "centre" if self._policy.topology is Topology.CENTRE else f"{partner} {of_all}"
+            key = history_of(who, part)
             return share_of(rule, self._partners, key, self._vector, distance, mine=mine, theirs=theirs)
         if of_all and self._policy.global_rule is not None:
             share, self._of_all = rule.update(distance, self._of_all, mine=mine, theirs=theirs)

@@ -90,7 +90,7 @@ class OwnSeat:
             return False
         try:
             await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
-            taken = local.finite()
+            taken = await local.finite()
         except asyncio.TimeoutError:
             log.info("no step ended in %g s", self._limits.snapshot_seconds)
         finally:
@@ -116,7 +116,7 @@ class OwnSeat:
             await asyncio.wait_for(self._until_published(), seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
-        if not local.finite():
+        if not await local.finite():
             if not local.policy.sends or local.handover.part is not None:  # nothing comes that could heal us
                 return Refusal(DeclineReason.NOT_FINITE)
             local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
@@ -27,7 +28,7 @@ class SocketStream:
     def __init__(self, partner: str, connected: socket.socket, rest: bytes = b"") -> None:
         self.partner, self._socket = partner, connected
         self._rest = memoryview(rest)  # received before the socket was ours
-        self._transferring = self._ended = self._released = False
+        self._users, self._ended, self._released = 0, False, False  # calls that wait for the socket, and its end
         connected.setblocking(False)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
@@ -49,36 +50,46 @@ class SocketStream:
         return self._socket
 
     async def send(self, data: bytes | memoryview) -> None:
-        try:
-            await asyncio.get_running_loop().sock_sendall(self._socket, data)
-        except OSError as error:
-            raise self._broken(error) from error
+        with self._in_use():
+            try:
+                await asyncio.get_running_loop().sock_sendall(self._socket, data)
+            except OSError as error:
+                raise self._broken(error) from error
 
     async def receive_into(self, buffer: memoryview) -> None:
         filled = self._take_rest(buffer)
         loop = asyncio.get_running_loop()
         while filled < len(buffer):
-            try:
-                count = await loop.sock_recv_into(self._socket, buffer[filled:])
-            except OSError as error:
-                raise self._broken(error) from error
+            with self._in_use():
+                try:
+                    count = await loop.sock_recv_into(self._socket, buffer[filled:])
+                except OSError as error:
+                    raise self._broken(error) from error
             if not count:  # a killed partner looks like this too
                 raise PartnerUnreachable("the stream ended", partner=self.partner)
             filled += count
 
     async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
         work = _Work(self, outgoing, incoming, gap_seconds)
-        self._transferring = True
-        self._socket.settimeout(gap_seconds)
+        with self._in_use():
+            self._socket.settimeout(gap_seconds)
+            try:
+                await work.run()
+            finally:
+                if not self._ended:
+                    self._socket.setblocking(False)
+        return work.longest
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """A number that is closed under a thread, or while the event loop watches it, may soon be another socket's."""
+        self._users += 1
         try:
-            await work.run()
+            yield
         finally:
-            self._transferring = False
+            self._users -= 1
             if self._ended:
                 self._close()
-            else:
-                self._socket.setblocking(False)
-        return work.longest
 
     async def close(self) -> None:
         # What was sent is in the kernel's hands, or p2pd's.
@@ -89,14 +100,13 @@ class SocketStream:
         self._ended = True
         if not self._released:
             with contextlib.suppress(OSError):  # it is not connected any more
-                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait for it
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes those that wait for it
         self._close()
 
     def _close(self) -> None:
-        if self._transferring or self._released:  # a number that is closed under a thread may soon be another socket's
-            return
-        self._released = True
-        self._socket.close()
+        if not self._users and not self._released:
+            self._released = True
+            self._socket.close()
 
     def _take_rest(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self._rest))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from asking import ask as get
 from asking import assert_free, served
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from statuses import status_of
 
 from p2p_elastic import api, health, why
@@ -21,10 +21,12 @@ from p2p_elastic.api import ApiServer, bind, create_app
 from p2p_elastic.api.schemas import Peers
 from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.events import KINDS
 from p2p_elastic.history import History
 from p2p_elastic.status import BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
 
 READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
+README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
 OF_STATUS = READS - {"/v1/history"}
 WRITES = {"/v1/signals/{name}": {"put", "delete"}, "/v1/weight": {"put", "delete"}}
 WRITES |= {"/v1/drain": {"post"}, "/v1/resume": {"post"}}
@@ -212,11 +214,42 @@ def test_root_is_the_page_that_is_installed() -> None:
 
 
 def test_the_readme_names_every_address_and_every_code() -> None:
-    readme = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
     codes = re.findall(r"^    (\w+(?:, \w+)*) {2,}", f"{why.__doc__}{health.__doc__}", re.MULTILINE)
     assert len(codes) > 15
     for word in (*READS, *WRITES, *", ".join(codes).split(", ")):
-        assert word in readme, word
+        assert word in README, word
+
+
+def test_the_readme_and_the_documentation_name_every_kind_of_event() -> None:
+    told = get("/openapi.json").json()["paths"]["/v1/events"]["get"]["description"]
+    page = README.split("## GET /v1/events")[1].split("\n## ")[0]
+    for kind in KINDS:
+        assert re.search(rf"\b{kind}\b", told), kind
+        assert f"`{kind}`" in page, kind
+
+
+def fields_left_out(value: object) -> list[str]:
+    if isinstance(value, BaseModel):
+        below = [field for name in value.model_fields_set for field in fields_left_out(getattr(value, name))]
+        return [*sorted(type(value).model_fields.keys() - value.model_fields_set), *below]
+    return [field for one in value for field in fields_left_out(one)] if isinstance(value, tuple) else []
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/v1/status", PeerStatus), ("/v1/peers", Peers)])
+def test_an_example_in_the_readme_has_every_field_of_an_answer(path: str, kind: type[BaseModel]) -> None:
+    example = README.split(f"$ curl http://127.0.0.1:8870{path}\n")[1].split("```")[0]
+    assert fields_left_out(kind.model_validate_json(example.replace("[...]", "[]"))) == []
+
+
+def test_the_readme_shows_each_part_of_the_status_that_is_not_always_there() -> None:
+    parts = PeerStatus.model_fields.keys() - {"checkpoint", "weight_override"}
+    absent = [name for name in parts if PeerStatus.model_fields[name].default is None]
+    assert len(absent) == 5
+    for name in absent:
+        shown, _ = json.JSONDecoder().raw_decode(README.split(f'\n"{name}":')[1])
+        value = getattr(status_of(**{name: shown}), name)
+        assert value is not None
+        assert fields_left_out(value) == []
 
 
 # The server

@@ -22,6 +22,7 @@ from p2p_elastic.bench.exchange import Held, Sample, summary
 from p2p_elastic.bench.figures import Spread, as_json, cpu_seconds, quantile, ratio
 from p2p_elastic.bench.overhead import Loop
 from p2p_elastic.cli_bench import bench
+from p2p_elastic.limits import LANES_MAX
 
 
 def run(*arguments: str) -> Result:
@@ -97,6 +98,11 @@ def test_the_loop_of_overhead_trains_a_model_of_the_size_asked_for() -> None:
 
 
 # ---------------------------------------------------------------- command line
+
+
+def test_the_help_says_how_many_streams_there_may_be() -> None:
+    assert f"1 to {LANES_MAX}, or auto" in " ".join(run("exchange", "--help").output.split())
+    assert run("exchange", "--streams", str(LANES_MAX + 1)).exit_code == 2
 
 
 def test_every_measurement_explains_itself_and_its_options() -> None:

@@ -10,6 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
+from p2p_elastic.cli import join
+from p2p_elastic.cli_options import asked
 from p2p_elastic.config import (
     DEFAULT_RULE,
     JoinConfig,
@@ -116,6 +118,16 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="config: got .*peer.toml.*no TOML file: "):
         load_config(path, {})
+
+
+def test_a_probability_may_be_a_fraction(tmp_path: Path) -> None:
+    with join.make_context("join", ["--probability", "1/32"]) as context:
+        assert load_config(None, asked(context, context.params)).probability == 1 / 32
+    assert load_config(toml(tmp_path, 'probability = "1 / 8"'), {}).probability == 0.125
+    assert load_config(None, {"probability": "0.5"}).binding() == {"probability": 0.5}
+    error = refused({"probability": "1/0"})
+    assert str(error) == "probability: got '1/0'; a number or a fraction, for example 1/32"
+    assert [refused({"probability": text}).key for text in ("3/2", "often", "nan")] == ["probability"] * 3
 
 
 @pytest.mark.parametrize(("text", "kept"), [('"500kB/s"', "500kB/s"), ("250000", "250000"), ("2.5e5", "250000.0")])

@@ -114,7 +114,8 @@ def test_no_deadline_leaves_its_bounds_whatever_partners_do(
         assert FLOOR_SECONDS <= deadline <= idle
     assert FLOOR_SECONDS <= waits.answer() <= idle + PATIENCE_MAX_SECONDS
     most = LIMITS.exchange_seconds + nbytes / LIMITS.bytes_per_second_min
-    assert min(idle, most) <= waits.whole(nbytes) <= waits.answer() + most
+    for seated in (False, True):
+        assert min(idle, most) <= waits.whole(nbytes, seated=seated) <= waits.answer() + most
 
 
 def test_a_quick_partner_has_two_seconds() -> None:
@@ -157,6 +158,25 @@ def test_an_exchange_may_take_eight_times_what_its_bytes_took_and_at_least_ten_s
     waits = made.of("a", 1.0)
     assert waits.whole(100_000_000) - waits.answer() == pytest.approx(800.0)
     assert waits.whole(1000) == waits.answer() + LIMITS.idle_seconds
+
+
+def test_who_showed_nothing_may_not_keep_others_waiting_for_hours() -> None:
+    nbytes = 800_000_000  # of which the slowest rate makes eleven hours
+    made = told([("a", "byte", 2e-9)] * 20)
+    for waits in (made.of("new", 1.0), made.of_stranger("new", 1.0)):
+        assert waits.whole(nbytes, seated=True) - waits.answer() == pytest.approx(64 * 1.6)
+        assert waits.whole(1000, seated=True) == waits.answer() + LIMITS.exchange_seconds
+        assert waits.whole(nbytes) > 11 * 3600.0  # nobody waits for a copy that it takes
+        waits.missed("byte")
+    assert made.of("new", 1.0).whole(nbytes, seated=True) - made.of("new", 1.0).answer() == pytest.approx(128 * 1.6)
+    assert made.of_stranger("other", 1.0).whole(nbytes, seated=True) == made.of("b", 1.0).whole(nbytes, seated=True)
+
+
+def test_what_a_stranger_shows_is_not_kept() -> None:
+    made = deadlines()
+    made.of_stranger("new", 1.0).saw("gap", 0.001)
+    assert made.of_all == {}
+    assert made.known("new") == {}
 
 
 def test_a_last_word_waits_for_a_vector_that_is_still_on_its_way() -> None:

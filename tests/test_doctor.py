@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from p2p_elastic import doctor as doctor_module
 from p2p_elastic import doctor_probes as probes
-from p2p_elastic.cli_doctor import doctor
+from p2p_elastic.cli import doctor, join
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.doctor_checks import (
     PACKAGES,
@@ -437,14 +437,48 @@ def test_an_option_out_of_range_is_bad_usage() -> None:
     assert run("--port", "99999").exit_code == 2
 
 
+def test_what_cannot_be_founded_is_found_before_founding() -> None:
+    code, found = report("--rule", "lsgd", "--period", "16", "--global-period", "40")
+    assert code == 1
+    assert "cannot be founded like this: global-period: got 40; a multiple of the period, 16" in found["run"][0]["text"]
+
+
+def test_key_files_are_looked_at_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token that all may read")
+    (tmp_path / "token").chmod(0o644)
+    new, bad = tmp_path / "keys" / "new", str(tmp_path / "token")
+    code, found = report("--identity", str(new), "--http-token-file", bad)
+    assert code == 1
+    assert (found["identity"][0]["level"], found["token"][0]["level"]) == ("ok", "failure")
+    assert "chmod 600" in found["token"][0]["text"]
+    Identity.load_or_create(new)
+    (tmp_path / "token").chmod(0o600)
+    code, found = report("--identity", str(new), "--http-token-file", bad)
+    assert (found["identity"][0]["level"], found["token"][0]["level"]) == ("ok", "failure")
+    assert "without spaces" in found["token"][0]["text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "token"]
+    assert new.is_file()
+
+
+def test_options_that_change_nothing_here_are_taken_and_their_values_checked(tmp_path: Path) -> None:
+    file = tmp_path / "peer.toml"
+    file.write_text('batch-size = 64\nprobability = "1/8"\n')
+    others = ("--shard", "2/4", "--rule", "easgd", "--steps", "10", "--verbose", "--log-format", "json")
+    assert run(*others, "--config", str(file)).exit_code == 0
+    assert "--shard" not in run("--help").output.split("Options:")[1]
+    assert "shard: got '5/4'" in run("--shard", "5/4").output
+    file.write_text('resume = "runs/mine"')
+    assert "the doctor reads no checkpoint" in run("--config", str(file)).output
+
+
 def test_names_stay_in_step_with_join() -> None:
     options = {parameter.name for parameter in doctor.params} - {"as_json"}
-    assert options < set(JoinConfig.model_fields)
+    assert options == {parameter.name for parameter in join.params} - {"resume"}
     assert NAMESPACE == "p2p-elastic/1"
 
 
 def test_ctrl_c_ends_it_without_a_traceback() -> None:
-    code = "from p2p_elastic.cli_doctor import doctor; doctor()"
+    code = "from p2p_elastic.cli import doctor; doctor()"
     nobody = f"/ip4/192.0.2.77/tcp/31330/p2p/{FOUNDER.peer}"
     command = [sys.executable, "-u", "-c", code, "--host", "127.0.0.1", "--port", "0", "--initial-peer", nobody]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

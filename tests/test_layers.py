@@ -26,6 +26,7 @@ TOP = {
         "cli_doctor",
         "cli_errors",
         "cli_export",
+        "cli_options",
         "cli_simulate",
         "cli_status",
         "demo",
@@ -128,7 +129,7 @@ def test_there_is_no_import_cycle() -> None:
             "click",
             {
                 f"p2p_elastic.cli{name}"
-                for name in ("", "_bench", "_doctor", "_errors", "_export", "_simulate", "_status")
+                for name in ("", "_bench", "_doctor", "_errors", "_export", "_options", "_simulate", "_status")
             },
         ),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),

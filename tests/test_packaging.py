@@ -8,9 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from p2p_elastic.cli import main
+from p2p_elastic.cli_options import DATA_DIR_DEFAULT
 from p2p_elastic.config import JoinConfig
+from p2p_elastic.methods import RULES
+from p2p_elastic.tasks.folders import default_data_dir
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,6 +61,26 @@ def test_every_option_says_what_it_is_for() -> None:
             if isinstance(parameter, click.Argument):  # click gives arguments no help of their own
                 continue
             assert parameter.help, f"{command.name} {parameter.name}"
+
+
+def test_every_command_with_a_data_folder_says_where_that_is_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    helps = {c.name: p.help for c in main.commands.values() for p in c.params if p.name == "data_dir"}
+    assert helps.keys() == {"demo", "doctor", "export", "join", "simulate"}
+    assert all(DATA_DIR_DEFAULT in text for text in helps.values())
+    monkeypatch.delenv("P2P_ELASTIC_DATA", raising=False)
+    assert default_data_dir() == Path("~/.cache/p2p-elastic/data").expanduser()
+    for place in ("$P2P_ELASTIC_DATA", "~/.cache/p2p-elastic/data"):
+        assert place in DATA_DIR_DEFAULT
+        assert f"`{place}`" in README
+
+
+def test_the_rules_are_listed_with_moving_rates_where_they_have_one_and_where_they_run() -> None:
+    rows = CliRunner().invoke(main, ["rules"]).output.splitlines()
+    told = {first.split()[0]: second.strip() for first, second in zip(rows[::2], rows[1::2], strict=True)}
+    assert told.keys() == RULES.keys()
+    assert told["elastic-gossip"] == "moving rate 0.5"
+    assert told["gosgd"] == told["none"] == "no moving rate"
+    assert told["easgd-sync"] == "moving rate 0.9 / p for p workers, in the simulator only"
 
 
 def test_every_option_in_the_readme_exists() -> None:

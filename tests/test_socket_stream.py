@@ -69,6 +69,19 @@ def test_one_way_needs_nothing_from_the_other() -> None:
     both(act)
 
 
+def test_who_waits_for_a_stream_that_is_given_up_hears_of_it_at_once() -> None:
+    async def act(a: SocketStream, b: SocketStream) -> None:
+        waiting = asyncio.ensure_future(a.receive_into(memoryview(bytearray(5))))
+        sending = asyncio.ensure_future(a.send(bytes(100_000_000)))
+        await asyncio.sleep(0)  # both are in the event loop's hands
+        a.abort()
+        for task in (waiting, sending):
+            with pytest.raises(PartnerUnreachable):
+                await task
+
+    both(act)
+
+
 def test_what_was_received_before_the_socket_was_ours_comes_first() -> None:
     async def main() -> None:
         one, other = socket.socketpair()

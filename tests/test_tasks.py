@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
 import hashlib
 import pickle
 import struct
@@ -73,10 +72,6 @@ def test_slow_libraries_are_not_imported_before_they_are_needed() -> None:
         names = {name.name.split(".")[0] for node in at_import for name in node.names}
         modules = {(node.module or "").split(".")[0] for node in at_import if isinstance(node, ast.ImportFrom)}
         assert not {"torchvision", "sklearn"} & (names | modules), path
-
-
-def test_docstring_example_runs() -> None:
-    assert doctest.testmod(tasks) == (0, 4)
 
 
 # ---------------------------------------------------------------- models

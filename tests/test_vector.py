@@ -184,6 +184,16 @@ def test_a_bfloat16_model_travels_as_float32_and_moves_in_its_own_precision() ->
 # ---------------------------------------------------------------- a model that changes afterwards
 
 
+def test_a_move_is_converted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p_elastic.vector.CONVERTED", 2)
+    model = nn.Linear(3, 5).double()
+    model.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    vector = ParameterVector(model)
+    before, move = snapshot(model), torch.arange(vector.elements).float()
+    vector.add_(move, share=0.5)
+    torch.testing.assert_close(snapshot(model), before + 0.5 * move)
+
+
 def test_a_model_that_changed_its_type_afterwards_is_still_followed() -> None:
     model = WithBuffers()
     vector = ParameterVector(model)
@@ -356,7 +366,7 @@ def test_on_a_gpu_a_snapshot_and_a_move_go_through_pinned_memory() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)  # training goes on while it is copied
-    vector.arrived()
+    vector.arrive()
     assert torch.equal(out, before)
     move = vector.bring(torch.ones(vector.elements).pin_memory())
     assert move.is_cuda

@@ -131,6 +131,17 @@ def test_both_ends_keep_the_same_history_as_long_as_it_is_needed() -> None:
     assert len(states[0][0]) == len(COEFFICIENTS) + 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize("odd", [0.0, math.inf, math.nan])
+def test_a_contact_that_shows_nothing_is_not_held_against_the_next(odd: float) -> None:
+    rule = dynamic(elastic(0.1))
+    state = rule.init(torch.zeros(1))
+    for distance in (5.0, 5.1, 5.0, 5.2, 5.1):
+        _, state = rule.update(distance, state, mine=WORKER, theirs=CENTRE)
+    _, after = rule.update(odd, state, mine=WORKER, theirs=CENTRE)
+    assert after == state
+    assert rule.update(5.1, after, mine=WORKER, theirs=CENTRE)[0] == 0.1
+
+
 def test_no_distance_at_all_is_no_lag() -> None:
     rule = dynamic(elastic(0.3))
     x, centre = torch.ones(5), torch.ones(5)

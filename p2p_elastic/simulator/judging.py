@@ -17,7 +17,7 @@ from p2p_elastic import signals
 from p2p_elastic.simulator.workers import Loss
 from p2p_elastic.tasks.evaluation import FEW
 from p2p_elastic.trust import Judge, Trial, Verdict
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.vector import ParameterVector, Part
 from p2p_elastic.weighting import settled
 
 CENTRE = -1
@@ -65,9 +65,10 @@ class Judging:
             return 0.0
         return min(self._own[row], signals.worst([one for one in found if one is not None]))
 
-    def judge(self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair]) -> dict[Pair, Verdict]:
+    def judge(self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair], parts: Sequence[Part]) -> dict[Pair, Verdict]:
         """What these exchanges show to the judges of `pairs` [n], who have `mine` and received `theirs`, both [n, D].
 
+        They differ in `parts` [n] only.
         The centre is held by the last worker, whose examples it uses. Who has no batch in this step, since it is slow,
         judges by distances only.
         """
@@ -81,7 +82,7 @@ class Judging:
         for at, (judge, judged) in enumerate(pairs):
             nth = tried.index(at) if at in tried else None
             trial = None if losses is None or nth is None else Trial.of(losses[nth], losses[len(tried) + nth])
-            verdicts[judge, judged] = self._judges[judge].judge(str(judged), distances[at], trial)
+            verdicts[judge, judged] = self._judges[judge].judge(str(judged), distances[at], trial, parts[at])
         for judge in {judge for judge, _ in pairs if judge != CENTRE}:
             self._own[judge] = min(v.own for (j, _), v in verdicts.items() if j == judge)
             if any(j == judge and v.trust > 0.0 and self._counts(k) for (j, k), v in verdicts.items()):

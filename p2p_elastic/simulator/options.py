@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.fraction import number
 from p2p_elastic.simulator.config import Failures, SimulationConfig
 
 ALIASES = {"learning_rate": "lr"}
@@ -19,7 +20,6 @@ KEYS = (*(ALIASES.get(name, name) for name in SimulationConfig.model_fields if n
 DEFAULT = "default"  # as a value: what the option is when nobody gives it
 _FIELDS = {alias: name for name, alias in ALIASES.items()}
 NO_MILESTONES = "none"
-_FRACTION = re.compile(r"([0-9.]+) */ *([0-9]+)")
 
 
 def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> SimulationConfig:
@@ -43,7 +43,7 @@ def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> S
         if given == DEFAULT:
             target.pop(name, None)
         else:
-            target[name] = _milestones(given) if key == "milestones" else _number(key, given)
+            target[name] = _milestones(given) if key == "milestones" else number(dashed(key), given)
     try:
         return SimulationConfig(**{**values, "failures": failures})
     except ValidationError as error:
@@ -76,16 +76,6 @@ def shown(value: object) -> str:
 def dashed(key: str) -> str:
     """An option as it is spelled on the command line."""
     return key.replace("_", "-")
-
-
-def _number(key: str, given: Any) -> Any:
-    match = _FRACTION.fullmatch(given) if isinstance(given, str) else None
-    if match is None:
-        return given
-    try:
-        return float(match[1]) / int(match[2])
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(dashed(key), given, "a number or a fraction, for example 1/32") from error
 
 
 def _milestones(given: Any) -> Any:

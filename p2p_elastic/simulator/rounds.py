@@ -115,7 +115,8 @@ class Nobody:
         theirs = mine.clone()
         for row, one in zip(theirs, received, strict=True):
             row[one.part] = one.values
-        return self._judging.judge(mine, theirs, [(one.receiver, one.sender) for one in received])
+        pairs, parts = [(one.receiver, one.sender) for one in received], [one.part for one in received]
+        return self._judging.judge(mine, theirs, pairs, [(part.start, part.stop) for part in parts])
 
     def _vector(self, flat: Tensor, row: int) -> Tensor:
         return self.centre if row == CENTRE and self.centre is not None else flat[row]
@@ -254,7 +255,8 @@ class Centre(Nobody):
     """EASGD, EAMSGD: due workers meet the centre one after another, in random order, each as it is by then.
 
     A worker's move is computed at its old row. Both ends have the same rule; the worker is the end that asks. The
-    centre's end has a state per worker. A worker judges the centre as it was before the round.
+    centre's end has a state per worker, and both have one per fragment. A worker judges the centre as it was before the
+    round.
     """
 
     def __init__(
@@ -269,8 +271,7 @@ class Centre(Nobody):
         super().__init__(judging, wire)
         self._rule, self._rng = rule, random.Random(seed)
         self.centre: Tensor = flat[0].clone()
-        self.states: list[State] = [rule.init(row) for row in flat]
-        self.centre_states: list[State] = [rule.init(self.centre) for _ in flat]
+        self._states: dict[tuple[int, int, int], State] = {}  # by both ends, and where the part begins
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         order = _both(due, connected)
@@ -300,15 +301,18 @@ class Centre(Nobody):
         mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
         of_worker = self._wire.sent(row, flat[row], part)
         of_centre = self._wire.sent(CENTRE, self.centre, part)
-        move, self.states[row] = self._rule.move(
-            of_centre - of_worker, self.states[row], mine=mine, theirs=_trusted(theirs, verdicts.get((row, CENTRE)))
-        )
+        trusted = _trusted(theirs, verdicts.get((row, CENTRE)))
+        move = self._end_of(row, CENTRE, part, of_centre - of_worker, mine, trusted)
         trusted = _trusted(mine, verdicts.get((CENTRE, row)))
-        back, self.centre_states[row] = self._rule.move(
-            of_worker - of_centre, self.centre_states[row], mine=theirs, theirs=trusted
-        )
+        back = self._end_of(CENTRE, row, part, of_worker - of_centre, theirs, trusted)
         self._count(len(of_worker), workers=1, centre=1)
         return move, back
+
+    def _end_of(self, end: int, other: int, part: slice, delta: Tensor, mine: Facts, theirs: Facts) -> Tensor:
+        key = end, other, part.start
+        state = self._states[key] if key in self._states else self._rule.init(self.centre)
+        move, self._states[key] = self._rule.move(delta, state, mine=mine, theirs=theirs)
+        return move
 
 
 class CentreTogether(Centre):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import psutil
+import pytest
 import torch
 from swarm import Member, run_members, tiny_model, values
 
@@ -90,6 +92,23 @@ def test_exchanges_go_on_after_the_daemon_of_a_peer_was_killed() -> None:
                 member.steps = 10**9
 
         await asyncio.gather(run_members(members, steps=10**8, settle_seconds=10.0), kill())
+
+    live(2, scenario)
+
+
+def test_a_stream_that_is_refused_leaves_no_open_file_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Since Python 3.11.5 a writer that nobody holds closes itself.
+    monkeypatch.setattr(asyncio.StreamWriter, "__del__", lambda writer: None, raising=False)
+
+    async def scenario(opened: list[LiveNetwork]) -> None:
+        asker, asked = opened
+        processes = [psutil.Process(pid) for pid in asker.host.pids]
+        before = [process.num_fds() for process in processes]
+        for _ in range(20):
+            with pytest.raises(PartnerUnreachable, match="protocol"):
+                await asker.host.open_stream(asked.host.peer, "/nobody/serves/this")
+        await asker.directory.attach()  # p2pd has seen that they are closed
+        assert all(process.num_fds() < known + 10 for process, known in zip(processes, before, strict=True))
 
     live(2, scenario)
 

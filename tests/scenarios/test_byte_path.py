@@ -18,6 +18,7 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.peers.wire import CHUNK_ELEMENTS, pack
 from p2p_elastic.policy import Policy, rule_of
+from p2p_elastic.rules import elastic
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Outcome
 from p2p_elastic.vector import ParameterVector
@@ -200,6 +201,23 @@ def test_a_newcomer_copies_all_of_the_vector_whatever_the_fragments() -> None:
 
     run_virtual(main())
     assert torch.equal(values(new.model), torch.full((3 * CHUNK_ELEMENTS + 7,), 3.0))
+
+
+def test_who_trained_alone_exchanges_as_the_run_does_that_it_adopts() -> None:
+    network = SimulatedNetwork()
+    old = [build_member(network, name, seed=i, codec="float16", fragments=3) for i, name in enumerate("ab")]
+    late = build_member(network, "n", run="alone", seed=9)
+
+    def found(_model: nn.Module) -> None:
+        if late.steps == 100:
+            policy = Policy(elastic(0.5), Schedule(probability=1 / 8))
+            late.peer.adopt("test", policy, codec="float16", fragments=3)
+
+    late.on_step = found
+    run([*old, late], 1000)
+    totals = late.peer.exchanges()
+    assert totals.by_outcome[Outcome.COMPLETED] > 50
+    assert set(totals.declined_by_us) | set(totals.declined_by_partner) <= {"busy", "leaving", "not-training"}
 
 
 def test_nan_in_a_fragment_run_is_healed_as_a_whole() -> None:

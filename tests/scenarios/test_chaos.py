@@ -119,8 +119,8 @@ def test_an_exchange_id_that_is_used_again_is_found(monkeypatch: pytest.MonkeyPa
 def test_a_peer_that_moves_farther_than_agreed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without, update = undisturbed(SMALL), RulesAtWork.update
 
-    def eager(self: RulesAtWork, *args: object, partner: str, of_all: bool) -> float:
-        share = update(self, *args, partner=partner, of_all=of_all)  # type: ignore[arg-type]
+    def eager(self: RulesAtWork, *args: object, partner: str, **said: object) -> float:
+        share = update(self, *args, partner=partner, **said)  # type: ignore[arg-type]
         return 1.5 * share if partner == "p1" else share
 
     monkeypatch.setattr(RulesAtWork, "update", eager)

@@ -45,7 +45,7 @@ def judging(active: int = WORKERS, losses: tuple[float, ...] = (1.0,) * WORKERS)
 def meet(made: Judging, rows: list[Tensor], pairs: list[tuple[int, int]], centre: Tensor = GOOD) -> dict[object, float]:
     flat = [*rows, centre]
     mine, theirs = (torch.stack([flat[pair[end]] for pair in pairs]) for end in (0, 1))
-    return {pair: verdict.trust for pair, verdict in made.judge(mine, theirs, pairs).items()}
+    return {pair: verdict.trust for pair, verdict in made.judge(mine, theirs, pairs, [(0, 2)] * len(pairs)).items()}
 
 
 # ---------------------------------------------------------------- trust

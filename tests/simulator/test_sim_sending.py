@@ -20,6 +20,7 @@ from p2p_elastic.simulator.rounds import Centre, CentreTogether, Leader, Moves, 
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.sending import CHUNK, Wire
 from p2p_elastic.tasks import find_task
+from p2p_elastic.weighting import dynamic
 
 WORKERS, ELEMENTS = 4, 300
 every_codec = pytest.mark.parametrize("name", CODECS)
@@ -119,6 +120,19 @@ def test_bytes_are_those_on_the_wire(name: str, rule: str) -> None:
 
 
 # ---------------------------------------------------------------- fragments
+
+
+def test_fragments_that_differ_much_in_size_are_no_lag() -> None:
+    flat, rate = torch.zeros(1, 4, dtype=torch.float64), 0.225
+    round_ = Centre(dynamic(elastic(rate)), flat, wire=Wire(fragments=4))
+    for step in range(40):
+        flat[0] = round_.centre + torch.tensor([1.0, 0.01, 0.01, 100.0])  # as far as ever
+        before, distance = round_.centre.clone(), flat[0] - round_.centre
+        moved = round_.moves(flat, [0], [0], step)[0]
+        part = moved != 0
+        assert part.sum() == 1
+        torch.testing.assert_close(moved[part], -rate * distance[part])
+        torch.testing.assert_close(round_.centre - before, -moved, rtol=1e-3, atol=0.0)
 
 
 @pytest.mark.parametrize("rule", IN_PARTS)

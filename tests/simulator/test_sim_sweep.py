@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import json
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import pytest
 from simulated import made_up
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.simulator import options, sweep
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
-from p2p_elastic.simulator.options import KEYS, build, value_of
+from p2p_elastic.simulator.options import KEYS, build, shown, value_of
 from p2p_elastic.simulator.sweep import (
     RUNS_MAX,
     Store,
@@ -22,11 +20,6 @@ from p2p_elastic.simulator.sweep import (
     summary_csv,
     summary_markdown,
 )
-
-
-def test_docstring_examples_run() -> None:
-    assert doctest.testmod(options).failed == doctest.testmod(sweep).failed == 0
-
 
 # ---------------------------------------------------------------- options
 
@@ -59,7 +52,7 @@ def test_options_are_flat_and_may_be_fractions() -> None:
 def test_milestones_are_a_list_of_epochs(given: object, milestones: tuple[float, ...], text: str) -> None:
     config = build({"milestones": given})
     assert config.milestones == milestones
-    assert options.shown(config.milestones) == text
+    assert shown(config.milestones) == text
     assert build({"milestones": text}) == config
 
 
