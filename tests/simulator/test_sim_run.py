@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from p2p_elastic.methods import RULES
 from p2p_elastic.simulator.config import Failures, Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
+from p2p_elastic.simulator.leader import Leader
 from p2p_elastic.simulator.report import read_result, write_result
-from p2p_elastic.simulator.rounds import Leader
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.workers import StackedWorkers, Workers
 from p2p_elastic.tasks import Data, find_task
