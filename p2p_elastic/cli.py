@@ -182,7 +182,7 @@ def main() -> None:
     default="5m",
     metavar="STEPS|TIME",
     help="Save everything into checkpoint/ in the output folder every so many steps (500) or so often (90s, 5m, 1h), "
-    "and at the end; 0 for never.",
+    "and at the end; 0 for never. With --role centre exchanges count as steps.",
 )
 @click.option(
     "--resume",

@@ -198,22 +198,23 @@ class _Participation:
             newcomer = Newcomer(peer, trainer, self._screen, self._board)
             if self._config.role == "centre":
                 self._board.phase = "holding"
-                hold_centre(peer, model, trainer, self._stop, lambda: self._after_step(saver, trainer, newcomer))
+                hold_centre(peer, model, trainer, self._stop, lambda: self._after_step(saver, _met(peer), newcomer))
             else:
                 newcomer.catch_up(self._thread, self._stop)
                 self._board.phase = "training"
-                trainer.train(peer, self._stop, lambda: self._after_step(saver, trainer, newcomer))
+                trainer.train(peer, self._stop, lambda: self._after_step(saver, trainer.meter.step, newcomer))
             self._board.phase = "finishing"
             self._leave(peer)
         finally:
             for life in lives:
                 life.cancel()
-        if saver is not None:
-            saver.begin_last()
-        summary = self._finish(task, model, trainer, peer, output, time.monotonic() - started)
-        if saver is not None:
-            saver.finish(self._stop, seconds=SAVE_SECONDS, grace_seconds=STOPPED_SAVE_SECONDS)
-        return summary
+        with self._last_checkpoint(saver):
+            return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+
+    def _last_checkpoint(self, saver: Saver | None) -> contextlib.AbstractContextManager[None]:
+        if saver is None:
+            return contextlib.nullcontext()
+        return saver.last(self._stop, seconds=SAVE_SECONDS, grace_seconds=STOPPED_SAVE_SECONDS)
 
     def _saver(self, trainer: Trainer, peer: Peer, options: JoinConfig, output: Path) -> Saver | None:
         interval = Interval.parse(self._config.checkpoint_every)
@@ -228,9 +229,9 @@ class _Participation:
             lambda: content(trainer, peer, self._manifest, options, directory, identity),
         )
 
-    def _after_step(self, saver: Saver | None, trainer: Trainer, newcomer: Newcomer) -> None:
+    def _after_step(self, saver: Saver | None, done: int, newcomer: Newcomer) -> None:
         if saver is not None:
-            saver.between_steps(trainer.meter.step)
+            saver.between_steps(done)
         newcomer.on_step()
 
     def _finish(
@@ -368,6 +369,12 @@ class _Participation:
             f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}.\nModel: {summary.model}",
             **summary.model_dump(mode="json"),
         )
+
+
+def _met(peer: Peer) -> int:
+    """How often the centre met somebody: to a peer that only holds it, what steps are to the others."""
+    centre = peer.centre()
+    return 0 if centre is None else centre.exchanges
 
 
 def _centre(summary: Summary) -> str:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules import ExchangeRule, check_rate, elastic, follow, receive, stay, sum_weight
 
+BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; that of a live run is for so many
+
 
 class Topology(str, Enum):
     """With whom a peer exchanges."""
@@ -52,8 +54,20 @@ class Method(NamedTuple):
     shares: bool = False
 
     @property
+    def pulls_centre(self) -> bool:
+        """Whether all pull one centre: its moving rate is beta / p, or many together would throw it too far."""
+        return self.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER)
+
+    def moving_rate_among(self, peers: int) -> float:
+        """The paper's moving rate where it is known how many there are (arXiv 1412.6651: beta = p alpha)."""
+        return BETA / peers if self.pulls_centre else self.moving_rate
+
+    @property
     def rate(self) -> str:
         """The default moving rate, for people."""
+        if self.pulls_centre:
+            of_live = f" (live, where p is not known: {self.moving_rate:g}, that of {BETA_PEERS})"
+            return f"moving rate {BETA:g} / p for p workers" + of_live * self.live
         return "no moving rate" if self.shares or not self.moving_rate else f"moving rate {self.moving_rate:g}"
 
     @property
@@ -105,20 +119,20 @@ RULES: Mapping[str, Method] = {
         "peers and a centre pull each other, each peer when it is due; no momentum (arXiv 1412.6651, Algorithm 1)",
         Topology.CENTRE,
         elastic,
-        moving_rate=0.225,  # beta / p = 0.9 / 4
+        moving_rate=BETA / BETA_PEERS,
         momentum=0.0,
     ),
     "eamsgd": Method(
         "EASGD with Nesterov momentum on the peers (arXiv 1412.6651, Algorithm 2)",
         Topology.CENTRE,
         elastic,
-        moving_rate=0.225,
+        moving_rate=BETA / BETA_PEERS,
     ),
     "easgd-sync": Method(
         "EASGD where all meet the same centre at once (arXiv 1412.6651, eq. 3-6)",
         Topology.CENTRE_TOGETHER,
         elastic,
-        moving_rate=0.225,
+        moving_rate=BETA / BETA_PEERS,
         momentum=0.0,
         live=False,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
@@ -90,7 +92,14 @@ def save_json(value: Frozen, target: Path) -> None:
 
 
 def _write(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a crash in the middle leaves the previous one whole."""
+    """Write a file so that a failure in the middle leaves the previous one whole. Raises ConfigError."""
     unfinished = target.with_name(f".{target.name}.part")
-    write(unfinished)
-    os.replace(unfinished, target)
+    try:
+        write(unfinished)
+        os.replace(unfinished, target)
+    except (OSError, SafetensorError) as error:  # safetensors hides the OSError in one of its own
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        again = f"once it can, give the command again (join: with --resume {target.parent})"
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError("output", str(target), f"cannot be written: {reason}; {again}") from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -62,27 +63,41 @@ class Saver:
     ) -> None:
         self._store, self._interval, self._clock, self._gather = store, interval, clock, gather
         self._due_since = clock()
+        self._done: int | None = None  # steps, when last asked
         self._thread: threading.Thread | None = None
         self._written: tuple[int, float] | None = None  # step, when; replaced whole: other threads read it
         self._failures = self._skipped = 0
         self._problem: str | None = None
 
-    def between_steps(self, step: int) -> None:
-        """Begin a checkpoint where one is due after so many steps; not while the one before is being written."""
-        if not self._due(step):
+    def between_steps(self, done: int) -> None:
+        """Begin a checkpoint where one is due after so many steps; not while the one before is being written.
+
+        Steps may jump: one is due where a multiple of the interval was passed since the last call.
+        """
+        if not self._due(done):
             return
         self._due_since = self._clock()
         if self._thread is not None and self._thread.is_alive():
             self._skipped += 1
-            log.info("no checkpoint at step %d: the one before is still being written", step)
+            log.info("no checkpoint after %d steps: the one before is still being written", done)
             return
         self._write_behind(None)
 
-    def _due(self, step: int) -> bool:
+    def _due(self, done: int) -> bool:
         steps, seconds = self._interval
         if steps is not None:
-            return step > 0 and step % steps == 0
+            before, self._done = max(0, done - 1) if self._done is None else self._done, done
+            return before // steps < done // steps
         return seconds is not None and self._clock() - self._due_since >= seconds
+
+    @contextlib.contextmanager
+    def last(self, stop: Callable[[], bool], *, seconds: float, grace_seconds: float) -> Iterator[None]:
+        """Write the last checkpoint beside what is done meanwhile, and `finish` it also where that fails."""
+        self.begin_last()
+        try:
+            yield
+        finally:
+            self.finish(stop, seconds=seconds, grace_seconds=grace_seconds)
 
     def begin_last(self) -> None:
         """Training is over: begin to write the last checkpoint."""

@@ -55,7 +55,7 @@ def test_the_short_descriptions_are_of_all_rules() -> None:
 def test_list_rules_describes_each_with_its_defaults() -> None:
     text = run("--list-rules").output
     assert all(method.summary in text for method in RULES.values())
-    assert "moving rate 0.225, momentum 0; simulator only" in text
+    assert "moving rate 0.9 / p for p workers, momentum 0; simulator only" in text
     assert "no moving rate, momentum the task's; simulator and live" in text.split("gosgd")[1].split("\n")[1]
 
 

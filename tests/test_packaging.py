@@ -80,7 +80,7 @@ def test_the_rules_are_listed_with_moving_rates_where_they_have_one_and_where_th
     assert told.keys() == RULES.keys()
     assert told["elastic-gossip"] == "moving rate 0.5"
     assert told["gosgd"] == told["none"] == "no moving rate"
-    assert told["easgd-sync"] == "moving rate 0.225, in the simulator only"
+    assert told["easgd-sync"] == "moving rate 0.9 / p for p workers, in the simulator only"
 
 
 def test_every_option_in_the_readme_exists() -> None:

@@ -85,6 +85,21 @@ def test_every_so_many_steps_and_at_the_end() -> None:
     assert run.disk.steps == [10, 20, 25]
 
 
+def test_steps_that_jump_are_saved_where_they_pass_a_multiple() -> None:  # exchanges with a centre that is looked at
+    run = Run("10")
+    for run.step in (0, 0, 3, 9, 14, 19, 20, 45, 45, 49):
+        run.saver.between_steps(run.step)
+        run.finish()
+    assert run.disk.steps == [14, 20, 45]
+
+
+def test_a_resumed_count_goes_on() -> None:
+    run = Run("10")
+    run.step = 20  # saved by the life before
+    run.train(25)
+    assert run.disk.steps == [30, 40]
+
+
 def test_every_so_many_seconds_and_not_before() -> None:
     run = Run("5m")
     run.train(299)
@@ -139,3 +154,16 @@ def test_a_disk_that_hangs_at_the_end_is_not_waited_for_once_the_user_asked_to_s
     assert "not written in time" in caplog.text
     run.disk.free.set()
     run.finish()
+
+
+def test_the_last_checkpoint_is_waited_for_also_where_what_is_done_meanwhile_fails() -> None:
+    run = Run("10")
+    run.disk.free.clear()
+
+    def stop() -> bool:  # is asked by who waits
+        run.disk.free.set()
+        return False
+
+    with pytest.raises(RuntimeError), run.saver.last(stop, seconds=60.0, grace_seconds=60.0):
+        raise RuntimeError
+    assert run.disk.steps == [0]

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import pickle
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -586,6 +587,13 @@ def write_classes(folder: Path, per_class: int, suffix: str = "png", classes: in
     return folder
 
 
+def write_cifar10(folder: Path, suffix: str = "png") -> Path:
+    """Class folders for training and for the test in `folder`, with an image in each."""
+    for part in ("train", "test"):
+        write_classes(folder / part, 1, suffix)
+    return folder
+
+
 def test_class_folders_are_read_in_sorted_order_and_left_alone(tmp_path: Path, offline: list[str]) -> None:
     write_classes(tmp_path / "cifar10" / "train", per_class=4)
     write_classes(tmp_path / "cifar10" / "test", per_class=1)
@@ -603,15 +611,23 @@ def test_class_folders_are_read_in_sorted_order_and_left_alone(tmp_path: Path, o
 
 
 def test_class_folders_may_hold_jpegs(tmp_path: Path, offline: list[str]) -> None:
-    write_classes(tmp_path / "cifar10" / "train", per_class=1, suffix="jpg")
-    write_classes(tmp_path / "cifar10" / "test", per_class=1, suffix="jpg")
+    write_cifar10(tmp_path / "cifar10", suffix="jpg")
     red = find_task("cifar10").load(tmp_path).test.inputs[:, 0].float().mean(dim=(1, 2))
     assert red.tolist() == pytest.approx([10.0 * label for label in range(10)], abs=3)
 
 
-def test_damaged_image_is_an_error_that_names_it(tmp_path: Path, offline: list[str]) -> None:
-    path = write_classes(tmp_path / "cifar10" / "train", per_class=1) / "class7" / "000.png"
-    path.write_bytes(path.read_bytes()[:60])
+def with_huge_header(png: bytes) -> bytes:
+    """An image that says it has 60,000 x 60,000 pixels."""
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+@pytest.mark.parametrize("damage", [lambda png: png[:60], lambda png: png[:20], with_huge_header])
+def test_damaged_image_is_an_error_that_names_it(
+    damage: Callable[[bytes], bytes], tmp_path: Path, offline: list[str]
+) -> None:
+    path = write_cifar10(tmp_path / "cifar10") / "train" / "class7" / "000.png"
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ConfigError, match="replace it") as caught:
         find_task("cifar10").load(tmp_path)
     assert caught.value.got == str(path)
@@ -620,7 +636,7 @@ def test_damaged_image_is_an_error_that_names_it(tmp_path: Path, offline: list[s
 def test_image_of_another_size_is_an_error_that_names_it(tmp_path: Path, offline: list[str]) -> None:
     from PIL import Image
 
-    path = write_classes(tmp_path / "cifar10" / "train", per_class=1) / "class7" / "000.png"
+    path = write_cifar10(tmp_path / "cifar10") / "train" / "class7" / "000.png"
     Image.new("RGB", (40, 32)).save(path)
     with pytest.raises(ConfigError, match=r"\(32, 40, 3\), not \(32, 32, 3\)") as caught:
         find_task("cifar10").load(tmp_path)
@@ -635,6 +651,16 @@ def test_incomplete_class_folders_are_an_error_that_names_them(tmp_path: Path, o
     write_classes(tmp_path / "cifar10" / "test", per_class=1, classes=9)
     with pytest.raises(ConfigError, match="9 class folders, not 10"):
         find_task("cifar10").load(tmp_path)
+
+
+def test_classes_that_are_not_those_of_the_test_are_an_error_that_names_them(
+    tmp_path: Path, offline: list[str]
+) -> None:
+    folder = write_cifar10(tmp_path / "cifar10")
+    (folder / "train" / "class0").rename(folder / "train" / "zebra")  # the labels of the others would shift
+    with pytest.raises(ConfigError, match="only train has zebra, only test has class0") as caught:
+        find_task("cifar10").load(tmp_path)
+    assert caught.value.got == str(folder)
 
 
 def write_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

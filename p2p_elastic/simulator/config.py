@@ -161,8 +161,8 @@ class SimulationConfig(Frozen):
 
     @property
     def rate(self) -> float:
-        """The moving rate, or the method's default."""
-        return RULES[self.rule].moving_rate if self.moving_rate is None else self.moving_rate
+        """The moving rate, or the method's default among so many workers."""
+        return RULES[self.rule].moving_rate_among(self.workers) if self.moving_rate is None else self.moving_rate
 
     @property
     def global_rate(self) -> float | None:

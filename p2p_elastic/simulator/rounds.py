@@ -2,26 +2,25 @@
 
 A round says what each worker moves, or moves it at once:
 
-    round_ = build_round(config, flat)          # of `assembly.py`, or one of the classes below, with rules of your own
+    round_ = build_round(config, flat)          # of `assembly.py`, or one of the classes, with rules of your own
     moves = round_.moves(flat, due, connected, step)    # {row: move [D]}, all of it at the old flat [W, D]
     ...                                         # gradient at the old parameters and optimizer step
     flat[row] += moves[row]                     # for each of them
     round_.settle_(flat, due, connected, step, losses)  # after the step: what changes flat in place
 
-Pairs, Centre and CentreTogether make moves and settle nothing; Leader and Accumulated make no moves and settle;
-Nobody (also for all-reduce, whose exchange is of gradients) does neither. `due` are the workers that ask, `connected`
-those that can be reached; a worker in `due` that is not in `connected` has no exchange. `traffic` counts. What is sent
-arrives as the `wire` makes it, in part and rounded; both ends take differences of that, and where only one end sends,
-the other takes it from its own vector as it is.
+Pairs, Centre and CentreTogether make moves and settle nothing; Leader (`leader.py`) and Accumulated (`accumulated.py`)
+make no moves and settle; Nobody (also for all-reduce, whose exchange is of gradients) does neither. `due` are the
+workers that ask, `connected` those that can be reached; a worker in `due` that is not in `connected` has no exchange.
+`traffic` counts. What is sent arrives as the `wire` makes it, in part and rounded; both ends take differences of that,
+and where only one end sends, the other takes it from its own vector as it is.
 
-Where papers say it: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726; EASGD and DOWNPOUR
-1412.6651 (Algorithms 1 to 3, eq. 3-6); Leader SGD 1905.10395.
+Where papers say it: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726; EASGD 1412.6651
+(Algorithms 1 and 2, eq. 3-6).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,10 +185,10 @@ class Pairs(Nobody):
             )
             part, received = ends[0].part, ends[0].values
             before = ends[1].values if both else flat[asker, part]
-            trusted = _trusted(theirs, verdicts.get((asker, asked)))
+            trusted = trusting(theirs, verdicts.get((asker, asked)))
             self._end(moves, received - before, asker, mine, trusted, part, flat)
             back = before - received if both else flat.new_empty(0)
-            self._end(moves, back, asked, theirs, _trusted(mine, verdicts.get((asked, asker))), part, flat)
+            self._end(moves, back, asked, theirs, trusting(mine, verdicts.get((asked, asker))), part, flat)
             self._count(len(received), workers=2 if both else 1)
         return moves
 
@@ -221,7 +220,7 @@ class Pairs(Nobody):
         for asker, asked in asks:
             sender = self._facts(asker, step, asked=True)
             self._end({}, flat.new_empty(0), asker, sender, self._facts(asked, step), slice(0), flat)
-            senders.append(_trusted(sender, verdicts.get((asked, asker))))
+            senders.append(trusting(sender, verdicts.get((asked, asker))))
         moves: Moves = {}
         for (asked, _, part, values), sender in zip(received, senders, strict=True):
             delta = values - flat[asked, part]
@@ -242,7 +241,8 @@ def _add(moves: Moves, row: int, part: slice, move: Tensor, flat: Tensor) -> Non
     moves[row][part].add_(move)
 
 
-def _trusted(theirs: Facts, verdict: Verdict | None) -> Facts:
+def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:
+    """The facts of a partner as who judged it takes them."""
     return theirs if verdict is None else theirs._replace(trust=verdict.trust)
 
 
@@ -274,7 +274,7 @@ class Centre(Nobody):
         self._states: dict[tuple[int, int, int], State] = {}  # by both ends, and where the part begins
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
-        order = _both(due, connected)
+        order = reached(due, connected)
         self._rng.shuffle(order)
         parts = {row: self._wire.part(row, flat.shape[1]) for row in order}
         verdicts = self._judge_centre(flat, parts)
@@ -301,9 +301,9 @@ class Centre(Nobody):
         mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
         of_worker = self._wire.sent(row, flat[row], part)
         of_centre = self._wire.sent(CENTRE, self.centre, part)
-        trusted = _trusted(theirs, verdicts.get((row, CENTRE)))
+        trusted = trusting(theirs, verdicts.get((row, CENTRE)))
         move = self._end_of(row, CENTRE, part, of_centre - of_worker, mine, trusted)
-        trusted = _trusted(mine, verdicts.get((CENTRE, row)))
+        trusted = trusting(mine, verdicts.get((CENTRE, row)))
         back = self._end_of(CENTRE, row, part, of_worker - of_centre, theirs, trusted)
         self._count(len(of_worker), workers=1, centre=1)
         return move, back
@@ -324,7 +324,7 @@ class CentreTogether(Centre):
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         moves: Moves = {}
         total = torch.zeros_like(self.centre)
-        parts = {row: self._wire.part(row, flat.shape[1]) for row in _both(due, connected)}
+        parts = {row: self._wire.part(row, flat.shape[1]) for row in reached(due, connected)}
         verdicts = self._judge_centre(flat, parts)
         for row, part in parts.items():
             move, of_centre = self._meet(flat, row, part, step, verdicts)
@@ -334,118 +334,7 @@ class CentreTogether(Centre):
         return moves
 
 
-class Accumulated(Nobody):
-    """DOWNPOUR (Algorithm 3), before the next gradient: centre += x - anchor; x = centre; anchor = x.
-
-    Due workers come one after another in random order. Both ends send a vector. What travels are the first `trainable`
-    elements: adding up what several workers do to BatchNorm's statistics, rather than averaging it, would diverge.
-
-    With `average_rate` a (MVADOWNPOUR) `centre` is the moving average z <- (1 - a) z + a centre, of the centre before
-    each of its updates.
-    """
-
-    def __init__(
-        self, flat: Tensor, *, trainable: int | None = None, average_rate: float | None = None, seed: int = 0
-    ) -> None:
-        super().__init__()
-        self._rng, self._average_rate = random.Random(seed), average_rate
-        self._trainable = slice(flat.shape[1] if trainable is None else trainable)
-        self._origin = flat[0, self._trainable].clone()  # where workers restart
-        self.anchors = flat[:, self._trainable].clone()
-        self.centre: Tensor = flat[0].clone()
-
-    def settle_(
-        self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
-    ) -> None:
-        order = _both(due, connected)
-        self._rng.shuffle(order)
-        shown = self.centre[self._trainable]
-        for row in order:
-            mine = flat[row, self._trainable]
-            if self._average_rate is not None:
-                shown.lerp_(self._origin, self._average_rate)
-            self._origin.add_(mine - self.anchors[row])
-            mine.copy_(self._origin)
-            self.anchors[row].copy_(self._origin)
-            self._count(len(mine), workers=1, centre=1)
-        if self._average_rate is None:
-            shown.copy_(self._origin)
-
-    def forget(self, row: int, flat: Tensor) -> None:
-        """What the worker learnt since it last met the centre is lost; the fault itself must not go to the centre."""
-        self.anchors[row].copy_(flat[row, self._trainable])
-
-
-class Leader(Nobody):
-    """Leader SGD: due workers follow the best of their group, and every `global_period` steps the best of all.
-
-    The best has the smallest loss; who has none that is finite never leads. The pull to the best of all groups takes
-    its parameters after the pulls within groups, and the same losses. Groups are neighbours. Without `global_rule`
-    there is only the pull within groups. Each follower's copy is sent once, by the leader or a relay.
-    """
-
-    def __init__(
-        self,
-        rule: ExchangeRule,
-        flat: Tensor,
-        *,
-        groups: int = 1,
-        global_rule: ExchangeRule | None = None,
-        global_period: int = 1,
-        judging: Judging | None = None,
-        wire: Wire | None = None,
-    ) -> None:
-        super().__init__(judging, wire)
-        self._rule, self._global_rule, self._global_period = rule, global_rule, global_period
-        bounds = [len(flat) * group // groups for group in range(groups + 1)]
-        self.groups = [range(start, stop) for start, stop in itertools.pairwise(bounds)]
-        self.states: dict[Pair, State] = {}  # of a follower and its leader
-        self.global_states: dict[Pair, State] = {}
-
-    def settle_(
-        self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
-    ) -> None:
-        if not due:
-            return
-        for group in self.groups:
-            self._follow(flat, group, (due, connected), step, losses, (self._rule, self.states))
-        if self._global_rule is not None and step % self._global_period == 0:
-            everybody = range(len(flat))
-            self._follow(flat, everybody, (due, connected), step, losses, (self._global_rule, self.global_states))
-
-    def _follow(
-        self,
-        flat: Tensor,
-        group: range,
-        present: tuple[Sequence[int], Sequence[int]],
-        step: int,
-        losses: Sequence[float],
-        rule_and_states: tuple[ExchangeRule, dict[Pair, State]],
-    ) -> None:
-        due, connected = present
-        rule, states = rule_and_states
-        candidates = [
-            row for row in connected if row in group and math.isfinite(losses[row]) and self._weight(row) > 0.0
-        ]
-        if not candidates:
-            return
-        leader = min(candidates, key=lambda row: losses[row])
-        followers = [row for row in _both(due, connected) if row in group and row != leader]
-        theirs = Facts(step, losses[leader], self._weight(leader))
-        sent = self._wire.sent(leader, flat[leader], slice(None))
-        verdicts = self._judge(flat, [Received(row, leader, slice(None), sent) for row in followers])
-        for row in followers:
-            pair = row, leader
-            mine = Facts(step, losses[row], self._weight(row), asked=True)
-            state = states[pair] if pair in states else rule.init(flat[row])
-            move, states[pair] = rule.move(
-                sent - flat[row], state, mine=mine, theirs=_trusted(theirs, verdicts.get(pair))
-            )
-            flat[row].add_(move)
-            self._count(len(sent), workers=1)
-        self.leaders[leader] += bool(followers)
-
-
-def _both(due: Sequence[int], connected: Sequence[int]) -> list[int]:
-    reached = set(connected)
-    return [row for row in due if row in reached]
+def reached(due: Sequence[int], connected: Sequence[int]) -> list[int]:
+    """Those of the due that can be reached, in their order."""
+    there = set(connected)
+    return [row for row in due if row in there]

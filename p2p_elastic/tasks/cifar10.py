@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch.nn import functional
 from p2p_elastic.tasks.base import Data, Recipe, Split, Task
 from p2p_elastic.tasks.folders import Source, data_folder, ensure, unusable
 from p2p_elastic.tasks.sampling import hold_out
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 CLASSES = 10
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -64,7 +68,7 @@ def load(data_dir: Path | None) -> Data:
     folder = data_folder(data_dir)
     images = folder / "cifar10"
     if SOURCE.missing(folder) and images.is_dir():
-        (inputs, labels), test = _read_class_folders(images / "train"), _read_class_folders(images / "test")
+        (inputs, labels), test = _read_class_folders(images)
     else:
         ensure(SOURCE, folder, also="; class folders cifar10/{train,test}/CLASS/*.png or *.jpg would do as well")
         _check_batches(folder)
@@ -91,7 +95,16 @@ def _read_batches(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
 
 
-def _read_class_folders(folder: Path) -> tuple[Tensor, Tensor]:
+def _read_class_folders(images: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training and test images with their labels: a label is the place of its class among the sorted names."""
+    train, test = _class_folders(images / "train"), _class_folders(images / "test")
+    if train.classes != test.classes:
+        only = [sorted({*one.classes} - {*other.classes}) for one, other in ((train, test), (test, train))]
+        raise unusable(images, f"only train has {', '.join(only[0])}, only test has {', '.join(only[1])}")
+    return _read_images(train), _read_images(test)
+
+
+def _class_folders(folder: Path) -> ImageFolder:
     from torchvision.datasets import ImageFolder  # slow to import
 
     try:
@@ -100,16 +113,21 @@ def _read_class_folders(folder: Path) -> tuple[Tensor, Tensor]:
         raise unusable(folder, error) from error
     if len(dataset.classes) != CLASSES:
         raise unusable(folder, f"it has {len(dataset.classes)} class folders, not {CLASSES}")
+    return dataset
+
+
+def _read_images(dataset: ImageFolder) -> tuple[Tensor, Tensor]:
     inputs = torch.stack([_read_image(Path(path)) for path, _ in dataset.samples])
     return inputs, torch.tensor(dataset.targets)
 
 
 def _read_image(path: Path) -> Tensor:
+    from PIL.Image import DecompressionBombError
     from torchvision.datasets.folder import pil_loader  # torchvision's own decoder is faster but dies of a damaged PNG
 
     try:
         pixels = np.array(pil_loader(str(path)))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them for a damaged image
+    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:  # whatever Pillow raises for damage
         raise unusable(path, error) from error
     if pixels.shape != (32, 32, 3):
         raise unusable(path, f"its shape is {pixels.shape}, not (32, 32, 3)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,3 +87,40 @@ def test_a_killed_founder_comes_back_to_its_swarm_as_the_same_peer_in_the_same_r
     for process in (back, other):
         process.child.wait(timeout=30.0)
     assert back.summary()["run"] == other.summary()["run"]
+
+
+def test_results_that_cannot_be_written_cost_no_checkpoint_and_are_written_when_resumed(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    blocker = tmp_path / "peer" / "model.safetensors" / "in the way"
+    blocker.mkdir(parents=True)
+    first = swarm.start("peer", ["--task", "digits", "--steps", "100"])
+    assert first.child.wait(START_SECONDS) == 2
+    swarm.processes.remove(first)
+    errors = (first.folder / "stderr.log").read_text()
+    assert "error: output: got" in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in (first.folder / "checkpoint").iterdir()] == ["step-000000100"]
+
+    shutil.rmtree(blocker.parent)
+    second = swarm.start("peer", ["--resume", str(first.folder)])
+    swarm.listen_until(swarm.all_ended, "the end", START_SECONDS)
+    assert second.said["resumed"]["step"] == 100
+    assert second.summary()["steps"] == 100
+    assert load_file(second.folder / "model.safetensors")
+
+
+def test_a_centre_that_does_not_train_is_saved_every_so_many_exchanges(swarm: Swarm) -> None:
+    holder = swarm.start(
+        "holder",
+        ["--task", "digits", "--rule", "easgd", "--period", "4", "--role", "centre", "--checkpoint-every", "5"],
+    )
+    swarm.listen_until(lambda: "listening" in holder.said, "the centre", START_SECONDS)
+    address = holder.said["listening"]["addresses"][0]
+    swarm.start("other", ["--initial-peer", address, "--epochs", "100000"])
+    swarm.listen_until(lambda: (holder.last.get("checkpoint") or {}).get("step") == 0, "a checkpoint", START_SECONDS)
+    kill(swarm, holder)
+
+    back = swarm.start("holder", ["--resume", str(holder.folder)])
+    swarm.listen_until(lambda: "centre" in back.last, "coming back", START_SECONDS)
+    assert back.last["centre"]["exchanges"] >= 5

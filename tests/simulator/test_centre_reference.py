@@ -7,7 +7,8 @@ import pytest
 import torch
 from stepwise import STEP_SIZE, STEPS, Recorder, Setting, each_size
 
-from p2p_elastic.simulator.rounds import Accumulated, Centre
+from p2p_elastic.simulator.accumulated import Accumulated
+from p2p_elastic.simulator.rounds import Centre
 
 
 @each_size

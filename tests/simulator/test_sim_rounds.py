@@ -10,9 +10,11 @@ from torch import Tensor
 
 from p2p_elastic.methods import RULES, Flow
 from p2p_elastic.rules import elastic, follow, receive, stay, sum_weight
+from p2p_elastic.simulator.accumulated import Accumulated
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig
-from p2p_elastic.simulator.rounds import Accumulated, Centre, CentreTogether, Leader, Pairs, Traffic
+from p2p_elastic.simulator.leader import Leader
+from p2p_elastic.simulator.rounds import Centre, CentreTogether, Pairs, Traffic
 
 WORKERS, ELEMENTS = 5, 7
 BYTES = ELEMENTS * 4

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from p2p_elastic.methods import RULES
 from p2p_elastic.simulator.config import Failures, Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
+from p2p_elastic.simulator.leader import Leader
 from p2p_elastic.simulator.report import read_result, write_result
-from p2p_elastic.simulator.rounds import Leader
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.workers import StackedWorkers, Workers
 from p2p_elastic.tasks import Data, find_task
@@ -75,6 +75,21 @@ def test_a_moving_rate_of_zero_is_training_alone_bit_for_bit(rule: str) -> None:
 
 def test_easgd_is_eamsgd_without_momentum() -> None:
     assert run(rule="easgd").points == run(rule="eamsgd", momentum=0.0).points
+
+
+@pytest.mark.parametrize("rule", ["easgd", "eamsgd", "easgd-sync"])
+@pytest.mark.parametrize(("workers", "rate"), [(1, 0.9), (4, 0.225), (8, 0.1125), (16, 0.05625)])
+def test_who_pulls_a_centre_has_the_papers_share_of_beta_unless_told_otherwise(
+    rule: str, workers: int, rate: float
+) -> None:
+    assert SimulationConfig(rule=rule, workers=workers).rate == rate
+    assert SimulationConfig(rule=rule, workers=workers, moving_rate=0.3).rate == 0.3
+
+
+def test_many_workers_at_once_do_not_throw_the_centre_away() -> None:
+    last = run(rule="easgd-sync", workers=16, steps=100).points[-1]
+    assert last.training_loss is not None
+    assert last.accuracy > 0.8
 
 
 def test_all_reduce_keeps_the_workers_the_same() -> None:

@@ -1,0 +1,52 @@
+"""A round of DOWNPOUR and MVADOWNPOUR (arXiv 1412.6651): the centre gets what workers learnt since they met it last."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from p2p_elastic.simulator.rounds import Nobody, reached
+
+
+class Accumulated(Nobody):
+    """DOWNPOUR (Algorithm 3), before the next gradient: centre += x - anchor; x = centre; anchor = x.
+
+    Due workers come one after another in random order. Both ends send a vector. What travels are the first `trainable`
+    elements: adding up what several workers do to BatchNorm's statistics, rather than averaging it, would diverge.
+
+    With `average_rate` a (MVADOWNPOUR) `centre` is the moving average z <- (1 - a) z + a centre, of the centre before
+    each of its updates.
+    """
+
+    def __init__(
+        self, flat: Tensor, *, trainable: int | None = None, average_rate: float | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self._rng, self._average_rate = random.Random(seed), average_rate
+        self._trainable = slice(flat.shape[1] if trainable is None else trainable)
+        self._origin = flat[0, self._trainable].clone()  # where workers restart
+        self.anchors = flat[:, self._trainable].clone()
+        self.centre: Tensor = flat[0].clone()
+
+    def settle_(
+        self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
+    ) -> None:
+        order = reached(due, connected)
+        self._rng.shuffle(order)
+        shown = self.centre[self._trainable]
+        for row in order:
+            mine = flat[row, self._trainable]
+            if self._average_rate is not None:
+                shown.lerp_(self._origin, self._average_rate)
+            self._origin.add_(mine - self.anchors[row])
+            mine.copy_(self._origin)
+            self.anchors[row].copy_(self._origin)
+            self._count(len(mine), workers=1, centre=1)
+        if self._average_rate is None:
+            shown.copy_(self._origin)
+
+    def forget(self, row: int, flat: Tensor) -> None:
+        """What the worker learnt since it last met the centre is lost; the fault itself must not go to the centre."""
+        self.anchors[row].copy_(flat[row, self._trainable])
