@@ -17,7 +17,8 @@ from p2p_elastic.tasks.sampling import hold_out
 if TYPE_CHECKING:
     from torchvision.datasets import ImageFolder
 
-CLASSES = 10
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = len(LABELS)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 PADDING = 4  # pixels on each side, of which a random crop keeps 32 rows and columns
 
@@ -96,11 +97,8 @@ def _read_batches(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _read_class_folders(images: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test images with their labels: a label is the place of its class among the sorted names."""
+    """Training and test images with their labels, which are those of torchvision's files: the names are sorted."""
     train, test = _class_folders(images / "train"), _class_folders(images / "test")
-    if train.classes != test.classes:
-        only = [sorted({*one.classes} - {*other.classes}) for one, other in ((train, test), (test, train))]
-        raise unusable(images, f"only train has {', '.join(only[0])}, only test has {', '.join(only[1])}")
     return _read_images(train), _read_images(test)
 
 
@@ -111,8 +109,10 @@ def _class_folders(folder: Path) -> ImageFolder:
         dataset = ImageFolder(folder)
     except OSError as error:  # there is no such folder, or a class without images
         raise unusable(folder, error) from error
-    if len(dataset.classes) != CLASSES:
-        raise unusable(folder, f"it has {len(dataset.classes)} class folders, not {CLASSES}")
+    if tuple(dataset.classes) != LABELS:  # other names would be other labels than those of the run's other peers
+        missing = ", ".join(sorted({*LABELS} - {*dataset.classes})) or "none"
+        others = ", ".join(sorted({*dataset.classes} - {*LABELS})) or "none"
+        raise unusable(folder, f"its folders are not named as CIFAR-10's classes: missing {missing}; others {others}")
     return dataset
 
 
