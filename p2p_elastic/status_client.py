@@ -172,8 +172,11 @@ def ask_all(asked: Sequence[Asked], timeout_seconds: float) -> tuple[Answer, ...
 
 
 def _silent(where: Asked, timeout_seconds: float) -> Answer:
-    problem = Problem(kind="timed_out", text=f"no answer within {timeout_seconds:g} s, not even to the name lookup")
-    return Answer(url=where.url, state="unreachable", problem=problem, seconds=timeout_seconds)
+    return _unanswered(where, f"no answer within {timeout_seconds:g} s, not even to the name lookup", timeout_seconds)
+
+
+def _unanswered(where: Asked, text: str, seconds: float) -> Answer:
+    return Answer(url=where.url, state="unreachable", problem=Problem(kind="timed_out", text=text), seconds=seconds)
 
 
 class Watch:
@@ -182,6 +185,7 @@ class Watch:
     def __init__(self, asked: Sequence[Asked], timeout_seconds: float, every_seconds: float) -> None:
         self._asked, self._timeout, self._every = tuple(asked), timeout_seconds, every_seconds
         self._latest: dict[int, Answer] = {}
+        self._began: dict[int, float] = {}  # when those were asked that are being asked now
         self._ended = threading.Event()
 
     def __enter__(self) -> Watch:
@@ -194,17 +198,31 @@ class Watch:
 
     def _work(self, index: int) -> None:
         while not self._ended.is_set():
+            self._began[index] = time.monotonic()
             self._latest[index] = ask(self._asked[index], self._timeout)
+            del self._began[index]
             self._ended.wait(self._every)
 
     @property
     def complete(self) -> bool:
-        """Whether each peer was asked at least once."""
-        return len(self._latest) == len(self._asked)
+        """Whether there is something to say of each peer: its answer, or that there was none in time."""
+        return all(index in self._latest or self._late(index) for index in range(len(self._asked)))
 
     def latest(self) -> tuple[Answer, ...]:
-        """The newest answers, of those that were asked by now."""
-        return tuple(self._latest[i] for i in sorted(self._latest))
+        """What is known of each peer now; one that has not answered yet is unreachable."""
+        return tuple(self._answer(index) for index in range(len(self._asked)))
+
+    def _answer(self, index: int) -> Answer:
+        if self._late(index):
+            return _silent(self._asked[index], self._timeout)
+        return self._latest.get(index) or _unanswered(self._asked[index], "no answer yet", self._waited(index))
+
+    def _late(self, index: int) -> bool:
+        return self._waited(index) > self._timeout + GRACE_SECONDS
+
+    def _waited(self, index: int) -> float:
+        now = time.monotonic()
+        return now - self._began.get(index, now)
 
 
 # -- one request -------------------------------------------------------------------------------------------------------

@@ -415,8 +415,8 @@ def test_help_is_quick_and_says_what_the_exit_codes_mean() -> None:
 # ---------------------------------------------------------------- watching
 
 
-def watching(*arguments: str) -> subprocess.Popen[str]:
-    code = "from p2p_elastic.cli_status import status; status()"
+def watching(*arguments: str, first: str = "") -> subprocess.Popen[str]:
+    code = f"{first}\nfrom p2p_elastic.cli_status import status; status()"
     command = [sys.executable, "-c", code, "--watch", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
@@ -456,6 +456,48 @@ def test_watching_as_json_is_a_document_per_line() -> None:
             process.kill()
             process.communicate()
     assert states == ["ok", "ok"]
+
+
+def test_a_watch_that_ends_before_any_answer_exits_with_2() -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def never(connection: socket.socket) -> None:
+        asked.set()
+        done.wait(10)
+
+    with impostor(never) as url, peer() as well:
+        process = watching(url, well)
+        try:
+            assert asked.wait(10)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 2
+        finally:
+            done.set()
+            process.kill()
+            process.communicate()
+
+
+HANGING_LOOKUP = """
+import socket, threading
+known = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *more: threading.Event().wait() if host == "hangs" else known(host, *more)
+"""
+
+
+def test_a_name_lookup_that_hangs_hides_no_other_peer() -> None:
+    with peer() as url:
+        process = watching("--timeout", "0.2", "hangs", url, first=HANGING_LOOKUP)
+        killer = threading.Timer(20, process.kill)
+        killer.start()
+        try:
+            assert "not even to the name lookup" in next_with(process, "hangs")
+            next_with(process, " ok ")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 2
+        finally:
+            killer.cancel()
+            process.kill()
+            process.communicate()
 
 
 def test_a_narrow_terminal_is_no_error() -> None:
