@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from p2p_elastic.api.connection import Connection
 from p2p_elastic.errors import ConfigError
 
-CONNECTIONS_MAX = 100
 REQUEST_HEAD_BYTES_MAX = 16 * 1024
 KEEP_ALIVE_SECONDS = 5
 BACKLOG = 64
@@ -123,14 +123,13 @@ class ApiServer:
 def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
         backlog=BACKLOG,
         h11_max_incomplete_event_size=REQUEST_HEAD_BYTES_MAX,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

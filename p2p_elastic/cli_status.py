@@ -34,7 +34,7 @@ HELP = """Show how peers are, through the HTTP address that each prints at its s
     A peer shows itself to other machines only if it was started with --http-host 0.0.0.0.
 
     Exit code: 0 all are ok; 1 one at least is degraded; 2 one at least could not be asked, or bad usage. With --watch
-    it is that of the last look.
+    it is that of the last look; a peer that has not answered by then could not be asked.
     """
 
 

@@ -18,7 +18,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "numpy": ("numpy", "1.26"),
     "torch": ("torch", "2.2"),
     "torchvision": ("torchvision", "0.17"),
-    "pydantic": ("pydantic", "2.7"),
+    "pydantic": ("pydantic", "2.8"),
     "protobuf": ("google.protobuf", "0"),  # hivemind says which
     "hivemind": ("p2p_elastic.peers.dht", "1.1.11"),  # importing it directly is noisy
     "fastapi": ("fastapi", "0.115"),

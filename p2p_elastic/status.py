@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], FailFast()]
+"""Refused at its first wrong item: for whoever reads a stranger's status, errors without end are memory without end."""
 
 
 class Frozen(BaseModel):
@@ -75,7 +79,7 @@ class MemberStatus(Frozen):
     """Another peer of the same run, as this peer knows it."""
 
     peer: str
-    addresses: tuple[str, ...]
+    addresses: Many[str]
     state: Literal["alive", "suspect", "dead"] = Field(
         description="suspect: an exchange failed, or nothing came for a while; dead: it is not chosen until it is heard"
     )
@@ -84,7 +88,7 @@ class MemberStatus(Frozen):
     weight: float = Field(default=1.0, description="what it claims to count for, 0..1")
     drained: bool = Field(default=False, description="it asks not to be chosen")
     steps_per_second: float | None = Field(default=None, description="as it says itself")
-    partners: tuple[str, ...] = Field(default=(), description="with whom it exchanged last, the latest first")
+    partners: Many[str] = Field(default=(), description="with whom it exchanged last, the latest first")
     age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
     heard_seconds: float | None = Field(default=None, description="seconds since anything came from it, on that clock")
 
@@ -109,7 +113,7 @@ class PartnerStatus(Frozen):
     peer: str
     weight: float | None = Field(default=None, description="what it last claimed to count for, 0..1")
     trust: float = Field(default=1.0, description="what our own measurements let it count for here, 0..1")
-    reasons: tuple[str, ...] = Field(default=(), description="why we trust it less than wholly")
+    reasons: Many[str] = Field(default=(), description="why we trust it less than wholly")
     score: float | None = Field(default=None, description="raw score: weighted growth of the log-distance to it")
     excess: float | None = Field(
         default=None, description="by how much its parameters' loss on our examples exceeds what is usual, in nats"
@@ -161,9 +165,9 @@ class ExchangeTotals(Frozen):
 class NetworkStatus(Frozen):
     """How this peer stands in the network."""
 
-    addresses: tuple[str, ...] = ()
+    addresses: Many[str] = ()
     attached: bool = Field(default=False, description="at least one other peer of the DHT answers")
-    bootstrap: tuple[BootstrapStatus, ...] = ()
+    bootstrap: Many[BootstrapStatus] = ()
     failure: str | None = Field(default=None, description="why this peer trains alone for good")
     restarts: int = Field(default=0, description="times the p2pd child died and was replaced")
     records_ignored: int = Field(
@@ -200,7 +204,7 @@ class JoiningStatus(Frozen):
     parts: int = Field(default=0, description="of the model that arrived, of `parts_all`")
     parts_all: int = 0
     bytes_received: int = 0
-    donors: tuple[str, ...] = Field(default=(), description="peers whose parameters it took")
+    donors: Many[str] = Field(default=(), description="peers whose parameters it took")
     donors_step: int | None = Field(default=None, description="of the one that was the furthest; a centre's exchanges")
     loss: float | None = Field(default=None, description="of what it took, on its own examples, in nats")
     untrained_loss: float | None = Field(default=None, description="of the parameters that nobody trained, in nats")
@@ -259,7 +263,7 @@ class PeerStatus(Frozen):
     weight: float = Field(description="what it counts for in exchanges, 0 (it copies, is not copied) to 1")
     weight_override: float | None = Field(default=None, description="set by its operator")
     drained: bool = Field(default=False, description="begins and answers no exchanges until it is resumed")
-    signals: tuple[SignalStatus, ...] = Field(default=(), description="of its health, the worst first")
+    signals: Many[SignalStatus] = Field(default=(), description="of its health, the worst first")
     training: TrainingStatus
     centre: CentreStatus | None = None
     leaders: LeaderStatus | None = None
@@ -268,9 +272,9 @@ class PeerStatus(Frozen):
     checkpoint: CheckpointStatus | None = Field(default=None, description="nothing where none are written")
     pace: PaceStatus | None = Field(default=None, description="nothing where no budget was given")
     exchanges: ExchangeTotals
-    last_exchanges: tuple[ExchangeRecord, ...] = ()
-    members: tuple[MemberStatus, ...] = ()
-    partners: tuple[PartnerStatus, ...] = Field(default=(), description="the latest first; one may have left since")
+    last_exchanges: Many[ExchangeRecord] = ()
+    members: Many[MemberStatus] = ()
+    partners: Many[PartnerStatus] = Field(default=(), description="the latest first; one may have left since")
     network: NetworkStatus
 
 
@@ -285,4 +289,4 @@ class Health(Frozen):
     """ok, or degraded with every reason."""
 
     status: Literal["ok", "degraded"]
-    reasons: tuple[Reason, ...] = ()
+    reasons: Many[Reason] = ()

@@ -13,7 +13,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
@@ -23,23 +23,32 @@ from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.health import judge
 from p2p_elastic.status import Frozen, Health, PeerStatus
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 PORT = 8870  # config.HTTP_PORT, without what config needs: PyTorch. A test keeps them equal
 DEFAULT_URL = f"http://127.0.0.1:{PORT}"
 ENDPOINTS = (
     *("/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/health", "/ready", "/metrics"),
     *("/docs", "/openapi.json"),
 )
+# A directory has room for some 17,000 members, of 23 values and usually less than 900 bytes each: more is no honest
+# answer. A value takes up to 200 bytes once it is read.
 ANSWER_BYTES_MAX = 16 * 2**20
+VALUES_MAX = 500_000
+KEYS_MAX = 2000  # of one object, and each may be an error; a peer that disbelieves the most others has 1,000
+ERRORS_MAX = 1000  # that are looked at
+ROUNDS_MAX = 5  # of leaving out what is unknown: a list shows only that of its first item that has any
 PIECE_BYTES = 64 * 1024
 TEXT_MAX = 2000
 NUMBER_MAX = 2**63
-UNKNOWN_FIELDS_MAX = 1000
 UNKNOWN_FIELDS_NAMED = 5
 GRACE_SECONDS = 0.25  # for the thread that asks to report its own timeout
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, format (also right-to-left), surrogates, breaks
 
 Kind = Literal["refused", "timed_out", "unreachable", "not_a_peer", "other_version", "failing"]
 Json = Any
+Place = tuple[str, ...]  # the names on the way to a field; which item of a list it is in does not matter
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -163,8 +172,11 @@ def ask_all(asked: Sequence[Asked], timeout_seconds: float) -> tuple[Answer, ...
 
 
 def _silent(where: Asked, timeout_seconds: float) -> Answer:
-    problem = Problem(kind="timed_out", text=f"no answer within {timeout_seconds:g} s, not even to the name lookup")
-    return Answer(url=where.url, state="unreachable", problem=problem, seconds=timeout_seconds)
+    return _unanswered(where, f"no answer within {timeout_seconds:g} s, not even to the name lookup", timeout_seconds)
+
+
+def _unanswered(where: Asked, text: str, seconds: float) -> Answer:
+    return Answer(url=where.url, state="unreachable", problem=Problem(kind="timed_out", text=text), seconds=seconds)
 
 
 class Watch:
@@ -173,6 +185,7 @@ class Watch:
     def __init__(self, asked: Sequence[Asked], timeout_seconds: float, every_seconds: float) -> None:
         self._asked, self._timeout, self._every = tuple(asked), timeout_seconds, every_seconds
         self._latest: dict[int, Answer] = {}
+        self._began: dict[int, float] = {}  # when those were asked that are being asked now
         self._ended = threading.Event()
 
     def __enter__(self) -> Watch:
@@ -185,17 +198,31 @@ class Watch:
 
     def _work(self, index: int) -> None:
         while not self._ended.is_set():
+            self._began[index] = time.monotonic()
             self._latest[index] = ask(self._asked[index], self._timeout)
+            del self._began[index]
             self._ended.wait(self._every)
 
     @property
     def complete(self) -> bool:
-        """Whether each peer was asked at least once."""
-        return len(self._latest) == len(self._asked)
+        """Whether there is something to say of each peer: its answer, or that there was none in time."""
+        return all(index in self._latest or self._late(index) for index in range(len(self._asked)))
 
     def latest(self) -> tuple[Answer, ...]:
-        """The newest answers, of those that were asked by now."""
-        return tuple(self._latest[i] for i in sorted(self._latest))
+        """What is known of each peer now; one that has not answered yet is unreachable."""
+        return tuple(self._answer(index) for index in range(len(self._asked)))
+
+    def _answer(self, index: int) -> Answer:
+        if self._late(index):
+            return _silent(self._asked[index], self._timeout)
+        return self._latest.get(index) or _unanswered(self._asked[index], "no answer yet", self._waited(index))
+
+    def _late(self, index: int) -> bool:
+        return self._waited(index) > self._timeout + GRACE_SECONDS
+
+    def _waited(self, index: int) -> float:
+        now = time.monotonic()
+        return now - self._began.get(index, now)
 
 
 # -- one request -------------------------------------------------------------------------------------------------------
@@ -274,8 +301,8 @@ def _check_code(response: http.client.HTTPResponse, body: bytes) -> None:
     if code == 503:
         raise _Failed("failing", "too busy to answer (HTTP 503); try again")
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
-        if code == 500 and isinstance(detail := json.loads(body)["detail"], str):
-            raise _Failed("failing", f"the peer answers, but says: {printable(detail)[:TEXT_MAX]}")
+        if code == 500 and isinstance(detail := _parsed(body)["detail"], str):
+            raise _Failed("failing", f"the peer answers, but says: {detail}")
     raise _Failed("not_a_peer", f"not a p2p-elastic peer: it answers HTTP {code} to /v1/status")
 
 
@@ -321,27 +348,49 @@ def _read_status(body: bytes) -> tuple[PeerStatus, tuple[str, ...]]:
 def _validated(model: type[M], body: bytes) -> tuple[M, list[str]]:
     """The value in `body`, and the names of the fields that are unknown here. Raises _Failed."""
     try:
-        content = tame(json.loads(body))
+        content = _parsed(body)
     except (ValueError, RecursionError) as error:
         raise _Failed("not_a_peer", "not a p2p-elastic peer: what it answers is no JSON of the kind") from error
-    try:
-        return model.model_validate_json(json.dumps(content)), []
-    except ValidationError as error:
-        unknown = [e["loc"] for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
-        if not unknown or len(unknown) > UNKNOWN_FIELDS_MAX:
-            raise _unreadable(content, error) from error
-    for place in unknown:
-        _drop(content, place)
-    try:
-        return model.model_validate_json(json.dumps(content)), sorted({_dotted(place) for place in unknown})
-    except ValidationError as error:
-        raise _unreadable(content, error) from error
+    unknown: set[Place] = set()
+    rounds = 0
+    while True:
+        try:
+            # Not model_validate_json: there pydantic keeps 4 KB for each small object.
+            return model.model_validate(content), sorted(map(_dotted, unknown))
+        except ValidationError as error:
+            new = _unknown(error)
+            if not new or rounds == ROUNDS_MAX:
+                raise _unreadable(content, error) from error
+        content = _without(content, new)
+        unknown |= new
+        rounds += 1
+
+
+def _parsed(body: bytes) -> Json:
+    """The JSON in `body`, tamed. Raises ValueError or RecursionError."""
+    # Each value but the first comes after one of these; counting them costs no memory, reading the values does.
+    if sum(map(body.count, (b",", b"[", b"{"))) > VALUES_MAX:
+        raise ValueError("too many values")
+    return tame(json.loads(body))
+
+
+def _unknown(error: ValidationError) -> set[Place]:
+    return {_place(e["loc"]) for e in _errors(error) if e["type"] == "extra_forbidden"}
+
+
+def _errors(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong; nothing where that is too much to be told."""
+    if error.error_count() > ERRORS_MAX:
+        return []
+    return error.errors(include_url=False, include_context=False, include_input=False)  # the input may be all of it
 
 
 def _unreadable(content: Json, error: ValidationError) -> _Failed:
-    errors = error.errors(include_url=False)
-    first = next((e for e in errors if e["type"] != "extra_forbidden"), errors[0])
-    where = f"{_dotted(first['loc']) or 'the whole'}: {printable(first['msg'])[:200]}"
+    errors = _errors(error)
+    first = next((e for e in errors if e["type"] != "extra_forbidden"), errors[0] if errors else None)
+    where = f"{error.error_count()} of its values are not as they should be"
+    if first is not None:
+        where = f"{_dotted(_place(first['loc'])) or 'the whole'}: {printable(first['msg'][:200])}"
     theirs = content.get("version") if isinstance(content, dict) else None
     if not isinstance(theirs, str) or "peer" not in content:
         return _Failed("not_a_peer", f"not a p2p-elastic peer: its JSON is another ({where})")
@@ -349,22 +398,35 @@ def _unreadable(content: Json, error: ValidationError) -> _Failed:
     return _Failed("other_version", f"runs p2p-elastic {theirs}, this is {__version__}: {where}; {advice}")
 
 
-def _dotted(place: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in place if isinstance(part, str))[:100]
+def _place(location: tuple[int | str, ...]) -> Place:
+    return tuple(part for part in location if isinstance(part, str))
 
 
-def _drop(content: Json, place: tuple[int | str, ...]) -> None:
-    *path, last = place
-    for part in path:
-        content = content[part]
-    del content[last]
+def _dotted(place: Place) -> str:
+    return ".".join(place)[:100]
+
+
+def _without(value: Json, places: set[Place], here: Place = ()) -> Json:
+    """`value` without the fields at `places`, in every item of a list."""
+    if isinstance(value, dict):
+        inner = {key: (*here, key) for key in value}
+        return {key: _without(value[key], places, place) for key, place in inner.items() if place not in places}
+    if isinstance(value, list):
+        return [_without(item, places, here) for item in value]
+    return value
 
 
 def tame(value: Json) -> Json:
-    """A JSON value whose texts are short and printable and whose numbers fit into 64 bits. Raises ValueError."""
+    """A JSON value whose texts are short and printable, whose numbers fit into 64 bits and whose objects have few keys.
+
+    Raises:
+        ValueError: a number or an object does not.
+    """
     if isinstance(value, str):
-        return printable(value)[:TEXT_MAX]
+        return printable(value[:TEXT_MAX])
     if isinstance(value, dict):
+        if len(value) > KEYS_MAX:
+            raise ValueError("too many keys")
         return {tame(key): tame(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [tame(inner) for inner in value]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
@@ -272,6 +273,67 @@ def test_another_version_that_cannot_be_read_is_named() -> None:
     assert f"runs p2p-elastic 9.9, this is {__version__}: weight" in text
 
 
+def test_unknown_fields_are_left_out_of_every_item_of_a_list() -> None:
+    partner = {"peer": "B", "new": 1}
+    partners = [partner, {"peer": "C", "last": status_record() | {"newer": 2}}, partner]
+    read = changed(version="9.9", members=[MEMBER.model_dump() | {"new": 1}] * 2000, partners=partners)
+    with impostor(answering(status=read)) as url:
+        answer = ask(parse_url(url), 5.0)
+    assert answer.status is not None
+    assert (len(answer.status.members), len(answer.status.partners)) == (2000, 3)
+    assert "not shown: members.new, partners.last.newer, partners.new" in answer.notes[0]
+
+
+def status_record() -> dict[str, object]:
+    numbers = dict.fromkeys(("step", "seconds", "bytes_sent", "bytes_received", "age_seconds"), 1)
+    return {"id": "7c", "partner": "B", "initiated": True, "outcome": "completed"} | numbers
+
+
+def test_the_largest_run_that_there_can_be_is_shown() -> None:
+    peer, addresses = "12D3KooW" + "x" * 44, tuple(f"/ip4/10.100.100.{i}/tcp/40001" for i in range(100, 108))
+    known = {"weight": 0.5, "steps_per_second": 12.125, "partners": (peer,) * 3, "heard_seconds": 1.0625}
+    member = MemberStatus(
+        peer=peer, addresses=addresses, state="alive", step=123_456, loss=0.5, age_seconds=2.125, **known
+    )
+    members = 17 * 1000  # keys of the directory, and what each holds
+    with impostor(answering(status=changed(members=[member.model_dump()] * members))) as url:
+        answer = ask(parse_url(url), 30.0)
+    assert answer.status is not None
+    assert len(answer.status.members) == members
+
+
+def whole(start: bytes, item: bytes, count: int, end: bytes) -> bytes:
+    return start + b",".join([item] * count) + end
+
+
+HOSTILE = b'{"version": "9", "peer": "x", '
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        (200, whole(HOSTILE + b'"members": [', b"0", 400_000, b"]}")),
+        (200, whole(HOSTILE + b'"members": [', b"{}", 200_000, b"]}")),
+        (200, whole(HOSTILE + b'"partners": [', b'{"": 0}', 100_000, b"]}")),
+        (200, whole(HOSTILE + b'"junk": [', b'{"": 0}', 100_000, b"]}")),
+        (200, HOSTILE + b",".join(b'"%d": 0' % i for i in range(200_000)) + b"}"),
+        (200, whole(HOSTILE + b'"junk": [', b"[]", 5_000_000, b"]}")),
+        (500, whole(b'{"detail": [', b"[]", 5_000_000, b"]}")),
+    ],
+    ids=["numbers", "empty", "objects", "unknown", "keys", "values", "failing"],
+)
+def test_a_hostile_answer_takes_little_memory(code: int, body: bytes) -> None:
+    head = f"HTTP/1.1 {code} Code\nContent-Length: {len(body)}"
+    tracemalloc.start()
+    try:
+        kind, _ = problem_of(saying(head, body), 30.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kind in ("not_a_peer", "other_version")
+    assert peak < 100 * 2**20
+
+
 def test_a_peer_without_health_is_judged_here() -> None:
     with impostor(answering(status=changed(), health=b"oops")) as url:
         answer = ask(parse_url(url), 5.0)
@@ -353,8 +415,8 @@ def test_help_is_quick_and_says_what_the_exit_codes_mean() -> None:
 # ---------------------------------------------------------------- watching
 
 
-def watching(*arguments: str) -> subprocess.Popen[str]:
-    code = "from p2p_elastic.cli_status import status; status()"
+def watching(*arguments: str, first: str = "") -> subprocess.Popen[str]:
+    code = f"{first}\nfrom p2p_elastic.cli_status import status; status()"
     command = [sys.executable, "-c", code, "--watch", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
@@ -394,6 +456,48 @@ def test_watching_as_json_is_a_document_per_line() -> None:
             process.kill()
             process.communicate()
     assert states == ["ok", "ok"]
+
+
+def test_a_watch_that_ends_before_any_answer_exits_with_2() -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def never(connection: socket.socket) -> None:
+        asked.set()
+        done.wait(10)
+
+    with impostor(never) as url, peer() as well:
+        process = watching(url, well)
+        try:
+            assert asked.wait(10)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 2
+        finally:
+            done.set()
+            process.kill()
+            process.communicate()
+
+
+HANGING_LOOKUP = """
+import socket, threading
+known = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *more: threading.Event().wait() if host == "hangs" else known(host, *more)
+"""
+
+
+def test_a_name_lookup_that_hangs_hides_no_other_peer() -> None:
+    with peer() as url:
+        process = watching("--timeout", "0.2", "hangs", url, first=HANGING_LOOKUP)
+        killer = threading.Timer(20, process.kill)
+        killer.start()
+        try:
+            assert "not even to the name lookup" in next_with(process, "hangs")
+            next_with(process, " ok ")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 2
+        finally:
+            killer.cancel()
+            process.kill()
+            process.communicate()
 
 
 def test_a_narrow_terminal_is_no_error() -> None:

@@ -124,7 +124,7 @@ def test_there_is_no_import_cycle() -> None:
         ),
         ("psutil", {"p2p_elastic.sensors"}),
         ("prometheus_client", {"p2p_elastic.api.metrics"}),
-        ("uvicorn", {"p2p_elastic.api.server"}),
+        ("uvicorn", {"p2p_elastic.api.connection", "p2p_elastic.api.server"}),
         (
             "click",
             {
