@@ -198,14 +198,23 @@ class Store(Generic[Facts]):
         for name in (UNFINISHED, DROPPED):
             self._disk.remove(self._folder / name)
         if self._read_from is None and self._all():  # of another run, which somebody may still want
-            before = self._folder.with_name(BEFORE)
-            self._disk.remove(before)
-            self._disk.rename(self._folder, before)
-            log.warning("the checkpoints of the run before are in %s now", before)
+            self._set_aside()
         for folder in self._all():
             if self._read_from is not None and _order(folder) > self._read_from:
                 self._drop(folder)  # damaged: or it would have been read
         self._begun = True
+
+    def _set_aside(self) -> None:
+        """Of the run before and what was set aside for its sake, the one that went further stays."""
+        before = self._folder.with_name(BEFORE)
+        kept = _checkpoints(before)
+        if kept and _order(kept[-1]) > _order(self._all()[-1]):
+            self._disk.remove(self._folder)
+            log.warning("%s has the checkpoints of an earlier run still; those of the run before are gone", before)
+            return
+        self._disk.remove(before)
+        self._disk.rename(self._folder, before)
+        log.warning("the checkpoints of the run before are in %s now", before)
 
     def _write(self, content: Content) -> Path:
         unfinished = self._folder / UNFINISHED
@@ -277,9 +286,7 @@ class Store(Generic[Facts]):
 
     def _all(self) -> list[Path]:
         """What is there, the oldest first."""
-        if not self._folder.is_dir():
-            return []
-        return sorted((path for path in self._folder.iterdir() if NAME.fullmatch(path.name)), key=_order)
+        return _checkpoints(self._folder)
 
     def _read(self, folder: Path) -> Found[Facts]:
         """Raises OSError, ValueError or SafetensorError where it is not as it was written."""
@@ -349,6 +356,12 @@ class OutputLock:
     def close(self) -> None:
         """Let others in."""
         os.close(self._descriptor)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_order)
 
 
 def _order(folder: Path) -> tuple[int, int]:

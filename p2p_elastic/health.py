@@ -2,6 +2,7 @@
 
     bootstrap_unreachable   initial peers were given, none of them works, and no other peer answers
     no_members              training for a while, initial peers were given, and yet no other live member of the run
+    members_drained         the same, and there are some, but every one of them is drained
     loss_not_finite         the loss is NaN or infinite
     partitioned             several members vanished at once, without a goodbye
     centre_vacant           the centre variable is gone, and nobody took its place
@@ -61,6 +62,10 @@ def _no_members(status: PeerStatus) -> Reason | None:
     alive = any(member.state == "alive" and not member.drained for member in status.members)
     if not training or alive or not status.network.bootstrap:
         return None
+    drained = sum(member.state == "alive" for member in status.members)
+    if drained:
+        text = f"every live member ({drained}) is drained, so none may be chosen; resume them with POST /v1/resume"
+        return Reason(code="members_drained", text=text)
     text = f"alone: no live member of run {status.run!r}{_lost(status)}"
     return Reason(code="no_members", text=f"{text}; check that the other peers run, and use the same run and task")
 

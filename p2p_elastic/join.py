@@ -19,14 +19,14 @@ from p2p_elastic.checkpoint import FOLDER, OutputLock, Store
 from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
-from p2p_elastic.errors import DirectoryError
+from p2p_elastic.errors import ConfigError, DirectoryError
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.joining import Newcomer
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.pace import Budget
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
-from p2p_elastic.peers.libp2p import is_loopback_address
+from p2p_elastic.peers.libp2p import is_here, is_loopback_address
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
@@ -39,6 +39,7 @@ from p2p_elastic.results import (
     save_model,
     save_summary,
     save_values,
+    set_aside,
 )
 from p2p_elastic.resume import Past, Saved, content, options_kept, resume
 from p2p_elastic.saver import Interval, Saver
@@ -77,9 +78,11 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = _identity(config, past)
+    _check_others(config, identity.peer)
     network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
     with _locked(config.output), NetworkThread() as thread:
-        with_preferred_port(config.port, PORT, lambda port: thread.call(network.open(config.host, port)))
+        preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
+        with_preferred_port(config.port, preferred, lambda port: thread.call(network.open(config.host, port)))
         sensors = Sensors(device)
         try:
             window = Window(config, sensors)
@@ -102,6 +105,13 @@ def _identity(config: JoinConfig, past: Past | None) -> Identity:
     if past is not None:
         return past.identity
     return Identity.load_or_create(config.identity) if config.identity else Identity.generate()
+
+
+def _check_others(config: JoinConfig, peer: str) -> None:
+    """Raises ConfigError where the only peer to join has our own identity: it is us, or somebody took our key."""
+    if config.initial_peer and all(address.endswith(f"/p2p/{peer}") for address in config.initial_peer):
+        advice = "an address of another peer; where it is one, give each peer an identity of its own (--identity)"
+        raise ConfigError("initial-peer", config.initial_peer[0], advice)
 
 
 class _Participation:
@@ -208,8 +218,15 @@ class _Participation:
         finally:
             for life in lives:
                 life.cancel()
-        with self._last_checkpoint(saver):
-            return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+        try:
+            with self._last_checkpoint(saver):
+                return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+        except ConfigError as error:
+            saved = self._past is not None or (saver is not None and saver.status().step is not None)
+            advice = (
+                f"once it can, go on with --resume {output}" if saved else "nor could a checkpoint: nothing is saved"
+            )
+            raise ConfigError(error.key, error.got, f"{error.allowed}; {advice}") from error
 
     def _last_checkpoint(self, saver: Saver | None) -> contextlib.AbstractContextManager[None]:
         if saver is None:
@@ -238,6 +255,8 @@ class _Participation:
         self, task: Task, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float
     ) -> Summary:
         stopped, centre = self._stop.requested, peer.centre_value()
+        if self._past is None:
+            set_aside(output)
         save_model(model, output)  # before anything that takes time
         if centre is not None:
             save_values(model, centre, output, CENTRE_FILE)

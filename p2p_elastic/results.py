@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from p2p_elastic.status import CentreStatus, ExchangeTotals, FarewellStatus, Fro
 from p2p_elastic.vector import ParameterVector
 
 MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
+BEFORE = "results-before"
+log = logging.getLogger(__name__)
 
 
 class Summary(Frozen):
@@ -62,6 +66,30 @@ def check_writable(folder: Path) -> None:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
 
 
+def set_aside(folder: Path) -> None:
+    """Before the first result of a run is written: keep those of the run before, unless one with more steps is kept."""
+    before = folder / BEFORE
+    if not (folder / SUMMARY_FILE).exists() or _steps_in(before) > _steps_in(folder):
+        return
+    try:
+        before.mkdir(exist_ok=True)
+        for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE):
+            (before / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / name, before / name)
+    except OSError as error:
+        raise ConfigError("output", str(before), f"cannot be written: {error.strerror}") from error
+    log.warning("the results of the run before are in %s now", before)
+
+
+def _steps_in(folder: Path) -> int:
+    """Of the run whose summary is there; -1 where none is."""
+    try:
+        return int(json.loads((folder / SUMMARY_FILE).read_bytes())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
+
+
 def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
     """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once."""
     state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
@@ -100,6 +128,5 @@ def _write(target: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:  # safetensors hides the OSError in one of its own
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        again = f"once it can, give the command again (join: with --resume {target.parent})"
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError("output", str(target), f"cannot be written: {reason}; {again}") from error
+        raise ConfigError("output", str(target), f"cannot be written: {reason}") from error

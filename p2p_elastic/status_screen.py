@@ -92,7 +92,9 @@ def _joined(status: PeerStatus) -> str:
     joining = status.joining
     if joining is None:
         return ""
-    if not joining.caught_up:
+    if joining.seconds is None:
+        said = "copies the members' parameters"
+    elif not joining.caught_up:
         said = "began with its own parameters" + ("" if joining.reason is None else f": {joining.reason}")
     else:
         said = f"caught up in {joining.seconds or 0.0:.1f} s, {size(joining.bytes_received)} from {len(joining.donors)}"
@@ -224,6 +226,8 @@ def _exchange_count(status: PeerStatus) -> str:
 
 
 def _steps(status: PeerStatus) -> str:
+    if status.training.phase == "holding":
+        return "holds the centre, does not train"
     return f"{status.training.step}/{status.training.steps_total or '?'}"
 
 

@@ -154,7 +154,9 @@ def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
     for reason in judge(status.model_copy(update=young)).reasons:
         if reason.code == "bootstrap_unreachable":
             yield _reason("alone_bootstrap_unreachable", reason.text)
-        elif reason.code != "exchanges_failing" or lately:  # otherwise told in more detail
+        elif reason.code == "members_drained" or (reason.code == "exchanges_failing" and not lately):
+            continue  # told apart, and in more detail
+        else:
             yield reason
 
 

@@ -57,10 +57,8 @@ class Window:
         if self._fresh_token is not None:
             screen.say(
                 "token",
-                f"token for PUT, POST and DELETE, shown only now; it is kept in {self._fresh_token}:\n"
-                f"    {self._token}",
-                file=str(self._fresh_token),
-                token=self._token,
+                f"made a token for PUT, POST and DELETE; only you can read it: {self._fresh_token}",
+                file=str(self._fresh_token),  # never the token itself: what is said here may go to a log
             )
         return [thread.spawn(self._server.serve()), thread.spawn(self._remember(status))]
 

@@ -85,7 +85,7 @@ def explain(address: str, error: str) -> str:
         ("no such host", "the host name is not known here"),
         ("name or service not known", "the host name is not known here"),
         ("name resolution", "the host name is not known here"),
-        ("dial to self", "this is our own address; give another peer's"),
+        ("dial to self", "we listen there ourselves: give another peer's address, or us another --port"),
     )
     problem = next((words for sign, words in known if sign in said.lower()), None)
     if problem is None:

@@ -371,5 +371,17 @@ def is_loopback_address(address: str) -> bool:
     return address.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
+def is_here(address: str, port: int) -> bool:
+    """Whether a multiaddr means that TCP port of this machine."""
+    match = re.match(r"/ip[46]/([^/]+)/tcp/([0-9]+)/", address)
+    if match is None or int(match[2]) != port:
+        return False
+    try:
+        _free_port(match[1], 0)
+    except ConfigError:
+        return False
+    return True
+
+
 def _is_loopback(host: str) -> bool:
     return host.startswith("127.") or host == "::1"

@@ -291,8 +291,11 @@ def test_a_new_run_sets_the_checkpoints_of_the_run_before_aside_once_it_has_one_
     new.write(content(10))
     assert newest_step(folder) == 10
     assert newest_step(tmp_path / BEFORE) == 900
-    Store(folder, Facts).write(content(20))
-    assert newest_step(tmp_path / BEFORE) == 10
+    Store(folder, Facts).write(content(20))  # started by mistake, perhaps: the longest stays
+    assert (newest_step(folder), newest_step(tmp_path / BEFORE)) == (20, 900)
+    Store(folder, Facts).write(content(900))
+    Store(folder, Facts).write(content(1))
+    assert (newest_step(folder), newest_step(tmp_path / BEFORE)) == (1, 900)
 
 
 def test_checkpoints_are_found_from_the_output_folder_and_from_their_own(tmp_path: Path) -> None:

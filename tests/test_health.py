@@ -103,6 +103,8 @@ def test_a_peer_that_was_told_of_others_and_finds_none_is_degraded() -> None:
     assert codes(status_of(network=joined, members=())) == ["no_members"]
     assert codes(status_of(network=joined, members=(suspect,))) == ["no_members"]
     assert codes(status_of(network=joined, members=(suspect, MEMBER))) == []
+    drained = MEMBER.model_copy(update={"drained": True})
+    assert codes(status_of(network=joined, members=(suspect, drained))) == ["members_drained"]
     assert codes(status_of(network=joined, members=(), uptime_seconds=30.0)) == []
     assert codes(status_of(network=joined, members=(), training={"phase": "waiting"})) == []
 

@@ -573,6 +573,13 @@ def test_damaged_file_is_an_error_that_names_it(
     assert not offline
 
 
+def test_a_mistyped_folder_is_not_left_behind(tmp_path: Path, offline: list[str]) -> None:
+    with pytest.raises(ConfigError, match="data-dir"):
+        find_task("mnist").load(tmp_path / "no" / "such")
+    assert offline
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---------------------------------------------------------------- data folders: CIFAR-10
 
 

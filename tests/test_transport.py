@@ -12,7 +12,7 @@ from p2p_elastic.errors import DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.dht import SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
+from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, is_here
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
@@ -266,3 +266,16 @@ def test_a_simulated_peer_cannot_announce_another() -> None:
             await a.directory.announce(b.record())
 
     Simulated().run(forge)
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("/ip4/127.0.0.1/tcp/31330/p2p/x", True),
+        ("/ip4/127.0.0.1/tcp/31331/p2p/x", False),
+        ("/ip4/192.0.2.7/tcp/31330/p2p/x", False),  # an example's, nobody's
+        ("/dns4/peer.example/tcp/31330/p2p/x", False),
+    ],
+)
+def test_a_port_of_this_machine_is_told_from_others(address: str, here: bool) -> None:
+    assert is_here(address, 31330) is here

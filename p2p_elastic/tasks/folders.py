@@ -59,9 +59,13 @@ def ensure(source: Source, folder: Path, *, also: str = "") -> None:
     missing = source.missing(folder)
     if not missing:
         return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         _download(source, folder)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
+        for path in made:  # perhaps the name was mistyped
+            with contextlib.suppress(OSError):  # something came
+                path.rmdir()
         raise ConfigError("data-dir", str(folder), _advice(source, missing, error, also)) from error
 
 
