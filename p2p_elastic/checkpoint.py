@@ -326,7 +326,7 @@ def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memory
 def checkpoint_folder(given: Path) -> Path:
     """The folder with the checkpoints, given it or the output folder around it. Raises ConfigError where neither is."""
     for folder in (given, given / FOLDER):
-        if folder.is_dir() and any(NAME.fullmatch(path.name) for path in folder.iterdir()):
+        if _checkpoints(folder):
             return folder
     raise ConfigError("resume", str(given), f"an output folder with checkpoints in it, or its folder {FOLDER}")
 

@@ -62,12 +62,19 @@ def _no_members(status: PeerStatus) -> Reason | None:
     alive = any(member.state == "alive" and not member.drained for member in status.members)
     if not training or alive or not status.network.bootstrap:
         return None
-    drained = sum(member.state == "alive" for member in status.members)
-    if drained:
-        text = f"every live member ({drained}) is drained, so none may be chosen; resume them with POST /v1/resume"
-        return Reason(code="members_drained", text=text)
+    if (drained := members_drained(status)) is not None:
+        return drained
     text = f"alone: no live member of run {status.run!r}{_lost(status)}"
     return Reason(code="no_members", text=f"{text}; check that the other peers run, and use the same run and task")
+
+
+def members_drained(status: PeerStatus) -> Reason | None:
+    """None where there is no live member, or one that may be chosen."""
+    alive = [member for member in status.members if member.state == "alive"]
+    if not alive or not all(member.drained for member in alive):
+        return None
+    text = f"every live member ({len(alive)}) is drained, so none may be chosen; resume them with POST /v1/resume"
+    return Reason(code="members_drained", text=text)
 
 
 def _lost(status: PeerStatus) -> str:

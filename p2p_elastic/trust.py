@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.vector import Part
 from p2p_elastic.weighting import Weighting, lag, ramp, remembered, score
 
@@ -99,8 +100,7 @@ class Judge:
         verdict = last._replace(score=raw) if trial is None and last is not None else self._verdict(raw, trial)
         known.pop(partner, None)
         self.verdicts = dict([*known.items(), (partner, verdict)][-PARTNERS_MAX:])
-        while len(self._distances) > PARTNERS_MAX:
-            self._distances.pop(next(iter(self._distances)))
+        forget_oldest(self._distances, PARTNERS_MAX)
         return verdict
 
     def begins_at(self, untrained: float) -> None:

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from p2p_elastic.health import LONELY_SECONDS, judge
+from p2p_elastic.health import LONELY_SECONDS, judge, members_drained
 from p2p_elastic.pace import used
 from p2p_elastic.status import ExchangeRecord, Frozen, MemberStatus, Outcome, PeerStatus, Reason
 
@@ -140,9 +140,8 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
         yield _reason("not_training", f"the peer is {phase}: {NOT_TRAINING[phase].format(alive=len(alive))}")
     yield from _of_health(status, lately)
     yield from _of_weights(status)
-    if alive and all(member.drained for member in alive):
-        text = f"every live member ({len(alive)}) is drained, so none may be chosen; resume them with POST /v1/resume"
-        yield _reason("members_drained", text)
+    if (drained := members_drained(status)) is not None:
+        yield drained
     yield from _of_versions(status)
     yield from _of_clocks(status)
     yield from _of_budget(status)
@@ -155,7 +154,7 @@ def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
         if reason.code == "bootstrap_unreachable":
             yield _reason("alone_bootstrap_unreachable", reason.text)
         elif reason.code == "members_drained" or (reason.code == "exchanges_failing" and not lately):
-            continue  # told apart, and in more detail
+            continue  # told apart: the one of founders, too, the other in more detail
         else:
             yield reason
 

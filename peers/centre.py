@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.merging import inherited_share
 from p2p_elastic.messages import CLOCK_MAX, Stamp
 from p2p_elastic.peers.partners import Members, is_gone
@@ -169,8 +170,7 @@ class Centre:
         delta = vectors.theirs.sub_(vectors.mine)
         distance = float(torch.linalg.vector_norm(delta))
         self._inherited[peer, stamp.term] = None
-        while len(self._inherited) > PARTNERS_MAX:
-            self._inherited.pop(next(iter(self._inherited)))
+        forget_oldest(self._inherited, PARTNERS_MAX)
         if self.seated and share > 0.0 and math.isfinite(distance):
             self.value = self.value + delta.mul_(share)
             self.stamp = self.stamp.counted()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.trust import PARTNERS_MAX
 
 Wait = Literal["opening", "answer", "word", "gap", "byte", "rtt"]
@@ -186,8 +187,7 @@ class Deadlines:
 
     def _keep(self, partner: str, wait: Wait, estimate: Estimate) -> None:
         self._known[partner] = {**self._known.pop(partner, {}), wait: estimate}
-        while len(self._known) > PARTNERS_MAX:
-            del self._known[next(iter(self._known))]
+        forget_oldest(self._known, PARTNERS_MAX)
 
 
 class StepTime:

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
 from p2p_elastic.trust import Verdict
 
@@ -103,8 +104,7 @@ class Journal:
     def settled(self, exchange_id: str, staleness: int) -> None:
         """The move of that exchange was added, `staleness` steps after its snapshot."""
         self._staleness[exchange_id] = staleness
-        while len(self._staleness) > (self._last.maxlen or 0):
-            self._staleness.pop(next(iter(self._staleness)))
+        forget_oldest(self._staleness, (self._last.maxlen or 0))
 
     def totals(self) -> ExchangeTotals:
         return ExchangeTotals(

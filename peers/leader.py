@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.peers.partners import Members, is_gone, liveness
 from p2p_elastic.peers.snapshots import Snapshot, Snapshots
 from p2p_elastic.status import LeaderStatus
@@ -112,8 +113,7 @@ class Following:
         """What a peer just told us, newer than its record."""
         self._heard.pop(peer, None)
         self._heard[peer] = Heard(loss, now)
-        while len(self._heard) > HEARD_MAX:
-            self._heard.pop(next(iter(self._heard)))
+        forget_oldest(self._heard, HEARD_MAX)
 
     def _believed(self, peer: str, now: float) -> bool:
         entry = self.disbelieved.get(peer)

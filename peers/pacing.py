@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.messages import Offer
 from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.pace import Budget
@@ -77,8 +78,7 @@ class Pacing:
         """The last exchange of one that leaves begins."""
         self._left.pop(partner, None)
         self._left[partner] = None
-        while len(self._left) > PARTNERS_MAX:
-            self._left.pop(next(iter(self._left)))
+        forget_oldest(self._left, PARTNERS_MAX)
 
     # -- asked --------------------------------------------------------------------------------------------------------
 

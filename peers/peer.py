@@ -359,7 +359,7 @@ class Peer:
             await asyncio.wait_for(self._responder.until_told(), max(0.0, end - loop.time()))
         return status
 
-    def adopt(self, run: str, policy: Policy, *, codec: str = "none", fragments: int = 1) -> None:
+    def adopt(self, run: str, policy: Policy, *, codec: str, fragments: int) -> None:
         """Become a newcomer of another run with the same model, after training alone."""
         local = self._local
         local.membership = replace(local.membership, run=run, codec=codec, fragments=fragments, newcomer=True)

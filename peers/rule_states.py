@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.messages import SHARE_MAX
 from p2p_elastic.methods import Topology
 from p2p_elastic.policy import Policy
@@ -36,8 +37,7 @@ def share_of(
     """The share by the state of that key, which begins with `vector` [D]; those not used for long are forgotten."""
     before = states.pop(key) if key in states else rule.init(vector)
     share, states[key] = rule.update(distance, before, mine=mine, theirs=theirs)
-    while len(states) > PARTNERS_MAX:
-        states.pop(next(iter(states)))
+    forget_oldest(states, PARTNERS_MAX)
     return share
 
 

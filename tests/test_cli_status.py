@@ -415,10 +415,17 @@ def test_help_is_quick_and_says_what_the_exit_codes_mean() -> None:
 # ---------------------------------------------------------------- watching
 
 
-def watching(*arguments: str, first: str = "") -> subprocess.Popen[str]:
+@contextmanager
+def watching(*arguments: str, first: str = "") -> Iterator[subprocess.Popen[str]]:
     code = f"{first}\nfrom p2p_elastic.cli_status import status; status()"
     command = [sys.executable, "-c", code, "--watch", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def next_with(process: subprocess.Popen[str], text: str) -> str:
@@ -432,29 +439,20 @@ def test_watching_survives_a_peer_that_goes_and_comes_back() -> None:
     sock = bind("127.0.0.1", 0)
     port = str(sock.getsockname()[1])
     sock.close()
-    process = watching("--timeout", "2", port)
-    try:
+    with watching("--timeout", "2", port) as process:
         next_with(process, "unreachable refused")
         with peer(port=int(port)):
             assert "ok training step 0/?" in next_with(process, " ok ")
         next_with(process, "unreachable refused")
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 2
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_watching_as_json_is_a_document_per_line() -> None:
-    with peer() as url:
-        process = watching("--json", url)
-        try:
-            states = [json.loads(next_with(process, "{"))["state"] for _ in range(2)]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(5) == 0
-        finally:
-            process.kill()
-            process.communicate()
+    with peer() as url, watching("--json", url) as process:
+        states = [json.loads(next_with(process, "{"))["state"] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 0
     assert states == ["ok", "ok"]
 
 
@@ -465,16 +463,13 @@ def test_a_watch_that_ends_before_any_answer_exits_with_2() -> None:
         asked.set()
         done.wait(10)
 
-    with impostor(never) as url, peer() as well:
-        process = watching(url, well)
+    with impostor(never) as url, peer() as well, watching(url, well) as process:
         try:
             assert asked.wait(10)
             process.send_signal(signal.SIGINT)
             assert process.wait(5) == 2
         finally:
             done.set()
-            process.kill()
-            process.communicate()
 
 
 HANGING_LOOKUP = """
@@ -485,8 +480,7 @@ socket.getaddrinfo = lambda host, *more: threading.Event().wait() if host == "ha
 
 
 def test_a_name_lookup_that_hangs_hides_no_other_peer() -> None:
-    with peer() as url:
-        process = watching("--timeout", "0.2", "hangs", url, first=HANGING_LOOKUP)
+    with peer() as url, watching("--timeout", "0.2", "hangs", url, first=HANGING_LOOKUP) as process:
         killer = threading.Timer(20, process.kill)
         killer.start()
         try:
@@ -496,8 +490,6 @@ def test_a_name_lookup_that_hangs_hides_no_other_peer() -> None:
             assert process.wait(5) == 2
         finally:
             killer.cancel()
-            process.kill()
-            process.communicate()
 
 
 def test_a_narrow_terminal_is_no_error() -> None:
