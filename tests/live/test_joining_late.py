@@ -23,15 +23,12 @@ def test_a_peer_that_joins_late_is_near_the_founder_at_once_and_the_model_can_be
         swarm.listen_until(lambda: known_to_be_ahead(founder), "training", START_SECONDS)
         address = founder.said["listening"]["addresses"][0]
         late = swarm.start("late", ["--initial-peer", address, "--epochs", "100000", "--shard", "2/2"])
-        swarm.listen_until(
-            lambda: "useful" in late.said and late.last.get("validation_accuracy") is not None, "joining", START_SECONDS
-        )
+        swarm.listen_until(lambda: "useful" in late.said and as_good(late, founder), "joining", START_SECONDS)
         joined = late.said["caught_up"]
         assert joined["caught_up"]
         assert joined["donors"] == [founder.said["listening"]["peer"]]
         assert joined["donors_step"] >= 600
-        assert joined["loss"] < joined["untrained_loss"] / 2
-        assert late.last["validation_accuracy"] >= founder.last["validation_accuracy"] - 0.05
+        assert joined["loss"] < joined["untrained_loss"] / 4
 
         output = tmp_path / "exported" / "model.safetensors"
         asked = ["--initial-peer", address, "--output", str(output), "--host", "127.0.0.1"]
@@ -49,6 +46,11 @@ def known_to_be_ahead(founder: Process) -> bool:
     """Whether its record says so: its first one, of before its first step, stands until the next announcement."""
     announced_again = founder.said.get("founded", {}).get("time", math.inf) + 1.5 * ANNOUNCE_SECONDS
     return founder.last.get("step", 0) >= 600 and founder.last["time"] > announced_again
+
+
+def as_good(late: Process, founder: Process) -> bool:
+    """Whether it is within 0.05 of the founder: its first steps, on examples new to the copy, cost it up to 0.08."""
+    return (late.last.get("validation_accuracy") or 0.0) >= founder.last["validation_accuracy"] - 0.05
 
 
 def load_file_of(swarm: Swarm, folder: Path) -> set[str]:
