@@ -29,7 +29,7 @@ class Goodbyes:
     ) -> None:
         self._local, self._presence, self._follower = local, presence, follower
         self._initiator, self._seat = initiator, seat
-        self._taking = False
+        self._turn = asyncio.Lock()
 
     async def hear(self, conversation: Conversation, goodbye: Goodbye) -> None:
         """Drop the member that proved to be `goodbye.peer`, take what it has for us, and say that we heard it.
@@ -51,15 +51,17 @@ class Goodbyes:
 
     async def _take(self, goodbye: Goodbye, taking: Callable[[], Coroutine[None, None, bool]]) -> bool:
         """Take something from who leaves, one at a time, while it stays."""
-        if self._taking or self._local.leaving or self._local.condition.drained:
+        if self._local.leaving or self._local.condition.drained:
             return False
-        self._taking = True
+
+        async def in_turn() -> bool:
+            async with self._turn:
+                return await taking()
+
         try:
-            return await asyncio.wait_for(taking(), min(goodbye.seconds, TAKE_SECONDS_MAX))
+            return await asyncio.wait_for(in_turn(), min(goodbye.seconds, TAKE_SECONDS_MAX))
         except asyncio.TimeoutError:
             return False
-        finally:
-            self._taking = False
 
     # -- the centre variable ------------------------------------------------------------------------------------------
 
@@ -121,5 +123,8 @@ class Goodbyes:
         if policy.topology is not Topology.PAIRS or policy.flow is not Flow.PULL:
             return False
         if self._local.progress.step == 0 or not await self._seat.take_snapshot():
+            return False
+        if self._local.leaving:  # since then: who goes is no heir, and would end without the last word
+            self._local.free()
             return False
         return await self._initiator.exchange_with(giver) is Outcome.COMPLETED

@@ -66,6 +66,8 @@ class OwnSeat:
         await self._yield_to(offer.peer)
         if offer.part is not None and (local.broken or local.newcomer):
             return Refusal(DeclineReason.NOT_TRAINING, "it needs a whole model first")
+        if local.leaving and offer.peer != local.awaited:  # since the offer came
+            return Refusal(DeclineReason.LEAVING)
         if not local.handover.request(offer.part):
             return Refusal(DeclineReason.BUSY)
         refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner, Result
+from daemons import daemons_of
 
 from p2p_elastic import doctor as doctor_module
 from p2p_elastic import doctor_probes as probes
@@ -371,12 +373,8 @@ def founder() -> Iterator[str]:
         thread.call(network.close())
 
 
-def daemons() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True) if "p2pd" in child.name()}
-
-
 def test_a_real_founder_is_met_and_its_run_found_and_nothing_is_left_behind(founder: str, tmp_path: Path) -> None:
-    before = daemons()
+    before = set(daemons_of(os.getpid()))
     wrong_port = founder.replace(f"/tcp/{founder.split('/')[4]}/", "/tcp/1/")
     stranger = f"{founder.split('/p2p/')[0]}/p2p/{Identity.generate().peer}"
     peers = [option for address in (founder, wrong_port, stranger) for option in ("--initial-peer", address)]
@@ -390,7 +388,7 @@ def test_a_real_founder_is_met_and_its_run_found_and_nothing_is_left_behind(foun
     assert "run attic: task digits" in found["run"][0]["text"]
     assert found["run"][0]["text"].endswith("1 member")
     assert found["task"][0]["level"] == found["clock"][0]["level"] == "ok"
-    assert daemons() == before
+    assert set(daemons_of(os.getpid())) == before
     assert list(tmp_path.iterdir()) == []
 
 

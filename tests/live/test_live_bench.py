@@ -10,6 +10,7 @@ import time
 
 import psutil
 from click.testing import CliRunner
+from daemons import daemons_of
 
 from p2p_elastic.bench.exchange import ExchangeOptions, ends
 from p2p_elastic.bench.overhead import OverheadOptions, _row
@@ -55,16 +56,13 @@ def test_a_benchmark_that_is_told_to_stop_leaves_no_process() -> None:
     arguments = ["--size", "0.1", "--codec", "none", "--rounds", "1000", "--rtt-ms", "5"]
     command = [sys.executable, "-m", "p2p_elastic", "bench", "exchange", *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        end, started = time.monotonic() + START_SECONDS, list[psutil.Process]()
-        while time.monotonic() < end and not (_daemons(started) == 2 and len(started) >= 6):  # with both proxies
+        end, started, daemons = time.monotonic() + START_SECONDS, list[psutil.Process](), 0
+        while time.monotonic() < end and not (daemons == 2 and len(started) >= 6):  # with both proxies
             time.sleep(0.05)
+            daemons = len(daemons_of(process.pid))
             started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=END_SECONDS)[1]
     assert psutil.wait_procs(started, timeout=END_SECONDS)[1] == []
     assert process.returncode == 130
     assert "Traceback" not in said
-
-
-def _daemons(processes: list[psutil.Process]) -> int:
-    return sum("p2pd" in p.name() for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from daemons import daemons_of
 from safetensors.torch import load_file
 
 from p2p_elastic.processes import Process, Swarm
@@ -21,10 +22,6 @@ END_SECONDS = 5.0
 def swarm(tmp_path: Path) -> Iterator[Swarm]:
     with Swarm(tmp_path) as swarm:
         yield swarm
-
-
-def daemons(process: Process) -> list[psutil.Process]:
-    return [c for c in psutil.Process(process.child.pid).children(recursive=True) if "p2pd" in c.name()]
 
 
 def training(process: Process, step: int = 1) -> bool:
@@ -46,7 +43,7 @@ def test_the_others_go_on_after_a_kill_9_of_the_peer_that_everyone_joined_throug
     swarm.listen_until(lambda: all(completed(p) >= 2 for p in [founder, *others]), "exchanging", START_SECONDS)
     assert [p.said["joined"]["manifest"]["founder"] for p in others] == [founder.said["listening"]["peer"]] * 2
 
-    left_over = daemons(founder)
+    left_over = daemons_of(founder.child.pid)
     assert left_over
     founder.child.kill()
     founder.child.wait()
@@ -67,7 +64,7 @@ def test_every_kind_of_end_leaves_no_process_and_the_asked_ones_leave_a_model(sw
         name: swarm.start(name, ["--steps", "200"] if name == "end" else ["--epochs", "100000"]) for name in ends
     }
     swarm.listen_until(lambda: all(training(p) for p in processes.values()), "training", START_SECONDS)
-    left_over = [d for p in processes.values() if p.child.poll() is None for d in daemons(p)]
+    left_over = [d for p in processes.values() for d in daemons_of(p.child.pid)]
     assert len(left_over) >= 3
     for name, number in ends.items():
         if number is not None:
@@ -89,7 +86,7 @@ def test_every_kind_of_end_leaves_no_process_and_the_asked_ones_leave_a_model(sw
 def test_a_second_ctrl_c_ends_at_once(swarm: Swarm) -> None:
     process = swarm.start("hasty", ["--epochs", "100000", "--wait-for-peers", "1"])
     swarm.listen_until(lambda: "waiting" in process.said, "waiting", START_SECONDS)
-    left_over = daemons(process)
+    left_over = daemons_of(process.child.pid)
     os.kill(process.child.pid, signal.SIGINT)
     os.kill(process.child.pid, signal.SIGTERM)
     assert process.child.wait(timeout=END_SECONDS) in (0, 128 + signal.SIGTERM)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from daemons import daemons_of, runs
 
 from p2p_elastic.processes import Process, Swarm
 
 LAUNCHER = str(Path(__file__).with_name("launch.py"))
 WATCH_SECONDS = 0.3
-DAEMON = "p2pd"
 
 
 @dataclass
@@ -69,9 +69,7 @@ class Life:
         return self.over is None and any("step" in line for line in self.lines())
 
     def daemons(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.Error):
-            return [c for c in psutil.Process(self.pid).children() if c.name() == DAEMON]
-        return []
+        return daemons_of(self.pid)
 
 
 def start(
@@ -123,7 +121,7 @@ class Watcher:
 
     def left_over(self) -> list[psutil.Process]:
         """Of all processes that there ever were: those that still run."""
-        return [p for p in self.family.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in self.family.values() if runs(p)]
 
     def wait_for_none(self, seconds: float) -> list[psutil.Process]:
         """Those that still run after so long."""

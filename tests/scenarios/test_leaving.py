@@ -266,6 +266,46 @@ def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
     swarm(members, scenario)
 
 
+def test_who_leaves_itself_by_then_takes_nothing_from_another_leaver() -> None:
+    # It pulled all the same, and ended without the last word: half an exchange where several end together.
+    network = SimulatedNetwork()
+    members = joined(network, "abc", quiet("gossip-pull"))
+    taker, asks = members[2], gossip("gossip-pull")._replace(schedule=Schedule(period=1))
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        taker.step_seconds, taker.peer._local.policy = 1.0, asks
+        await until(lambda: taker.peer._local.handover.state is State.DELIVERED, 5.0)
+        taker.peer._local.policy = quiet("gossip-pull")
+        first = asyncio.ensure_future(leave(members[0]))
+        await until(lambda: "a" not in known(taker), 1.0)
+        assert taker.peer._responder._goodbyes._turn.locked()  # "a" chose it; it waits until its own move is added
+        second = await leave(taker)
+        assert (second.handed_to, (await first).handed_to) == ("b", "b")
+        assert [one.initiated for one in taker.peer.last_exchanges()] == [False, True]  # the latest first
+
+    swarm(members, scenario)
+
+
+def test_an_offer_that_waited_for_its_turn_while_its_partner_began_to_leave_is_declined() -> None:
+    network = SimulatedNetwork()
+    members = joined(network, "ab", quiet("elastic-gossip"))
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        asked, local = members[1], members[1].peer._local
+        asked.stopped = True
+        assert local.handover.request()
+        local.offering_to = "a"  # they offer to each other: that of "a" stands, and waits until the other has ended
+        members[0].peer._local.policy = gossip("elastic-gossip")
+        await until(lambda: local.yielding, 5.0)
+        local.leaving = True
+        local.free()
+        await until(lambda: bool(asked.peer.exchanges().declined_by_us), 1.0)
+        assert set(asked.peer.exchanges().declined_by_us) == {"leaving"}
+        assert local.handover.state is State.FREE
+
+    swarm(members, scenario)
+
+
 # ---------------------------------------------------------------- known at once, and for good
 
 
