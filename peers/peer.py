@@ -56,6 +56,7 @@ from p2p_elastic.trust import Verdict
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
+SOON_SHARE = 0.2  # of the interval between announcements, until the second one
 Errand = Literal["exchange", "global"]  # the latter with the leader of all groups
 
 
@@ -331,6 +332,7 @@ class Peer:
         await attempt(self.announce)  # first: the directory lists the members of the run that we announced
         tasks = [
             asyncio.ensure_future(every(membership.announce_seconds, self.announce)),
+            asyncio.ensure_future(self._announce_soon()),
             asyncio.ensure_future(every(membership.refresh_seconds, self.refresh)),
             asyncio.ensure_future(self._bequest.run()),
             asyncio.ensure_future(self._initiate_forever()),
@@ -377,6 +379,11 @@ class Peer:
     async def announce(self) -> None:
         """Make our record known, unless we are leaving. Raises DirectoryError."""
         await self._presence.announce()
+
+    async def _announce_soon(self) -> None:
+        """The first record says that we have not begun: who joins soon after us would think that nobody is ahead."""
+        await asyncio.sleep(SOON_SHARE * self._local.membership.announce_seconds)
+        await attempt(self.announce)
 
     async def refresh(self) -> None:
         """Read who else is in the run, and how we are. Raises DirectoryError."""

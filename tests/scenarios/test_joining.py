@@ -154,6 +154,20 @@ def test_what_a_donor_gives_is_of_one_step() -> None:
     living([old], scenario)
 
 
+def test_a_newcomer_soon_after_the_founder_sees_that_it_is_ahead() -> None:
+    # Its first record, of before its first step, stood until the next regular one.
+    network = SimulatedNetwork()
+    founder, late = old_members(network, "a"), late_member(network)
+
+    async def scenario() -> None:
+        caught, life = await catch_up(late)
+        assert caught is not None
+        assert caught.donors == ("a",)
+        life.cancel()
+
+    living(founder, scenario, ahead_seconds=0.5)
+
+
 def test_where_nobody_is_ahead_nothing_is_fetched() -> None:
     network = SimulatedNetwork()
     old, late = old_members(network, "ab"), late_member(network)
