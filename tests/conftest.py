@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+settings.register_profile("same every time", deadline=None, derandomize=True, database=None)  # and on a busy machine
+settings.load_profile("same every time")
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from swarm import tiny_model, values
 
@@ -64,7 +64,6 @@ def test_all_that_see_the_same_agree_on_the_centre_and_its_heir(
 
 
 @given(swarms)
-@settings(deadline=None)  # it logs much, on a busy machine slowly
 def test_nobody_claims_a_place_that_is_taken_and_one_of_two_centres_remains(
     swarm: dict[str, tuple[Stamp, bool]],
 ) -> None:

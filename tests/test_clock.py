@@ -23,7 +23,7 @@ from p2p_elastic.peers.libp2p import Libp2pHost
 from p2p_elastic.peers.simulation import run_virtual
 
 HOUR = 3600.0
-checked = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=200)
 
 
 # ---------------------------------------------------------------- one clock
@@ -132,7 +132,7 @@ def everybody(peers: list[str]) -> dict[str, set[str]]:
 
 
 @given(sides=st.lists(st.integers(0, 2), min_size=2, max_size=9), seed=st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 def test_islands_with_clocks_of_their_own_that_meet_end_with_one(sides: list[int], seed: int) -> None:
     names = [f"p{i}" for i in range(len(sides))]
     random.Random(seed).shuffle(names)

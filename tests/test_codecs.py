@@ -13,7 +13,7 @@ from torch import Tensor
 from p2p_elastic.codecs import BLOCK, CODECS, FLOAT16_MAX, PIECE, SMALLEST_SCALE, Codec
 from p2p_elastic.rules import Facts, elastic
 
-checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=100)
 NAMES = st.sampled_from(list(CODECS))
 LENGTHS = st.one_of(st.integers(1, 3 * BLOCK), st.sampled_from([8 * BLOCK - 1, 8 * BLOCK, PIECE, PIECE + 1, 65_536]))
 FINITE = st.floats(width=32, min_value=-(2.0**127), max_value=2.0**127)

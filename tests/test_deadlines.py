@@ -22,7 +22,7 @@ from p2p_elastic.peers.deadlines import (
 )
 from p2p_elastic.trust import PARTNERS_MAX
 
-checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=100)
 LIMITS = Limits()
 seconds = st.floats(0.0, 1e6)
 WAITS: tuple[Wait, ...] = ("opening", "answer", "word", "gap", "byte")

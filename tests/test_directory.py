@@ -37,7 +37,7 @@ from p2p_elastic.peers.seeker import PAUSE_ALONE_MAX, PAUSE_MAX, PAUSE_REMEMBERE
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.status import BootstrapStatus
 
-checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=60)
 SCHEMA = "0" * 32
 REFUSED = "dial backoff\n  * [{}] dial tcp4: connect: connection refused"
 

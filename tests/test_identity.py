@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_from_text, peer_text, verify
 
-checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=60)
 
 # The Ed25519 vector of the libp2p specification (peer-ids/peer-ids.md).
 PUBLIC = "1ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e"

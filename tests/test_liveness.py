@@ -28,7 +28,7 @@ from p2p_elastic.peers.partners import (
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.peers.watch import Watch
 
-checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=100)
 ANNOUNCE = 5.0
 RANK: dict[Liveness, int] = {"alive": 0, "suspect": 1, "dead": 2}
 

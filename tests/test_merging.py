@@ -13,7 +13,7 @@ from p2p_elastic.policy import rule_of
 from p2p_elastic.rules import ExchangeRule, Facts, Stake, elastic, follow, receive
 from p2p_elastic.trust import Trial
 
-checked = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=200)
 steps = st.integers(0, 10**9)
 weights = st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0.0, 1.0)
 numbers = st.floats(-100.0, 100.0, width=32)

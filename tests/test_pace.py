@@ -13,7 +13,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.pace import BURST_SECONDS, DEBT_EXCHANGES, MEAN_SECONDS, Budget, parse_bandwidth, used
 from p2p_elastic.status import PaceStatus
 
-checked = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=200)
 exchanges = st.lists(st.tuples(st.floats(0.0, 300.0), st.integers(0, 10**9), st.floats(0.0, 60.0)), max_size=50)
 """Of each: how long after the one before it is wanted (seconds), its bytes, and how long it takes (seconds)."""
 

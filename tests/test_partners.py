@@ -42,7 +42,7 @@ from p2p_elastic.status import Outcome, PartnerStatus
 from p2p_elastic.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.vector import ParameterVector
 
-checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=60)
 
 
 def record(peer: str, sequence: int = 1, *, step: int = 0, left: bool = False) -> PeerRecord:

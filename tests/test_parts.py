@@ -32,7 +32,7 @@ def sizes(parts: list[Tensor]) -> list[int]:
     return [len(part) for part in parts]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), sets, st.sampled_from(KINDS), st.floats(0, 1), concentrations, seeds)
 def test_whatever_the_kind_parts_cover_all_have_no_doubles_and_follow_from_the_seed(
     data: st.DataObject, labels: Tensor, kind: Division, overlap: float, dirichlet: float, seed: int
@@ -49,7 +49,7 @@ def test_whatever_the_kind_parts_cover_all_have_no_doubles_and_follow_from_the_s
         assert torch.equal(part, same)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), sets, concentrations, seeds)
 def test_shards_and_skewed_parts_are_disjoint(data: st.DataObject, labels: Tensor, dirichlet: float, seed: int) -> None:
     workers = workers_of(data, labels)
@@ -58,7 +58,7 @@ def test_shards_and_skewed_parts_are_disjoint(data: st.DataObject, labels: Tenso
         assert together(parts) == list(range(len(labels)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), sets, st.floats(0, 1), seeds)
 def test_overlapping_parts_share_that_share_and_have_the_size_of_the_formula(
     data: st.DataObject, labels: Tensor, overlap: float, seed: int
@@ -75,7 +75,7 @@ def test_overlapping_parts_share_that_share_and_have_the_size_of_the_formula(
         assert len(set(own)) == len(own)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data(), sets, seeds)
 def test_shards_are_those_of_live_peers_and_the_ends_of_overlap_are_shards_and_whole(
     data: st.DataObject, labels: Tensor, seed: int

@@ -17,7 +17,7 @@ from p2p_elastic.methods import RULES, Flow, Topology, find_method, find_rule
 from p2p_elastic.rules import ExchangeRule, Facts, chain, clip_by_norm, elastic, follow, pull, receive, stay, sum_weight
 from p2p_elastic.schedule import Schedule
 
-checked = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=25)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 # stay() moves nobody; it and gosgd have no moving rate.
 STILL = {"downpour", "mvadownpour", "all-reduce", "none"}

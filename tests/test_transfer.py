@@ -15,7 +15,7 @@ from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
 from p2p_elastic.peers.wire import CHUNK_ELEMENTS, CHUNK_HEADER
 
-checked = settings(max_examples=30, deadline=None)
+checked = settings(max_examples=30)
 ELEMENTS = st.sampled_from([1, 7, 1000, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 3 * CHUNK_ELEMENTS + 5])
 
 

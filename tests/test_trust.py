@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2p_elastic.trust import DRIFT, ERRORS, PARTNERS_MAX, Judge, Trial, Verdict
 
-checked = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=100)
 LOSSES = st.floats(1e-6, 1e6)
 NAN, INF = math.nan, math.inf
 

@@ -24,7 +24,7 @@ from p2p_elastic.weighting import (
     settled,
 )
 
-checked = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=60)
 HISTORIES = st.lists(st.floats(-20.0, 20.0), min_size=0, max_size=8)
 WORKER, CENTRE = Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
 

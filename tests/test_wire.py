@@ -48,7 +48,7 @@ from p2p_elastic.peers.wire import (
     unpack_header,
 )
 
-checked = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+checked = settings(max_examples=80)
 
 HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
 LETTERS = 'aZ9._- "\\/{}[]:,\x00\x1f\n\u00e9\u2028\U0001f600'  # whatever JSON treats in its own way
