@@ -30,6 +30,7 @@ from p2p_elastic.peers.libp2p import is_here, is_loopback_address, peer_of
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.port_claim import PortClaim
 from p2p_elastic.results import (
     CENTRE_FILE,
     MODEL_FILE,
@@ -80,9 +81,14 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     identity = _identity(config, past)
     _check_others(config, identity.peer)
     network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
-    with _locked(config.output), NetworkThread() as thread:
+    with _locked(config.output), contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
+
+        def listen(port: int) -> None:
+            claim.take(config.host, port)
+            thread.call(network.open(config.host, port))
+
         preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
-        with_preferred_port(config.port, preferred, lambda port: thread.call(network.open(config.host, port)))
+        with_preferred_port(config.port, preferred, listen)
         sensors = Sensors(device)
         try:
             window = Window(config, sensors)
