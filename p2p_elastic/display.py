@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p_elastic.health import judge
-from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus
+from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus, TrainingStatus
 
 PANEL_SECONDS = 0.25
 TEXT_SECONDS = 5.0
@@ -190,7 +190,7 @@ def one_line(status: PeerStatus) -> str:
         f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}"
     )
     return (
-        f"{'does not train' if training.phase == 'holding' else done} "
+        f"{at_centre(status) or done} "
         f"accuracy {percent(training.validation_accuracy)} members {_there(status)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
@@ -207,6 +207,29 @@ def parted(status: PeerStatus) -> str:
     if split is None:
         return ""
     return f"partition: {split.away} away, {split.left} left for {split.seconds:.0f} s, {split.steps} steps"
+
+
+def at_centre(status: PeerStatus) -> str:
+    """What a peer does that does not train; empty where it trains."""
+    if status.training.phase != "holding":
+        return ""
+    here = status.centre is not None and status.centre.here
+    return f"does not train, {'holds' if here else 'stands by for'} the centre variable"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def time_left(training: TrainingStatus) -> str:
+    """How long training takes from now on at this speed; empty where nobody knows."""
+    left, speed = (training.steps_total or 0) - training.step, training.steps_per_second
+    if training.phase != "training" or left <= 0 or not speed or not math.isfinite(left / speed):
+        return ""
+    return f"about {duration(left / speed)} left"
 
 
 def standing(status: PeerStatus) -> str:
@@ -234,7 +257,7 @@ def panel(status: PeerStatus) -> Panel:
     training, exchanges, health = status.training, status.exchanges, judge(status)
     facts = Table.grid(padding=(0, 3))
     facts.add_row(
-        f"step [b]{training.step}[/b]/{training.steps_total}",
+        f"step [b]{training.step}[/b]/{training.steps_total or '?'}",
         f"epoch [b]{training.epoch:.1f}[/b]",
         f"[b]{_number(training.steps_per_second, '.1f')}[/b] steps/s",
         f"loss [b]{_number(training.loss, '.4f')}[/b]",
@@ -242,11 +265,11 @@ def panel(status: PeerStatus) -> Panel:
     )
     counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
     traffic = f"sent [b]{size(exchanges.bytes_sent)}[/b]  received [b]{size(exchanges.bytes_received)}[/b]"
-    bar = Table.grid(expand=True)
-    bar.add_row(ProgressBar(total=training.steps_total or 1, completed=training.step))
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_row(ProgressBar(total=training.steps_total or 1, completed=training.step), time_left(training))
+    done = [Text(at_centre(status))] if at_centre(status) else [bar, facts]
     rows: list[object] = [
-        bar,
-        facts,
+        *done,
         Text.from_markup(f"exchanges: {counts or 'none yet'}   {traffic}"),
         _partners(status),
     ]

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from p2p_elastic.display import percent, short, size, standing
+from p2p_elastic.display import at_centre, duration, percent, short, size, standing, time_left
 from p2p_elastic.pace import used
 from p2p_elastic.status import Outcome, PartnerStatus, PeerStatus
 from p2p_elastic.status_client import Answer
@@ -57,8 +57,9 @@ def _facts(status: PeerStatus) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     speed = f"{_number(training.steps_per_second, '.1f')} steps/s"
+    steps = f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}   {time_left(training)}"
     rows = [
-        ("step", f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}"),
+        *([("role", at_centre(status))] if at_centre(status) else [("step", steps)]),
         ("loss", f"{_number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
         ("rule", status.rule or "-"),
         ("weight", _weight(status)),
@@ -202,9 +203,10 @@ def line(answer: Answer) -> str:
         return f"{where} {answer.state} {answer.problem.text if answer.problem else ''}"
     training = status.training
     codes = ",".join(reason.code for reason in answer.health.reasons) if answer.health else ""
+    speed = f"{_number(training.steps_per_second, '.1f')} steps/s"
+    done = f"step {_steps(status)} {speed} loss {_number(training.loss, '.4f')}"
     parts = [
-        f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} step {_steps(status)}",
-        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}",
+        f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} {at_centre(status) or done}",
         f"accuracy {percent(training.validation_accuracy)} weight {status.weight:g}",
         f"members {_member_count(status)} exchanges {_exchange_count(status)}",
     ]
@@ -226,16 +228,9 @@ def _exchange_count(status: PeerStatus) -> str:
 
 
 def _steps(status: PeerStatus) -> str:
-    if status.training.phase == "holding":
-        return "holds the centre, does not train"
+    if at_centre(status):
+        return "-"
     return f"{status.training.step}/{status.training.steps_total or '?'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _number(value: float | None, form: str) -> str:

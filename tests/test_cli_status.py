@@ -132,6 +132,22 @@ def test_a_budget_is_shown_where_there_is_one() -> None:
         assert "budget" not in run(free).output
 
 
+def test_it_says_how_long_training_still_takes() -> None:
+    with peer(lambda: status_of(training={"step": 100, "steps_total": 400, "steps_per_second": 5.0})) as url:
+        assert "5.0 steps/s   about 60 s left" in run(url).output
+
+
+def test_who_only_holds_the_centre_has_no_steps() -> None:
+    centre = CentreStatus(holder="12D3A", here=True, term=1, exchanges=9)
+    with peer(lambda: status_of(centre=centre, training={"phase": "holding"})) as url, peer() as other:
+        alone, both, logged = run(url).output, run(url, other).output, line(ask(parse_url(url), 5.0))
+    assert "role       does not train, holds the centre variable" in alone
+    assert "step" not in alone
+    assert "holding" in both
+    assert "does not train" not in both  # the phase says it, in a column of its own
+    assert "holding does not train, holds the centre variable accuracy" in logged
+
+
 def test_a_degraded_peer_says_why_and_exits_with_1() -> None:
     with peer(lambda: status_of(training={"loss": math.nan})) as url:
         result = run(url)

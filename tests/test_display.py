@@ -23,9 +23,11 @@ from p2p_elastic.display import (
     percent,
     short,
     size,
+    time_left,
 )
 from p2p_elastic.status import (
     BootstrapStatus,
+    CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,
@@ -172,6 +174,38 @@ def test_the_screen_says_who_vanished_together() -> None:
 def test_one_line_before_anything_is_known() -> None:
     line = one_line(status_of(training={"step": 0, "loss": None, "steps_per_second": None}))
     assert "- steps/s loss -" in line
+
+
+def test_who_only_holds_the_centre_is_not_shown_as_training() -> None:
+    def holding(*, here: bool) -> PeerStatus:
+        centre = CentreStatus(holder=PEER if here else PARTNER, here=here, term=1, exchanges=9)
+        return status_of(training={"phase": "holding", "step": 0, "loss": None}, centre=centre)
+
+    for text in (one_line(holding(here=True)), shown(holding(here=True))):
+        assert "does not train, holds the centre variable" in text
+        assert "step 0" not in text
+    assert "does not train, stands by for the centre variable" in one_line(holding(here=False))
+
+
+@pytest.mark.parametrize(
+    ("training", "text"),
+    [
+        ({}, "about 8 s left"),
+        ({"steps_per_second": 0.01}, "about 7.8 h left"),
+        ({"steps_per_second": 0.5}, "about 9 min left"),
+        ({"steps_per_second": 0.0}, ""),
+        ({"steps_per_second": 1e-308}, ""),
+        ({"steps_per_second": None}, ""),
+        ({"steps_total": None}, ""),
+        ({"step": 400}, ""),
+        ({"phase": "finishing"}, ""),
+    ],
+)
+def test_how_long_it_still_takes(training: dict[str, Any], text: str) -> None:
+    status = status_of(training=training)
+    assert time_left(status.training) == text
+    assert text in shown(status)
+    assert ("left" in shown(status)) is bool(text)
 
 
 # ---------------------------------------------------------------- how often
