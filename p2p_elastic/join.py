@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -142,22 +143,20 @@ class _Participation:
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
-        try:
-            if self._past is not None:
+        try:  # nobody is told to join before we know that we can take part ourselves
+            if self._past is not None or self._config.initial_peer:
                 self._say_hello(self._window.url)
-                manifest = self._finder.resume(self._past)
+                manifest = self._finder.join() if self._past is None else self._finder.resume(self._past)
                 task = installed_task(manifest)
                 data = self._load(task)
-            elif self._config.initial_peer:
-                self._say_hello(self._window.url)
-                manifest = self._finder.join()
-                task = installed_task(manifest)
-                data = self._load(task)
-            else:  # nobody is told to join before we know that we can train
+                if not self._finder.alone:
+                    self._say_how_to_join()
+            else:
                 manifest = self._finder.own_manifest()
                 task = find_task(manifest.task)
                 data = self._load(task)
                 self._say_hello(self._window.url)
+                self._say_how_to_join()
                 self._network.directory.found(manifest)
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
@@ -169,17 +168,19 @@ class _Participation:
                 one.cancel()
 
     def _say_hello(self, url: str) -> None:
-        addresses = self._network.host.addresses
-        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
         self._screen.say(
             "listening",
             f"p2p-elastic {__version__}, peer {self._network.identity.peer}\n"
-            f"watch it: {url}/   status: {url}/v1/status   all endpoints: {url}/docs\n"
-            f"others join with:\n{others}",
+            f"watch it: {url}/   status: {url}/v1/status   all endpoints: {url}/docs",
             peer=self._network.identity.peer,
-            addresses=addresses,
+            addresses=self._network.host.addresses,
             http=url,
         )
+
+    def _say_how_to_join(self) -> None:
+        addresses = self._network.host.addresses
+        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
+        self._screen.say("joinable", f"others join with:\n{others}", addresses=addresses)
 
     def _load(self, task: Task) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
@@ -261,11 +262,7 @@ class _Participation:
         self, task: Task, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float
     ) -> Summary:
         stopped, centre = self._stop.requested, peer.centre_value()
-        if self._past is None:
-            set_aside(output)
-        save_model(model, output)  # before anything that takes time
-        if centre is not None:
-            save_values(model, centre, output, CENTRE_FILE)
+        unsaved = self._save_models(model, centre, output)  # before anything that takes time
         result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
         of_centre = None if centre is None else trainer.test_values(centre, self._stop)
         summary = Summary(
@@ -288,11 +285,25 @@ class _Participation:
             farewell=self._farewell,
             model=str(output / MODEL_FILE),
         )
-        save_summary(summary, output)
+        unsaved = unsaved or _attempt(lambda: save_summary(summary, output))
         self._board.phase = "done"
         self._screen.progress(self._board, now=True)
-        self._say_goodbye(summary)
+        self._say_goodbye(summary, saved=unsaved is None)
+        if unsaved is not None:
+            raise unsaved
         return summary
+
+    def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
+        """What was in the way of it: no reason not to tell how good the model became."""
+
+        def save() -> None:
+            if self._past is None:
+                set_aside(output)
+            save_model(model, output)
+            if centre is not None:
+                save_values(model, centre, output, CENTRE_FILE)
+
+        return _attempt(save)
 
     @property
     def _manifest(self) -> RunManifest:
@@ -384,16 +395,26 @@ class _Participation:
             self._farewell = leaving.result()
             self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
 
-    def _say_goodbye(self, summary: Summary) -> None:
+    def _say_goodbye(self, summary: Summary, *, saved: bool) -> None:
         self._screen.close()
         totals = summary.exchanges
         self._screen.say(
             "end",
             f"{'Stopped' if summary.stopped else 'Finished'} after {summary.steps} steps, {summary.seconds:.1f} s. "
             f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
-            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}.\nModel: {summary.model}",
+            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}."
+            + (f"\nModel: {summary.model}" if saved else ""),
             **summary.model_dump(mode="json"),
         )
+
+
+def _attempt(save: Callable[[], object]) -> ConfigError | None:
+    """Do that, and give what was in the way of it."""
+    try:
+        save()
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _met(peer: Peer) -> int:
