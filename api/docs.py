@@ -15,6 +15,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; }
 td { border-top: 1px solid #8884; padding: .25rem 1rem .25rem 0; vertical-align: top; }
 h2, h3 { margin-top: 2rem; }
+@media (max-width: 40rem) { body { overflow-wrap: anywhere; } td { padding-right: .5rem; } }
 """
 
 

@@ -213,6 +213,13 @@ def test_root_is_the_page_that_is_installed() -> None:
     assert get("/").text == page.read_text(encoding="utf-8")
 
 
+def test_the_page_shows_each_part_of_the_status() -> None:
+    page = get("/").text
+    told_elsewhere = {"schema_hash", "codec", "network", "partition"}  # for programs, or among the reasons of /health
+    for name in PeerStatus.model_fields.keys() - told_elsewhere:
+        assert re.search(rf"\b{name}\b", page), name
+
+
 def test_the_readme_names_every_address_and_every_code() -> None:
     codes = re.findall(r"^    (\w+(?:, \w+)*) {2,}", f"{why.__doc__}{health.__doc__}", re.MULTILINE)
     assert len(codes) > 15
