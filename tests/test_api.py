@@ -182,6 +182,8 @@ def test_docs_lists_endpoints_and_fields_and_needs_no_other_host() -> None:
 
 def test_every_link_within_docs_has_its_target() -> None:
     text = get("/docs").text
+    assert "`" not in text
+    assert "<code>progress</code>" in text
     targets = re.findall(r'href="#([^"]+)"', text)
     assert targets
     assert all(f'id="{target}"' in text for target in targets)
