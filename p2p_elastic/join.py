@@ -263,8 +263,9 @@ class _Participation:
     ) -> Summary:
         stopped, centre = self._stop.requested, peer.centre_value()
         unsaved = self._save_models(model, centre, output)  # before anything that takes time
+        impatient = self._impatient(model, time.monotonic() + STOPPED_TEST_SECONDS)
         result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
-        of_centre = None if centre is None else trainer.test_values(centre, self._stop)
+        of_centre = None if centre is None else trainer.test_values(centre, impatient)
         summary = Summary(
             peer=peer.peer,
             run=self._manifest.run,
@@ -292,6 +293,11 @@ class _Participation:
         if unsaved is not None:
             raise unsaved
         return summary
+
+    def _impatient(self, model: nn.Module, end: float) -> Callable[[], bool]:
+        """After Ctrl-C there is no time for the centre where BatchNorm wants all data first, and none after `end`."""
+        slow = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        return lambda: self._stop() and (slow or time.monotonic() > end)
 
     def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
         """What was in the way of it: no reason not to tell how good the model became."""
@@ -398,9 +404,10 @@ class _Participation:
     def _say_goodbye(self, summary: Summary, *, saved: bool) -> None:
         self._screen.close()
         totals = summary.exchanges
+        steps = "" if self._config.role == "centre" else f"{summary.steps} steps, "
         self._screen.say(
             "end",
-            f"{'Stopped' if summary.stopped else 'Finished'} after {summary.steps} steps, {summary.seconds:.1f} s. "
+            f"{'Stopped' if summary.stopped else 'Finished'} after {steps}{summary.seconds:.1f} s. "
             f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
             f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}."
             + (f"\nModel: {summary.model}" if saved else ""),

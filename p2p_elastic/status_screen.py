@@ -190,7 +190,7 @@ def _row(status: PeerStatus | None) -> list[str]:
         _number(training.steps_per_second, ".1f"),
         _number(training.loss, ".4f"),
         percent(training.validation_accuracy),
-        f"{status.weight:g}",
+        f"{status.weight:.2g}",
         _member_count(status),
         _exchange_count(status),
     ]
@@ -207,7 +207,7 @@ def line(answer: Answer) -> str:
     done = f"step {_steps(status)} {speed} loss {_number(training.loss, '.4f')}"
     parts = [
         f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} {at_centre(status) or done}",
-        f"accuracy {percent(training.validation_accuracy)} weight {status.weight:g}",
+        f"accuracy {percent(training.validation_accuracy)} weight {status.weight:.2g}",
         f"members {_member_count(status)} exchanges {_exchange_count(status)}",
     ]
     return " ".join([*parts, *([standing(status)] if standing(status) else [])])

@@ -132,6 +132,11 @@ def test_a_budget_is_shown_where_there_is_one() -> None:
         assert "budget" not in run(free).output
 
 
+def test_a_weight_has_two_digits() -> None:
+    with peer(lambda: status_of(weight=0.615997)) as url, peer() as other:
+        assert " 0.62 " in run(url, other).output
+
+
 def test_it_says_how_long_training_still_takes() -> None:
     with peer(lambda: status_of(training={"step": 100, "steps_total": 400, "steps_per_second": 5.0})) as url:
         assert "5.0 steps/s   about 60 s left" in run(url).output
