@@ -80,8 +80,8 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = _identity(config, past)
+    network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())  # looks at the addresses first
     _check_others(config, identity.peer)
-    network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
     with _locked(config.output), contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
 
         def listen(port: int) -> None:

@@ -128,6 +128,14 @@ def test_the_centre_is_tested_after_ctrl_c_where_that_begins_at_once(
     assert ("of the centre variable 90.00 %" in text) is tested
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"), [("bla", "not a multiaddr such as"), ("/ip4/192.168.1.7/tcp/31330", "peer id included")]
+)
+def test_an_address_that_is_none_is_named(address: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"initial-peer: got '{address}'; .*{problem}"):
+        module.join(JoinConfig(initial_peer=(address,)), Said(), Stop())
+
+
 @pytest.mark.parametrize("in_the_way", ["model", "summary", None])
 def test_the_test_accuracy_is_told_though_nothing_can_be_written(
     in_the_way: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
