@@ -128,7 +128,7 @@ class PanelScreen:
         self._started = False
 
     def say(self, event: str, text: str, **facts: object) -> None:
-        self._console.print(Text(text))
+        self._console.print(Text(text), soft_wrap=True)  # a command that is to be copied stays in one piece
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
         if not (self._due() or now):
@@ -255,13 +255,13 @@ def _leader(peer: str | None, own: str) -> str:
 def panel(status: PeerStatus) -> Panel:
     """The state of a peer as a panel of a dozen lines."""
     training, exchanges, health = status.training, status.exchanges, judge(status)
-    facts = Table.grid(padding=(0, 3))
+    facts = Table.grid(padding=(0, 2))  # 80 columns are enough
     facts.add_row(
         f"step [b]{training.step}[/b]/{training.steps_total or '?'}",
         f"epoch [b]{training.epoch:.1f}[/b]",
         f"[b]{_number(training.steps_per_second, '.1f')}[/b] steps/s",
         f"loss [b]{_number(training.loss, '.4f')}[/b]",
-        f"validation accuracy [b]{percent(training.validation_accuracy)}[/b]",
+        f"accuracy [b]{percent(training.validation_accuracy)}[/b]",
     )
     counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
     traffic = f"sent [b]{size(exchanges.bytes_sent)}[/b]  received [b]{size(exchanges.bytes_received)}[/b]"
@@ -297,7 +297,8 @@ def _partners(status: PeerStatus) -> Table:
     for member in sorted(status.members, key=lambda member: member.state == "dead")[:8]:
         newest = last.get(member.peer)
         what = "-" if newest is None else f"{newest.outcome.value} {newest.age_seconds:.0f} s ago"
-        table.add_row(short(member.peer), member.state, str(member.step), _number(member.loss, ".4f"), what)
+        state = "drained" if member.drained else member.state
+        table.add_row(short(member.peer), state, str(member.step), _number(member.loss, ".4f"), what)
     if len(status.members) > 8:
         table.add_row(f"and {len(status.members) - 8} more")
     if not status.members:

@@ -289,6 +289,24 @@ def test_the_panel_of_a_large_swarm_stays_small() -> None:
     assert len(text.splitlines()) < 20
 
 
+def test_a_command_that_is_said_can_be_copied_from_a_narrow_terminal() -> None:
+    stream, command = io.StringIO(), f"    p2p-elastic join --initial-peer /ip4/10.0.0.1/tcp/1/p2p/{'1' * 52}"
+    screen = PanelScreen(Console(file=stream, width=40))
+    screen.say("joinable", f"others join with:\n{command}")
+    assert command in stream.getvalue().splitlines()
+
+
+def test_the_panel_fits_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(panel(status_of(training={"step": 18324, "steps_total": 100_000, "epoch": 469.8})))
+    facts = "step 18324/100000  epoch 469.8  33.2 steps/s  loss 0.4321  accuracy 91.25 %"
+    assert facts in console.export_text()
+
+
+def test_the_panel_tells_members_that_are_drained() -> None:
+    assert "drained" in shown(status_of(members=(member(drained=True),)))
+
+
 def test_the_last_panel_stays_on_the_screen_and_what_was_said_is_above_it() -> None:
     stream = io.StringIO()
     screen = PanelScreen(Console(file=stream, width=100))
