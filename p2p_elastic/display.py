@@ -22,6 +22,7 @@ from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus, TrainingStat
 PANEL_SECONDS = 0.25
 TEXT_SECONDS = 5.0
 JSON_SECONDS = 1.0
+PLAIN_MAX = 1e7  # a loss that diverges may have hundreds of digits
 REPORTED = (
     "phase",
     "step",
@@ -177,8 +178,9 @@ def short(peer: str) -> str:
     return peer[-8:]
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def number(value: float | None, form: str) -> str:
+    """A number for people, in that format unless that would be long."""
+    return "-" if value is None else format(value, form if abs(value) < PLAIN_MAX else ".3g")
 
 
 def one_line(status: PeerStatus) -> str:
@@ -187,7 +189,7 @@ def one_line(status: PeerStatus) -> str:
     failed = sum(n for o, n in exchanges.by_outcome.items() if o not in (Outcome.COMPLETED, Outcome.DECLINED))
     done = (
         f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
-        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}"
+        f"{number(training.steps_per_second, '.1f')} steps/s loss {number(training.loss, '.4f')}"
     )
     return (
         f"{at_centre(status) or done} "
@@ -259,8 +261,8 @@ def panel(status: PeerStatus) -> Panel:
     facts.add_row(
         f"step [b]{training.step}[/b]/{training.steps_total or '?'}",
         f"epoch [b]{training.epoch:.1f}[/b]",
-        f"[b]{_number(training.steps_per_second, '.1f')}[/b] steps/s",
-        f"loss [b]{_number(training.loss, '.4f')}[/b]",
+        f"[b]{number(training.steps_per_second, '.1f')}[/b] steps/s",
+        f"loss [b]{number(training.loss, '.4f')}[/b]",
         f"accuracy [b]{percent(training.validation_accuracy)}[/b]",
     )
     counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
@@ -298,7 +300,7 @@ def _partners(status: PeerStatus) -> Table:
         newest = last.get(member.peer)
         what = "-" if newest is None else f"{newest.outcome.value} {newest.age_seconds:.0f} s ago"
         state = "drained" if member.drained else member.state
-        table.add_row(short(member.peer), state, str(member.step), _number(member.loss, ".4f"), what)
+        table.add_row(short(member.peer), state, str(member.step), number(member.loss, ".4f"), what)
     if len(status.members) > 8:
         table.add_row(f"and {len(status.members) - 8} more")
     if not status.members:

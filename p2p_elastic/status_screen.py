@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from p2p_elastic.display import at_centre, duration, percent, short, size, standing, time_left
+from p2p_elastic.display import at_centre, duration, number, percent, short, size, standing, time_left
 from p2p_elastic.pace import used
 from p2p_elastic.status import Outcome, PartnerStatus, PeerStatus
 from p2p_elastic.status_client import Answer
@@ -56,11 +56,11 @@ def _facts(status: PeerStatus) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    speed = f"{_number(training.steps_per_second, '.1f')} steps/s"
+    speed = f"{number(training.steps_per_second, '.1f')} steps/s"
     steps = f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}   {time_left(training)}"
     rows = [
         *([("role", at_centre(status))] if at_centre(status) else [("step", steps)]),
-        ("loss", f"{_number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
+        ("loss", f"{number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
         ("rule", status.rule or "-"),
         ("weight", _weight(status)),
         ("task", f"{status.task or '-'} on {status.device}   up {duration(status.uptime_seconds)}"),
@@ -129,7 +129,7 @@ def _members(status: PeerStatus) -> Table:
             f"  {short(member.peer)}",
             state,
             str(member.step),
-            _number(member.loss, ".4f"),
+            number(member.loss, ".4f"),
             f"{member.weight:.2g}",
         ]
         style = "" if state == "alive" and (partner is None or partner.trust > 0.0) else "yellow"
@@ -143,7 +143,7 @@ def _met(partner: PartnerStatus | None) -> list[str]:
     if partner is None:
         return ["-"] * 3
     last = "-" if partner.last is None else f"{duration(partner.last.age_seconds)} ago, {partner.last.outcome.value}"
-    return [f"{partner.trust:.2g}", _number(partner.distance, ".3g"), last]
+    return [f"{partner.trust:.2g}", number(partner.distance, ".3g"), last]
 
 
 class Overview:
@@ -187,8 +187,8 @@ def _row(status: PeerStatus | None) -> list[str]:
         short(status.peer),
         training.phase,
         _steps(status),
-        _number(training.steps_per_second, ".1f"),
-        _number(training.loss, ".4f"),
+        number(training.steps_per_second, ".1f"),
+        number(training.loss, ".4f"),
         percent(training.validation_accuracy),
         f"{status.weight:.2g}",
         _member_count(status),
@@ -203,8 +203,8 @@ def line(answer: Answer) -> str:
         return f"{where} {answer.state} {answer.problem.text if answer.problem else ''}"
     training = status.training
     codes = ",".join(reason.code for reason in answer.health.reasons) if answer.health else ""
-    speed = f"{_number(training.steps_per_second, '.1f')} steps/s"
-    done = f"step {_steps(status)} {speed} loss {_number(training.loss, '.4f')}"
+    speed = f"{number(training.steps_per_second, '.1f')} steps/s"
+    done = f"step {_steps(status)} {speed} loss {number(training.loss, '.4f')}"
     parts = [
         f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} {at_centre(status) or done}",
         f"accuracy {percent(training.validation_accuracy)} weight {status.weight:.2g}",
@@ -231,10 +231,6 @@ def _steps(status: PeerStatus) -> str:
     if at_centre(status):
         return "-"
     return f"{status.training.step}/{status.training.steps_total or '?'}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _texts(cells: Sequence[str]) -> list[Text]:

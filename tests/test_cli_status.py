@@ -132,6 +132,13 @@ def test_a_budget_is_shown_where_there_is_one() -> None:
         assert "budget" not in run(free).output
 
 
+def test_a_peer_that_diverges_is_still_a_peer() -> None:
+    with peer(lambda: status_of(training={"loss": 3e38, "steps_per_second": 2.0})) as url:
+        result = run(url)
+    assert result.exit_code == 0
+    assert "loss       3e+38 " in result.output
+
+
 def test_a_weight_has_two_digits() -> None:
     with peer(lambda: status_of(weight=0.615997)) as url, peer() as other:
         assert " 0.62 " in run(url, other).output
@@ -380,7 +387,7 @@ def test_hostile_text_moves_no_cursor_and_is_no_markup() -> None:
     assert "x[/red]" in results[0].output
 
 
-@pytest.mark.parametrize("number", [10**400, -(2**63), 1e300])
+@pytest.mark.parametrize("number", [10**400, -(2**63)])
 def test_numbers_that_nothing_can_count_are_refused(number: float) -> None:
     with pytest.raises(ValueError, match="out of range"):
         tame({"step": [number]})
