@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -15,6 +16,13 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; }
 td { border-top: 1px solid #8884; padding: .25rem 1rem .25rem 0; vertical-align: top; }
 h2, h3 { margin-top: 2rem; }
+@media (max-width: 40rem) {
+  body { overflow-wrap: anywhere; }
+  table, tbody, tr, td { display: block; }
+  tr { border-top: 1px solid #8884; padding: .25rem 0; }
+  td { border: 0; padding: 0; }
+  td:not(:last-child) { display: inline-block; margin-right: 1rem; }
+}
 """
 
 
@@ -31,7 +39,7 @@ def page(openapi: Json) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
-        f"<p>{escape(info.get('description', ''))} The same for programs: "
+        f"<p>{_words(info)} The same for programs: "
         f'<a href="openapi.json">openapi.json</a>.</p>'
         f"{''.join(operations)}<h2>Schemas</h2>{''.join(schemas)}</body></html>"
     )
@@ -39,36 +47,35 @@ def page(openapi: Json) -> str:
 
 def _operation(method: str, path: str, operation: Json) -> str:
     asked = [
-        (f"<code>{escape(one['name'])}</code>", _type(one["schema"]), escape(one.get("description", "")))
+        (f"<code>{escape(one['name'])}</code>", _type(one["schema"]), _words(one))
         for one in operation.get("parameters", ())
     ]
     if "requestBody" in operation:
         asked.append(("body", _content(operation["requestBody"]), ""))
     if "security" in operation:
         asked.append(("token", "<code>Authorization: Bearer TOKEN</code>", ""))
-    answers = [
-        (code, _content(response), escape(response.get("description", "")))
-        for code, response in operation["responses"].items()
-    ]
+    answers = [(code, _content(response), _words(response)) for code, response in operation["responses"].items()]
     address = escape(path)
     if method == "get":
         address = f'<a href="{escape(path.lstrip("/"))}">{address}</a>'
     return (
         f"<h3><code>{method.upper()} {address}</code> {escape(operation.get('summary', ''))}</h3>"
-        f"<p>{escape(operation.get('description', ''))}</p>{_table([*asked, *answers])}"
+        f"<p>{_words(operation)}</p>{_table([*asked, *answers])}"
     )
 
 
 def _schema(name: str, schema: Json) -> str:
     rows = (
-        (f"<code>{escape(field)}</code>", _type(value), escape(value.get("description", "")))
+        (f"<code>{escape(field)}</code>", _type(value), _words(value))
         for field, value in schema.get("properties", {}).items()
     )
     values = "" if "properties" in schema else f"<p>{_type(schema)}</p>"
-    return (
-        f'<h3 id="{escape(name)}">{escape(name)}</h3>'
-        f"<p>{escape(schema.get('description', ''))}</p>{values}{_table(rows)}"
-    )
+    return f'<h3 id="{escape(name)}">{escape(name)}</h3><p>{_words(schema)}</p>{values}{_table(rows)}'
+
+
+def _words(described: Json) -> str:
+    """Its description, with names in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(described.get("description", "")))
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

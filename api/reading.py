@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, HTTPException, Query
+from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
@@ -88,18 +88,19 @@ async def history(source: Given) -> Response:
 )
 async def events(
     source: Given,
+    request: Request,
     after: Annotated[int, Query(ge=0, le=ID_MAX, description="only events after the one with this id")] = 0,
     once: Annotated[bool, Query(description="end after what is there now")] = False,
     last_event_id: Annotated[
         int, Header(ge=0, le=ID_MAX, description="the same, and goes before it: browsers that come back send it")
     ] = 0,
 ) -> Response:
-    streams = source.streams
-    if streams.open >= streams.limit:
-        raise HTTPException(503, f"{streams.limit} streams of events are open, which is all there may be; close one")
+    streams, client = source.streams, request.client.host if request.client else ""
+    if (full := streams.why_full(client)) is not None:
+        raise HTTPException(503, full)
     status_now = functools.partial(read, source)
     status_now()  # a stream that would end at once is better not begun
-    return EventStream(feed(status_now, source.events, last_event_id or after, streams, once=once), streams)
+    return EventStream(feed(status_now, source.events, last_event_id or after, streams, once=once), streams, client)
 
 
 @router.get(

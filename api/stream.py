@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import HTTPException
 from fastapi.responses import StreamingResponse
@@ -22,12 +23,27 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 @dataclass
 class Streams:
-    """The open streams: how many there may be, and how often each looks for something to say."""
+    """The open streams: how many there may be, of one client too, and how often each looks for something to say."""
 
     limit: int = 16
+    limit_per_client: int = 8  # the other half is for others; through a tunnel or proxy many are one client
     poll_seconds: float = 0.25
     progress_seconds: float = 1.0
-    open: int = 0
+    by_client: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def open(self) -> int:
+        return self.by_client.total()
+
+    def why_full(self, client: str) -> str | None:
+        """Why this client may open no other stream; None where it may."""
+        if self.open >= self.limit:
+            return f"{self.limit} streams of events are open, which is all there may be; close one"
+        if self.by_client[client] >= self.limit_per_client:
+            return (
+                f"{self.limit_per_client} streams of events are open from {client}, which is all it may have; close one"
+            )
+        return None
 
 
 class EventStream(StreamingResponse):
@@ -35,17 +51,18 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, content: AsyncGenerator[str, None], streams: Streams) -> None:
+    def __init__(self, content: AsyncGenerator[str, None], streams: Streams, client: str) -> None:
         super().__init__(content, headers=HEADERS)
-        self._content, self._streams = content, streams
+        self._content, self._streams, self._client = content, streams, client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._streams.open += 1
+        self._streams.by_client[self._client] += 1
         try:
             async with contextlib.aclosing(self._content):
                 await super().__call__(scope, receive, send)
         finally:
-            self._streams.open -= 1
+            self._streams.by_client[self._client] -= 1
+            self._streams.by_client += Counter()  # forgets who has none
 
 
 async def feed(

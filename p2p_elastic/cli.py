@@ -256,7 +256,7 @@ def tasks() -> None:
     for task in TASKS.values():
         recipe = task.recipe
         click.echo(
-            f"{task.name:14} {task.summary}\n{'':14} batch {recipe.batch_size}, "
+            f"{task.name:16} {task.summary}\n{'':16} batch {recipe.batch_size}, "
             f"learning rate {recipe.learning_rate:g}, momentum {recipe.momentum:g}, {recipe.epochs} epochs"
         )
 

@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p_elastic.health import judge
-from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus
+from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus, TrainingStatus
 
 PANEL_SECONDS = 0.25
 TEXT_SECONDS = 5.0
 JSON_SECONDS = 1.0
+PLAIN_MAX = 1e7  # a loss that diverges may have hundreds of digits
 REPORTED = (
     "phase",
     "step",
@@ -128,7 +129,7 @@ class PanelScreen:
         self._started = False
 
     def say(self, event: str, text: str, **facts: object) -> None:
-        self._console.print(Text(text))
+        self._console.print(Text(text), soft_wrap=True)  # a command that is to be copied stays in one piece
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
         if not (self._due() or now):
@@ -177,8 +178,9 @@ def short(peer: str) -> str:
     return peer[-8:]
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def number(value: float | None, form: str) -> str:
+    """A number for people, in that format unless that would be long."""
+    return "-" if value is None else format(value, form if abs(value) < PLAIN_MAX else ".3g")
 
 
 def one_line(status: PeerStatus) -> str:
@@ -187,10 +189,10 @@ def one_line(status: PeerStatus) -> str:
     failed = sum(n for o, n in exchanges.by_outcome.items() if o not in (Outcome.COMPLETED, Outcome.DECLINED))
     done = (
         f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
-        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}"
+        f"{number(training.steps_per_second, '.1f')} steps/s loss {number(training.loss, '.4f')}"
     )
     return (
-        f"{'does not train' if training.phase == 'holding' else done} "
+        f"{at_centre(status) or done} "
         f"accuracy {percent(training.validation_accuracy)} members {_there(status)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
@@ -207,6 +209,29 @@ def parted(status: PeerStatus) -> str:
     if split is None:
         return ""
     return f"partition: {split.away} away, {split.left} left for {split.seconds:.0f} s, {split.steps} steps"
+
+
+def at_centre(status: PeerStatus) -> str:
+    """What a peer does that does not train; empty where it trains."""
+    if status.training.phase != "holding":
+        return ""
+    here = status.centre is not None and status.centre.here
+    return f"does not train, {'holds' if here else 'stands by for'} the centre variable"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def time_left(training: TrainingStatus) -> str:
+    """How long training takes from now on at this speed; empty where nobody knows."""
+    left, speed = (training.steps_total or 0) - training.step, training.steps_per_second
+    if training.phase != "training" or left <= 0 or not speed or not math.isfinite(left / speed):
+        return ""
+    return f"about {duration(left / speed)} left"
 
 
 def standing(status: PeerStatus) -> str:
@@ -232,21 +257,21 @@ def _leader(peer: str | None, own: str) -> str:
 def panel(status: PeerStatus) -> Panel:
     """The state of a peer as a panel of a dozen lines."""
     training, exchanges, health = status.training, status.exchanges, judge(status)
-    facts = Table.grid(padding=(0, 3))
+    facts = Table.grid(padding=(0, 2))  # 80 columns are enough
     facts.add_row(
-        f"step [b]{training.step}[/b]/{training.steps_total}",
+        f"step [b]{training.step}[/b]/{training.steps_total or '?'}",
         f"epoch [b]{training.epoch:.1f}[/b]",
-        f"[b]{_number(training.steps_per_second, '.1f')}[/b] steps/s",
-        f"loss [b]{_number(training.loss, '.4f')}[/b]",
-        f"validation accuracy [b]{percent(training.validation_accuracy)}[/b]",
+        f"[b]{number(training.steps_per_second, '.1f')}[/b] steps/s",
+        f"loss [b]{number(training.loss, '.4f')}[/b]",
+        f"accuracy [b]{percent(training.validation_accuracy)}[/b]",
     )
     counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
     traffic = f"sent [b]{size(exchanges.bytes_sent)}[/b]  received [b]{size(exchanges.bytes_received)}[/b]"
-    bar = Table.grid(expand=True)
-    bar.add_row(ProgressBar(total=training.steps_total or 1, completed=training.step))
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_row(ProgressBar(total=training.steps_total or 1, completed=training.step), time_left(training))
+    done = [Text(at_centre(status))] if at_centre(status) else [bar, facts]
     rows: list[object] = [
-        bar,
-        facts,
+        *done,
         Text.from_markup(f"exchanges: {counts or 'none yet'}   {traffic}"),
         _partners(status),
     ]
@@ -274,7 +299,8 @@ def _partners(status: PeerStatus) -> Table:
     for member in sorted(status.members, key=lambda member: member.state == "dead")[:8]:
         newest = last.get(member.peer)
         what = "-" if newest is None else f"{newest.outcome.value} {newest.age_seconds:.0f} s ago"
-        table.add_row(short(member.peer), member.state, str(member.step), _number(member.loss, ".4f"), what)
+        state = "drained" if member.drained else member.state
+        table.add_row(short(member.peer), state, str(member.step), number(member.loss, ".4f"), what)
     if len(status.members) > 8:
         table.add_row(f"and {len(status.members) - 8} more")
     if not status.members:

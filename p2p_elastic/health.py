@@ -92,10 +92,10 @@ def _partitioned(status: PeerStatus) -> Reason | None:
     if split is None:
         return None
     goes_on = f"with {split.left} other{'s' * (split.left != 1)}" if split.left else "alone"
-    text = (
-        f"{split.lost} of {split.before} members vanished together {split.seconds:.0f} s ago: they crashed, or the "
-        f"network is split. Training goes on {goes_on}; the halves merge by themselves once they meet again"
-    )
+    together = f"{split.lost} of {split.before} members vanished together {split.seconds:.0f} s ago: they"
+    who = f"the only other member vanished {split.seconds:.0f} s ago: it" if split.before == 1 else together
+    what = f"{who} crashed, or the network is split. Training goes on {goes_on}"
+    text = f"{what}; the halves merge by themselves once they meet again"
     return Reason(code="partitioned", text=text)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from p2p_elastic.peers.libp2p import is_here, is_loopback_address, peer_of
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.port_claim import PortClaim
 from p2p_elastic.results import (
     CENTRE_FILE,
     MODEL_FILE,
@@ -78,11 +80,16 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = _identity(config, past)
+    network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())  # looks at the addresses first
     _check_others(config, identity.peer)
-    network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
-    with _locked(config.output), NetworkThread() as thread:
+    with _locked(config.output), contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
+
+        def listen(port: int) -> None:
+            claim.take(config.host, port)
+            thread.call(network.open(config.host, port))
+
         preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
-        with_preferred_port(config.port, preferred, lambda port: thread.call(network.open(config.host, port)))
+        with_preferred_port(config.port, preferred, listen)
         sensors = Sensors(device)
         try:
             window = Window(config, sensors)
@@ -136,22 +143,20 @@ class _Participation:
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
-        try:
-            if self._past is not None:
+        try:  # nobody is told to join before we know that we can take part ourselves
+            if self._past is not None or self._config.initial_peer:
                 self._say_hello(self._window.url)
-                manifest = self._finder.resume(self._past)
+                manifest = self._finder.join() if self._past is None else self._finder.resume(self._past)
                 task = installed_task(manifest)
                 data = self._load(task)
-            elif self._config.initial_peer:
-                self._say_hello(self._window.url)
-                manifest = self._finder.join()
-                task = installed_task(manifest)
-                data = self._load(task)
-            else:  # nobody is told to join before we know that we can train
+                if not self._finder.alone:
+                    self._say_how_to_join()
+            else:
                 manifest = self._finder.own_manifest()
                 task = find_task(manifest.task)
                 data = self._load(task)
                 self._say_hello(self._window.url)
+                self._say_how_to_join()
                 self._network.directory.found(manifest)
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
@@ -163,17 +168,19 @@ class _Participation:
                 one.cancel()
 
     def _say_hello(self, url: str) -> None:
-        addresses = self._network.host.addresses
-        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
         self._screen.say(
             "listening",
             f"p2p-elastic {__version__}, peer {self._network.identity.peer}\n"
-            f"watch it: {url}/   status: {url}/v1/status   all endpoints: {url}/docs\n"
-            f"others join with:\n{others}",
+            f"watch it: {url}/   status: {url}/v1/status   all endpoints: {url}/docs",
             peer=self._network.identity.peer,
-            addresses=addresses,
+            addresses=self._network.host.addresses,
             http=url,
         )
+
+    def _say_how_to_join(self) -> None:
+        addresses = self._network.host.addresses
+        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
+        self._screen.say("joinable", f"others join with:\n{others}", addresses=addresses)
 
     def _load(self, task: Task) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
@@ -255,13 +262,10 @@ class _Participation:
         self, task: Task, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float
     ) -> Summary:
         stopped, centre = self._stop.requested, peer.centre_value()
-        if self._past is None:
-            set_aside(output)
-        save_model(model, output)  # before anything that takes time
-        if centre is not None:
-            save_values(model, centre, output, CENTRE_FILE)
+        unsaved = self._save_models(model, centre, output)  # before anything that takes time
+        impatient = self._impatient(model, time.monotonic() + STOPPED_TEST_SECONDS)
         result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
-        of_centre = None if centre is None else trainer.test_values(centre, self._stop)
+        of_centre = None if centre is None else trainer.test_values(centre, impatient)
         summary = Summary(
             peer=peer.peer,
             run=self._manifest.run,
@@ -282,11 +286,30 @@ class _Participation:
             farewell=self._farewell,
             model=str(output / MODEL_FILE),
         )
-        save_summary(summary, output)
+        unsaved = unsaved or _attempt(lambda: save_summary(summary, output))
         self._board.phase = "done"
         self._screen.progress(self._board, now=True)
-        self._say_goodbye(summary)
+        self._say_goodbye(summary, saved=unsaved is None)
+        if unsaved is not None:
+            raise unsaved
         return summary
+
+    def _impatient(self, model: nn.Module, end: float) -> Callable[[], bool]:
+        """After Ctrl-C there is no time for the centre where BatchNorm wants all data first, and none after `end`."""
+        slow = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        return lambda: self._stop() and (slow or time.monotonic() > end)
+
+    def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
+        """What was in the way of it: no reason not to tell how good the model became."""
+
+        def save() -> None:
+            if self._past is None:
+                set_aside(output)
+            save_model(model, output)
+            if centre is not None:
+                save_values(model, centre, output, CENTRE_FILE)
+
+        return _attempt(save)
 
     @property
     def _manifest(self) -> RunManifest:
@@ -378,16 +401,27 @@ class _Participation:
             self._farewell = leaving.result()
             self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
 
-    def _say_goodbye(self, summary: Summary) -> None:
+    def _say_goodbye(self, summary: Summary, *, saved: bool) -> None:
         self._screen.close()
         totals = summary.exchanges
+        steps = "" if self._config.role == "centre" else f"{summary.steps} steps, "
         self._screen.say(
             "end",
-            f"{'Stopped' if summary.stopped else 'Finished'} after {summary.steps} steps, {summary.seconds:.1f} s. "
+            f"{'Stopped' if summary.stopped else 'Finished'} after {steps}{summary.seconds:.1f} s. "
             f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
-            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}.\nModel: {summary.model}",
+            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}."
+            + (f"\nModel: {summary.model}" if saved else ""),
             **summary.model_dump(mode="json"),
         )
+
+
+def _attempt(save: Callable[[], object]) -> ConfigError | None:
+    """Do that, and give what was in the way of it."""
+    try:
+        save()
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _met(peer: Peer) -> int:

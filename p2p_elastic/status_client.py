@@ -417,7 +417,7 @@ def _without(value: Json, places: set[Place], here: Place = ()) -> Json:
 
 
 def tame(value: Json) -> Json:
-    """A JSON value whose texts are short and printable, whose numbers fit into 64 bits and whose objects have few keys.
+    """A JSON value with short printable texts, whole numbers of 64 bits and objects of few keys.
 
     Raises:
         ValueError: a number or an object does not.
@@ -432,7 +432,7 @@ def tame(value: Json) -> Json:
         return [tame(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, int | float) and abs(value) >= NUMBER_MAX:
+    if isinstance(value, int) and abs(value) >= NUMBER_MAX:  # a loss may be as large as floats are
         raise ValueError("a number out of range")
     return value
 

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from p2p_elastic.display import percent, short, size, standing
+from p2p_elastic.display import at_centre, duration, number, percent, short, size, standing, time_left
 from p2p_elastic.pace import used
 from p2p_elastic.status import Outcome, PartnerStatus, PeerStatus
 from p2p_elastic.status_client import Answer
@@ -56,10 +56,11 @@ def _facts(status: PeerStatus) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    speed = f"{_number(training.steps_per_second, '.1f')} steps/s"
+    speed = f"{number(training.steps_per_second, '.1f')} steps/s"
+    steps = f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}   {time_left(training)}"
     rows = [
-        ("step", f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}"),
-        ("loss", f"{_number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
+        *([("role", at_centre(status))] if at_centre(status) else [("step", steps)]),
+        ("loss", f"{number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
         ("rule", status.rule or "-"),
         ("weight", _weight(status)),
         ("task", f"{status.task or '-'} on {status.device}   up {duration(status.uptime_seconds)}"),
@@ -128,7 +129,7 @@ def _members(status: PeerStatus) -> Table:
             f"  {short(member.peer)}",
             state,
             str(member.step),
-            _number(member.loss, ".4f"),
+            number(member.loss, ".4f"),
             f"{member.weight:.2g}",
         ]
         style = "" if state == "alive" and (partner is None or partner.trust > 0.0) else "yellow"
@@ -142,7 +143,7 @@ def _met(partner: PartnerStatus | None) -> list[str]:
     if partner is None:
         return ["-"] * 3
     last = "-" if partner.last is None else f"{duration(partner.last.age_seconds)} ago, {partner.last.outcome.value}"
-    return [f"{partner.trust:.2g}", _number(partner.distance, ".3g"), last]
+    return [f"{partner.trust:.2g}", number(partner.distance, ".3g"), last]
 
 
 class Overview:
@@ -186,10 +187,10 @@ def _row(status: PeerStatus | None) -> list[str]:
         short(status.peer),
         training.phase,
         _steps(status),
-        _number(training.steps_per_second, ".1f"),
-        _number(training.loss, ".4f"),
+        number(training.steps_per_second, ".1f"),
+        number(training.loss, ".4f"),
         percent(training.validation_accuracy),
-        f"{status.weight:g}",
+        f"{status.weight:.2g}",
         _member_count(status),
         _exchange_count(status),
     ]
@@ -202,10 +203,11 @@ def line(answer: Answer) -> str:
         return f"{where} {answer.state} {answer.problem.text if answer.problem else ''}"
     training = status.training
     codes = ",".join(reason.code for reason in answer.health.reasons) if answer.health else ""
+    speed = f"{number(training.steps_per_second, '.1f')} steps/s"
+    done = f"step {_steps(status)} {speed} loss {number(training.loss, '.4f')}"
     parts = [
-        f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} step {_steps(status)}",
-        f"{_number(training.steps_per_second, '.1f')} steps/s loss {_number(training.loss, '.4f')}",
-        f"accuracy {percent(training.validation_accuracy)} weight {status.weight:g}",
+        f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} {at_centre(status) or done}",
+        f"accuracy {percent(training.validation_accuracy)} weight {status.weight:.2g}",
         f"members {_member_count(status)} exchanges {_exchange_count(status)}",
     ]
     return " ".join([*parts, *([standing(status)] if standing(status) else [])])
@@ -226,20 +228,9 @@ def _exchange_count(status: PeerStatus) -> str:
 
 
 def _steps(status: PeerStatus) -> str:
-    if status.training.phase == "holding":
-        return "holds the centre, does not train"
+    if at_centre(status):
+        return "-"
     return f"{status.training.step}/{status.training.steps_total or '?'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _texts(cells: Sequence[str]) -> list[Text]:

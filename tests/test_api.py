@@ -182,6 +182,8 @@ def test_docs_lists_endpoints_and_fields_and_needs_no_other_host() -> None:
 
 def test_every_link_within_docs_has_its_target() -> None:
     text = get("/docs").text
+    assert "`" not in text
+    assert "<code>progress</code>" in text
     targets = re.findall(r'href="#([^"]+)"', text)
     assert targets
     assert all(f'id="{target}"' in text for target in targets)
@@ -211,6 +213,13 @@ def test_pages_may_load_nothing_from_elsewhere_and_show_in_no_frame(path: str) -
 def test_root_is_the_page_that_is_installed() -> None:
     page = Path(api.__file__).parent / "static" / "index.html"
     assert get("/").text == page.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_each_part_of_the_status() -> None:
+    page = get("/").text
+    told_elsewhere = {"schema_hash", "codec", "network", "partition"}  # for programs, or among the reasons of /health
+    for name in PeerStatus.model_fields.keys() - told_elsewhere:
+        assert re.search(rf"\b{name}\b", page), name
 
 
 def test_the_readme_names_every_address_and_every_code() -> None:

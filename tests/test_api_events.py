@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -159,6 +160,18 @@ def test_so_many_streams_and_no_more() -> None:
             codes = (client.get(f"{url}/v1/events?once=true").status_code for _ in range(1000))
             assert 200 in codes
     assert streams.open == 0
+
+
+def test_one_client_leaves_places_for_the_others() -> None:
+    streams = Streams(limit=4, limit_per_client=2, poll_seconds=0.001, progress_seconds=0.005)
+    with served(streams=streams) as url:
+        with open_stream(url) as first, open_stream(url) as second:
+            assert next(first).kind == next(second).kind == "progress"
+            refused = httpx.get(f"{url}/v1/events?once=true")
+            assert (refused.status_code, "2 streams of events are open from 127.0.0.1" in refused.text) == (503, True)
+            assert streams.why_full("10.0.0.9") is None
+        assert once(streams=Streams(limit=4, limit_per_client=2, by_client=Counter({"10.0.0.9": 2})))
+    assert not streams.by_client  # nobody is remembered
 
 
 def test_a_stream_whose_status_fails_ends_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,9 +23,11 @@ from p2p_elastic.display import (
     percent,
     short,
     size,
+    time_left,
 )
 from p2p_elastic.status import (
     BootstrapStatus,
+    CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,
@@ -174,6 +176,38 @@ def test_one_line_before_anything_is_known() -> None:
     assert "- steps/s loss -" in line
 
 
+def test_who_only_holds_the_centre_is_not_shown_as_training() -> None:
+    def holding(*, here: bool) -> PeerStatus:
+        centre = CentreStatus(holder=PEER if here else PARTNER, here=here, term=1, exchanges=9)
+        return status_of(training={"phase": "holding", "step": 0, "loss": None}, centre=centre)
+
+    for text in (one_line(holding(here=True)), shown(holding(here=True))):
+        assert "does not train, holds the centre variable" in text
+        assert "step 0" not in text
+    assert "does not train, stands by for the centre variable" in one_line(holding(here=False))
+
+
+@pytest.mark.parametrize(
+    ("training", "text"),
+    [
+        ({}, "about 8 s left"),
+        ({"steps_per_second": 0.01}, "about 7.8 h left"),
+        ({"steps_per_second": 0.5}, "about 9 min left"),
+        ({"steps_per_second": 0.0}, ""),
+        ({"steps_per_second": 1e-308}, ""),
+        ({"steps_per_second": None}, ""),
+        ({"steps_total": None}, ""),
+        ({"step": 400}, ""),
+        ({"phase": "finishing"}, ""),
+    ],
+)
+def test_how_long_it_still_takes(training: dict[str, Any], text: str) -> None:
+    status = status_of(training=training)
+    assert time_left(status.training) == text
+    assert text in shown(status)
+    assert ("left" in shown(status)) is bool(text)
+
+
 # ---------------------------------------------------------------- how often
 
 
@@ -253,6 +287,24 @@ def test_the_panel_of_a_large_swarm_stays_small() -> None:
     text = shown(status_of(members=many))
     assert "and 292 more" in text
     assert len(text.splitlines()) < 20
+
+
+def test_a_command_that_is_said_can_be_copied_from_a_narrow_terminal() -> None:
+    stream, command = io.StringIO(), f"    p2p-elastic join --initial-peer /ip4/10.0.0.1/tcp/1/p2p/{'1' * 52}"
+    screen = PanelScreen(Console(file=stream, width=40))
+    screen.say("joinable", f"others join with:\n{command}")
+    assert command in stream.getvalue().splitlines()
+
+
+def test_the_panel_fits_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(panel(status_of(training={"step": 18324, "steps_total": 100_000, "epoch": 469.8})))
+    facts = "step 18324/100000  epoch 469.8  33.2 steps/s  loss 0.4321  accuracy 91.25 %"
+    assert facts in console.export_text()
+
+
+def test_the_panel_tells_members_that_are_drained() -> None:
+    assert "drained" in shown(status_of(members=(member(drained=True),)))
 
 
 def test_the_last_panel_stays_on_the_screen_and_what_was_said_is_above_it() -> None:

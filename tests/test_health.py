@@ -65,6 +65,13 @@ def test_a_peer_that_trains_with_others_is_ok() -> None:
     assert codes(status_of()) == []
 
 
+def test_a_swarm_of_two_that_lost_one_is_told_so() -> None:
+    split = PartitionStatus(lost=1, before=1, away=1, left=0, seconds=12.0, steps=40)
+    [reason] = judge(status_of(partition=split)).reasons
+    assert reason.text.startswith("the only other member vanished 12 s ago: it crashed, or the network is split. ")
+    assert "goes on alone" in reason.text
+
+
 @pytest.mark.parametrize(("left", "goes_on"), [(2, "with 2 others;"), (1, "with 1 other;"), (0, "alone;")])
 def test_members_that_vanished_together_are_said_until_they_are_back(left: int, goes_on: str) -> None:
     split = PartitionStatus(lost=3, before=5, away=3, left=left, seconds=12.0, steps=40)

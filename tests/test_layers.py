@@ -43,6 +43,7 @@ TOP = {
         "finding",
         "join",
         "joining",
+        "port_claim",
         "processes",
     ),
     *(

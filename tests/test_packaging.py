@@ -14,6 +14,7 @@ from p2p_elastic.cli import main
 from p2p_elastic.cli_options import DATA_DIR_DEFAULT
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.methods import RULES
+from p2p_elastic.tasks import TASKS
 from p2p_elastic.tasks.folders import default_data_dir
 
 if sys.version_info >= (3, 11):
@@ -81,6 +82,13 @@ def test_the_rules_are_listed_with_moving_rates_where_they_have_one_and_where_th
     assert told["elastic-gossip"] == "moving rate 0.5"
     assert told["gosgd"] == told["none"] == "no moving rate"
     assert told["easgd-sync"] == "moving rate 0.9 / p for p workers, in the simulator only"
+
+
+def test_the_summaries_of_the_tasks_are_in_one_column() -> None:
+    rows = CliRunner().invoke(main, ["tasks"]).output.splitlines()
+    width = max(map(len, TASKS))
+    assert [row[:width].strip() for row in rows[::2]] == list(TASKS)
+    assert all(row[width] == " " and row[width + 1].isalnum() for row in rows)
 
 
 def test_every_option_in_the_readme_exists() -> None:

@@ -1,0 +1,155 @@
+"""What a peer says at its begin and at its end, where something is in the way."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from p2p_elastic import join as module
+from p2p_elastic.config import JoinConfig
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.finding import RunFinder
+from p2p_elastic.join import _Participation
+from p2p_elastic.manifest import RunManifest
+from p2p_elastic.status import CentreStatus, ExchangeTotals
+from p2p_elastic.stop import Stop
+from p2p_elastic.tasks import Evaluation, find_task, initial_model
+from p2p_elastic.vector import ParameterVector
+
+PEER, ADDRESS = "12D3KooWme", "/ip4/10.0.0.1/tcp/31330/p2p/12D3KooWme"
+CPU = torch.device("cpu")
+
+
+class Said:
+    """A screen that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        self.events.append((event, text))
+
+    def progress(self, *_: object, **__: object) -> None:
+        pass
+
+    close = progress
+
+
+def participation(screen: Said, *initial_peers: str) -> _Participation:
+    network: Any = SimpleNamespace(
+        identity=SimpleNamespace(peer=PEER),
+        host=SimpleNamespace(addresses=(ADDRESS,)),
+        directory=SimpleNamespace(found=lambda manifest: None),
+    )
+    window: Any = SimpleNamespace(url="http://127.0.0.1:8870", open=lambda *_: [], close=lambda *_: None)
+    board: Any = SimpleNamespace(manifest=None, phase="starting")
+    config = JoinConfig(initial_peer=initial_peers)
+    return _Participation(config, screen, Stop(), cast(Any, None), network, board, window)
+
+
+def manifest() -> RunManifest:
+    task = find_task("digits")
+    schema = ParameterVector(initial_model(task, 0)).schema_hash
+    return JoinConfig(task="digits").found("digits-1", PEER, "digits", schema, task.recipe)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Participation, "_take_part", lambda *_: None)
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("founds", [True, False])
+def test_others_are_told_how_to_join_once_it_is_known_that_there_is_something_to_join(
+    founds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFinder, "join", lambda self: manifest())
+    screen = Said()
+    participation(screen, *([] if founds else [ADDRESS])).run(CPU)
+    told = [event for event, _ in screen.events]
+    assert told.index("joinable") > max(told.index("loading"), told.index("listening"))
+    assert dict(screen.events)["joinable"] == f"others join with:\n    p2p-elastic join --initial-peer {ADDRESS}"
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("alone", [True, False])
+def test_nobody_is_told_to_join_who_could_not_join_itself(
+    alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def join(finder: RunFinder) -> RunManifest:
+        finder.alone = alone
+        if not alone:
+            raise ConfigError("run", None, "the initial peer does not know it")
+        return manifest()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFinder, "join", join)
+    screen = Said()
+    with nullcontext() if alone else pytest.raises(ConfigError):
+        participation(screen, ADDRESS).run(CPU)
+    told = dict(screen.events)
+    assert "others join" not in "".join(told.values())
+    assert "watch it: http://127.0.0.1:8870/" in told["listening"]
+
+
+def finish(one: _Participation, model: nn.Module, output: Path, centre: torch.Tensor | None = None) -> None:
+    """The end of a peer with these parameters, and this centre variable."""
+    one._board.manifest = manifest()
+    tested = Evaluation(accuracy=0.9, loss=0.4)
+    trainer: Any = SimpleNamespace(
+        meter=SimpleNamespace(step=7, validation=None, loss=0.5),
+        test=lambda *_: tested,
+        test_values=lambda _, stop: None if stop() else tested,
+    )
+    known = None if centre is None else CentreStatus(holder=PEER, here=True, term=1, exchanges=3)
+    nothing = dict.fromkeys(("leaders", "joining"), lambda: None)
+    seen = {"centre_value": lambda: centre, "centre": lambda: known, "exchanges": ExchangeTotals}
+    peer: Any = SimpleNamespace(peer=PEER, **seen, **nothing)
+    one._finish(find_task("digits"), model, trainer, peer, output, 3.0)
+
+
+@pytest.mark.parametrize(("stopped", "normed", "tested"), [(0, 1, True), (1, 0, True), (1, 1, False)])
+def test_the_centre_is_tested_after_ctrl_c_where_that_begins_at_once(
+    stopped: bool, normed: bool, tested: bool, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) if normed else nn.Linear(2, 2)
+    screen = Said()
+    one = participation(screen)
+    one._stop.requested = stopped
+    finish(one, model, tmp_path, ParameterVector(model).snapshot(ParameterVector(model).empty()))
+    [(_, text)] = screen.events
+    assert ("of the centre variable 90.00 %" in text) is tested
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"), [("bla", "not a multiaddr such as"), ("/ip4/192.168.1.7/tcp/31330", "peer id included")]
+)
+def test_an_address_that_is_none_is_named(address: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"initial-peer: got '{address}'; .*{problem}"):
+        module.join(JoinConfig(initial_peer=(address,)), Said(), Stop())
+
+
+@pytest.mark.parametrize("in_the_way", ["model", "summary", None])
+def test_the_test_accuracy_is_told_though_nothing_can_be_written(
+    in_the_way: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ConfigError("output", str(tmp_path), "cannot be written: No space left on device")
+
+    if in_the_way is not None:
+        monkeypatch.setattr(module, f"save_{in_the_way}", full)
+    screen = Said()
+    with nullcontext() if in_the_way is None else pytest.raises(ConfigError, match="No space left"):
+        finish(participation(screen), nn.Linear(2, 2), tmp_path)
+    [(event, text)] = screen.events
+    assert event == "end"
+    assert "Finished after 7 steps, 3.0 s. Test accuracy 90.00 %" in text
+    assert ("Model:" in text) is (in_the_way is None)
+    assert (tmp_path / "summary.json").exists() is (in_the_way is None)
