@@ -26,6 +26,7 @@ from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic, stay
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import FarewellStatus, Outcome
+from p2p_elastic.trust import Trial
 
 NEVER, LONG = Schedule(probability=0.0), 10.0
 ALONE_LATER = Policy(elastic(0.5), NEVER)
@@ -262,6 +263,34 @@ def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
         assert (await leave(members[0])).handed_to == "b"
         await until(lambda: settled(members), 2.0)
         torch.testing.assert_close(values(members[1].model), values(tiny_model(0)), rtol=0, atol=1e-6)
+
+    swarm(members, scenario)
+
+
+@pytest.mark.parametrize("late", ["last word", "examining"])
+def test_an_exchange_that_the_end_of_the_time_cuts_off_is_counted_where_the_partner_has_moved(late: str) -> None:
+    # A leaver knew nothing of it: its partner had moved, and it counted no half exchange.
+    def slow(event: Event) -> Verdict:
+        verdicts = members[1].peer._responder._ledger._verdicts.values()
+        last = event.source == "b" and event.kind == "piece" and any(v.done() for v in verdicts)
+        return Verdict(seconds=30.0 if last and late == "last word" else 0.001)
+
+    async def examine(_theirs: Tensor, _ours: Tensor) -> Trial:
+        await asyncio.sleep(30.0)
+        return Trial(1.0, 1.0, 0.0)
+
+    network = SimulatedNetwork(judge=slow)
+    members = joined(network, "ab", ALONE_LATER._replace(weighting="dynamic"))
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        if late == "examining":
+            members[0].peer.examine_with(examine)
+        status = await leave(members[0], 1.0)
+        assert (status.handed_to, status.reason) == (None, "there was no time for more")
+        assert members[1].peer.exchanges().by_outcome == {Outcome.COMPLETED: 1}
+        outcome = Outcome.HALF if late == "last word" else Outcome.COMPLETED  # then its own move waits already
+        assert members[0].peer.exchanges().by_outcome == {outcome: 1}
+        assert torch.equal(values(members[0].model), values(tiny_model(0))) is (late == "last word")
 
     swarm(members, scenario)
 
