@@ -238,6 +238,11 @@ class DHTDirectory:
         return bool(self._entries.neighbours)
 
     @property
+    def is_first(self) -> bool:
+        """Whether no peer of the DHT that we know has a smaller id: of several that could do something, one does."""
+        return all(self._identity.peer < other for other in self._entries.neighbours)
+
+    @property
     def ignored(self) -> int:
         """Records that were ignored, by the DHT node or by us."""
         return self._entries.refused + self._malformed
