@@ -247,6 +247,35 @@ def test_a_silent_donor_costs_its_deadline_and_not_the_whole_model() -> None:
     assert status.bytes_received < 2 * 72 * 4 + 8 * 1000
 
 
+def test_a_donor_with_a_thin_link_does_not_hold_up_what_others_can_give() -> None:
+    # Everything but its one part was here after a moment; that took as long as its link needs for 8 MiB.
+    sent_at = {"a": 0.0}
+
+    def judge(event: Event) -> Verdict:
+        if event.kind != "piece" or (event.source, event.target) != ("a", "late"):
+            return Verdict()
+        sent_at["a"] = max(sent_at["a"], event.now) + event.nbytes / 40  # bytes per second
+        return Verdict(seconds=sent_at["a"] - event.now)
+
+    network = SimulatedNetwork(judge)
+    old = old_members(network, "bc") + [build_member(network, "a", model=filled(1.0), schedule=NEVER)]
+    late = late_member(network, model=filled(0.0))
+    for member in (*old, late):
+        member.loss = 0.4
+
+    async def scenario() -> None:
+        caught, life = await catch_up(late)
+        assert caught is not None
+        assert torch.equal(values(late.model), torch.ones(72))
+        life.cancel()
+
+    living(old, scenario)
+    status = joining(late)
+    assert set(status.donors) == {"b", "c"}
+    assert status.seconds is not None
+    assert status.seconds < 3.0
+
+
 def test_a_donor_whose_parts_have_another_digest_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     network = SimulatedNetwork()
     old, late = old_members(network, "ab"), late_member(network)
