@@ -258,10 +258,7 @@ def test_a_donor_with_a_thin_link_does_not_hold_up_what_others_can_give() -> Non
         return Verdict(seconds=sent_at["a"] - event.now)
 
     network = SimulatedNetwork(judge)
-    old = old_members(network, "bc") + [build_member(network, "a", model=filled(1.0), schedule=NEVER)]
-    late = late_member(network, model=filled(0.0))
-    for member in (*old, late):
-        member.loss = 0.4
+    old, late = old_members(network, "abc"), late_member(network)
 
     async def scenario() -> None:
         caught, life = await catch_up(late)
