@@ -270,22 +270,28 @@ class Farewell:
     async def _hand_centre(self, end: float, centre: Centre) -> str | None:
         """Let the freshest copy's member take the value and the place. Says why nobody did, None where one did."""
         await centre.reserve()  # the exchanges under way there end first, and none begins any more
+        asked, failed = set[str](), 0
         try:
-            for turn, heir in enumerate(self._heirs()):
-                if await self._give_place(centre, heir, _turn(end, turn)):
+            while failed < TRIES and len(asked) < ASKED_MAX and (heir := self._heir(asked)) is not None:
+                asked.add(heir.peer)
+                gave = await self._give_place(centre, heir, _turn(end, failed))
+                if gave:
                     return None
+                failed += gave is None  # who leaves as well says so at once
         finally:
             centre.free()
         return "nobody took the centre variable over"
 
-    def _heirs(self) -> list[PeerRecord]:
+    def _heir(self, asked: set[str]) -> PeerRecord | None:
+        """Who has the freshest copy, of those that were not asked."""
         local = self._local
         alive = local.alive()
         now, announce_seconds = asyncio.get_running_loop().time(), local.membership.announce_seconds
-        line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated)
-        return [alive[c.peer].record for c in line[:TRIES]]
+        line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated and c.peer not in asked)
+        return alive[line[0].peer].record if line else None
 
-    async def _give_place(self, centre: Centre, heir: PeerRecord, end: float) -> bool:
+    async def _give_place(self, centre: Centre, heir: PeerRecord, end: float) -> bool | None:
+        """Whether that member took the place; None where it did not answer."""
         local = self._local
         shown = centre.shown(local.peer)
         had_it = shown is None or heir.peer in shown.holders
@@ -293,7 +299,7 @@ class Farewell:
         # Where its answer was lost, who fetched the value took the place.
         fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
         if not fetched and (heard is None or not heard.took):
-            return False
+            return None if heard is None else False
         centre.give_up(heir.peer)
         self._note(centre_to=heir.peer)
         local.events.add("centre", f"the centre is {heir.peer}: we leave", holder=heir.peer)
