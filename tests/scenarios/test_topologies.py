@@ -10,7 +10,9 @@ import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
 
+from p2p_elastic.messages import Stamp
 from p2p_elastic.methods import Flow, Topology, find_method
+from p2p_elastic.peers.centre import Given
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
@@ -301,6 +303,25 @@ def test_alone_nobody_makes_itself_the_centre() -> None:
         await asyncio.sleep(90.0)
         assert not centre_of(members[1]).here
         assert members[1].steps > steps + 1000
+
+    living(members, scenario)
+
+
+def test_a_centre_given_up_while_an_earlier_one_is_handed_over_is_not_forgotten() -> None:
+    network = SimulatedNetwork(judge=lambda event: Verdict(seconds=0.2 if event.kind == "piece" else 0.001))
+    members = swarm(network, EASGD, ["a", "b"])
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: centre_of(members[1]).holder == "a", 10.0)
+        centre, bequest = members[1].peer._local.centre, members[1].peer._bequest
+        assert centre is not None
+        second = Given(centre.value + 1.0, Stamp(term=1, clock=9))
+        centre.given = Given(centre.value, Stamp(term=1, clock=3))
+        handing = asyncio.ensure_future(bequest.hand_over())
+        await asyncio.sleep(0.1)
+        centre.given = second  # it had been the centre again for a moment
+        await handing
+        assert centre.given is second
 
     living(members, scenario)
 
