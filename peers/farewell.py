@@ -35,6 +35,7 @@ TOLD_MAX = 32  # members that hear it from ourselves; the others read it in the 
 TRIES = 2  # partners, or heirs, that may fail to take something
 ASKED_MAX = 8  # partners asked at all: those that decline at once cost no time
 BUSY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds before those that were busy are asked again
+NO_TIME = "there was no time for more"
 STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wait a little longer for the answer
 
 
@@ -148,9 +149,10 @@ class Farewell:
             await _until(end, self._local.until_quiet())
             if not self._begun:
                 self._begun = True
+                self._note(reason=NO_TIME)  # stands where we are hurried before that ends
                 await _until(end, self._hand_over_all(end, partner))
         except asyncio.TimeoutError:
-            self._note(reason="there was no time for more")
+            self._note(reason=NO_TIME)
         finally:
             self._local.handing_over, self._local.awaited = False, None
 

@@ -230,6 +230,8 @@ class Initiator:
             trial = await local.try_ours(theirs, result.mine) if received is not None else None
         finally:  # whatever came between: the partner has moved
             distance = move(local, exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
+            if self._so_far is not None:
+                self._so_far = self._so_far._replace(distance=distance)
         return distance
 
     def _offer(self, exchange_id: str, partner: str, terms: Terms) -> Offer:

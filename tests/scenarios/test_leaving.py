@@ -291,6 +291,7 @@ def test_an_exchange_that_the_end_of_the_time_cuts_off_is_counted_where_the_part
         assert members[1].peer.exchanges().by_outcome == {Outcome.COMPLETED: 1}
         outcome = Outcome.HALF if late == "last word" else Outcome.COMPLETED  # then its own move waits already
         assert members[0].peer.exchanges().by_outcome == {outcome: 1}
+        assert (members[0].peer.last_exchanges()[0].distance is None) is (late == "last word")
         assert torch.equal(values(members[0].model), values(tiny_model(0))) is (late == "last word")
 
     swarm(members, scenario)
@@ -527,7 +528,7 @@ def test_who_is_hurried_goes_on_with_its_goodbye_and_hands_nothing_over_twice() 
         await asyncio.sleep(0.05)
         first.cancel()
         status = await leave(members[0], 1.0)
-        assert status.members == 2
+        assert (status.members, status.handed_to, status.reason) == (2, None, "there was no time for more")
         assert known(members[1]) == {"c"}
         assert known(members[2]) == {"b"}
         assert completed(members[0]) == 0
