@@ -143,7 +143,7 @@ class Initiator:
             centre.vectors.theirs[centre.place] = vectors.mine
             received = local.handover.bring(centre.vectors.mine[centre.place])
             trial = await local.try_ours(theirs)
-            if not centre.seated:  # any more
+            if not centre.seated or local.centre is not centre:  # any more; or we joined another run
                 return False
             of_us = None if trial is None else trial.the_other_way_round
             centre.move(local.peer, theirs, mine, local.trusted_at(centre, local.peer, mine, of_us))
