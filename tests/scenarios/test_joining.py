@@ -11,7 +11,7 @@ import torch
 from swarm import Member, build_member, tiny_model, values
 from torch import Tensor, nn
 
-from p2p_elastic.messages import DeclineReason, Fetch
+from p2p_elastic.messages import DeclineReason, Fetch, Given
 from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.peers import donor as donor_module
 from p2p_elastic.peers.arrival import CaughtUp, Measured
@@ -498,6 +498,14 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
     (old,) = old_members(network, "a")
     late = [late_member(network, f"late-{i:02}") for i in range(20)]
     copies: list[object] = []
+    donor, on_their_way = old.peer._responder.donor, list[int]()
+    given = donor.given
+
+    async def watched(*args: object) -> Given:
+        on_their_way.append(donor._giving)
+        return await given(*args)  # type: ignore[arg-type]
+
+    donor.given = watched  # type: ignore[method-assign]
 
     async def scenario() -> None:
         show = old.peer._local.handover.show
@@ -518,6 +526,7 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
 
     living([old], scenario)
     assert len(copies) == 1
+    assert max(on_their_way) == donor_module.GIVEN_MAX  # also of those that waited for the copy together
     assert torch.equal(values(old.model), torch.ones(72))
     for member in late:
         assert torch.equal(values(member.model), torch.ones(72))
