@@ -274,7 +274,7 @@ class Farewell:
         await centre.reserve()  # the exchanges under way there end first, and none begins any more
         asked, failed = set[str](), 0
         try:
-            while failed < TRIES and len(asked) < ASKED_MAX and (heir := self._heir(asked)) is not None:
+            while failed < TRIES and (heir := self._heir(asked)) is not None:
                 asked.add(heir.peer)
                 gave = await self._give_place(centre, heir, _turn(end, failed))
                 if gave:

@@ -606,7 +606,7 @@ def test_a_dead_heir_is_passed_over() -> None:
 def test_where_all_but_one_leave_at_once_the_centre_goes_to_the_one_that_stays() -> None:
     # The two with the freshest copies were asked, which left as well; what only the centre knew was lost.
     network = SimulatedNetwork()
-    members = centre_swarm(network, "abcdef")
+    members = centre_swarm(network, "abcdefghijkl")
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
