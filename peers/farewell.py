@@ -209,7 +209,10 @@ class Farewell:
 
     def _was_busy(self, partner: PeerRecord, outcome: Outcome | None) -> bool:
         met = self._local.journal.met.get(partner.peer)
-        return outcome is Outcome.DECLINED and met is not None and met.last.reason == DeclineReason.BUSY.value
+        reasons = {DeclineReason.BUSY.value}
+        if self._local.policy.topology is Topology.CENTRE:  # it leaves as well: soon there is another one
+            reasons |= {DeclineReason.LEAVING.value, DeclineReason.NOT_CENTRE.value}
+        return outcome is Outcome.DECLINED and met is not None and met.last.reason in reasons
 
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""

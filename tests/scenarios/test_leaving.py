@@ -586,6 +586,20 @@ def test_a_worker_that_leaves_meets_the_centre_once_more() -> None:
     swarm(members, scenario)
 
 
+def test_a_worker_that_leaves_at_the_same_time_as_the_centre_meets_its_heir() -> None:
+    # The old centre declined, and that was all: what the worker learnt last was lost.
+    network = SimulatedNetwork()
+    members = joined(network, "abc", EASGD._replace(schedule=NEVER))
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        await until(lambda: all(centre_of(m).holder == "a" for m in members), 10.0)
+        first, second = await asyncio.gather(leave(members[0]), leave(members[1]))
+        assert (first.centre_to, second.handed_to) == ("c", "c")
+        assert centre_of(members[2]).exchanges == 2  # with the old centre's own model, and with the worker
+
+    swarm(members, scenario)
+
+
 def test_a_dead_heir_is_passed_over() -> None:
     network = SimulatedNetwork()
     members = centre_swarm(network)
