@@ -15,12 +15,15 @@ from p2p_elastic.manifest import RunManifest, check_against
 from p2p_elastic.methods import find_method
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.resume import Past
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Task, find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
+TURN_SECONDS = 5.0  # of several that trained alone and meet, one founds its run; so long the others wait for that,
+KNOWN_RUN_SECONDS = 25.0  # and so long who joins: after it came somebody may have waited for FIND_RUN_SECONDS and that
 
 
 class RunFinder:
@@ -105,8 +108,11 @@ class RunFinder:
         await self._network.directory.until_attached()
         try:
             theirs = await self._network.find_run(self._config.run)
+            if theirs is None and not self._network.directory.is_first:
+                theirs = await self._network.find_run(self._config.run, TURN_SECONDS)
             if theirs is None:
                 self._network.directory.found(manifest)
+                await attempt(peer.announce)  # others who trained alone wait for it now
                 self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
                 return
             check_against(theirs, self._config.binding())
@@ -136,7 +142,7 @@ def peer_cache() -> PeerCache | None:
 
 async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
     """The wanted run, or the only one, of the initial peers that answer. Raises ConfigError where it is not there."""
-    manifest = await network.find_run(wanted)
+    manifest = await network.find_run(wanted, KNOWN_RUN_SECONDS)
     if manifest is None:
         name = f"run {wanted!r}" if wanted else "any run"
         raise ConfigError("run", wanted, f"the initial peer answers, but does not know {name}")

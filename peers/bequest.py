@@ -58,12 +58,13 @@ class Bequest:
         if centre is None or centre.given is None or local.condition.drained or local.leaving:
             return
         heir, given = local.members.get(centre.holder or ""), centre.given
-        if heir is not None:
-            result = await self._give(centre, given, heir.record)
-            log.info("the centre given up for %s: %s %s", heir.record.peer, result.outcome.value, result.reason or "")
-            given = given._replace(tries=TRIES_MAX if result.outcome in FINAL else given.tries + 1)
-        if not centre.seated:
-            centre.given = given if given.tries < TRIES_MAX else None
+        if heir is None:
+            return
+        result = await self._give(centre, given, heir.record)
+        log.info("the centre given up for %s: %s %s", heir.record.peer, result.outcome.value, result.reason or "")
+        tries = TRIES_MAX if result.outcome in FINAL else given.tries + 1
+        if centre.given is given:  # we are not the centre again, nor gave up another one, meanwhile
+            centre.given = given._replace(tries=tries) if tries < TRIES_MAX else None
 
     async def _give(self, centre: Centre, given: Given, heir: PeerRecord) -> Result:
         local, started = self._local, asyncio.get_running_loop().time()

@@ -94,8 +94,8 @@ class Centre:
         self._rule_states: dict[str, Any] = {}  # one for each partner, or one for all
         self.judge = Judge()  # of those who meet the centre here
         self.given: Given | None = None  # ours, until it is handed over
-        self._since = self.stamp.clock  # the clock when we became the centre,
-        self._behind = 0  # and the exchanges behind the value since then
+        self.since = self.stamp.clock  # the clock when we became the centre,
+        self.behind = 0  # and the exchanges behind the value since then
         self._inherited: dict[tuple[str, int], None] = {}  # who handed over which term
         self._vectors: Vectors | None = None
         self._vacant_since: float | None = None
@@ -153,7 +153,7 @@ class Centre:
             value[place].add_(delta, alpha=share)
             self.value = value
             self.stamp = self.stamp.counted()
-            self._behind += 1
+            self.behind += 1
         return distance
 
     def inherits(self, peer: str, stamp: Stamp) -> bool:
@@ -162,7 +162,7 @@ class Centre:
 
     def inheritance(self, stamp: Stamp) -> float:
         """How far ours would move to the one of that stamp: 0 to 1 of the distance."""
-        return inherited_share(self._behind, stamp.clock - self._since)
+        return inherited_share(self.behind, stamp.clock - self.since)
 
     def take_in(self, peer: str, stamp: Stamp, share: float) -> float:
         """Take in the vector received, which is overwritten. Returns the L2 distance."""
@@ -174,7 +174,7 @@ class Centre:
         if self.seated and share > 0.0 and math.isfinite(distance):
             self.value = self.value + delta.mul_(share)
             self.stamp = self.stamp.counted()
-            self._behind = min(self._behind + max(0, stamp.clock - self._since), CLOCK_MAX)
+            self.behind = min(self.behind + max(0, stamp.clock - self.since), CLOCK_MAX)
             log.warning("took in the centre of %s (term %d): %.2g of the way to it", peer, stamp.term, share)
         return distance
 
@@ -240,7 +240,7 @@ class Centre:
     def _step_down(self, top: Candidate) -> bool:
         log.warning("the centre is %s (term %d) now; ours, term %d, ends", top.peer, top.stamp.term, self.stamp.term)
         self.seated = False
-        self.given = Given(self.value, self.stamp) if self._behind else None
+        self.given = Given(self.value, self.stamp) if self.behind else None
         self.stamp = Stamp(term=0)  # whatever it sends us next is the run's
         return True
 
@@ -249,4 +249,4 @@ class Centre:
         self.stamp = Stamp(term=highest, clock=self.stamp.clock).next_term()
         log.warning("this peer is the centre from now on (term %d)", self.stamp.term)
         self.seated, self.holder, self._vacant_since = True, peer, None
-        self.given, self._since, self._behind = None, self.stamp.clock, 0
+        self.given, self.since, self.behind = None, self.stamp.clock, 0

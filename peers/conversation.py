@@ -64,6 +64,7 @@ class Conversation:
         self._streams = [stream]  # with those beside `stream`, for the vectors
         self.widening: Widening | None = None
         self.received: Received | None = None  # what a transfer brought, also where it failed
+        self.said: type[Message] | None = None  # the last message that we began to send
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -133,6 +134,7 @@ class Conversation:
 
     async def send(self, message: Message) -> None:
         """Send one message. Raises ExchangeError."""
+        self.said = type(message)
         await self._send(pack(message))
 
     async def until_closed(self) -> None:

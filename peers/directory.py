@@ -119,6 +119,7 @@ class DHTDirectory:
         self._members: frozenset[str] = frozenset()
         self._own_record: PeerRecord | None = None
         self._shard = 0
+        self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
         self._manifest: SignedManifest | None = None
         self._seen: dict[tuple[str, str], SignedManifest] = {}
         self._malformed = 0
@@ -131,6 +132,10 @@ class DHTDirectory:
 
     async def announce(self, record: PeerRecord) -> None:
         """Store our record, with our addresses, for RECORD_SECONDS; keep the manifest alive where that is our turn."""
+        async with self._announcing:
+            await self._announce(record)
+
+    async def _announce(self, record: PeerRecord) -> None:
         if self._own_record is None or self._own_record.run != record.run:
             first = await self._entries.get(members_key(record.run))
             full = len(first) >= FIRST_KEY_MEMBERS and record.peer not in first
@@ -142,10 +147,11 @@ class DHTDirectory:
 
     async def withdraw(self) -> None:
         """Replace our record by a goodbye, which expires soon after it."""
-        if self._own_record is None:
-            return
-        goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
-        await self._put(members_key(goodbye.run, self._shard), goodbye, seconds=1.0)
+        async with self._announcing:
+            if self._own_record is None:
+                return
+            goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
+            await self._put(members_key(goodbye.run, self._shard), goodbye, seconds=1.0)
 
     async def members(self) -> tuple[PeerRecord, ...]:
         """The other members of the run of our last announcement."""
@@ -236,6 +242,11 @@ class DHTDirectory:
     def attached(self) -> bool:
         """Whether at least one other peer of the DHT is known to answer."""
         return bool(self._entries.neighbours)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no peer of the DHT that we know has a smaller id: of several that could do something, one does."""
+        return all(self._identity.peer < other for other in self._entries.neighbours)
 
     @property
     def ignored(self) -> int:

@@ -92,6 +92,8 @@ class Donor:
         if not held.finite:
             self._held = None
             return DeclineReason.NOT_FINITE
+        if self._giving >= GIVEN_MAX:  # all that waited for the copy come at once
+            return DeclineReason.BUSY
         self._keep_for_a_while()
         return held
 

@@ -35,6 +35,7 @@ TOLD_MAX = 32  # members that hear it from ourselves; the others read it in the 
 TRIES = 2  # partners, or heirs, that may fail to take something
 ASKED_MAX = 8  # partners asked at all: those that decline at once cost no time
 BUSY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds before those that were busy are asked again
+NO_TIME = "there was no time for more"
 STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wait a little longer for the answer
 
 
@@ -148,9 +149,10 @@ class Farewell:
             await _until(end, self._local.until_quiet())
             if not self._begun:
                 self._begun = True
+                self._note(reason=NO_TIME)  # stands where we are hurried before that ends
                 await _until(end, self._hand_over_all(end, partner))
         except asyncio.TimeoutError:
-            self._note(reason="there was no time for more")
+            self._note(reason=NO_TIME)
         finally:
             self._local.handing_over, self._local.awaited = False, None
 
@@ -207,7 +209,10 @@ class Farewell:
 
     def _was_busy(self, partner: PeerRecord, outcome: Outcome | None) -> bool:
         met = self._local.journal.met.get(partner.peer)
-        return outcome is Outcome.DECLINED and met is not None and met.last.reason == DeclineReason.BUSY.value
+        reasons = {DeclineReason.BUSY.value}
+        if self._local.policy.topology is Topology.CENTRE:  # it leaves as well: soon there is another one
+            reasons |= {DeclineReason.LEAVING.value, DeclineReason.NOT_CENTRE.value}
+        return outcome is Outcome.DECLINED and met is not None and met.last.reason in reasons
 
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""
@@ -270,22 +275,28 @@ class Farewell:
     async def _hand_centre(self, end: float, centre: Centre) -> str | None:
         """Let the freshest copy's member take the value and the place. Says why nobody did, None where one did."""
         await centre.reserve()  # the exchanges under way there end first, and none begins any more
+        asked, failed = set[str](), 0
         try:
-            for turn, heir in enumerate(self._heirs()):
-                if await self._give_place(centre, heir, _turn(end, turn)):
+            while failed < TRIES and (heir := self._heir(asked)) is not None:
+                asked.add(heir.peer)
+                gave = await self._give_place(centre, heir, _turn(end, failed))
+                if gave:
                     return None
+                failed += gave is None  # who leaves as well says so at once
         finally:
             centre.free()
         return "nobody took the centre variable over"
 
-    def _heirs(self) -> list[PeerRecord]:
+    def _heir(self, asked: set[str]) -> PeerRecord | None:
+        """Who has the freshest copy, of those that were not asked."""
         local = self._local
         alive = local.alive()
         now, announce_seconds = asyncio.get_running_loop().time(), local.membership.announce_seconds
-        line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated)
-        return [alive[c.peer].record for c in line[:TRIES]]
+        line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated and c.peer not in asked)
+        return alive[line[0].peer].record if line else None
 
-    async def _give_place(self, centre: Centre, heir: PeerRecord, end: float) -> bool:
+    async def _give_place(self, centre: Centre, heir: PeerRecord, end: float) -> bool | None:
+        """Whether that member took the place; None where it did not answer."""
         local = self._local
         shown = centre.shown(local.peer)
         had_it = shown is None or heir.peer in shown.holders
@@ -293,7 +304,7 @@ class Farewell:
         # Where its answer was lost, who fetched the value took the place.
         fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
         if not fetched and (heard is None or not heard.took):
-            return False
+            return None if heard is None else False
         centre.give_up(heir.peer)
         self._note(centre_to=heir.peer)
         local.events.add("centre", f"the centre is {heir.peer}: we leave", holder=heir.peer)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from p2p_elastic.status import Outcome
 
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
 BUSY_TIMES = 5
+SLOW_SECONDS_MIN = 2.0  # so long, or as long as all took so far, a donor may take for its last part while others idle
 DIGEST_BYTES = 1 << 18
 
 
@@ -111,21 +112,38 @@ class Fetcher:
     ) -> dict[str, Failure]:
         """Fetch what is missing, from these donors at the same time, each part from one of them.
 
-        Says who failed; its parts went to the others, as far as there were any left. `of_centre`: only the centre
-        variable will do.
+        Says who failed; its parts went to the others, as far as there were any left. So does who is much slower than
+        the others. `of_centre`: only the centre variable will do.
         """
         failures: dict[str, Failure] = {}
-        workers = [
-            asyncio.ensure_future(self._work(download, donor, failures, of_centre))
+        workers = {
+            asyncio.ensure_future(self._work(download, donor, failures, of_centre)): donor.peer
             for donor in donors[: max(1, len(download.todo))]
-        ]
+        }
         try:
-            await asyncio.gather(*workers)
+            slow = await self._until_idle(workers, failures)
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        return failures
+        return {**failures, **{workers[one]: Failure(Outcome.TIMEOUT, "slower than the others") for one in slow}}
+
+    async def _until_idle(
+        self, workers: Mapping[asyncio.Task[None], str], failures: Mapping[str, Failure]
+    ) -> set[asyncio.Task[None]]:
+        """Wait for all of them; once one of them has nothing left to do, not for those much slower: who these are."""
+        began, left, idle = asyncio.get_running_loop().time(), set(workers), False
+        while left:
+            took = asyncio.get_running_loop().time() - began
+            done, left = await asyncio.wait(
+                left, timeout=max(took, SLOW_SECONDS_MIN) if idle else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                break
+            for worker in done:
+                worker.result()
+            idle = idle or any(workers[worker] not in failures for worker in done)
+        return left
 
     async def _work(self, download: Download, donor: PeerRecord, failures: dict[str, Failure], of_centre: bool) -> None:
         step, busy = None, 0

@@ -46,8 +46,8 @@ class Goodbyes:
             await conversation.send(Heard(id=goodbye.id, took=took))
         finally:
             self._local.journal.gave(conversation.traffic)
-            if not self._local.leaving:
-                await attempt(self._presence.announce if inherits and took else self._presence.look_for_centre)
+            # Who leaves itself takes no place, but has to know who is to have its last parameters.
+            await attempt(self._presence.announce if inherits and took else self._presence.look_for_centre)
 
     async def _take(self, goodbye: Goodbye, taking: Callable[[], Coroutine[None, None, bool]]) -> bool:
         """Take something from who leaves, one at a time, while it stays."""

@@ -16,7 +16,7 @@ from p2p_elastic.errors import (
     SchemaMismatch,
 )
 from p2p_elastic.exchange import Result, initiate, inquire
-from p2p_elastic.messages import Offer
+from p2p_elastic.messages import Offer, Verified
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.deadlines import Waits
@@ -50,6 +50,7 @@ class Initiator:
 
     def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+        self._so_far: Asked | None = None  # of the exchange under way, from when it may have moved the partner
 
     async def run_once(self) -> None:
         """One due exchange. When it returns, a move is waiting or the handover is free again."""
@@ -142,7 +143,7 @@ class Initiator:
             centre.vectors.theirs[centre.place] = vectors.mine
             received = local.handover.bring(centre.vectors.mine[centre.place])
             trial = await local.try_ours(theirs)
-            if not centre.seated:  # any more
+            if not centre.seated or local.centre is not centre:  # any more; or we joined another run
                 return False
             of_us = None if trial is None else trial.the_other_way_round
             centre.move(local.peer, theirs, mine, local.trusted_at(centre, local.peer, mine, of_us))
@@ -155,15 +156,24 @@ class Initiator:
         """How the exchange ended, and whether our snapshot is still as it was."""
         local, exchange_id = self._local, new_id(self._rng)
         started = asyncio.get_running_loop().time()
-        local.offering_to = partner.peer
-        asked = await self._exchange(partner, exchange_id)
+        local.offering_to, self._so_far = partner.peer, None
+        try:
+            asked = await self._exchange(partner, exchange_id)
+        except asyncio.CancelledError:  # such as by who leaves, whose time is over
+            if self._so_far is not None:
+                self._enter(exchange_id, partner, self._so_far, started)
+            raise
         local.offering_to = None
         if asked.result.outcome in SUSPICIOUS:
             log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
             local.failed(partner.peer, asked.result.outcome)
         else:
             local.heard(partner.peer)
-        local.enter(
+        self._enter(exchange_id, partner, asked, started)
+        return asked.result.outcome, asked.intact
+
+    def _enter(self, exchange_id: str, partner: PeerRecord, asked: Asked, started: float) -> None:
+        self._local.enter(
             exchange_id,
             partner.peer,
             asked.result,
@@ -172,7 +182,6 @@ class Initiator:
             traffic=asked.traffic,
             distance=asked.distance,
         )
-        return asked.result.outcome, asked.intact
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
         local, waits = self._local, self._local.waits(partner)
@@ -189,11 +198,19 @@ class Initiator:
             result = await conversation.run(initiate(offer, flow), vectors, seated=True)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
+        except asyncio.CancelledError:
+            if conversation.said is Verified:
+                given_up = Result(Outcome.HALF, reason="given up before the last word")
+                self._so_far = Asked(given_up, traffic=conversation.traffic)
+            raise
         finally:
             await lanes.close()
             await stream.close()
         if result.outcome is Outcome.HALF:
+            self._so_far = Asked(result, traffic=conversation.traffic)
             result = await self._resolve(partner, exchange_id, result)
+        if result.outcome is Outcome.COMPLETED:
+            self._so_far = Asked(result, traffic=conversation.traffic)
         came = conversation.received
         distance = await self._move(partner.peer, exchange_id, result, came if local.policy.receives else None)
         return Asked(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
@@ -213,6 +230,8 @@ class Initiator:
             trial = await local.try_ours(theirs, result.mine) if received is not None else None
         finally:  # whatever came between: the partner has moved
             distance = move(local, exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
+            if self._so_far is not None:
+                self._so_far = self._so_far._replace(distance=distance)
         return distance
 
     def _offer(self, exchange_id: str, partner: str, terms: Terms) -> Offer:

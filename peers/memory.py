@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from p2p_elastic.messages import Stamp
+from p2p_elastic.messages import CLOCK_MAX, Stamp
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import Members
 from p2p_elastic.peers.rule_states import RuleStates
@@ -54,6 +54,12 @@ class CentreMemory(Frozen):
 
     stamp: Stamp
     seated: bool
+    since: Annotated[int, Field(ge=0, le=CLOCK_MAX)] | None = Field(
+        default=None, description="the clock when it became the centre; null: not known"
+    )
+    behind: Annotated[int, Field(ge=0, le=CLOCK_MAX)] = Field(
+        default=0, description="exchanges behind the value since then"
+    )
 
 
 class PeerMemory(Frozen):
@@ -88,7 +94,9 @@ def remembered(local: Local, sequence: int, coin: random.Random) -> PeerMemory:
         distances={peer: d for peer, d in judge.distances.items() if all(map(math.isfinite, d))},
         usual=judge.usual if math.isfinite(judge.usual) else 0.0,
         initial=judge.initial,
-        centre=None if centre is None else CentreMemory(stamp=centre.stamp, seated=centre.seated),
+        centre=None
+        if centre is None
+        else CentreMemory(stamp=centre.stamp, seated=centre.seated, since=centre.since, behind=centre.behind),
     )
 
 
@@ -114,8 +122,11 @@ def recall(
     local.judge = Judge()
     local.judge.recall(JudgeMemory(memory.distances, memory.usual, memory.initial))
     if local.centre is not None and memory.centre is not None and centre is not None:
+        known = memory.centre
         local.centre.value = centre.clone()
-        local.centre.stamp, local.centre.seated = memory.centre.stamp, memory.centre.seated
+        local.centre.stamp, local.centre.seated = known.stamp, known.seated
+        local.centre.since = known.stamp.clock if known.since is None else known.since
+        local.centre.behind = known.behind
 
 
 def was_away_long(step: int, members: Members, period: float) -> bool:

@@ -148,14 +148,14 @@ class LiveNetwork:
         """From now on, look for the way into the swarm whenever it is lost."""
         self._live(self.directory.stay_attached())
 
-    async def find_run(self, wanted: str | None) -> RunManifest | None:
-        """The wanted run, or the only one there is; None where it does not appear for FIND_RUN_SECONDS.
+    async def find_run(self, wanted: str | None, seconds: float = FIND_RUN_SECONDS) -> RunManifest | None:
+        """The wanted run, or the only one there is; None where it does not appear for so long.
 
         Raises:
             ConfigError: see `choose_run`.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + FIND_RUN_SECONDS
+        end = loop.time() + seconds
         while loop.time() < end:
             try:
                 found = choose_run(await self.directory.runs(), wanted)

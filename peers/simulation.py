@@ -319,21 +319,24 @@ class SimulatedDirectory:
 
     def __init__(self, network: SimulatedNetwork, peer: str, ttl_seconds: float) -> None:
         self._network, self._peer, self._ttl_seconds = network, peer, ttl_seconds
+        self._announcing = asyncio.Lock()
 
     async def announce(self, record: PeerRecord) -> None:
         if record.peer != self._peer:
             raise DirectoryError(f"{self._peer} cannot announce {record.peer}")
-        verdict = self._network.verdict(self._peer, "*", "announce")
-        await asyncio.sleep(verdict.seconds)
-        if verdict.action != "pass":
-            raise DirectoryError("the announcement was lost")
-        self._network.records[self._peer] = record, asyncio.get_running_loop().time() + self._ttl_seconds
+        async with self._announcing:
+            verdict = self._network.verdict(self._peer, "*", "announce")
+            await asyncio.sleep(verdict.seconds)
+            if verdict.action != "pass":
+                raise DirectoryError("the announcement was lost")
+            self._network.records[self._peer] = record, asyncio.get_running_loop().time() + self._ttl_seconds
 
     async def withdraw(self) -> None:
-        known = self._network.records.get(self._peer)
-        if known is not None:
-            goodbye = known[0].model_copy(update={"left": True, "sequence": known[0].sequence + 1})
-            self._network.records[self._peer] = goodbye, known[1]
+        async with self._announcing:
+            known = self._network.records.get(self._peer)
+            if known is not None:
+                goodbye = known[0].model_copy(update={"left": True, "sequence": known[0].sequence + 1})
+                self._network.records[self._peer] = goodbye, known[1]
 
     async def members(self) -> tuple[PeerRecord, ...]:
         now = asyncio.get_running_loop().time()

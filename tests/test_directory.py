@@ -257,6 +257,22 @@ async def test_a_peer_that_never_announced_itself_has_nothing_to_withdraw(table:
     assert not table.entries
 
 
+@in_virtual_time
+async def test_a_goodbye_comes_after_the_first_announcement_that_is_under_way(table: Table) -> None:
+    # It found nothing to withdraw, and the record then stood for a minute.
+    async def slowly() -> None:
+        await asyncio.sleep(0.5)
+
+    a, b = join(table), join(table)
+    await a.announce()
+    b.node.before_get = slowly
+    announcing = asyncio.ensure_future(b.announce())
+    await asyncio.sleep(0.1)
+    await b.directory.withdraw()
+    await announcing
+    assert (await a.members())[b.peer].left
+
+
 # ---------------------------------------------------------------- more members than a key holds
 
 

@@ -17,6 +17,7 @@ from p2p_elastic.checkpoint import Content, Store
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.messages import Stamp
 from p2p_elastic.methods import RULES
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.memory import AWAY_STEPS_MIN, PeerMemory, was_away_long
@@ -179,6 +180,25 @@ def test_a_peer_goes_on_with_what_it_remembered(rule: str) -> None:
     if centre is not None:
         assert torch.equal(after.centre_value(), centre)  # type: ignore[arg-type]
         assert memory.partners or memory.rule is None
+
+
+def test_a_centre_that_was_resumed_counts_by_the_exchanges_behind_it_as_before() -> None:
+    # By its clock, which counts since the run began, it gave way wholly to whatever other centre it met.
+    policy = manifest_of(rule="easgd", period=4, probability=None).policy()
+    before = build_member(SimulatedNetwork(), "a", policy=policy).peer
+    centre = before._local.centre
+    assert centre is not None
+    centre.stamp, centre.since, centre.behind = Stamp(term=2, clock=500), 480, 20
+    other = Stamp(term=2, clock=500)
+    assert centre.inheritance(other) == 0.5
+    memory = kept(before.memory())
+    assert memory.centre is not None
+    unknown = memory.model_copy(update={"centre": memory.centre.model_copy(update={"since": None, "behind": 0})})
+    for remembered, share in ((memory, 0.5), (unknown, 0.0)):
+        after = build_member(SimulatedNetwork(), "a", policy=policy).peer
+        after.restore(remembered, centre=before.centre_value())
+        assert after._local.centre is not None
+        assert after._local.centre.inheritance(other) == share
 
 
 def test_the_sum_weight_of_gosgd_is_not_begun_anew() -> None:

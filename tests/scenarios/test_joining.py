@@ -11,7 +11,7 @@ import torch
 from swarm import Member, build_member, tiny_model, values
 from torch import Tensor, nn
 
-from p2p_elastic.messages import DeclineReason, Fetch
+from p2p_elastic.messages import DeclineReason, Fetch, Given
 from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.peers import donor as donor_module
 from p2p_elastic.peers.arrival import CaughtUp, Measured
@@ -247,6 +247,32 @@ def test_a_silent_donor_costs_its_deadline_and_not_the_whole_model() -> None:
     assert status.bytes_received < 2 * 72 * 4 + 8 * 1000
 
 
+def test_a_donor_with_a_thin_link_does_not_hold_up_what_others_can_give() -> None:
+    # Everything but its one part was here after a moment; that took as long as its link needs for 8 MiB.
+    sent_at = {"a": 0.0}
+
+    def judge(event: Event) -> Verdict:
+        if event.kind != "piece" or (event.source, event.target) != ("a", "late"):
+            return Verdict()
+        sent_at["a"] = max(sent_at["a"], event.now) + event.nbytes / 40  # bytes per second
+        return Verdict(seconds=sent_at["a"] - event.now)
+
+    network = SimulatedNetwork(judge)
+    old, late = old_members(network, "abc"), late_member(network)
+
+    async def scenario() -> None:
+        caught, life = await catch_up(late)
+        assert caught is not None
+        assert torch.equal(values(late.model), torch.ones(72))
+        life.cancel()
+
+    living(old, scenario)
+    status = joining(late)
+    assert set(status.donors) == {"b", "c"}
+    assert status.seconds is not None
+    assert status.seconds < 3.0
+
+
 def test_a_donor_whose_parts_have_another_digest_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     network = SimulatedNetwork()
     old, late = old_members(network, "ab"), late_member(network)
@@ -472,6 +498,14 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
     (old,) = old_members(network, "a")
     late = [late_member(network, f"late-{i:02}") for i in range(20)]
     copies: list[object] = []
+    donor, on_their_way = old.peer._responder.donor, list[int]()
+    given = donor.given
+
+    async def watched(*args: object) -> Given:
+        on_their_way.append(donor._giving)
+        return await given(*args)  # type: ignore[arg-type]
+
+    donor.given = watched  # type: ignore[method-assign]
 
     async def scenario() -> None:
         show = old.peer._local.handover.show
@@ -492,6 +526,7 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
 
     living([old], scenario)
     assert len(copies) == 1
+    assert max(on_their_way) == donor_module.GIVEN_MAX  # also of those that waited for the copy together
     assert torch.equal(values(old.model), torch.ones(72))
     for member in late:
         assert torch.equal(values(member.model), torch.ones(72))

@@ -17,6 +17,7 @@ from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import say_goodbye
 from p2p_elastic.messages import Goodbye, Stamp
 from p2p_elastic.methods import Topology
+from p2p_elastic.peers.centre import candidates, succession
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.departed import DEPARTED_MAX, Departed
 from p2p_elastic.peers.handover import State
@@ -26,6 +27,7 @@ from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic, stay
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import FarewellStatus, Outcome
+from p2p_elastic.trust import Trial
 
 NEVER, LONG = Schedule(probability=0.0), 10.0
 ALONE_LATER = Policy(elastic(0.5), NEVER)
@@ -266,6 +268,35 @@ def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
     swarm(members, scenario)
 
 
+@pytest.mark.parametrize("late", ["last word", "examining"])
+def test_an_exchange_that_the_end_of_the_time_cuts_off_is_counted_where_the_partner_has_moved(late: str) -> None:
+    # A leaver knew nothing of it: its partner had moved, and it counted no half exchange.
+    def slow(event: Event) -> Verdict:
+        verdicts = members[1].peer._responder._ledger._verdicts.values()
+        last = event.source == "b" and event.kind == "piece" and any(v.done() for v in verdicts)
+        return Verdict(seconds=30.0 if last and late == "last word" else 0.001)
+
+    async def examine(_theirs: Tensor, _ours: Tensor) -> Trial:
+        await asyncio.sleep(30.0)
+        return Trial(1.0, 1.0, 0.0)
+
+    network = SimulatedNetwork(judge=slow)
+    members = joined(network, "ab", ALONE_LATER._replace(weighting="dynamic"))
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        if late == "examining":
+            members[0].peer.examine_with(examine)
+        status = await leave(members[0], 1.0)
+        assert (status.handed_to, status.reason) == (None, "there was no time for more")
+        assert members[1].peer.exchanges().by_outcome == {Outcome.COMPLETED: 1}
+        outcome = Outcome.HALF if late == "last word" else Outcome.COMPLETED  # then its own move waits already
+        assert members[0].peer.exchanges().by_outcome == {outcome: 1}
+        assert (members[0].peer.last_exchanges()[0].distance is None) is (late == "last word")
+        assert torch.equal(values(members[0].model), values(tiny_model(0))) is (late == "last word")
+
+    swarm(members, scenario)
+
+
 def test_who_leaves_itself_by_then_takes_nothing_from_another_leaver() -> None:
     # It pulled all the same, and ended without the last word: half an exchange where several end together.
     network = SimulatedNetwork()
@@ -497,7 +528,7 @@ def test_who_is_hurried_goes_on_with_its_goodbye_and_hands_nothing_over_twice() 
         await asyncio.sleep(0.05)
         first.cancel()
         status = await leave(members[0], 1.0)
-        assert status.members == 2
+        assert (status.members, status.handed_to, status.reason) == (2, None, "there was no time for more")
         assert known(members[1]) == {"c"}
         assert known(members[2]) == {"b"}
         assert completed(members[0]) == 0
@@ -555,17 +586,74 @@ def test_a_worker_that_leaves_meets_the_centre_once_more() -> None:
     swarm(members, scenario)
 
 
+def test_a_worker_that_leaves_at_the_same_time_as_the_centre_meets_its_heir() -> None:
+    # The old centre declined, and that was all: what the worker learnt last was lost.
+    network = SimulatedNetwork()
+    members = joined(network, "abc", EASGD._replace(schedule=NEVER))
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        await until(lambda: all(centre_of(m).holder == "a" for m in members), 10.0)
+        first, second = await asyncio.gather(leave(members[0]), leave(members[1]))
+        assert (first.centre_to, second.handed_to) == ("c", "c")
+        assert centre_of(members[2]).exchanges == 2  # with the old centre's own model, and with the worker
+
+    swarm(members, scenario)
+
+
 def test_a_dead_heir_is_passed_over() -> None:
     network = SimulatedNetwork()
     members = centre_swarm(network)
 
     async def scenario(lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
-        first = members[0].peer._farewell._heirs()[0].peer
+        heir = members[0].peer._farewell._heir(set())
+        assert heir is not None
+        first = heir.peer
         dead = next(m for m in members if m.peer.peer == first)
         await kill(dead, network, lives[first])
         status = await leave(members[0])
         assert status.centre_to in {"b", "c", "d"} - {first}
+
+    swarm(members, scenario)
+
+
+def test_where_all_but_one_leave_at_once_the_centre_goes_to_the_one_that_stays() -> None:
+    # The two with the freshest copies were asked, which left as well; what only the centre knew was lost.
+    network = SimulatedNetwork()
+    members = centre_swarm(network, "abcdefghijkl")
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
+        for member in members:
+            member.peer._local.policy = EASGD._replace(schedule=NEVER)
+        await asyncio.sleep(3.0)  # now all know how fresh each copy is
+        alive = members[0].peer._local.alive()
+        last = succession(candidates(alive, asyncio.get_running_loop().time(), 1.0))[-1].peer
+        stays = next(m for m in members if m.peer.peer == last)
+        for member in members[1:]:
+            member.peer._local.leaving = member is not stays  # their goodbyes are still to come
+        status = await leave(members[0])
+        assert status.centre_to == last
+        assert centre_of(stays).here
+        assert centre_of(stays).exchanges >= centre_of(members[0]).exchanges
+
+    swarm(members, scenario)
+
+
+def test_who_leaves_while_it_announces_itself_is_not_listed_afterwards() -> None:
+    # The record arrived after the goodbye; who had not heard that chose the leaver for a minute.
+    def slow(event: Event) -> Verdict:
+        return Verdict(seconds=0.05 if event.kind == "announce" else 0.001)
+
+    network = SimulatedNetwork(judge=slow)
+    members = joined(network, "a")
+
+    async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
+        announcing = asyncio.ensure_future(members[0].peer.announce())
+        await asyncio.sleep(0.01)
+        await leave(members[0])
+        await announcing
+        assert network.records["a"][0].left
 
     swarm(members, scenario)
 

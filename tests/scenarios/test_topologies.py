@@ -10,13 +10,17 @@ import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
 
+from p2p_elastic.messages import Stamp
 from p2p_elastic.methods import Flow, Topology, find_method
+from p2p_elastic.peers.centre import Given
+from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.policy import Policy
 from p2p_elastic.rules import elastic, follow
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import CentreStatus, LeaderStatus, Outcome
+from p2p_elastic.trust import Trial
 from p2p_elastic.vector import ParameterVector
 
 NAMES = ["a", "b", "c", "d"]
@@ -303,6 +307,48 @@ def test_alone_nobody_makes_itself_the_centre() -> None:
         assert members[1].steps > steps + 1000
 
     living(members, scenario)
+
+
+def test_a_centre_given_up_while_an_earlier_one_is_handed_over_is_not_forgotten() -> None:
+    network = SimulatedNetwork(judge=lambda event: Verdict(seconds=0.2 if event.kind == "piece" else 0.001))
+    members = swarm(network, EASGD, ["a", "b"])
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await until(lambda: centre_of(members[1]).holder == "a", 10.0)
+        centre, bequest = members[1].peer._local.centre, members[1].peer._bequest
+        assert centre is not None
+        second = Given(centre.value + 1.0, Stamp(term=1, clock=9))
+        centre.given = Given(centre.value, Stamp(term=1, clock=3))
+        handing = asyncio.ensure_future(bequest.hand_over())
+        await asyncio.sleep(0.1)
+        centre.given = second  # it had been the centre again for a moment
+        await handing
+        assert centre.given is second
+
+    living(members, scenario)
+
+
+def test_who_joins_a_run_while_it_meets_its_own_centre_is_a_newcomer_there() -> None:
+    # The move that came of it ended that: what it had learnt alone counted at once, and nobody was copied.
+    examining = asyncio.Event()
+
+    async def examine(_theirs: Tensor, _ours: Tensor) -> Trial:
+        examining.set()
+        await asyncio.sleep(0.5)
+        return Trial(1.0, 1.0, 0.0)
+
+    network, policy = SimulatedNetwork(), EASGD._replace(weighting="dynamic")
+    (alone,) = swarm(network, policy, ["a"])
+    alone.peer.examine_with(examine)
+
+    async def scenario(_lives: list[asyncio.Task[None]]) -> None:
+        await examining.wait()
+        alone.peer.adopt("other", policy, codec="none", fragments=1)
+        await asyncio.sleep(1.0)
+        assert alone.peer._local.newcomer
+        assert alone.peer._local.handover.state is State.FREE
+
+    living([alone], scenario)
 
 
 # ---------------------------------------------------------------- leaders
