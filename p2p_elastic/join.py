@@ -15,7 +15,7 @@ from torch import nn
 from p2p_elastic import __version__
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
-from p2p_elastic.checkpoint import FOLDER, OutputLock, Store
+from p2p_elastic.checkpoint import FOLDER, OutputLock, Store, checkpoint_folder
 from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
@@ -67,9 +67,14 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         ConfigError: something asked for cannot be.
         NetworkError: libp2p does not run here.
     """
-    past = None
-    if config.resume is not None:
+    if config.resume is None:
+        return _join(config, None, screen, stop)
+    with _locked(checkpoint_folder(config.resume).parent):  # first: a checkpoint written after we read would be lost
         config, past = resume(config)
+        return _join(config, past, screen, stop)
+
+
+def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> Summary | None:
     device = choose_device(config.device)
     if config.task is not None:
         find_task(config.task)
@@ -80,7 +85,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     identity = _identity(config, past)
     _check_others(config, identity.peer)
     network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())
-    with _locked(config.output), NetworkThread() as thread:
+    with _locked(config.output if past is None else None), NetworkThread() as thread:
         preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
         with_preferred_port(config.port, preferred, lambda port: thread.call(network.open(config.host, port)))
         sensors = Sensors(device)
@@ -97,7 +102,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
 
 
 def _locked(output: Path | None) -> contextlib.AbstractContextManager[object]:
-    """A folder that was named, such as to resume, is for one process; one that is made up has the peer's name."""
+    """A folder is for one process: one that was named at once, one that is made up as soon as there is a name."""
     return contextlib.nullcontext() if output is None else contextlib.closing(OutputLock(output))
 
 
@@ -156,7 +161,8 @@ class _Participation:
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
             output = output_folder(self._config.output, manifest.run, self._network.identity.peer)
-            return self._take_part(manifest, task, data, device, output)
+            with _locked(output if self._config.output is None else None):  # who resumes this peer must not meet us
+                return self._take_part(manifest, task, data, device, output)
         finally:
             self._window.close(self._thread)
             for one in shown:
