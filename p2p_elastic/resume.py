@@ -96,7 +96,8 @@ def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
 def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
     """The checkpoint's options, with what may be given anew. Raises ConfigError for anything else given otherwise."""
     given = {key: getattr(config, key) for key in config.model_fields_set - {"resume", "output", "identity"}}
-    bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run") if key in JoinConfig.model_fields}
+    bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run")}
+    bound["fragment"] = bound.pop("fragments")
     kept: dict[str, Any] = saved.options.model_dump()
     for key in sorted(given.keys() - set(FREE)):
         before = bound[key] if key in bound else kept[key]

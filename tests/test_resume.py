@@ -276,7 +276,7 @@ def saved_in(output: Path, identity: Identity, **options: Any) -> None:
     settings = Settings(steps=30, epochs=60, batch_size=32, learning_rate=0.03, momentum=0.9, seed=1)
     saved = Saved(
         version="1",
-        manifest=manifest_of(),
+        manifest=manifest_of(fragments=2),
         signature="ab" * 64,
         options=options_kept(config, settings),
         training=state.memory,
@@ -321,7 +321,15 @@ def test_a_budget_is_kept_and_may_be_given_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "same",
-    [{"lr": 0.03}, {"task": "digits"}, {"probability": 0.25}, {"run": "r-1"}, {"batch_size": 32}, {"shard": "1/2"}],
+    [
+        {"lr": 0.03},
+        {"task": "digits"},
+        {"probability": 0.25},
+        {"run": "r-1"},
+        {"batch_size": 32},
+        {"shard": "1/2"},
+        {"fragment": 2},
+    ],
     ids=str,
 )
 def test_what_is_said_again_is_no_contradiction(tmp_path: Path, same: dict[str, Any]) -> None:
