@@ -85,6 +85,8 @@ def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
         Interrupted: the user asked to stop.
     """
     began = time.monotonic()
+    if report_file(asked.output) == asked.output:
+        raise ConfigError("output", str(asked.output), "a name that does not end in .json: that is the report's")
     check_writable(asked.output.parent)
     network = LiveNetwork(Identity.generate(), asked.initial_peer)
     with NetworkThread() as thread:

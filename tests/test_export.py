@@ -37,6 +37,12 @@ def test_a_folder_that_cannot_be_written_is_seen_first(tmp_path: Path) -> None:
     assert "cannot be written" in text
 
 
+def test_a_model_is_not_overwritten_by_its_report(tmp_path: Path) -> None:
+    code, text = run("--initial-peer", NOBODY, "--output", str(tmp_path / "model.json"))
+    assert code == 2
+    assert "does not end in .json" in text
+
+
 @pytest.mark.parametrize(("model", "report"), [("m.safetensors", "m.json"), ("m", "m.json")])
 def test_the_report_is_beside_the_model(model: str, report: str) -> None:
     assert report_file(Path(model)).name == report
