@@ -192,6 +192,7 @@ class Examination:
         with self._stop.interruptible():
             data = doctor_task.look_at_data(task, self._config.data_dir)
         yield data.finding
+        yield from doctor_task.check_shard(self._config.part, data.examples)
         trained = device_vectors(adahessian=adahessian) if gpu is None else 0
         yield check_memory(free_memory, nbytes, data.data_bytes, trained)
         output = self._config.output or Path("runs")

@@ -46,7 +46,7 @@ from p2p_elastic.saver import Interval, Saver
 from p2p_elastic.sensors import Sensors
 from p2p_elastic.status import ExchangeTotals, FarewellStatus
 from p2p_elastic.stop import Stop
-from p2p_elastic.tasks import Data, Task, find_task, initial_model
+from p2p_elastic.tasks import Data, Task, find_task, initial_model, shard_indices
 from p2p_elastic.training import Settings, Trainer
 from p2p_elastic.vector import ParameterVector
 from p2p_elastic.window import Window, with_preferred_port
@@ -184,7 +184,10 @@ class _Participation:
     def _load(self, task: Task) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
         with self._stop.interruptible():
-            return task.load(self._config.data_dir)
+            data = task.load(self._config.data_dir)
+        if self._config.part is not None:
+            shard_indices(len(data.train), self._config.part)  # may be empty: better now than when we were announced
+        return data
 
     # -- training -----------------------------------------------------------------------------------------------------
 

@@ -460,6 +460,12 @@ def test_what_cannot_be_founded_is_found_before_founding() -> None:
     assert "cannot be founded like this: global-period: got 40; a multiple of the period, 16" in found["run"][0]["text"]
 
 
+def test_a_part_of_the_data_without_examples_is_found_before_founding() -> None:
+    code, found = report("--shard", "1300/1300")
+    assert code == 1
+    assert "shard 1300/1300 of 1,257 examples is empty" in found["data"][1]["text"]
+
+
 def test_key_files_are_looked_at_and_not_made(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token that all may read")
     (tmp_path / "token").chmod(0o644)

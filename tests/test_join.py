@@ -66,3 +66,14 @@ def test_a_folder_is_ours_before_its_newest_checkpoint_is_read(tmp_path: Path, m
     with pytest.raises(ConfigError, match="read"):
         joining.join(JoinConfig(resume=tmp_path), Quiet(), Stop())  # type: ignore[arg-type]
     assert others_may_write_into(tmp_path)
+
+
+def test_a_founder_that_cannot_train_tells_nobody_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    one = participation(JoinConfig(task="digits", shard="1300/1300"))
+    one._screen.say = lambda event, *_, **__: said.append(event)  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="at most as many shards as examples, 1257"):
+        one.run(torch.device("cpu"))
+    assert said == ["loading"]
+    assert list(tmp_path.iterdir()) == []
