@@ -189,6 +189,8 @@ class _Export:
         out, taken = self._vector.empty(), []
         for record in chosen:
             given = self._fetch(record, out)
+            if not isinstance(given, str) and not bool(torch.isfinite(out).all()):  # a NaN would be that of the average
+                given = "its parameters are not finite"
             if isinstance(given, str):
                 self._say(f"  {record.peer}: {given}")
                 self._left_out[record.peer] = given
