@@ -125,7 +125,7 @@ class Found(NamedTuple, Generic[Facts]):
     folder: Path
     step: int
     facts: Facts
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: dict[str, dict[str, Tensor]]
     private: Mapping[str, bytes]
 
 

@@ -129,7 +129,7 @@ def main() -> None:
     "--optimizer", type=click.Choice(["sgd", "adahessian"]), default="sgd", help="What this peer trains with."
 )
 @click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's; 0.02 with adahessian]")
-@click.option("--momentum", type=float, help="Momentum of this peer.  [default: the run's]")
+@click.option("--momentum", type=float, help="Momentum of this peer; adahessian has none.  [default: the run's]")
 @click.option(
     "--seed",
     type=int,

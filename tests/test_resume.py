@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,14 @@ def test_the_folder_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert config.initial_peer == ("/ip4/10.0.0.1/tcp/1/p2p/x",)
     assert (config.data_dir, config.port) == (tmp_path / "data", 4001)
     assert (config.wait_for_peers, config.log_format) == (0, "auto")  # of that moment, not of the run
+
+
+def test_what_was_restored_is_not_kept_a_second_time(tmp_path: Path) -> None:
+    saved_in(tmp_path, Identity.generate())
+    _, past = resume(JoinConfig(resume=tmp_path))
+    read = [weakref.ref(tensor) for tensor in past.found.tensors["model"].values()]
+    past.restore(trainer_of(HARD_TASK, HARD), build_member(SimulatedNetwork(), "a").peer)
+    assert [tensor for tensor in read if tensor() is not None] == []
 
 
 def test_what_does_not_define_the_run_may_be_given_anew(tmp_path: Path) -> None:
