@@ -532,6 +532,11 @@ def damage_no_images(raw: Path) -> str:
     return IDX_FILES[2]
 
 
+def damage_no_images_of_any_size(raw: Path) -> str:
+    (raw / IDX_FILES[2]).write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">III", 0, 2**31, 2**31))
+    return IDX_FILES[2]
+
+
 def damage_one_image(raw: Path) -> str:
     write_mnist(raw, train=1)
     return IDX_FILES[0]
@@ -560,6 +565,7 @@ def damage_label_eleven(raw: Path) -> str:
         damage_compressed,
         damage_header_only,
         damage_no_images,
+        damage_no_images_of_any_size,
         damage_one_image,
         damage_other_size,
         damage_labels_missing,
