@@ -72,7 +72,7 @@ def set_aside(folder: Path) -> None:
     Where a crash left some of them here and some there, the rest follows.
     """
     before = folder / BEFORE
-    there = [name for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE) if (folder / name).exists()]
+    there = [name for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE) if (folder / name).is_file()]
     if not there or _steps_in(before) > _steps_in(folder):
         return
     half_way = MODEL_FILE not in there and not (before / SUMMARY_FILE).exists()
