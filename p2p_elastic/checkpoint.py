@@ -125,7 +125,7 @@ class Found(NamedTuple, Generic[Facts]):
     folder: Path
     step: int
     facts: Facts
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: dict[str, dict[str, Tensor]]
     private: Mapping[str, bytes]
 
 
@@ -324,8 +324,11 @@ def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memory
 
 
 def checkpoint_folder(given: Path) -> Path:
-    """The folder with the checkpoints, given it or the output folder around it. Raises ConfigError where neither is."""
-    for folder in (given, given / FOLDER):
+    """The folder with the checkpoints, given it or the output folder around it. Raises ConfigError where neither is.
+
+    As an absolute path: what is around "." has no other name.
+    """
+    for folder in (Path(os.path.abspath(given)), Path(os.path.abspath(given / FOLDER))):
         if _checkpoints(folder):
             return folder
     raise ConfigError("resume", str(given), f"an output folder with checkpoints in it, or its folder {FOLDER}")

@@ -129,7 +129,7 @@ def main() -> None:
     "--optimizer", type=click.Choice(["sgd", "adahessian"]), default="sgd", help="What this peer trains with."
 )
 @click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's; 0.02 with adahessian]")
-@click.option("--momentum", type=float, help="Momentum of this peer.  [default: the run's]")
+@click.option("--momentum", type=float, help="Momentum of this peer; adahessian has none.  [default: the run's]")
 @click.option(
     "--seed",
     type=int,
@@ -220,16 +220,18 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
     with Stop().signals() as stop, clean_errors():
         # After the handlers: PyTorch takes seconds to load, and Ctrl-C must work meanwhile.
         from p2p_elastic.config import load_config
-        from p2p_elastic.display import open_screen
+        from p2p_elastic.display import LastingScreen, open_screen
         from p2p_elastic.join import join as take_part
 
         config = load_config(config_file, given)
-        screen = open_screen(config.log_format)
+        screen = LastingScreen(open_screen(config.log_format), stop.ask)
         with _logging(screen, verbose):
             try:
                 take_part(config, screen, stop)
             finally:
                 screen.close()
+        if screen.unread:
+            raise BrokenPipeError
 
 
 @main.command(short_help="Watch a small swarm train on this machine.")
@@ -286,7 +288,7 @@ def run() -> None:
         main()
     except SystemExit as end:
         code = end.code
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # nobody reads it, or it is a file on a full disk
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.errors import ConfigError
@@ -38,17 +38,19 @@ EITHER_OR = (("steps", "epochs"), ("epochs", "steps"), ("period", "probability")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
+Addresses = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+THREADS_MAX = 1024  # PyTorch starts them all at once, and the system may refuse
 
 
 class JoinConfig(Frozen):
     """Options of `p2p-elastic join`; the same names, with dashes, on the command line and in the TOML file."""
 
-    initial_peer: tuple[str, ...] = ()
+    initial_peer: Addresses = ()
     run: RunName | None = None
     task: str | None = None
     data_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=THREADS_MAX)] | None = None
     rule: str | None = None
     moving_rate: float | None = None
     period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -74,7 +76,7 @@ class JoinConfig(Frozen):
     wait_for_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
     host: str = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
     port: Port | None = None
-    announce: tuple[str, ...] = ()
+    announce: Addresses = ()
     http_host: str = "127.0.0.1"
     http_port: Port | None = None
     http_token_file: Path | None = None
@@ -88,6 +90,15 @@ class JoinConfig(Frozen):
     @classmethod
     def _fraction(cls, probability: object) -> Any:
         return number("probability", probability)
+
+    @field_validator("data_dir", "http_token_file", "identity", "output", "resume")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        """No shell reads a TOML file, and none looks into `--output=~/x`."""
+        try:
+            return None if path is None else path.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"no such home folder: {error}") from error
 
     @field_validator("shard")
     @classmethod

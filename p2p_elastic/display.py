@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TextIO
 
 from rich.console import Console, Group
@@ -71,6 +72,39 @@ class Every:
             return False
         self._last = now
         return True
+
+
+class LastingScreen:
+    """Another screen, which costs no training where its stream is full or gone: what cannot be shown is left out.
+
+    Where nobody reads a pipe any more `gone` is called: a reason to finish, and none to lose what was learnt.
+    """
+
+    def __init__(self, screen: Screen, gone: Callable[[], object]) -> None:
+        self._screen, self._gone = screen, gone
+        self.unread = False
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        with self._losses():
+            self._screen.say(event, text, **facts)
+
+    def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        with self._losses():
+            self._screen.progress(status, now=now)
+
+    def close(self) -> None:
+        with self._losses():
+            self._screen.close()
+
+    @contextlib.contextmanager
+    def _losses(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self.unread = True
+            self._gone()
+        except OSError:  # a full disk, a terminal that was closed
+            pass
 
 
 class JsonScreen:

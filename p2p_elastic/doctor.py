@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from p2p_elastic import doctor_probes as probes
 from p2p_elastic.doctor_checks import (
     PACKAGES,
-    RESULT_VECTORS,
     Finding,
     PortProblem,
     check_addresses,
@@ -24,6 +23,8 @@ from p2p_elastic.doctor_checks import (
     check_port,
     check_python,
     check_reachable,
+    device_vectors,
+    disk_vectors,
     failure,
     host_of,
     ok,
@@ -162,6 +163,7 @@ class Examination:
         from p2p_elastic import doctor_task
         from p2p_elastic.config import DEFAULT_TASK
         from p2p_elastic.devices import choose_device
+        from p2p_elastic.saver import Interval
         from p2p_elastic.tasks import find_task
         from p2p_elastic.tasks.folders import data_folder
 
@@ -184,14 +186,19 @@ class Examination:
         with self._stop.interruptible():
             nbytes = doctor_task.model_bytes(task)
             gpu = doctor_task.gpu_of(device)
-        yield check_device(str(device), gpu, nbytes, adahessian=self._config.optimizer == "adahessian")
+        adahessian = self._config.optimizer == "adahessian"
+        yield check_device(str(device), gpu, nbytes, adahessian=adahessian)
         self._doing(f"looking for the data of {task.name}")
         with self._stop.interruptible():
             data = doctor_task.look_at_data(task, self._config.data_dir)
         yield data.finding
-        yield check_memory(free_memory, nbytes, data.data_bytes)
+        yield from doctor_task.check_shard(self._config.part, data.examples)
+        trained = device_vectors(adahessian=adahessian) if gpu is None else 0
+        yield check_memory(free_memory, nbytes, data.data_bytes, trained)
         output = self._config.output or Path("runs")
-        yield check_disk("output", *probes.disk(output), RESULT_VECTORS * nbytes)
+        saves = not Interval.parse(self._config.checkpoint_every).off
+        vectors = disk_vectors(saves=saves, adahessian=adahessian)
+        yield check_disk("output", *probes.disk(output), vectors * nbytes)
         if data.download_bytes:
             folder = data_folder(self._config.data_dir)
             yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")

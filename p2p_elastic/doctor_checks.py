@@ -37,11 +37,12 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 NAMED = ("torch", "hivemind", "numpy", "protobuf")  # the others are only mentioned where something is wrong
 
-VECTORS = 5  # model sizes on the CPU: snapshots, the partner's values, the move, what is on its way
-DEVICE_VECTORS = 3  # parameters, gradients, momentum; activations come on top
-ADAHESSIAN_VECTORS = 3  # more on the device
+VECTORS = 5  # model sizes in RAM: snapshots, the partner's values, the move, what is on its way
+DEVICE_VECTORS = 3  # where it trains, RAM or a GPU: parameters, gradients, momentum; activations come on top
+ADAHESSIAN_VECTORS = 3  # more of them
 PROCESS_BYTES = 700_000_000  # Python with PyTorch and libp2p
 RESULT_VECTORS = 2  # model.safetensors and centre.safetensors
+CHECKPOINTS = 3  # on the disk: the two that are kept, and the one that is being written
 DISK_SPARE_BYTES = 200_000_000
 CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
 
@@ -136,11 +137,22 @@ def check_cpu(cores: int, load: float | None) -> Finding:
     return ok("cpu", text)
 
 
-def check_memory(free: int | None, model_bytes: int, data_bytes: int, process_bytes: int = PROCESS_BYTES) -> Finding:
-    """RAM against what a peer of this task holds. `process_bytes`: what is not loaded yet."""
-    vectors = VECTORS * model_bytes
+def device_vectors(*, adahessian: bool) -> int:
+    """How many model sizes there are where it trains."""
+    return DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian
+
+
+def check_memory(
+    free: int | None, model_bytes: int, data_bytes: int, trained: int = 0, process_bytes: int = PROCESS_BYTES
+) -> Finding:
+    """RAM against what a peer of this task holds.
+
+    `trained`: model sizes that are there because no GPU holds them; `process_bytes`: what is not loaded yet.
+    """
+    held = VECTORS + trained
+    vectors = held * model_bytes
     need = vectors + data_bytes + process_bytes
-    needs = f"about {_gigabytes(need)} needed: {VECTORS} x model of {_size(model_bytes)}, data {_size(data_bytes)}"
+    needs = f"about {_gigabytes(need)} needed: {held} x model of {_size(model_bytes)}, data {_size(data_bytes)}"
     if free is None:
         return ok("memory", f"{needs}, program; how much is free is not known on this system")
     text = f"{_gigabytes(free)} free; {needs}, program"
@@ -161,7 +173,7 @@ class Gpu(NamedTuple):
 def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: bool = False) -> Finding:
     if gpu is None:
         return ok("device", f"trains on {device}")
-    vectors = (DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian) * model_bytes
+    vectors = device_vectors(adahessian=adahessian) * model_bytes
     text = f"trains on {device}, {gpu.name}: {_gigabytes(gpu.free)} of {_gigabytes(gpu.total)} free"
     text += f"; {_size(vectors)} for the model and its gradients, activations on top"
     if gpu.free < vectors:
@@ -169,6 +181,12 @@ def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: boo
     if gpu.free < 2 * vectors + 500_000_000:
         return warning("device", text, "if memory runs out: a smaller --batch-size, or --device cpu")
     return ok("device", text)
+
+
+def disk_vectors(*, saves: bool, adahessian: bool = False) -> int:
+    """How many models would fill as much of the disk as results and checkpoints; `saves`: there are checkpoints."""
+    of_optimizer = 2 if adahessian else 1
+    return RESULT_VECTORS + CHECKPOINTS * (1 + of_optimizer) * saves
 
 
 def check_disk(

@@ -16,7 +16,7 @@ import torch
 
 from p2p_elastic.doctor_checks import Finding, Gpu, failure, ok, warning
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.tasks import Data, Task, initial_model
+from p2p_elastic.tasks import Data, Shard, Task, initial_model
 from p2p_elastic.tasks.folders import Source, data_folder
 from p2p_elastic.vector import ParameterVector
 
@@ -34,6 +34,7 @@ class Found(NamedTuple):
     finding: Finding
     data_bytes: int  # in memory; estimated where it is not here yet
     download_bytes: int = 0  # on disk, still to come
+    examples: int | None = None  # to train on
 
 
 def model_bytes(task: Task) -> int:
@@ -62,7 +63,14 @@ def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], lis
     seconds = time.monotonic() - began
     where = "inside a package" if source is None else f"in {folder}"
     text = f"{task.name}: {len(data.train):,} examples to train on, {where}, loaded in {seconds:.1f} s"
-    return Found(ok("data", text), _bytes_of(data))
+    return Found(ok("data", text), _bytes_of(data), examples=len(data.train))
+
+
+def check_shard(shard: Shard | None, examples: int | None) -> list[Finding]:
+    """Whether there is something in that part of the data, as far as is known."""
+    if shard is None or examples is None or shard.index <= examples:
+        return []
+    return [failure("data", f"shard {shard} of {examples:,} examples is empty", "choose fewer shards with --shard")]
 
 
 def is_here(task: Task, data_dir: Path | None) -> bool:

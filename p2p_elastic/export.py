@@ -85,6 +85,8 @@ def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
         Interrupted: the user asked to stop.
     """
     began = time.monotonic()
+    if report_file(asked.output) == asked.output:
+        raise ConfigError("output", str(asked.output), "a name that does not end in .json: that is the report's")
     check_writable(asked.output.parent)
     network = LiveNetwork(Identity.generate(), asked.initial_peer)
     with NetworkThread() as thread:
@@ -187,6 +189,8 @@ class _Export:
         out, taken = self._vector.empty(), []
         for record in chosen:
             given = self._fetch(record, out)
+            if not isinstance(given, str) and not bool(torch.isfinite(out).all()):  # a NaN would be that of the average
+                given = "its parameters are not finite"
             if isinstance(given, str):
                 self._say(f"  {record.peer}: {given}")
                 self._left_out[record.peer] = given

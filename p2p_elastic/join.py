@@ -16,7 +16,7 @@ from torch import nn
 from p2p_elastic import __version__
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
-from p2p_elastic.checkpoint import FOLDER, OutputLock, Store
+from p2p_elastic.checkpoint import FOLDER, OutputLock, Store, checkpoint_folder
 from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen, percent, size
@@ -48,7 +48,7 @@ from p2p_elastic.saver import Interval, Saver
 from p2p_elastic.sensors import Sensors
 from p2p_elastic.status import ExchangeTotals, FarewellStatus
 from p2p_elastic.stop import Stop
-from p2p_elastic.tasks import Data, Task, find_task, initial_model
+from p2p_elastic.tasks import Data, Task, find_task, initial_model, shard_indices
 from p2p_elastic.training import Settings, Trainer
 from p2p_elastic.vector import ParameterVector
 from p2p_elastic.window import Window, with_preferred_port
@@ -69,9 +69,14 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         ConfigError: something asked for cannot be.
         NetworkError: libp2p does not run here.
     """
-    past = None
-    if config.resume is not None:
+    if config.resume is None:
+        return _join(config, None, screen, stop)
+    with _locked(checkpoint_folder(config.resume).parent):  # first: a checkpoint written after we read would be lost
         config, past = resume(config)
+        return _join(config, past, screen, stop)
+
+
+def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> Summary | None:
     device = choose_device(config.device)
     if config.task is not None:
         find_task(config.task)
@@ -82,7 +87,8 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
     identity = _identity(config, past)
     network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())  # looks at the addresses first
     _check_others(config, identity.peer)
-    with _locked(config.output), contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
+    locked = _locked(config.output if past is None else None)
+    with locked, contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
 
         def listen(port: int) -> None:
             claim.take(config.host, port)
@@ -104,7 +110,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
 
 
 def _locked(output: Path | None) -> contextlib.AbstractContextManager[object]:
-    """A folder that was named, such as to resume, is for one process; one that is made up has the peer's name."""
+    """A folder is for one process: one that was named at once, one that is made up as soon as there is a name."""
     return contextlib.nullcontext() if output is None else contextlib.closing(OutputLock(output))
 
 
@@ -161,7 +167,8 @@ class _Participation:
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
             output = output_folder(self._config.output, manifest.run, self._network.identity.peer)
-            return self._take_part(manifest, task, data, device, output)
+            with _locked(output if self._config.output is None else None):  # who resumes this peer must not meet us
+                return self._take_part(manifest, task, data, device, output)
         finally:
             self._window.close(self._thread)
             for one in shown:
@@ -185,7 +192,10 @@ class _Participation:
     def _load(self, task: Task) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
         with self._stop.interruptible():
-            return task.load(self._config.data_dir)
+            data = task.load(self._config.data_dir)
+        if self._config.part is not None:
+            shard_indices(len(data.train), self._config.part)  # may be empty: better now than when we were announced
+        return data
 
     # -- training -----------------------------------------------------------------------------------------------------
 

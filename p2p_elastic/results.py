@@ -67,16 +67,21 @@ def check_writable(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Before the first result of a run is written: keep those of the run before, unless one with more steps is kept."""
+    """Before the first result of a run is written: keep those of the run before, unless one with more steps is kept.
+
+    Where a crash left some of them here and some there, the rest follows.
+    """
     before = folder / BEFORE
-    if not (folder / SUMMARY_FILE).exists() or _steps_in(before) > _steps_in(folder):
+    there = [name for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE) if (folder / name).is_file()]
+    if not there or _steps_in(before) > _steps_in(folder):
         return
+    half_way = MODEL_FILE not in there and not (before / SUMMARY_FILE).exists()
     try:
         before.mkdir(exist_ok=True)
-        for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE):
+        for name in () if half_way else (SUMMARY_FILE, CENTRE_FILE, MODEL_FILE):
             (before / name).unlink(missing_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(folder / name, before / name)
+        for name in there:
+            os.replace(folder / name, before / name)
     except OSError as error:
         raise ConfigError("output", str(before), f"cannot be written: {error.strerror}") from error
     log.warning("the results of the run before are in %s now", before)
@@ -124,9 +129,15 @@ def _write(target: Path, write: Callable[[Path], object]) -> None:
     unfinished = target.with_name(f".{target.name}.part")
     try:
         write(unfinished)
+        _sync(unfinished)  # or a machine that goes off may leave an empty file in the place of the previous one
         os.replace(unfinished, target)
     except (OSError, SafetensorError) as error:  # safetensors hides the OSError in one of its own
         with contextlib.suppress(OSError):
             unfinished.unlink()
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError("output", str(target), f"cannot be written: {reason}") from error
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -66,10 +66,12 @@ class Past(NamedTuple):
         return self.found.facts
 
     def restore(self, trainer: Trainer, peer: Peer) -> None:
-        """Before both begin. Raises ConfigError where the task has another model here."""
-        trainer.restore(TrainingState(self.saved.training, self.found.tensors))
-        centre = self.found.tensors.get(CENTRE, {}).get(CENTRE)
+        """Before both begin, once: the tensors are let go. Raises ConfigError where the task has another model here."""
+        tensors = self.found.tensors
+        trainer.restore(TrainingState(self.saved.training, tensors))
+        centre = tensors.get(CENTRE, {}).get(CENTRE)
         peer.restore(self.saved.peer, loss=trainer.meter.loss, centre=centre)
+        tensors.clear()  # who calls us holds them to the end: as much memory as model and optimizer take
 
 
 def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
@@ -96,7 +98,8 @@ def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
 def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
     """The checkpoint's options, with what may be given anew. Raises ConfigError for anything else given otherwise."""
     given = {key: getattr(config, key) for key in config.model_fields_set - {"resume", "output", "identity"}}
-    bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run") if key in JoinConfig.model_fields}
+    bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run")}
+    bound["fragment"] = bound.pop("fragments")
     kept: dict[str, Any] = saved.options.model_dump()
     for key in sorted(given.keys() - set(FREE)):
         before = bound[key] if key in bound else kept[key]

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import torch
+
 from p2p_elastic.checkpoint import Content
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.status import CheckpointStatus
 
 log = logging.getLogger(__name__)
+MODEL = "model"  # whose tensors those are in a checkpoint
 WAIT_SECONDS = 0.1
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_INTERVAL = "5m"  # at most so much is lost; what takes seconds is saved at its end only
@@ -66,7 +69,7 @@ class Saver:
         self._done: int | None = None  # steps, when last asked
         self._thread: threading.Thread | None = None
         self._written: tuple[int, float] | None = None  # step, when; replaced whole: other threads read it
-        self._failures = self._skipped = 0
+        self._failures = self._skipped = self._broken = 0
         self._problem: str | None = None
 
     def between_steps(self, done: int) -> None:
@@ -124,6 +127,10 @@ class Saver:
     def _write(self, content: Content, before: threading.Thread | None) -> None:
         if before is not None:
             before.join()
+        if not _finite(content):
+            self._broken += 1
+            log.warning("no checkpoint at step %d: the model is not finite; the one before stays", content.step)
+            return
         try:
             folder = self._store.write(content)
         except (OSError, P2PElasticError) as error:
@@ -141,6 +148,11 @@ class Saver:
             step=step,
             age_seconds=None if at is None else self._clock() - at,
             failures=self._failures,
-            skipped=self._skipped,
+            skipped=self._skipped + self._broken,
             problem=self._problem,
         )
+
+
+def _finite(content: Content) -> bool:
+    """Whether the model is worth keeping: one that diverged would soon have taken the place of all that had not."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in content.tensors.get(MODEL, {}).values())

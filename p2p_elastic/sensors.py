@@ -83,6 +83,8 @@ class Sensors:
     def read(self) -> Readings:
         """What they say now. Never raises."""
         charge = _known(lambda: self._system.sensors_battery())
+        if _known(lambda: _of_a_device(self._root)):
+            charge = None
         return Readings(
             available_share=min((share for share in self._available_shares() if share is not None), default=None),
             celsius=_known(self._gpu_celsius),
@@ -209,6 +211,16 @@ def _package(entries: Any, labels: tuple[str, ...]) -> list[Any]:
         if found := [entry for entry in entries if entry.label.startswith(label)]:
             return found
     return []
+
+
+def _of_a_device(root: Path) -> bool:
+    """Whether the battery that psutil reads is that of a mouse or the like, whatever the machine itself lives on.
+
+    Source: psutil's choice of a battery on Linux; the kernel's Documentation/ABI/testing/sysfs-class-power, "scope".
+    """
+    supplies = root / "sys/class/power_supply"
+    batteries = [s.name for s in supplies.iterdir() if s.name.startswith("BAT") or "battery" in s.name.lower()]
+    return bool(batteries) and (supplies / min(batteries) / "scope").read_text().strip() == "Device"
 
 
 def _group_share(files: _Memory, folder: Path, total: int) -> float | None:

@@ -244,7 +244,9 @@ class CheckpointStatus(Frozen):
     step: int | None = Field(description="of the last checkpoint of this process; nothing before the first")
     age_seconds: float | None = Field(description="since it was written")
     failures: int = Field(description="checkpoints that could not be written")
-    skipped: int = Field(description="checkpoints left out, since the one before was still being written")
+    skipped: int = Field(
+        description="checkpoints left out: the one before was still being written, or the model was not finite"
+    )
     problem: str | None = Field(description="why the last one could not be written; nothing where it was")
 
 

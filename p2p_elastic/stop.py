@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to finish, the second ends at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first asks to finish, another Ctrl-C or SIGTERM ends at once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ class Stop:
     def __call__(self) -> bool:
         return self.requested
 
+    def ask(self) -> None:
+        """As if the user had asked, at the next moment when that is looked at."""
+        self.requested = True
+
     @contextlib.contextmanager
     def signals(self) -> Iterator[Stop]:
-        """Handle SIGINT and SIGTERM for a while; afterwards as before."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handle SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP for a while; afterwards as before."""
+        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
         try:
             yield self
         finally:
@@ -44,6 +49,8 @@ class Stop:
             self._interruptible = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGHUP:
+            return  # the terminal and its shell each send one
         if self.requested:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())

@@ -43,7 +43,7 @@ class Trial(NamedTuple):
     @classmethod
     def of(cls, theirs: Tensor, mine: Tensor) -> Trial:
         """From mean losses [n] over the same n groups of examples."""
-        theirs, mine = theirs.double(), mine.double()
+        theirs, mine = theirs.cpu().double(), mine.cpu().double()  # Apple's GPUs have no float64
         error = float((theirs - mine).std()) / len(mine) ** 0.5 if len(mine) > 1 else 0.0
         return cls(float(theirs.mean()), float(mine.mean()), error)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE, AdaHessian, block_average, precondition, rademacher
 from p2p_elastic.errors import ConfigError
@@ -107,6 +108,29 @@ def test_many_vectors_average_to_the_diagonal_and_on_a_diagonal_hessian_each_one
     zs = [rademacher(p.detach(), signs) for _ in range(4000)]
     estimate = torch.stack([z * (hessian @ z) for z in zs]).mean(dim=0)
     torch.testing.assert_close(estimate, hessian.diagonal(), rtol=0.1, atol=0.3)
+
+
+def _on_cpu(value: object) -> bool:
+    return isinstance(value, Tensor) and value.device.type == "cpu"
+
+
+class ToDevice(TorchDispatchMode):
+    """Counts the bytes that leave the CPU."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.device.type == "meta" and _on_cpu(args[0]):
+            self.nbytes += out.nbytes
+        return out
+
+
+def test_a_bit_for_each_sign_goes_to_the_device() -> None:
+    with ToDevice() as sent:
+        z = rademacher(torch.empty(1000, 100, device="meta"), seeded())
+    assert (z.device.type, z.shape, z.dtype) == ("meta", (1000, 100), torch.float32)
+    assert 100_000 / 8 <= sent.nbytes <= 100_000 / 8 + 1000
 
 
 def test_rademacher_vectors_are_fair_signs_of_the_kind_asked_for() -> None:

@@ -306,6 +306,16 @@ def test_checkpoints_are_found_from_the_output_folder_and_from_their_own(tmp_pat
             checkpoint_folder(wrong)
 
 
+@pytest.mark.parametrize(("inside", "given"), [("checkpoint", "."), (".", "."), (".", "checkpoint"), ("runs", "..")])
+def test_the_output_folder_is_around_the_checkpoints_wherever_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, given: str
+) -> None:
+    Store(tmp_path / "checkpoint", Facts).write(content(1))
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / inside)
+    assert checkpoint_folder(Path(given)).parent.resolve() == tmp_path.resolve()
+
+
 def test_one_folder_is_for_one_peer_at_a_time(tmp_path: Path) -> None:
     lock = OutputLock(tmp_path)
     with pytest.raises(ConfigError, match="still writing there"):

@@ -120,6 +120,25 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
         load_config(path, {})
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "peer.toml").write_bytes("\ufeffsteps = 5".encode())
+    assert load_config(tmp_path / "peer.toml", {}).steps == 5
+
+
+def test_one_address_needs_no_list(tmp_path: Path) -> None:
+    config = load_config(
+        toml(tmp_path, 'initial-peer = "/ip4/10.0.0.1/tcp/1/p2p/x"\nannounce = "/ip4/1.2.3.4/tcp/1"'), {}
+    )
+    assert (config.initial_peer, config.announce) == (("/ip4/10.0.0.1/tcp/1/p2p/x",), ("/ip4/1.2.3.4/tcp/1",))
+
+
+def test_a_path_that_no_shell_has_seen_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for key in ("data-dir", "http-token-file", "identity", "output", "resume"):
+        config = load_config(toml(tmp_path, f'{key} = "~/x"'), {})
+        assert getattr(config, key.replace("-", "_")) == tmp_path / "x"
+
+
 def test_a_probability_may_be_a_fraction(tmp_path: Path) -> None:
     with join.make_context("join", ["--probability", "1/32"]) as context:
         assert load_config(None, asked(context, context.params)).probability == 1 / 32
@@ -163,6 +182,8 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         ("run", "x" * 65, "at most 64"),
         ("device", "tpu", "'cuda'"),
         ("threads", 0, "greater than or equal to 1"),
+        ("threads", 100_000, "less than or equal to 1024"),
+        ("output", "~nobody-here/x", "no such home folder"),
         ("rule", "sgd", "elastic-gossip"),
         ("moving_rate", 1.0, "from 0"),
         ("moving_rate", -0.5, "from 0"),
@@ -186,7 +207,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         ("port", 65536, "less than or equal to 65535"),
         ("port", "http", "integer"),
         ("http_port", -1, "greater than or equal to 0"),
-        ("initial_peer", "/ip4/10.0.0.1/tcp/1", "tuple"),
+        ("initial_peer", 5, "tuple"),
         ("log_format", "xml", "'json'"),
         ("identity", 5, "path"),
     ],

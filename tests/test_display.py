@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.console import Console
 from p2p_elastic.display import (
     Every,
     JsonScreen,
+    LastingScreen,
     PanelScreen,
     Screen,
     TextScreen,
@@ -367,3 +370,29 @@ def test_sizes_are_in_decimal_units(nbytes: float, text: str) -> None:
 
 def test_shares_are_in_percent() -> None:
     assert [percent(share) for share in (None, 0.0, 0.12345, 1.0)] == ["-", "0.00 %", "12.35 %", "100.00 %"]
+
+
+class Failing(TextScreen):
+    """Its stream fails."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(io.StringIO())
+        self._error = error
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        raise self._error
+
+    def close(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(("number", "asked"), [(errno.ENOSPC, 0), (errno.EIO, 0), (errno.EPIPE, 3)])
+def test_a_log_that_cannot_be_written_ends_no_training_and_one_that_nobody_reads_lets_it_finish(
+    number: int, asked: int
+) -> None:
+    asks = list[None]()
+    screen = LastingScreen(Failing(OSError(number, os.strerror(number))), lambda: asks.append(None))
+    screen.say("loading", "Loading ...")
+    screen.progress(status_of, now=True)
+    screen.close()
+    assert (len(asks), screen.unread) == (asked, asked > 0)

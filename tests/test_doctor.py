@@ -20,9 +20,11 @@ from daemons import daemons_of
 
 from p2p_elastic import doctor as doctor_module
 from p2p_elastic import doctor_probes as probes
+from p2p_elastic.checkpoint import KEPT
 from p2p_elastic.cli import doctor, join
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.doctor_checks import (
+    CHECKPOINTS,
     PACKAGES,
     Finding,
     Gpu,
@@ -39,6 +41,7 @@ from p2p_elastic.doctor_checks import (
     check_port,
     check_python,
     check_reachable,
+    disk_vectors,
     scope_of,
 )
 from p2p_elastic.doctor_network import Reach, check_reaches, check_run, choose, valid_addresses
@@ -134,6 +137,13 @@ def test_memory_against_five_model_sizes(free: int | None, level: str) -> None:
     assert "about 1.2 GB needed: 5 x model of 100.0 MB, data 50.0 MB" in finding.text
 
 
+def test_without_a_gpu_what_is_trained_is_in_memory_too() -> None:
+    code, found = report()  # digits: 0.34 MB
+    assert code == 0
+    assert "8 x model of" in found["memory"][0]["text"]
+    assert "11 x model of" in report("--optimizer", "adahessian")[1]["memory"][0]["text"]
+
+
 @pytest.mark.parametrize(("free", "level"), [(10**10, "ok"), (10**9, "warning"), (10**8, "failure")])
 def test_memory_of_the_gpu(free: int, level: str) -> None:
     assert check_device("cuda", Gpu("H200", free, 2 * 10**10), 100_000_000 * 3).level == level
@@ -146,6 +156,13 @@ def test_disk() -> None:
     found = [check_disk("output", folder, free, problem, 10**7) for free, problem in facts]
     assert levels(found) == ["failure", "failure", "warning", "ok"]
     assert found[0].advice == "choose another folder with --output"
+
+
+def test_the_disk_must_hold_the_checkpoints_too() -> None:
+    assert CHECKPOINTS == KEPT + 1
+    assert disk_vectors(saves=False) == 2
+    assert disk_vectors(saves=True) == 2 + 3 * 2  # model and momentum
+    assert disk_vectors(saves=True, adahessian=True) == 2 + 3 * 3
 
 
 def test_the_disk_is_tried_without_making_the_folder(tmp_path: Path) -> None:
@@ -169,6 +186,8 @@ def test_free_memory_is_what_the_machine_or_the_container_leaves(tmp_path: Path)
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
     assert probes.free_memory(meminfo, tmp_path) == 2000
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 600\nactive_file 300\n")
+    assert probes.free_memory(meminfo, tmp_path) == 2900  # what was read of files goes first
 
 
 # ---------------------------------------------------------------- ports
@@ -439,6 +458,12 @@ def test_what_cannot_be_founded_is_found_before_founding() -> None:
     code, found = report("--rule", "lsgd", "--period", "16", "--global-period", "40")
     assert code == 1
     assert "cannot be founded like this: global-period: got 40; a multiple of the period, 16" in found["run"][0]["text"]
+
+
+def test_a_part_of_the_data_without_examples_is_found_before_founding() -> None:
+    code, found = report("--shard", "1300/1300")
+    assert code == 1
+    assert "shard 1300/1300 of 1,257 examples is empty" in found["data"][1]["text"]
 
 
 def test_key_files_are_looked_at_and_not_made(tmp_path: Path) -> None:

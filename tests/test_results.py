@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from torch import nn
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.results import BEFORE, MODEL_FILE, SUMMARY_FILE, save_json, save_model, set_aside
+from p2p_elastic.results import BEFORE, CENTRE_FILE, MODEL_FILE, SUMMARY_FILE, save_json, save_model, set_aside
 from p2p_elastic.status import FarewellStatus
 
 
@@ -53,3 +56,58 @@ def test_of_the_runs_before_the_longest_is_set_aside(tmp_path: Path) -> None:
     results(3)
     assert kept() == 500
     assert sorted(path.name for path in (tmp_path / BEFORE).iterdir()) == [MODEL_FILE, SUMMARY_FILE]
+
+
+def test_a_crash_while_results_are_set_aside_loses_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted([MODEL_FILE, CENTRE_FILE, SUMMARY_FILE])
+    really = {"replace": os.replace, "unlink": Path.unlink}
+    for crash in range(1, 7):  # 3 are removed and 3 are moved
+        folder, left = tmp_path / str(crash), crash
+
+        def counted(what: str, *arguments: Any, **more: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            really[what](*arguments, **more)
+
+        for part, steps in ((folder / BEFORE, 1), (folder, 2)):
+            part.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (part / name).write_text(f'{{"steps": {steps}}}')
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "replace", partial(counted, "replace"))
+            broken.setattr(Path, "unlink", lambda *a, **k: counted("unlink", *a, **k))
+            with pytest.raises(KeyboardInterrupt):
+                set_aside(folder)
+        set_aside(folder)
+        assert sorted(path.name for path in folder.iterdir()) == [BEFORE]
+        assert {path.name: path.read_text() for path in (folder / BEFORE).iterdir()} == dict.fromkeys(
+            names, '{"steps": 2}'
+        )
+
+
+def test_the_model_of_a_run_that_was_killed_during_its_test_is_set_aside_too(tmp_path: Path) -> None:
+    save_model(nn.Linear(7, 1), tmp_path)
+    set_aside(tmp_path)
+    save_model(nn.Linear(1, 1), tmp_path)
+    assert load_file(tmp_path / BEFORE / MODEL_FILE)["weight"].shape == (1, 7)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = list[int]()
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+
+    def replaced(old: Path, new: Path) -> None:
+        assert old.stat().st_ino in synced
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    save_model(nn.Linear(2, 2), tmp_path)
+    save_json(FarewellStatus(), tmp_path / SUMMARY_FILE)
+    assert len(synced) == 2

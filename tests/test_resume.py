@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,7 @@ def saved_in(output: Path, identity: Identity, **options: Any) -> None:
     settings = Settings(steps=30, epochs=60, batch_size=32, learning_rate=0.03, momentum=0.9, seed=1)
     saved = Saved(
         version="1",
-        manifest=manifest_of(),
+        manifest=manifest_of(fragments=2),
         signature="ab" * 64,
         options=options_kept(config, settings),
         training=state.memory,
@@ -324,6 +325,14 @@ def test_the_folder_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (config.wait_for_peers, config.log_format) == (0, "auto")  # of that moment, not of the run
 
 
+def test_what_was_restored_is_not_kept_a_second_time(tmp_path: Path) -> None:
+    saved_in(tmp_path, Identity.generate())
+    _, past = resume(JoinConfig(resume=tmp_path))
+    read = [weakref.ref(tensor) for tensor in past.found.tensors["model"].values()]
+    past.restore(trainer_of(HARD_TASK, HARD), build_member(SimulatedNetwork(), "a").peer)
+    assert [tensor for tensor in read if tensor() is not None] == []
+
+
 def test_what_does_not_define_the_run_may_be_given_anew(tmp_path: Path) -> None:
     saved_in(tmp_path, Identity.generate(), port=4001)
     config, _ = resume(JoinConfig(resume=tmp_path, epochs=70, port=0, checkpoint_every="90s", device="cpu"))
@@ -341,7 +350,15 @@ def test_a_budget_is_kept_and_may_be_given_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "same",
-    [{"lr": 0.03}, {"task": "digits"}, {"probability": 0.25}, {"run": "r-1"}, {"batch_size": 32}, {"shard": "1/2"}],
+    [
+        {"lr": 0.03},
+        {"task": "digits"},
+        {"probability": 0.25},
+        {"run": "r-1"},
+        {"batch_size": 32},
+        {"shard": "1/2"},
+        {"fragment": 2},
+    ],
     ids=str,
 )
 def test_what_is_said_again_is_no_contradiction(tmp_path: Path, same: dict[str, Any]) -> None:

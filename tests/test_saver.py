@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
 from statuses import status_of
 
@@ -41,8 +42,9 @@ class Run:
 
     def __init__(self, interval: str) -> None:
         self.now, self.step, self.disk = 0.0, 0, Disk()
+        self.tensors = {"model": {"weight": torch.ones(3), "batches": torch.tensor(2)}}
         self.saver = Saver(
-            self.disk, Interval.parse(interval), lambda: self.now, lambda: Content(self.step, Nothing(), {})
+            self.disk, Interval.parse(interval), lambda: self.now, lambda: Content(self.step, Nothing(), self.tensors)
         )
 
     def train(self, steps: int, *, seconds: float = 1.0, wait: bool = True) -> None:
@@ -125,6 +127,24 @@ def test_a_slow_disk_does_not_stop_training_and_what_is_left_out_is_counted() ->
     run.disk.free.set()
     run.finish()
     assert run.disk.steps == [10, 35]  # the last one waits for its turn
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_model_that_diverged_takes_no_place_of_one_that_had_not(
+    broken: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run("10")
+    run.train(10)
+    run.tensors["model"]["weight"][1] = broken
+    run.train(25)
+    run.saver.begin_last()
+    run.finish()
+    assert run.disk.steps == [10]
+    assert (run.saver.status().step, run.saver.status().skipped) == (10, 3)
+    assert "the model is not finite; the one before stays" in caplog.text
+    run.tensors["model"]["weight"][1] = 0.0  # a partner healed it
+    run.train(5)
+    assert run.disk.steps == [10, 40]
 
 
 def test_a_failure_is_told_in_status_and_health_until_the_next_success() -> None:

@@ -368,3 +368,17 @@ def test_a_share_of_memory_stays_within_0_to_1(tmp_path: Path, used: int, share:
 
 def test_without_cgroups_memory_is_that_of_the_machine(tmp_path: Path) -> None:
     assert Sensors(CPU, system=machine(), root=tmp_path).read().available_share == 0.5
+
+
+@pytest.mark.parametrize(("supplies", "counts"), [(("hidpp_battery_0",), False), (("BAT0", "hidpp_battery_0"), True)])
+def test_the_battery_of_a_mouse_says_nothing_about_the_machine(
+    supplies: tuple[str, ...], counts: bool, tmp_path: Path
+) -> None:
+    for name in supplies:
+        folder = tmp_path / "sys/class/power_supply" / name
+        folder.mkdir(parents=True)
+        if not name.startswith("BAT"):
+            (folder / "scope").write_text("Device\n")
+    system = machine(battery=SimpleNamespace(percent=6, power_plugged=False))
+    readings = Sensors(torch.device("cpu"), system=system, root=tmp_path).read()
+    assert readings.battery_percent == (6 if counts else None)

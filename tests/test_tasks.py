@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import errno
 import hashlib
 import pickle
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -529,6 +532,11 @@ def damage_no_images(raw: Path) -> str:
     return IDX_FILES[2]
 
 
+def damage_no_images_of_any_size(raw: Path) -> str:
+    (raw / IDX_FILES[2]).write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">III", 0, 2**31, 2**31))
+    return IDX_FILES[2]
+
+
 def damage_one_image(raw: Path) -> str:
     write_mnist(raw, train=1)
     return IDX_FILES[0]
@@ -557,6 +565,7 @@ def damage_label_eleven(raw: Path) -> str:
         damage_compressed,
         damage_header_only,
         damage_no_images,
+        damage_no_images_of_any_size,
         damage_one_image,
         damage_other_size,
         damage_labels_missing,
@@ -709,6 +718,21 @@ def test_damaged_batch_is_an_error_that_names_it(
         find_task("cifar10").load(tmp_path)
     assert caught.value.got == str(path)
     assert not offline
+
+
+def test_a_cifar10_batch_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_batches(tmp_path / "cifar-10-batches-py", monkeypatch) / "data_batch_4"
+    really = builtins.open
+
+    def opened(file: Any, *arguments: Any, **more: Any) -> Any:
+        if str(file) == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really(file, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "open", opened)
+    with pytest.raises(ConfigError, match="Permission denied") as caught:
+        find_task("cifar10").load(tmp_path)
+    assert caught.value.got == str(path)
 
 
 def test_without_cifar10_and_network_the_error_names_both_layouts(tmp_path: Path, offline: list[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
-from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model
+from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model, loss_at
 from p2p_elastic.training import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach
 from p2p_elastic.trust import Trial
 from p2p_elastic.vector import ParameterVector
@@ -213,6 +213,29 @@ def test_trials_at_the_same_time_do_not_mix() -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
             assert list(pool.map(lambda one: examine(one, vectors[0]), vectors)) == alone
+
+
+class OnApple(Tensor):
+    """As if on an Apple GPU, which has no float64."""
+
+    def double(self) -> Tensor:  # type: ignore[override]
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def cpu(self) -> Tensor:  # type: ignore[override]
+        return self.as_subclass(Tensor)
+
+
+class ModelOnApple(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).as_subclass(OnApple)
+
+
+def test_what_parameters_are_worth_is_found_on_devices_without_float64() -> None:
+    task, batch = find_task("digits"), (torch.ones(8, 4), torch.arange(8))
+    model = ModelOnApple(4, 10)
+    assert loss_at(model, task, dict(model.named_parameters()), [batch]).mean > 0.0
+    losses = torch.tensor([1.0, 3.0]).as_subclass(OnApple)
+    assert Trial.of(losses, losses - 1.0) == Trial(2.0, 1.0, 0.0)
 
 
 # ---------------------------------------------------------------- training

@@ -85,7 +85,11 @@ def _check_batches(folder: Path) -> None:
 
     for name, md5 in [*Dataset.train_list, *Dataset.test_list, (Dataset.meta["filename"], Dataset.meta["md5"])]:
         path = folder / Dataset.base_folder / name
-        if not check_integrity(path, md5):
+        try:
+            whole = check_integrity(path, md5)
+        except OSError as error:
+            raise unusable(path, error) from error
+        if not whole:
             raise unusable(path, "its MD5 is not that of the original")
 
 

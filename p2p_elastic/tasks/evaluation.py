@@ -67,7 +67,7 @@ def loss_at(
     with _modes_kept(model):
         model.eval()
         losses = [losses_at(model, task, values, batch) for batch in batches]
-    each = torch.cat(losses).double() if losses else torch.empty(0)
+    each = torch.cat(losses).cpu().double() if losses else torch.empty(0)  # Apple's GPUs have no float64
     if len(each) < 2:
         return Estimate(float("nan"), float("nan"))
     return Estimate(float(each.mean()), float(each.std()) / len(each) ** 0.5)

@@ -85,7 +85,8 @@ def read_idx(path: Path) -> Tensor:
         raise unusable(path, "no idx file of unsigned bytes")
     start = 4 + 4 * header[3]
     shape = [int.from_bytes(content[at : at + 4].tobytes(), "big") for at in range(4, start, 4)]
-    if start + int(np.prod(shape, dtype=object)) != len(content):
+    # No images at all is refused here: beside a zero the other numbers may be too large for any tensor.
+    if 0 in shape or start + int(np.prod(shape, dtype=object)) != len(content):
         raise unusable(path, f"its header says {shape}, it has {len(content)} bytes")
     return torch.from_numpy(content[start:]).view(shape)
 
