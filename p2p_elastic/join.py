@@ -7,11 +7,9 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from p2p_elastic import __version__
 from p2p_elastic.board import StatusBoard
@@ -19,7 +17,8 @@ from p2p_elastic.centre_duty import hold_centre
 from p2p_elastic.checkpoint import FOLDER, OutputLock, Store, checkpoint_folder
 from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
-from p2p_elastic.display import Every, Screen, percent, size
+from p2p_elastic.display import Every, Screen
+from p2p_elastic.ending import Ending
 from p2p_elastic.errors import ConfigError, DirectoryError
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.joining import Newcomer
@@ -33,20 +32,13 @@ from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.port_claim import PortClaim
 from p2p_elastic.results import (
-    CENTRE_FILE,
-    MODEL_FILE,
     Summary,
     check_writable,
     output_folder,
-    save_model,
-    save_summary,
-    save_values,
-    set_aside,
 )
 from p2p_elastic.resume import Past, Saved, content, options_kept, resume
 from p2p_elastic.saver import Interval, Saver
 from p2p_elastic.sensors import Sensors
-from p2p_elastic.status import ExchangeTotals, FarewellStatus
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Data, Task, find_task, initial_model, shard_indices
 from p2p_elastic.training import Settings, Trainer
@@ -54,10 +46,8 @@ from p2p_elastic.vector import ParameterVector
 from p2p_elastic.window import Window, with_preferred_port
 
 log = logging.getLogger(__name__)
-STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LOOK_SECONDS = 0.2
 HERE = "    # from this machine only"
-LEAVE_SECONDS, STOPPED_LEAVE_SECONDS, LEAVE_LOOK_SECONDS = 10.0, 1.0, 0.02
 SAVE_SECONDS, STOPPED_SAVE_SECONDS = 60.0, 1.0  # for the last checkpoint, after the test
 SEQUENCE_MARGIN = 100_000  # records announced after the checkpoint that we resume from: five days of them
 
@@ -144,8 +134,8 @@ class _Participation:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network, self._board, self._window = thread, network, board, window
         self._finder = RunFinder(config, screen, stop, thread, network)
-        self._farewell: FarewellStatus | None = None
         self._past = past
+        self._ending = Ending(config, screen, stop, board, resumed=past is not None)
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
@@ -231,13 +221,13 @@ class _Participation:
                 self._board.phase = "training"
                 trainer.train(peer, self._stop, lambda: self._after_step(saver, trainer.meter.step, newcomer))
             self._board.phase = "finishing"
-            self._leave(peer)
+            self._ending.leave(peer, self._thread, self._network)
         finally:
             for life in lives:
                 life.cancel()
         try:
             with self._last_checkpoint(saver):
-                return self._finish(task, model, trainer, peer, output, time.monotonic() - started)
+                return self._ending.finish(model, trainer, peer, output, time.monotonic() - started)
         except ConfigError as error:
             saved = self._past is not None or (saver is not None and saver.status().step is not None)
             advice = (
@@ -267,59 +257,6 @@ class _Participation:
         if saver is not None:
             saver.between_steps(done)
         newcomer.on_step()
-
-    def _finish(
-        self, task: Task, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float
-    ) -> Summary:
-        stopped, centre = self._stop.requested, peer.centre_value()
-        unsaved = self._save_models(model, centre, output)  # before anything that takes time
-        impatient = self._impatient(model, time.monotonic() + STOPPED_TEST_SECONDS)
-        result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
-        of_centre = None if centre is None else trainer.test_values(centre, impatient)
-        summary = Summary(
-            peer=peer.peer,
-            run=self._manifest.run,
-            task=task.name,
-            manifest=self._manifest,
-            stopped=stopped,
-            steps=trainer.meter.step,
-            seconds=seconds,
-            test_accuracy=result.accuracy if result else None,
-            test_loss=result.loss if result else None,
-            validation_accuracy=trainer.meter.validation.accuracy if trainer.meter.validation else None,
-            training_loss=trainer.meter.loss,
-            centre=peer.centre(),
-            centre_test_accuracy=of_centre.accuracy if of_centre else None,
-            leaders=peer.leaders(),
-            joining=peer.joining(),
-            exchanges=peer.exchanges(),
-            farewell=self._farewell,
-            model=str(output / MODEL_FILE),
-        )
-        unsaved = unsaved or _attempt(lambda: save_summary(summary, output))
-        self._board.phase = "done"
-        self._screen.progress(self._board, now=True)
-        self._say_goodbye(summary, saved=unsaved is None)
-        if unsaved is not None:
-            raise unsaved
-        return summary
-
-    def _impatient(self, model: nn.Module, end: float) -> Callable[[], bool]:
-        """After Ctrl-C there is no time for the centre where BatchNorm wants all data first, and none after `end`."""
-        slow = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-        return lambda: self._stop() and (slow or time.monotonic() > end)
-
-    def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
-        """What was in the way of it: no reason not to tell how good the model became."""
-
-        def save() -> None:
-            if self._past is None:
-                set_aside(output)
-            save_model(model, output)
-            if centre is not None:
-                save_values(model, centre, output, CENTRE_FILE)
-
-        return _attempt(save)
 
     @property
     def _manifest(self) -> RunManifest:
@@ -392,57 +329,8 @@ class _Participation:
             log.info("directory: %s", error)
         await asyncio.sleep(LOOK_SECONDS)
 
-    # -- the end ------------------------------------------------------------------------------------------------------
-
-    def _leave(self, peer: Peer) -> None:
-        """Leave the run, with snapshots and moves as the network wants them; soon, once the user asked to stop."""
-        seconds = STOPPED_LEAVE_SECONDS if self._stop() else LEAVE_SECONDS
-        leaving = self._thread.spawn(peer.leave(seconds))
-        while not leaving.done():
-            if self._stop() and seconds != STOPPED_LEAVE_SECONDS:
-                seconds = STOPPED_LEAVE_SECONDS
-                leaving.cancel()
-                leaving = self._thread.spawn(peer.leave(seconds))
-            peer.settle()
-            peer.wait(LEAVE_LOOK_SECONDS)
-        peer.settle()
-        self._network.report_end(leaving)
-        if not leaving.cancelled() and leaving.exception() is None:
-            self._farewell = leaving.result()
-            self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
-
-    def _say_goodbye(self, summary: Summary, *, saved: bool) -> None:
-        self._screen.close()
-        totals = summary.exchanges
-        steps = "" if self._config.role == "centre" else f"{summary.steps} steps, "
-        self._screen.say(
-            "end",
-            f"{'Stopped' if summary.stopped else 'Finished'} after {steps}{summary.seconds:.1f} s. "
-            f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
-            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}."
-            + (f"\nModel: {summary.model}" if saved else ""),
-            **summary.model_dump(mode="json"),
-        )
-
-
-def _attempt(save: Callable[[], object]) -> ConfigError | None:
-    """Do that, and give what was in the way of it."""
-    try:
-        save()
-    except ConfigError as error:
-        return error
-    return None
-
 
 def _met(peer: Peer) -> int:
     """How often the centre met somebody: to a peer that only holds it, what steps are to the others."""
     centre = peer.centre()
     return 0 if centre is None else centre.exchanges
-
-
-def _centre(summary: Summary) -> str:
-    return "" if summary.centre is None else f", of the centre variable {percent(summary.centre_test_accuracy)}"
-
-
-def _counts(totals: ExchangeTotals) -> str:
-    return ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(totals.by_outcome.items())) or "none"

@@ -1,4 +1,4 @@
-"""How a live peer is put together: what is made sure before it begins, and what it says at its begin and its end."""
+"""How a live peer is put together: what is made sure before it begins, and what it says then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
 
 from p2p_elastic import join as module
 from p2p_elastic.checkpoint import OutputLock
@@ -19,9 +18,8 @@ from p2p_elastic.finding import RunFinder
 from p2p_elastic.join import _Participation
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.status import CentreStatus, ExchangeTotals
 from p2p_elastic.stop import Stop
-from p2p_elastic.tasks import Evaluation, find_task, initial_model
+from p2p_elastic.tasks import find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 
 PEER, ADDRESS = "12D3KooWme", "/ip4/10.0.0.1/tcp/31330/p2p/12D3KooWme"
@@ -101,60 +99,12 @@ def test_nobody_is_told_to_join_who_could_not_join_itself(
     assert "watch it: http://127.0.0.1:8870/" in told["listening"]
 
 
-def finish(one: _Participation, model: nn.Module, output: Path, centre: torch.Tensor | None = None) -> None:
-    """The end of a peer with these parameters, and this centre variable."""
-    one._board.manifest = manifest()
-    tested = Evaluation(accuracy=0.9, loss=0.4)
-    trainer: Any = SimpleNamespace(
-        meter=SimpleNamespace(step=7, validation=None, loss=0.5),
-        test=lambda *_: tested,
-        test_values=lambda _, stop: None if stop() else tested,
-    )
-    known = None if centre is None else CentreStatus(holder=PEER, here=True, term=1, exchanges=3)
-    nothing = dict.fromkeys(("leaders", "joining"), lambda: None)
-    seen = {"centre_value": lambda: centre, "centre": lambda: known, "exchanges": ExchangeTotals}
-    peer: Any = SimpleNamespace(peer=PEER, **seen, **nothing)
-    one._finish(find_task("digits"), model, trainer, peer, output, 3.0)
-
-
-@pytest.mark.parametrize(("stopped", "normed", "tested"), [(0, 1, True), (1, 0, True), (1, 1, False)])
-def test_the_centre_is_tested_after_ctrl_c_where_that_begins_at_once(
-    stopped: bool, normed: bool, tested: bool, tmp_path: Path
-) -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) if normed else nn.Linear(2, 2)
-    screen = Said()
-    one = participation(screen)
-    one._stop.requested = stopped
-    finish(one, model, tmp_path, ParameterVector(model).snapshot(ParameterVector(model).empty()))
-    [(_, text)] = screen.events
-    assert ("of the centre variable 90.00 %" in text) is tested
-
-
 @pytest.mark.parametrize(
     ("address", "problem"), [("bla", "not a multiaddr such as"), ("/ip4/192.168.1.7/tcp/31330", "peer id included")]
 )
 def test_an_address_that_is_none_is_named(address: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=f"initial-peer: got '{address}'; .*{problem}"):
         module.join(JoinConfig(initial_peer=(address,)), Said(), Stop())
-
-
-@pytest.mark.parametrize("in_the_way", ["model", "summary", None])
-def test_the_test_accuracy_is_told_though_nothing_can_be_written(
-    in_the_way: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise ConfigError("output", str(tmp_path), "cannot be written: No space left on device")
-
-    if in_the_way is not None:
-        monkeypatch.setattr(module, f"save_{in_the_way}", full)
-    screen = Said()
-    with nullcontext() if in_the_way is None else pytest.raises(ConfigError, match="No space left"):
-        finish(participation(screen), nn.Linear(2, 2), tmp_path)
-    [(event, text)] = screen.events
-    assert event == "end"
-    assert "Finished after 7 steps, 3.0 s. Test accuracy 90.00 %" in text
-    assert ("Model:" in text) is (in_the_way is None)
-    assert (tmp_path / "summary.json").exists() is (in_the_way is None)
 
 
 # ---------------------------------------------------------------- its folder

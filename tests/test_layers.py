@@ -40,6 +40,7 @@ TOP = {
         "doctor_network",
         "doctor_probes",
         "doctor_task",
+        "ending",
         "finding",
         "join",
         "joining",
