@@ -19,6 +19,7 @@ from p2p_elastic.trust import PARTNERS_MAX
 
 SLOW_SHARE = 0.05  # of our time, for all partners together that are much slower than the others
 SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent
+RETRY_TIMES = 3.0  # what an exchange of a centre with one of them took: until the next one, though that is spent
 TIME_GAIN = 1 / 2  # a link that got better is soon known to be
 
 
@@ -36,6 +37,27 @@ class Times:
         self.seconds = dict([*known.items(), (partner, after)][-PARTNERS_MAX:])
 
 
+class Retries:
+    """When partners that were slow are tried again though their share is spent: links get better. Ever more seldom.
+
+    For a centre, which is all that its partners have; among equals there are others.
+    """
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+        self._at = math.inf
+
+    def ended(self, seconds: float, now: float, *, slow: bool) -> None:
+        """An exchange with one of them ended, which was `slow` again or not."""
+        if slow:
+            self._pause = max(2.0 * self._pause, RETRY_TIMES * seconds)
+        self._at = now + self._pause if slow else now
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for one of them."""
+        return now >= self._at
+
+
 class Pacing:
     """Written by the network thread; `closed`, `expected` and `status` are for any.
 
@@ -50,7 +72,7 @@ class Pacing:
         self._budget, self._step_time = budget, step_time
         self.adopt(policy, vector_bytes)
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
-        self._slow = Budget(share=SLOW_SHARE)
+        self._slow, self._retries = Budget(share=SLOW_SHARE), Retries()
         self._left: dict[str, None] = {}  # who said goodbye: PARTNERS_MAX of them at most, the latest last
 
     def adopt(self, policy: Policy, vector_bytes: int) -> None:
@@ -73,6 +95,8 @@ class Pacing:
             (self._asking if entry.initiated else self._asked).saw(entry.partner, seconds, whole=whole)
         if self._is_slow(entry.partner):
             self._slow.spend(0, seconds, now)
+            if not entry.initiated and entry.outcome is not Outcome.DECLINED:
+                self._retries.ended(seconds, now, slow=not whole or chance_by_time(seconds, self._usual()) < 1.0)
 
     def takes_last(self, partner: str) -> None:
         """The last exchange of one that leaves begins."""
@@ -104,8 +128,10 @@ class Pacing:
             return "budget" if self.in_debt() else None
         if self.closed():
             return "budget"
-        slow = self._slow.wait(asyncio.get_running_loop().time()) > 0.0 and self._is_slow(offer.peer)
-        return "slow link" if slow else None
+        now = asyncio.get_running_loop().time()
+        retried = self._policy.topology is Topology.CENTRE and self._retries.due(now)
+        spent = self._slow.wait(now) > 0.0 and not retried
+        return "slow link" if spent and self._is_slow(offer.peer) else None
 
     def chances(self) -> dict[str, float]:
         """How often each partner is to be chosen, of 1, by the time that an exchange with it takes."""

@@ -30,19 +30,51 @@ def offer(**said: Any) -> Offer:
     )  # fmt: skip
 
 
-def beside_a_slow_partner(topology: Topology, ask: Callable[[Pacing], None]) -> None:
+def exchange(pacing: Pacing, partner: str, seconds: float) -> None:
+    """It asked for one, which took so long and is over."""
+    now = asyncio.get_running_loop().time()
+    entry = Entry("0", partner, False, Outcome.COMPLETED, None, 1, seconds, MODEL_BYTES, 0, 1.0, now)
+    pacing.spent(MODEL_BYTES, entry)
+
+
+def beside_the_slow(topology: Topology) -> Pacing:
     """A peer whose exchanges with one partner take a hundred times as long as those with another."""
+    policy = Policy(find_method("easgd").rule(0.2), Schedule(1), topology)
+    pacing = Pacing(Budget(), StepTime(), policy, MODEL_BYTES)
+    for partner, seconds in [("fast", 0.1), ("slow", 10.0)] * 3:
+        exchange(pacing, partner, seconds)
+    return pacing
+
+
+def beside_a_slow_partner(topology: Topology, ask: Callable[[Pacing], None]) -> None:
+    """That peer, long after it began."""
 
     async def main() -> None:
-        pacing = Pacing(
-            Budget(), StepTime(), Policy(find_method("easgd").rule(0.2), Schedule(1), topology), MODEL_BYTES
-        )
         await asyncio.sleep(1000.0)
-        for partner, seconds in [("fast", 0.1), ("slow", 10.0)] * 3:
-            now = asyncio.get_running_loop().time()
-            entry = Entry("0", partner, False, Outcome.COMPLETED, None, 1, seconds, MODEL_BYTES, 0, 1.0, now)
-            pacing.spent(MODEL_BYTES, entry)
-        ask(pacing)
+        ask(beside_the_slow(topology))
+
+    run_virtual(main())
+
+
+async def seconds_until_let_in(pacing: Pacing) -> int:
+    for seconds in range(10**6):
+        if pacing.objection(offer()) is None:
+            return seconds
+        await asyncio.sleep(1.0)
+    raise AssertionError("never")
+
+
+def test_a_centre_tries_a_slow_partner_again_ever_more_seldom_and_one_that_is_quick_again_at_once() -> None:
+    # One exchange of 16 s over a link in trouble kept a worker from the centre for five minutes.
+    async def main() -> None:
+        pacing, waited = beside_the_slow(Topology.CENTRE), list[int]()
+        for _ in range(3):
+            waited.append(await seconds_until_let_in(pacing))
+            exchange(pacing, "slow", 10.0)
+        assert waited[1:] == [2 * waited[0], 4 * waited[0]]
+        await asyncio.sleep(8 * waited[0])
+        exchange(pacing, "slow", 0.1)
+        assert pacing.objection(offer()) is None
 
     run_virtual(main())
 
