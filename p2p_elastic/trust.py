@@ -103,9 +103,9 @@ class Judge:
         forget_oldest(self._distances, PARTNERS_MAX)
         return verdict
 
-    def begins_at(self, untrained: float) -> None:
-        """Measure losses against that one (nats), not against the first trial: who joins late begins far below it."""
-        self._initial = untrained
+    def begins_at(self, loss: float) -> None:
+        """Measure losses against that one (nats); by the first trial, who copied or trained alone is far below it."""
+        self._initial = loss
 
     def forget_distances(self, partner: str) -> None:
         """That it is far away now is no sign: it was cut off, or we were."""

@@ -301,6 +301,8 @@ class Local:
         """What an exchange shows; None where it shows nothing, or all count the same in this run."""
         if not self._judges(theirs) or not math.isfinite(distance):
             return None
+        if self.progress.first_loss is not None:  # who trained alone before is far below it at its first trial
+            judge.begins_at(self.progress.first_loss)
         known = judge.verdicts.get(partner)
         verdict = judge.judge(partner, distance, trial, part)
         before = 1.0 if known is None else known.trust

@@ -127,7 +127,6 @@ class Peer:
         if math.isfinite(loss):
             self._local.progress = self._local.progress._replace(first_loss=loss)
             self._local.arrival.untrained(loss)
-            self._local.judge.begins_at(loss)
 
     def begin_with(self, caught: CaughtUp) -> None:
         """Take over what catching up brought, before the first step."""

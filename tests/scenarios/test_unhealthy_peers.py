@@ -759,6 +759,20 @@ def test_zeros_of_a_broken_peer_move_nobody_that_counts_as_little() -> None:
     living([ill, broken], scenario)
 
 
+def test_who_trained_alone_is_not_worse_by_differences_that_are_nothing_against_where_it_began() -> None:
+    # Its first trial was taken for its beginning: a founder that was done counted for nothing beside its joiners.
+    founder = honest(SimulatedNetwork(), "a").peer
+    for loss in (2.3, 1e-4):
+        founder.report_loss(loss)
+    local, partner = founder._local, Facts(step=9, loss=1e-4, weight=1.0, asked=True)
+    verdict = local.verdict(local.judge, "b", partner, 1.0, Trial(theirs=1e-4, mine=3e-4, error=1e-6))
+    assert verdict is not None
+    assert (verdict.own, verdict.trust) == (1.0, 1.0)
+    verdict = local.verdict(local.judge, "b", partner, 1.0, Trial(theirs=0.2, mine=0.9, error=1e-6))
+    assert verdict is not None
+    assert verdict.own == 0.0
+
+
 def test_two_broken_peers_do_not_take_each_others_zeros_for_parameters() -> None:
     network = SimulatedNetwork()
     members = [honest(network, n, policy=policy(schedule=Schedule(period=p))) for n, p in (("a", 20), ("b", 33))]
