@@ -15,17 +15,10 @@ from p2p_elastic.display import Screen, percent, size
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.results import (
-    CENTRE_FILE,
-    MODEL_FILE,
-    Summary,
-    save_model,
-    save_summary,
-    save_values,
-    set_aside,
-)
+from p2p_elastic.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, save_values, set_aside
 from p2p_elastic.status import ExchangeTotals, FarewellStatus
 from p2p_elastic.stop import Stop
+from p2p_elastic.tasks import batchnorm_layers
 from p2p_elastic.training import Trainer
 
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
@@ -99,7 +92,7 @@ class Ending:
 
     def _impatient(self, model: nn.Module, end: float) -> Callable[[], bool]:
         """After Ctrl-C there is no time for the centre where BatchNorm wants all data first, and none after `end`."""
-        slow = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        slow = bool(batchnorm_layers(model))
         return lambda: self._stop() and (slow or time.monotonic() > end)
 
     def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:

@@ -31,11 +31,7 @@ from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.port_claim import PortClaim
-from p2p_elastic.results import (
-    Summary,
-    check_writable,
-    output_folder,
-)
+from p2p_elastic.results import Summary, check_writable, output_folder
 from p2p_elastic.resume import Past, Saved, content, options_kept, resume
 from p2p_elastic.saver import Interval, Saver
 from p2p_elastic.sensors import Sensors

@@ -15,9 +15,9 @@ import torch
 from p2p_elastic.checkpoint import Content
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.status import CheckpointStatus
+from p2p_elastic.training_memory import MODEL
 
 log = logging.getLogger(__name__)
-MODEL = "model"  # whose tensors those are in a checkpoint
 WAIT_SECONDS = 0.1
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_INTERVAL = "5m"  # at most so much is lost; what takes seconds is saved at its end only

@@ -16,6 +16,7 @@ from p2p_elastic.status import Frozen
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 OPTIMIZER_NUMBERS_MAX, GROUPS_MAX = 100_000, 1000
+MODEL = "model"  # whose tensors those are in a checkpoint
 CPU, DEVICE, AUGMENTATION = "cpu", "device", "augmentation"
 """Whose random numbers: dropout's on the CPU and on the device, and the augmentation's."""
 
@@ -56,7 +57,7 @@ class Machine(NamedTuple):
     def tensors(self) -> Tensors:
         """Copies of all tensors, on the CPU."""
         return {
-            "model": {name: _copy(tensor) for name, tensor in self.model.state_dict().items()},
+            MODEL: {name: _copy(tensor) for name, tensor in self.model.state_dict().items()},
             "optimizer": {name: _copy(v) for name, v in _flat(self.optimizer) if isinstance(v, Tensor)},
             "random": self._random(),
         }
@@ -75,7 +76,7 @@ class Machine(NamedTuple):
         """Go on from there. Raises ConfigError where it is the state of another model or optimizer."""
         memory, tensors = state
         try:
-            self.model.load_state_dict(dict(tensors["model"]))
+            self.model.load_state_dict(dict(tensors[MODEL]))
             self.optimizer.load_state_dict(self._optimizer_state(memory, tensors["optimizer"]))
             last = {
                 "last_epoch": memory.epochs,

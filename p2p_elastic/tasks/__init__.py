@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from p2p_elastic.tasks.base import Data, Recipe, Split, Task, initial_model
 from p2p_elastic.tasks.catalog import TASKS, find_task
-from p2p_elastic.tasks.evaluation import Estimate, Evaluation, evaluate, loss_at, losses_at, reestimate_batchnorm
+from p2p_elastic.tasks.evaluation import (
+    Estimate,
+    Evaluation,
+    batchnorm_layers,
+    evaluate,
+    loss_at,
+    losses_at,
+    reestimate_batchnorm,
+)
 from p2p_elastic.tasks.folders import default_data_dir
 from p2p_elastic.tasks.parts import Division, worker_parts
 from p2p_elastic.tasks.sampling import Batches, Shard, shard_indices
@@ -27,6 +35,7 @@ __all__ = [
     "Shard",
     "Split",
     "Task",
+    "batchnorm_layers",
     "default_data_dir",
     "evaluate",
     "find_task",

@@ -94,7 +94,7 @@ def reestimate_batchnorm(
     pass (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). Only the BatchNorm layers are in train mode, so that
     dropout neither disturbs the statistics nor draws from the global generator.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    layers = batchnorm_layers(model)
     if not layers:
         return
     with torch.no_grad(), _modes_kept(model), _cumulative(layers):
@@ -104,6 +104,11 @@ def reestimate_batchnorm(
         for inputs, labels in _in_order(split, batch_size, device):
             if len(labels) == min(batch_size, len(split)):  # all batches count the same, so a short last one must not
                 model(task.prepare(inputs, None))
+
+
+def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
+    """Those with running statistics."""
+    return [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
 
 
 def _in_order(split: Split, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -52,6 +52,10 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
+    def is_empty(self, size: int) -> bool:
+        """Whether nothing of a set of `size` examples is in it."""
+        return self.index > size
+
     @staticmethod
     def parse(text: str) -> Shard:
         """The shard that a text like "2/4" names; ConfigError for any other text."""
@@ -70,7 +74,7 @@ def shard_indices(size: int, shard: Shard, seed: int = SPLIT_SEED) -> Tensor:
     Raises:
         ConfigError: the shard would be empty.
     """
-    if shard.index > size:
+    if shard.is_empty(size):
         raise ConfigError("shard", str(shard), f"allowed: at most as many shards as examples, {size}")
     return permutation(size, seed)[shard.index - 1 :: shard.count]
 

@@ -202,6 +202,18 @@ def test_alone_it_begins_after_a_few_seconds() -> None:
 # ---------------------------------------------------------------- donors that fail
 
 
+def copied(old: list[Member], late: Member) -> None:
+    """The newcomer catches up with the old members, and has what all of them have."""
+
+    async def scenario() -> None:
+        caught, life = await catch_up(late)
+        assert caught is not None
+        assert torch.equal(values(late.model), torch.ones(72))
+        life.cancel()
+
+    living(old, scenario)
+
+
 def test_a_donor_that_dies_in_the_middle_is_replaced_and_what_arrived_is_kept() -> None:
     cut: list[Event] = []
 
@@ -214,13 +226,7 @@ def test_a_donor_that_dies_in_the_middle_is_replaced_and_what_arrived_is_kept() 
     network = SimulatedNetwork(judge)
     old, late = old_members(network, "ab"), late_member(network)
 
-    async def scenario() -> None:
-        caught, life = await catch_up(late)
-        assert caught is not None
-        assert torch.equal(values(late.model), torch.ones(72))
-        life.cancel()
-
-    living(old, scenario)
+    copied(old, late)
     assert network.faults["cut"] == len(cut) >= 1
     assert joining(late).donors == ("b",)
 
@@ -260,13 +266,7 @@ def test_a_donor_with_a_thin_link_does_not_hold_up_what_others_can_give() -> Non
     network = SimulatedNetwork(judge)
     old, late = old_members(network, "abc"), late_member(network)
 
-    async def scenario() -> None:
-        caught, life = await catch_up(late)
-        assert caught is not None
-        assert torch.equal(values(late.model), torch.ones(72))
-        life.cancel()
-
-    living(old, scenario)
+    copied(old, late)
     status = joining(late)
     assert set(status.donors) == {"b", "c"}
     assert status.seconds is not None
