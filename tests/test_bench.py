@@ -184,8 +184,8 @@ def test_the_table_of_overhead_says_who_had_which_core(monkeypatch: pytest.Monke
 
 def test_the_proxy_holds_every_byte_back_but_not_the_rate() -> None:
     with (
-        DelayProxy(0.1) as proxy,
-        socket.create_server(("127.0.0.1", proxy.target)) as server,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        DelayProxy(0.1, server.getsockname()[1]) as proxy,
         socket.create_connection(("127.0.0.1", proxy.port)) as near,
         server.accept()[0] as far,
     ):

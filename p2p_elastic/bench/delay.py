@@ -15,14 +15,16 @@ START_SECONDS = 30.0
 
 
 class DelayProxy:
-    """Listens on `port` and forwards to `target`, a free port at the time, `seconds` later. A context manager."""
+    """Listens on `port` and forwards to `target`, `seconds` later; to a port that is free now where none is given.
 
-    def __init__(self, seconds: float) -> None:
+    A context manager.
+    """
+
+    def __init__(self, seconds: float, target: int | None = None) -> None:
         self._seconds = seconds
+        self.target = _free_port() if target is None else target
 
     def __enter__(self) -> DelayProxy:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.target: int = free.getsockname()[1]
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(self._seconds, self.target, theirs), daemon=True)
@@ -38,6 +40,12 @@ class DelayProxy:
         self._ours.close()
         self._process.terminate()
         self._process.join()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _serve(seconds: float, target: int, ready: Connection) -> None:
