@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from p2p_elastic.api.connection import Connection
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.peers.timeouts import wait_for
 
 REQUEST_HEAD_BYTES_MAX = 16 * 1024
 KEEP_ALIVE_SECONDS = 5
@@ -101,7 +102,7 @@ class ApiServer:
         # force_exit: an idle keep-alive connection is no reason to wait.
         self._server.should_exit = self._server.force_exit = True
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), GRACE_SECONDS)
+            await wait_for(self._idle.wait(), GRACE_SECONDS)
         self._drop()
         await self._idle.wait()
 

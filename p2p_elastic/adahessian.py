@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.optimizers import EagerOptimizer
 
 DEFAULT_LEARNING_RATE = 0.02
 """Measured on the MLPs of this package, batch 32. The paper has 0.15 for ResNets with BatchNorm on CIFAR-10, batch 256.
@@ -111,7 +112,7 @@ def _bias(beta: float, step: int | Tensor) -> float | Tensor:
     return -torch.expm1(step * (math.log(beta) if beta else -math.inf))
 
 
-class AdaHessian(torch.optim.Optimizer):
+class AdaHessian(EagerOptimizer):
     """AdaHessian as a PyTorch optimizer, for parameters that are dense and real.
 
         optimizer.zero_grad()

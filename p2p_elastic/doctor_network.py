@@ -22,6 +22,7 @@ from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import PLAIN_TCP, parse_address, peer_of
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.tasks import find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 
@@ -140,11 +141,11 @@ async def _tcp(address: str) -> Reach:
     try:
         loop = asyncio.get_running_loop()
         lookup = loop.getaddrinfo(match["host"], int(match["port"]), type=socket.SOCK_STREAM)
-        infos = await asyncio.wait_for(lookup, TCP_SECONDS)
+        infos = await wait_for(lookup, TCP_SECONDS)
         hosts = tuple(dict.fromkeys(str(info[4][0]) for info in infos))
         began = time.monotonic()
         connecting = asyncio.open_connection(hosts[0], int(match["port"]))
-        _, writer = await asyncio.wait_for(connecting, TCP_SECONDS)
+        _, writer = await wait_for(connecting, TCP_SECONDS)
     except asyncio.TimeoutError:
         return Reach(address, explain(address, "timed out"), hosts)
     except (UnicodeError, OverflowError):  # the idna codec refuses some names
@@ -161,7 +162,7 @@ async def _tcp(address: str) -> Reach:
 async def _handshake(network: LiveNetwork, peer: str, reach: Reach) -> Reach:
     began = time.monotonic()
     try:
-        await asyncio.wait_for(network.dht.meet(peer, (reach.address,)), MEET_SECONDS)
+        await wait_for(network.dht.meet(peer, (reach.address,)), MEET_SECONDS)
     except (PartnerUnreachable, DirectoryError) as error:
         return reach._replace(problem=explain(reach.address, str(error)))
     except asyncio.TimeoutError:

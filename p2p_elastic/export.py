@@ -26,6 +26,7 @@ from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.results import check_writable, save_json, save_model
 from p2p_elastic.status import Frozen
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm
@@ -219,7 +220,7 @@ class _Export:
         left = self._asked.timeout - (time.monotonic() - self._began)
         taking = self._observer.take(record, out, of_centre=self._source == "centre")
         try:
-            return self._thread.call(asyncio.wait_for(taking, max(0.1, left)), self._stop)
+            return self._thread.call(wait_for(taking, max(0.1, left)), self._stop)
         except asyncio.TimeoutError:
             return f"not within the {self._asked.timeout:g} s of --timeout"
 

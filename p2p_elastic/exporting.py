@@ -21,6 +21,7 @@ from p2p_elastic.peers.membership import Asking
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import every
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.status import Outcome
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Observer:
     async def leave(self) -> None:
         """Withdraw our record, if that is quick."""
         with contextlib.suppress(asyncio.TimeoutError, DirectoryError):
-            await asyncio.wait_for(self._network.directory.withdraw(), WITHDRAW_SECONDS)
+            await wait_for(self._network.directory.withdraw(), WITHDRAW_SECONDS)
 
     async def members(self, enough: Callable[[list[PeerRecord]], object]) -> list[PeerRecord]:
         """Those of the run with its model, as soon as there are `enough`; what there is after MEMBERS_SECONDS."""

@@ -32,7 +32,7 @@ from p2p_elastic.control import Report, SignalName
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health import FAILURES, FAILURES_IN_A_ROW
 from p2p_elastic.messages import printable
-from p2p_elastic.status import ExchangeRecord, Outcome, SignalStatus
+from p2p_elastic.status import Outcome, SignalStatus
 from p2p_elastic.weighting import ramp
 
 LOSS_BAD, LOSS_GOOD = 2.0, 1.2  # of the first loss: the noise of small batches stays below, who diverges soon passes
@@ -57,6 +57,18 @@ RELAYED_HEALTH = 0.5  # a relay is slow and may limit time and bytes, but it wor
 REPORTS_MAX = 32
 
 _NAME: TypeAdapter[str] = TypeAdapter(SignalName)
+
+
+class Ended(NamedTuple):
+    """One of the last exchanges. A plain tuple: all of them are looked at anew after each one."""
+
+    partner: str
+    outcome: Outcome
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+    staleness: int | None
+    age_seconds: float
 
 
 def loss(loss: float | None, initial: float | None) -> SignalStatus | None:
@@ -137,14 +149,14 @@ def staleness(steps: Iterable[int | None], period: float) -> SignalStatus | None
     return _signal("staleness", ramp(mean / enough, bad=STALENESS_BAD, good=STALENESS_GOOD), mean, "steps", text)
 
 
-def exchanges(records: Sequence[ExchangeRecord]) -> SignalStatus | None:
+def exchanges(records: Sequence[Ended]) -> SignalStatus | None:
     """Of the partners met in the last exchanges, the share with which the newest exchange failed.
 
     One dead partner says nothing about us: with a single partner it takes as many failures in a row as make `health`
     degraded.
     """
     ordered = sorted(records, key=lambda record: record.age_seconds)
-    newest: dict[str, ExchangeRecord] = {}
+    newest: dict[str, Ended] = {}
     for record in ordered:
         newest.setdefault(record.partner, record)
     failed = [record for record in newest.values() if record.outcome in FAILURES]
@@ -162,7 +174,7 @@ def exchanges(records: Sequence[ExchangeRecord]) -> SignalStatus | None:
     return _signal("exchanges", health, share, "share", text)
 
 
-def deadlines(records: Sequence[ExchangeRecord]) -> SignalStatus | None:
+def deadlines(records: Sequence[Ended]) -> SignalStatus | None:
     """The share of the last exchanges that timed out."""
     if len(records) < DEADLINES_COUNT_MIN:
         return None
@@ -223,7 +235,7 @@ def battery(percent: float | None, plugged: bool | None) -> SignalStatus | None:
     return _signal("battery", health, percent, "%", text)
 
 
-def link_rate(records: Iterable[ExchangeRecord]) -> float | None:
+def link_rate(records: Iterable[Ended]) -> float | None:
     """The median of bytes per second of the exchanges that completed and moved enough; None where there are none.
 
     Both directions together. Those that did not complete waited for a partner that was gone.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.adahessian import AdaHessian
+from p2p_elastic.optimizers import SGD
 from p2p_elastic.status import TrainingStatus
 from p2p_elastic.tasks import (
     Batches,
@@ -345,7 +346,7 @@ def _optimizer(
             model.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
         )
     else:
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             model.parameters(),
             lr=settings.learning_rate,
             momentum=settings.momentum,

@@ -12,6 +12,7 @@ from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolErr
 from p2p_elastic.exchange import Answer, Command, Commit, Receive, Send, Transfer, Widen
 from p2p_elastic.messages import Accept, Message
 from p2p_elastic.peers.deadlines import Bounds, Deadlines, Wait, Waits
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import MESSAGE_HEADER, pack, unpack_body, unpack_header
@@ -147,7 +148,7 @@ class Conversation:
 
     async def _receive_due(self, types: tuple[type, ...]) -> Message:
         """The message that is due now in the protocol."""
-        began, wait = asyncio.get_running_loop().time(), _wait_for(types)
+        began, wait = asyncio.get_running_loop().time(), _wait_of(types)
         seconds = self._waits.answer() if wait == "answer" else self._waits.word(self._transferred)
         message = await self.within(seconds, self._receive_message(types), wait)
         took = asyncio.get_running_loop().time() - began
@@ -220,12 +221,12 @@ class Conversation:
     async def within(self, seconds: float, wait: Awaitable[T], missed: Wait | None = None) -> T:
         """`wait`, but no longer than that. Raises ExchangeTimeout; then the next deadline `missed` is longer."""
         try:
-            return await asyncio.wait_for(wait, seconds)
+            return await wait_for(wait, seconds)
         except asyncio.TimeoutError as error:
             if missed is not None:
                 self._waits.missed(missed)
             raise ExchangeTimeout(f"nothing came of it within {seconds:.3g} s", partner=self.stream.partner) from error
 
 
-def _wait_for(types: tuple[type, ...]) -> Wait:
+def _wait_of(types: tuple[type, ...]) -> Wait:
     return "answer" if Accept in types else "word"

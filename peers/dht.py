@@ -19,6 +19,7 @@ from p2p_elastic.peers.clock import AGREE_SECONDS, Reading, SwarmClock, keep_tim
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_text, verify
 from p2p_elastic.peers.libp2p import Libp2pHost, answering
 from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
+from p2p_elastic.peers.timeouts import wait_for
 
 from hivemind.dht import node as hivemind_node  # isort: skip  # after libp2p.py has silenced it
 from hivemind.dht import protocol as hivemind_protocol, routing as hivemind_routing  # isort: skip
@@ -175,7 +176,7 @@ class SignedDHT:
         if self._node is None:
             raise DirectoryError("the DHT node is not running")
         try:
-            return await asyncio.wait_for(call(self._node), CALL_SECONDS)
+            return await wait_for(call(self._node), CALL_SECONDS)
         except asyncio.TimeoutError as error:
             raise DirectoryError(f"{name}: no answer from the DHT within {CALL_SECONDS:g} s") from error
         except (OSError, NetworkError, ValueError) as error:
@@ -208,7 +209,7 @@ class SignedDHT:
     async def _ping(self, node: DHTNode, peer_id: PeerID) -> tuple[Any, Reading | None]:
         request = dht_pb2.PingRequest(peer=node.protocol.node_info, validate=False)
         asked_at = CLOCK.monotonic()
-        answer = await asyncio.wait_for(node.protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
+        answer = await wait_for(node.protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
         return answer, reading(answer.dht_time, asked_at, CLOCK.monotonic())
 
     # -- the clock ----------------------------------------------------------------------------------------------------
@@ -263,6 +264,6 @@ class SignedDHT:
         if node is None:
             return
         try:
-            await asyncio.wait_for(node.shutdown(), 1.0)  # hangs where p2pd is dead
+            await wait_for(node.shutdown(), 1.0)  # hangs where p2pd is dead
         except (asyncio.TimeoutError, OSError) as error:
             log.debug("the DHT node did not shut down: %s", error)

@@ -17,6 +17,7 @@ from p2p_elastic.peers.fetching import digest_of
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import bytes_of
 
 FRESH_SECONDS = 10.0  # who comes within so long gets the same copy
@@ -151,7 +152,7 @@ class Donor:
             self._taken.clear()
             self._ask(loop)
         try:
-            await asyncio.wait_for(self._taken.wait(), self._limits.snapshot_seconds)
+            await wait_for(self._taken.wait(), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return None
         return self._held

@@ -25,6 +25,7 @@ from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.status import FarewellStatus, Outcome
 
@@ -321,4 +322,4 @@ def _turn(end: float, turn: int) -> float:
 
 
 async def _until(end: float, wait: Awaitable[T]) -> T:
-    return await asyncio.wait_for(wait, _left(end))
+    return await wait_for(wait, _left(end))

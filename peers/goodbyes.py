@@ -16,6 +16,7 @@ from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.status import Outcome
 
 TAKE_SECONDS_MAX = 10.0  # for what a leaver has for us, however long it says that it stays
@@ -59,7 +60,7 @@ class Goodbyes:
                 return await taking()
 
         try:
-            return await asyncio.wait_for(in_turn(), min(goodbye.seconds, TAKE_SECONDS_MAX))
+            return await wait_for(in_turn(), min(goodbye.seconds, TAKE_SECONDS_MAX))
         except asyncio.TimeoutError:
             return False
 

@@ -26,6 +26,7 @@ from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.terms import Terms
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import EXACT, Received
 from p2p_elastic.peers.transport import Stream, Transport
 from p2p_elastic.rules import Facts
@@ -132,7 +133,7 @@ class Initiator:
         """The centre is here: no stream is needed. True where a move is waiting."""
         local = self._local
         try:
-            await asyncio.wait_for(centre.reserve(local.handover.part), self._limits.snapshot_seconds)
+            await wait_for(centre.reserve(local.handover.part), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             local.journal.skipped["centre busy"] += 1
             return False
@@ -274,7 +275,7 @@ async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits,
     loop = asyncio.get_running_loop()
     began, seconds = loop.time(), limits.idle_seconds if waits is None else waits.opening()
     try:
-        stream = await asyncio.wait_for(transport.open(partner), seconds)
+        stream = await wait_for(transport.open(partner), seconds)
     except asyncio.TimeoutError as error:
         if waits is not None:
             waits.missed("opening")

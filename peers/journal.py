@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from p2p_elastic.bounded import forget_oldest
+from p2p_elastic.signals import Ended
 from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
 from p2p_elastic.trust import Verdict
 
@@ -119,6 +120,21 @@ class Journal:
     def last(self, now: float) -> tuple[ExchangeRecord, ...]:
         """The last exchanges, newest first."""
         return tuple(self._record(entry, now) for entry in reversed(tuple(self._last)))
+
+    def recent(self, now: float) -> tuple[Ended, ...]:
+        """What signals are made of, newest first."""
+        return tuple(
+            Ended(
+                entry.partner,
+                entry.outcome,
+                entry.seconds,
+                entry.bytes_sent,
+                entry.bytes_received,
+                self._staleness.get(entry.id),
+                max(0.0, now - entry.ended_at),
+            )
+            for entry in reversed(self._last)
+        )
 
     def partners(self, now: float, verdicts: Mapping[str, Verdict]) -> tuple[PartnerStatus, ...]:
         """What is known of those with whom there were exchanges, the latest first."""

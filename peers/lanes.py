@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from p2p_elastic.errors import ExchangeTimeout, RemoteProtocolError
 from p2p_elastic.messages import Lane
 from p2p_elastic.peers.ledger import Key
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import pack
 
@@ -56,7 +57,7 @@ class AwaitedLanes:
 
         async def lane(number: int) -> Stream:
             try:
-                return await asyncio.wait_for(asyncio.shield(expected.here[number]), self._seconds)
+                return await wait_for(asyncio.shield(expected.here[number]), self._seconds)
             except asyncio.TimeoutError as error:
                 raise ExchangeTimeout(f"stream {number} of {streams} did not come in {self._seconds:.3g} s") from error
 

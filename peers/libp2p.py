@@ -23,8 +23,10 @@ from pathlib import Path
 from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.machine import cores
 from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.lean_import import import_lazily
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.socket_stream import SocketStream
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Handler
 
 
@@ -39,6 +41,7 @@ def _quiet() -> Iterator[None]:
 
 
 with _quiet():
+    import_lazily("hivemind")  # its averager, optimizer and experts need scipy and 70 MB
     from hivemind.p2p import P2P, PeerID
     from hivemind.p2p.p2p_daemon_bindings.utils import (
         P2PDaemonError,
@@ -135,7 +138,7 @@ class Libp2pHost:
     async def refresh_addresses(self) -> None:
         """Ask p2pd for our addresses: a router's port mapping may add one later. Raises NetworkError."""
         try:
-            found = await asyncio.wait_for(self.p2p.get_visible_maddrs(latest=True), CONNECT_SECONDS)
+            found = await wait_for(self.p2p.get_visible_maddrs(latest=True), CONNECT_SECONDS)
         except (P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
             raise NetworkError(f"libp2p (p2pd) does not tell our addresses: {error!r}") from error
         self.addresses = tuple(sorted(map(str, found), key=is_loopback_address))
@@ -167,7 +170,7 @@ class Libp2pHost:
         try:
             await self.start()
             for action in self._on_start:
-                await asyncio.wait_for(action(), START_SECONDS)
+                await wait_for(action(), START_SECONDS)
         except (P2PElasticError, P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
             await asyncio.sleep(1.0)
             return f"could not be started again: {type(error).__name__}: {error}"
@@ -196,7 +199,7 @@ class Libp2pHost:
                 peer=PeerID.from_base58(peer).to_bytes(), addrs=[maddr.to_bytes() for maddr in maddrs]
             )
             request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=where)
-            _, writer = await asyncio.wait_for(self._ask(request), CONNECT_SECONDS)
+            _, writer = await wait_for(self._ask(request), CONNECT_SECONDS)
             writer.close()
         except asyncio.TimeoutError as error:
             raise PartnerUnreachable(f"timed out after {CONNECT_SECONDS:g} s", partner=peer) from error
@@ -272,9 +275,9 @@ class Libp2pHost:
         if self._p2p is not None:
             p2p, self._p2p = self._p2p, None
             with contextlib.suppress(asyncio.TimeoutError):  # a daemon that just died is reaped first
-                await asyncio.wait_for(p2p._child.wait(), wait_seconds)
+                await wait_for(p2p._child.wait(), wait_seconds)
             try:
-                await asyncio.wait_for(p2p.shutdown(), STOP_SECONDS)
+                await wait_for(p2p.shutdown(), STOP_SECONDS)
             except asyncio.TimeoutError:  # stopped, perhaps: it takes no other signal
                 p2p._child.kill()
                 await p2p._child.wait()
@@ -331,7 +334,7 @@ async def _tcp_problem(address: str, seconds: float) -> str | None:
         return None
     try:
         connecting = asyncio.open_connection(match["host"], int(match["port"]))
-        _, writer = await asyncio.wait_for(connecting, seconds)
+        _, writer = await wait_for(connecting, seconds)
     except asyncio.TimeoutError:
         return f"timed out after {seconds:g} s"
     except (OverflowError, UnicodeError):  # the idna codec refuses empty and overlong labels

@@ -159,7 +159,7 @@ class Local:
             loss=self.progress.loss,
             initial_loss=self.progress.first_loss,
             steps_per_second=self.pace.steps_per_second,
-            records=self.journal.last(asyncio.get_running_loop().time()),
+            records=self.journal.recent(asyncio.get_running_loop().time()),
             period=self.policy.schedule.mean_period,
             addresses=self.membership.addresses,
             own=self.own,

@@ -20,6 +20,7 @@ from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address, peer_of
 from p2p_elastic.peers.remembering import Remembering
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.status import NetworkStatus
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ async def _cancel_others() -> None:
     for task in others:
         task.cancel()
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 1.0)
+        await wait_for(asyncio.gather(*others, return_exceptions=True), 1.0)
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -198,7 +199,7 @@ class LiveNetwork:
         await asyncio.wait(self._tasks, timeout=1.0)
         if self._remembering is not None:
             with contextlib.suppress(asyncio.TimeoutError):  # a disk that hangs must not hold us up
-                await asyncio.wait_for(self._remembering.save(), SAVE_SECONDS)
+                await wait_for(self._remembering.save(), SAVE_SECONDS)
         await self.transport.close()
         await self.dht.close()
         await self.host.close()

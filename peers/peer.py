@@ -37,6 +37,7 @@ from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.policy import Policy
 from p2p_elastic.status import (
@@ -357,7 +358,7 @@ class Peer:
         end = loop.time() + seconds
         status = await self._farewell.say(seconds)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._responder.until_told(), max(0.0, end - loop.time()))
+            await wait_for(self._responder.until_told(), max(0.0, end - loop.time()))
         return status
 
     def adopt(self, run: str, policy: Policy, *, codec: str, fragments: int) -> None:

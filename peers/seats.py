@@ -16,6 +16,7 @@ from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.moving import move
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import Received, Vectors
 from p2p_elastic.trust import Trial
 
@@ -85,13 +86,13 @@ class OwnSeat:
         """
         local, taken = self._local, False
         try:
-            await asyncio.wait_for(local.until_free(), self._limits.snapshot_seconds)
+            await wait_for(local.until_free(), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return False
         if not local.handover.request():
             return False
         try:
-            await asyncio.wait_for(self._until_published(), self._limits.snapshot_seconds)
+            await wait_for(self._until_published(), self._limits.snapshot_seconds)
             taken = await local.finite()
         except asyncio.TimeoutError:
             log.info("no step ended in %g s", self._limits.snapshot_seconds)
@@ -107,7 +108,7 @@ class OwnSeat:
             return
         local.yielding = True
         try:
-            await asyncio.wait_for(local.until_free(), self._limits.header_seconds)
+            await wait_for(local.until_free(), self._limits.header_seconds)
         except asyncio.TimeoutError:
             log.info("our own offer to %s did not end", partner)
 
@@ -115,7 +116,7 @@ class OwnSeat:
         local = self._local
         seconds = local.step_time.patience(local.pace.steps_per_second, self._limits.snapshot_seconds)
         try:
-            await asyncio.wait_for(self._until_published(), seconds)
+            await wait_for(self._until_published(), seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
         if not await local.finite():
@@ -167,7 +168,7 @@ class CentreSeat:
         if offer.centre is not None and not self._inherits(offer.peer, offer.centre):
             return Refusal(DeclineReason.NOT_CENTRE, "nothing to be taken in")
         try:
-            await asyncio.wait_for(self._centre.reserve(offer.part), self._limits.snapshot_seconds)
+            await wait_for(self._centre.reserve(offer.part), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.BUSY)
         if not self._centre.seated:  # it went elsewhere while we waited

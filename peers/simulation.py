@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from p2p_elastic.errors import DirectoryError, ExchangeTimeout, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import Incoming, Outgoing
 from p2p_elastic.peers.transport import Handler
 
@@ -36,8 +37,10 @@ class _VirtualSelector(selectors.BaseSelector):
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout == 0:  # callbacks are due: sockets and threads, if any, are looked at when there are none
+            return []
         events = self._real.select(0)
-        if events or timeout == 0:
+        if events:
             return events
         if timeout is None:
             raise SimulationDeadlock("every task waits and no timer is set")
@@ -236,7 +239,7 @@ class SimulatedStream:
             nonlocal longest
             began = loop.time()
             try:
-                await asyncio.wait_for(wait, gap_seconds)
+                await wait_for(wait, gap_seconds)
             except asyncio.TimeoutError as error:
                 raise ExchangeTimeout(f"nothing came of it within {gap_seconds:.3g} s", partner=self.partner) from error
             longest = max(longest, loop.time() - began)

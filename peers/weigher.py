@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from p2p_elastic import signals
 from p2p_elastic.peers.partners import Member
-from p2p_elastic.status import ExchangeRecord, SignalStatus
+from p2p_elastic.status import SignalStatus
 from p2p_elastic.weighting import settled
 
 PACE_SECONDS = 20.0  # the speed that others hear of is that of the last so many
@@ -41,7 +41,7 @@ class Observed(NamedTuple):
     loss: float | None
     initial_loss: float | None
     steps_per_second: float | None
-    records: Sequence[ExchangeRecord]
+    records: Sequence[signals.Ended]
     period: float
     addresses: Sequence[str]
     own: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 settings.register_profile("same every time", deadline=None, derandomize=True, database=None)  # and on a busy machine
 settings.load_profile("same every time")
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
+gc.freeze()  # what torch's import made stays anyway: it need not be looked through again and again
 
 
 @pytest.fixture(scope="session", autouse=True)

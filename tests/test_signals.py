@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from p2p_elastic import signals
 from p2p_elastic.control import Report
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.signals import Reported, merge, ramp, worst
-from p2p_elastic.status import ExchangeRecord, Outcome, SignalStatus
+from p2p_elastic.signals import Ended, Reported, merge, ramp, worst
+from p2p_elastic.status import Outcome, SignalStatus
 
 OK, NO, LATE, GONE = Outcome.COMPLETED, Outcome.DECLINED, Outcome.TIMEOUT, Outcome.UNREACHABLE
 FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)
@@ -22,9 +22,9 @@ Maybe = float | None
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12)
 
 
-def met(partner: str, outcome: Outcome, age: float = 1.0, **changes: Any) -> ExchangeRecord:
-    values = {"id": "x", "initiated": True, "step": 1, "seconds": 1.0, "bytes_sent": 1, "bytes_received": 1}
-    return ExchangeRecord(**{**values, "partner": partner, "outcome": outcome, "age_seconds": age, **changes})
+def met(partner: str, outcome: Outcome, age: float = 1.0, **changes: Any) -> Ended:
+    values = {"seconds": 1.0, "bytes_sent": 1, "bytes_received": 1, "staleness": None}
+    return Ended(**{**values, "partner": partner, "outcome": outcome, "age_seconds": age, **changes})
 
 
 def signal(name: str, health: float, text: str = "") -> SignalStatus:

@@ -21,6 +21,7 @@ from torch import Tensor
 from p2p_elastic.bench.figures import Spread, machine, quantile, ratio
 from p2p_elastic.bench.live import LivePeer, Setup, mlp
 from p2p_elastic.bench.process import PeerProcess
+from p2p_elastic.optimizers import SGD
 from p2p_elastic.training import attach
 
 STEP_SECONDS = 0.015  # about so long a step takes: the batch is chosen for it
@@ -45,7 +46,7 @@ class Loop:
         torch.manual_seed(seed)
         self.width = max(16, int((megabytes * 1e6 / 4 / 3) ** 0.5))
         self.model = mlp(self.width)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9, foreach=True)
+        self.optimizer = SGD(self.model.parameters(), lr=1e-4, momentum=0.9, foreach=True)
         self._batch = 8
         self.loss = 1.0
         self._choose_batch()

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad_and_value, vjp, vmap
 
 from p2p_elastic.adahessian import AdaHessian, block_average, precondition, rademacher
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.optimizers import SGD
 from p2p_elastic.vector import WIRE_DTYPE, ParameterVector
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -110,7 +111,7 @@ class LoopedWorkers(_Rows):
         parameters, settings = self._modules[row].parameters(), self._settings
         if settings.optimizer == "adahessian":
             return AdaHessian(parameters, weight_decay=settings.weight_decay, seed=settings.seed + row)
-        return torch.optim.SGD(
+        return SGD(
             parameters,
             lr=0.0,
             momentum=settings.momentum,

@@ -1,0 +1,31 @@
+"""Importing a part of a large package without the rest of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+
+def import_lazily(name: str) -> None:
+    """Make submodules of the package `name` importable without running its `__init__`, which imports all of them.
+
+    That runs as soon as something of the package itself is asked for, as `from NAME import Something` does; so other
+    users of it in this process notice nothing. A package that is imported already stays as it is.
+    """
+    spec = importlib.util.find_spec(name)  # imports nothing
+    if name in sys.modules or spec is None or spec.loader is None:
+        return
+    package, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def missing(attribute: str) -> object:
+        if attribute.startswith("__") and attribute != "__version__":  # asked of every module by inspect and others
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+        submodule = sys.modules.get(f"{name}.{attribute}")
+        if submodule is not None:  # it is still being imported: then it is no attribute yet
+            return submodule
+        if package.__dict__.pop("__getattr__", None) is not None:
+            loader.exec_module(package)
+        return getattr(package, attribute)
+
+    package.__dict__["__getattr__"] = missing
+    sys.modules[name] = package
