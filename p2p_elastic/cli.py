@@ -155,7 +155,7 @@ def main() -> None:
     "[default: 1, no limit]",
 )
 @click.option("--wait-for-peers", type=int, default=0, metavar="N", help="Begin to train once N other peers are there.")
-@click.option("--host", default="0.0.0.0", help="Address to listen on for peers (libp2p).")  # noqa: S104
+@click.option("--host", default="0.0.0.0", help="IP address to listen on for peers (libp2p).")  # noqa: S104
 @click.option("--port", type=int, help="TCP port for peers; 0 for any free one.  [default: 31330, or any]")
 @click.option(
     "--announce",

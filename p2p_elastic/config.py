@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
+from p2p_elastic.addresses import listening_host
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.fraction import number
 from p2p_elastic.limits import FRAGMENTS_MAX, LANES_MAX
@@ -74,7 +75,7 @@ class JoinConfig(Frozen):
     max_bandwidth: str | None = None
     max_share: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] | None = None
     wait_for_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
-    host: str = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
+    host: Annotated[str, AfterValidator(listening_host)] = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
     port: Port | None = None
     announce: Addresses = ()
     http_host: str = "127.0.0.1"

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from p2p_elastic import __version__
+from p2p_elastic.addresses import parse_address
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
 from p2p_elastic.checkpoint import FOLDER, OutputLock, Store, checkpoint_folder
@@ -26,7 +27,7 @@ from p2p_elastic.manifest import RunManifest
 from p2p_elastic.pace import Budget
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
-from p2p_elastic.peers.libp2p import is_here, is_loopback_address, peer_of
+from p2p_elastic.peers.libp2p import is_here, is_loopback_address
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
@@ -108,7 +109,7 @@ def _identity(config: JoinConfig, past: Past | None) -> Identity:
 
 def _check_others(config: JoinConfig, peer: str) -> None:
     """Raises ConfigError where the only peer to join has our own identity: it is us, or somebody took our key."""
-    if config.initial_peer and all(peer_of(address) == peer for address in config.initial_peer):
+    if config.initial_peer and all(parse_address(address).peer == peer for address in config.initial_peer):
         advice = "an address of another peer; where it is one, give each peer an identity of its own (--identity)"
         raise ConfigError("initial-peer", config.initial_peer[0], advice)
 

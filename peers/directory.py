@@ -72,7 +72,10 @@ def explain(address: str, error: str) -> str:
     lines = error.splitlines()
     said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
     timed_out = "timed out: wrong address, machine off, or a firewall in between"
+    if "has no IPv" in said:  # in words that help already
+        return said
     known = (
+        ("no good addresses", "libp2p finds no address there that it can dial"),
         ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
         (
             "peer id mismatch",

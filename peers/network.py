@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from p2p_elastic.addresses import announced, parse_address
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.known_peers import PeerCache
 from p2p_elastic.manifest import RunManifest, choose_run
@@ -18,7 +19,7 @@ from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.dht import CLOCK, SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address, peer_of
+from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.remembering import Remembering
 from p2p_elastic.status import NetworkStatus
 
@@ -111,13 +112,9 @@ class LiveNetwork:
         cache: PeerCache | None = None,
     ) -> None:
         grouped: dict[str, tuple[str, ...]] = {}
-        for address in initial_peers:
-            parse_address(address)
-            peer = peer_of(address)
-            grouped[peer] = (*grouped.get(peer, ()), address)
-        for address in announce:
-            parse_address(f"{address}/p2p/{identity.peer}", key="announce")
-        self.identity, self._announce = identity, announce
+        for address in map(parse_address, initial_peers):
+            grouped[address.peer] = (*grouped.get(address.peer, ()), str(address))
+        self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
