@@ -15,9 +15,9 @@ from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.addresses import listening_host
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.fraction import number
-from p2p_elastic.limits import FRAGMENTS_MAX, LANES_MAX
+from p2p_elastic.limits import LANES_MAX, OWN_LEARNING_RATE_MAX
 from p2p_elastic.link import check_codec
-from p2p_elastic.manifest import BINDING, RunManifest
+from p2p_elastic.manifest import BINDING, BatchSize, Fragments, LearningRate, Momentum, Period, RunManifest
 from p2p_elastic.messages import Group, RunName
 from p2p_elastic.methods import Method, Topology, find_method
 from p2p_elastic.pace import parse_bandwidth
@@ -54,22 +54,22 @@ class JoinConfig(Frozen):
     threads: Annotated[int, Field(ge=1, le=THREADS_MAX)] | None = None
     rule: str | None = None
     moving_rate: float | None = None
-    period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    period: Period | None = None
     probability: float | None = None
     global_moving_rate: float | None = None
-    global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    global_period: Period | None = None
     weighting: WeightingName | None = None
     codec: str | None = None
-    fragment: Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)] | None = None
+    fragment: Fragments | None = None
     streams: Annotated[int, Field(ge=1, le=LANES_MAX)] | None = None
     group: Group | None = None
     role: Literal["peer", "centre"] = "peer"
     steps: Count | None = None
     epochs: Count | None = None
-    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    batch_size: BatchSize | None = None
     optimizer: Literal["sgd", "adahessian"] = "sgd"
-    lr: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    lr: LearningRate | None = None
+    momentum: Momentum | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     shard: str | None = None
     max_bandwidth: str | None = None
@@ -132,6 +132,9 @@ class JoinConfig(Frozen):
         for key, rate in (("moving-rate", self.moving_rate), ("global-moving-rate", self.global_moving_rate)):
             if rate is not None:
                 check_rate(key, rate)
+        limit = OWN_LEARNING_RATE_MAX[self.optimizer]
+        if self.lr is not None and self.lr > limit:
+            raise ConfigError("lr", self.lr, f"above 0, at most {limit:g} with --optimizer {self.optimizer}")
         if self.codec is not None:
             check_codec("codec", self.codec)
         if self.rule is not None:

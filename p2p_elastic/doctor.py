@@ -152,7 +152,7 @@ class Examination:
         if all(reach.problem is not None for reach in reaches):
             return
         self._doing("looking for the run")
-        self._manifest, findings = choose(session.runs(), self._config.run)
+        self._manifest, findings = choose(session.runs(), self._config.run, session.refused)
         yield from findings
         if self._manifest is not None:
             yield from check_run(self._manifest, session.members(self._manifest.run), self._config)
@@ -193,6 +193,7 @@ class Examination:
             data = doctor_task.look_at_data(task, self._config.data_dir)
         yield data.finding
         yield from doctor_task.check_shard(self._config.part, data.examples)
+        yield from doctor_task.check_batch(self._batch_size(task), data.examples)
         trained = device_vectors(adahessian=adahessian) if gpu is None else 0
         yield check_memory(free_memory, nbytes, data.data_bytes, trained)
         output = self._config.output or Path("runs")
@@ -202,6 +203,9 @@ class Examination:
         if data.download_bytes:
             folder = data_folder(self._config.data_dir)
             yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")
+
+    def _batch_size(self, task: Task) -> int:
+        return self._config.batch_size or (self._manifest.batch_size if self._manifest else task.recipe.batch_size)
 
     def _founding(self, task: Task) -> Iterator[Finding]:
         """Whether a run can be founded with these options, where there is none to be joined."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -64,6 +65,11 @@ class Session:
     def runs(self) -> tuple[RunManifest, ...]:
         """The runs that the initial peers know."""
         return self._call(_runs(self._network))
+
+    @property
+    def refused(self) -> Mapping[str, ConfigError]:
+        """Of these runs, those that nobody can join, and why."""
+        return self._network.directory.refused
 
     def members(self, run: str) -> int | None:
         """How many members the run has; None where the DHT does not say."""
@@ -209,11 +215,15 @@ def _is_member(body: bytes) -> bool:
         return False
 
 
-def choose(manifests: tuple[RunManifest, ...], wanted: str | None) -> tuple[RunManifest | None, list[Finding]]:
+def choose(
+    manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
+) -> tuple[RunManifest | None, list[Finding]]:
     """The run that would be joined, or why there is none."""
     try:
-        manifest = choose_run(manifests, wanted)
+        manifest = choose_run(manifests, wanted, refused)
     except ConfigError as error:
+        if error in refused.values():
+            return None, [failure("run", str(error), "found it anew with what is allowed, or update both ends")]
         return None, [failure("run", error.allowed, "name one that is meant with --run, or end the others")]
     if manifest is not None:
         return manifest, []

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from p2p_elastic.ending import Ending
 from p2p_elastic.errors import ConfigError, DirectoryError
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.joining import Newcomer
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.manifest import RunManifest, check_batch_size
 from p2p_elastic.pace import Budget
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
@@ -31,6 +32,7 @@ from p2p_elastic.peers.libp2p import is_here, is_loopback_address
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.plan import describe_plan
 from p2p_elastic.port_claim import PortClaim
 from p2p_elastic.results import Summary, check_writable, output_folder
 from p2p_elastic.resume import Past, Saved, content, options_kept, resume
@@ -141,13 +143,13 @@ class _Participation:
                 self._say_hello(self._window.url)
                 manifest = self._finder.join() if self._past is None else self._finder.resume(self._past)
                 task = installed_task(manifest)
-                data = self._load(task)
+                data = self._load(task, manifest)
                 if not self._finder.alone:
                     self._say_how_to_join()
             else:
                 manifest = self._finder.own_manifest()
                 task = find_task(manifest.task)
-                data = self._load(task)
+                data = self._load(task, manifest)
                 self._say_hello(self._window.url)
                 self._say_how_to_join()
                 self._network.directory.found(manifest)
@@ -176,18 +178,23 @@ class _Participation:
         others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
         self._screen.say("joinable", f"others join with:\n{others}", addresses=addresses)
 
-    def _load(self, task: Task) -> Data:
+    def _load(self, task: Task, manifest: RunManifest) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
         with self._stop.interruptible():
             data = task.load(self._config.data_dir)
         if self._config.part is not None:
             shard_indices(len(data.train), self._config.part)  # may be empty: better now than when we were announced
+        if self._past is None and self._config.role != "centre":
+            check_batch_size(self._config.batch_size or manifest.batch_size, len(data.train))
         return data
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def _take_part(self, manifest: RunManifest, task: Task, data: Data, device: torch.device, output: Path) -> Summary:
         settings = self._settings(manifest, task)
+        if manifest.founder != self._network.identity.peer:
+            trains = None if self._config.role == "centre" else settings
+            self._screen.say("taken_over", describe_plan(manifest, trains), **asdict(settings))
         torch.manual_seed(settings.seed)  # dropout
         model = initial_model(task, manifest.init_seed).to(device)
         trainer = Trainer(model, task, data, settings, device, time.monotonic)

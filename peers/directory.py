@@ -9,14 +9,14 @@ import logging
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
+from p2p_elastic.manifest import RunManifest, read_manifest
 from p2p_elastic.peers.identity import Identity, peer_from_text, verify
-from p2p_elastic.peers.records import PeerRecord, SignedManifest
+from p2p_elastic.peers.records import PeerRecord, PublishedManifest, SignedManifest
 from p2p_elastic.peers.seeker import Seeker
 from p2p_elastic.status import BootstrapStatus
 
@@ -125,6 +125,7 @@ class DHTDirectory:
         self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
         self._manifest: SignedManifest | None = None
         self._seen: dict[tuple[str, str], SignedManifest] = {}
+        self.refused: Mapping[str, ConfigError] = {}  # runs of the last look that nobody can join, and why
         self._malformed = 0
         self._seeker = Seeker(entries, random.Random(identity.peer))
         self._seeker.seek_too(initial_peers)
@@ -195,7 +196,7 @@ class DHTDirectory:
 
     def found(self, manifest: RunManifest) -> None:
         """From the next announcement on, publish this run as its founder."""
-        signature = self._identity.sign(_manifest_bytes(manifest))
+        signature = self._identity.sign(_manifest_bytes(manifest.model_dump()))
         self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
 
     @property
@@ -219,20 +220,26 @@ class DHTDirectory:
 
     async def runs(self) -> tuple[RunManifest, ...]:
         """The runs of this DHT whose manifest was signed by its founder. Raises DirectoryError."""
-        manifests, self._seen = [], {}
+        manifests, refused, self._seen = [], {}, {}
         for peer, body in (await self._entries.get(RUNS_KEY)).items():
+            published = _signed_by_its_founder(body)
             try:
-                entry = SignedManifest.model_validate_json(body)
-                founder = peer_from_text(entry.manifest.founder)
-                genuine = verify(founder, bytes.fromhex(entry.signature), _manifest_bytes(entry.manifest))
-            except ValueError:
-                genuine = False
-            if not genuine:
+                if published is None:
+                    raise ConfigError("signature", peer, "a manifest that its founder signed")
+                manifest = read_manifest(published.manifest)
+                if _manifest_bytes(manifest.model_dump()) != _manifest_bytes(published.manifest):
+                    raise ConfigError("manifest", peer, "other fields than in this version: update p2p-elastic")
+            except ConfigError as error:
                 self._malformed += 1
-                log.info("ignored a run manifest published by %s: not signed by its founder", peer)
+                log.info("ignored a run manifest published by %s: %s", peer, error)
+                if published is not None:
+                    refused[str(published.manifest.get("run"))] = error
                 continue
-            self._seen[entry.manifest.run, entry.manifest.founder] = entry
-            manifests.append(entry.manifest)
+            self._seen[manifest.run, manifest.founder] = SignedManifest(
+                manifest=manifest, signature=published.signature
+            )
+            manifests.append(manifest)
+        self.refused = refused
         return tuple(manifests)
 
     def join(self, manifest: RunManifest) -> None:
@@ -354,5 +361,15 @@ def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _manifest_bytes(manifest: RunManifest) -> bytes:
-    return b"p2p-elastic/manifest/1" + json.dumps(manifest.model_dump(), sort_keys=True).encode()
+def _signed_by_its_founder(body: bytes) -> PublishedManifest | None:
+    try:
+        entry = PublishedManifest.model_validate_json(body)
+        founder = peer_from_text(str(entry.manifest.get("founder")))
+        genuine = verify(founder, bytes.fromhex(entry.signature), _manifest_bytes(entry.manifest))
+    except ValueError:
+        return None
+    return entry if genuine else None
+
+
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    return b"p2p-elastic/manifest/1" + json.dumps(manifest, sort_keys=True).encode()

@@ -30,6 +30,7 @@ POLL_SECONDS = 0.1
 ADDRESS_SECONDS = 30.0
 SAVE_SECONDS = 1.0
 FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
+REFUSE_SECONDS = 6.0  # so long one that can be joined may come beside one that cannot
 
 
 class Interrupted(Exception):  # not an error: the user asked to stop
@@ -152,10 +153,11 @@ class LiveNetwork:
             ConfigError: see `choose_run`.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while loop.time() < end:
+        began = loop.time()
+        while (waited := loop.time() - began) < seconds:
             try:
-                found = choose_run(await self.directory.runs(), wanted)
+                manifests = await self.directory.runs()
+                found = choose_run(manifests, wanted, self.directory.refused if waited > REFUSE_SECONDS else {})
             except DirectoryError as error:
                 log.info("looking for the run: %s", error)
                 found = None

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from test_directory import Fixture, Table, join
+from test_directory import Fixture, Table, join, publish
 
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.config import JoinConfig
@@ -96,6 +96,24 @@ def test_who_comes_first_to_a_peer_that_trains_alone_waits_until_that_has_founde
         assert found == lone.manifest
         for task in tasks:
             task.cancel()
+
+    run_virtual(main())
+
+
+def test_a_run_that_nobody_can_join_is_refused_and_one_that_can_be_joined_is_waited_for_first() -> None:
+    async def main() -> None:
+        table, loop = Table(), asyncio.get_running_loop()
+        bad, good, comes = (join(table) for _ in range(3))
+        publish(table, bad, run="bad", learning_rate=1000.0)
+        with pytest.raises(
+            ConfigError, match="learning-rate: got 1000.0; allowed: less than or equal to 10. Run 'bad'"
+        ):
+            await known_run(network_of(comes), None)
+        assert loop.time() < 10.0
+        waits = asyncio.ensure_future(known_run(network_of(comes), None))
+        await asyncio.sleep(5.0)
+        publish(table, good, run="good")
+        assert (await waits).run == "good"
 
     run_virtual(main())
 

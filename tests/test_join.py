@@ -161,12 +161,21 @@ def test_a_folder_is_ours_before_its_newest_checkpoint_is_read(tmp_path: Path, m
     assert others_may_write_into(tmp_path)
 
 
-def test_a_founder_that_cannot_train_tells_nobody_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"shard": "1300/1300"}, "at most as many shards as examples, 1257"),
+        ({"batch_size": 1258}, "batch-size: got 1258; at most the number of training examples, 1,257"),
+    ],
+)
+def test_a_founder_that_cannot_train_tells_nobody_of_its_run(
+    options: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
-    one = founder(JoinConfig(task="digits", shard="1300/1300"))
+    one = founder(JoinConfig(task="digits", **options))
     one._screen.say = lambda event, *_, **__: said.append(event)  # type: ignore[method-assign]
-    with pytest.raises(ConfigError, match="at most as many shards as examples, 1257"):
+    with pytest.raises(ConfigError, match=problem):
         one.run(torch.device("cpu"))
     assert said == ["loading"]
     assert list(tmp_path.iterdir()) == []
