@@ -27,8 +27,9 @@ from p2p_elastic.errors import ConfigError, PartnerUnreachable
 from p2p_elastic.messages import Address
 from p2p_elastic.peers.directory import explain
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost
+from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.probing import Probe, probe
+from p2p_elastic.peers.records import PeerRecord
 
 OURS, THEIRS = (Identity.generate() for _ in range(2))
 PEER, RELAY = OURS.peer, THEIRS.peer
@@ -294,3 +295,22 @@ def test_p2pd_reads_our_bytes_and_asks_the_relay_that_they_name() -> None:
 
     said = asyncio.run(main())
     assert "NO_RESERVATION" in said or "protocols not supported" in said, said
+
+
+def test_a_strangers_bad_addresses_do_not_cost_its_good_ones() -> None:
+    async def main() -> None:
+        there, here = (Libp2pHost(identity, "127.0.0.1", 0) for identity in (THEIRS, OURS))
+        try:
+            await there.start()
+            await here.start()
+            bad = ("/ip4/1.2.3.4/tcp/x", "/unix/x", f"{PLAIN}/p2p/{PEER}", "/warp/9", "/p2p")
+            record = PeerRecord(peer=RELAY, run="r", schema_hash="0" * 32, addresses=(*bad, there.addresses[0]))
+            await Libp2pTransport(there).serve(lambda stream: stream.close())
+            await (await Libp2pTransport(here).open(record)).close()
+            with pytest.raises(PartnerUnreachable):
+                await Libp2pTransport(here).open(record.model_copy(update={"peer": "not base58: 0OIl"}))
+        finally:
+            await here.close()
+            await there.close()
+
+    asyncio.run(main())

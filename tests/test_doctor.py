@@ -282,6 +282,7 @@ def test_addresses_that_are_none_are_failures_and_do_not_hide_the_others() -> No
     assert good == [ADDRESS]
     assert levels(findings) == ["failure", "failure"]
     assert "multiaddr such as" in (findings[0].advice or "")
+    assert valid_addresses([ADDRESS.replace("/p2p/", "/ipfs/")], "initial-peer") == ([ADDRESS], [])
     assert valid_addresses(["/ip4/203.0.113.5/tcp/31330"], "announce") == (["/ip4/203.0.113.5/tcp/31330"], [])
 
 

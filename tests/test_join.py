@@ -107,6 +107,13 @@ def test_an_address_that_is_none_is_named(address: str, problem: str) -> None:
         module.join(JoinConfig(initial_peer=(address,)), Said(), Stop())
 
 
+def test_an_old_spelling_of_our_own_address_is_seen_to_be_ours(tmp_path: Path) -> None:
+    own = Identity.load_or_create(tmp_path / "key").peer
+    config = JoinConfig(identity=tmp_path / "key", initial_peer=(f"/ip4/192.168.1.7/tcp/31330/ipfs/{own}",))
+    with pytest.raises(ConfigError, match="an address of another peer"):
+        module.join(config, Said(), Stop())
+
+
 # ---------------------------------------------------------------- its folder
 
 
