@@ -7,7 +7,6 @@ checked from the peer id alone. File format: libp2p's protobuf `PrivateKey{Type=
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import base58
@@ -74,12 +73,6 @@ class Identity:
         """Write the key to a new file that only its owner can read. Raises OSError."""
         with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400), "wb") as file:
             file.write(self.to_bytes())
-
-    def temporary_file(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder that holds the key as `identity`, for p2pd to read at its start; delete it afterwards."""
-        folder = tempfile.TemporaryDirectory(prefix="p2p-elastic-")
-        self.write(Path(folder.name) / "identity")
-        return folder
 
     def sign(self, message: bytes) -> bytes:
         """The signature of `message`, SIGNATURE_BYTES long."""

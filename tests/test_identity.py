@@ -109,16 +109,6 @@ def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
         Identity.load_or_create(path)
 
 
-def test_a_temporary_file_holds_the_key_for_a_while_and_is_gone_afterwards() -> None:
-    identity = Identity.generate()
-    with identity.temporary_file() as folder:
-        path = Path(folder) / "identity"
-        assert Identity.load_or_create(path).peer == identity.peer
-        assert mode(path) == 0o400
-        assert mode(Path(folder)) == 0o700
-    assert not Path(folder).exists()
-
-
 # ---------------------------------------------------------------- signatures
 
 
