@@ -25,6 +25,7 @@ PUBLIC_KEY = bytes.fromhex("08011220" + PUBLIC)
 
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
+    path.chmod(0o600)
     return path
 
 
@@ -107,6 +108,15 @@ def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "file", b"") / "key"
     with pytest.raises(ConfigError, match="identity: got .*cannot be read or written"):
         Identity.load_or_create(path)
+
+
+def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "key", PRIVATE_KEY_FILE)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match=f"identity: got .*others.*chmod 600 {path}"):
+        Identity.load_or_create(path)
+    path.chmod(0o600)
+    assert Identity.load_or_create(path).to_bytes() == PRIVATE_KEY_FILE
 
 
 # ---------------------------------------------------------------- signatures
