@@ -135,7 +135,8 @@ class Examination:
                 session.refresh_addresses()
                 addresses = session.addresses
         except (ConfigError, NetworkError) as error:
-            yield failure("libp2p", str(error), "reinstall hivemind; on Linux see whether /tmp can be written")
+            again = "see why p2pd does not start, or reinstall hivemind"
+            yield failure("libp2p", str(error), again if isinstance(error, NetworkError) else "put that right")
             return
         own = frozenset(host_of(a) for a in addresses if probes.is_own(host_of(a)))
         yield from check_addresses(addresses, own, bool(announce))

@@ -17,14 +17,15 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
 
 from p2p_elastic.addresses import PeerAddress, listening_host, parse_address, usable
 from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.machine import cores
+from p2p_elastic.peers import start_p2pd
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.probing import probe
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.socket_folder import OURS, SocketFolder
 from p2p_elastic.peers.socket_stream import SocketStream
 from p2p_elastic.peers.transport import Handler
 
@@ -59,16 +60,21 @@ ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we wer
 
 
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
-    """p2pd in a session of its own: Ctrl-C in a terminal goes to every process of the session, and would end it before
-    we have said goodbye. It runs on half of the cores at once, unless GOMAXPROCS says otherwise: training has the rest,
-    and on two cores an exchange costs an eighth less CPU."""
+    """p2pd that outlives what asks its peer to stop, see `start_p2pd`. It runs on half of the cores at once, unless
+    GOMAXPROCS says otherwise: training has the rest, and on two cores an exchange costs an eighth less CPU."""
 
     @staticmethod
     def _make_process_args(*args: object, **kwargs: object) -> list[str]:
-        limit = "os.environ.setdefault('GOMAXPROCS', sys.argv[1])"
-        start = f"import os, sys; os.setsid(); {limit}; os.execv(sys.argv[2], sys.argv[2:])"
         half = str(max(1, cores() // 2))
-        return [sys.executable, "-I", "-S", "-c", start, half, *P2P._make_process_args(*args, **kwargs)]
+        return [sys.executable, "-I", "-S", start_p2pd.__file__, half, *P2P._make_process_args(*args, **kwargs)]
+
+    def _terminate(self) -> None:
+        """hivemind's SIGTERM is ignored: one that did not end with its connection is ended here."""
+        with contextlib.suppress(OSError):  # it has just ended; its sockets go with their folder
+            if self._child is not None and self._child.returncode is None:
+                self._child.kill()
+        with contextlib.suppress(OSError):
+            super()._terminate()
 
 
 class Libp2pHost:
@@ -78,6 +84,7 @@ class Libp2pHost:
         self._identity, self._host, self._port = identity, host, port
         self._announce = tuple(announce)
         self._p2p: P2P | None = None
+        self._folder: SocketFolder
         self._on_start: list[Callable[[], Awaitable[None]]] = []
         self._streams: dict[asyncio.Task[None], SocketStream] = {}
         self._closing = False
@@ -96,25 +103,32 @@ class Libp2pHost:
         return self._p2p
 
     async def start(self) -> None:
-        """Start p2pd. Raises ConfigError where host or port cannot be used, NetworkError where it does not start."""
+        """Start p2pd. Raises ConfigError where host, port or TMPDIR cannot be used, NetworkError: it does not start."""
         self._host = listening_host(self._host)
         self._port = _free_port(self._host, self._port)
         family = "ip6" if ":" in self._host else "ip4"
-        with self._identity.temporary_file() as folder:
-            try:
-                self._p2p = await _Daemon.create(
-                    host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
-                    announce_maddrs=list(self._announce) or None,
-                    identity_path=str(Path(folder) / "identity"),
-                    check_if_identity_free=False,
-                    nat_port_map=not _is_loopback(self._host),
-                    idle_timeout=ORPHAN_SECONDS,
-                    startup_timeout=START_SECONDS,
-                )
-            except (P2PDaemonError, OSError) as error:
-                raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
-            except (EOFError, ValueError) as error:  # it ended before it answered
-                raise NetworkError(f"libp2p (p2pd) ended at its start: {error!r}") from error
+        self._folder = SocketFolder()
+        key = self._folder.path / f"{OURS}-identity"  # for p2pd to read at its start
+        daemon: type[P2P] = type("_DaemonThere", (_Daemon,), {"_UNIX_SOCKET_PREFIX": f"/unix{self._folder.path}/"})
+        try:
+            self._identity.write(key)
+            self._p2p = await daemon.create(
+                host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
+                announce_maddrs=list(self._announce) or None,
+                identity_path=str(key),
+                check_if_identity_free=False,
+                nat_port_map=not _is_loopback(self._host),
+                idle_timeout=ORPHAN_SECONDS,
+                startup_timeout=START_SECONDS,
+            )
+            key.unlink()
+        except (P2PDaemonError, OSError) as error:
+            raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
+        except (EOFError, ValueError) as error:  # it ended before it answered
+            raise NetworkError(f"libp2p (p2pd) ended at its start: {error!r}") from error
+        finally:
+            if self._p2p is None:
+                self._folder.close()
         await self.refresh_addresses()
 
     async def refresh_addresses(self) -> None:
@@ -148,7 +162,7 @@ class Libp2pHost:
 
     async def _restart(self) -> str | None:
         """Start anew, and all that is registered with it. Says what failed; nothing where it works."""
-        await self._stop(wait_seconds=1.0)
+        await self._stop()
         try:
             await self.start()
             for action in self._on_start:
@@ -253,16 +267,14 @@ class Libp2pHost:
         self._closing = True
         await self._stop()
 
-    async def _stop(self, wait_seconds: float = 0.0) -> None:
+    async def _stop(self) -> None:
         if self._p2p is not None:
             p2p, self._p2p = self._p2p, None
-            with contextlib.suppress(asyncio.TimeoutError):  # a daemon that just died is reaped first
-                await asyncio.wait_for(p2p._child.wait(), wait_seconds)
-            try:
-                await asyncio.wait_for(p2p.shutdown(), STOP_SECONDS)
-            except asyncio.TimeoutError:  # stopped, perhaps: it takes no other signal
-                p2p._child.kill()
-                await p2p._child.wait()
+            p2p._client.close()  # p2pd ends with its last connection
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(p2p._child.wait(), STOP_SECONDS)
+            await p2p.shutdown()
+            self._folder.close()
 
 
 class Libp2pTransport:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,6 +22,7 @@ from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.remembering import Remembering
+from p2p_elastic.peers.start_p2pd import STOPPING
 from p2p_elastic.status import NetworkStatus
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class NetworkThread:
         sys.setswitchinterval(self._switch_interval)
 
     def _main(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # of the main thread; not of a p2pd that starts
         asyncio.set_event_loop(self._loop)
         self._loop.set_exception_handler(_log_exception)
         try:
