@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +21,7 @@ from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen
 from p2p_elastic.ending import Ending
-from p2p_elastic.errors import ConfigError, DirectoryError
+from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.joining import Newcomer
 from p2p_elastic.manifest import RunManifest
@@ -131,6 +133,7 @@ class _Participation:
         self._thread, self._network, self._board, self._window = thread, network, board, window
         self._finder = RunFinder(config, screen, stop, thread, network)
         self._past = past
+        self._displaced: IdentityInUse | None = None
         self._ending = Ending(config, screen, stop, board, resumed=past is not None)
 
     def run(self, device: torch.device) -> Summary:
@@ -205,7 +208,7 @@ class _Participation:
         if self._finder.alone:
             lives.append(self._thread.spawn(self._finder.adopt_when_attached(peer, manifest, self._board)))
         for life in lives:
-            life.add_done_callback(self._network.report_end)
+            life.add_done_callback(self._report_end)
         try:
             self._wait_for_peers(peer)
             newcomer = Newcomer(peer, trainer, self._screen, self._board)
@@ -216,6 +219,8 @@ class _Participation:
                 newcomer.catch_up(self._thread, self._stop)
                 self._board.phase = "training"
                 trainer.train(peer, self._stop, lambda: self._after_step(saver, trainer.meter.step, newcomer))
+            if self._displaced is not None:
+                raise self._displaced  # nothing is saved or handed over: the other one goes on with what it has
             self._board.phase = "finishing"
             self._ending.leave(peer, self._thread, self._network)
         finally:
@@ -230,6 +235,15 @@ class _Participation:
                 f"once it can, go on with --resume {output}" if saved else "nor could a checkpoint: nothing is saved"
             )
             raise ConfigError(error.key, error.got, f"{error.allowed}; {advice}") from error
+
+    def _report_end(self, life: concurrent.futures.Future[Any]) -> None:
+        """Something in the network thread ended that should not; where that is because we are one too many, we end."""
+        error = None if life.cancelled() else life.exception()
+        if isinstance(error, IdentityInUse):
+            self._displaced = error
+            self._stop.ask()
+        else:
+            self._network.report_end(life)
 
     def _last_checkpoint(self, saver: Saver | None) -> contextlib.AbstractContextManager[None]:
         if saver is None:
@@ -299,10 +313,9 @@ class _Participation:
         )
 
     def _first_sequence(self) -> int:
-        now = int(1000 * self._network.clock.now())
-        if self._past is None:
-            return now
-        return max(now, self._past.saved.peer.sequence + SEQUENCE_MARGIN)  # the clock may have been set back
+        """Our start, by which processes with one identity are told apart, unless the clock was set back."""
+        now, last = int(1000 * self._network.clock.now()), 0 if self._past is None else self._past.saved.peer.sequence
+        return now if now > last else last + SEQUENCE_MARGIN
 
     def _wait_for_peers(self, peer: Peer) -> None:
         wanted, due = self._config.wait_for_peers, Every(1.0)

@@ -145,6 +145,12 @@ class DHTDirectory:
         if self._manifest is not None and self._keeps_manifest():
             await self._put(RUNS_KEY, self._manifest)
 
+    async def own(self, run: str) -> PeerRecord | None:
+        """The record in that run under our peer id: ours, of this life or another, or that of another process."""
+        entries = await self._entries.get(members_key(run, self._shard))
+        body = entries.get(self._identity.peer)
+        return next(iter(self._parse({self._identity.peer: body}, run)), None) if body is not None else None
+
     async def withdraw(self) -> None:
         """Replace our record by a goodbye, which expires soon after it."""
         async with self._announcing:
