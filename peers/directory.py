@@ -301,6 +301,10 @@ class DHTDirectory:
         self._seeker.remember(others)
         return len(others)
 
+    def forget_remembered(self) -> None:
+        """Look for the remembered peers no more."""
+        self._seeker.forget_remembered()
+
     async def try_remembered(self) -> bool:
         """Try the remembered peers until one is there. Whether one was."""
         return await self._seeker.try_remembered()
