@@ -335,6 +335,11 @@ def checkpoint_folder(given: Path) -> Path:
     raise ConfigError("resume", str(given), f"an output folder with checkpoints in it, or its folder {FOLDER}")
 
 
+def has_checkpoints(output: Path) -> bool:
+    """Whether there is a checkpoint in an output folder, whole or not."""
+    return bool(_checkpoints(output / FOLDER))
+
+
 class OutputLock:
     """Keeps other processes from writing checkpoints into an output folder, until it is closed or this one ends.
 

@@ -85,6 +85,7 @@ class JoinConfig(Frozen):
     output: Path | None = None
     checkpoint_every: str = DEFAULT_INTERVAL
     resume: Path | None = None
+    resume_or_found: bool = False
     log_format: Literal["auto", "text", "json"] = "auto"
 
     @field_validator("probability", mode="before")
@@ -126,6 +127,8 @@ class JoinConfig(Frozen):
     def _no_contradiction(self) -> JoinConfig:
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps/epochs", (self.steps, self.epochs), "give one of the two")
+        if self.resume_or_found:
+            self._check_goes_on()
         if self.period is not None or self.probability is not None:
             Schedule.build(self.period, self.probability)
         method = find_method(self.rule or DEFAULT_RULE)
@@ -140,6 +143,15 @@ class JoinConfig(Frozen):
         if self.rule is not None:
             self.check_against(method)
         return self
+
+    def _check_goes_on(self) -> None:
+        """What is needed to go on with the same options at each start. Raises ConfigError."""
+        if self.resume is not None:
+            raise ConfigError("resume", str(self.resume), "leave it out, or --resume-or-found")
+        if self.output is None:
+            raise ConfigError("output", None, "--resume-or-found needs --output DIR: there it looks for its checkpoint")
+        if Interval.parse(self.checkpoint_every).off:
+            raise ConfigError("checkpoint-every", self.checkpoint_every, "--resume-or-found goes on from checkpoints")
 
     def check_against(self, method: Method) -> None:
         """What the rule that was asked for does not have. Raises ConfigError."""

@@ -71,6 +71,16 @@ class PeerCache:
                 found = {one.peer: one.addresses for one in known.peers} | found
         return found
 
+    def last_run_of(self, peer: str, run: str | None = None) -> str | None:
+        """The run that this peer was seen in last; of that name, where one is given."""
+        try:
+            files = self._files()
+        except OSError as error:
+            log.warning("peers seen before cannot be read: %s", error)
+            return None
+        read = (self._read(file) for file in files if run is None or file == self._path(run))
+        return next((known.run for known in read if known is not None and _leads_to(known, [peer])), None)
+
     def save(self, run: str, through: Collection[str], peers: Mapping[str, tuple[str, ...]]) -> None:
         """Remember these peers of the run, the one seen last first, and of those already remembered as many as fit.
 

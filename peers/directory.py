@@ -149,6 +149,12 @@ class DHTDirectory:
         if self._manifest is not None and self._keeps_manifest():
             await self._put(RUNS_KEY, self._manifest)
 
+    async def own(self, run: str) -> PeerRecord | None:
+        """The record in that run under our peer id: ours, of this life or another, or that of another process."""
+        entries = await self._entries.get(members_key(run, self._shard))
+        body = entries.get(self._identity.peer)
+        return next(iter(self._parse({self._identity.peer: body}, run)), None) if body is not None else None
+
     async def withdraw(self) -> None:
         """Replace our record by a goodbye, which expires soon after it."""
         async with self._announcing:
@@ -304,6 +310,10 @@ class DHTDirectory:
         others = {peer: those for peer, those in addresses.items() if peer != self._identity.peer}
         self._seeker.remember(others)
         return len(others)
+
+    def forget_remembered(self) -> None:
+        """Look for the remembered peers no more."""
+        self._seeker.forget_remembered()
 
     async def try_remembered(self) -> bool:
         """Try the remembered peers until one is there. Whether one was."""

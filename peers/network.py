@@ -169,6 +169,12 @@ class LiveNetwork:
             await asyncio.sleep(0.5)
         return None
 
+    async def run_before(self, name: str | None) -> str | None:
+        """The run that our peer id was seen in last, as is remembered here; of that name, if one is given."""
+        if self._cache is None:
+            return None
+        return await asyncio.to_thread(self._cache.last_run_of, self.identity.peer, name)
+
     async def recall(self, run: str | None) -> int:
         """From now on look also for peers of that run that were met in an earlier life; how many they are."""
         return 0 if self._remembering is None else await self._remembering.recall(run)
