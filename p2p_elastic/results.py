@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.slots import copy_model, region
 from p2p_elastic.status import CentreStatus, ExchangeTotals, FarewellStatus, Frozen, JoiningStatus, LeaderStatus
 from p2p_elastic.vector import ParameterVector
 
@@ -96,10 +96,14 @@ def _steps_in(folder: Path) -> int:
 
 
 def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
-    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once."""
+    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once.
+
+    It cannot read a model with ties that are not contiguous, such as transposed ones. These are written under each
+    name, for `load_state_dict`.
+    """
     state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
     for key, tensor in model.state_dict().items():
-        first = kept.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), key) if tensor.numel() else key
+        first = kept.setdefault(region(tensor) or key, key) if tensor.is_contiguous() else key
         if first == key:
             state[key] = tensor.detach().clone(memory_format=torch.contiguous_format)  # out of a storage that is shared
         else:
@@ -109,7 +113,7 @@ def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
 
 def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
     """Write a model like `model` with the parameters `values` [D] into `folder`."""
-    other = copy.deepcopy(model)
+    other = copy_model(model)
     ParameterVector(other).load_(values)
     save_model(other, folder, name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.adahessian import AdaHessian
+from p2p_elastic.slots import copy_model
 from p2p_elastic.status import TrainingStatus
 from p2p_elastic.tasks import (
     Batches,
@@ -262,14 +262,14 @@ class Trainer:
 
     def untrained_loss(self) -> float:
         """The loss, in nats, of the model as it is on batches of its own, as the first steps would see it."""
-        model = copy.deepcopy(self.model).train()
+        model = copy_model(self.model).train()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             losses = [self._task.loss(model(inputs), labels) for inputs, labels in self._own_examples()]
         return float(torch.stack(losses).mean())
 
     def own_loss(self, values: Tensor) -> Estimate:
         """The loss, in nats, that parameters [D] give on examples of our own; before training, for any thread."""
-        model = copy.deepcopy(self.model)
+        model = copy_model(self.model)
         return loss_at(model, self._task, ParameterVector(model).views(values), self._own_examples())
 
     def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
@@ -285,7 +285,7 @@ class Trainer:
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
         """What tries parameters [D] against others, by a model of its own: for any thread."""
         vector, lock = ParameterVector(self.model), threading.Lock()
-        model = copy.deepcopy(self.model).eval()
+        model = copy_model(self.model).eval()
         standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
         unseen = standby, self._live_split.labels[:TRIAL_EXAMPLES].to(self._device)
 
@@ -312,7 +312,7 @@ class Trainer:
         """Evaluate the parameters `values` [D] on the test split, with BatchNorm statistics of their own."""
         if should_stop():
             return None
-        model = copy.deepcopy(self.model)
+        model = copy_model(self.model)
         ParameterVector(model).load_(values)
         reestimate_batchnorm(model, self._task, self._data.train, self._device)
         return evaluate(model, self._task, self._data.test, self._device, stop=should_stop)

@@ -77,6 +77,8 @@ class _Rows:
         for slot in self.slots:
             if slot.tensor().dtype != WIRE_DTYPE:
                 raise ConfigError(slot.name, slot.tensor().dtype, "a model in float32")
+            if slot.ties:  # the copies of a worker would be parted
+                raise ConfigError(slot.ties[0].name, f"the memory of {slot.name}", "one parameter under both names")
         one = vector.snapshot(torch.empty(vector.elements, device=self.slots[0].tensor().device))
         self.flat = one.repeat(workers, 1)
         self._variances = [slice(s.start, s.stop) for s in self.slots if s.attribute == "running_var"]
@@ -93,7 +95,7 @@ class LoopedWorkers(_Rows):
     """W modules with plain autograd and one of torch's optimizers each; their values are views into `flat`.
 
     Raises:
-        ConfigError: where the model is not in float32.
+        ConfigError: where the model is not in float32, or two of its tensors share memory.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
@@ -190,7 +192,7 @@ class StackedWorkers(_Rows):
     changes in place, such as BatchNorm's statistics, are kept per worker; a module that replaces them is not supported.
 
     Raises:
-        ConfigError: where the model is not in float32.
+        ConfigError: where the model is not in float32, or two of its tensors share memory.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
