@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.adahessian import AdaHessian
+from p2p_elastic.adahessian import AdaHessian, set_gradients
 from p2p_elastic.slots import copy_model
 from p2p_elastic.status import TrainingStatus
 from p2p_elastic.tasks import (
@@ -243,9 +243,7 @@ class Trainer:
         prepared = self._task.prepare(inputs, self._augmentation)
         self._recent.append((prepared, labels))
         self.optimizer.zero_grad()
-        loss = self._task.loss(self.model(prepared), labels)
-        _backward(self.optimizer, loss)
-        return float(loss.detach())
+        return float(set_gradients(self.optimizer, lambda: self._task.loss(self.model(prepared), labels)))
 
     def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:
         def serve_partners() -> bool:
@@ -342,7 +340,7 @@ def _optimizer(
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adahessian":
         optimizer = AdaHessian(
-            model.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
+            model.named_parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
         )
     else:
         optimizer = torch.optim.SGD(
@@ -353,10 +351,3 @@ def _optimizer(
             weight_decay=weight_decay,
         )
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.decay)
-
-
-def _backward(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    if isinstance(optimizer, AdaHessian):
-        optimizer.backward(loss)  # it needs the gradient's own gradient too
-    else:
-        loss.backward()  # type: ignore[no-untyped-call]

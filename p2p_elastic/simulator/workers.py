@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vjp, vmap
 
-from p2p_elastic.adahessian import AdaHessian, block_average, precondition, rademacher
+from p2p_elastic.adahessian import AdaHessian, block_average, precondition, rademacher, set_gradients
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.second_derivative import twice_differentiable
 from p2p_elastic.vector import WIRE_DTYPE, ParameterVector
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -125,13 +127,11 @@ class LoopedWorkers(_Rows):
         losses = []
         for module, optimizer, x, y in zip(self._modules, self._optimizers, inputs, labels, strict=False):
             optimizer.zero_grad()
-            loss = self._loss(module(x), y)
-            if isinstance(optimizer, AdaHessian):
-                optimizer.backward(loss)
-            else:
-                loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+            losses.append(set_gradients(optimizer, partial(self._loss_of, module, x, y)))
         return torch.stack(losses)
+
+    def _loss_of(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(module(inputs), labels)
 
     def average_gradients(self, rows: Sequence[int]) -> None:
         if len(rows) < 2:
@@ -220,7 +220,8 @@ class StackedWorkers(_Rows):
         if isinstance(self._update, _AdaHessian):
             compute: Callable[..., Any] = vmap(self._with_curvature, randomness="different")
             signs = self._update.signs(parameters)
-            self._gradients, losses, changed, products = compute(parameters, buffers, inputs, labels, signs)
+            with twice_differentiable():
+                self._gradients, losses, changed, products = compute(parameters, buffers, inputs, labels, signs)
             self._curvatures = {name: block_average(hz.abs_(), leading=1) for name, hz in products.items()}
         else:
             compute = vmap(grad_and_value(self._forward, has_aux=True), randomness="different")
