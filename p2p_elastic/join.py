@@ -211,9 +211,9 @@ class _Participation:
             trains = None if self._config.role == "centre" else settings
             self._screen.say("taken_over", describe_plan(manifest, trains), **asdict(settings))
         torch.manual_seed(settings.seed)  # dropout
-        model = initial_model(task, manifest.init_seed).to(device)
-        trainer = Trainer(model, task, data, settings, device, time.monotonic)
-        vector = ParameterVector(model)
+        model = initial_model(task, manifest.init_seed)
+        vector = ParameterVector(model)  # here: on the way to another device tensors that share memory are parted
+        trainer = Trainer(model.to(device), task, data, settings, device, time.monotonic)
         peer = self._peer(manifest, vector, settings.seed)
         if self._past is not None:
             self._past.restore(trainer, peer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from p2p_elastic.checkpoint import safetensors_chunks
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.files import make_subfolder, output_file
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.slots import copy_model, region
 from p2p_elastic.status import CentreStatus, ExchangeTotals, FarewellStatus, Frozen, JoiningStatus, LeaderStatus
 from p2p_elastic.vector import ParameterVector
 
@@ -95,12 +95,15 @@ def _steps_in(folder: Path) -> int:
 def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
     """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once.
 
+    It cannot read a model with ties that are not contiguous, such as transposed ones. These are written under each
+    name, for `load_state_dict`.
+
     Raises:
         ConfigError: it cannot be written.
     """
     state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
     for key, tensor in model.state_dict().items():
-        first = kept.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), key) if tensor.numel() else key
+        first = kept.setdefault(region(tensor) or key, key) if tensor.is_contiguous() else key
         if first == key:
             state[key] = tensor.detach().cpu().contiguous()
         else:
@@ -111,7 +114,7 @@ def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
 
 def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
     """Write a model like `model` with the parameters `values` [D] into `folder`."""
-    other = copy.deepcopy(model)
+    other = copy_model(model)
     ParameterVector(other).load_(values)
     save_model(other, folder, name)
 
