@@ -18,10 +18,10 @@ from typing import Any
 
 import psutil
 
+from p2p_elastic.addresses import parse_address
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.messages import Offer
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import parse_address
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, pack
@@ -81,7 +81,7 @@ async def bombard(process: Process, rounds: int) -> dict[str, Any]:
     network = LiveNetwork(Identity.generate(), ())
     await network.open("127.0.0.1", 0)
     try:
-        assert parse_address(hello["addresses"][0])["p2p"] == hello["peer"]
+        assert parse_address(hello["addresses"][0]).peer == hello["peer"]
         target = PeerRecord(
             peer=hello["peer"], run=now["run"], schema_hash=now["schema_hash"], addresses=tuple(hello["addresses"])
         )

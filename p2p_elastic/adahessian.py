@@ -14,6 +14,7 @@ from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.optimizers import EagerOptimizer
+from p2p_elastic.second_derivative import refusal, refused, silent, twice_differentiable
 
 DEFAULT_LEARNING_RATE = 0.02
 """Measured on the MLPs of this package, batch 32. The paper has 0.15 for ResNets with BatchNorm on CIFAR-10, batch 256.
@@ -24,6 +25,7 @@ BatchNorm a unit that is off has a curvature near zero, and gradient over eps is
 """
 BETAS, EPS, HESSIAN_POWER = (0.9, 0.999), 1e-4, 1.0
 
+DENSE = "AdaHessian takes dense ones: sparse=False, and nn.Embedding in the place of nn.EmbeddingBag"
 EACH_BIT = torch.tensor([*(2**bit for bit in range(31)), -(2**31)], dtype=torch.int32)
 KERNEL_RANKS = (3, 4, 5)  # output channels, input channels and one to three spatial dimensions
 
@@ -116,15 +118,19 @@ class AdaHessian(EagerOptimizer):
     """AdaHessian as a PyTorch optimizer, for parameters that are dense and real.
 
         optimizer.zero_grad()
+        with twice_differentiable():  # needed for attention only
+            loss = ...
         optimizer.backward(loss)  # in the place of loss.backward()
         optimizer.step()
+
+    `set_gradients` does it for this optimizer and any other.
 
     A step costs a second backward pass and, for as long as `backward` runs, the memory of a graph of the first. What
     may come between the two calls is what may between SGD's, such as clipping the gradients. Schedulers and hooks work
     as with any optimizer. Parameters that the loss does not depend on are left alone.
 
     Args:
-        params: parameters or groups of them, as for any optimizer.
+        params: parameters or groups of them, as for any optimizer; `model.named_parameters()` gives errors their names.
         lr: learning rate; see `DEFAULT_LEARNING_RATE`. 0.15 is the paper's.
         betas: decay of the averages of gradient and squared curvature, each from 0 up to but not 1.
         eps: added to the denominator, above 0: the curvature can be zero.
@@ -159,6 +165,9 @@ class AdaHessian(EagerOptimizer):
             "weight_decay": weight_decay,
             "hessian_power": hessian_power,
         }
+        params = list(params)
+        if params and isinstance(params[0], tuple):  # PyTorch before 2.6 takes names only in this form
+            params = [{"params": [p for _, p in params], "param_names": [name for name, _ in params]}]
         super().__init__(params, defaults)
         self._generator = torch.Generator().manual_seed(seed)
         self._curvature: dict[Tensor, Tensor] = {}
@@ -167,17 +176,48 @@ class AdaHessian(EagerOptimizer):
         """Set the gradients of a scalar loss, and keep the |Hz| of a fresh Rademacher vector z for the next step.
 
         Unlike `loss.backward()` this replaces what an earlier call left: curvatures of parts of a batch do not add up.
+
+        Raises:
+            ConfigError: something in the model cannot be differentiated twice, or has sparse gradients; by its name.
         """
         every = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        hidden = None if self.state else silent(loss)  # looked for at the first step
+        if hidden is not None:
+            raise refused(hidden, self._names())
+        try:
+            self._differentiate(loss, every)
+        except RuntimeError as error:
+            why = refusal(error, loss, self._names())
+            if why is None:
+                raise
+            raise why from error
+
+    def _differentiate(self, loss: Tensor, every: Sequence[Tensor]) -> None:
         # Not backward(create_graph=True): parameter and gradient would refer to each other, and never be freed.
         found = torch.autograd.grad(loss, every, create_graph=True, allow_unused=True)
         used = [(p, grad) for p, grad in zip(every, found, strict=True) if grad is not None]
+        for p, grad in used:
+            if grad.layout != torch.strided:
+                raise ConfigError(self._names()[p], "a sparse gradient", DENSE)
         products = self._times_hessian([p for p, _ in used], [grad for _, grad in used])
         for p in every:
             p.grad = None
         for p, grad in used:
             p.grad = grad.detach()
         self._curvature = {p: block_average(hz.abs_()) for (p, _), hz in zip(used, products, strict=True)}
+
+    def _names(self) -> dict[Tensor, str]:
+        """Of the parameters; their places and shapes if they were given without names."""
+        return {
+            p: name
+            for number, group in enumerate(self.param_groups)
+            for p, name in zip(
+                group["params"],
+                group.get("param_names")
+                or [f"group {number}, parameter {at} {list(p.shape)}" for at, p in enumerate(group["params"])],
+                strict=True,
+            )
+        }
 
     @property
     def curvature(self) -> Mapping[Tensor, Tensor]:
@@ -199,14 +239,15 @@ class AdaHessian(EagerOptimizer):
         """One step with what `backward` found.
 
         Args:
-            closure: zeroes the gradients, calls `backward` and returns the loss, which is then returned here.
+            closure: zeroes the gradients, calls `backward` and returns the loss, which is then returned here. It runs
+                in `twice_differentiable`.
 
         Raises:
             RuntimeError: a parameter has a gradient that `backward` has not set since the last step.
         """
         loss = None
         if closure is not None:
-            with torch.enable_grad():
+            with torch.enable_grad(), twice_differentiable():
                 loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
@@ -245,6 +286,22 @@ class AdaHessian(EagerOptimizer):
         """Go on from a `state_dict`, with the same random numbers."""
         super().load_state_dict(state_dict)
         self._generator.set_state(state_dict["generator"].cpu())
+
+
+def set_gradients(optimizer: torch.optim.Optimizer, forward: Callable[[], Tensor]) -> Tensor:
+    """Set the gradients of the scalar loss that `forward` returns, as this optimizer needs them; returns the loss.
+
+    Raises:
+        ConfigError: as `AdaHessian.backward`.
+    """
+    if isinstance(optimizer, AdaHessian):
+        with twice_differentiable():
+            loss = forward()
+        optimizer.backward(loss)
+    else:
+        loss = forward()
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def _check(key: str, got: float | tuple[float, ...], holds: bool, allowed: str) -> None:

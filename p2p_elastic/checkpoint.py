@@ -35,6 +35,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.files import make_subfolder, new_file, open_lock, read_private, remove_drafts, sync
 from p2p_elastic.status import Frozen
 
 log = logging.getLogger(__name__)
@@ -86,27 +87,23 @@ class LocalDisk:
     """`Disk` of this machine."""
 
     def make(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_subfolder(folder.parent)
+        make_subfolder(folder)
 
     def write(self, path: Path, chunks: Chunks, *, private: bool) -> None:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400 if private else 0o644), "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+        with new_file(path, 0o400 if private else 0o666) as file:
+            file.writelines(chunks)
 
     def sync(self, folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
 
     def rename(self, old: Path, new: Path) -> None:
         old.rename(new)
 
     def remove(self, folder: Path) -> None:
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             shutil.rmtree(folder)
 
 
@@ -289,7 +286,8 @@ class Store(Generic[Facts]):
         return _checkpoints(self._folder)
 
     def _read(self, folder: Path) -> Found[Facts]:
-        """Raises OSError, ValueError or SafetensorError where it is not as it was written."""
+        """Raises OSError, ValueError or SafetensorError where it is not as it was written; ConfigError where others can
+        use what is private."""
         if (folder / INDEX).stat().st_size > INDEX_BYTES_MAX:
             raise ValueError(f"{INDEX} is too large")
         index: Index[Any] = self._index.model_validate_json((folder / INDEX).read_bytes())
@@ -297,20 +295,23 @@ class Store(Generic[Facts]):
             if _looked_at(folder / name, file.bytes) != file:
                 raise ValueError(f"{name} is not what was written")
         tensors = {n.removesuffix(TENSORS): load_file(folder / n) for n in index.files if n.endswith(TENSORS)}
-        private = {n: (folder / n).read_bytes() for n in index.files if not n.endswith(TENSORS)}
+        private = {n: read_private(folder / n, n, f.bytes) for n, f in index.files.items() if not n.endswith(TENSORS)}
         return Found(folder, index.step, index.facts, tensors, private)
 
 
-def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def safetensors_chunks(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[bytes | memoryview]:
     """Contiguous tensors of the CPU in the safetensors format, piece by piece: no copy of the whole is made.
 
     Source: https://github.com/huggingface/safetensors, "Format".
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
-    header, at = {}, 0
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
     for name, tensor in ordered:
         if tensor.dtype not in DTYPES:
-            raise ConfigError(name, tensor.dtype, f"a checkpoint can hold {', '.join(DTYPES.values())}")
+            raise ConfigError(name, tensor.dtype, f"a file can hold {', '.join(DTYPES.values())}")
         end = at + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
@@ -334,6 +335,11 @@ def checkpoint_folder(given: Path) -> Path:
     raise ConfigError("resume", str(given), f"an output folder with checkpoints in it, or its folder {FOLDER}")
 
 
+def has_checkpoints(output: Path) -> bool:
+    """Whether there is a checkpoint in an output folder, whole or not."""
+    return bool(_checkpoints(output / FOLDER))
+
+
 class OutputLock:
     """Keeps other processes from writing checkpoints into an output folder, until it is closed or this one ends.
 
@@ -343,18 +349,19 @@ class OutputLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+            self._descriptor = open_lock(folder / LOCK)
         except OSError as error:
-            raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
+            raise ConfigError("output", str(folder / LOCK), f"cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_drafts(folder)
         except BlockingIOError as error:
             self.close()
             raise ConfigError(
                 "output", str(folder), "a peer is still writing there: end it, or take another"
             ) from error
-        except OSError as error:  # a file system without locks
-            log.info("%s cannot be locked: %s", folder, error)
+        except OSError as error:  # a file system without locks, say
+            log.info("%s cannot be locked, or tidied up: %s", folder, error)
 
     def close(self) -> None:
         """Let others in."""

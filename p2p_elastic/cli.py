@@ -155,7 +155,7 @@ def main() -> None:
     "[default: 1, no limit]",
 )
 @click.option("--wait-for-peers", type=int, default=0, metavar="N", help="Begin to train once N other peers are there.")
-@click.option("--host", default="0.0.0.0", help="Address to listen on for peers (libp2p).")  # noqa: S104
+@click.option("--host", default="0.0.0.0", help="IP address to listen on for peers (libp2p).")  # noqa: S104
 @click.option("--port", type=int, help="TCP port for peers; 0 for any free one.  [default: 31330, or any]")
 @click.option(
     "--announce",
@@ -192,6 +192,13 @@ def main() -> None:
     "needed; length, data folder, device, threads, budget, hosts, ports and initial peers may be given anew.",
 )
 @click.option(
+    "--resume-or-found",
+    is_flag=True,
+    help="For services and containers: the same command at each start. Goes on from the newest checkpoint in --output, "
+    "which it needs; without one joins, as the other options say, or the run that its --identity was in; founds a run "
+    "only where there is none. Ends at once where its training is complete.",
+)
+@click.option(
     "--config",
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -215,6 +222,10 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
       p2p-elastic join --task mnist --shard 1/4
       p2p-elastic join --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo... --shard 2/4
       p2p-elastic join --resume runs/mnist-1a2b3c-Xy7Zk9Qp
+      p2p-elastic join --output /data/run --resume-or-found
+
+    Exit code: 0 its training is complete, or it was asked to stop; 2 it cannot do what was asked; 3 another process
+    with the same identity began earlier and runs elsewhere.
     """
     given = asked(context, options)
     with Stop().signals() as stop, clean_errors():

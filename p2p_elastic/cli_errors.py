@@ -14,12 +14,12 @@ from p2p_elastic.errors import P2PElasticError
 
 @contextlib.contextmanager
 def clean_errors() -> Iterator[None]:
-    """A P2PElasticError is one line and exit code 2; Ctrl-C is 130; a reader of our output that is gone is 141."""
+    """A P2PElasticError is one line and its exit code; Ctrl-C is 130; a reader of our output that is gone is 141."""
     try:
         yield
     except P2PElasticError as error:
         click.echo(f"p2p-elastic: error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

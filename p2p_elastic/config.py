@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
+from p2p_elastic.addresses import listening_host
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.fraction import number
-from p2p_elastic.limits import FRAGMENTS_MAX, LANES_MAX
+from p2p_elastic.limits import LANES_MAX, OWN_LEARNING_RATE_MAX
 from p2p_elastic.link import check_codec
-from p2p_elastic.manifest import BINDING, RunManifest
+from p2p_elastic.manifest import BINDING, BatchSize, Fragments, LearningRate, Momentum, Period, RunManifest
 from p2p_elastic.messages import Group, RunName
 from p2p_elastic.methods import Method, Topology, find_method
 from p2p_elastic.pace import parse_bandwidth
@@ -53,28 +54,28 @@ class JoinConfig(Frozen):
     threads: Annotated[int, Field(ge=1, le=THREADS_MAX)] | None = None
     rule: str | None = None
     moving_rate: float | None = None
-    period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    period: Period | None = None
     probability: float | None = None
     global_moving_rate: float | None = None
-    global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    global_period: Period | None = None
     weighting: WeightingName | None = None
     codec: str | None = None
-    fragment: Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)] | None = None
+    fragment: Fragments | None = None
     streams: Annotated[int, Field(ge=1, le=LANES_MAX)] | None = None
     group: Group | None = None
     role: Literal["peer", "centre"] = "peer"
     steps: Count | None = None
     epochs: Count | None = None
-    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    batch_size: BatchSize | None = None
     optimizer: Literal["sgd", "adahessian"] = "sgd"
-    lr: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    lr: LearningRate | None = None
+    momentum: Momentum | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     shard: str | None = None
     max_bandwidth: str | None = None
     max_share: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] | None = None
     wait_for_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
-    host: str = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
+    host: Annotated[str, AfterValidator(listening_host)] = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
     port: Port | None = None
     announce: Addresses = ()
     http_host: str = "127.0.0.1"
@@ -84,6 +85,7 @@ class JoinConfig(Frozen):
     output: Path | None = None
     checkpoint_every: str = DEFAULT_INTERVAL
     resume: Path | None = None
+    resume_or_found: bool = False
     log_format: Literal["auto", "text", "json"] = "auto"
 
     @field_validator("probability", mode="before")
@@ -125,17 +127,31 @@ class JoinConfig(Frozen):
     def _no_contradiction(self) -> JoinConfig:
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps/epochs", (self.steps, self.epochs), "give one of the two")
+        if self.resume_or_found:
+            self._check_goes_on()
         if self.period is not None or self.probability is not None:
             Schedule.build(self.period, self.probability)
         method = find_method(self.rule or DEFAULT_RULE)
         for key, rate in (("moving-rate", self.moving_rate), ("global-moving-rate", self.global_moving_rate)):
             if rate is not None:
                 check_rate(key, rate)
+        limit = OWN_LEARNING_RATE_MAX[self.optimizer]
+        if self.lr is not None and self.lr > limit:
+            raise ConfigError("lr", self.lr, f"above 0, at most {limit:g} with --optimizer {self.optimizer}")
         if self.codec is not None:
             check_codec("codec", self.codec)
         if self.rule is not None:
             self.check_against(method)
         return self
+
+    def _check_goes_on(self) -> None:
+        """What is needed to go on with the same options at each start. Raises ConfigError."""
+        if self.resume is not None:
+            raise ConfigError("resume", str(self.resume), "leave it out, or --resume-or-found")
+        if self.output is None:
+            raise ConfigError("output", None, "--resume-or-found needs --output DIR: there it looks for its checkpoint")
+        if Interval.parse(self.checkpoint_every).off:
+            raise ConfigError("checkpoint-every", self.checkpoint_every, "--resume-or-found goes on from checkpoints")
 
     def check_against(self, method: Method) -> None:
         """What the rule that was asked for does not have. Raises ConfigError."""

@@ -135,7 +135,8 @@ class Examination:
                 session.refresh_addresses()
                 addresses = session.addresses
         except (ConfigError, NetworkError) as error:
-            yield failure("libp2p", str(error), "reinstall hivemind; on Linux see whether /tmp can be written")
+            again = "see why p2pd does not start, or reinstall hivemind"
+            yield failure("libp2p", str(error), again if isinstance(error, NetworkError) else "put that right")
             return
         own = frozenset(host_of(a) for a in addresses if probes.is_own(host_of(a)))
         yield from check_addresses(addresses, own, bool(announce))
@@ -152,7 +153,7 @@ class Examination:
         if all(reach.problem is not None for reach in reaches):
             return
         self._doing("looking for the run")
-        self._manifest, findings = choose(session.runs(), self._config.run)
+        self._manifest, findings = choose(session.runs(), self._config.run, session.refused)
         yield from findings
         if self._manifest is not None:
             yield from check_run(self._manifest, session.members(self._manifest.run), self._config)
@@ -193,6 +194,7 @@ class Examination:
             data = doctor_task.look_at_data(task, self._config.data_dir)
         yield data.finding
         yield from doctor_task.check_shard(self._config.part, data.examples)
+        yield from doctor_task.check_batch(self._batch_size(task), data.examples)
         trained = device_vectors(adahessian=adahessian) if gpu is None else 0
         yield check_memory(free_memory, nbytes, data.data_bytes, trained)
         output = self._config.output or Path("runs")
@@ -202,6 +204,9 @@ class Examination:
         if data.download_bytes:
             folder = data_folder(self._config.data_dir)
             yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")
+
+    def _batch_size(self, task: Task) -> int:
+        return self._config.batch_size or (self._manifest.batch_size if self._manifest else task.recipe.batch_size)
 
     def _founding(self, task: Task) -> Iterator[Finding]:
         """Whether a run can be founded with these options, where there is none to be joined."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from p2p_elastic.addresses import parse_address, read_address
 from p2p_elastic.config import JoinConfig
 from p2p_elastic.doctor_checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
@@ -19,15 +19,14 @@ from p2p_elastic.manifest import RunManifest, check_against, choose_run
 from p2p_elastic.methods import find_method
 from p2p_elastic.peers.directory import explain, members_key
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import PLAIN_TCP, parse_address, peer_of
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
+from p2p_elastic.peers.probing import probe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.tasks import find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 
 T = TypeVar("T")
-TCP_SECONDS = 5.0
 RUNS_SECONDS = 7.0  # a manifest is announced every 5
 MEET_SECONDS = 30.0  # each step below has a shorter deadline of its own
 
@@ -51,7 +50,7 @@ class Session:
         """Try every address: all peers at the same time, the addresses of one peer one after the other."""
         by_peer: dict[str, list[str]] = {}
         for address in addresses:
-            by_peer.setdefault(peer_of(address), []).append(address)
+            by_peer.setdefault(parse_address(address).peer, []).append(address)
 
         async def all_peers() -> list[Reach]:
             found = await asyncio.gather(*(_reach_peer(self._network, p, those) for p, those in by_peer.items()))
@@ -67,6 +66,11 @@ class Session:
     def runs(self) -> tuple[RunManifest, ...]:
         """The runs that the initial peers know."""
         return self._call(_runs(self._network))
+
+    @property
+    def refused(self) -> Mapping[str, ConfigError]:
+        """Of these runs, those that nobody can join, and why."""
+        return self._network.directory.refused
 
     def members(self, run: str) -> int | None:
         """How many members the run has; None where the DHT does not say."""
@@ -111,14 +115,10 @@ def valid_addresses(addresses: Sequence[str], key: str) -> tuple[list[str], list
     good, findings = [], []
     for address in addresses:
         try:
-            parse_address(address if key == "initial-peer" else f"{address}/p2p/{_ANYBODY}", key)
-            good.append(address)
+            good.append(str(parse_address(address)) if key == "initial-peer" else read_address(address, key).where)
         except ConfigError as error:
             findings.append(failure(key, f"{address}: not usable", error.allowed))
     return good, findings
-
-
-_ANYBODY = "12D3KooWGRUVh4ikG3bi8D8KhXLe3N7F5bFZgg8rLHKxV2P6ATQN"  # some peer id, for addresses that need none
 
 
 async def _reach_peer(network: LiveNetwork, peer: str, addresses: Sequence[str]) -> list[Reach]:
@@ -134,29 +134,8 @@ async def _reach_peer(network: LiveNetwork, peer: str, addresses: Sequence[str])
 
 
 async def _tcp(address: str) -> Reach:
-    match = PLAIN_TCP.match(address)
-    if match is None:
-        return Reach(address)
-    hosts: tuple[str, ...] = ()
-    try:
-        loop = asyncio.get_running_loop()
-        lookup = loop.getaddrinfo(match["host"], int(match["port"]), type=socket.SOCK_STREAM)
-        infos = await wait_for(lookup, TCP_SECONDS)
-        hosts = tuple(dict.fromkeys(str(info[4][0]) for info in infos))
-        began = time.monotonic()
-        connecting = asyncio.open_connection(hosts[0], int(match["port"]))
-        _, writer = await wait_for(connecting, TCP_SECONDS)
-    except asyncio.TimeoutError:
-        return Reach(address, explain(address, "timed out"), hosts)
-    except (UnicodeError, OverflowError):  # the idna codec refuses some names
-        return Reach(address, "no such port or host name", hosts)
-    except OSError as error:
-        # asyncio says "Connect call failed" whatever happened; a failed name lookup has a negative number of its own.
-        said = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
-        return Reach(address, explain(address, said), hosts)
-    seconds = time.monotonic() - began
-    writer.transport.abort()
-    return Reach(address, None, hosts, seconds)
+    found = await probe(parse_address(address))
+    return Reach(address, found.problem and explain(address, found.problem), found.hosts, found.seconds)
 
 
 async def _handshake(network: LiveNetwork, peer: str, reach: Reach) -> Reach:
@@ -237,11 +216,15 @@ def _is_member(body: bytes) -> bool:
         return False
 
 
-def choose(manifests: tuple[RunManifest, ...], wanted: str | None) -> tuple[RunManifest | None, list[Finding]]:
+def choose(
+    manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
+) -> tuple[RunManifest | None, list[Finding]]:
     """The run that would be joined, or why there is none."""
     try:
-        manifest = choose_run(manifests, wanted)
+        manifest = choose_run(manifests, wanted, refused)
     except ConfigError as error:
+        if error in refused.values():
+            return None, [failure("run", str(error), "found it anew with what is allowed, or update both ends")]
         return None, [failure("run", error.allowed, "name one that is meant with --run, or end the others")]
     if manifest is not None:
         return manifest, []

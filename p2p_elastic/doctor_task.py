@@ -16,6 +16,7 @@ import torch
 
 from p2p_elastic.doctor_checks import Finding, Gpu, failure, ok, warning
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.manifest import check_batch_size
 from p2p_elastic.tasks import Data, Shard, Task, initial_model
 from p2p_elastic.tasks.folders import Source, data_folder
 from p2p_elastic.vector import ParameterVector
@@ -71,6 +72,15 @@ def check_shard(shard: Shard | None, examples: int | None) -> list[Finding]:
     if shard is None or examples is None or not shard.is_empty(examples):
         return []
     return [failure("data", f"shard {shard} of {examples:,} examples is empty", "choose fewer shards with --shard")]
+
+
+def check_batch(batch_size: int, examples: int | None) -> list[Finding]:
+    """Whether there are as many examples, as far as is known."""
+    try:
+        check_batch_size(batch_size, batch_size if examples is None else examples)
+    except ConfigError as error:
+        return [failure("data", str(error), "choose a smaller one with --batch-size")]
+    return []
 
 
 def is_here(task: Task, data_dir: Path | None) -> bool:

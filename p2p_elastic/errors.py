@@ -9,6 +9,7 @@ P2PElasticError
     LocalProtocolError     a bug of ours: a message that must not be sent now
     RemoteProtocolError    a fault of theirs: a message that must not come now, or is malformed
   DirectoryError           the DHT cannot be reached or refused a record
+  IdentityInUse            a process that began earlier has our identity; this one ends, with exit code 3
   NetworkError             the libp2p side cannot run on this machine, or keeps dying
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 class P2PElasticError(Exception):
     """The root: `except P2PElasticError` catches whatever this package raises on purpose."""
+
+    exit_code = 2  # of a command that ends by it
 
 
 class ConfigError(P2PElasticError):
@@ -63,6 +66,12 @@ class RemoteProtocolError(ExchangeError):
 
 class DirectoryError(P2PElasticError):
     """The directory of peers cannot be reached or refused a record."""
+
+
+class IdentityInUse(P2PElasticError):
+    """Another process with our identity began earlier and is alive."""
+
+    exit_code = 3
 
 
 class NetworkError(P2PElasticError):

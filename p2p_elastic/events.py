@@ -28,6 +28,7 @@ Kind = Literal[
     "resumed",
     "partition",
     "healed",
+    "duplicate",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

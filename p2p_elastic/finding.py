@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Coroutine
+from typing import Any
 
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.config import DEFAULT_TASK, JoinConfig
@@ -16,12 +18,14 @@ from p2p_elastic.methods import find_method
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.repeat import attempt
+from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.resume import Past
 from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Task, find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
+LOOK_BACK_SECONDS = 20.0  # who founds a run looks so long for that which it was in: unreachable hosts take their time
 TURN_SECONDS = 5.0  # of several that trained alone and meet, one founds its run; so long the others wait for that,
 KNOWN_RUN_SECONDS = 25.0  # and so long who joins: after it came somebody may have waited for FIND_RUN_SECONDS and that
 
@@ -35,7 +39,38 @@ class RunFinder:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network = thread, network
         self._remembered: int | None = None  # how many peers seen before there are to be tried, once we looked
+        self._before: str | None = None  # the run that this peer was in, if it is to be joined again
         self.alone = False  # nobody answered: `adopt_when_attached` is to run
+
+    def is_there(self) -> bool:
+        """Whether there is a run to join: the initial peers', or with --resume-or-found the one that this peer was in.
+
+        Raises:
+            ConfigError: without that option, that one is alive: another one would be founded beside it.
+        """
+        if self._config.initial_peer:
+            return True
+        network, directory = self._network, self._network.directory
+        before = self._thread.call(network.run_before(self._config.run), self._stop)
+        if not before or not self._thread.call(network.recall(before), self._stop):
+            return False
+        self._screen.say("remembered", f"This peer was in run {before}: trying the peers seen there.", run=before)
+        back = self._thread.call(_within(LOOK_BACK_SECONDS, directory.try_remembered()), self._stop)
+        lives = back and self._thread.call(network.find_run(before), self._stop) is not None
+        if self._config.resume_or_found:
+            self._before = before
+            return lives or not back
+        if lives:
+            raise ConfigError(
+                "identity",
+                str(self._config.identity),
+                f"this peer was in run {before!r}, which is alive: go on there with --resume DIR, or with --output DIR "
+                "--resume-or-found; to found another run beside it, take another identity",
+            )
+        directory.forget_remembered()
+        text = f"Nobody of run {before} answers. --resume DIR would go on with it; a new run is founded."
+        self._screen.say("alone", text, run=before)
+        return False
 
     def join(self) -> RunManifest:
         manifest = self._found_run()
@@ -58,6 +93,7 @@ class RunFinder:
             folder=str(past.found.folder),
             manifest=saved.manifest.model_dump(),
         )
+        self._thread.call(self._network.recall(saved.manifest.run), self._stop)
         back = self._thread.call(directory.come_back(saved.signed, saved.members), self._stop)
         if not back and (self._config.initial_peer or saved.members):
             self._screen.say("alone", "Nobody of the run answers: training alone until somebody does.")
@@ -74,8 +110,8 @@ class RunFinder:
         pause = 1.0
         while not self._attach():
             problems = problems_of(self._network)
-            if self._config.task is not None:
-                self._screen.say("unreachable", f"No initial peer answers:\n{problems}")
+            if self._config.task is not None or self._before is not None:
+                self._screen.say("unreachable", f"No initial peer answers:\n{problems}".rstrip(":\n"))
                 self.alone = True
                 return None
             self._screen.say(
@@ -85,7 +121,7 @@ class RunFinder:
             )
             self._thread.call(asyncio.sleep(pause), self._stop)
             pause = min(2 * pause, 30.0)
-        manifest = self._thread.call(known_run(self._network, self._config.run), self._stop)
+        manifest = self._thread.call(known_run(self._network, self._config.run or self._before), self._stop)
         check_against(manifest, self._config.binding())
         self._config.check_against(find_method(manifest.rule))
         self._network.directory.join(manifest)
@@ -97,7 +133,7 @@ class RunFinder:
         if self._thread.call(directory.attach(), self._stop):
             return True
         if self._remembered is None:
-            self._remembered = self._thread.call(self._network.recall(self._config.run), self._stop)
+            self._remembered = self._thread.call(self._network.recall(self._config.run or self._before), self._stop)
             if self._remembered:
                 peers = "1 peer" if self._remembered == 1 else f"{self._remembered} peers"
                 self._screen.say("remembered", f"No initial peer answers; trying {peers} seen before.")
@@ -129,6 +165,14 @@ class RunFinder:
         peer.adopt(theirs.run, theirs.policy(), codec=theirs.codec, fragments=theirs.fragments)
         board.manifest = theirs
         self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
+
+
+async def _within(seconds: float, attempt: Coroutine[Any, Any, bool]) -> bool:
+    """What came of it; false where it takes longer."""
+    try:
+        return await wait_for(attempt, seconds)
+    except asyncio.TimeoutError:
+        return False
 
 
 def peer_cache() -> PeerCache | None:

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from p2p_elastic import __version__
+from p2p_elastic.addresses import parse_address
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.centre_duty import hold_centre
-from p2p_elastic.checkpoint import FOLDER, OutputLock, Store, checkpoint_folder
+from p2p_elastic.checkpoint import FOLDER, OutputLock, Store, checkpoint_folder, has_checkpoints
 from p2p_elastic.config import PORT, JoinConfig
 from p2p_elastic.devices import choose_device
 from p2p_elastic.display import Every, Screen
 from p2p_elastic.ending import Ending
-from p2p_elastic.errors import ConfigError, DirectoryError
+from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
 from p2p_elastic.finding import RunFinder, installed_task, peer_cache
 from p2p_elastic.joining import Newcomer
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.manifest import RunManifest, check_batch_size
 from p2p_elastic.pace import Budget
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
-from p2p_elastic.peers.libp2p import is_here, is_loopback_address, peer_of
+from p2p_elastic.peers.libp2p import is_here, is_loopback_address
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.plan import describe_plan
 from p2p_elastic.port_claim import PortClaim
 from p2p_elastic.results import Summary, check_writable, output_folder
-from p2p_elastic.resume import Past, Saved, content, options_kept, resume
+from p2p_elastic.resume import Past, Saved, content, options_kept, resume, resume_or_found
 from p2p_elastic.saver import Interval, Saver
 from p2p_elastic.sensors import Sensors
 from p2p_elastic.stop import Stop
@@ -55,26 +60,36 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         ConfigError: something asked for cannot be.
         NetworkError: libp2p does not run here.
     """
-    if config.resume is None:
-        return _join(config, None, screen, stop)
-    with _locked(checkpoint_folder(config.resume).parent):  # first: a checkpoint written after we read would be lost
-        config, past = resume(config)
+    choose_device(config.device)  # what is mistyped leaves no folder behind
+    if config.task is not None:
+        find_task(config.task)
+    folder = config.output if config.resume is None else checkpoint_folder(config.resume).parent
+    if folder is not None:
+        check_writable(folder)
+    with _locked(folder):  # first: a checkpoint written after we read would be lost
+        past = None
+        if config.resume is not None:
+            config, past = resume(config)
+        elif config.resume_or_found:
+            config, past = resume_or_found(config)
+            if past is not None and past.complete(config):
+                text = f"complete: trained to the end at step {past.saved.training.step}, results in {past.output}"
+                screen.say("complete", f"Run {past.saved.manifest.run} is {text}. Give --steps or --epochs for more.")
+                return None
+        elif folder is not None and has_checkpoints(folder):
+            text = f"{folder} has checkpoints of a run: this one begins anew and sets them aside"
+            screen.say("checkpoint", f"{text}. --resume {folder} or --resume-or-found would go on with them.")
         return _join(config, past, screen, stop)
 
 
 def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> Summary | None:
     device = choose_device(config.device)
-    if config.task is not None:
-        find_task(config.task)
-    if config.output is not None:
-        check_writable(config.output)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     identity = _identity(config, past)
     network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())  # looks at the addresses first
     _check_others(config, identity.peer)
-    locked = _locked(config.output if past is None else None)
-    with locked, contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
+    with contextlib.closing(PortClaim()) as claim, NetworkThread() as thread:
 
         def listen(port: int) -> None:
             claim.take(config.host, port)
@@ -108,7 +123,7 @@ def _identity(config: JoinConfig, past: Past | None) -> Identity:
 
 def _check_others(config: JoinConfig, peer: str) -> None:
     """Raises ConfigError where the only peer to join has our own identity: it is us, or somebody took our key."""
-    if config.initial_peer and all(peer_of(address) == peer for address in config.initial_peer):
+    if config.initial_peer and all(parse_address(address).peer == peer for address in config.initial_peer):
         advice = "an address of another peer; where it is one, give each peer an identity of its own (--identity)"
         raise ConfigError("initial-peer", config.initial_peer[0], advice)
 
@@ -131,22 +146,25 @@ class _Participation:
         self._thread, self._network, self._board, self._window = thread, network, board, window
         self._finder = RunFinder(config, screen, stop, thread, network)
         self._past = past
+        self._displaced: IdentityInUse | None = None
+        self._joins = False  # a run that others began
         self._ending = Ending(config, screen, stop, board, resumed=past is not None)
 
     def run(self, device: torch.device) -> Summary:
         shown = self._window.open(self._thread, self._board, self._screen)
         try:  # nobody is told to join before we know that we can take part ourselves
-            if self._past is not None or self._config.initial_peer:
+            self._joins = self._past is None and self._finder.is_there()
+            if self._past is not None or self._joins:
                 self._say_hello(self._window.url)
                 manifest = self._finder.join() if self._past is None else self._finder.resume(self._past)
                 task = installed_task(manifest)
-                data = self._load(task)
+                data = self._load(task, manifest)
                 if not self._finder.alone:
                     self._say_how_to_join()
             else:
                 manifest = self._finder.own_manifest()
                 task = find_task(manifest.task)
-                data = self._load(task)
+                data = self._load(task, manifest)
                 self._say_hello(self._window.url)
                 self._say_how_to_join()
                 self._network.directory.found(manifest)
@@ -175,26 +193,33 @@ class _Participation:
         others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
         self._screen.say("joinable", f"others join with:\n{others}", addresses=addresses)
 
-    def _load(self, task: Task) -> Data:
+    def _load(self, task: Task, manifest: RunManifest) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
         with self._stop.interruptible():
             data = task.load(self._config.data_dir)
         if self._config.part is not None:
             shard_indices(len(data.train), self._config.part)  # may be empty: better now than when we were announced
+        if self._past is None and self._config.role != "centre":
+            check_batch_size(self._config.batch_size or manifest.batch_size, len(data.train))
         return data
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def _take_part(self, manifest: RunManifest, task: Task, data: Data, device: torch.device, output: Path) -> Summary:
         settings = self._settings(manifest, task)
+        if manifest.founder != self._network.identity.peer:
+            trains = None if self._config.role == "centre" else settings
+            self._screen.say("taken_over", describe_plan(manifest, trains), **asdict(settings))
         torch.manual_seed(settings.seed)  # dropout
-        model = initial_model(task, manifest.init_seed).to(device)
-        trainer = Trainer(model, task, data, settings, device, time.monotonic)
-        vector = ParameterVector(model)
+        model = initial_model(task, manifest.init_seed)
+        vector = ParameterVector(model)  # here: on the way to another device tensors that share memory are parted
+        trainer = Trainer(model.to(device), task, data, settings, device, time.monotonic)
         peer = self._peer(manifest, vector, settings.seed)
         if self._past is not None:
             self._past.restore(trainer, peer)
         saver = self._saver(trainer, peer, options_kept(self._config, settings), output)
+        if saver is not None and self._config.resume_or_found and self._past is None:
+            saver.save_first()  # before anybody is told of us: a restart has something to go on with, however early
         peer.judge_leaders(lambda s: Measured(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
         examine = trainer.examiner()
         peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
@@ -205,7 +230,7 @@ class _Participation:
         if self._finder.alone:
             lives.append(self._thread.spawn(self._finder.adopt_when_attached(peer, manifest, self._board)))
         for life in lives:
-            life.add_done_callback(self._network.report_end)
+            life.add_done_callback(self._report_end)
         try:
             self._wait_for_peers(peer)
             newcomer = Newcomer(peer, trainer, self._screen, self._board)
@@ -216,6 +241,8 @@ class _Participation:
                 newcomer.catch_up(self._thread, self._stop)
                 self._board.phase = "training"
                 trainer.train(peer, self._stop, lambda: self._after_step(saver, trainer.meter.step, newcomer))
+            if self._displaced is not None:
+                raise self._displaced  # nothing is saved or handed over: the other one goes on with what it has
             self._board.phase = "finishing"
             self._ending.leave(peer, self._thread, self._network)
         finally:
@@ -230,6 +257,15 @@ class _Participation:
                 f"once it can, go on with --resume {output}" if saved else "nor could a checkpoint: nothing is saved"
             )
             raise ConfigError(error.key, error.got, f"{error.allowed}; {advice}") from error
+
+    def _report_end(self, life: concurrent.futures.Future[Any]) -> None:
+        """Something in the network thread ended that should not; where that is because we are one too many, we end."""
+        error = None if life.cancelled() else life.exception()
+        if isinstance(error, IdentityInUse):
+            self._displaced = error
+            self._stop.ask()
+        else:
+            self._network.report_end(life)
 
     def _last_checkpoint(self, saver: Saver | None) -> contextlib.AbstractContextManager[None]:
         if saver is None:
@@ -286,9 +322,8 @@ class _Participation:
                 streams=self._config.streams,
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
-                newcomer=bool(self._config.initial_peer)
-                and self._past is None  # its own memory says whether it is
-                and not self._finder.alone,  # a founder that comes back is one, too
+                # Not where it has a past: its own memory says whether it is. A founder that comes back is one, too.
+                newcomer=self._joins and not self._finder.alone,
                 addresses=tuple(self._network.host.addresses),
                 first_sequence=self._first_sequence(),
             ),
@@ -299,10 +334,9 @@ class _Participation:
         )
 
     def _first_sequence(self) -> int:
-        now = int(1000 * self._network.clock.now())
-        if self._past is None:
-            return now
-        return max(now, self._past.saved.peer.sequence + SEQUENCE_MARGIN)  # the clock may have been set back
+        """Our start, by which processes with one identity are told apart, unless the clock was set back."""
+        now, last = int(1000 * self._network.clock.now()), 0 if self._past is None else self._past.saved.peer.sequence
+        return now if now > last else last + SEQUENCE_MARGIN
 
     def _wait_for_peers(self, peer: Peer) -> None:
         wanted, due = self._config.wait_for_peers, Every(1.0)

@@ -5,17 +5,16 @@ One small JSON file for each run. It only helps to find peers; who they are is p
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from p2p_elastic.files import make_private_folder, replacing
 from p2p_elastic.messages import Address, PeerId, RunName
 from p2p_elastic.status import Frozen
 
@@ -72,19 +71,30 @@ class PeerCache:
                 found = {one.peer: one.addresses for one in known.peers} | found
         return found
 
+    def last_run_of(self, peer: str, run: str | None = None) -> str | None:
+        """The run that this peer was seen in last; of that name, where one is given."""
+        try:
+            files = self._files()
+        except OSError as error:
+            log.warning("peers seen before cannot be read: %s", error)
+            return None
+        read = (self._read(file) for file in files if run is None or file == self._path(run))
+        return next((known.run for known in read if known is not None and _leads_to(known, [peer])), None)
+
     def save(self, run: str, through: Collection[str], peers: Mapping[str, tuple[str, ...]]) -> None:
         """Remember these peers of the run, the one seen last first, and of those already remembered as many as fit.
 
         Raises:
             OSError: the disk does not take it.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._folder)
         before = self._read(self._path(run)) or KnownPeers(run=run)
         merged = {**peers, **{one.peer: one.addresses for one in before.peers if one.peer not in peers}}
         led = tuple(dict.fromkeys((*through, *before.through)))[:THROUGH_MAX]
         seen = [_seen(peer, addresses) for peer, addresses in merged.items()]
         kept = tuple(one for one in seen if one is not None)[:PEERS_MAX]
-        self._replace(self._path(run), _fitting(KnownPeers(run=run, through=led, peers=kept)))
+        with replacing(self._path(run), 0o600) as file:
+            file.write(_fitting(KnownPeers(run=run, through=led, peers=kept)))
         for old in self._files()[RUNS_MAX:]:
             old.unlink(missing_ok=True)
 
@@ -108,16 +118,6 @@ class PeerCache:
         except (OSError, ValueError) as error:
             log.warning("%s is ignored: %s", path, str(error).splitlines()[0])
             return None
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(content)
-            draft.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                draft.unlink()
 
 
 def _leads_to(known: KnownPeers, initial_peers: Collection[str]) -> bool:

@@ -1,6 +1,11 @@
-"""Limits that the command line names in its help, before anything heavy is loaded."""
+"""Limits of what may be asked for, by the command line or by a run. Nothing heavy is loaded for them."""
 
 from __future__ import annotations
 
 LANES_MAX = 24  # streams for the vectors of one exchange
 FRAGMENTS_MAX = 4096  # parts of which an exchange moves one
+PERIOD_MAX = 1_000_000  # steps between two exchanges
+BATCH_SIZE_MAX = 65_536  # examples per step; also at most as many as there are to train on
+LEARNING_RATE_MAX = 10.0  # of a run, which is for SGD: beyond it nothing converges
+OWN_LEARNING_RATE_MAX = {"sgd": LEARNING_RATE_MAX, "adahessian": 1.0}  # AdaHessian's steps are scaled by themselves
+MOMENTUM_MAX = 0.999  # sums up a thousand gradients

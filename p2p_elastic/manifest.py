@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.limits import FRAGMENTS_MAX
+from p2p_elastic.limits import BATCH_SIZE_MAX, FRAGMENTS_MAX, LEARNING_RATE_MAX, MOMENTUM_MAX, PERIOD_MAX
 from p2p_elastic.link import CODEC_NAMES
 from p2p_elastic.messages import PeerId, RunName, SchemaHash
 from p2p_elastic.methods import RULES, find_method
@@ -17,6 +18,12 @@ from p2p_elastic.schedule import Schedule
 from p2p_elastic.status import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+Period = Annotated[int, Field(ge=1, le=PERIOD_MAX)]
+Fragments = Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)]
+BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_MAX)]
+LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
+Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
+SHOWN_MAX = 80  # characters of a value that is refused
 
 BINDING = (
     "task",
@@ -42,22 +49,20 @@ class RunManifest(Frozen):
     schema_hash: SchemaHash
     rule: Name
     moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
-    period: Annotated[int, Field(ge=1, lt=2**31)] | None
+    period: Period | None
     probability: Annotated[float, Field(ge=0.0, le=1.0)] | None
     global_moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
         default=None, description="lsgd: pull towards the best of all groups"
     )
-    global_period: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    global_period: Period | None = None
     weighting: WeightingName = Field(
         default="dynamic", description="dynamic: peers count by their health and by what others measure of them"
     )
     codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
-    fragments: Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)] = Field(
-        default=1, description="an exchange moves one of so many parts of the vector"
-    )
-    batch_size: Annotated[int, Field(ge=1, le=2**20)]
-    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)]
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
+    fragments: Fragments = Field(default=1, description="an exchange moves one of so many parts of the vector")
+    batch_size: BatchSize
+    learning_rate: LearningRate
+    momentum: Momentum
     init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
 
     @model_validator(mode="after")
@@ -96,7 +101,7 @@ class RunManifest(Frozen):
         """One line for people."""
         return (
             f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
-            f"{self._describe_global()}{self._describe_wire()}, {self.weighting} weighting, batch {self.batch_size}, "
+            f"{self.describe_global()}{self._describe_wire()}, {self.weighting} weighting, batch {self.batch_size}, "
             f"learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
         )
 
@@ -104,11 +109,36 @@ class RunManifest(Frozen):
         codec = "" if self.codec == "none" else f", codec {self.codec}"
         return codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
 
-    def _describe_global(self) -> str:
+    def describe_global(self) -> str:
+        """What of an exchange with all groups follows the schedule; empty where there is none."""
         if self.global_period is None:
             return ""
         rate = "" if self.global_moving_rate is None else f" with {self.global_moving_rate:g}"
         return f", all groups{rate} every {self.global_period} steps"
+
+
+def read_manifest(fields: Mapping[str, Any]) -> RunManifest:
+    """A manifest from the network. Raises ConfigError: the first field that cannot be, and what is allowed."""
+    try:
+        return RunManifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+    field = str(first["loc"][0]).replace("_", "-") if first["loc"] else "schedule"
+    if first["type"] == "extra_forbidden":
+        allowed = "not known in this version: update p2p-elastic"
+    else:
+        allowed = first["msg"].replace("Input should be ", "allowed: ")
+    got = fields.get(str(first["loc"][0])) if first["loc"] else (fields.get("period"), fields.get("probability"))
+    shown = got if isinstance(got, (int, float)) else str(got)[:SHOWN_MAX]
+    run = str(fields.get("run"))[:SHOWN_MAX]
+    raise ConfigError(field, shown, f"{allowed}. Run {run!r} defines it, and cannot be joined")
+
+
+def check_batch_size(batch_size: int, examples: int) -> None:
+    """Check that a batch is no larger than the training set. Raises ConfigError."""
+    if batch_size > examples:
+        allowed = f"at most the number of training examples, {examples:,}: give --batch-size, or leave it out"
+        raise ConfigError("batch-size", batch_size, allowed)
 
 
 def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
@@ -130,17 +160,22 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
         raise ConfigError("rule", manifest.rule, f"the run's rule is not known here ({', '.join(RULES)}): update")
 
 
-def choose_run(manifests: tuple[RunManifest, ...], wanted: str | None) -> RunManifest | None:
-    """The one run that is meant; None where it is not there (yet).
+def choose_run(
+    manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
+) -> RunManifest | None:
+    """The one run that is meant; None where it is not there (yet). `refused`: runs that cannot be joined, and why.
 
     Raises:
-        ConfigError: several runs and none named, or one name for runs that differ.
+        ConfigError: several runs and none named, or one name for runs that differ, or it is one of those refused.
     """
     names = sorted({m.run for m in manifests})
     if wanted is None and len(names) > 1:
         raise ConfigError("run", None, f"several runs are there: {', '.join(names)}; choose one with --run")
     found = sorted((m for m in manifests if wanted in (None, m.run)), key=lambda m: m.founder)
     if not found:
+        for run in sorted(refused):
+            if wanted in (None, run):
+                raise refused[run]
         return None
     if any(m.settings() != found[0].settings() for m in found):
         founders = ", ".join(m.founder for m in found)

@@ -18,11 +18,13 @@ from safetensors.torch import load_model
 from torch import Tensor
 
 from p2p_elastic.errors import P2PElasticError
+from p2p_elastic.files import new_file
 from p2p_elastic.results import MODEL_FILE, SUMMARY_FILE
 from p2p_elastic.tasks import Data, Task, evaluate, initial_model, reestimate_batchnorm
 from p2p_elastic.vector import ParameterVector
 
 END_SECONDS = 6.0  # a stopped peer is over within 5
+ERRORS, SAID = "stderr.log", "log.jsonl"
 
 
 @dataclass
@@ -80,7 +82,9 @@ class Swarm:
         folder.mkdir(parents=True, exist_ok=True)
         fixed = ["--host", "127.0.0.1", "--port", "0", "--http-port", "0", "--threads", "1", "--log-format", "json"]
         command = [sys.executable, *program, "join", *fixed, "--output", str(folder), *arguments]
-        with (folder / "stderr.log").open("w") as errors:
+        for log in (folder / ERRORS, folder / SAID):
+            log.unlink(missing_ok=True)
+        with new_file(folder / ERRORS) as errors:
             # In a session of its own: Ctrl-C here must not be the second signal that it gets.
             child = subprocess.Popen(  # noqa: S603
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
@@ -94,9 +98,9 @@ class Swarm:
 
     def _read(self, process: Process) -> None:
         assert process.child.stdout is not None
-        with process.child.stdout as lines, (process.folder / "log.jsonl").open("w") as log:
+        with process.child.stdout as lines, new_file(process.folder / SAID) as log:
             for line in lines:
-                log.write(line)
+                log.write(line.encode())
                 try:
                     self._lines.put((process, json.loads(line)))
                 except ValueError:  # a warning of some library, say; it is in the log
@@ -125,7 +129,7 @@ class Swarm:
             for process in self.processes:
                 over = process.silent and self._lines.empty()
                 if process.child.poll() not in (None, 0) or (over and "end" not in process.said):
-                    raise P2PElasticError(f"{process.name} failed: {_tail(process.folder / 'stderr.log')}")
+                    raise P2PElasticError(f"{process.name} failed: {_tail(process.folder / ERRORS)}")
             if time.monotonic() > end:
                 raise P2PElasticError(f"{what} took longer than {seconds:.0f} s; see the logs in {self._output}")
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
 import logging
 import os
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from p2p_elastic.checkpoint import safetensors_chunks
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.files import make_subfolder, output_file
 from p2p_elastic.manifest import RunManifest
+from p2p_elastic.slots import copy_model, region
 from p2p_elastic.status import CentreStatus, ExchangeTotals, FarewellStatus, Frozen, JoiningStatus, LeaderStatus
 from p2p_elastic.vector import ParameterVector
 
@@ -59,9 +57,8 @@ def check_writable(folder: Path) -> None:
     """Make the folder for the results, and try it now: not after hours of training. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
 
@@ -77,7 +74,7 @@ def set_aside(folder: Path) -> None:
         return
     half_way = MODEL_FILE not in there and not (before / SUMMARY_FILE).exists()
     try:
-        before.mkdir(exist_ok=True)
+        make_subfolder(before)
         for name in () if half_way else (SUMMARY_FILE, CENTRE_FILE, MODEL_FILE):
             (before / name).unlink(missing_ok=True)
         for name in there:
@@ -96,20 +93,28 @@ def _steps_in(folder: Path) -> int:
 
 
 def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
-    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once."""
+    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once.
+
+    It cannot read a model with ties that are not contiguous, such as transposed ones. These are written under each
+    name, for `load_state_dict`.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
     for key, tensor in model.state_dict().items():
-        first = kept.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), key) if tensor.numel() else key
+        first = kept.setdefault(region(tensor) or key, key) if tensor.is_contiguous() else key
         if first == key:
-            state[key] = tensor.detach().clone(memory_format=torch.contiguous_format)  # out of a storage that is shared
+            state[key] = tensor.detach().cpu().contiguous()
         else:
             ties[key] = first
-    _write(folder / name, lambda path: safetensors.torch.save_file(state, str(path), {"format": "pt", **ties}))
+    with output_file(folder / name) as file:
+        file.writelines(safetensors_chunks(state, {"format": "pt", **ties}))
 
 
 def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
     """Write a model like `model` with the parameters `values` [D] into `folder`."""
-    other = copy.deepcopy(model)
+    other = copy_model(model)
     ParameterVector(other).load_(values)
     save_model(other, folder, name)
 
@@ -120,24 +125,6 @@ def save_summary(summary: Summary, folder: Path) -> None:
 
 
 def save_json(value: Frozen, target: Path) -> None:
-    """Write a value as a JSON file."""
-    _write(target, lambda path: path.write_text(value.model_dump_json(indent=2) + "\n"))
-
-
-def _write(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a failure in the middle leaves the previous one whole. Raises ConfigError."""
-    unfinished = target.with_name(f".{target.name}.part")
-    try:
-        write(unfinished)
-        _sync(unfinished)  # or a machine that goes off may leave an empty file in the place of the previous one
-        os.replace(unfinished, target)
-    except (OSError, SafetensorError) as error:  # safetensors hides the OSError in one of its own
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError("output", str(target), f"cannot be written: {reason}") from error
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Write a value as a JSON file. Raises ConfigError."""
+    with output_file(target) as file:
+        file.write(value.model_dump_json(indent=2).encode() + b"\n")

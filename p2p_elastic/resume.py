@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from p2p_elastic import __version__
-from p2p_elastic.checkpoint import Content, Found, Store, checkpoint_folder
+from p2p_elastic.checkpoint import Content, Found, Store, checkpoint_folder, has_checkpoints
 from p2p_elastic.config import EITHER_OR, JoinConfig
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import BINDING, RunManifest
@@ -20,6 +20,7 @@ from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import SignedManifest
+from p2p_elastic.results import SUMMARY_FILE, Summary
 from p2p_elastic.status import Frozen
 from p2p_elastic.training import Settings, Trainer
 from p2p_elastic.training_memory import TrainingMemory, TrainingState
@@ -31,7 +32,8 @@ FREE = (
     *("http_host", "http_port", "http_token_file", "log_format", "checkpoint_every", "max_bandwidth", "max_share"),
 )
 """Options that may be given anew when resuming; all others are the checkpoint's."""
-NOT_KEPT = ("resume", "output", "identity", "log_format", "wait_for_peers")
+NOT_KEPT = ("resume", "resume_or_found", "output", "identity", "log_format", "wait_for_peers")
+OF_THE_CALL = ("resume", "resume_or_found", "output", "identity")
 PATHS = ("data_dir", "http_token_file")
 
 
@@ -65,6 +67,17 @@ class Past(NamedTuple):
     def saved(self) -> Saved:
         return self.found.facts
 
+    def complete(self, config: JoinConfig) -> bool:
+        """Whether this peer trained for as long as is asked for, and left its results."""
+        try:
+            left = Summary.model_validate_json((self.output / SUMMARY_FILE).read_bytes())
+        except (OSError, ValueError):
+            return False
+        ours = (left.run, left.peer) == (self.saved.manifest.run, self.identity.peer)
+        before = self.saved.options
+        same_length = (config.steps, config.epochs) == (before.steps, before.epochs)
+        return ours and same_length and not left.stopped and left.steps >= self.found.step
+
     def restore(self, trainer: Trainer, peer: Peer) -> None:
         """Before both begin, once: the tensors are let go. Raises ConfigError where the task has another model here."""
         tensors = self.found.tensors
@@ -95,9 +108,22 @@ def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
     return merged(config, found.facts, output), Past(output, store, found, identity)
 
 
+def resume_or_found(config: JoinConfig) -> tuple[JoinConfig, Past | None]:
+    """The same from the output folder; the options as they are, and no past, where that has no checkpoint.
+
+    Raises:
+        ConfigError: all checkpoints there are damaged, or an option contradicts them.
+    """
+    assert config.output is not None
+    if not has_checkpoints(config.output):
+        return config, None
+    config, past = resume(config.model_copy(update={"resume": config.output}))
+    return config.model_copy(update={"wait_for_peers": 0}), past  # they were there when it began
+
+
 def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
     """The checkpoint's options, with what may be given anew. Raises ConfigError for anything else given otherwise."""
-    given = {key: getattr(config, key) for key in config.model_fields_set - {"resume", "output", "identity"}}
+    given = {key: getattr(config, key) for key in config.model_fields_set - set(OF_THE_CALL)}
     bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run")}
     bound["fragment"] = bound.pop("fragments")
     kept: dict[str, Any] = saved.options.model_dump()

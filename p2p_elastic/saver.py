@@ -102,6 +102,12 @@ class Saver:
         finally:
             self.finish(stop, seconds=seconds, grace_seconds=grace_seconds)
 
+    def save_first(self) -> None:
+        """Write a checkpoint, and wait for it. Raises ConfigError where it cannot be written."""
+        self._write(self._gather(), None)
+        if self._problem is not None:
+            raise ConfigError("output", self._problem, "a folder that takes a checkpoint")
+
     def begin_last(self) -> None:
         """Training is over: begin to write the last checkpoint."""
         if not self._interval.off:

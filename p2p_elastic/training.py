@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections import deque
@@ -14,8 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.adahessian import AdaHessian
+from p2p_elastic.adahessian import AdaHessian, set_gradients
 from p2p_elastic.optimizers import SGD
+from p2p_elastic.slots import copy_model
 from p2p_elastic.status import TrainingStatus
 from p2p_elastic.tasks import (
     Batches,
@@ -244,9 +244,7 @@ class Trainer:
         prepared = self._task.prepare(inputs, self._augmentation)
         self._recent.append((prepared, labels))
         self.optimizer.zero_grad()
-        loss = self._task.loss(self.model(prepared), labels)
-        _backward(self.optimizer, loss)
-        return float(loss.detach())
+        return float(set_gradients(self.optimizer, lambda: self._task.loss(self.model(prepared), labels)))
 
     def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:
         def serve_partners() -> bool:
@@ -263,14 +261,14 @@ class Trainer:
 
     def untrained_loss(self) -> float:
         """The loss, in nats, of the model as it is on batches of its own, as the first steps would see it."""
-        model = copy.deepcopy(self.model).train()
+        model = copy_model(self.model).train()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             losses = [self._task.loss(model(inputs), labels) for inputs, labels in self._own_examples()]
         return float(torch.stack(losses).mean())
 
     def own_loss(self, values: Tensor) -> Estimate:
         """The loss, in nats, that parameters [D] give on examples of our own; before training, for any thread."""
-        model = copy.deepcopy(self.model)
+        model = copy_model(self.model)
         return loss_at(model, self._task, ParameterVector(model).views(values), self._own_examples())
 
     def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
@@ -286,7 +284,7 @@ class Trainer:
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
         """What tries parameters [D] against others, by a model of its own: for any thread."""
         vector, lock = ParameterVector(self.model), threading.Lock()
-        model = copy.deepcopy(self.model).eval()
+        model = copy_model(self.model).eval()
         standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
         unseen = standby, self._live_split.labels[:TRIAL_EXAMPLES].to(self._device)
 
@@ -313,7 +311,7 @@ class Trainer:
         """Evaluate the parameters `values` [D] on the test split, with BatchNorm statistics of their own."""
         if should_stop():
             return None
-        model = copy.deepcopy(self.model)
+        model = copy_model(self.model)
         ParameterVector(model).load_(values)
         reestimate_batchnorm(model, self._task, self._data.train, self._device)
         return evaluate(model, self._task, self._data.test, self._device, stop=should_stop)
@@ -343,7 +341,7 @@ def _optimizer(
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adahessian":
         optimizer = AdaHessian(
-            model.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
+            model.named_parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
         )
     else:
         optimizer = SGD(
@@ -354,10 +352,3 @@ def _optimizer(
             weight_decay=weight_decay,
         )
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.decay)
-
-
-def _backward(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    if isinstance(optimizer, AdaHessian):
-        optimizer.backward(loss)  # it needs the gradient's own gradient too
-    else:
-        loss.backward()  # type: ignore[no-untyped-call]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.device_lane import DeviceLane
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.slots import Slot, find_slots, schema_hash
 
 WIRE_DTYPE = torch.float32
 CONVERTED = 1 << 22  # elements that are brought to another device or type at once: no second model there
@@ -23,21 +22,6 @@ Part = tuple[int, int]
 def place_of(part: Part | None) -> slice:
     """Where that part lies in a whole vector; None: all of it."""
     return slice(None) if part is None else slice(*part)
-
-
-class Slot(NamedTuple):
-    """One tensor of the model and its place in the vector."""
-
-    owner: nn.Module
-    attribute: str
-    name: str
-    start: int
-    stop: int
-
-    def tensor(self) -> Tensor:
-        """Looked up each time, since `model.to(...)` may replace it."""
-        value: Tensor = getattr(self.owner, self.attribute)
-        return value.detach()
 
 
 class _Run(NamedTuple):
@@ -66,23 +50,26 @@ class _Run(NamedTuple):
 class ParameterVector:
     """The parameters (tied ones once) and persistent floating-point buffers of a model, as one vector of D floats.
 
+    Tied are those that are one object, and those that have all of their memory in common, transposed too: they travel
+    once, under the first name, and stay tied.
+
     Integer buffers (such as BatchNorm's counters) stay out. The model is not changed by building it, and may be moved
     to another device later. Every method that touches the model belongs to the training thread.
 
     `slots` says what is where; the first `trainable` elements are parameters, the others buffers.
 
     Raises:
-        ConfigError: where the model has nothing to train, or complex parameters.
+        ConfigError: the model has nothing to train, or a tensor that cannot be exchanged (`slots.REFUSED`).
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.slots = tuple(_slots(model))
-        if not any(p.numel() for p in model.parameters()):
+        self.slots, self.trainable = find_slots(model)
+        if not self.trainable:
             raise ConfigError("model", type(model).__name__, "a model with at least one floating-point parameter")
         self.elements = self.slots[-1].stop
-        self.trainable = sum(p.numel() for p in model.parameters() if p.is_floating_point())
         self.nbytes = self.elements * WIRE_DTYPE.itemsize
-        self.schema_hash = _schema_hash(self.slots)
+        self.schema_hash = schema_hash(self.slots)
+        self._tied = tuple(slot for slot in self.slots if slot.ties)
         self._runs = tuple(_Run((slot,)) for slot in self.slots)
         self._lane: DeviceLane | None = None
 
@@ -102,7 +89,14 @@ class ParameterVector:
             slots = tuple(group)
             runs += [_Run((slot,)) for slot in slots] if key is None else [_flattened(slots)]
         self._runs = tuple(runs)
+        self._rejoin()
         self._device_lane()  # now, while there is one thread
+
+    def _rejoin(self) -> None:
+        """Let tensors that shared memory when this was built share it again, if something parted them."""
+        for slot in self._tied:
+            for tie in slot.ties:
+                tie.rejoin(slot)
 
     def _kind(self, slot: Slot) -> object:
         tensor = slot.tensor()
@@ -174,7 +168,9 @@ class ParameterVector:
         found = {}
         for slot in self.slots:
             tensor = slot.tensor()
-            found[slot.name] = values[slot.start : slot.stop].view(tensor.shape).to(tensor.device, tensor.dtype)
+            one = values[slot.start : slot.stop].view(tensor.shape).to(tensor.device, tensor.dtype)
+            found[slot.name] = one
+            found.update((tie.name, tie.seen_in(one)) for tie in slot.ties)
         return found
 
     def load_(self, values: Tensor) -> None:
@@ -185,6 +181,7 @@ class ParameterVector:
 
     def _tensors(self, values: Tensor, part: Part | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Pieces of `values` [D or stop - start] and, flat like them, those of the model where they belong."""
+        self._rejoin()
         start, stop = part or (0, self.elements)
         for run in self._runs:
             first, last = max(start, run.start), min(stop, run.stop)
@@ -225,24 +222,3 @@ def _flattened(slots: tuple[Slot, ...]) -> _Run:
         view = flat[slot.start - start : slot.stop - start].view(tensor.shape)
         tensor.data = view.copy_(tensor.detach())
     return _Run(slots, flat)
-
-
-def _slots(model: nn.Module) -> list[Slot]:
-    persistent = model.state_dict().keys()
-    named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in persistent)]
-    slots, start = [], 0
-    for name, tensor in named:
-        if tensor.is_complex():
-            raise ConfigError(name, tensor.dtype, "real parameters; complex ones cannot be exchanged")
-        if not tensor.is_floating_point():
-            continue
-        path, _, attribute = name.rpartition(".")
-        stop = start + tensor.numel()
-        slots.append(Slot(model.get_submodule(path), attribute, name, start, stop))
-        start = stop
-    return slots
-
-
-def _schema_hash(slots: tuple[Slot, ...]) -> str:
-    schema = [[s.name, list(s.tensor().shape), str(s.tensor().dtype)] for s in slots]
-    return hashlib.sha256(json.dumps(schema).encode()).hexdigest()[:32]

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from p2p_elastic.addresses import usable
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.peers.clock import AGREE_SECONDS, Reading, SwarmClock, keep_time, reading
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_text, verify
@@ -189,7 +190,7 @@ class SignedDHT:
             PartnerUnreachable: with what libp2p says.
             DirectoryError: the peer is there but is no node of this DHT.
         """
-        await self._host.connect(peer, await answering(addresses))
+        await self._host.connect(peer, await answering(usable(peer, addresses)))
         if self._node is None:
             raise DirectoryError("the DHT node is not running")
         node, peer_id = self._node, PeerID.from_base58(peer)

@@ -9,14 +9,14 @@ import logging
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
+from p2p_elastic.manifest import RunManifest, read_manifest
 from p2p_elastic.peers.identity import Identity, peer_from_text, verify
-from p2p_elastic.peers.records import PeerRecord, SignedManifest
+from p2p_elastic.peers.records import PeerRecord, PublishedManifest, SignedManifest
 from p2p_elastic.peers.seeker import Seeker
 from p2p_elastic.status import BootstrapStatus
 
@@ -72,7 +72,10 @@ def explain(address: str, error: str) -> str:
     lines = error.splitlines()
     said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
     timed_out = "timed out: wrong address, machine off, or a firewall in between"
+    if "has no IPv" in said:  # in words that help already
+        return said
     known = (
+        ("no good addresses", "libp2p finds no address there that it can dial"),
         ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
         (
             "peer id mismatch",
@@ -122,6 +125,7 @@ class DHTDirectory:
         self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
         self._manifest: SignedManifest | None = None
         self._seen: dict[tuple[str, str], SignedManifest] = {}
+        self.refused: Mapping[str, ConfigError] = {}  # runs of the last look that nobody can join, and why
         self._malformed = 0
         self._seeker = Seeker(entries, random.Random(identity.peer))
         self._seeker.seek_too(initial_peers)
@@ -144,6 +148,12 @@ class DHTDirectory:
         await self._put(members_key(record.run, self._shard), self._own_record)
         if self._manifest is not None and self._keeps_manifest():
             await self._put(RUNS_KEY, self._manifest)
+
+    async def own(self, run: str) -> PeerRecord | None:
+        """The record in that run under our peer id: ours, of this life or another, or that of another process."""
+        entries = await self._entries.get(members_key(run, self._shard))
+        body = entries.get(self._identity.peer)
+        return next(iter(self._parse({self._identity.peer: body}, run)), None) if body is not None else None
 
     async def withdraw(self) -> None:
         """Replace our record by a goodbye, which expires soon after it."""
@@ -192,7 +202,7 @@ class DHTDirectory:
 
     def found(self, manifest: RunManifest) -> None:
         """From the next announcement on, publish this run as its founder."""
-        signature = self._identity.sign(_manifest_bytes(manifest))
+        signature = self._identity.sign(_manifest_bytes(manifest.model_dump()))
         self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
 
     @property
@@ -216,20 +226,26 @@ class DHTDirectory:
 
     async def runs(self) -> tuple[RunManifest, ...]:
         """The runs of this DHT whose manifest was signed by its founder. Raises DirectoryError."""
-        manifests, self._seen = [], {}
+        manifests, refused, self._seen = [], {}, {}
         for peer, body in (await self._entries.get(RUNS_KEY)).items():
+            published = _signed_by_its_founder(body)
             try:
-                entry = SignedManifest.model_validate_json(body)
-                founder = peer_from_text(entry.manifest.founder)
-                genuine = verify(founder, bytes.fromhex(entry.signature), _manifest_bytes(entry.manifest))
-            except ValueError:
-                genuine = False
-            if not genuine:
+                if published is None:
+                    raise ConfigError("signature", peer, "a manifest that its founder signed")
+                manifest = read_manifest(published.manifest)
+                if _manifest_bytes(manifest.model_dump()) != _manifest_bytes(published.manifest):
+                    raise ConfigError("manifest", peer, "other fields than in this version: update p2p-elastic")
+            except ConfigError as error:
                 self._malformed += 1
-                log.info("ignored a run manifest published by %s: not signed by its founder", peer)
+                log.info("ignored a run manifest published by %s: %s", peer, error)
+                if published is not None:
+                    refused[str(published.manifest.get("run"))] = error
                 continue
-            self._seen[entry.manifest.run, entry.manifest.founder] = entry
-            manifests.append(entry.manifest)
+            self._seen[manifest.run, manifest.founder] = SignedManifest(
+                manifest=manifest, signature=published.signature
+            )
+            manifests.append(manifest)
+        self.refused = refused
         return tuple(manifests)
 
     def join(self, manifest: RunManifest) -> None:
@@ -295,6 +311,10 @@ class DHTDirectory:
         self._seeker.remember(others)
         return len(others)
 
+    def forget_remembered(self) -> None:
+        """Look for the remembered peers no more."""
+        self._seeker.forget_remembered()
+
     async def try_remembered(self) -> bool:
         """Try the remembered peers until one is there. Whether one was."""
         return await self._seeker.try_remembered()
@@ -351,5 +371,15 @@ def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _manifest_bytes(manifest: RunManifest) -> bytes:
-    return b"p2p-elastic/manifest/1" + json.dumps(manifest.model_dump(), sort_keys=True).encode()
+def _signed_by_its_founder(body: bytes) -> PublishedManifest | None:
+    try:
+        entry = PublishedManifest.model_validate_json(body)
+        founder = peer_from_text(str(entry.manifest.get("founder")))
+        genuine = verify(founder, bytes.fromhex(entry.signature), _manifest_bytes(entry.manifest))
+    except ValueError:
+        return None
+    return entry if genuine else None
+
+
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    return b"p2p-elastic/manifest/1" + json.dumps(manifest, sort_keys=True).encode()

@@ -6,8 +6,7 @@ checked from the peer id alone. File format: libp2p's protobuf `PrivateKey{Type=
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
 from pathlib import Path
 
 import base58
@@ -15,7 +14,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.files import creating, read_private
 
+KEY = "identity"
 SIGNATURE_BYTES = 64
 _PRIVATE_KEY_HEADER = bytes.fromhex("08011240")  # protobuf: Type = Ed25519, Data of 64 bytes
 _PEER_ID_HEADER = bytes.fromhex("002408011220")  # identity multihash of 36 bytes: PublicKey{Ed25519, 32 bytes}
@@ -39,31 +40,25 @@ class Identity:
         """The identity in that file; a new one, written with mode 0400, where there is none yet.
 
         Raises:
-            ConfigError: the file is not an Ed25519 identity, or cannot be read or written.
+            ConfigError: the file is not an Ed25519 identity, others can read it, or it cannot be read or written.
         """
         try:
-            if path.exists():
-                return cls._parse(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            identity = cls.generate()
-            identity.write(path)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # another process was faster: then it is that one's
+                    cls.generate().write(path)
+            return cls.from_bytes(read_private(path, KEY, 256), path)
         except OSError as error:
-            raise ConfigError("identity", str(path), f"cannot be read or written: {error.strerror}") from error
-        return identity
-
-    @classmethod
-    def _parse(cls, path: Path) -> Identity:
-        with path.open("rb") as file:
-            return cls.from_bytes(file.read(256), path)
+            raise ConfigError(KEY, str(path), f"cannot be read or written: {error.strerror}") from error
 
     @classmethod
     def from_bytes(cls, blob: bytes, path: Path) -> Identity:
         """The identity in the content of the file `path`. Raises ConfigError where it is none."""
         if len(blob) != 68 or not blob.startswith(_PRIVATE_KEY_HEADER):
-            raise ConfigError("identity", str(path), "a libp2p Ed25519 key file; name a new file to have one made")
+            raise ConfigError(KEY, str(path), "a libp2p Ed25519 key file; name a new file to have one made")
         identity = cls(Ed25519PrivateKey.from_private_bytes(blob[4:36]))
         if blob[36:] != identity.peer_bytes[len(_PEER_ID_HEADER) :]:
-            raise ConfigError("identity", str(path), "damaged")
+            raise ConfigError(KEY, str(path), "damaged")
         return identity
 
     def to_bytes(self) -> bytes:
@@ -72,14 +67,8 @@ class Identity:
 
     def write(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read. Raises OSError."""
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o400), "wb") as file:
+        with creating(path, 0o400) as file:
             file.write(self.to_bytes())
-
-    def temporary_file(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder that holds the key as `identity`, for p2pd to read at its start; delete it afterwards."""
-        folder = tempfile.TemporaryDirectory(prefix="p2p-elastic-")
-        self.write(Path(folder.name) / "identity")
-        return folder
 
     def sign(self, message: bytes) -> bytes:
         """The signature of `message`, SIGNATURE_BYTES long."""

@@ -11,20 +11,22 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import socket
 import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
 
+from p2p_elastic.addresses import PeerAddress, listening_host, parse_address, usable
 from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.machine import cores
+from p2p_elastic.peers import start_p2pd
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.lean_import import import_lazily
+from p2p_elastic.peers.probing import probe
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.socket_folder import OURS, SocketFolder
 from p2p_elastic.peers.socket_stream import SocketStream
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Handler
@@ -50,44 +52,32 @@ with _quiet():
         write_pbmsg,
     )
     from hivemind.proto import p2pd_pb2
-    from hivemind.utils.multiaddr import Multiaddr
-    from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
 
 log = logging.getLogger(__name__)
 PROTOCOL = "/p2p-elastic/exchange/1"
 START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
-PROBE_SECONDS = 5.0
 STOP_SECONDS = 1.0
-PLAIN_TCP = re.compile(r"^/(ip4|ip6|dns|dns4|dns6)/(?P<host>[^/]+)/tcp/(?P<port>[0-9]{1,5})(/p2p/[^/]+)?$")
 ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
 
 
-def parse_address(address: str, key: str = "initial-peer") -> Multiaddr:
-    """A multiaddr that names its peer. Raises ConfigError that says what is wrong with it."""
-    example = "a multiaddr such as /ip4/192.168.1.7/tcp/31337/p2p/12D3Koo..."
-    try:
-        parsed = Multiaddr(address)
-        protocols = {p.name for p in parsed.protocols()}
-    except (ValueError, LookupError, MultiaddrError) as error:
-        raise ConfigError(key, address, f"not {example} ({error})") from error
-    if "p2p" not in protocols or not protocols & {"tcp", "udp", "p2p-circuit"}:
-        raise ConfigError(key, address, f"incomplete; give {example}, port and peer id included")
-    return parsed
-
-
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
-    """p2pd in a session of its own: Ctrl-C in a terminal goes to every process of the session, and would end it before
-    we have said goodbye. It runs on half of the cores at once, unless GOMAXPROCS says otherwise: training has the rest,
-    and on two cores an exchange costs an eighth less CPU."""
+    """p2pd that outlives what asks its peer to stop, see `start_p2pd`. It runs on half of the cores at once, unless
+    GOMAXPROCS says otherwise: training has the rest, and on two cores an exchange costs an eighth less CPU."""
 
     @staticmethod
     def _make_process_args(*args: object, **kwargs: object) -> list[str]:
-        limit = "os.environ.setdefault('GOMAXPROCS', sys.argv[1])"
-        start = f"import os, sys; os.setsid(); {limit}; os.execv(sys.argv[2], sys.argv[2:])"
         half = str(max(1, cores() // 2))
-        return [sys.executable, "-I", "-S", "-c", start, half, *P2P._make_process_args(*args, **kwargs)]
+        return [sys.executable, "-I", "-S", start_p2pd.__file__, half, *P2P._make_process_args(*args, **kwargs)]
+
+    def _terminate(self) -> None:
+        """hivemind's SIGTERM is ignored: one that did not end with its connection is ended here."""
+        with contextlib.suppress(OSError):  # it has just ended; its sockets go with their folder
+            if self._child is not None and self._child.returncode is None:
+                self._child.kill()
+        with contextlib.suppress(OSError):
+            super()._terminate()
 
 
 class Libp2pHost:
@@ -97,6 +87,7 @@ class Libp2pHost:
         self._identity, self._host, self._port = identity, host, port
         self._announce = tuple(announce)
         self._p2p: P2P | None = None
+        self._folder: SocketFolder
         self._on_start: list[Callable[[], Awaitable[None]]] = []
         self._streams: dict[asyncio.Task[None], SocketStream] = {}
         self._closing = False
@@ -115,24 +106,32 @@ class Libp2pHost:
         return self._p2p
 
     async def start(self) -> None:
-        """Start p2pd. Raises ConfigError where host or port cannot be used, NetworkError where it does not start."""
+        """Start p2pd. Raises ConfigError where host, port or TMPDIR cannot be used, NetworkError: it does not start."""
+        self._host = listening_host(self._host)
         self._port = _free_port(self._host, self._port)
         family = "ip6" if ":" in self._host else "ip4"
-        with self._identity.temporary_file() as folder:
-            try:
-                self._p2p = await _Daemon.create(
-                    host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
-                    announce_maddrs=list(self._announce) or None,
-                    identity_path=str(Path(folder) / "identity"),
-                    check_if_identity_free=False,
-                    nat_port_map=not _is_loopback(self._host),
-                    idle_timeout=ORPHAN_SECONDS,
-                    startup_timeout=START_SECONDS,
-                )
-            except (P2PDaemonError, OSError) as error:
-                raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
-            except (EOFError, ValueError) as error:  # it ended before it answered
-                raise NetworkError(f"libp2p (p2pd) ended at its start: {error!r}") from error
+        self._folder = SocketFolder()
+        key = self._folder.path / f"{OURS}-identity"  # for p2pd to read at its start
+        daemon: type[P2P] = type("_DaemonThere", (_Daemon,), {"_UNIX_SOCKET_PREFIX": f"/unix{self._folder.path}/"})
+        try:
+            self._identity.write(key)
+            self._p2p = await daemon.create(
+                host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
+                announce_maddrs=list(self._announce) or None,
+                identity_path=str(key),
+                check_if_identity_free=False,
+                nat_port_map=not _is_loopback(self._host),
+                idle_timeout=ORPHAN_SECONDS,
+                startup_timeout=START_SECONDS,
+            )
+            key.unlink()
+        except (P2PDaemonError, OSError) as error:
+            raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
+        except (EOFError, ValueError) as error:  # it ended before it answered
+            raise NetworkError(f"libp2p (p2pd) ended at its start: {error!r}") from error
+        finally:
+            if self._p2p is None:
+                self._folder.close()
         await self.refresh_addresses()
 
     async def refresh_addresses(self) -> None:
@@ -166,7 +165,7 @@ class Libp2pHost:
 
     async def _restart(self) -> str | None:
         """Start anew, and all that is registered with it. Says what failed; nothing where it works."""
-        await self._stop(wait_seconds=1.0)
+        await self._stop()
         try:
             await self.start()
             for action in self._on_start:
@@ -191,19 +190,19 @@ class Libp2pHost:
             return f"p2pd ended with exit code {daemon.result()}"
         return f"the connection to p2pd {connection[done.pop()]}"
 
-    async def connect(self, peer: str, addresses: Sequence[str]) -> None:
+    async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
         """Connect to a peer by its addresses. Raises PartnerUnreachable with libp2p's reason."""
         try:
-            maddrs = [Multiaddr(a).decapsulate(Multiaddr(f"/p2p/{peer}")) for a in addresses]
+            # Not hivemind's Multiaddr: it writes the peer id of a relay as CIDv1, which p2pd refuses.
             where = p2pd_pb2.ConnectRequest(
-                peer=PeerID.from_base58(peer).to_bytes(), addrs=[maddr.to_bytes() for maddr in maddrs]
+                peer=PeerID.from_base58(peer).to_bytes(), addrs=[address.packed for address in addresses]
             )
             request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=where)
             _, writer = await wait_for(self._ask(request), CONNECT_SECONDS)
             writer.close()
         except asyncio.TimeoutError as error:
             raise PartnerUnreachable(f"timed out after {CONNECT_SECONDS:g} s", partner=peer) from error
-        except (P2PDaemonError, OSError, ValueError, LookupError, MultiaddrError, EOFError, NetworkError) as error:
+        except (P2PDaemonError, OSError, ValueError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
     async def _ask(self, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -234,7 +233,7 @@ class Libp2pHost:
             whose = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer).to_bytes(), proto=[protocol])
             request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=whose)
             return await SocketStream.take_over(peer, *await self._ask(request))
-        except (P2PDaemonError, OSError, EOFError, NetworkError) as error:
+        except (P2PDaemonError, OSError, ValueError, EOFError, NetworkError) as error:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
     async def serve(self, protocol: str, handler: Callable[[SocketStream], Awaitable[None]]) -> None:
@@ -271,16 +270,14 @@ class Libp2pHost:
         self._closing = True
         await self._stop()
 
-    async def _stop(self, wait_seconds: float = 0.0) -> None:
+    async def _stop(self) -> None:
         if self._p2p is not None:
             p2p, self._p2p = self._p2p, None
-            with contextlib.suppress(asyncio.TimeoutError):  # a daemon that just died is reaped first
-                await wait_for(p2p._child.wait(), wait_seconds)
-            try:
-                await wait_for(p2p.shutdown(), STOP_SECONDS)
-            except asyncio.TimeoutError:  # stopped, perhaps: it takes no other signal
-                p2p._child.kill()
-                await p2p._child.wait()
+            p2p._client.close()  # p2pd ends with its last connection
+            with contextlib.suppress(asyncio.TimeoutError):
+                await wait_for(p2p._child.wait(), STOP_SECONDS)
+            await p2p.shutdown()
+            self._folder.close()
 
 
 class Libp2pTransport:
@@ -296,7 +293,7 @@ class Libp2pTransport:
 
     async def open(self, record: PeerRecord) -> SocketStream:
         # By the record's own addresses: libp2p's lookup does not know a peer that we never met.
-        await self._host.connect(record.peer, record.addresses)
+        await self._host.connect(record.peer, usable(record.peer, record.addresses))
         return await self._host.open_stream(record.peer)
 
     async def serve(self, handler: Handler) -> None:
@@ -312,8 +309,8 @@ class Libp2pTransport:
         await self._host.cut()
 
 
-async def answering(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> tuple[str, ...]:
-    """Those of the addresses whose TCP port answers, and those that are no plain TCP.
+async def answering(addresses: Sequence[PeerAddress]) -> tuple[PeerAddress, ...]:
+    """Those of the addresses whose TCP port answers, and those that have none.
 
     Asked before libp2p is, which after a failed dial refuses to try that address again for up to five minutes, and then
     says nothing but "dial backoff".
@@ -321,29 +318,11 @@ async def answering(addresses: Sequence[str], seconds: float = PROBE_SECONDS) ->
     Raises:
         PartnerUnreachable: where none answers; with what the system says of each.
     """
-    problems = await asyncio.gather(*(_tcp_problem(address, seconds) for address in addresses))
-    good = tuple(address for address, problem in zip(addresses, problems, strict=True) if problem is None)
+    probes = await asyncio.gather(*map(probe, addresses))
+    good = tuple(address for address, found in zip(addresses, probes, strict=True) if found.problem is None)
     if not good:
-        raise PartnerUnreachable("; ".join(p for p in problems if p is not None) or "no address is known")
+        raise PartnerUnreachable("; ".join(str(found.problem) for found in probes) or "no usable address is known")
     return good
-
-
-async def _tcp_problem(address: str, seconds: float) -> str | None:
-    match = PLAIN_TCP.match(address)
-    if match is None:
-        return None
-    try:
-        connecting = asyncio.open_connection(match["host"], int(match["port"]))
-        _, writer = await wait_for(connecting, seconds)
-    except asyncio.TimeoutError:
-        return f"timed out after {seconds:g} s"
-    except (OverflowError, UnicodeError):  # the idna codec refuses empty and overlong labels
-        return "no such port or host name"
-    except OSError as error:
-        # asyncio says "Connect call failed" whatever happened; a failed name lookup has a negative number of its own.
-        return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
-    writer.transport.abort()
-    return None
 
 
 def _free_port(host: str, port: int) -> int:
@@ -364,11 +343,6 @@ def _free_port(host: str, port: int) -> int:
         raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
 
 
-def peer_of(address: str) -> str:
-    """The peer that an address leads to: the last one named, where a relay is named before it."""
-    return address.rsplit("/p2p/", 1)[1].split("/")[0]
-
-
 def is_loopback_address(address: str) -> bool:
     """Whether a multiaddr means the machine itself."""
     return address.startswith(("/ip4/127.", "/ip6/::1/"))
@@ -376,11 +350,11 @@ def is_loopback_address(address: str) -> bool:
 
 def is_here(address: str, port: int) -> bool:
     """Whether a multiaddr means that TCP port of this machine."""
-    match = re.match(r"/ip[46]/([^/]+)/tcp/([0-9]+)/", address)
-    if match is None or int(match[2]) != port:
-        return False
     try:
-        _free_port(match[1], 0)
+        read = parse_address(address)
+        if read.tcp_port != port or not read.host.protocol.startswith("ip"):
+            return False
+        _free_port(read.host.value, 0)
     except ConfigError:
         return False
     return True

@@ -6,11 +6,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from p2p_elastic.addresses import announced, parse_address
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.known_peers import PeerCache
 from p2p_elastic.manifest import RunManifest, choose_run
@@ -18,8 +20,9 @@ from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.dht import CLOCK, SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, parse_address, peer_of
+from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.remembering import Remembering
+from p2p_elastic.peers.start_p2pd import STOPPING
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.status import NetworkStatus
 
@@ -30,6 +33,7 @@ POLL_SECONDS = 0.1
 ADDRESS_SECONDS = 30.0
 SAVE_SECONDS = 1.0
 FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
+REFUSE_SECONDS = 6.0  # so long one that can be joined may come beside one that cannot
 
 
 class Interrupted(Exception):  # not an error: the user asked to stop
@@ -55,6 +59,7 @@ class NetworkThread:
         sys.setswitchinterval(self._switch_interval)
 
     def _main(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # of the main thread; not of a p2pd that starts
         asyncio.set_event_loop(self._loop)
         self._loop.set_exception_handler(_log_exception)
         try:
@@ -112,13 +117,9 @@ class LiveNetwork:
         cache: PeerCache | None = None,
     ) -> None:
         grouped: dict[str, tuple[str, ...]] = {}
-        for address in initial_peers:
-            parse_address(address)
-            peer = peer_of(address)
-            grouped[peer] = (*grouped.get(peer, ()), address)
-        for address in announce:
-            parse_address(f"{address}/p2p/{identity.peer}", key="announce")
-        self.identity, self._announce = identity, announce
+        for address in map(parse_address, initial_peers):
+            grouped[address.peer] = (*grouped.get(address.peer, ()), str(address))
+        self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,10 +157,11 @@ class LiveNetwork:
             ConfigError: see `choose_run`.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while loop.time() < end:
+        began = loop.time()
+        while (waited := loop.time() - began) < seconds:
             try:
-                found = choose_run(await self.directory.runs(), wanted)
+                manifests = await self.directory.runs()
+                found = choose_run(manifests, wanted, self.directory.refused if waited > REFUSE_SECONDS else {})
             except DirectoryError as error:
                 log.info("looking for the run: %s", error)
                 found = None
@@ -167,6 +169,12 @@ class LiveNetwork:
                 return found
             await asyncio.sleep(0.5)
         return None
+
+    async def run_before(self, name: str | None) -> str | None:
+        """The run that our peer id was seen in last, as is remembered here; of that name, if one is given."""
+        if self._cache is None:
+            return None
+        return await asyncio.to_thread(self._cache.last_run_of, self.identity.peer, name)
 
     async def recall(self, run: str | None) -> int:
         """From now on look also for peers of that run that were met in an earlier life; how many they are."""

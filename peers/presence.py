@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
-from p2p_elastic.errors import DirectoryError
+from p2p_elastic.errors import DirectoryError, IdentityInUse
 from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.follower import Follower
+from p2p_elastic.peers.instances import Instances
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.memory import look_back
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
 
+log = logging.getLogger(__name__)
 PEERS_NAMED = 20  # in an event
 
 
@@ -21,25 +24,35 @@ class Presence:
 
     def __init__(self, local: Local, directory: Directory, follower: Follower) -> None:
         self._local, self._directory, self._follower = local, directory, follower
-        self._sequence = local.membership.first_sequence
+        self._instances = Instances(local.membership.first_sequence)
+        self._displaced: IdentityInUse | None = None
         self._drained = False  # what our record says
 
     @property
     def next_sequence(self) -> int:
         """Beyond that of any record of ours so far."""
-        return self._sequence + 1
+        return self._instances.sequence + 1
 
     @property
     def sequence(self) -> int:
         """Of our last record."""
-        return self._sequence
+        return self._instances.sequence
 
     async def announce(self) -> None:
-        """Make our record known, unless we are leaving. Raises DirectoryError."""
+        """Make our record known, unless we are leaving.
+
+        Raises:
+            DirectoryError: nobody took it.
+            IdentityInUse: another process with our identity began earlier, and is alive.
+        """
         local = self._local
+        if not local.leaving:
+            await self._look_for_others()
+        if self._displaced is not None:
+            raise self._displaced
         if local.leaving:
             return
-        self._sequence += 1
+        self._instances.sequence += 1
         await self._directory.announce(
             PeerRecord(
                 peer=local.peer,
@@ -53,9 +66,34 @@ class Presence:
                 partners=local.journal.latest(PARTNERS_TOLD),
                 group=local.membership.group,
                 centre=local.centre.claim() if local.centre is not None else None,
-                sequence=self._sequence,
+                sequence=self._instances.sequence,
             )
         )
+
+    async def _look_for_others(self) -> None:
+        """See whether another process has our identity."""
+        local = self._local
+        try:
+            own = await self._directory.own(local.membership.run)
+        except DirectoryError as error:
+            log.info("directory: %s", error)
+            return
+        other = self._instances.saw(own)
+        if other is None:
+            return
+        assert own is not None, "another process without a record"
+        where = ", ".join(own.addresses) or "unknown addresses"
+        if other == "earlier":
+            local.leaving = True  # no word more of ours: it would be taken for the other's
+            self._displaced = IdentityInUse(
+                f"peer {local.peer} is alive elsewhere, with the same identity, since before this process began "
+                f"(there: instance {own.sequence}, step {own.step}, {where}; here: instance {self.sequence}). "
+                "This one ends, that one goes on. End that one first, or give each an identity of its own (--identity)"
+            )
+            return
+        text = f"another process used our identity (instance {own.sequence}, {where}): it began later, and ends by that"
+        local.events.add("duplicate", text, instance=own.sequence)
+        log.warning("%s", text)
 
     async def refresh(self) -> None:
         """Read who else is in the run, and how we are. Raises DirectoryError."""

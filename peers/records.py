@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.messages import Address, Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
@@ -13,6 +13,7 @@ from p2p_elastic.status import Frozen
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
 PARTNERS_TOLD = 3
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
 class CentreClaim(Frozen):
@@ -43,8 +44,15 @@ class PeerRecord(Frozen):
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 
 
+class PublishedManifest(Frozen):
+    """A run manifest as it comes from the network, to be checked against its signature before it is read."""
+
+    manifest: dict[str, JsonValue]
+    signature: Signature
+
+
 class SignedManifest(Frozen):
     """A run manifest with its founder's signature, so that any member can keep it alive."""
 
     manifest: RunManifest
-    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    signature: Signature

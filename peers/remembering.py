@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 
-from p2p_elastic.errors import ConfigError
+from p2p_elastic.addresses import usable
 from p2p_elastic.known_peers import PeerCache
 from p2p_elastic.peers.directory import DHTDirectory
-from p2p_elastic.peers.libp2p import parse_address, peer_of
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
@@ -35,8 +34,8 @@ class Remembering:
     async def recall(self, run: str | None) -> int:
         """Let the directory look for the peers of that run, or those to which the initial peers led; how many."""
         found = await asyncio.to_thread(self._cache.recall, run, self._initial_peers)
-        good = {peer: usable for peer, addresses in found.items() if (usable := _usable(peer, addresses))}
-        return self._directory.remember(good)
+        good = {peer: tuple(map(str, usable(peer, addresses))) for peer, addresses in found.items()}
+        return self._directory.remember({peer: addresses for peer, addresses in good.items() if addresses})
 
     async def run(self) -> None:
         """For ever: save whom we met, soon after the first and then every minute, where it changed."""
@@ -60,17 +59,3 @@ class Remembering:
                 log.warning("peers seen cannot be saved; without an initial peer they will not be found: %s", error)
             self._complained = True
         self._saved, self._saved_at = (run, seen), now
-
-
-def _usable(peer: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the addresses that are good for the command line, too, and lead to that peer."""
-    good = []
-    for address in addresses:
-        try:
-            parse_address(address)
-        except ConfigError as error:
-            log.warning("an address of a peer seen before is ignored: %s", error)
-            continue
-        if peer_of(address) == peer:
-            good.append(address)
-    return tuple(good)

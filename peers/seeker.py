@@ -87,6 +87,10 @@ class Seeker:
         """Seek these too: peers of an earlier life of ours."""
         self._remembered = dict(list({**self._remembered, **addresses}.items())[-REMEMBERED_MAX:])
 
+    def forget_remembered(self) -> None:
+        """Seek those of an earlier life no more."""
+        self._remembered = {}
+
     def seek_too(self, initial: Addresses) -> None:
         """Seek the initial peers, too, while we are attached; otherwise the directory tries them itself."""
         self._initial = initial

@@ -286,6 +286,7 @@ class SimulatedTransport:
 
     def __init__(self, network: SimulatedNetwork, peer: str) -> None:
         self._network, self.peer = network, peer
+        self._replaced: Handler | None = None  # of another process with our peer id: it serves again after us
 
     async def open(self, record: PeerRecord) -> SimulatedStream:
         partner = record.peer
@@ -309,10 +310,13 @@ class SimulatedTransport:
             await stream.close()
 
     async def serve(self, handler: Handler) -> None:
+        self._replaced = self._network.handlers.get(self.peer)
         self._network.handlers[self.peer] = handler
 
     async def close(self) -> None:
         self._network.handlers.pop(self.peer, None)
+        if self._replaced is not None:
+            self._network.handlers[self.peer] = self._replaced
         for stream in list(self._network.streams.pop(self.peer, {})):
             stream.abort()
 
@@ -324,6 +328,10 @@ class SimulatedDirectory:
         self._network, self._peer, self._ttl_seconds = network, peer, ttl_seconds
         self._announcing = asyncio.Lock()
 
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
     async def announce(self, record: PeerRecord) -> None:
         if record.peer != self._peer:
             raise DirectoryError(f"{self._peer} cannot announce {record.peer}")
@@ -332,7 +340,11 @@ class SimulatedDirectory:
             await asyncio.sleep(verdict.seconds)
             if verdict.action != "pass":
                 raise DirectoryError("the announcement was lost")
-            self._network.records[self._peer] = record, asyncio.get_running_loop().time() + self._ttl_seconds
+            self._network.records[self._peer] = record, self._now() + self._ttl_seconds
+
+    async def own(self, run: str) -> PeerRecord | None:
+        record, expires = self._network.records.get(self._peer, (None, 0.0))
+        return record if record is not None and record.run == run and expires > self._now() else None
 
     async def withdraw(self) -> None:
         async with self._announcing:
@@ -342,7 +354,7 @@ class SimulatedDirectory:
                 self._network.records[self._peer] = goodbye, known[1]
 
     async def members(self) -> tuple[PeerRecord, ...]:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         own = self._network.records.get(self._peer)
         listed = [
             record

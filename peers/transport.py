@@ -72,6 +72,9 @@ class Directory(Protocol):
     async def announce(self, record: PeerRecord) -> None:
         """Make our record known until it expires. Raises DirectoryError."""
 
+    async def own(self, run: str) -> PeerRecord | None:
+        """The record in that run under our own peer id, whichever process announced it. Raises DirectoryError."""
+
     async def withdraw(self) -> None:
         """Take our record back. Raises DirectoryError."""
 

@@ -265,6 +265,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
     assert steps(folder) == ["step-000000010", "step-000000015"]
 
 
+def test_a_checkpoint_whose_private_file_others_can_read_is_refused_with_the_command_that_mends_it(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "checkpoint"
+    path = Store(folder, Facts).write(content(10)) / "identity"
+    path.chmod(0o644)  # as a copy by way of a USB stick has it
+    with pytest.raises(ConfigError, match=f"identity: got .*others.*chmod 600 {path}"):
+        newest_step(folder)
+    path.chmod(0o600)
+    assert newest_step(folder) == 10
+
+
 def test_what_is_not_of_this_format_or_names_files_elsewhere_is_not_read(tmp_path: Path) -> None:
     folder, store = tmp_path / "checkpoint", Store(tmp_path / "checkpoint", Facts)
     index = store.write(content(10)) / INDEX

@@ -18,11 +18,13 @@ from p2p_elastic.config import (
     load_config,
 )
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.manifest import BINDING, RunManifest, check_against, choose_run
+from p2p_elastic.manifest import BINDING, RunManifest, check_against, check_batch_size, choose_run, read_manifest
 from p2p_elastic.methods import Flow, Topology, find_method
+from p2p_elastic.plan import describe_plan
 from p2p_elastic.policy import DEFAULT_PROBABILITY
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard
+from p2p_elastic.training import Settings
 
 SCHEMA = "0" * 32
 RECIPE = Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60)
@@ -198,8 +200,12 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         ("optimizer", "adam", "'adahessian'"),
         ("lr", 0.0, "greater than 0"),
         ("lr", float("nan"), ""),
-        ("lr", float("inf"), "less than or equal to 1000"),
-        ("momentum", 1.0, "less than 1"),
+        ("lr", float("inf"), "less than or equal to 10"),
+        ("lr", 1000, "less than or equal to 10"),
+        ("batch_size", 2**20, "less than or equal to 65536"),
+        ("period", 2**31 - 1, "less than or equal to 1000000"),
+        ("global_period", 2**31 - 1, "less than or equal to 1000000"),
+        ("momentum", 1.0, "less than or equal to 0.999"),
         ("seed", -1, "greater than or equal to 0"),
         ("shard", "5/4", "1 <= INDEX <= COUNT"),
         ("shard", "half", "INDEX/COUNT"),
@@ -321,6 +327,94 @@ def test_a_manifest_describes_itself_in_one_line() -> None:
 def test_a_manifest_that_cannot_be_is_never_built(changes: dict[str, Any]) -> None:
     with pytest.raises((ValidationError, ConfigError)):
         manifest(**changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "option", "largest", "beyond"),
+    [
+        ("batch_size", "batch_size", 65_536, 65_537),
+        ("learning_rate", "lr", 10.0, 10.001),
+        ("momentum", "momentum", 0.999, 0.9991),
+        ("period", "period", 1_000_000, 1_000_001),
+        ("global_period", "global_period", 1_000_000, 1_000_001),
+        ("fragments", "fragment", 4096, 4097),
+    ],
+)
+def test_a_run_of_the_network_is_bound_as_the_command_line_is(
+    field: str, option: str, largest: float, beyond: float
+) -> None:
+    fields: dict[str, Any] = {**MANIFEST, "probability": None, "period": 4}
+    rule = {"rule": "lsgd"} if option == "global_period" else {}
+    assert getattr(load_config(None, {**rule, option: largest}), option) == largest
+    assert getattr(read_manifest({**fields, field: largest}), field) == largest
+    assert refused({**rule, option: beyond}).key == option.replace("_", "-")
+    with pytest.raises(ConfigError) as caught:
+        read_manifest({**fields, field: beyond})
+    error = caught.value
+    assert (error.key, error.got) == (field.replace("_", "-"), beyond)
+    assert error.allowed == (
+        f"allowed: less than or equal to {largest:.10g}. Run 'digits-1' defines it, and cannot be joined"
+    )
+
+
+def test_what_a_manifest_says_wrong_is_named() -> None:
+    def said(**changes: Any) -> str:
+        with pytest.raises(ConfigError) as caught:
+            read_manifest({key: value for key, value in {**MANIFEST, **changes}.items() if value != "missing"})
+        return str(caught.value)
+
+    assert said(warp=9).startswith("warp: got 9; not known in this version: update p2p-elastic. Run 'digits-1' defines")
+    assert said(momentum="missing").startswith("momentum: got 'None'; Field required")
+    assert said(period=4).startswith("schedule: got '(4, 0.125)'; Value error, one of period and probability")
+    assert len(said(rule="x" * 2000)) < 400
+    assert len(said(run={"deep": "x" * 2000})) < 400
+
+
+def test_adahessian_has_a_bound_of_its_own_for_the_learning_rate() -> None:
+    assert load_config(None, {"optimizer": "adahessian", "lr": 1.0}).lr == 1.0
+    error = refused({"optimizer": "adahessian", "lr": 1.5})
+    assert str(error) == "lr: got 1.5; above 0, at most 1 with --optimizer adahessian"
+
+
+def test_a_batch_is_no_larger_than_the_training_set() -> None:
+    check_batch_size(1257, 1257)
+    with pytest.raises(ConfigError, match="batch-size: got 1258; at most the number of training examples, 1,257"):
+        check_batch_size(1258, 1257)
+
+
+def test_a_run_that_cannot_be_joined_is_said_where_there_is_no_other_that_is_meant() -> None:
+    error = ConfigError("batch-size", 2**20, "too many")
+    assert choose_run((manifest(),), None, {"other": error}) == manifest()
+    assert choose_run((manifest(),), "digits-1", {"digits-1": error}) == manifest()
+    assert choose_run((manifest(),), "third", {"other": error}) is None
+    for manifests, wanted in (((), None), ((), "other"), ((manifest(),), "other")):
+        with pytest.raises(ConfigError, match="too many"):
+            choose_run(manifests, wanted, {"other": error})
+
+
+def plan(**changes: Any) -> str:
+    values: dict[str, Any] = {"batch_size": 32, "learning_rate": 0.03, "momentum": 0.9, **changes}
+    return describe_plan(manifest(), Settings(steps=5, epochs=1, seed=1, **values))
+
+
+def test_what_is_taken_over_from_a_run_is_told_in_lines_with_what_is_the_peers_own() -> None:
+    assert plan().splitlines() == [
+        "Taken over from run digits-1 of 12D3A:",
+        "    task           digits",
+        "    rule           elastic-gossip, moving rate 0.5",
+        "    exchanges      with probability 0.125 per step",
+        "    weighting      dynamic",
+        "    codec          none",
+        "    optimizer      sgd, of each peer's own choice",
+        "    batch size     32",
+        "    learning rate  0.03",
+        "    momentum       0.9",
+    ]
+    own = plan(batch_size=64, learning_rate=0.02, momentum=0.0, optimizer="adahessian")
+    assert "batch size     64 by this peer's options; the run's is 32" in own
+    assert "learning rate  0.02 by this peer's options; the run's is 0.03" in own
+    assert "momentum       none, as adahessian has none" in own
+    assert "batch" not in describe_plan(manifest(), None)  # a centre does not train
 
 
 def test_asking_for_nothing_or_for_the_same_fits_any_run() -> None:

@@ -395,6 +395,35 @@ def test_a_signed_manifest_with_no_usable_schedule_is_ignored_and_counted(
     run_virtual(main())
 
 
+def publish(table: Table, founder: Fixture, **changes: Any) -> None:
+    """A manifest that its founder signed, whatever it says."""
+    values = {**manifest_of(founder.peer).model_dump(), **changes}
+    signature = founder.identity.sign(b"p2p-elastic/manifest/1" + json.dumps(values, sort_keys=True).encode()).hex()
+    table.put(RUNS_KEY, founder.peer, json.dumps({"manifest": values, "signature": signature}).encode())
+
+
+@in_virtual_time
+async def test_a_signed_manifest_out_of_bounds_is_refused_by_name_and_is_no_run(table: Table) -> None:
+    founder, other = join(table), join(table)
+    publish(table, founder, batch_size=2**20)
+    assert await other.directory.runs() == ()
+    assert list(other.directory.refused) == ["run"]
+    assert str(other.directory.refused["run"]).startswith(
+        "batch-size: got 1048576; allowed: less than or equal to 65536. Run 'run' defines it"
+    )
+    publish(table, founder, learning_rate=0.5)  # founded anew
+    assert len(await other.directory.runs()) == 1
+    assert other.directory.refused == {}
+
+
+@in_virtual_time
+async def test_a_manifest_of_other_fields_is_not_kept_alive_under_a_signature_of_those(table: Table) -> None:
+    founder, other = join(table), join(table)
+    publish(table, founder, moving_rate=0)  # 0.0 as we write it: others would not find it genuine
+    assert await other.directory.runs() == ()
+    assert "update p2p-elastic" in str(other.directory.refused["run"])
+
+
 @in_virtual_time
 async def test_members_keep_a_run_alive_after_its_founder_is_gone(table: Table) -> None:
     founder, members = join(table), [join(table) for _ in range(KEEPERS + 3)]

@@ -45,7 +45,8 @@ from p2p_elastic.doctor_checks import (
     scope_of,
 )
 from p2p_elastic.doctor_network import Reach, check_reaches, check_run, choose, valid_addresses
-from p2p_elastic.doctor_task import look_at_data, source_of
+from p2p_elastic.doctor_task import check_batch, look_at_data, source_of
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.manifest import RunManifest
 from p2p_elastic.peers.directory import NAMESPACE
 from p2p_elastic.peers.identity import Identity
@@ -281,6 +282,7 @@ def test_addresses_that_are_none_are_failures_and_do_not_hide_the_others() -> No
     assert good == [ADDRESS]
     assert levels(findings) == ["failure", "failure"]
     assert "multiaddr such as" in (findings[0].advice or "")
+    assert valid_addresses([ADDRESS.replace("/p2p/", "/ipfs/")], "initial-peer") == ([ADDRESS], [])
     assert valid_addresses(["/ip4/203.0.113.5/tcp/31330"], "announce") == (["/ip4/203.0.113.5/tcp/31330"], [])
 
 
@@ -307,6 +309,15 @@ def test_a_run_that_fits_and_ways_in_which_it_does_not() -> None:
     assert (foreign.level, "not installed here" in foreign.text) == ("failure", True)
     other = check_run(manifest(schema_hash="0" * 32), None, JoinConfig())[-1]
     assert (other.level, "another model" in other.text) == ("failure", True)
+
+
+def test_a_run_that_nobody_can_join_is_a_failure_that_says_why() -> None:
+    refused = {"attic": ConfigError("batch-size", 2**20, "allowed: at most 65536")}
+    chosen, findings = choose((), None, refused)
+    assert (chosen, levels(findings)) == (None, ["failure"])
+    assert findings[0].text == "batch-size: got 1048576; allowed: at most 65536"
+    assert levels(check_batch(1258, 1257)) == ["failure"]
+    assert check_batch(1257, 1257) == check_batch(10**4, None) == []
 
 
 def test_which_run() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from test_directory import Fixture, Table, join
+from test_directory import Fixture, Table, join, publish
 
 from p2p_elastic.board import StatusBoard
 from p2p_elastic.config import JoinConfig
@@ -100,9 +100,90 @@ def test_who_comes_first_to_a_peer_that_trains_alone_waits_until_that_has_founde
     run_virtual(main())
 
 
+def test_a_run_that_nobody_can_join_is_refused_and_one_that_can_be_joined_is_waited_for_first() -> None:
+    async def main() -> None:
+        table, loop = Table(), asyncio.get_running_loop()
+        bad, good, comes = (join(table) for _ in range(3))
+        publish(table, bad, run="bad", learning_rate=1000.0)
+        with pytest.raises(
+            ConfigError, match="learning-rate: got 1000.0; allowed: less than or equal to 10. Run 'bad'"
+        ):
+            await known_run(network_of(comes), None)
+        assert loop.time() < 10.0
+        waits = asyncio.ensure_future(known_run(network_of(comes), None))
+        await asyncio.sleep(5.0)
+        publish(table, good, run="good")
+        assert (await waits).run == "good"
+
+    run_virtual(main())
+
+
 def test_where_nobody_knows_a_run_that_is_said() -> None:
     async def main() -> None:
         with pytest.raises(ConfigError, match="does not know any run"):
             await known_run(network_of(join(Table())), None)
 
     run_virtual(main())
+
+
+# ---------------------------------------------------------------- a founder that was in a run before
+
+
+class Before:
+    """A network in which this peer was in run `old`, whose members answer or not, and know it or not; its screen."""
+
+    def __init__(self, *, answers: bool, lives: bool) -> None:
+        self.answers, self.lives = answers, lives
+        self.said: list[str] = []
+        self.forgotten = False
+        self.directory = self
+
+    async def run_before(self, name: str | None) -> str | None:
+        return "old" if name in (None, "old") else None
+
+    async def recall(self, run: str) -> int:
+        return 2
+
+    async def try_remembered(self) -> bool:
+        return self.answers
+
+    async def find_run(self, run: str) -> str | None:
+        return run if self.lives else None
+
+    def forget_remembered(self) -> None:
+        self.forgotten = True
+
+    def say(self, event: str, text: str, **_: object) -> None:
+        self.said.append(text)
+
+    def call(self, coroutine: Any, stop: object) -> Any:
+        return run_virtual(coroutine)
+
+
+def is_there(network: Any, **options: Any) -> bool:
+    return RunFinder(JoinConfig(**options), network, None, network, network).is_there()  # type: ignore[arg-type]
+
+
+def test_a_founder_does_not_found_a_run_beside_the_one_that_it_was_in_while_that_is_alive() -> None:
+    network = Before(answers=True, lives=True)
+    with pytest.raises(ConfigError, match="was in run 'old', which is alive.*--resume-or-found"):
+        is_there(network, identity="peer.key")
+    assert not is_there(network, identity="peer.key", run="another")  # that is meant
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_where_that_run_is_over_a_founder_says_so_and_founds_its_own(answers: bool) -> None:
+    network = Before(answers=answers, lives=False)
+    assert not is_there(network)
+    assert "--resume DIR would go on with it" in network.said[-1]
+    assert network.forgotten  # two runs in one directory help nobody
+
+
+@pytest.mark.parametrize(
+    ("answers", "lives", "joins"), [(True, True, True), (False, False, True), (True, False, False)]
+)
+def test_with_resume_or_found_it_joins_that_run_unless_its_members_know_it_no_more(
+    answers: bool, lives: bool, joins: bool
+) -> None:
+    network = Before(answers=answers, lives=lives)
+    assert is_there(network, resume_or_found=True, output="x") is joins

@@ -25,6 +25,7 @@ PUBLIC_KEY = bytes.fromhex("08011220" + PUBLIC)
 
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
+    path.chmod(0o600)
     return path
 
 
@@ -109,14 +110,13 @@ def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
         Identity.load_or_create(path)
 
 
-def test_a_temporary_file_holds_the_key_for_a_while_and_is_gone_afterwards() -> None:
-    identity = Identity.generate()
-    with identity.temporary_file() as folder:
-        path = Path(folder) / "identity"
-        assert Identity.load_or_create(path).peer == identity.peer
-        assert mode(path) == 0o400
-        assert mode(Path(folder)) == 0o700
-    assert not Path(folder).exists()
+def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "key", PRIVATE_KEY_FILE)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match=f"identity: got .*others.*chmod 600 {path}"):
+        Identity.load_or_create(path)
+    path.chmod(0o600)
+    assert Identity.load_or_create(path).to_bytes() == PRIVATE_KEY_FILE
 
 
 # ---------------------------------------------------------------- signatures

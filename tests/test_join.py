@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +43,7 @@ class Said:
 
 def participation(screen: Said, *initial_peers: str) -> _Participation:
     network: Any = SimpleNamespace(
+        run_before=lambda _: None,
         identity=SimpleNamespace(peer=PEER),
         host=SimpleNamespace(addresses=(ADDRESS,)),
         directory=SimpleNamespace(found=lambda manifest: None),
@@ -50,7 +51,8 @@ def participation(screen: Said, *initial_peers: str) -> _Participation:
     window: Any = SimpleNamespace(url="http://127.0.0.1:8870", open=lambda *_: [], close=lambda *_: None)
     board: Any = SimpleNamespace(manifest=None, phase="starting")
     config = JoinConfig(initial_peer=initial_peers)
-    return _Participation(config, screen, Stop(), cast(Any, None), network, board, window)
+    thread: Any = SimpleNamespace(call=lambda *_: None)
+    return _Participation(config, screen, Stop(), thread, network, board, window)
 
 
 def manifest() -> RunManifest:
@@ -107,6 +109,13 @@ def test_an_address_that_is_none_is_named(address: str, problem: str) -> None:
         module.join(JoinConfig(initial_peer=(address,)), Said(), Stop())
 
 
+def test_an_old_spelling_of_our_own_address_is_seen_to_be_ours(tmp_path: Path) -> None:
+    own = Identity.load_or_create(tmp_path / "key").peer
+    config = JoinConfig(identity=tmp_path / "key", initial_peer=(f"/ip4/192.168.1.7/tcp/31330/ipfs/{own}",))
+    with pytest.raises(ConfigError, match="an address of another peer"):
+        module.join(config, Said(), Stop())
+
+
 # ---------------------------------------------------------------- its folder
 
 
@@ -129,6 +138,7 @@ def founder(config: JoinConfig) -> _Participation:
     network = SimpleNamespace(
         identity=Identity.generate(), host=SimpleNamespace(addresses=()), directory=Quiet(), clock=Quiet()
     )
+    network.run_before = lambda _: None
     parts: Any = (Quiet(), Stop(), Quiet(), network, Quiet(), Quiet())
     return _Participation(config, *parts)
 
@@ -161,12 +171,31 @@ def test_a_folder_is_ours_before_its_newest_checkpoint_is_read(tmp_path: Path, m
     assert others_may_write_into(tmp_path)
 
 
-def test_a_founder_that_cannot_train_tells_nobody_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"shard": "1300/1300"}, "at most as many shards as examples, 1257"),
+        ({"batch_size": 1258}, "batch-size: got 1258; at most the number of training examples, 1,257"),
+    ],
+)
+def test_a_founder_that_cannot_train_tells_nobody_of_its_run(
+    options: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
-    one = founder(JoinConfig(task="digits", shard="1300/1300"))
+    one = founder(JoinConfig(task="digits", **options))
     one._screen.say = lambda event, *_, **__: said.append(event)  # type: ignore[method-assign]
-    with pytest.raises(ConfigError, match="at most as many shards as examples, 1257"):
+    with pytest.raises(ConfigError, match=problem):
         one.run(torch.device("cpu"))
     assert said == ["loading"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_begins_anew_in_a_folder_with_checkpoints_is_told_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoint" / "step-000000001").mkdir(parents=True)
+    monkeypatch.setattr(module, "_join", lambda *_: None)
+    screen = Said()
+    module.join(JoinConfig(output=tmp_path), screen, Stop())
+    assert f"--resume {tmp_path} or --resume-or-found" in dict(screen.events)["checkpoint"]

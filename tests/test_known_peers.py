@@ -254,3 +254,14 @@ def test_peers_seen_before_are_tried_a_bad_address_and_ourselves_are_not(tmp_pat
         assert nobody.met == [A]
 
     asyncio.run(main())
+
+
+def test_the_run_that_a_peer_was_in_last_is_known(tmp_path: Path) -> None:
+    cache = PeerCache(tmp_path)
+    assert cache.last_run_of(A) is None
+    for at_ns, (run, peers) in enumerate([("first", (A, B)), ("second", (A, C)), ("third", (B, C))]):
+        cache.save(run, (), {peer: at(peer) for peer in peers})
+        os.utime(tmp_path / f"{run}.json", ns=(at_ns, at_ns))
+    assert cache.last_run_of(A) == "second"
+    assert cache.last_run_of(A, "first") == "first"
+    assert cache.last_run_of(A, "third") is None

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model
 from torch import nn
 
 from p2p_elastic.errors import ConfigError
@@ -110,4 +112,21 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(
     monkeypatch.setattr(os, "replace", replaced)
     save_model(nn.Linear(2, 2), tmp_path)
     save_json(FarewellStatus(), tmp_path / SUMMARY_FILE)
-    assert len(synced) == 2
+    assert len(synced) == 4  # and the folder after each of them
+
+
+def test_a_model_of_any_layout_reads_back_with_tied_parameters_written_once(tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        second.weight = first.weight
+        convolution = nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last)
+        return nn.ModuleList([first, second, convolution, nn.BatchNorm1d(2), nn.Linear(2, 2, dtype=torch.bfloat16)])
+
+    written, read = model(), model()
+    save_model(written, tmp_path)
+    load_model(read, str(tmp_path / MODEL_FILE))
+    for name, tensor in written.state_dict().items():
+        assert torch.equal(tensor, read.state_dict()[name]), name
+    with safe_open(str(tmp_path / MODEL_FILE), "pt") as file:
+        assert file.metadata() == {"format": "pt", "1.weight": "0.weight"}
+        assert "1.weight" not in file.keys()  # noqa: SIM118  # not a mapping

@@ -26,7 +26,8 @@ from p2p_elastic.peers.partners import Member as Known
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.policy import Policy
-from p2p_elastic.resume import IDENTITY, Saved, options_kept, resume
+from p2p_elastic.results import Summary, save_summary
+from p2p_elastic.resume import IDENTITY, Saved, options_kept, resume, resume_or_found
 from p2p_elastic.rules import elastic, sum_weight
 from p2p_elastic.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
@@ -418,3 +419,73 @@ def test_random_states_survive_json() -> None:
     type(twin).model_validate_json(twin.model_dump_json()).recall(other)
     assert [other.random() for _ in range(700)] == [coin.random() for _ in range(700)]
     assert other.gauss(0.0, 1.0) == coin.gauss(0.0, 1.0)
+
+
+# ---------------------------------------------------------------- the same command at each start
+
+COMMAND: dict[str, Any] = {"task": "digits", "shard": "1/2", "steps": 30, "resume_or_found": True, "wait_for_peers": 2}
+
+
+def test_the_same_command_founds_at_first_and_goes_on_later(tmp_path: Path) -> None:
+    config = JoinConfig(**COMMAND, output=tmp_path)
+    assert resume_or_found(config) == (config, None)
+    saved_in(tmp_path, identity := Identity.generate(), wait_for_peers=2)
+    again, past = resume_or_found(config)
+    assert past is not None
+    assert past.identity.peer == identity.peer
+    assert (again.resume, again.output, again.steps) == (tmp_path, tmp_path, 30)
+    assert again.wait_for_peers == 0  # they may have gone meanwhile
+
+
+@pytest.mark.parametrize(("key", "value"), [("shard", "2/2"), ("rule", "gosgd"), ("run", "other")])
+def test_another_command_is_refused_and_the_option_named(tmp_path: Path, key: str, value: str) -> None:
+    saved_in(tmp_path, Identity.generate())
+    with pytest.raises(ConfigError, match=f"{key}: got '{value}'; the checkpoint goes on as it was"):
+        resume_or_found(JoinConfig(**{**COMMAND, key: value}, output=tmp_path))
+
+
+def test_where_all_checkpoints_are_damaged_none_is_founded(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint" / "step-000000001").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="damaged"):
+        resume_or_found(JoinConfig(**COMMAND, output=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({}, "output"),
+        ({"output": "x", "resume": "y"}, "resume"),
+        ({"output": "x", "checkpoint_every": "0"}, "checkpoint-every"),
+    ],
+)
+def test_what_it_needs_is_said(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        JoinConfig(resume_or_found=True, **options)
+    assert raised.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("left", "asked", "complete"),
+    [
+        ({}, {}, True),
+        ({"stopped": True}, {}, False),
+        ({"steps": 2}, {}, False),  # of before it was asked for more
+        ({"run": "other"}, {}, False),
+        ({"peer": "other"}, {}, False),
+        ({}, {"steps": 60}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_run_is_complete_once_its_results_are_there(
+    tmp_path: Path, left: dict[str, Any] | None, asked: dict[str, Any], complete: bool
+) -> None:
+    saved_in(tmp_path, identity := Identity.generate())
+    if left is not None:
+        facts = {"peer": identity.peer, "run": "r-1", "task": "digits", "manifest": manifest_of(), "stopped": False}
+        numbers = dict.fromkeys(("test_accuracy", "test_loss", "validation_accuracy", "training_loss"), 0.5)
+        totals = build_member(SimulatedNetwork(), "a").peer.exchanges()
+        whole = {**facts, **numbers, "steps": 30, "seconds": 1.0, "exchanges": totals, "model": "m", **left}
+        save_summary(Summary(**whole), tmp_path)
+    config, past = resume_or_found(JoinConfig(**{**COMMAND, **asked}, output=tmp_path))
+    assert past is not None
+    assert past.complete(config) is complete

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.files import output_file
 from p2p_elastic.simulator.config import Point, SimulationResult
 
 if TYPE_CHECKING:
@@ -237,11 +238,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(unfinished, dpi=DPI, format=path.suffix.removeprefix("."))
-        unfinished.replace(path)
-    except OSError as error:
-        raise ConfigError("output", str(path), f"cannot be written: {error.strerror}") from error
+    with output_file(path, make_folder=True) as file:
+        figure.savefig(file, dpi=DPI, format=path.suffix.removeprefix("."))
     return path

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.files import output_file
 from p2p_elastic.simulator.config import SimulationResult
 
 RESULT_FILE, CURVE_FILE = "result.json", "curve.csv"
@@ -119,13 +119,8 @@ def csv_text(rows: list[list[object]]) -> str:
 
 def write_text(target: Path, text: str) -> None:
     """Write a file so that a crash in the middle leaves the previous one whole. Raises ConfigError."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, target)
-    except OSError as error:
-        raise ConfigError("output", str(target), f"cannot be written: {error.strerror}") from error
+    with output_file(target, make_folder=True) as file:
+        file.write(text.encode())
 
 
 def _number(value: Any) -> Any:

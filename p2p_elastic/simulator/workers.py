@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vjp, vmap
 
-from p2p_elastic.adahessian import AdaHessian, block_average, precondition, rademacher
+from p2p_elastic.adahessian import AdaHessian, block_average, precondition, rademacher, set_gradients
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.optimizers import SGD
+from p2p_elastic.second_derivative import twice_differentiable
 from p2p_elastic.vector import WIRE_DTYPE, ParameterVector
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -78,6 +80,8 @@ class _Rows:
         for slot in self.slots:
             if slot.tensor().dtype != WIRE_DTYPE:
                 raise ConfigError(slot.name, slot.tensor().dtype, "a model in float32")
+            if slot.ties:  # the copies of a worker would be parted
+                raise ConfigError(slot.ties[0].name, f"the memory of {slot.name}", "one parameter under both names")
         one = vector.snapshot(torch.empty(vector.elements, device=self.slots[0].tensor().device))
         self.flat = one.repeat(workers, 1)
         self._variances = [slice(s.start, s.stop) for s in self.slots if s.attribute == "running_var"]
@@ -94,7 +98,7 @@ class LoopedWorkers(_Rows):
     """W modules with plain autograd and one of torch's optimizers each; their values are views into `flat`.
 
     Raises:
-        ConfigError: where the model is not in float32.
+        ConfigError: where the model is not in float32, or two of its tensors share memory.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
@@ -124,13 +128,11 @@ class LoopedWorkers(_Rows):
         losses = []
         for module, optimizer, x, y in zip(self._modules, self._optimizers, inputs, labels, strict=False):
             optimizer.zero_grad()
-            loss = self._loss(module(x), y)
-            if isinstance(optimizer, AdaHessian):
-                optimizer.backward(loss)
-            else:
-                loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+            losses.append(set_gradients(optimizer, partial(self._loss_of, module, x, y)))
         return torch.stack(losses)
+
+    def _loss_of(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(module(inputs), labels)
 
     def average_gradients(self, rows: Sequence[int]) -> None:
         if len(rows) < 2:
@@ -191,7 +193,7 @@ class StackedWorkers(_Rows):
     changes in place, such as BatchNorm's statistics, are kept per worker; a module that replaces them is not supported.
 
     Raises:
-        ConfigError: where the model is not in float32.
+        ConfigError: where the model is not in float32, or two of its tensors share memory.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
@@ -219,7 +221,8 @@ class StackedWorkers(_Rows):
         if isinstance(self._update, _AdaHessian):
             compute: Callable[..., Any] = vmap(self._with_curvature, randomness="different")
             signs = self._update.signs(parameters)
-            self._gradients, losses, changed, products = compute(parameters, buffers, inputs, labels, signs)
+            with twice_differentiable():
+                self._gradients, losses, changed, products = compute(parameters, buffers, inputs, labels, signs)
             self._curvatures = {name: block_average(hz.abs_(), leading=1) for name, hz in products.items()}
         else:
             compute = vmap(grad_and_value(self._forward, has_aux=True), randomness="different")

@@ -85,6 +85,10 @@ class WeatheredDirectory:
         await self._reach()
         await self._directory.announce(record)
 
+    async def own(self, run: str) -> PeerRecord | None:
+        await self._reach()
+        return await self._directory.own(run)
+
     async def withdraw(self) -> None:
         await self._reach()
         await self._directory.withdraw()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -94,6 +97,22 @@ def test_exchanges_go_on_after_the_daemon_of_a_peer_was_killed() -> None:
         await asyncio.gather(run_members(members, steps=10**8, settle_seconds=10.0), kill())
 
     live(2, scenario)
+
+
+def test_sockets_are_in_a_private_folder_of_any_name_and_nothing_is_left_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(opened: list[LiveNetwork]) -> None:
+        folders = list(base.iterdir())  # noqa: ASYNC240
+        assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700, 0o700]
+        await opened[0].transport.serve(lambda stream: asyncio.sleep(0))
+        found = [path for folder in folders for path in folder.iterdir()]
+        assert found
+        assert all(path.is_socket() for path in found)  # the key is gone
+
+    with tempfile.TemporaryDirectory(prefix="für p2pd ") as folder:
+        base = Path(folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        live(2, scenario)
+        assert list(base.iterdir()) == []
 
 
 def test_a_stream_that_is_refused_leaves_no_open_file_behind(monkeypatch: pytest.MonkeyPatch) -> None:

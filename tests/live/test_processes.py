@@ -42,6 +42,9 @@ def test_the_others_go_on_after_a_kill_9_of_the_peer_that_everyone_joined_throug
     ]
     swarm.listen_until(lambda: all(completed(p) >= 2 for p in [founder, *others]), "exchanging", START_SECONDS)
     assert [p.said["joined"]["manifest"]["founder"] for p in others] == [founder.said["listening"]["peer"]] * 2
+    assert all(p.said["joined"]["time"] <= p.said["taken_over"]["time"] <= p.said["caught_up"]["time"] for p in others)
+    assert [p.said["taken_over"]["batch_size"] for p in others] == [32, 32]
+    assert "taken_over" not in founder.said
 
     left_over = daemons_of(founder.child.pid)
     assert left_over

@@ -1,0 +1,116 @@
+"""The private folder of one p2pd: its Unix sockets, through which whoever reaches them speaks in our name.
+
+It is locked as long as this process lives. That tells the next peer which folders a killed one left, and
+systemd-tmpfiles(8), which empties folders for temporary files, to leave ours alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from p2p_elastic.errors import ConfigError
+
+PREFIX, OURS = "p2p-elastic-", "p2p"  # of its name, and of the names of all files in it
+LONGEST_NAME = "p2pclient-" + "x" * 11 + ".sock"  # as hivemind makes them
+TRIES = 3
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
+
+
+class SocketFolder:
+    """A new folder. It goes to TMPDIR, or where that does not do, to the first usual place that does.
+
+    Raises:
+        ConfigError: no folder does: Unix sockets need one that can be written, and a short name.
+    """
+
+    def __init__(self) -> None:
+        problems = []
+        for base in _bases():
+            _remove_left(base)
+            try:
+                self.path, self._lock = _make(base)
+                return
+            except OSError as error:
+                problems.append(f"{base}: {error.strerror or error}")
+        allowed = "set it to a folder with a short name that can be written, for the sockets of libp2p"
+        raise ConfigError("TMPDIR", os.environ.get("TMPDIR"), f"{allowed}; tried {', '.join(problems)}")
+
+    def close(self) -> None:
+        """Remove it."""
+        with contextlib.suppress(OSError):  # the disk is read-only now, say: the next peer tries again
+            _remove(self.path)
+        os.close(self._lock)
+
+
+def _bases() -> Iterator[Path]:
+    """Where to try, each once."""
+    places = ["/tmp", "/var/tmp"]  # noqa: S108  # what is made there is for us only, and has a name of its own
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        places.insert(0, runtime)
+    with contextlib.suppress(FileNotFoundError):  # none that Python knows can be written
+        places.insert(0, tempfile.gettempdir())
+    yield from map(Path, dict.fromkeys(places))
+
+
+def _make(base: Path) -> tuple[Path, int]:
+    """A folder there, and what locks it. Raises OSError where it cannot be made, or no socket can be made in it."""
+    for _ in range(TRIES):
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        if (lock := _locked(folder)) is None:
+            continue
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.bind(str(folder / LONGEST_NAME))
+            (folder / LONGEST_NAME).unlink()
+        except OSError:
+            _remove(folder)
+            os.close(lock)
+            raise
+        return folder, lock
+    raise OSError("others remove what is made there")
+
+
+def _locked(folder: Path) -> int | None:
+    """What locks the new folder; None where another peer, that starts as well, took it for one that was left."""
+    try:
+        lock = os.open(folder, FOLDER)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, LOCK)
+    except BlockingIOError:
+        pass
+    except OSError:  # a file system without locks: then no peer can lock, and none removes what is not its own
+        return lock
+    else:
+        if folder.exists():
+            return lock
+    os.close(lock)
+    return None
+
+
+def _remove_left(base: Path) -> None:
+    """Remove the folders there of peers that were killed."""
+    for folder in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, in use, gone meanwhile, or of another kind
+            lock = os.open(folder, FOLDER)
+            try:
+                if os.fstat(lock).st_uid == os.getuid():
+                    fcntl.flock(lock, LOCK)
+                    _remove(folder)
+            finally:
+                os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove one of our folders; of anything else in it nothing is touched. Raises OSError."""
+    for path in folder.glob(f"{OURS}*"):
+        path.unlink()
+    folder.rmdir()

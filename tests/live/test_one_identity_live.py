@@ -1,0 +1,60 @@
+"""Real processes with one identity: the later one ends, unless the earlier one has."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from p2p_elastic.errors import IdentityInUse
+from p2p_elastic.processes import Process, Swarm
+
+START_SECONDS = 120.0  # loading PyTorch on a busy machine
+TRAINING = ["--epochs", "100000"]
+
+
+@pytest.fixture
+def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with Swarm(tmp_path) as swarm:
+        yield swarm
+
+
+def members(process: Process) -> int:
+    return int(process.last.get("members", 0))
+
+
+def test_a_second_process_with_the_identity_of_one_that_runs_ends_and_a_restart_does_not(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    key, copy = tmp_path / "peer.key", tmp_path / "copy.key"
+    founder = swarm.start("founder", TRAINING)
+    swarm.listen_until(lambda: "listening" in founder.said, "the founder", START_SECONDS)
+    join = [*TRAINING, "--initial-peer", founder.said["listening"]["addresses"][0], "--identity"]
+    first = swarm.start("first", [*join, str(key)])
+    swarm.listen_until(lambda: members(first) == 1 and members(founder) == 1, "joining", START_SECONDS)
+
+    shutil.copy(key, copy)
+    second = swarm.start("second", [*join, str(copy)])
+    swarm.processes.remove(second)  # it is to fail
+    assert second.child.wait(START_SECONDS) == IdentityInUse.exit_code == 3
+    errors = (second.folder / "stderr.log").read_text()
+    assert "is alive elsewhere, with the same identity" in errors
+    assert "Traceback" not in errors
+    assert not (second.folder / "model.safetensors").exists()
+    swarm.listen_until(lambda: "used our identity" in first.said.get("log", {}).get("text", ""), "its word", 10.0)
+    assert members(founder) == 1
+    assert first.child.poll() is None
+
+    first.child.kill()
+    first.child.wait()
+    swarm.processes.remove(first)
+    again = swarm.start("again", [*join, str(copy)])
+    swarm.listen_until(lambda: members(again) == 1, "joining again", START_SECONDS)
+    end = time.monotonic() + 12.0  # two announcements of an earlier one would be enough
+    swarm.listen_until(lambda: time.monotonic() > end, "training on", 30.0)
+    assert again.child.poll() is None
+    assert again.said["listening"]["peer"] == first.said["listening"]["peer"]
