@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
+from p2p_elastic.api.head import ASKED
 from p2p_elastic.api.metrics import CONTENT_TYPE, exposition
 from p2p_elastic.api.schemas import Curve, NotReady, Peers, Problem, Ready
 from p2p_elastic.api.source import Given, Now, read
@@ -100,6 +101,7 @@ async def events(
         raise HTTPException(503, full)
     status_now = functools.partial(read, source)
     status_now()  # a stream that would end at once is better not begun
+    once = once or ASKED in request.scope
     return EventStream(feed(status_now, source.events, last_event_id or after, streams, once=once), streams, client)
 
 
