@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 
 from p2p_elastic.api import pages, reading, writing
 from p2p_elastic.api.head import Head
+from p2p_elastic.api.hosts import Hosts
 from p2p_elastic.api.schemas import Problem
 from p2p_elastic.api.source import Source
 from p2p_elastic.api.stream import Streams
@@ -48,6 +49,7 @@ def create_app(
     controls: Controls | None = None,
     token: str | None = None,
     streams: Streams | None = None,
+    hosts: Iterable[str] = (),
 ) -> FastAPI:
     """The application that answers with what `status` returns.
 
@@ -58,11 +60,13 @@ def create_app(
         controls: what may be changed; None: nothing can be.
         token: who sends it may change something; None: nobody may.
         streams: how many may follow the events at once, and how often they hear something.
+        hosts: names by which it may be asked, beside IP addresses and `localhost`.
     """
     # FastAPI's own pages load their scripts from a CDN, and training machines are often offline.
     app = _App(title=TITLE, version=VERSION, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.source = Source(status, history, events, controls, token, streams or Streams())
     app.router.routes.extend(_ROUTES)
+    app.add_middleware(Hosts, names=hosts)
     app.add_middleware(Head)  # the outermost: a refusal, too, has no body then
     app.add_exception_handler(405, _other_method)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 import pytest
+from asking import ask as get
 from asking import served
 from click.testing import CliRunner, Result
 from rich.console import Console
@@ -202,6 +203,13 @@ def test_a_peer_that_cannot_read_its_own_status_is_named_so() -> None:
         result = run(url)
     assert result.exit_code == 2
     assert "the status of this peer could not be read; its log says why" in result.output
+
+
+def test_a_name_that_the_peer_does_not_answer_for_is_explained() -> None:
+    refusal = get("/v1/status", headers={"Host": "evil.example"})
+    kind, text = problem_of(saying("HTTP/1.1 421 Misdirected Request", refusal.content))
+    assert kind == "failing"
+    assert "--http-allow-host" in text
 
 
 def test_many_dead_peers_take_as_long_as_one() -> None:
