@@ -145,6 +145,20 @@ def test_a_weight_has_two_digits() -> None:
         assert " 0.62 " in run(url, other).output
 
 
+def test_failures_alarm_for_some_minutes_and_are_a_count_afterwards() -> None:
+    for lately, said in ((2, "2 failed in the last 5 min"), (0, "")):
+        totals = ExchangeTotals(by_outcome={Outcome.COMPLETED: 3, Outcome.TIMEOUT: 7}, failed_lately=lately)
+        with peer(lambda totals=totals: status_of(exchanges=totals)) as url:  # type: ignore[misc]
+            answers = ask_all([parse_url(url)], 5.0)
+            console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system="standard")
+            console.print(view(answers))
+            shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "7 timeout" in shown
+        assert ("failed in the last" in shown, said in shown) == (lately > 0, True)
+        assert ("\x1b[31m" in shown) == (lately > 0)  # red
+        assert f"7 failed{' (2 lately)' if lately else ''}" in line(answers[0])
+
+
 def test_it_says_how_long_training_still_takes() -> None:
     with peer(lambda: status_of(training={"step": 100, "steps_total": 400, "steps_per_second": 5.0})) as url:
         assert "5.0 steps/s   about 60 s left" in run(url).output
