@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from p2p_elastic.api import pages, reading, writing
+from p2p_elastic.api.head import Head
+from p2p_elastic.api.hosts import Hosts
 from p2p_elastic.api.schemas import Problem
 from p2p_elastic.api.source import Source
 from p2p_elastic.api.stream import Streams
@@ -20,12 +23,22 @@ from p2p_elastic.events import EventLog
 from p2p_elastic.history import History
 from p2p_elastic.status import PeerStatus
 
+TITLE, VERSION = "p2p-elastic", "1"
 DESCRIPTION = (
     "What one peer says about itself, and, with its token, the little that may be asked of it. "
     "Numbers that are not finite are null."
 )
 
-_ROUTERS = (reading.router, writing.router, pages.router)
+# Built once, at import. FastAPI builds the routes of a router that is included, and its OpenAPI document, at the first
+# request that needs them, and changes the process-wide warning filters meanwhile: servers in two threads disturb each
+# other.
+_ROUTES = [route for router in (reading.router, writing.router, pages.router) for route in router.routes]
+_DOCUMENT = get_openapi(title=TITLE, version=VERSION, description=DESCRIPTION, routes=_ROUTES)
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return _DOCUMENT
 
 
 def create_app(
@@ -36,6 +49,7 @@ def create_app(
     controls: Controls | None = None,
     token: str | None = None,
     streams: Streams | None = None,
+    hosts: Iterable[str] = (),
 ) -> FastAPI:
     """The application that answers with what `status` returns.
 
@@ -46,12 +60,14 @@ def create_app(
         controls: what may be changed; None: nothing can be.
         token: who sends it may change something; None: nobody may.
         streams: how many may follow the events at once, and how often they hear something.
+        hosts: names by which it may be asked, beside IP addresses and `localhost`.
     """
     # FastAPI's own pages load their scripts from a CDN, and training machines are often offline.
-    app = FastAPI(title="p2p-elastic", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None)
+    app = _App(title=TITLE, version=VERSION, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.source = Source(status, history, events, controls, token, streams or Streams())
-    for router in _ROUTERS:
-        app.include_router(router)
+    app.router.routes.extend(_ROUTES)
+    app.add_middleware(Hosts, names=hosts)
+    app.add_middleware(Head)  # the outermost: a refusal, too, has no body then
     app.add_exception_handler(405, _other_method)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ConfigError, _not_allowed)
@@ -65,9 +81,9 @@ def _problem(code: int, detail: str, headers: dict[str, str] | None = None) -> R
 
 async def _other_method(request: Request, _error: Exception) -> Response:
     # Starlette names only the methods of the first route with this path.
-    routes = (route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
+    routes = (route for route in request.app.routes if isinstance(route, Route))
     methods = {m for route in routes if route.matches(request.scope)[0] is not Match.NONE for m in route.methods or ()}
-    allowed = ", ".join(sorted(methods) or ["GET"])  # the document itself is of no router
+    allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
     return _problem(405, f"this address answers to {allowed}", {"Allow": allowed})
 
 

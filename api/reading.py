@@ -9,10 +9,11 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
+from p2p_elastic.api.head import ASKED
 from p2p_elastic.api.metrics import CONTENT_TYPE, exposition
 from p2p_elastic.api.schemas import Curve, NotReady, Peers, Problem, Ready
 from p2p_elastic.api.source import Given, Now, read
-from p2p_elastic.api.stream import EventStream, feed
+from p2p_elastic.api.stream import EventStream, Wanted, feed
 from p2p_elastic.events import KINDS
 from p2p_elastic.health import judge, why_not_ready
 from p2p_elastic.status import Health, PeerStatus
@@ -91,6 +92,7 @@ async def events(
     request: Request,
     after: Annotated[int, Query(ge=0, le=ID_MAX, description="only events after the one with this id")] = 0,
     once: Annotated[bool, Query(description="end after what is there now")] = False,
+    exchanges: Annotated[bool, Query(description="also each exchange; they are many")] = True,
     last_event_id: Annotated[
         int, Header(ge=0, le=ID_MAX, description="the same, and goes before it: browsers that come back send it")
     ] = 0,
@@ -100,7 +102,8 @@ async def events(
         raise HTTPException(503, full)
     status_now = functools.partial(read, source)
     status_now()  # a stream that would end at once is better not begun
-    return EventStream(feed(status_now, source.events, last_event_id or after, streams, once=once), streams, client)
+    wanted = Wanted(last_event_id or after, exchanges=exchanges, once=once or ASKED in request.scope)
+    return EventStream(feed(status_now, source.events, wanted, streams), streams, client)
 
 
 @router.get(

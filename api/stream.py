@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fastapi import HTTPException
 from fastapi.responses import StreamingResponse
@@ -65,17 +66,25 @@ class EventStream(StreamingResponse):
             self._streams.by_client += Counter()  # forgets who has none
 
 
+class Wanted(NamedTuple):
+    """What a client asked for: events after the one with that id, with or without those of exchanges; `once`: to end
+    after what is there now."""
+
+    after: int
+    exchanges: bool
+    once: bool
+
+
 async def feed(
-    status: Callable[[], PeerStatus], events: EventLog | None, after: int, streams: Streams, *, once: bool
+    status: Callable[[], PeerStatus], events: EventLog | None, wanted: Wanted, streams: Streams
 ) -> AsyncGenerator[str, None]:
-    """Progress at once and then regularly, and each event after the one with the id `after`, until the client goes.
+    """Progress at once and then regularly, and each event that is wanted, until the client goes.
 
     Args:
         status: says what the peer is doing now; the stream ends where it raises HTTPException.
-        once: end after what is there now.
     """
     clock = asyncio.get_running_loop().time
-    last, due = _resumed(events, after), clock()
+    last, due = _resumed(events, wanted.after), clock()
     yield RETRY
     while True:
         if clock() >= due:
@@ -87,8 +96,9 @@ async def feed(
             yield _message("progress", Progress.of(now))
         for event in events.since(last) if events is not None else ():
             last = event.id
-            yield _message(event.kind, event, f"id: {event.id}\n")
-        if once:
+            if wanted.exchanges or event.kind != "exchange":
+                yield _message(event.kind, event, f"id: {event.id}\n")
+        if wanted.once:
             return
         await asyncio.sleep(streams.poll_seconds)
 

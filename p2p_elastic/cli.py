@@ -166,6 +166,13 @@ def main() -> None:
 @click.option("--http-host", default="127.0.0.1", help="Address to serve the page and the status on.")
 @click.option("--http-port", type=int, help="Port to serve the status on; 0 for any free one.  [default: 8870, or any]")
 @click.option(
+    "--http-allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Name by which the page and the status may be asked, beside IP addresses and localhost: that of this machine, "
+    "a container or a proxy; repeatable.",
+)
+@click.option(
     "--http-token-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File with the token for writing over HTTP, made where missing; without it nobody may write where --http-host "

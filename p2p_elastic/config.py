@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +81,7 @@ class JoinConfig(Frozen):
     announce: Addresses = ()
     http_host: str = "127.0.0.1"
     http_port: Port | None = None
+    http_allow_host: Addresses = ()
     http_token_file: Path | None = None
     identity: Path | None = None
     output: Path | None = None
@@ -101,6 +103,11 @@ class JoinConfig(Frozen):
             return None if path is None else path.expanduser()
         except RuntimeError as error:
             raise ValueError(f"no such home folder: {error}") from error
+
+    @field_validator("http_allow_host")
+    @classmethod
+    def _host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_host_name, names))
 
     @field_validator("shard")
     @classmethod
@@ -215,6 +222,17 @@ class JoinConfig(Frozen):
             momentum=of_method if self.momentum is None else self.momentum,
             init_seed=self.seed or 0,
         )
+
+
+def _host_name(name: str) -> str:
+    """As browsers send it. Raises ConfigError."""
+    try:
+        sent = name.lower().removesuffix(".").encode("idna").decode()
+    except UnicodeError:
+        sent = ""
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", sent):
+        raise ConfigError("http-allow-host", name, "a host name alone, without scheme, port and path: peer.example")
+    return sent
 
 
 def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:

@@ -17,12 +17,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from p2p_elastic.causes import FAILURES
 from p2p_elastic.health import judge
-from p2p_elastic.status import ExchangeRecord, Outcome, PeerStatus, TrainingStatus
+from p2p_elastic.status import (
+    LATELY_SECONDS,
+    ExchangeRecord,
+    ExchangeTotals,
+    Outcome,
+    PeerStatus,
+    TrainingStatus,
+)
 
 PANEL_SECONDS = 0.25
 TEXT_SECONDS = 5.0
 JSON_SECONDS = 1.0
+LEVELS_ALARMING = ("warning", "error", "critical")
 PLAIN_MAX = 1e7  # a loss that diverges may have hundreds of digits
 REPORTED = (
     "phase",
@@ -163,7 +172,8 @@ class PanelScreen:
         self._started = False
 
     def say(self, event: str, text: str, **facts: object) -> None:
-        self._console.print(Text(text), soft_wrap=True)  # a command that is to be copied stays in one piece
+        style = "yellow" if facts.get("level") in LEVELS_ALARMING else ""  # stands apart from what --verbose says
+        self._console.print(Text(text, style), soft_wrap=True)  # a command that is to be copied stays in one piece
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
         if not (self._due() or now):
@@ -220,7 +230,6 @@ def number(value: float | None, form: str) -> str:
 def one_line(status: PeerStatus) -> str:
     """The state of a peer in one line."""
     training, exchanges = status.training, status.exchanges
-    failed = sum(n for o, n in exchanges.by_outcome.items() if o not in (Outcome.COMPLETED, Outcome.DECLINED))
     done = (
         f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
         f"{number(training.steps_per_second, '.1f')} steps/s loss {number(training.loss, '.4f')}"
@@ -229,12 +238,23 @@ def one_line(status: PeerStatus) -> str:
         f"{at_centre(status) or done} "
         f"accuracy {percent(training.validation_accuracy)} members {_there(status)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
-        f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failed} failed "
+        f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failures(exchanges)} failed "
         f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} "
         + (f"{standing(status)} " if standing(status) else "")
         + (f"{parted(status)} " if status.partition is not None else "")
         + f"health {judge(status).status}"
     )
+
+
+def failures(totals: ExchangeTotals) -> int:
+    """How many exchanges failed since the peer started."""
+    return sum(totals.by_outcome.get(outcome, 0) for outcome in FAILURES)
+
+
+def lately(totals: ExchangeTotals) -> str:
+    """How many exchanges failed in the last minutes; empty if none did."""
+    count = totals.failed_lately
+    return f"{count} failed in the last {duration(LATELY_SECONDS)}" if count else ""
 
 
 def parted(status: PeerStatus) -> str:
@@ -307,6 +327,7 @@ def panel(status: PeerStatus) -> Panel:
     rows: list[object] = [
         *done,
         Text.from_markup(f"exchanges: {counts or 'none yet'}   {traffic}"),
+        *([Text(lately(exchanges), style="red")] if exchanges.failed_lately else []),
         _partners(status),
     ]
     if standing(status):

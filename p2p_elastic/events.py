@@ -12,8 +12,7 @@ from pydantic import Field, JsonValue
 
 from p2p_elastic.status import Frozen
 
-EVENTS_KEPT = 200
-EXCHANGES_KEPT = 200  # of their own: they are many, and must not push out the others
+EVENTS_KEPT = 100  # of each kind: exchanges and changes of weight are many, and must not push out the others
 
 Membership = Literal["joined", "left", "suspect", "dead", "alive"]
 Kind = Literal[
@@ -44,7 +43,7 @@ class Event(Frozen):
 
 
 class EventLog:
-    """The last events, those of exchanges apart.
+    """The last events of each kind.
 
     Args:
         wall_clock: seconds since 1970, such as `time.time`.
@@ -53,18 +52,17 @@ class EventLog:
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
         self._ids = itertools.count(1)
-        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self._exchanges: deque[Event] = deque(maxlen=EXCHANGES_KEPT)
+        self._kept: dict[Kind, deque[Event]] = {kind: deque(maxlen=EVENTS_KEPT) for kind in KINDS}
         self._lock = threading.Lock()  # who reads sees no event before one with a smaller number
 
     def add(self, kind: Kind, text: str, **data: JsonValue) -> None:
         """Write down that this happened now."""
         with self._lock:
             event = Event(id=next(self._ids), at=self._wall_clock(), kind=kind, text=text, data=data)
-            (self._exchanges if kind == "exchange" else self._events).append(event)
+            self._kept[kind].append(event)
 
     def since(self, last_id: int) -> tuple[Event, ...]:
         """The kept events after that one, the oldest first; all for 0."""
         with self._lock:
-            kept = (*self._events, *self._exchanges)
-        return tuple(sorted((event for event in kept if event.id > last_id), key=lambda event: event.id))
+            later = [event for kept in self._kept.values() for event in kept if event.id > last_id]
+        return tuple(sorted(later, key=lambda event: event.id))

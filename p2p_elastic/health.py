@@ -21,15 +21,13 @@ from __future__ import annotations
 
 import math
 
-from p2p_elastic.status import Health, Outcome, PeerStatus, Reason
+from p2p_elastic.causes import FAILURES, advice_on_failures, load_of
+from p2p_elastic.status import Health, PeerStatus, Reason
 
 LONELY_SECONDS = 30.0
 STALLED_SECONDS = 60.0
 FAILURES_IN_A_ROW = 5
 RESTARTS_MAX = 2
-
-# A decline is an answer, not a failure.
-FAILURES = frozenset({Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF})
 
 
 def judge(status: PeerStatus) -> Health:
@@ -147,9 +145,8 @@ def _exchanges_failing(status: PeerStatus) -> Reason | None:
     if len(newest) < FAILURES_IN_A_ROW or any(record.outcome not in FAILURES for record in newest):
         return None
     kinds = ", ".join(sorted({record.outcome.value for record in newest}))
-    text = (
-        f"the last {FAILURES_IN_A_ROW} exchanges failed ({kinds}); check the network between this peer and the others"
-    )
+    advice = advice_on_failures((record.outcome for record in newest), load_of(status.signals))
+    text = f"the last {FAILURES_IN_A_ROW} exchanges failed ({kinds}); {advice}"
     return Reason(code="exchanges_failing", text=text)
 
 

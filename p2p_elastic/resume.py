@@ -29,7 +29,8 @@ IDENTITY, CENTRE = "identity", "centre"
 MEMBERS_MAX = 100  # the newest: one that is still there is enough
 FREE = (
     *("steps", "epochs", "initial_peer", "data_dir", "device", "threads", "wait_for_peers", "host", "port", "announce"),
-    *("http_host", "http_port", "http_token_file", "log_format", "checkpoint_every", "max_bandwidth", "max_share"),
+    *("http_host", "http_port", "http_allow_host", "http_token_file", "log_format", "checkpoint_every"),
+    *("max_bandwidth", "max_share"),
 )
 """Options that may be given anew when resuming; all others are the checkpoint's."""
 NOT_KEPT = ("resume", "resume_or_found", "output", "identity", "log_format", "wait_for_peers")

@@ -1,4 +1,4 @@
-"""What this machine says about itself: memory, temperature, throttling and battery.
+"""What this machine says about itself: memory, temperature, throttling, battery and load.
 
 Nothing here raises: where a machine has no such sensor, or its driver fails, the reading is None.
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 import torch
 
-from p2p_elastic.signals import battery, cpu_temperature, memory, temperature, throttling
+from p2p_elastic.signals import battery, cpu_temperature, load, memory, temperature, throttling
 from p2p_elastic.status import SignalStatus
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Readings(NamedTuple):
     clock_share: float | None = None  # the GPU's clock over its full one while it slows itself down; else 1
     battery_percent: float | None = None
     plugged: bool | None = None
+    load: float | None = None  # threads that want each core, mean of a minute
 
 
 class _Memory(NamedTuple):
@@ -92,6 +93,7 @@ class Sensors:
             clock_share=_known(self._clock_share),
             battery_percent=None if charge is None else charge.percent,
             plugged=None if charge is None else charge.power_plugged,
+            load=_known(lambda: float(self._system.getloadavg()[0]) / self._system.cpu_count()),
         )
 
     @staticmethod
@@ -103,6 +105,7 @@ class Sensors:
             cpu_temperature(readings.cpu_celsius),
             throttling(readings.clock_share),
             battery(readings.battery_percent, readings.plugged),
+            load(readings.load),
         )
         return tuple(signal for signal in found if signal is not None)
 

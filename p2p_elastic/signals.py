@@ -11,6 +11,7 @@
     throttling    the hardware slows itself down for heat or power
     battery       nearly empty
     link          slow exchanges
+    load          more threads than cores; speaks against nobody, and says why other things are slow
     relayed       other peers reach this one through a relay only
 
 Each gives a signal with a health from 0 to 1, or None where nothing is known. Where the health is below 1 the text
@@ -28,9 +29,10 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from p2p_elastic.causes import FAILURES, Timing, advice, advice_on_failures, advice_on_silence
 from p2p_elastic.control import Report, SignalName
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.health import FAILURES, FAILURES_IN_A_ROW
+from p2p_elastic.health import FAILURES_IN_A_ROW
 from p2p_elastic.messages import printable
 from p2p_elastic.status import Outcome, SignalStatus
 from p2p_elastic.weighting import ramp
@@ -53,6 +55,7 @@ THROTTLING_BAD, THROTTLING_GOOD = 0.2, 0.8  # of the full clock: a little less u
 BATTERY_BAD, BATTERY_GOOD = 5.0, 30.0  # %: laptops go to sleep at about 5
 LINK_BAD, LINK_GOOD = 20e3, 200e3  # bytes/s: at 20 kB/s even the small model of the digits takes seconds
 LINK_BYTES_MIN = 256 * 1024  # with less, latency is measured instead
+NOTHING_KNOWN = Timing()
 RELAYED_HEALTH = 0.5  # a relay is slow and may limit time and bytes, but it works
 REPORTS_MAX = 32
 
@@ -132,7 +135,7 @@ def speed(rate: float | None, others: Iterable[float | None]) -> SignalStatus | 
     return _signal("speed", ramp(rate / median, bad=SPEED_BAD, good=SPEED_GOOD), rate, "steps/s", text)
 
 
-def staleness(steps: Iterable[int | None], period: float) -> SignalStatus | None:
+def staleness(steps: Iterable[int | None], period: float, timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
     """How old parameters are when they move: own steps between snapshot and move of the last exchanges.
 
     Their mean counts against the communication `period`, in steps (where exchanges are random: one over their
@@ -144,12 +147,16 @@ def staleness(steps: Iterable[int | None], period: float) -> SignalStatus | None
     mean, enough = statistics.fmean(known), max(STALENESS_PERIOD_MIN, period)
     text = (
         f"{mean:.3g} steps pass during an exchange, {enough:.3g} would be fine: parameters are old when they move; "
-        "exchange less often, or use a faster network"
+        f"{advice(timing)}"
     )
     return _signal("staleness", ramp(mean / enough, bad=STALENESS_BAD, good=STALENESS_GOOD), mean, "steps", text)
 
 
+<<<<<<< HEAD
 def exchanges(records: Sequence[Ended]) -> SignalStatus | None:
+=======
+def exchanges(records: Sequence[ExchangeRecord], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
+>>>>>>> 56b1085849e5e378c5165b4192d57b452fd275a5
     """Of the partners met in the last exchanges, the share with which the newest exchange failed.
 
     One dead partner says nothing about us: with a single partner it takes as many failures in a row as make `health`
@@ -168,22 +175,23 @@ def exchanges(records: Sequence[Ended]) -> SignalStatus | None:
     kinds = ", ".join(sorted({record.outcome.value for record in failed}))
     text = (
         f"the last exchange failed with {len(failed)} of {len(newest)} partners ({kinds}); "
-        "check the network between this peer and the others"
+        f"{advice_on_failures((record.outcome for record in failed), timing.load)}"
     )
     health = max(NETWORK_MIN, ramp(share, bad=EXCHANGES_BAD, good=EXCHANGES_GOOD))
     return _signal("exchanges", health, share, "share", text)
 
 
+<<<<<<< HEAD
 def deadlines(records: Sequence[Ended]) -> SignalStatus | None:
+=======
+def deadlines(records: Sequence[ExchangeRecord], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
+>>>>>>> 56b1085849e5e378c5165b4192d57b452fd275a5
     """The share of the last exchanges that timed out."""
     if len(records) < DEADLINES_COUNT_MIN:
         return None
     late = sum(record.outcome is Outcome.TIMEOUT for record in records)
     share = late / len(records)
-    text = (
-        f"{late} of the last {len(records)} exchanges timed out; "
-        "use a faster network or a longer deadline, or end what keeps this machine busy"
-    )
+    text = f"{late} of the last {len(records)} exchanges timed out; {advice_on_silence(records, timing)}"
     health = max(NETWORK_MIN, ramp(share, bad=DEADLINES_BAD, good=DEADLINES_GOOD))
     return _signal("deadlines", health, share, "share", text)
 
@@ -226,6 +234,13 @@ def throttling(clock_share: float | None) -> SignalStatus | None:
     )
 
 
+def load(per_core: float | None) -> SignalStatus | None:
+    """How many threads want each core, mean of a minute. Any is fine for what a peer counts: `speed` judges that."""
+    if per_core is None or not math.isfinite(per_core):
+        return None
+    return _signal("load", 1.0, per_core, "threads per core")
+
+
 def battery(percent: float | None, plugged: bool | None) -> SignalStatus | None:
     """The charge, in %; any is fine while the machine is plugged in."""
     if percent is None or not math.isfinite(percent):
@@ -250,13 +265,13 @@ def link_rate(records: Iterable[Ended]) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def link(bytes_per_second: float | None) -> SignalStatus | None:
+def link(bytes_per_second: float | None, timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
     """How fast exchanges move, in bytes per second; logarithmic."""
     if bytes_per_second is None or not math.isfinite(bytes_per_second):
         return None
     magnitude = math.log10(bytes_per_second) if bytes_per_second > 0.0 else -math.inf
     health = ramp(magnitude, bad=math.log10(LINK_BAD), good=math.log10(LINK_GOOD))
-    text = f"exchanges move {bytes_per_second / 1e3:.3g} kB/s: others wait for this peer; use a faster network"
+    text = f"exchanges move {bytes_per_second / 1e3:.3g} kB/s: others wait for this peer; {advice(timing)}"
     return _signal("link", health, bytes_per_second, "B/s", text)
 
 

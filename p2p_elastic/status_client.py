@@ -301,7 +301,7 @@ def _check_code(response: http.client.HTTPResponse, body: bytes) -> None:
     if code == 503:
         raise _Failed("failing", "too busy to answer (HTTP 503); try again")
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
-        if code == 500 and isinstance(detail := _parsed(body)["detail"], str):
+        if code in (421, 500) and isinstance(detail := _parsed(body)["detail"], str):
             raise _Failed("failing", f"the peer answers, but says: {detail}")
     raise _Failed("not_a_peer", f"not a p2p-elastic peer: it answers HTTP {code} to /v1/status")
 

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from p2p_elastic.display import at_centre, duration, number, percent, short, size, standing, time_left
+from p2p_elastic.display import at_centre, duration, failures, lately, number, percent, short, size, standing, time_left
 from p2p_elastic.pace import used
 from p2p_elastic.status import Outcome, PartnerStatus, PeerStatus
 from p2p_elastic.status_client import Answer
@@ -67,6 +67,7 @@ def _facts(status: PeerStatus) -> Table:
         ("standing", standing(status)),
         ("joined", _joined(status)),
         ("exchanges", _exchanges(status)),
+        ("failures", lately(exchanges)),
         ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
         ("budget", _budget(status)),
         ("address", "\n".join(status.network.addresses) or "none yet"),
@@ -75,7 +76,7 @@ def _facts(status: PeerStatus) -> Table:
         rows.insert(2, ("test", f"accuracy {percent(training.test_accuracy)}"))
     for name, value in rows:
         if value:
-            table.add_row(Text(f"  {name}"), Text(value))
+            table.add_row(Text(f"  {name}"), Text(value, style="red" if name == "failures" else ""))
     return table
 
 
@@ -223,8 +224,9 @@ def _member_count(status: PeerStatus) -> str:
 def _exchange_count(status: PeerStatus) -> str:
     counts = status.exchanges.by_outcome
     good, declined = counts.get(Outcome.COMPLETED, 0), counts.get(Outcome.DECLINED, 0)
-    failed = sum(counts.values()) - good - declined
-    return f"{good} ok{f', {declined} declined' if declined else ''}{f', {failed} failed' if failed else ''}"
+    failed, recent = failures(status.exchanges), status.exchanges.failed_lately
+    said = f", {failed} failed{f' ({recent} lately)' if recent else ''}" if failed else ""
+    return f"{good} ok{f', {declined} declined' if declined else ''}{said}"
 
 
 def _steps(status: PeerStatus) -> str:

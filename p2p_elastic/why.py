@@ -25,17 +25,17 @@ and where no exchange came about lately:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pydantic import Field
 
+from p2p_elastic.causes import NAMED, OF_FAILURES, advice_on_failures, load_of, names
 from p2p_elastic.health import LONELY_SECONDS, judge, members_drained
 from p2p_elastic.pace import used
 from p2p_elastic.status import ExchangeRecord, Frozen, MemberStatus, Outcome, PeerStatus, Reason
 
 LATELY_SECONDS = 60.0
 PERIODS = 3  # or so many times the mean time between due exchanges, where that is longer
-NAMED = 3  # peers in one sentence
 
 # What each reason of a decline means, and what to do; of `exchange.DeclineReason`, and what followers write down.
 DECLINES = {
@@ -221,7 +221,7 @@ def _of_exchanges(status: PeerStatus) -> Iterator[Reason]:
         yield _reason("no_members", _nobody(status))
     yield from _no_leader(status)
     failed = _since_the_last(status)
-    yield from _failures(failed)
+    yield from _failures(failed, load_of(status.signals))
     answered = [record for record in failed if record.outcome is Outcome.DECLINED]
     if answered:
         counts = Counter(record.reason or "no reason given" for record in answered).most_common()
@@ -252,39 +252,14 @@ def _no_leader(status: PeerStatus) -> Iterator[Reason]:
     yield _reason("no_leader", f"nobody leads group {leaders.group!r}: {because}; wait, or see the logs of its members")
 
 
-def _failures(failed: list[ExchangeRecord]) -> Iterator[Reason]:
-    kinds = (
-        (
-            "unreachable",
-            (Outcome.UNREACHABLE,),
-            "no stream could be opened",
-            "see whether they run, and whether a firewall or NAT is between this peer and their addresses in /v1/peers",
-        ),
-        (
-            "timeouts",
-            (Outcome.TIMEOUT,),
-            "the partner went silent",
-            "see whether it hangs, is suspended or overloaded, or whether the network loses much",
-        ),
-        (
-            "broken",
-            (Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF),
-            "it broke in the middle",
-            "see the logs of both ends, and whether they run the same version",
-        ),
-    )
-    for code, outcomes, what, advice in kinds:
+def _failures(failed: list[ExchangeRecord], load: float | None) -> Iterator[Reason]:
+    for code, outcomes, what, _ in OF_FAILURES:
         found = [record for record in failed if record.outcome in outcomes]
         if found:
             said = f" ({found[0].reason})" if found[0].reason else ""
-            partners = _names(record.partner for record in found)
+            partners, advice = names(record.partner for record in found), advice_on_failures(outcomes, load)
             text = f"{what} in {len(found)} of the last {len(failed)} exchanges, with {partners}{said}; {advice}"
             yield _reason(code, text)
-
-
-def _names(peers: Iterable[str]) -> str:
-    known = list(dict.fromkeys(peers))
-    return ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")
 
 
 def _meaning(reason: str) -> str:

@@ -41,6 +41,7 @@ class Window:
         self.events, self.history = EventLog(time.time), History(HISTORY_SECONDS)
         self.condition = Condition(time.monotonic, lambda: sensors.signals(sensors.read()), self.events)
         self._token, self._fresh_token = _token(config)
+        self._hosts = (config.http_host, *config.http_allow_host)
         self._sock = _listen(config)
         self._server: ApiServer | None = None
 
@@ -52,7 +53,14 @@ class Window:
 
     def open(self, thread: NetworkThread, status: Callable[[], PeerStatus], screen: Screen) -> list[Future[Any]]:
         """Show `status` from now on; gives what runs in the network's thread."""
-        app = create_app(status, history=self.history, events=self.events, controls=self.condition, token=self._token)
+        app = create_app(
+            status,
+            history=self.history,
+            events=self.events,
+            controls=self.condition,
+            token=self._token,
+            hosts=self._hosts,
+        )
         self._server = ApiServer(app, self._sock)
         if self._fresh_token is not None:
             screen.say(

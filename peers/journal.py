@@ -8,11 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from p2p_elastic.bounded import forget_oldest
+<<<<<<< HEAD
 from p2p_elastic.signals import Ended
 from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
+=======
+from p2p_elastic.causes import FAILURES
+from p2p_elastic.status import LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
+>>>>>>> 56b1085849e5e378c5165b4192d57b452fd275a5
 from p2p_elastic.trust import Verdict
 
 PARTNERS_KEPT = 50
+FAILURES_KEPT = 1000
 
 
 class Entry(NamedTuple):
@@ -63,6 +69,7 @@ class Journal:
         self.skipped: Counter[str] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
+        self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # with whom, and when
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
         self.met: Mapping[str, Met] = {}  # the latest last; replaced whole: other threads read it
@@ -81,7 +88,9 @@ class Journal:
     def _remember(self, entry: Entry, weight: float | None) -> None:
         known = dict(self.met)
         before = known.pop(entry.partner, None) or Met(Counter(), entry)
-        failed = entry.outcome not in (Outcome.COMPLETED, Outcome.DECLINED)  # a decline is an answer, not an error
+        failed = entry.outcome in FAILURES
+        if failed:
+            self._failed.append((entry.partner, entry.ended_at))
         known[entry.partner] = Met(
             before.outcomes + Counter([entry.outcome]),
             entry,
@@ -107,9 +116,14 @@ class Journal:
         self._staleness[exchange_id] = staleness
         forget_oldest(self._staleness, (self._last.maxlen or 0))
 
-    def totals(self) -> ExchangeTotals:
+    def _failed_lately(self, now: float) -> Counter[str]:
+        """How many exchanges with each partner failed lately; of all partners, the last FAILURES_KEPT count."""
+        return Counter(partner for partner, at in tuple(self._failed) if now - at < LATELY_SECONDS)
+
+    def totals(self, now: float) -> ExchangeTotals:
         return ExchangeTotals(
             by_outcome=dict(self._by_outcome),
+            failed_lately=self._failed_lately(now).total(),
             declined_by_us=dict(self.declined_by_us),
             declined_by_partner=dict(self._declined_by_partner),
             skipped=dict(self.skipped),
@@ -138,9 +152,13 @@ class Journal:
 
     def partners(self, now: float, verdicts: Mapping[str, Verdict]) -> tuple[PartnerStatus, ...]:
         """What is known of those with whom there were exchanges, the latest first."""
-        return tuple(self._partner(peer, met, verdicts.get(peer), now) for peer, met in list(self.met.items())[::-1])
+        failed = self._failed_lately(now)
+        return tuple(
+            self._partner(peer, met, verdicts.get(peer), now, failed[peer])
+            for peer, met in list(self.met.items())[::-1]
+        )
 
-    def _partner(self, peer: str, met: Met, verdict: Verdict | None, now: float) -> PartnerStatus:
+    def _partner(self, peer: str, met: Met, verdict: Verdict | None, now: float, failed: int) -> PartnerStatus:
         judged = {} if verdict is None else verdict._asdict()
         judged.pop("own", None)
         return PartnerStatus(
@@ -148,6 +166,7 @@ class Journal:
             weight=met.weight,
             distance=met.distance,
             exchanges=dict(met.outcomes),
+            failed_lately=failed,
             last=self._record(met.last, now),
             last_error=met.error,
             **judged,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from p2p_elastic.causes import Timing, load_of
 from p2p_elastic.events import EventLog
 from p2p_elastic.exchange import Result
 from p2p_elastic.limits import FRAGMENTS_MAX
@@ -24,7 +25,7 @@ from p2p_elastic.peers.barrier import guards, landing, with_barrier
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.deadlines import Deadlines, StepTime, Waits, patience
+from p2p_elastic.peers.deadlines import UNKNOWN, Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.departed import Departed
 from p2p_elastic.peers.handover import Handover, State
 from p2p_elastic.peers.journal import Entry, Journal
@@ -165,12 +166,19 @@ class Local:
             own=self.own,
             newcomer=self._copies_first,
             broken=self.broken,
+            timing=self._timing(),
         )
         self.weigher.weigh(judged(seen, self.alive()), self.condition.signals())
         before, self._weight_told = self._weight_told, self.weight
         if self._weight_told != before:
             text = f"weight {before:.2g} -> {self._weight_told:.2g}: {self._why()}"
             self.events.add("weight", text, weight=self._weight_told)
+
+    def _timing(self) -> Timing:
+        shown = self.deadlines.of_all
+        answer, byte = shown.get("answer", UNKNOWN).smoothed, shown.get("byte", UNKNOWN).smoothed
+        transfer = None if byte is None else byte * self.pacing.exchange_bytes
+        return Timing(load_of(self.condition.signals()), answer, transfer)
 
     def _why(self) -> str:
         against = [signal.text or signal.name for signal in self.weigher.signals if signal.health < 1.0]

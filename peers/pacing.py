@@ -112,10 +112,14 @@ class Pacing:
             return False
         return self._budget.wait(asyncio.get_running_loop().time() if now is None else now) > 0.0
 
+    @property
+    def exchange_bytes(self) -> int:
+        """What an exchange that is due moves at least, both ways together."""
+        return self._vector_bytes * (2 if self._policy.flow is Flow.BOTH else 1)
+
     def in_debt(self) -> bool:
         """Whether even what should not wait has to: too much of that came."""
-        nbytes = self._vector_bytes * (2 if self._policy.flow is Flow.BOTH else 1)
-        return not self._budget.bears(asyncio.get_running_loop().time(), nbytes)
+        return not self._budget.bears(asyncio.get_running_loop().time(), self.exchange_bytes)
 
     def objection(self, offer: Offer) -> str | None:
         """Why that exchange does not begin now, for people; None where it may.

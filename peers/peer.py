@@ -305,7 +305,7 @@ class Peer:
         return self._local.pacing.status(self._now())
 
     def exchanges(self) -> ExchangeTotals:
-        return self._local.journal.totals()
+        return self._local.journal.totals(self._now())
 
     def last_exchanges(self) -> tuple[ExchangeRecord, ...]:
         return self._local.journal.last(self._now())

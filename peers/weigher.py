@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from p2p_elastic import signals
+from p2p_elastic.causes import Timing, on_one_machine
 from p2p_elastic.peers.partners import Member
 from p2p_elastic.status import SignalStatus
 from p2p_elastic.weighting import settled
@@ -47,21 +48,24 @@ class Observed(NamedTuple):
     own: float = 1.0
     newcomer: bool = False
     broken: bool = False
+    timing: Timing = signals.NOTHING_KNOWN
 
 
 def judged(seen: Observed, members: Mapping[str, Member]) -> tuple[SignalStatus, ...]:
     """Every signal that can be known from training and exchanges; `members` are those alive."""
     others = [m.record for m in members.values() if not m.record.drained and m.record.weight > 0.0]
+    here = on_one_machine(seen.addresses, [m.record.addresses for m in members.values()])
+    timing = seen.timing._replace(one_machine=here)
     found = (
         _broken() if seen.broken else None,
         _newcomer() if seen.newcomer else None,
         signals.loss(seen.loss, seen.initial_loss),
         signals.progress(seen.loss, [r.loss for r in others], seen.initial_loss),
         signals.speed(seen.steps_per_second, [r.steps_per_second for r in others]),
-        signals.staleness([r.staleness for r in seen.records], seen.period),
-        signals.exchanges(seen.records),
-        signals.deadlines(seen.records),
-        signals.link(signals.link_rate(seen.records)),
+        signals.staleness([r.staleness for r in seen.records], seen.period, timing),
+        signals.exchanges(seen.records, timing),
+        signals.deadlines(seen.records, timing),
+        signals.link(signals.link_rate(seen.records), timing),
         signals.relayed(seen.addresses),
         _comparison(seen.own),
     )

@@ -32,7 +32,7 @@ def ask(
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(status, **given), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://peer") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, headers=headers, json=json, content=content)
 
     # Once, without more: a stream of events never ends on its own.

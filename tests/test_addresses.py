@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import base58
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -31,7 +32,7 @@ from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.probing import Probe, probe
 from p2p_elastic.peers.records import PeerRecord
 
-OURS, THEIRS = (Identity.generate() for _ in range(2))
+OURS, THEIRS = (Identity(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2))  # parameters of tests
 PEER, RELAY = OURS.peer, THEIRS.peer
 CID = b"\x01\x72" + OURS.peer_bytes
 BASE32 = "b" + base64.b32encode(CID).decode().lower().rstrip("=")

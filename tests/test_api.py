@@ -23,7 +23,7 @@ from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.events import KINDS
 from p2p_elastic.history import History
-from p2p_elastic.status import BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
+from p2p_elastic.status import LATELY_SECONDS, BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
 
 READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
 README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -126,7 +126,8 @@ def test_answers_refuse_change() -> None:
 
 def test_unknown_paths_and_methods_are_refused_in_json() -> None:
     assert (get("/nothing").status_code, get("/nothing").json()) == (404, {"detail": "Not Found"})
-    for path, allowed in (("/v1/status", "GET"), ("/v1/weight", "DELETE, PUT"), ("/openapi.json", "GET"), ("/", "GET")):
+    reads = {path: "GET, HEAD" for path in ("/v1/status", "/openapi.json", "/")}
+    for path, allowed in {**reads, "/v1/weight": "DELETE, PUT"}.items():
         answer = get(path, method="PATCH")
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
         assert answer.json() == {"detail": f"this address answers to {allowed}"}
@@ -222,6 +223,10 @@ def test_the_page_shows_each_part_of_the_status() -> None:
         assert re.search(rf"\b{name}\b", page), name
 
 
+def test_the_page_is_alarmed_by_failures_for_as_long_as_they_are_counted_as_late() -> None:
+    assert f"const LATELY_SECONDS = {LATELY_SECONDS:.0f};" in get("/").text
+
+
 def test_the_readme_names_every_address_and_every_code() -> None:
     codes = re.findall(r"^    (\w+(?:, \w+)*) {2,}", f"{why.__doc__}{health.__doc__}", re.MULTILINE)
     assert len(codes) > 15
@@ -281,7 +286,7 @@ def test_a_server_ends_though_a_client_never_finishes_its_request() -> None:
     with socket.socket() as client, served() as url:
         client.settimeout(5)
         client.connect(address_of(url))
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: peer\r\n\r\nGET /heal")
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal")
         assert client.recv(15) == b"HTTP/1.1 200 OK"
 
 
@@ -296,7 +301,7 @@ def test_a_server_ends_though_a_client_never_reads_its_answers() -> None:
     with socket.socket() as client, served(status) as url:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(address_of(url))
-        client.sendall(b"GET /v1/status HTTP/1.1\r\nHost: peer\r\n\r\n")
+        client.sendall(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert asked.wait(5)
 
 

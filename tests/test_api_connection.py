@@ -18,9 +18,9 @@ from p2p_elastic.api import connection
 from p2p_elastic.api.stream import Streams
 from p2p_elastic.status import MemberStatus
 
-WHOLE = b"GET /health HTTP/1.1\r\nHost: peer\r\n\r\n"
+WHOLE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = WHOLE[:-4]
-PUT = b"PUT /v1/weight HTTP/1.1\r\nHost: peer\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
+PUT = b"PUT /v1/weight HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
 TOKEN = "t" * 16
 
 

@@ -115,6 +115,14 @@ def test_a_stream_goes_on_after_the_last_event_that_was_seen(
     assert [event.id for event in events] == ids
 
 
+def test_exchanges_may_be_left_out_and_later_events_still_follow_in_order() -> None:
+    log = log_of("a", "b")
+    log.add("dead", "B is dead")
+    log.add("exchange", "c")
+    assert [event.id for event in once("/v1/events?exchanges=false", events=log)[1:]] == [3]
+    assert [event.id for event in once("/v1/events?exchanges=false&after=3", events=log)[1:]] == []
+
+
 @pytest.mark.parametrize(("path", "headers"), [("?after=-1", {}), ("?once=soon", {}), ("", {"Last-Event-ID": "x"})])
 def test_parameters_that_cannot_be_are_422_in_our_words(path: str, headers: dict[str, str]) -> None:
     answer = ask(f"/v1/events{path}", headers=headers)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 import pytest
+from asking import ask as get
 from asking import served
 from click.testing import CliRunner, Result
 from rich.console import Console
@@ -144,6 +145,20 @@ def test_a_weight_has_two_digits() -> None:
         assert " 0.62 " in run(url, other).output
 
 
+def test_failures_alarm_for_some_minutes_and_are_a_count_afterwards() -> None:
+    for lately, said in ((2, "2 failed in the last 5 min"), (0, "")):
+        totals = ExchangeTotals(by_outcome={Outcome.COMPLETED: 3, Outcome.TIMEOUT: 7}, failed_lately=lately)
+        with peer(lambda totals=totals: status_of(exchanges=totals)) as url:  # type: ignore[misc]
+            answers = ask_all([parse_url(url)], 5.0)
+            console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system="standard")
+            console.print(view(answers))
+            shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "7 timeout" in shown
+        assert ("failed in the last" in shown, said in shown) == (lately > 0, True)
+        assert ("\x1b[31m" in shown) == (lately > 0)  # red
+        assert f"7 failed{' (2 lately)' if lately else ''}" in line(answers[0])
+
+
 def test_it_says_how_long_training_still_takes() -> None:
     with peer(lambda: status_of(training={"step": 100, "steps_total": 400, "steps_per_second": 5.0})) as url:
         assert "5.0 steps/s   about 60 s left" in run(url).output
@@ -202,6 +217,13 @@ def test_a_peer_that_cannot_read_its_own_status_is_named_so() -> None:
         result = run(url)
     assert result.exit_code == 2
     assert "the status of this peer could not be read; its log says why" in result.output
+
+
+def test_a_name_that_the_peer_does_not_answer_for_is_explained() -> None:
+    refusal = get("/v1/status", headers={"Host": "evil.example"})
+    kind, text = problem_of(saying("HTTP/1.1 421 Misdirected Request", refusal.content))
+    assert kind == "failing"
+    assert "--http-allow-host" in text
 
 
 def test_many_dead_peers_take_as_long_as_one() -> None:

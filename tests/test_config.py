@@ -134,6 +134,19 @@ def test_one_address_needs_no_list(tmp_path: Path) -> None:
     assert (config.initial_peer, config.announce) == (("/ip4/10.0.0.1/tcp/1/p2p/x",), ("/ip4/1.2.3.4/tcp/1",))
 
 
+def test_host_names_are_taken_as_browsers_send_them(tmp_path: Path) -> None:
+    with join.make_context("join", ["--http-allow-host", "Peer.Example.", "--http-allow-host", "my_peer"]) as context:
+        assert load_config(None, asked(context, context.params)).http_allow_host == ("peer.example", "my_peer")
+    assert load_config(toml(tmp_path, 'http-allow-host = "bücher.example"'), {}).http_allow_host == (
+        "xn--bcher-kva.example",
+    )
+
+
+@pytest.mark.parametrize("name", ["", "http://peer", "peer:8870", "peer/x", "*", "a..b", "x" * 70])
+def test_what_is_no_host_name_is_refused(name: str) -> None:
+    assert "without scheme, port and path" in str(refused({"http_allow_host": (name,)}))
+
+
 def test_a_path_that_no_shell_has_seen_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for key in ("data-dir", "http-token-file", "identity", "output", "resume"):

@@ -299,6 +299,22 @@ def test_a_command_that_is_said_can_be_copied_from_a_narrow_terminal() -> None:
     assert command in stream.getvalue().splitlines()
 
 
+def test_warnings_stand_apart_from_what_is_merely_said() -> None:
+    stream = io.StringIO()
+    screen = PanelScreen(Console(file=stream, width=100, force_terminal=True, color_system="standard"))
+    screen.say("log", "warning: B is dead", level="warning")
+    screen.say("log", "info: exchange with B", level="info")
+    assert stream.getvalue() == "\x1b[33mwarning: B is dead\x1b[0m\ninfo: exchange with B\n"
+
+
+def test_the_panel_is_alarmed_by_failures_of_the_last_minutes_only() -> None:
+    for lately in (2, 0):
+        totals = ExchangeTotals(by_outcome={Outcome.TIMEOUT: 7}, failed_lately=lately)
+        said = shown(status_of(exchanges=totals))
+        assert "timeout 7" in said
+        assert ("2 failed in the last 5 min" in said) == (lately > 0)
+
+
 def test_the_panel_fits_80_columns() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(panel(status_of(training={"step": 18324, "steps_total": 100_000, "epoch": 469.8})))

@@ -8,7 +8,7 @@ import threading
 import pytest
 from statuses import status_of
 
-from p2p_elastic.events import EVENTS_KEPT, EXCHANGES_KEPT, EventLog
+from p2p_elastic.events import EVENTS_KEPT, EventLog, Kind
 from p2p_elastic.history import POINTS_MAX, History
 
 
@@ -43,14 +43,15 @@ def test_the_last_events_are_kept() -> None:
     assert [event.id for event in events.since(0)] == list(range(2 * EVENTS_KEPT + 1, 3 * EVENTS_KEPT + 1))
 
 
-def test_however_many_exchanges_there_are_they_push_out_nothing_else() -> None:
+@pytest.mark.parametrize("kind", ["exchange", "weight"])
+def test_however_many_there_are_of_a_kind_they_push_out_nothing_else(kind: Kind) -> None:
     events = log()
     events.add("joined", "b joined")
     for _ in range(5000):
-        events.add("exchange", "exchange with b: completed")
+        events.add(kind, "once more")
     events.add("drained", "drained")
     kept = events.since(0)
-    assert (kept[0].kind, kept[-1].kind, len(kept)) == ("joined", "drained", EXCHANGES_KEPT + 2)
+    assert (kept[0].kind, kept[-1].kind, len(kept)) == ("joined", "drained", EVENTS_KEPT + 2)
     assert [event.id for event in kept] == sorted(event.id for event in kept)
 
 

@@ -198,6 +198,16 @@ def test_an_answer_ends_a_row_of_failures_in_whatever_order_the_records_are(last
     assert codes(status_of(last_exchanges=records[::-1])) == []
 
 
+@pytest.mark.parametrize(("load", "advice"), [(4.0, "CPU is overloaded: 4 threads want each core"), (1.0, "network")])
+def test_a_busy_machine_is_not_sent_to_its_network(load: float, advice: str) -> None:
+    late = exchanges_of(*[Outcome.TIMEOUT] * 5)
+    (reason,) = judge(
+        status_of(last_exchanges=late, signals=(SignalStatus(name="load", health=1.0, value=load),))
+    ).reasons
+    assert advice in reason.text
+    assert ("network" in reason.text) == (load < 2.0)
+
+
 def test_four_failures_are_too_few_to_tell() -> None:
     assert codes(status_of(last_exchanges=exchanges_of(*FAILED[:4]))) == []
 

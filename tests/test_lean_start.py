@@ -19,18 +19,10 @@ from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.tasks import find_task
 
-NOT_LOADED = [
-    "hivemind.averaging",
-    "hivemind.moe",
-    "hivemind.optim",
-    "matplotlib",
-    "scipy",
-    "sklearn",
-    "sympy",
-    "torch._dynamo",
-    "torch._inductor",
-    "torchvision",
-]
+NOT_LOADED = {
+    *("hivemind.averaging", "hivemind.moe", "hivemind.optim", "matplotlib", "scipy", "sklearn", "sympy"),
+    *("torch._dynamo", "torch._inductor", "torchvision"),
+}
 
 JOIN = """
 import sys
@@ -59,7 +51,7 @@ def python(code: str, *arguments: str) -> str:
 def test_a_peer_trains_without_what_it_does_not_need(tmp_path: Path) -> None:
     loaded = python(JOIN, str(tmp_path / "out")).rpartition("LOADED ")[2].split()
     assert {"torch", "hivemind.p2p", "fastapi"} <= set(loaded)
-    assert not set(NOT_LOADED) & set(loaded)
+    assert not NOT_LOADED & set(loaded)
 
 
 def test_hivemind_is_whole_for_whoever_else_uses_it_in_this_process() -> None:
@@ -70,14 +62,10 @@ def test_hivemind_is_whole_for_whoever_else_uses_it_in_this_process() -> None:
 
 def test_the_digits_are_those_of_scikit_learn() -> None:
     data, theirs = find_task("digits").load(None), load_digits()
-    ours = [
-        (bytes(x.numpy()), int(y))
-        for s in (data.train, data.validation, data.test)
-        for x, y in zip(s.inputs, s.labels, strict=True)
-    ]
-    assert sorted(ours) == sorted(
-        (bytes(x), int(y)) for x, y in zip(theirs.images.astype("uint8"), theirs.target, strict=True)
-    )
+    splits = (data.train, data.validation, data.test)
+    ours = [(bytes(x.numpy()), int(y)) for s in splits for x, y in zip(s.inputs, s.labels, strict=True)]
+    images = theirs.images.astype("uint8")
+    assert sorted(ours) == sorted((bytes(x), int(y)) for x, y in zip(images, theirs.target, strict=True))
 
 
 def trained(optimizer: type[torch.optim.SGD], **options: float | bool) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from p2p_elastic.peers.deadlines import Estimate
 from p2p_elastic.peers.handover import Handover, Settled, State
-from p2p_elastic.peers.journal import PARTNERS_KEPT, Entry, Journal
+from p2p_elastic.peers.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.ledger import Key, Ledger
 from p2p_elastic.peers.pacing import Times
 from p2p_elastic.peers.partners import (
@@ -38,7 +38,7 @@ from p2p_elastic.peers.partners import (
 )
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.status import Outcome, PartnerStatus
+from p2p_elastic.status import LATELY_SECONDS, Outcome, PartnerStatus
 from p2p_elastic.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.vector import ParameterVector
 
@@ -596,7 +596,7 @@ def test_exchanges_are_counted_by_outcome_and_declines_by_reason() -> None:
     journal.enter(entry(3, Outcome.DECLINED, "busy"))
     journal.enter(entry(4, Outcome.DECLINED))
     journal.enter(entry(5, Outcome.HALF, "silence"))
-    totals = journal.totals()
+    totals = journal.totals(now=10.0)
     assert totals.by_outcome == {Outcome.COMPLETED: 1, Outcome.DECLINED: 3, Outcome.HALF: 1}
     assert totals.declined_by_partner == {"busy": 2, "unknown": 1}
     assert (totals.bytes_sent, totals.bytes_received) == (50, 100)
@@ -628,14 +628,33 @@ def test_however_long_a_run_lasts_only_the_last_exchanges_are_kept_and_all_are_c
     last = journal.last(now=2000.0)
     assert [one.id for one in last] == ["x1999", "x1998", "x1997", "x1996", "x1995"]
     assert [one.staleness for one in last] == [1999, 1998, 1997, 1996, 1995]
-    assert journal.totals().by_outcome == {Outcome.COMPLETED: 2000}
+    assert journal.totals(now=10.0).by_outcome == {Outcome.COMPLETED: 2000}
+
+
+def test_failures_of_the_last_minutes_are_counted_apart() -> None:
+    journal = Journal()
+    for number, outcome in enumerate((Outcome.TIMEOUT, Outcome.COMPLETED, Outcome.DECLINED, Outcome.HALF)):
+        journal.enter(entry(number, outcome))
+    journal.enter(entry(4, Outcome.BROKEN)._replace(partner="bob"))
+    counts = [journal.totals(now).failed_lately for now in (5.0, LATELY_SECONDS + 0.5, LATELY_SECONDS + 5.0)]
+    assert counts == [3, 2, 0]
+    assert {p.peer: p.failed_lately for p in journal.partners(5.0, {})} == {"alice": 2, "bob": 1}
+    assert {p.peer: p.failed_lately for p in journal.partners(LATELY_SECONDS + 3.5, {})} == {"alice": 0, "bob": 1}
+    assert journal.totals(LATELY_SECONDS + 5.0).by_outcome[Outcome.HALF] == 1
+
+
+def test_however_many_fail_only_so_many_are_remembered() -> None:
+    journal = Journal()
+    for _ in range(FAILURES_KEPT + 5):
+        journal.enter(entry(1, Outcome.BROKEN))
+    assert journal.totals(now=2.0).failed_lately == FAILURES_KEPT
 
 
 def test_totals_once_taken_do_not_change() -> None:
     journal = Journal()
     journal.declined_by_us["busy"] += 1
     journal.skipped["no partner"] += 1
-    totals = journal.totals()
+    totals = journal.totals(now=10.0)
     journal.declined_by_us["busy"] += 1
     journal.enter(entry(1))
     assert (totals.declined_by_us, totals.skipped, totals.by_outcome) == ({"busy": 1}, {"no partner": 1}, {})

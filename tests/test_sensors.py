@@ -302,6 +302,16 @@ def test_a_battery(plugged: bool | None) -> None:
     }
 
 
+@pytest.mark.parametrize(("threads", "cores", "load"), [(9.0, 2, 4.5), (0.0, 4, 0.0), (1.0, None, None)])
+def test_the_load_is_that_of_each_core(threads: float, cores: int | None, load: float | None) -> None:
+    system = machine()
+    system.getloadavg, system.cpu_count = lambda: (threads, 0.0, 0.0), lambda: cores
+    found = Sensors(CPU, system=system, root=NOTHING).read()
+    assert found.load == load
+    signals = {signal.name: (signal.health, signal.value) for signal in Sensors.signals(found)}
+    assert signals.get("load") == (None if load is None else (1.0, load))  # nobody counts for less by it
+
+
 def test_signals_are_what_the_readings_mean() -> None:
     found = Sensors.signals(Readings(0.05, 90.0, 101.0, 0.5, 17.5, False))
     assert {signal.name: pytest.approx(signal.health) for signal in found} == {

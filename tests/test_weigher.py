@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
+from test_signals import met
 
+from p2p_elastic.causes import Timing
 from p2p_elastic.peers.partners import Members, observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.weigher import PACE_SECONDS, Observed, Pace, Weigher, judged
-from p2p_elastic.status import SignalStatus
+from p2p_elastic.status import Outcome, SignalStatus
 
 
 def seen(**changes: Any) -> Observed:
@@ -94,6 +96,22 @@ def test_each_reason_to_copy_has_a_signal_that_says_so(changes: dict[str, Any], 
     found = {signal.name: signal for signal in judged(seen(**changes), members)}
     assert found[name].health == 0.0
     assert found[name].text
+
+
+@pytest.mark.parametrize(
+    ("timing", "address", "word"),
+    [
+        (Timing(4.0, 0.1, 9.0), "/ip4/192.168.1.8/tcp/1", "CPU is overloaded"),
+        (Timing(1.0, 9.0, 0.1), "/ip4/192.168.1.8/tcp/1", "partners are busy"),
+        (Timing(1.0, 0.1, 9.0), "/ip4/192.168.1.8/tcp/1", "faster network"),
+        (Timing(1.0, 0.1, 9.0), "/ip4/127.0.0.1/tcp/1", "no network"),
+    ],
+)
+def test_what_makes_parameters_old_is_said(timing: Timing, address: str, word: str) -> None:
+    old = met("p0", Outcome.COMPLETED, staleness=99)
+    members = others({"addresses": (address,)})
+    found = judged(seen(records=(old,) * 3, period=8.0, timing=timing), members)
+    assert word in next(signal.text for signal in found if signal.name == "staleness")
 
 
 def test_peers_that_are_drained_or_ill_are_no_measure() -> None:

@@ -1,0 +1,68 @@
+"""Which `Host` header is answered: the defence against DNS rebinding.
+
+A page of another site can let its own name lead to this machine, and is then of the same origin as our answers. Its
+requests still carry that name. An IP address is no name that anybody else could let lead here, so each is answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from p2p_elastic.api.schemas import Problem
+
+_HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
+_SHOWN_MAX = 100  # characters of a name that is refused
+
+
+def host_of(header: str) -> str:
+    """The host in a `Host` header: without port, brackets and last dot, in lower case; empty if it has none."""
+    match = _HOST.fullmatch(header.strip())
+    return "" if match is None else (match["v6"] or match["name"] or "").lower().removesuffix(".")
+
+
+def is_answered(header: str, names: Iterable[str]) -> bool:
+    """Whether the host is an IP address, `localhost`, or one of `names`. An empty header, as of HTTP/1.0, is.
+
+    Args:
+        names: in lower case, without a last dot.
+    """
+    if not header:  # no browser sends a request without
+        return True
+    host = host_of(header)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host in names
+    return True
+
+
+class Hosts:
+    """Refuses requests whose `Host` is another's, with 421 (Misdirected Request)."""
+
+    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
+        self._app, self._names = app, frozenset(filter(None, map(host_of, names)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            header = ",".join(Headers(scope=scope).getlist("host"))
+            if not is_answered(header, self._names):
+                app = _refusal(header)
+        await app(scope, receive, send)
+
+
+def _refusal(header: str) -> Response:
+    name = (host_of(header) or header)[:_SHOWN_MAX]
+    text = (
+        f"this peer does not answer for the host {name!r}: ask by its IP address or localhost, "
+        "or start it with --http-allow-host and that name"
+    )
+    code = HTTPStatus.MISDIRECTED_REQUEST
+    return Response(Problem(detail=text).model_dump_json(), code, media_type="application/json")
