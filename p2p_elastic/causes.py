@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
 
-from p2p_elastic.status import ExchangeRecord, Outcome, SignalStatus
+from p2p_elastic.status import Outcome, SignalStatus
 
 LOAD_BUSY = 1.5  # threads that want each core, mean of a minute: training alone keeps each core busy with one
 NAMED = 3  # partners in one sentence
@@ -39,6 +39,18 @@ OF_FAILURES = (
 """Code, outcomes, what happened, what to do."""
 
 Cause = Literal["machine", "partners", "link"]
+
+
+class Ended(NamedTuple):
+    """One of the last exchanges. A plain tuple: all of them are looked at anew after each one."""
+
+    partner: str
+    outcome: Outcome
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+    staleness: int | None
+    age_seconds: float
 
 
 class Timing(NamedTuple):
@@ -88,7 +100,7 @@ def overload(load: float | None) -> str:
 _ONE_MACHINE = "all partners run on this machine, so it is no network: run fewer peers here, or exchange less often"
 
 
-def advice_on_silence(records: Sequence[ExchangeRecord], timing: Timing) -> str:
+def advice_on_silence(records: Sequence[Ended], timing: Timing) -> str:
     """What to do about exchanges that timed out, among all of `records`."""
     late = {record.partner for record in records if record.outcome is Outcome.TIMEOUT}
     well = {record.partner for record in records if record.outcome is Outcome.COMPLETED}

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from p2p_elastic.causes import FAILURES, Timing, advice, advice_on_failures, advice_on_silence
+from p2p_elastic.causes import FAILURES, Ended, Timing, advice, advice_on_failures, advice_on_silence
 from p2p_elastic.control import Report, SignalName
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health import FAILURES_IN_A_ROW
@@ -60,18 +60,6 @@ RELAYED_HEALTH = 0.5  # a relay is slow and may limit time and bytes, but it wor
 REPORTS_MAX = 32
 
 _NAME: TypeAdapter[str] = TypeAdapter(SignalName)
-
-
-class Ended(NamedTuple):
-    """One of the last exchanges. A plain tuple: all of them are looked at anew after each one."""
-
-    partner: str
-    outcome: Outcome
-    seconds: float
-    bytes_sent: int
-    bytes_received: int
-    staleness: int | None
-    age_seconds: float
 
 
 def loss(loss: float | None, initial: float | None) -> SignalStatus | None:
@@ -152,11 +140,7 @@ def staleness(steps: Iterable[int | None], period: float, timing: Timing = NOTHI
     return _signal("staleness", ramp(mean / enough, bad=STALENESS_BAD, good=STALENESS_GOOD), mean, "steps", text)
 
 
-<<<<<<< HEAD
-def exchanges(records: Sequence[Ended]) -> SignalStatus | None:
-=======
-def exchanges(records: Sequence[ExchangeRecord], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
->>>>>>> 56b1085849e5e378c5165b4192d57b452fd275a5
+def exchanges(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
     """Of the partners met in the last exchanges, the share with which the newest exchange failed.
 
     One dead partner says nothing about us: with a single partner it takes as many failures in a row as make `health`
@@ -181,11 +165,7 @@ def exchanges(records: Sequence[ExchangeRecord], timing: Timing = NOTHING_KNOWN)
     return _signal("exchanges", health, share, "share", text)
 
 
-<<<<<<< HEAD
-def deadlines(records: Sequence[Ended]) -> SignalStatus | None:
-=======
-def deadlines(records: Sequence[ExchangeRecord], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
->>>>>>> 56b1085849e5e378c5165b4192d57b452fd275a5
+def deadlines(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
     """The share of the last exchanges that timed out."""
     if len(records) < DEADLINES_COUNT_MIN:
         return None

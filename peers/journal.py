@@ -8,13 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from p2p_elastic.bounded import forget_oldest
-<<<<<<< HEAD
-from p2p_elastic.signals import Ended
-from p2p_elastic.status import ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
-=======
-from p2p_elastic.causes import FAILURES
+from p2p_elastic.causes import FAILURES, Ended
 from p2p_elastic.status import LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
->>>>>>> 56b1085849e5e378c5165b4192d57b452fd275a5
 from p2p_elastic.trust import Verdict
 
 PARTNERS_KEPT = 50

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from p2p_elastic import signals
-from p2p_elastic.causes import Timing, on_one_machine
+from p2p_elastic.causes import Ended, Timing, on_one_machine
 from p2p_elastic.peers.partners import Member
 from p2p_elastic.status import SignalStatus
 from p2p_elastic.weighting import settled
@@ -42,7 +42,7 @@ class Observed(NamedTuple):
     loss: float | None
     initial_loss: float | None
     steps_per_second: float | None
-    records: Sequence[signals.Ended]
+    records: Sequence[Ended]
     period: float
     addresses: Sequence[str]
     own: float = 1.0

@@ -6,7 +6,7 @@ import pytest
 from test_signals import met
 
 from p2p_elastic import signals
-from p2p_elastic.causes import LOAD_BUSY, Timing, advice, advice_on_failures, advice_on_silence, on_one_machine
+from p2p_elastic.causes import LOAD_BUSY, Ended, Timing, advice, advice_on_failures, advice_on_silence, on_one_machine
 from p2p_elastic.status import Outcome
 
 OK, LATE, GONE, HALF = Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.HALF
@@ -65,7 +65,7 @@ def test_a_thin_link_is_still_told_so() -> None:
         ([met("B", LATE), met("C", LATE)], Timing(1.0, one_machine=True), "no network"),
     ],
 )
-def test_silence_is_laid_to_who_is_silent(records: list[signals.ExchangeRecord], timing: Timing, word: str) -> None:
+def test_silence_is_laid_to_who_is_silent(records: list[Ended], timing: Timing, word: str) -> None:
     assert word in advice_on_silence(records, timing)
 
 

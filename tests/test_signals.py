@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_elastic import signals
+from p2p_elastic.causes import Ended
 from p2p_elastic.control import Report
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.signals import Ended, Reported, merge, ramp, worst
+from p2p_elastic.signals import Reported, merge, ramp, worst
 from p2p_elastic.status import Outcome, SignalStatus
 
 OK, NO, LATE, GONE = Outcome.COMPLETED, Outcome.DECLINED, Outcome.TIMEOUT, Outcome.UNREACHABLE
