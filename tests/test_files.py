@@ -84,7 +84,11 @@ WRITERS: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize("kind", ["of a file", "of nothing", "of a folder", "second name"])
-@pytest.mark.parametrize(("write", "name"), WRITERS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("write", "name"),
+    WRITERS,
+    ids=lambda value: value.replace(str(os.getpid()), "PID") if isinstance(value, str) else "",
+)
 def test_no_file_is_changed_or_made_at_the_other_end_of_a_link(
     tmp_path: Path, write: Callable[[Path], object], name: str, kind: str
 ) -> None:
