@@ -80,7 +80,8 @@ def levels(findings: list[Finding]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("version", "level"), [((3, 9, 1), "failure"), ((3, 10, 0), "ok"), ((3, 12, 9), "ok"), ((3, 14, 0), "warning")]
+    ("version", "level"),
+    [((3, 9, 1), "failure"), ((3, 10, 0), "ok"), ((3, 12, 9), "ok"), ((3, 14, 2), "ok"), ((3, 15, 0), "warning")],
 )
 def test_the_version_of_python(version: tuple[int, int, int], level: str) -> None:
     assert check_python(version).level == level
