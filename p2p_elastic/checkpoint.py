@@ -24,6 +24,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -116,7 +117,8 @@ class Content(NamedTuple):
     private: Mapping[str, bytes] = MappingProxyType({})
 
 
-class Found(NamedTuple, Generic[Facts]):
+@dataclass(frozen=True)
+class Found(Generic[Facts]):  # a generic NamedTuple needs Python 3.11
     """A checkpoint that was read."""
 
     folder: Path

@@ -21,6 +21,7 @@ from p2p_elastic.cli_options import DATA_DIR, DATA_DIR_DEFAULT, FOLDER, asked
 from p2p_elastic.cli_simulate import simulate
 from p2p_elastic.cli_status import status
 from p2p_elastic.limits import LANES_MAX
+from p2p_elastic.platforms import Platform, check_platform
 from p2p_elastic.stop import Stop
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
@@ -41,6 +42,8 @@ def main() -> None:
     Simulate many workers:       p2p-elastic simulate --workers 8
     How fast are exchanges here: p2p-elastic bench exchange
     """
+    with clean_errors():
+        check_platform(Platform.here())
 
 
 @main.command(short_help="Take part in a run, or found one.")

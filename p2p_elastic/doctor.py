@@ -22,6 +22,7 @@ from p2p_elastic.doctor_checks import (
     check_packages,
     check_port,
     check_python,
+    check_pytorch,
     check_reachable,
     device_vectors,
     disk_vectors,
@@ -69,10 +70,12 @@ class Examination:
             yield warning("network", "not looked at: the software comes first", "put that right, and ask again")
             return
         from p2p_elastic.config import load_config
+        from p2p_elastic.devices import build_here
 
         self._config = load_config(self._file, self._given)
         if self._config.resume is not None:  # from the file
             raise ConfigError("resume", str(self._config.resume), "leave it out: the doctor reads no checkpoint")
+        yield check_pytorch(build_here())
         yield check_cpu(cores(), probes.load())
         port_problem = yield from self._ports()
         yield from self._key_files()

@@ -8,19 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from p2p_elastic.platforms import Build, unused_gpu
 from p2p_elastic.status import Frozen
 
 Level = Literal["ok", "warning", "failure"]
 
-PYTHON_MIN, PYTHON_TESTED = (3, 10), (3, 12)
+PYTHON_MIN, PYTHON_TESTED = (3, 10), (3, 14)
 # Distribution -> (what to import, oldest version that works). A test keeps the versions in step with pyproject.toml.
 PACKAGES: dict[str, tuple[str, str]] = {
     "numpy": ("numpy", "1.26"),
-    "torch": ("torch", "2.2"),
-    "torchvision": ("torchvision", "0.17"),
+    "torch": ("torch", "2.3"),
+    "torchvision": ("torchvision", "0.18"),
     "pydantic": ("pydantic", "2.8"),
     "protobuf": ("google.protobuf", "0"),  # hivemind says which
-    "hivemind": ("p2p_elastic.peers.dht", "1.1.11"),  # importing it directly is noisy
+    "hivemind": ("p2p_elastic.peers.dht", "1.1.12"),  # importing it directly is noisy
     "fastapi": ("fastapi", "0.115"),
     "uvicorn": ("uvicorn", "0.30"),
     "pillow": ("PIL", "10"),
@@ -83,9 +84,9 @@ class Package(NamedTuple):
 def check_python(version: tuple[int, int, int]) -> Finding:
     text = "Python " + ".".join(map(str, version))
     if version[:2] < PYTHON_MIN:
-        return failure("python", f"{text}; 3.10 or newer is needed", "install Python 3.10, 3.11 or 3.12")
+        return failure("python", f"{text}; 3.10 or newer is needed", "install Python 3.10 to 3.14")
     if version[:2] > PYTHON_TESTED:
-        return warning("python", f"{text}; tested with 3.10 to 3.12", "if packages are missing, use Python 3.12")
+        return warning("python", f"{text}; tested with 3.10 to 3.14", "if packages are missing, use Python 3.14")
     return ok("python", text)
 
 
@@ -112,6 +113,14 @@ def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: 2.15.0+cu132 is (2, 15, 0)."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def check_pytorch(build: Build) -> Finding:
+    """Whether it is the build for this machine. Training on the CPU with another one works, too."""
+    unused = unused_gpu(build)
+    if unused is None:
+        return ok("pytorch", f"PyTorch {build.version} for {f'CUDA {build.cuda}' if build.cuda else 'the CPU'}")
+    return Finding(check="pytorch", level="warning" if build.gpus else "ok", text=unused.text, advice=unused.advice)
 
 
 def check_daemon(path: Path | None, exists: bool, executable: bool) -> Finding:

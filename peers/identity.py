@@ -20,6 +20,11 @@ KEY = "identity"
 SIGNATURE_BYTES = 64
 _PRIVATE_KEY_HEADER = bytes.fromhex("08011240")  # protobuf: Type = Ed25519, Data of 64 bytes
 _PEER_ID_HEADER = bytes.fromhex("002408011220")  # identity multihash of 36 bytes: PublicKey{Ed25519, 32 bytes}
+_FIELD = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # y of two of the points of order 8
+_SMALL_ORDER = frozenset(
+    y.to_bytes(32, "little") for y in (0, 1, _FIELD - 1, _FIELD, _FIELD + 1, _ORDER_8, _FIELD - _ORDER_8)
+)  # y coordinates, the sign of x left out; RFC 8032, section 5.1
 
 
 class Identity:
@@ -75,12 +80,20 @@ class Identity:
         return self._key.sign(message)
 
 
+def _nobodys_key(public: bytes) -> bool:
+    """Whether the key is a point of small order: signatures that anybody can make pass for its own."""
+    return public[:-1] + bytes([public[-1] & 0x7F]) in _SMALL_ORDER
+
+
 def verify(peer_bytes: bytes, signature: bytes, message: bytes) -> bool:
     """Whether the peer with that id signed that message."""
     if len(peer_bytes) != 38 or not peer_bytes.startswith(_PEER_ID_HEADER):
         return False
+    public = peer_bytes[len(_PEER_ID_HEADER) :]
+    if _nobodys_key(public):
+        return False
     try:
-        Ed25519PublicKey.from_public_bytes(peer_bytes[len(_PEER_ID_HEADER) :]).verify(signature, message)
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except InvalidSignature:
         return False
     return True

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import multiprocessing
 import os
 import socket
 import sys
@@ -42,7 +43,19 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("hivemind").setLevel(logging.CRITICAL)
 
 
-with _quiet():
+@contextlib.contextmanager
+def _untracked_locks() -> Iterator[None]:
+    """hivemind makes multiprocessing locks when it is imported, which nobody here uses. Made for `fork`, they have no
+    name in the system. For the default of Python 3.14 and of macOS each has one, and one more process tracks them."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+with _quiet(), _untracked_locks():
     import_lazily("hivemind")  # its averager, optimizer and experts need scipy and 70 MB
     from hivemind.p2p import P2P, PeerID
     from hivemind.p2p.p2p_daemon_bindings.utils import (

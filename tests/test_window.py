@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from statuses import status_of
@@ -121,11 +119,8 @@ class Said:
 
 
 def ask(url: str, method: str = "GET", body: object = None, token: str | None = None) -> Any:
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers=headers)
-    with urllib.request.urlopen(request, timeout=10.0) as answer:
-        return json.loads(answer.read())
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.request(method, url, json=body, headers=headers, timeout=10.0).raise_for_status().json()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -155,7 +150,7 @@ def test_what_is_asked_of_the_window_reaches_the_peer_and_shows_in_its_history_a
             token = Path(facts["file"]).read_text().strip()
             assert (event, facts["file"] in text) == ("token", True)
             assert token not in f"{text} {facts}"  # a log may be read by others
-            with pytest.raises(urllib.error.HTTPError, match="401"):
+            with pytest.raises(httpx.HTTPStatusError, match="401"):
                 ask(f"{window.url}/v1/drain", "POST")
             report = {"value": 90.0, "ttl_seconds": 60.0}
             standing = ask(f"{window.url}/v1/signals/temperature", "PUT", report, token)

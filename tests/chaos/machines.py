@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,7 @@ from p2p_elastic.peers.simulation import VirtualClockLoop
 
 T = TypeVar("T")
 OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="")
-Waiting = tuple[contextvars.Context, Callable[..., object], tuple[Any, ...]]
+Waiting = tuple[list[asyncio.Handle], contextvars.Context, Callable[..., object], tuple[Any, ...]]
 
 
 class MachinesLoop(VirtualClockLoop):
@@ -47,24 +48,28 @@ class MachinesLoop(VirtualClockLoop):
         return {task for task, whose in list(self._owners.items()) if whose == owner and not task.done()}
 
     def call_soon(self, callback, *args, context=None):  # type: ignore[no-untyped-def]
-        context = context or contextvars.copy_context()
-        return super().call_soon(self._run_if_live, context, callback, args, context=context)
+        return self._owned(super().call_soon, callback, args, context)
 
     def call_soon_threadsafe(self, callback, *args, context=None):  # type: ignore[no-untyped-def]
         return self.call_soon(callback, *args, context=context)  # there is one thread
 
     def call_at(self, when, callback, *args, context=None):  # type: ignore[no-untyped-def]
-        context = context or contextvars.copy_context()
-        return super().call_at(when, self._run_if_live, context, callback, args, context=context)
+        return self._owned(functools.partial(super().call_at, when), callback, args, context)
 
-    def _run_if_live(
-        self, context: contextvars.Context, callback: Callable[..., object], args: tuple[Any, ...]
-    ) -> None:
+    def _owned(self, schedule, callback, args, context):  # type: ignore[no-untyped-def]
+        context = context or contextvars.copy_context()
+        handles: list[asyncio.Handle] = []  # one, but it is not made yet
+        handle = schedule(self._run_if_live, handles, context, callback, args, context=context)
+        handles.append(handle)
+        return handle
+
+    def _run_if_live(self, *due: Any) -> None:
+        handles, _, callback, args = due
         waiting = self._stopped.get(OWNER.get())
-        if waiting is None:
+        if waiting is not None:
+            waiting.append(due)
+        elif not handles.pop().cancelled():  # it can be until it runs, also when it was due long ago
             callback(*args)
-        else:
-            waiting.append((context, callback, args))
 
     def stop_process(self, owner: str) -> None:
         """SIGSTOP."""
@@ -72,8 +77,8 @@ class MachinesLoop(VirtualClockLoop):
 
     def continue_process(self, owner: str) -> None:
         """SIGCONT."""
-        for context, callback, args in self._stopped.pop(owner, ()):
-            self.call_soon(callback, *args, context=context)
+        for due in self._stopped.pop(owner, ()):
+            super().call_soon(self._run_if_live, *due, context=due[1])
 
 
 def start_process(owner: str, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
