@@ -120,7 +120,7 @@ class SimulatedNetwork:
 
     judge: Judge = field(default=lambda _event: Verdict())
     faults: Counter[str] = field(default_factory=Counter)
-    handlers: dict[str, Handler] = field(default_factory=dict)
+    handlers: dict[str, list[Handler]] = field(default_factory=dict)  # by peer id, of each process; the last serves
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
@@ -286,7 +286,7 @@ class SimulatedTransport:
 
     def __init__(self, network: SimulatedNetwork, peer: str) -> None:
         self._network, self.peer = network, peer
-        self._replaced: Handler | None = None  # of another process with our peer id: it serves again after us
+        self._handler: Handler | None = None
 
     async def open(self, record: PeerRecord) -> SimulatedStream:
         partner = record.peer
@@ -302,21 +302,22 @@ class SimulatedTransport:
         return SimulatedStream(partner, there, back, self._network.streams[self.peer])
 
     async def _serve(self, partner: str, stream: SimulatedStream) -> None:
-        handler = self._network.handlers.get(partner)
+        handlers = self._network.handlers.get(partner)
         try:
-            if handler is not None:
-                await handler(stream)
+            if handlers:
+                await handlers[-1](stream)
         finally:
             await stream.close()
 
     async def serve(self, handler: Handler) -> None:
-        self._replaced = self._network.handlers.get(self.peer)
-        self._network.handlers[self.peer] = handler
+        self._handler = handler
+        self._network.handlers.setdefault(self.peer, []).append(handler)
 
     async def close(self) -> None:
-        self._network.handlers.pop(self.peer, None)
-        if self._replaced is not None:
-            self._network.handlers[self.peer] = self._replaced
+        """End serving; where this transport never served, that of every process with this peer id."""
+        others = [h for h in self._network.handlers.pop(self.peer, []) if self._handler not in (None, h)]
+        if others:
+            self._network.handlers[self.peer] = others
         for stream in list(self._network.streams.pop(self.peer, {})):
             stream.abort()
 
