@@ -194,7 +194,7 @@ class World:
 
     async def _burst(self, fault: Burst) -> None:
         for number in range(fault.peers):
-            self._begin(Birth(f"burst{number}", steps=fault.steps))
+            self._begin(Birth(f"burst at {fault.at} {number}", steps=fault.steps))  # two bursts may meet
             await asyncio.sleep(2.0 / fault.peers)
 
     async def _partition(self, fault: Partition) -> None:
