@@ -18,6 +18,8 @@ from p2p_elastic.api import connection
 from p2p_elastic.api.stream import Streams
 from p2p_elastic.status import MemberStatus
 
+pytestmark = pytest.mark.processes
+
 WHOLE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = WHOLE[:-4]
 PUT = b"PUT /v1/weight HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"

@@ -22,6 +22,8 @@ from p2p_elastic.simulator.options import KEYS, build
 from p2p_elastic.simulator.report import read_result
 from p2p_elastic.simulator.sweep import digest
 
+pytestmark = pytest.mark.processes
+
 SHORT = ["--steps", "6", "--evaluate-steps", "3", "--workers", "2", "--threads", "1", "--device", "cpu"]
 
 

@@ -42,6 +42,8 @@ from p2p_elastic.status import (
 from p2p_elastic.status_client import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
 from p2p_elastic.status_screen import line, view
 
+pytestmark = pytest.mark.processes
+
 Serve = Callable[[socket.socket], None]
 MEMBER = MemberStatus(peer="12D3KooWpartner1", addresses=(), state="suspect", step=7, loss=0.5, age_seconds=90)
 

@@ -22,6 +22,8 @@ from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost
 from p2p_elastic.peers.simulation import run_virtual
 
+pytestmark = pytest.mark.processes
+
 HOUR = 3600.0
 checked = settings(max_examples=200)
 

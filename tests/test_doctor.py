@@ -55,6 +55,8 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.tasks import TASKS, find_task, initial_model
 from p2p_elastic.vector import ParameterVector
 
+pytestmark = pytest.mark.processes
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -14,10 +14,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import p2p_elastic.peers
 from p2p_elastic.peers.dht import SignedRecords
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost
+
+pytestmark = pytest.mark.processes
 
 Shape = Callable[[Any], bool]
 FILES = ("libp2p.py", "dht.py")

@@ -19,6 +19,8 @@ from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.tasks import find_task
 
+pytestmark = pytest.mark.processes
+
 NOT_LOADED = {
     *("hivemind.averaging", "hivemind.moe", "hivemind.optim", "matplotlib", "scipy", "sklearn", "sympy"),
     *("torch._dynamo", "torch._inductor", "torchvision"),

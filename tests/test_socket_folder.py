@@ -18,6 +18,8 @@ import pytest
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.peers.socket_folder import SocketFolder
 
+pytestmark = pytest.mark.processes
+
 HOLD = "from p2p_elastic.peers.socket_folder import SocketFolder as S; print(S().path, flush=True); input()"
 
 

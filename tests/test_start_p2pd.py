@@ -11,6 +11,8 @@ import pytest
 
 from p2p_elastic.peers import start_p2pd
 
+pytestmark = pytest.mark.processes
+
 GREEDY = """
 import os, signal
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):

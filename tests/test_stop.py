@@ -12,6 +12,8 @@ import pytest
 
 from p2p_elastic.stop import Stop
 
+pytestmark = pytest.mark.processes
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -18,6 +18,8 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.peers.transport import Directory, Stream, Transport
 
+pytestmark = pytest.mark.processes
+
 SCHEMA = "0" * 32
 DEADLINE = 20.0
 
