@@ -83,7 +83,7 @@ def record_to(path: Path, rest: float) -> None:
 
     async def announced(mine: presence.Presence) -> None:
         await announce(mine)
-        write(announced=mine._sequence)
+        write(announced=mine.sequence)
 
     presence.Presence.announce = announced  # type: ignore[method-assign, assignment]
     training.Meter.stepped = step  # type: ignore[method-assign, assignment]
