@@ -3,15 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?=
+PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test quick lint types check lowest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live
-	$(BIN)/python -m pytest tests/live  # with the cores to themselves
+	$(BIN)/python -m pytest --numprocesses 3 tests/live  # they wait more than they compute
+
+# Pure functions and virtual time in small: under a minute.
+quick: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live --ignore tests/scenarios --ignore tests/simulator \
+		-m 'not processes'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -22,14 +28,24 @@ types: $(VENV)/.installed
 
 check: lint types test
 
+# The quick tests with the lowest versions that pyproject.toml allows. That PyTorch is not made for Python 3.13 or newer.
+lowest: PYTHON = python3.10
+lowest: LOWEST = $(VENV)-lowest
+lowest:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(MAKE) quick PYTHON=$(PYTHON) VENV=$(LOWEST) \
+		PIP_INSTALL='$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct'
+
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info)' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing p2p-elastic with PyTorch: a few minutes the first time."
-	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache

@@ -31,10 +31,10 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "scikit-learn": ("sklearn", "1.4"),
     "cryptography": ("cryptography", "42"),
     "base58": ("base58", "2.1"),
-    "click": ("click", "8.1"),
+    "click": ("click", "8.2"),
     "prometheus-client": ("prometheus_client", "0.20"),
     "psutil": ("psutil", "5.9"),
-    "nvidia-ml-py": ("pynvml", "12.535"),
+    "nvidia-ml-py": ("pynvml", "12.570"),
 }
 NAMED = ("torch", "hivemind", "numpy", "protobuf")  # the others are only mentioned where something is wrong
 

@@ -132,7 +132,7 @@ class Incoming:
             mine = into[place]
             nbytes = self._codec.nbytes(len(mine))
             if self._direct:
-                view = memoryview(mine.view(np.uint8))  # type: ignore[arg-type]  # numpy's arrays are buffers
+                view = memoryview(mine.view(np.uint8))  # type: ignore[arg-type, unused-ignore]  # buffers: old stubs do not say so
             elif nbytes != len(view):  # only the last chunk has another length
                 data, view = stage[:nbytes], bytes_of(stage[:nbytes])
             yield memoryview(header)
@@ -179,4 +179,4 @@ class Received(NamedTuple):
 
 def bytes_of(vector: Tensor) -> memoryview:
     """The bytes of a vector, without a copy."""
-    return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers
+    return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type, unused-ignore]  # buffers: old stubs do not say so

@@ -95,6 +95,7 @@ def test_a_peer_with_no_usable_address_is_left_out(tmp_path: Path) -> None:
         json.dumps({"version": 1, "run": "run", "further": 1}).encode(),
         b" " * (FILE_BYTES_MAX + 1),
     ],
+    ids=lambda content: f"{len(content)} bytes",  # the same in each process of pytest-xdist: the peer's id is drawn
 )
 def test_a_damaged_file_is_ignored_with_a_warning_and_replaced(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture

@@ -51,7 +51,7 @@ def test_the_sum_weighted_by_steps_stays_and_both_meet(a: int, b: int, x: float,
 
 
 @checked
-@given(steps, numbers)
+@given(steps, numbers.filter(lambda delta: delta == 0.0 or abs(delta) > 1e-37))  # so that its half is a float32
 def test_at_equal_steps_what_one_end_gains_the_other_loses_bit_for_bit(done: int, delta: float) -> None:
     rule = merging(elastic(0.3))
     assert move(rule, end(done), end(done), delta) == -move(rule, end(done), end(done), -delta) == delta / 2

@@ -29,7 +29,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 def test_every_package_is_listed() -> None:
     settings = PROJECT["tool"]["setuptools"]
-    found = {"p2p_elastic"} | {
+    found = {"p2p_elastic", "p2p_elastic.api.static"} | {
         "p2p_elastic." + str(p.parent.relative_to(REPOSITORY)).replace("p2p_elastic/", "").replace("/", ".")
         for folder in ("p2p_elastic/bench", "p2p_elastic/tasks", "p2p_elastic/simulator", "peers", "api")
         for p in (REPOSITORY / folder).rglob("__init__.py")

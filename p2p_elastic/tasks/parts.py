@@ -93,7 +93,7 @@ def _proportions(generator: np.random.RandomState, workers: int, concentration: 
     concentration = max(concentration, TINY_CONCENTRATION)
     uniform = 1.0 - generator.random_sample(workers)  # never zero
     logarithms = np.log(generator.standard_gamma(concentration + 1.0, workers)) + np.log(uniform) / concentration
-    shares = np.exp(logarithms - logarithms.max())
+    shares = np.exp(logarithms - np.max(logarithms))
     return [float(share) for share in shares / shares.sum()]
 
 
