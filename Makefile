@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live
+	$(BIN)/python -m pytest --numprocesses 3 --ignore tests/live
 	$(BIN)/python -m pytest --numprocesses 3 tests/live  # they wait more than they compute
 
 # Pure functions and virtual time in small: under a minute.

@@ -17,8 +17,8 @@ from pathlib import Path
 from p2p_elastic.errors import ConfigError
 
 PREFIX, OURS = "p2p-elastic-", "p2p"  # of its name, and of the names of all files in it
+UNLOCKED = ".p2p-elastic-"  # of its name before it is locked
 LONGEST_NAME = "p2pclient-" + "x" * 11 + ".sock"  # as hivemind makes them
-TRIES = 3
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 
@@ -61,39 +61,21 @@ def _bases() -> Iterator[Path]:
 
 def _make(base: Path) -> tuple[Path, int]:
     """A folder there, and what locks it. Raises OSError where it cannot be made, or no socket can be made in it."""
-    for _ in range(TRIES):
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        if (lock := _locked(folder)) is None:
-            continue
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.bind(str(folder / LONGEST_NAME))
-            (folder / LONGEST_NAME).unlink()
-        except OSError:
-            _remove(folder)
-            os.close(lock)
-            raise
-        return folder, lock
-    raise OSError("others remove what is made there")
-
-
-def _locked(folder: Path) -> int | None:
-    """What locks the new folder; None where another peer, that starts as well, took it for one that was left."""
-    try:
-        lock = os.open(folder, FOLDER)
-    except FileNotFoundError:
-        return None
-    try:
+    unlocked = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=base))
+    lock = os.open(unlocked, FOLDER)
+    with contextlib.suppress(OSError):  # a file system without locks: then no peer can lock, and none removes it
         fcntl.flock(lock, LOCK)
-    except BlockingIOError:
-        pass
-    except OSError:  # a file system without locks: then no peer can lock, and none removes what is not its own
-        return lock
-    else:
-        if folder.exists():
-            return lock
-    os.close(lock)
-    return None
+    # Only now it has a name for which a peer that starts at the same time looks.
+    folder = unlocked.rename(base / (PREFIX + unlocked.name.removeprefix(UNLOCKED)))
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(folder / LONGEST_NAME))
+        (folder / LONGEST_NAME).unlink()
+    except OSError:
+        _remove(folder)
+        os.close(lock)
+        raise
+    return folder, lock
 
 
 def _remove_left(base: Path) -> None:
