@@ -11,8 +11,8 @@ demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 3 --ignore tests/live
-	$(BIN)/python -m pytest --numprocesses 3 tests/live  # they wait more than they compute
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --ignore tests/live
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal tests/live  # they wait more than they compute
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
