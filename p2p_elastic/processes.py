@@ -51,10 +51,15 @@ class Process:
 
 
 class Swarm:
-    """The processes, each read by a thread of its own. Leaving the context ends all of them."""
+    """The processes, each read by a thread of its own. Leaving the context ends all of them.
 
-    def __init__(self, output: Path) -> None:
-        self._output = output
+    Args:
+        output: each process has a folder of its own in it.
+        program: what Python runs.
+    """
+
+    def __init__(self, output: Path, program: Sequence[str] = ("-m", "p2p_elastic")) -> None:
+        self._output, self._program = output, program
         self.processes: list[Process] = []
         self._lines: queue.Queue[tuple[Process, dict[str, Any]]] = queue.Queue()
         self._readers: list[threading.Thread] = []
@@ -76,12 +81,12 @@ class Swarm:
         for reader in self._readers:
             reader.join()
 
-    def start(self, name: str, arguments: list[str], program: Sequence[str] = ("-m", "p2p_elastic")) -> Process:
-        """Start one peer on loopback, with free ports, logging into its folder. `program` is what Python runs."""
+    def start(self, name: str, arguments: list[str], program: Sequence[str] | None = None) -> Process:
+        """Start one peer on loopback, with free ports, logging into its folder; `program` in the place of ours."""
         folder = self._output / name
         folder.mkdir(parents=True, exist_ok=True)
         fixed = ["--host", "127.0.0.1", "--port", "0", "--http-port", "0", "--threads", "1", "--log-format", "json"]
-        command = [sys.executable, *program, "join", *fixed, "--output", str(folder), *arguments]
+        command = [sys.executable, *(program or self._program), "join", *fixed, "--output", str(folder), *arguments]
         for log in (folder / ERRORS, folder / SAID):
             log.unlink(missing_ok=True)
         with new_file(folder / ERRORS) as errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -66,6 +67,7 @@ class Conversation:
         self.widening: Widening | None = None
         self.received: Received | None = None  # what a transfer brought, also where it failed
         self.said: type[Message] | None = None  # the last message that we began to send
+        self._end = math.inf  # of the whole exchange, by the event loop's clock
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -85,29 +87,28 @@ class Conversation:
         Raises ExchangeError with the partner's id in it.
         """
         seconds = self._waits.whole(0 if vectors is None else vectors.wire_bytes, seated=seated)
+        self._end = asyncio.get_running_loop().time() + seconds
         try:
-            return await self._drive(exchange, vectors, commit, seconds)
+            return await self._drive(exchange, vectors, commit)
         except ExchangeError as error:
             for stream in self._streams:
                 stream.abort()
             error.partner = self.stream.partner
             raise
+        finally:
+            self._end = math.inf
 
     async def _drive(
         self,
         exchange: Generator[Command, Answer, T],
         vectors: Vectors | None,
         commit: Callable[[], None] | None,
-        seconds: float,
     ) -> T:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
         command = next(exchange)
         try:
             while True:
                 try:
-                    left = max(0.0, end - loop.time())
-                    answer = await self.within(left, self._obey(command, vectors, commit), "byte")
+                    answer = await self._obey(command, vectors, commit)
                 except ExchangeError as error:
                     command = exchange.throw(error)
                 else:
@@ -124,7 +125,7 @@ class Conversation:
             return await self._receive_due(command.types)
         if isinstance(command, Transfer):
             assert vectors is not None, "a transfer needs vectors"
-            return await self._transfer(vectors, command)
+            return await self.within(math.inf, self._transfer(vectors, command), "byte")
         if isinstance(command, Widen):
             self._lanes = command.streams
             return None
@@ -219,7 +220,13 @@ class Conversation:
         return bytes(buffer)
 
     async def within(self, seconds: float, wait: Awaitable[T], missed: Wait | None = None) -> T:
-        """`wait`, but no longer than that. Raises ExchangeTimeout; then the next deadline `missed` is longer."""
+        """`wait`, but no longer than that, or than is left of the whole exchange.
+
+        Raises ExchangeTimeout; then the next deadline `missed` is longer, or that of the whole.
+        """
+        left = self._end - asyncio.get_running_loop().time()
+        if left < seconds:
+            seconds, missed = max(0.0, left), "byte"
         try:
             return await wait_for(wait, seconds)
         except asyncio.TimeoutError as error:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from live_chaos.lives import launched
 
 from p2p_elastic.processes import Process, Swarm
 
 START_SECONDS = 120.0  # loading PyTorch on a busy machine
-SCRIPT = str(Path(__file__).with_name("skewed.py"))
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_peers_with_clocks_that_are_hours_apart_all_exchange_with_each_other(
     swarm: Swarm, skews: tuple[int, ...]
 ) -> None:
     together = ["--wait-for-peers", "2", "--epochs", "1000", "--probability", "0.02"]
-    founder = swarm.start("peer-0", ["--seed", "0", *together], [SCRIPT, str(skews[0])])
+    founder = swarm.start("peer-0", ["--seed", "0", *together], launched(rest=0.002, clock=skews[0]))
     swarm.listen_until(lambda: "listening" in founder.said, "the founder", START_SECONDS)
     address = founder.said["listening"]["addresses"][0]
     for i in (1, 2):
-        swarm.start(f"peer-{i}", ["--initial-peer", address, *together[:-2]], [SCRIPT, str(skews[i])])
+        swarm.start(f"peer-{i}", ["--initial-peer", address, *together[:-2]], launched(rest=0.002, clock=skews[i]))
     swarm.listen_until(lambda: all(len(partners(p)) == 2 for p in swarm.processes), "exchanging", START_SECONDS)

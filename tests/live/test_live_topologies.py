@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live_chaos.lives import RESTING
 from safetensors.torch import load_file
 
 from p2p_elastic.processes import Process, Swarm
@@ -17,7 +18,7 @@ PEERS = 3
 
 @pytest.fixture
 def swarm(tmp_path: Path) -> Iterator[Swarm]:
-    with Swarm(tmp_path) as swarm:
+    with Swarm(tmp_path, RESTING) as swarm:
         yield swarm
 
 

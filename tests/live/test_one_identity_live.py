@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from live_chaos.lives import RESTING
 
 from p2p_elastic.errors import IdentityInUse
 from p2p_elastic.processes import Process, Swarm
@@ -19,7 +20,7 @@ TRAINING = ["--epochs", "100000"]
 @pytest.fixture
 def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with Swarm(tmp_path) as swarm:
+    with Swarm(tmp_path, RESTING) as swarm:
         yield swarm
 
 

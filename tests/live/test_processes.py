@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from daemons import daemons_of
+from live_chaos.lives import RESTING
 from safetensors.torch import load_file
 
 from p2p_elastic.processes import Process, Swarm
@@ -20,7 +21,7 @@ END_SECONDS = 5.0
 
 @pytest.fixture
 def swarm(tmp_path: Path) -> Iterator[Swarm]:
-    with Swarm(tmp_path) as swarm:
+    with Swarm(tmp_path, RESTING) as swarm:
         yield swarm
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from live_chaos.lives import RESTING
 
 from p2p_elastic.processes import Process, Swarm
 
@@ -17,7 +18,7 @@ START_SECONDS = 120.0  # loading PyTorch on a busy machine
 @pytest.fixture
 def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with Swarm(tmp_path) as swarm:
+    with Swarm(tmp_path, RESTING) as swarm:
         yield swarm
 
 

@@ -54,7 +54,20 @@ def _late(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     return late
 
 
-def record_to(path: Path, rest: float) -> None:
+def rest_between_steps(seconds: float) -> None:
+    """Sleep after each step: several peers share few cores, and most tests wait for something else than training."""
+    from p2p_elastic import training
+
+    stepped = training.Meter.stepped
+
+    def step(meter: training.Meter, loss: float) -> None:
+        stepped(meter, loss)
+        time.sleep(seconds)
+
+    training.Meter.stepped = step  # type: ignore[method-assign, assignment]
+
+
+def record_to(path: Path) -> None:
     """Write down each step, exchange and announcement, so that nothing is lost when we are killed."""
     from p2p_elastic import training
     from p2p_elastic.peers import journal, presence
@@ -70,8 +83,6 @@ def record_to(path: Path, rest: float) -> None:
     def step(meter: training.Meter, loss: float) -> None:
         stepped(meter, loss)
         write(step=meter.step, loss=loss)
-        if rest:
-            time.sleep(rest)
 
     def entered(log: journal.Journal, entry: journal.Entry, *more: Any, **named: Any) -> None:
         enter(log, entry, *more, **named)
@@ -123,7 +134,9 @@ def main() -> None:
     if options.get("clock"):
         shift_clock(options["clock"])
     if "record" in options:
-        record_to(Path(options["record"]), options.get("rest", 0.0))
+        record_to(Path(options["record"]))
+    if options.get("rest"):
+        rest_between_steps(options["rest"])
     if "snapshots" in options:
         wanted = options["snapshots"]
         take_snapshots(Path(wanted["folder"]), wanted["seconds"], wanted["for"])

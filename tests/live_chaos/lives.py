@@ -72,6 +72,14 @@ class Life:
         return daemons_of(self.pid)
 
 
+def launched(**options: Any) -> tuple[str, str]:
+    """What Python runs: `p2p-elastic`, with the options of `launch.py`."""
+    return LAUNCHER, json.dumps(options)
+
+
+RESTING = launched(rest=0.002)  # a step of the digits takes a third of that
+
+
 def start(
     swarm: Swarm, folder: Path, name: str, arguments: list[str], options: dict[str, Any], output: Path | None = None
 ) -> Life:
@@ -79,8 +87,7 @@ def start(
     folder.mkdir(parents=True)
     record = folder / "record.jsonl"
     where = [] if output is None else ["--output", str(output)]
-    program = (LAUNCHER, json.dumps({"record": str(record), **options}))
-    process = swarm.start(folder.name, [*arguments, *where], program)
+    process = swarm.start(folder.name, [*arguments, *where], launched(record=str(record), **options))
     return Life(name, process, record, output or folder)
 
 
