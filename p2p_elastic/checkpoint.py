@@ -266,7 +266,7 @@ class Store(Generic[Facts]):
         for folder in reversed(self._all()):
             try:
                 self._read(folder)
-            except (OSError, ValueError, SafetensorError):
+            except (OSError, ValueError, SafetensorError, ConfigError):
                 continue
             others = [other for other in self._all() if other != folder]
             for other in others:
@@ -288,8 +288,8 @@ class Store(Generic[Facts]):
         return _checkpoints(self._folder)
 
     def _read(self, folder: Path) -> Found[Facts]:
-        """Raises OSError, ValueError or SafetensorError where it is not as it was written; ConfigError where others can
-        use what is private."""
+        """Raises OSError, ValueError or SafetensorError where it is not as it was written; ConfigError where what is
+        private is no file."""
         if (folder / INDEX).stat().st_size > INDEX_BYTES_MAX:
             raise ValueError(f"{INDEX} is too large")
         index: Index[Any] = self._index.model_validate_json((folder / INDEX).read_bytes())
@@ -297,7 +297,12 @@ class Store(Generic[Facts]):
             if _looked_at(folder / name, file.bytes) != file:
                 raise ValueError(f"{name} is not what was written")
         tensors = {n.removesuffix(TENSORS): load_file(folder / n) for n in index.files if n.endswith(TENSORS)}
-        private = {n: read_private(folder / n, n, f.bytes) for n, f in index.files.items() if not n.endswith(TENSORS)}
+        # Written for its owner alone; some volumes set modes of their own at each mount, and a restart works there too.
+        private = {
+            n: read_private(folder / n, n, f.bytes, refuse=False)
+            for n, f in index.files.items()
+            if not n.endswith(TENSORS)
+        }
         return Found(folder, index.step, index.facts, tensors, private)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import secrets
@@ -20,6 +21,8 @@ from typing import BinaryIO
 from p2p_elastic.errors import ConfigError
 
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
+NO_LINKS = {errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}  # FAT, some FUSE drives
+log = logging.getLogger(__name__)
 A_LINK = "it is a symbolic link; remove it"
 
 
@@ -43,7 +46,17 @@ def replacing(path: Path, mode: int = 0o666) -> contextlib.AbstractContextManage
 
 def creating(path: Path, mode: int) -> contextlib.AbstractContextManager[BinaryIO]:
     """The same, but what has the name meanwhile keeps it: then FileExistsError. Who sees the file sees all of it."""
-    return _placed(path, mode, os.link)
+    return _placed(path, mode, _link)
+
+
+def _link(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with new_file(path, stat.S_IMODE(draft.stat().st_mode)) as file:
+            file.write(draft.read_bytes())
 
 
 @contextlib.contextmanager
@@ -112,11 +125,12 @@ def open_lock(path: Path) -> int:
         raise OSError(error.errno, A_LINK, str(path)) if error.errno == errno.ELOOP else error from None
 
 
-def read_private(path: Path, key: str, bytes_max: int) -> bytes:
+def read_private(path: Path, key: str, bytes_max: int, *, refuse: bool = True) -> bytes:
     """The first bytes of a file for its owner's eyes, which may be linked to.
 
     Raises:
-        ConfigError: others can use it, or it is no file; `key` is how the user names it.
+        ConfigError: others can use it, unless that is not to `refuse` it but only said; or it is no file. `key` is how
+            the user names it.
         OSError: it cannot be read.
     """
     # Without O_NONBLOCK opening a pipe would wait for whoever writes to it.
@@ -126,5 +140,7 @@ def read_private(path: Path, key: str, bytes_max: int) -> bytes:
             raise ConfigError(key, str(path), "is not a regular file")
         if mode & 0o077:
             advice = f"others on this machine may read or change it: chmod 600 {shlex.quote(str(path))}"
-            raise ConfigError(key, str(path), advice)
+            if refuse:
+                raise ConfigError(key, str(path), advice)
+            log.warning("%s: %s", path, advice)
         return file.read(bytes_max)

@@ -13,6 +13,7 @@ from p2p_elastic.peers.records import PeerRecord
 
 Other = Literal["earlier", "later"]
 TAKEN_OVER = 1000  # records that we count past those of another process: as if we had begun a second after it
+LOOKS_ALONE = 4  # in a row with our own record there: one that announces a little less often than we has ended
 
 
 class Instances:
@@ -26,6 +27,7 @@ class Instances:
         self._first = self.sequence = first_sequence
         self._seen: dict[Other, int] = {}  # the greatest sequence of each
         self._told = False  # of the one that began later
+        self._alone = 0  # looks in a row that found our own record
 
     def saw(self, record: PeerRecord | None) -> Other | None:
         """Another process that is alive by what the directory has under our id; look before each announcement.
@@ -35,9 +37,17 @@ class Instances:
         """
         if record is None:
             return None
-        if record.left or self._first < record.sequence <= self.sequence:
+        if record.left:
+            if record.sequence > self.sequence:
+                self._seen["later"] = max(record.sequence, self._seen.get("later", 0))
             self._outlast()
             return None
+        if self._first < record.sequence <= self.sequence:
+            self._alone += 1
+            if self._alone >= LOOKS_ALONE:
+                self._outlast()
+            return None
+        self._alone = 0
         other: Other = "earlier" if record.sequence <= self._first else "later"
         known = self._seen.get(other)
         self._seen[other] = max(record.sequence, known or 0)
@@ -48,7 +58,7 @@ class Instances:
         return other
 
     def _outlast(self) -> None:
-        """Our record stands, so one that began later has ended: count past its records, or others take ours for old."""
+        """One that began later has ended: count past its records, or others take ours for old."""
         self._told, later = False, self._seen.pop("later", None)
         if later is not None:
             self._first = self.sequence = later + TAKEN_OVER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 
 
 def import_lazily(name: str) -> None:
@@ -15,7 +16,7 @@ def import_lazily(name: str) -> None:
     spec = importlib.util.find_spec(name)  # imports nothing
     if name in sys.modules or spec is None or spec.loader is None:
         return
-    package, loader = importlib.util.module_from_spec(spec), spec.loader
+    package, loader, lock = importlib.util.module_from_spec(spec), spec.loader, threading.RLock()
 
     def missing(attribute: str) -> object:
         if attribute.startswith("__") and attribute != "__version__":  # asked of every module by inspect and others
@@ -23,8 +24,13 @@ def import_lazily(name: str) -> None:
         submodule = sys.modules.get(f"{name}.{attribute}")
         if submodule is not None:  # it is still being imported: then it is no attribute yet
             return submodule
-        if package.__dict__.pop("__getattr__", None) is not None:
-            loader.exec_module(package)
+        with lock:  # another thread may be importing it
+            if package.__dict__.pop("__getattr__", None) is not None:
+                try:
+                    loader.exec_module(package)
+                except Exception:
+                    package.__dict__["__getattr__"] = missing  # the next one hears the reason, too
+                    raise
         return getattr(package, attribute)
 
     package.__dict__["__getattr__"] = missing

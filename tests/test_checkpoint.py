@@ -265,16 +265,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
     assert steps(folder) == ["step-000000010", "step-000000015"]
 
 
-def test_a_checkpoint_whose_private_file_others_can_read_is_refused_with_the_command_that_mends_it(
-    tmp_path: Path,
+def test_of_a_checkpoint_whose_private_file_others_can_read_that_is_said_and_how_to_mend_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "checkpoint"
     path = Store(folder, Facts).write(content(10)) / "identity"
     path.chmod(0o644)  # as a copy by way of a USB stick has it
-    with pytest.raises(ConfigError, match=f"identity: got .*others.*chmod 600 {path}"):
-        newest_step(folder)
-    path.chmod(0o600)
-    assert newest_step(folder) == 10
+    assert newest_step(folder) == 10  # some volumes set modes of their own at each mount
+    assert f"chmod 600 {path}" in caplog.text
 
 
 def test_what_is_not_of_this_format_or_names_files_elsewhere_is_not_read(tmp_path: Path) -> None:

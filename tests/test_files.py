@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -210,3 +211,18 @@ def test_a_file_that_others_can_use_is_refused_with_the_command_that_mends_it(tm
     assert (caught.value.key, caught.value.got) == ("identity", str(path))
     assert os.system(caught.value.allowed.partition(": ")[2]) == 0
     assert read_private(path, "identity", 10) == b"secret"
+
+
+def test_where_no_hard_link_can_be_made_a_new_file_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for _ in range(2):
+        with contextlib.suppress(FileExistsError), creating(tmp_path / "key", 0o400) as file:
+            file.write(b"secret")
+    assert (tmp_path / "key").read_bytes() == b"secret"
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o400
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]

@@ -11,7 +11,7 @@ from swarm import Member, build_member, run_members, tiny_model
 from p2p_elastic.errors import IdentityInUse
 from p2p_elastic.events import EventLog
 from p2p_elastic.methods import RULES, Topology
-from p2p_elastic.peers.instances import TAKEN_OVER, Instances
+from p2p_elastic.peers.instances import LOOKS_ALONE, TAKEN_OVER, Instances
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
@@ -195,7 +195,9 @@ def test_a_later_one_is_told_once_and_outlasted() -> None:
     instances = begun()
     assert [instances.saw(record(n)) for n in (9001, 9002, 9003)] == ["later", None, None]
     assert instances.sequence == 1003  # it would take us for one that began after it
-    assert instances.saw(record(1003)) is None
+    for _ in range(LOOKS_ALONE):
+        assert instances.sequence == 1003
+        assert instances.saw(record(1003)) is None
     assert instances.sequence == 9003 + TAKEN_OVER
     instances.sequence += 1
     assert instances.saw(record(9004 + TAKEN_OVER)) is None
@@ -205,3 +207,25 @@ def test_a_later_one_is_told_once_and_outlasted() -> None:
 def test_a_record_from_before_we_began_is_no_later_one_unless_it_is_renewed() -> None:
     waiting = Instances(1000)
     assert [waiting.saw(record(n)) for n in (9001, 9001, 9002)] == [None, None, "later"]
+
+
+def test_one_that_began_later_and_left_before_we_looked_is_outlasted() -> None:
+    instances = begun()
+    assert instances.saw(record(9000, left=True)) is None
+    assert instances.sequence == 9000 + TAKEN_OVER
+
+
+@pytest.mark.parametrize("period", [5.0, 5.1, 6.0, 7.0, 9.0, 12.0])
+@pytest.mark.parametrize("phase", [0.0, 0.7, 1.3, 2.5, 3.9, 4.9])
+def test_the_one_that_began_first_stays_though_the_other_announces_less_often(period: float, phase: float) -> None:
+    first, later = Instances(1000), Instances(9000)
+    due, ended, store = {first: 0.0, later: 50.0 + phase}, set[Instances](), None
+    while min(due.values()) < 150.0 and not ended:
+        one = min(due, key=due.__getitem__)
+        now = due[one]
+        if one.saw(store) == "earlier":
+            ended.add(one)
+        one.sequence += 1
+        store = record(one.sequence)
+        due[one] = now + (5.0 if one is first else period)
+    assert ended == {later}
