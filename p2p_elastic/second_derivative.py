@@ -83,7 +83,8 @@ def _is_meant(node: Node, message: str) -> bool:
     kind = _kind(node)
     if "aot_autograd" in message:
         return kind == COMPILED
-    return f"{kind}backward".lower() in message.replace("_", "").lower()
+    # "dense": PyTorch 2.3 of EmbeddingBag.
+    return re.search(f"{re.escape(kind)}(dense)?backward", message.replace("_", ""), re.IGNORECASE) is not None
 
 
 def _is_once(node: Node) -> bool:

@@ -131,7 +131,7 @@ def trainer(make: Callable[[], nn.Module], inputs: Tensor, steps: int = 20) -> T
 
 
 def test_the_loop_of_join_trains_attention() -> None:
-    training = trainer(Attentive, sequences())
+    training = trainer(Attentive, sequences(), steps=40)
     before = training.untrained_loss()
     training.train(Alone(), lambda: False, lambda: None)
     assert training.untrained_loss() < before / 2

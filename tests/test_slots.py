@@ -88,6 +88,7 @@ def test_what_cannot_be_exchanged_is_named_at_once_with_what_to_do(kind: str, bu
     assert caught.value.key == "other"
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")  # of PyTorch 2.3
 @pytest.mark.parametrize(("at", "name"), [(1, "1.weight"), (2, "2.running_mean")])
 def test_a_lazy_layer_is_named_before_its_first_forward_pass_and_travels_after_it(at: int, name: str) -> None:
     lazy = {1: nn.LazyLinear(3), 2: nn.LazyBatchNorm1d(affine=False)}
