@@ -5,6 +5,7 @@ A machine whose CPU is overloaded measures everything as slow, its network too: 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
@@ -130,12 +131,13 @@ def on_one_machine(own: Iterable[str], others: Sequence[Iterable[str]]) -> bool:
     That is so if they have loopback addresses only, or no other private ones than we have. A public address says
     nothing: several machines behind one router share it.
     """
-    ours = _hosts(own)
-    theirs = [_hosts(addresses) for addresses in others]
+    ours = _hosts(tuple(own))
+    theirs = [_hosts(tuple(addresses)) for addresses in others]
     return bool(theirs) and all(hosts and (hosts <= ours or all(one.is_loopback for one in hosts)) for hosts in theirs)
 
 
-def _hosts(addresses: Iterable[str]) -> set[IPv4Address | IPv6Address]:
+@functools.lru_cache(maxsize=1024)  # asked after each exchange, of all members
+def _hosts(addresses: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address]:
     """The hosts in multiaddrs that are reached directly, without loopback if there is another; empty if one of them
     is a name or public."""
     hosts = set()
@@ -146,10 +148,10 @@ def _hosts(addresses: Iterable[str]) -> set[IPv4Address | IPv6Address]:
         try:
             hosts.add(ip_address(parts[2]))
         except ValueError:
-            return set()
+            return frozenset()
     if any(host.is_global for host in hosts):
-        return set()
-    return {host for host in hosts if not host.is_loopback} or hosts
+        return frozenset()
+    return frozenset(host for host in hosts if not host.is_loopback) or frozenset(hosts)
 
 
 def load_of(signals: Iterable[SignalStatus]) -> float | None:

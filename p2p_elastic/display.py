@@ -20,7 +20,7 @@ from rich.text import Text
 from p2p_elastic.causes import FAILURES
 from p2p_elastic.health import judge
 from p2p_elastic.status import (
-    LATELY_SECONDS,
+    FAILED_LATELY_SECONDS,
     ExchangeRecord,
     ExchangeTotals,
     Outcome,
@@ -254,7 +254,7 @@ def failures(totals: ExchangeTotals) -> int:
 def lately(totals: ExchangeTotals) -> str:
     """How many exchanges failed in the last minutes; empty if none did."""
     count = totals.failed_lately
-    return f"{count} failed in the last {duration(LATELY_SECONDS)}" if count else ""
+    return f"{count} failed in the last {duration(FAILED_LATELY_SECONDS)}" if count else ""
 
 
 def parted(status: PeerStatus) -> str:

@@ -60,7 +60,8 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         ConfigError: something asked for cannot be.
         NetworkError: libp2p does not run here.
     """
-    choose_device(config.device)  # what is mistyped leaves no folder behind
+    if config.device != "auto":
+        choose_device(config.device)  # what is mistyped leaves no folder behind
     if config.task is not None:
         find_task(config.task)
     folder = config.output if config.resume is None else checkpoint_folder(config.resume).parent

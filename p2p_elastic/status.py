@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-LATELY_SECONDS = 300.0  # failures of so long are trouble; older ones are only counted
+FAILED_LATELY_SECONDS = 300.0  # failures of so long are trouble; older ones are only counted
 
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], FailFast()]
@@ -122,7 +122,9 @@ class PartnerStatus(Frozen):
     )
     distance: float | None = Field(default=None, description="last L2 distance to its parameters, before the move")
     exchanges: dict[Outcome, int] = Field(default_factory=dict, description="how exchanges with it ended, and how many")
-    failed_lately: int = Field(default=0, description=f"of those that failed, in the last {LATELY_SECONDS:.0f} s")
+    failed_lately: int = Field(
+        default=0, description=f"of those that failed, in the last {FAILED_LATELY_SECONDS:.0f} s"
+    )
     last: ExchangeRecord | None = Field(default=None, description="the last exchange with it, while it is remembered")
     last_error: str | None = Field(default=None, description="of the last exchange that failed")
     deadline_seconds: float | None = Field(
@@ -158,7 +160,9 @@ class ExchangeTotals(Frozen):
     """Counts since this peer started. `bytes_*` count parameters and headers, not libp2p's own overhead."""
 
     by_outcome: dict[Outcome, int] = Field(default_factory=dict)
-    failed_lately: int = Field(default=0, description=f"of those that failed, in the last {LATELY_SECONDS:.0f} s")
+    failed_lately: int = Field(
+        default=0, description=f"of those that failed, in the last {FAILED_LATELY_SECONDS:.0f} s"
+    )
     declined_by_us: dict[str, int] = Field(default_factory=dict, description="reason -> count, as the answering side")
     declined_by_partner: dict[str, int] = Field(default_factory=dict, description="reason -> count")
     skipped: dict[str, int] = Field(default_factory=dict, description="due exchanges not begun: reason -> count")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from p2p_elastic.bounded import forget_oldest
 from p2p_elastic.causes import FAILURES, Ended
-from p2p_elastic.status import LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
+from p2p_elastic.status import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
 from p2p_elastic.trust import Verdict
 
 PARTNERS_KEPT = 50
@@ -113,7 +113,7 @@ class Journal:
 
     def _failed_lately(self, now: float) -> Counter[str]:
         """How many exchanges with each partner failed lately; of all partners, the last FAILURES_KEPT count."""
-        return Counter(partner for partner, at in tuple(self._failed) if now - at < LATELY_SECONDS)
+        return Counter(partner for partner, at in tuple(self._failed) if now - at < FAILED_LATELY_SECONDS)
 
     def totals(self, now: float) -> ExchangeTotals:
         return ExchangeTotals(

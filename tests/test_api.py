@@ -23,7 +23,7 @@ from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.events import KINDS
 from p2p_elastic.history import History
-from p2p_elastic.status import LATELY_SECONDS, BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
+from p2p_elastic.status import FAILED_LATELY_SECONDS, BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
 
 READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
 README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -224,7 +224,7 @@ def test_the_page_shows_each_part_of_the_status() -> None:
 
 
 def test_the_page_is_alarmed_by_failures_for_as_long_as_they_are_counted_as_late() -> None:
-    assert f"const LATELY_SECONDS = {LATELY_SECONDS:.0f};" in get("/").text
+    assert f"const FAILED_LATELY_SECONDS = {FAILED_LATELY_SECONDS:.0f};" in get("/").text
 
 
 def test_the_readme_names_every_address_and_every_code() -> None:

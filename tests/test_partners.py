@@ -38,7 +38,7 @@ from p2p_elastic.peers.partners import (
 )
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.status import LATELY_SECONDS, Outcome, PartnerStatus
+from p2p_elastic.status import FAILED_LATELY_SECONDS, Outcome, PartnerStatus
 from p2p_elastic.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.vector import ParameterVector
 
@@ -636,11 +636,16 @@ def test_failures_of_the_last_minutes_are_counted_apart() -> None:
     for number, outcome in enumerate((Outcome.TIMEOUT, Outcome.COMPLETED, Outcome.DECLINED, Outcome.HALF)):
         journal.enter(entry(number, outcome))
     journal.enter(entry(4, Outcome.BROKEN)._replace(partner="bob"))
-    counts = [journal.totals(now).failed_lately for now in (5.0, LATELY_SECONDS + 0.5, LATELY_SECONDS + 5.0)]
+    counts = [
+        journal.totals(now).failed_lately for now in (5.0, FAILED_LATELY_SECONDS + 0.5, FAILED_LATELY_SECONDS + 5.0)
+    ]
     assert counts == [3, 2, 0]
     assert {p.peer: p.failed_lately for p in journal.partners(5.0, {})} == {"alice": 2, "bob": 1}
-    assert {p.peer: p.failed_lately for p in journal.partners(LATELY_SECONDS + 3.5, {})} == {"alice": 0, "bob": 1}
-    assert journal.totals(LATELY_SECONDS + 5.0).by_outcome[Outcome.HALF] == 1
+    assert {p.peer: p.failed_lately for p in journal.partners(FAILED_LATELY_SECONDS + 3.5, {})} == {
+        "alice": 0,
+        "bob": 1,
+    }
+    assert journal.totals(FAILED_LATELY_SECONDS + 5.0).by_outcome[Outcome.HALF] == 1
 
 
 def test_however_many_fail_only_so_many_are_remembered() -> None:

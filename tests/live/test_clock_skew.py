@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from live_chaos.lives import launched
+from running import START_SECONDS
 
 from p2p_elastic.processes import Process, Swarm
-
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
-
-
-@pytest.fixture
-def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with Swarm(tmp_path) as swarm:
-        yield swarm
 
 
 def partners(process: Process) -> set[str]:

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from running import START_SECONDS
 from safetensors.torch import load_file
 
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.processes import Process, Swarm
 
 ANNOUNCE_SECONDS = Membership(run="any").announce_seconds
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
 
 
 def test_a_peer_that_joins_late_is_near_the_founder_at_once_and_the_model_can_be_exported(tmp_path: Path) -> None:

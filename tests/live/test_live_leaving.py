@@ -6,22 +6,16 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from daemons import daemons_of
 from live_chaos.lives import RESTING
+from running import START_SECONDS, centre, completed
 from safetensors.torch import load_file
 
 from p2p_elastic.processes import Process, Swarm
-
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
-
-
-def completed(process: Process) -> int:
-    return int(process.last.get("exchanges", {}).get("by_outcome", {}).get("completed", 0))
 
 
 def told(process: Process) -> list[dict[str, object]]:
@@ -29,10 +23,6 @@ def told(process: Process) -> list[dict[str, object]]:
     answer = httpx.get(process.said["listening"]["http"] + "/v1/events?once=true", timeout=10.0)
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
     return [event for event in map(json.loads, lines) if event.get("kind") in ("joined", "left")]
-
-
-def centre(process: Process) -> dict[str, Any]:
-    return process.last.get("centre") or {}
 
 
 def stop_as_a_service_is_stopped(process: Process) -> list[psutil.Process]:

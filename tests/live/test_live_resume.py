@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import START_SECONDS, kill
 from safetensors.torch import load_file
 
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.processes import Process, Swarm
 
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
 STEPS = 4000  # long enough to be killed in the middle
 
 
@@ -26,12 +26,6 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
 
 def step(process: Process) -> int:
     return int(process.last.get("step", 0))
-
-
-def kill(swarm: Swarm, process: Process) -> None:
-    process.child.kill()
-    process.child.wait()
-    swarm.processes.remove(process)
 
 
 def test_after_a_kill_9_a_lone_peer_ends_with_the_same_bits_as_one_that_was_never_stopped(

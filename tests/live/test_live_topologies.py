@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-from live_chaos.lives import RESTING
+from running import START_SECONDS, centre, completed, kill
 from safetensors.torch import load_file
 
 from p2p_elastic.processes import Process, Swarm
 
-START_SECONDS = 120.0
 PEERS = 3
-
-
-@pytest.fixture
-def swarm(tmp_path: Path) -> Iterator[Swarm]:
-    with Swarm(tmp_path, RESTING) as swarm:
-        yield swarm
 
 
 def begin(swarm: Swarm, rule: str, *more: str) -> list[Process]:
@@ -31,20 +21,6 @@ def begin(swarm: Swarm, rule: str, *more: str) -> list[Process]:
     for i in range(2, PEERS + 1):
         swarm.start(str(i), ["--initial-peer", address, *common, "--shard", f"{i}/{PEERS}"])
     return list(swarm.processes)
-
-
-def completed(process: Process) -> int:
-    return int(process.last.get("exchanges", {}).get("by_outcome", {}).get("completed", 0))
-
-
-def centre(process: Process) -> dict[str, Any]:
-    return process.last.get("centre") or {}
-
-
-def kill(swarm: Swarm, process: Process) -> None:
-    process.child.kill()
-    process.child.wait()
-    swarm.processes.remove(process)
 
 
 def end(swarm: Swarm) -> list[dict[str, Any]]:

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from live_chaos.lives import RESTING
+from running import START_SECONDS, members
 
 from p2p_elastic.errors import IdentityInUse
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.processes import Swarm
 
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
 TRAINING = ["--epochs", "100000"]
-
-
-@pytest.fixture
-def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with Swarm(tmp_path, RESTING) as swarm:
-        yield swarm
-
-
-def members(process: Process) -> int:
-    return int(process.last.get("members", 0))
 
 
 def test_a_second_process_with_the_identity_of_one_that_runs_ends_and_a_restart_does_not(

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
-import pytest
 from daemons import daemons_of
-from live_chaos.lives import RESTING
+from running import START_SECONDS, completed
 from safetensors.torch import load_file
 
 from p2p_elastic.processes import Process, Swarm
 
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
 END_SECONDS = 5.0
-
-
-@pytest.fixture
-def swarm(tmp_path: Path) -> Iterator[Swarm]:
-    with Swarm(tmp_path, RESTING) as swarm:
-        yield swarm
 
 
 def training(process: Process, step: int = 1) -> bool:
     return process.last.get("step", 0) >= step
-
-
-def completed(process: Process) -> int:
-    return int(process.last.get("exchanges", {}).get("by_outcome", {}).get("completed", 0))
 
 
 def test_the_others_go_on_after_a_kill_9_of_the_peer_that_everyone_joined_through(swarm: Swarm) -> None:

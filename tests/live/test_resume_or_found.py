@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from live_chaos.lives import RESTING
+from running import START_SECONDS, kill, members
 
-from p2p_elastic.processes import Process, Swarm
-
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
-
-
-@pytest.fixture
-def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with Swarm(tmp_path, RESTING) as swarm:
-        yield swarm
-
-
-def kill(swarm: Swarm, process: Process) -> None:
-    process.child.kill()
-    process.child.wait()
-    swarm.processes.remove(process)
-
-
-def members(process: Process) -> int:
-    return int(process.last.get("members", 0))
+from p2p_elastic.processes import Swarm
 
 
 def test_a_founder_that_is_killed_and_started_by_the_same_command_founds_no_second_run(

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from live_chaos.lives import RESTING
+from running import START_SECONDS, members
 
-from p2p_elastic.processes import Process, Swarm
-
-START_SECONDS = 120.0  # loading PyTorch on a busy machine
-
-
-@pytest.fixture
-def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with Swarm(tmp_path, RESTING) as swarm:
-        yield swarm
-
-
-def members(process: Process) -> int:
-    return int(process.last.get("members", 0))
+from p2p_elastic.processes import Swarm
 
 
 def test_a_newcomer_whose_initial_peer_is_gone_joins_through_peers_seen_before(swarm: Swarm, tmp_path: Path) -> None:

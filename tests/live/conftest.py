@@ -1,0 +1,18 @@
+"""The processes of a test, ended with it, and what they remember."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_chaos.lives import RESTING
+
+from p2p_elastic.processes import Swarm
+
+
+@pytest.fixture
+def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with Swarm(tmp_path, RESTING) as swarm:
+        yield swarm
