@@ -11,17 +11,19 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from starlette.routing import Match, Route
 
-from p2p_elastic.api import pages, reading, writing
+from p2p_elastic.api import pages
+from p2p_elastic.api import routes_control as writing
+from p2p_elastic.api import routes_read as reading
+from p2p_elastic.api.dependencies import Source
+from p2p_elastic.api.events_stream import Streams
 from p2p_elastic.api.head import Head
 from p2p_elastic.api.hosts import Hosts
 from p2p_elastic.api.schemas import Problem
-from p2p_elastic.api.source import Source
-from p2p_elastic.api.stream import Streams
-from p2p_elastic.control import Controls
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.events import EventLog
-from p2p_elastic.history import History
-from p2p_elastic.status import PeerStatus
+from p2p_elastic.health.controls import Controls
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.history import History
+from p2p_elastic.status.schema import PeerStatus
 
 TITLE, VERSION = "p2p-elastic", "1"
 DESCRIPTION = (

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from p2p_elastic.health import judge
-from p2p_elastic.status import Outcome, PeerStatus, Phase
+from p2p_elastic.health.checks import judge
+from p2p_elastic.status.schema import Outcome, PeerStatus, Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "p2p_elastic"

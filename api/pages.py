@@ -7,7 +7,7 @@ from importlib import resources
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
-from p2p_elastic.api.docs import page
+from p2p_elastic.api.docs_page import page
 
 HEADERS = {
     "Content-Security-Policy": (

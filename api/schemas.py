@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from p2p_elastic.health import judge
-from p2p_elastic.history import HistoryPoint
-from p2p_elastic.status import Frozen, MemberStatus, PartnerStatus, PeerStatus, Phase, Reason, SignalStatus
+from p2p_elastic.health.checks import judge
+from p2p_elastic.status.history import HistoryPoint
+from p2p_elastic.status.schema import Frozen, MemberStatus, PartnerStatus, PeerStatus, Phase, Reason, SignalStatus
 
 
 class Ready(Frozen):

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS, PIECE, Codec
+from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
 from p2p_elastic.tasks import Batches, find_task, initial_model
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 KINDS = {"end": None, "ctrl-c": signal.SIGINT, "sigterm": signal.SIGTERM, "sigkill": signal.SIGKILL}
 START_SECONDS = 120.0

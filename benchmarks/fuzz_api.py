@@ -24,10 +24,10 @@ from fastapi import FastAPI
 
 from p2p_elastic import __version__
 from p2p_elastic.api import ApiServer, bind, create_app
-from p2p_elastic.control import Report
-from p2p_elastic.events import EventLog
-from p2p_elastic.history import History
-from p2p_elastic.status import (
+from p2p_elastic.health.controls import Report
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.history import History
+from p2p_elastic.status.schema import (
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,

@@ -18,14 +18,14 @@ from typing import Any
 
 import psutil
 
-from p2p_elastic.addresses import parse_address
+from p2p_elastic.common.addresses import parse_address
+from p2p_elastic.demo.processes import Process, Swarm
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.messages import Offer
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, pack
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.protocol.messages import Offer
 
 FLOOD_BYTES = 8 << 20
 START_SECONDS = 120.0

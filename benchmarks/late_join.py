@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from live_chaos.lives import Life, say, start
 
-from p2p_elastic.processes import Swarm, compare
+from p2p_elastic.demo.processes import Swarm, compare
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.tasks import Data, Task, evaluate, find_task, initial_model
-from p2p_elastic.vector import ParameterVector
 
 PEERS, JOINER = 3, 4
 WITHIN = 0.005

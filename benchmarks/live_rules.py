@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_model
 
-from p2p_elastic.processes import Process, Swarm, compare
-from p2p_elastic.results import CENTRE_FILE
+from p2p_elastic.demo.processes import Process, Swarm, compare
+from p2p_elastic.node.results import CENTRE_FILE
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.tasks import evaluate, find_task, initial_model

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from p2p_elastic.processes import Process, Swarm, compare
+from p2p_elastic.demo.processes import Process, Swarm, compare
 from p2p_elastic.tasks import find_task
 
 START_SECONDS = 120.0

@@ -24,16 +24,16 @@ from papers_rows import GROUPS, WITH, Group, Row
 from rich.console import Console
 
 from p2p_elastic import __version__
-from p2p_elastic.devices import choose_device
+from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError, P2PElasticError
-from p2p_elastic.simulate_screen import LineProgress, outcome_line
+from p2p_elastic.parameters.devices import choose_device
+from p2p_elastic.screens.simulation import LineProgress, outcome_line
 from p2p_elastic.simulator import plots
 from p2p_elastic.simulator.config import Loop, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.report import write_text
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.sweep import Store, Turn, markdown_table, run_all
-from p2p_elastic.stop import Stop
 from p2p_elastic.tasks import Data, find_task
 
 SEED = 1234

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from papers_rows import GROUPS, ROWS, TAU, Q
 
-from p2p_elastic.methods import RULES, Topology
+from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.simulator.config import SimulationResult
 
 Numbers = Mapping[str, float]

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from live_chaos.lives import Life, say, start
 from live_chaos.namespaces import Namespaces, why_not
 
-from p2p_elastic.processes import Swarm, compare
+from p2p_elastic.demo.processes import Swarm, compare
 from p2p_elastic.tasks import find_task
 
 PEERS = 6

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from live_chaos.lives import Life, say, start
 
-from p2p_elastic.processes import Swarm
+from p2p_elastic.demo.processes import Swarm
 
 CASES = ("kill one of 4", "kill one of 2", "stop one of 4", "stop one of 2")
 START_SECONDS, AGAIN_SECONDS = 120.0, 180.0

@@ -20,8 +20,8 @@ import torch
 from to_accuracy_swarm import Record
 from torch import Tensor
 
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.tasks import Data, Split, Task, evaluate, initial_model
-from p2p_elastic.vector import ParameterVector
 
 STRIDE = 8  # every so many moments are looked at first, then those around the one in question
 PEEK_SHARE = 10  # one example in so many, while the peers train, each time others

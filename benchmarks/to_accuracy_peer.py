@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from p2p_elastic.board import StatusBoard
-from p2p_elastic.stop import Stop
+from p2p_elastic.common.stop import Stop
+from p2p_elastic.node.status_board import StatusBoard
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.tasks import Batches, Shard, find_task, initial_model, shard_indices
-from p2p_elastic.vector import ParameterVector
 
 GROUP_SECONDS = 60.0  # to find the other peers, at the start
 
@@ -98,7 +98,7 @@ class Recorder:
 
 
 class Watching:
-    """A screen (`p2p_elastic.display.Screen`) that shows nothing: it is told of each step, and records."""
+    """A screen (`p2p_elastic.screens.live.Screen`) that shows nothing: it is told of each step, and records."""
 
     def __init__(self, order: Order, recorder: Recorder, stop: Stop) -> None:
         self._order, self._recorder, self._stop = order, recorder, stop
@@ -122,7 +122,7 @@ def joining(options: Sequence[str]) -> dict[str, Any]:
     """Options of `p2p-elastic join` as values. Raises click's errors."""
     from click.core import ParameterSource
 
-    from p2p_elastic.cli import main as command
+    from p2p_elastic.cli.main import main as command
 
     context = command.commands["join"].make_context("join", list(options))
     return {k: v for k, v in context.params.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
@@ -130,9 +130,9 @@ def joining(options: Sequence[str]) -> dict[str, Any]:
 
 def train_ours(order: Order, recorder: Recorder) -> None:
     """`p2p-elastic join` as it is, but for the screen."""
-    from p2p_elastic.config import load_config
-    from p2p_elastic.join import join
-    from p2p_elastic.training import Meter
+    from p2p_elastic.node.config import load_config
+    from p2p_elastic.node.participation import join
+    from p2p_elastic.training.trainer import Meter
 
     begin = Meter.begin
 
@@ -190,7 +190,7 @@ def train(
     over: Callable[[], bool],
     **facts: Callable[[], object],
 ) -> None:
-    """The loop of the rivals: what `p2p_elastic.training.Trainer` does, without what it does besides."""
+    """The loop of the rivals: what `p2p_elastic.training.trainer.Trainer` does, without what it does besides."""
     task = find_task(order.task)
     data = task.load(Path(order.data_dir))
     part = shard_indices(len(data.train), Shard(order.rank, order.peers))

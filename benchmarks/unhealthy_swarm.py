@@ -25,7 +25,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 ILLNESSES = ("none", "diverging", "nan", "slow", "hot")
 ILL_STEP = 300
@@ -170,7 +170,8 @@ def _course(run: dict[str, Any]) -> list[str]:
 
 def be_ill(illness: str, arguments: list[str]) -> None:
     """Run `p2p-elastic` with these arguments as an ill peer: the illness is put into its trainer from outside."""
-    from p2p_elastic import cli, training
+    from p2p_elastic.cli import main as cli
+    from p2p_elastic.training import trainer as training
 
     healthy = training.Trainer._gradient
 

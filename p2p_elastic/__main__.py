@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p_elastic.cli import run
+from p2p_elastic.cli.main import run
 
 if __name__ == "__main__":
     run()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from p2p_elastic.messages import PEERS_MAX, Apart
 from p2p_elastic.peers.partners import Member, Members
-from p2p_elastic.rules import Stake
-from p2p_elastic.status import PartitionStatus
+from p2p_elastic.protocol.messages import PEERS_MAX, Apart
+from p2p_elastic.rules.base import Stake
+from p2p_elastic.status.schema import PartitionStatus
 
 SILENT_ANNOUNCEMENTS = 3.0  # who is silent for so long is lost;
 SUSPECT_ANNOUNCEMENTS = 2.0  # for so long where an exchange with it failed, too

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from p2p_elastic import signals
-from p2p_elastic.messages import Stamp
+from p2p_elastic.health import signals
 from p2p_elastic.peers.partners import Members
-from p2p_elastic.status import JoiningStatus
+from p2p_elastic.protocol.messages import Stamp
+from p2p_elastic.status.schema import JoiningStatus
 
 STEPS_MIN = 5  # of its own after copying: the mean of fewer losses says little
 STEPS_MAX = 200  # after so many it counts as its signals say, whatever its loss: nobody is left out for ever

@@ -9,8 +9,6 @@ import random
 import torch
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.exchange import Result, initiate
-from p2p_elastic.messages import Offer
 from p2p_elastic.peers.centre import Centre, Given
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
@@ -18,7 +16,9 @@ from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
-from p2p_elastic.status import Outcome
+from p2p_elastic.protocol.exchange import Result, initiate
+from p2p_elastic.protocol.messages import Offer
+from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 TRIES_MAX = 5

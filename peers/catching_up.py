@@ -20,8 +20,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from p2p_elastic.messages import DeclineReason
-from p2p_elastic.methods import Topology
 from p2p_elastic.peers.arrival import CaughtUp, Fetching, Measured
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import Download, Failure, Fetcher
@@ -30,7 +28,9 @@ from p2p_elastic.peers.partners import is_ahead
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.transport import Transport
-from p2p_elastic.status import Outcome
+from p2p_elastic.protocol.messages import DeclineReason
+from p2p_elastic.rules.methods import Topology
+from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 DONORS = 4  # asked at the same time

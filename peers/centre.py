@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from p2p_elastic.bounded import forget_oldest
-from p2p_elastic.merging import inherited_share
-from p2p_elastic.messages import CLOCK_MAX, Stamp
+from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.trust import PARTNERS_MAX, Judge, history_of
+from p2p_elastic.parameters.vector import Part, place_of
 from p2p_elastic.peers.partners import Members, is_gone
 from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.rule_states import share_of
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transfer import Vectors
-from p2p_elastic.rules import ExchangeRule, Facts
-from p2p_elastic.status import CentreStatus
-from p2p_elastic.trust import PARTNERS_MAX, Judge, history_of
-from p2p_elastic.vector import Part, place_of
+from p2p_elastic.protocol.messages import CLOCK_MAX, Stamp
+from p2p_elastic.rules.base import ExchangeRule, Facts
+from p2p_elastic.rules.merging import inherited_share
+from p2p_elastic.status.schema import CentreStatus
 
 log = logging.getLogger(__name__)
 VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,

@@ -1,4 +1,4 @@
-"""Runs the exchange protocol (`p2p_elastic.exchange`) over a stream, within deadlines and bounds."""
+"""Runs the exchange protocol (`p2p_elastic.protocol.exchange`) over a stream, within deadlines and bounds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
-from p2p_elastic.exchange import Answer, Command, Commit, Receive, Send, Transfer, Widen
-from p2p_elastic.messages import Accept, Message
 from p2p_elastic.peers.deadlines import Bounds, Deadlines, Wait, Waits
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import MESSAGE_HEADER, pack, unpack_body, unpack_header
+from p2p_elastic.protocol.exchange import Answer, Command, Commit, Receive, Send, Transfer, Widen
+from p2p_elastic.protocol.messages import Accept, Message
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from p2p_elastic.bounded import forget_oldest
-from p2p_elastic.trust import PARTNERS_MAX
+from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.trust import PARTNERS_MAX
 
 Wait = Literal["opening", "answer", "word", "gap", "byte", "rtt"]
 """A stream's opening; the answer to an offer; any other message; the next chunk; a byte of the vectors; there and

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from p2p_elastic.addresses import usable
+from p2p_elastic.common.addresses import usable
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.peers.clock import AGREE_SECONDS, Reading, SwarmClock, keep_time, reading
 from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_text, verify

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
-from p2p_elastic.manifest import RunManifest, read_manifest
 from p2p_elastic.peers.identity import Identity, peer_from_text, verify
 from p2p_elastic.peers.records import PeerRecord, PublishedManifest, SignedManifest
 from p2p_elastic.peers.seeker import Seeker
-from p2p_elastic.status import BootstrapStatus
+from p2p_elastic.protocol.manifest import RunManifest, read_manifest
+from p2p_elastic.status.schema import BootstrapStatus
 
 log = logging.getLogger(__name__)
 NAMESPACE = "p2p-elastic/1"

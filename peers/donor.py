@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from p2p_elastic.messages import DeclineReason, Fetch, Given, Part, Stamp
-from p2p_elastic.methods import Topology
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import digest_of
 from p2p_elastic.peers.local import Local
@@ -19,6 +17,8 @@ from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import bytes_of
+from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Part, Stamp
+from p2p_elastic.rules.methods import Topology
 
 FRESH_SECONDS = 10.0  # who comes within so long gets the same copy
 HELD_SECONDS = 10.0  # after its last use it is dropped: the memory of a vector

@@ -14,9 +14,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 from p2p_elastic.errors import DirectoryError, ExchangeError
-from p2p_elastic.exchange import say_goodbye
-from p2p_elastic.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard, Stamp
-from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.peers.centre import Centre, candidates, succession
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import Initiator, new_id
@@ -27,7 +24,10 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
-from p2p_elastic.status import FarewellStatus, Outcome
+from p2p_elastic.protocol.exchange import say_goodbye
+from p2p_elastic.protocol.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard, Stamp
+from p2p_elastic.rules.methods import Flow, Topology
+from p2p_elastic.status.schema import FarewellStatus, Outcome
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

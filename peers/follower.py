@@ -11,8 +11,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.exchange import Fetched, Result, compare, fetch
-from p2p_elastic.messages import DeclineReason, Fetch
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief
@@ -22,8 +20,10 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.snapshots import Snapshot, next_holder
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
-from p2p_elastic.rules import Facts
-from p2p_elastic.status import Outcome
+from p2p_elastic.protocol.exchange import Fetched, Result, compare, fetch
+from p2p_elastic.protocol.messages import DeclineReason, Fetch
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 HOPS_MAX = 6  # peers asked for one snapshot: a tree of two branches holds 126 of them by then

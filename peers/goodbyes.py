@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from p2p_elastic.messages import Goodbye, Heard, Stamp
-from p2p_elastic.methods import Flow, Topology
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation
 from p2p_elastic.peers.follower import Follower
@@ -17,7 +15,9 @@ from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.timeouts import wait_for
-from p2p_elastic.status import Outcome
+from p2p_elastic.protocol.messages import Goodbye, Heard, Stamp
+from p2p_elastic.rules.methods import Flow, Topology
+from p2p_elastic.status.schema import Outcome
 
 TAKE_SECONDS_MAX = 10.0  # for what a leaver has for us, however long it says that it stays
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
 from p2p_elastic.peers.transfer import Received, Vectors
-from p2p_elastic.vector import ParameterVector, Part, place_of
 
 
 class State(Enum):

@@ -13,8 +13,8 @@ import base58
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from p2p_elastic.common.files import creating, read_private
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.files import creating, read_private
 
 KEY = "identity"
 SIGNATURE_BYTES = 64

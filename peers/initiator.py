@@ -15,8 +15,6 @@ from p2p_elastic.errors import (
     RemoteProtocolError,
     SchemaMismatch,
 )
-from p2p_elastic.exchange import Result, initiate, inquire
-from p2p_elastic.messages import Offer, Verified
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.deadlines import Waits
@@ -29,8 +27,10 @@ from p2p_elastic.peers.terms import Terms
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import EXACT, Received
 from p2p_elastic.peers.transport import Stream, Transport
-from p2p_elastic.rules import Facts
-from p2p_elastic.status import Outcome
+from p2p_elastic.protocol.exchange import Result, initiate, inquire
+from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN)  # nobody moved

@@ -7,10 +7,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from p2p_elastic.bounded import forget_oldest
-from p2p_elastic.causes import FAILURES, Ended
-from p2p_elastic.status import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
-from p2p_elastic.trust import Verdict
+from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.causes import FAILURES, Ended
+from p2p_elastic.health.trust import Verdict
+from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
 
 PARTNERS_KEPT = 50
 FAILURES_KEPT = 1000

@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from p2p_elastic.errors import ExchangeTimeout, RemoteProtocolError
-from p2p_elastic.messages import Lane
 from p2p_elastic.peers.ledger import Key
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Stream
 from p2p_elastic.peers.wire import pack
+from p2p_elastic.protocol.messages import Lane
 
 
 class Lanes:

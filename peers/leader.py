@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from p2p_elastic.bounded import forget_oldest
+from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.partners import Members, is_gone, liveness
 from p2p_elastic.peers.snapshots import Snapshot, Snapshots
-from p2p_elastic.status import LeaderStatus
+from p2p_elastic.status.schema import LeaderStatus
 
 DISBELIEF_SECONDS = 20.0  # so long a leader that was not believed does not lead us; doubled each time
 MARGIN, SLACK, ERRORS = 1.5, 0.1, 3.0

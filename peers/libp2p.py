@@ -19,9 +19,9 @@ import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from p2p_elastic.addresses import PeerAddress, listening_host, parse_address, usable
+from p2p_elastic.common.addresses import PeerAddress, listening_host, parse_address, usable
+from p2p_elastic.common.machine import cores
 from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
-from p2p_elastic.machine import cores
 from p2p_elastic.peers import start_p2pd
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.lean_import import import_lazily

@@ -12,18 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p2p_elastic.causes import Timing, load_of
-from p2p_elastic.events import EventLog
-from p2p_elastic.exchange import Result
-from p2p_elastic.limits import FRAGMENTS_MAX
-from p2p_elastic.messages import Apart, Tell
-from p2p_elastic.methods import Topology
-from p2p_elastic.pace import Budget
+from p2p_elastic.health.causes import Timing, load_of
+from p2p_elastic.health.operator import Condition
+from p2p_elastic.health.trust import Judge, Trial, Verdict
+from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.arrival import Arrival
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
 from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.deadlines import UNKNOWN, Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.departed import Departed
@@ -40,11 +36,15 @@ from p2p_elastic.peers.terms import Bargain, Terms
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.watch import Watch
 from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
-from p2p_elastic.policy import Policy
-from p2p_elastic.rules import Facts
-from p2p_elastic.status import Outcome
-from p2p_elastic.trust import Judge, Trial, Verdict
-from p2p_elastic.vector import ParameterVector, Part
+from p2p_elastic.protocol.exchange import Result
+from p2p_elastic.protocol.limits import FRAGMENTS_MAX
+from p2p_elastic.protocol.messages import Apart, Tell
+from p2p_elastic.rate_limit import Budget
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from p2p_elastic.messages import CLOCK_MAX, Stamp
+from p2p_elastic.health.trust import PARTNERS_MAX, Judge, JudgeMemory
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.partners import Members
 from p2p_elastic.peers.rule_states import RuleStates
-from p2p_elastic.rules import ExchangeRule
-from p2p_elastic.status import Frozen
-from p2p_elastic.trust import PARTNERS_MAX, Judge, JudgeMemory
+from p2p_elastic.protocol.messages import CLOCK_MAX, Stamp
+from p2p_elastic.rules.base import ExchangeRule
+from p2p_elastic.status.schema import Frozen
 
 AWAY_PERIODS, AWAY_STEPS_MIN = 4.0, 50
 """So far ahead the others must be, in communication periods and in steps: what staleness alone may explain is less."""

@@ -12,19 +12,19 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from p2p_elastic.addresses import announced, parse_address
+from p2p_elastic.common.addresses import announced, parse_address
 from p2p_elastic.errors import DirectoryError, NetworkError
-from p2p_elastic.known_peers import PeerCache
-from p2p_elastic.manifest import RunManifest, choose_run
 from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.dht import CLOCK, SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
+from p2p_elastic.peers.peer_cache import PeerCache
 from p2p_elastic.peers.remembering import Remembering
 from p2p_elastic.peers.start_p2pd import STOPPING
 from p2p_elastic.peers.timeouts import wait_for
-from p2p_elastic.status import NetworkStatus
+from p2p_elastic.protocol.manifest import RunManifest, choose_run
+from p2p_elastic.status.schema import NetworkStatus
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

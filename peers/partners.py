@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from p2p_elastic.peers.deadlines import UNKNOWN, Estimate
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
-from p2p_elastic.status import MemberStatus
+from p2p_elastic.status.schema import MemberStatus
 
 Members = Mapping[str, "Member"]
 Liveness = Literal["alive", "suspect", "dead"]

@@ -17,13 +17,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from p2p_elastic.events import EventLog
-from p2p_elastic.methods import Topology
-from p2p_elastic.pace import Budget
+from p2p_elastic.health.operator import Condition
+from p2p_elastic.health.trust import Verdict
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.arrival import Arrival, CaughtUp
 from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
-from p2p_elastic.peers.condition import Condition
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.farewell import Farewell
 from p2p_elastic.peers.follower import Follower, Measure
@@ -39,8 +38,11 @@ from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
-from p2p_elastic.policy import Policy
-from p2p_elastic.status import (
+from p2p_elastic.rate_limit import Budget
+from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.schema import (
     CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
@@ -53,8 +55,6 @@ from p2p_elastic.status import (
     PartnerStatus,
     SignalStatus,
 )
-from p2p_elastic.trust import Verdict
-from p2p_elastic.vector import ParameterVector
 
 log = logging.getLogger(__name__)
 SOON_SHARE = 0.2  # of the interval between announcements, until the second one

@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 from p2p_elastic.errors import DirectoryError, IdentityInUse
-from p2p_elastic.messages import Stamp
 from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.instances import Instances
 from p2p_elastic.peers.local import Local
@@ -14,6 +13,7 @@ from p2p_elastic.peers.memory import look_back
 from p2p_elastic.peers.partners import observe
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
+from p2p_elastic.protocol.messages import Stamp
 
 log = logging.getLogger(__name__)
 PEERS_NAMED = 20  # in an event

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from p2p_elastic.addresses import PeerAddress
+from p2p_elastic.common.addresses import PeerAddress
 from p2p_elastic.peers.timeouts import wait_for
 
 PROBE_SECONDS = 5.0

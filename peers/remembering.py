@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 
-from p2p_elastic.addresses import usable
-from p2p_elastic.known_peers import PeerCache
+from p2p_elastic.common.addresses import usable
 from p2p_elastic.peers.directory import DHTDirectory
+from p2p_elastic.peers.peer_cache import PeerCache
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0

@@ -9,8 +9,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
-from p2p_elastic.exchange import Result, give, objection, respond
-from p2p_elastic.messages import (
+from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.donor import Donor, Shown
+from p2p_elastic.peers.goodbyes import Goodbyes
+from p2p_elastic.peers.initiator import outcome_of
+from p2p_elastic.peers.lanes import AwaitedLanes
+from p2p_elastic.peers.ledger import Key, Ledger
+from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Refusal, Seat
+from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.transfer import EXACT, Vectors
+from p2p_elastic.peers.transport import Stream
+from p2p_elastic.protocol.exchange import Result, give, objection, respond
+from p2p_elastic.protocol.messages import (
     Aborted,
     Committed,
     Decline,
@@ -26,18 +37,7 @@ from p2p_elastic.messages import (
     Tell,
     Unchanged,
 )
-from p2p_elastic.methods import Topology
-from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.donor import Donor, Shown
-from p2p_elastic.peers.goodbyes import Goodbyes
-from p2p_elastic.peers.initiator import outcome_of
-from p2p_elastic.peers.lanes import AwaitedLanes
-from p2p_elastic.peers.ledger import Key, Ledger
-from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Refusal, Seat
-from p2p_elastic.peers.snapshots import Snapshot
-from p2p_elastic.peers.transfer import EXACT, Vectors
-from p2p_elastic.peers.transport import Stream
+from p2p_elastic.rules.methods import Topology
 
 log = logging.getLogger(__name__)
 WAITED_MAX = 3600.0

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from p2p_elastic.bounded import forget_oldest
-from p2p_elastic.messages import SHARE_MAX
-from p2p_elastic.methods import Topology
-from p2p_elastic.policy import Policy
-from p2p_elastic.rules import ExchangeRule, Facts, State
-from p2p_elastic.trust import PARTNERS_MAX, history_of
-from p2p_elastic.vector import Part
+from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.trust import PARTNERS_MAX, history_of
+from p2p_elastic.parameters.vector import Part
+from p2p_elastic.protocol.messages import SHARE_MAX
+from p2p_elastic.rules.base import ExchangeRule, Facts, State
+from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.policy import Policy
 
 
 class RuleStates(NamedTuple):

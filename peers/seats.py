@@ -8,9 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from p2p_elastic.exchange import facts
-from p2p_elastic.merging import is_barrier
-from p2p_elastic.messages import Accept, DeclineReason, Offer, Stamp
+from p2p_elastic.health.trust import Trial
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.handover import State
@@ -18,7 +16,9 @@ from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import Received, Vectors
-from p2p_elastic.trust import Trial
+from p2p_elastic.protocol.exchange import facts
+from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer, Stamp
+from p2p_elastic.rules.merging import is_barrier
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from p2p_elastic.codecs import CODECS
-from p2p_elastic.link import AUTO, BY_LOSS, choose_codec, choose_streams, fragment
+from p2p_elastic.parameters.vector import WIRE_DTYPE, Part
 from p2p_elastic.peers.deadlines import Waits
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.transfer import EXACT, wire_bytes
-from p2p_elastic.vector import WIRE_DTYPE, Part
+from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.protocol.link_choice import AUTO, BY_LOSS, choose_codec, choose_streams, fragment
 
 
 class Terms(NamedTuple):

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS, FLOAT32_BYTES
 from p2p_elastic.peers.wire import (
     CHUNK_ELEMENTS,
     CHUNK_HEADER,
@@ -29,6 +28,7 @@ from p2p_elastic.peers.wire import (
     chunk_header,
     chunks,
 )
+from p2p_elastic.protocol.codecs import CODECS, FLOAT32_BYTES
 
 EXACT = "none"
 Vector = npt.NDArray[np.float32]

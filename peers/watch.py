@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from p2p_elastic.events import EventLog
 from p2p_elastic.peers.partners import Liveness, Members, judge
+from p2p_elastic.status.events import EventLog
 
 
 class Watch:

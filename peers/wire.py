@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 from xxhash import xxh3_64_intdigest
 
-from p2p_elastic.codecs import PIECE
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.messages import (
+from p2p_elastic.protocol.codecs import PIECE
+from p2p_elastic.protocol.messages import (
     Aborted,
     Accept,
     Committed,

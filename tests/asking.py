@@ -13,7 +13,7 @@ import httpx
 from statuses import status_of
 
 from p2p_elastic.api import ApiServer, bind, create_app
-from p2p_elastic.status import PeerStatus
+from p2p_elastic.status.schema import PeerStatus
 
 CLOSE_SECONDS_MAX = 2.0  # one, and another for a busy machine
 

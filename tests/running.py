@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 START_SECONDS = 120.0  # loading PyTorch on a busy machine
 

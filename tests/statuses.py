@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2p_elastic.status import ExchangeTotals, NetworkStatus, Outcome, PeerStatus, TrainingStatus
+from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, Outcome, PeerStatus, TrainingStatus
 
 
 def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> PeerStatus:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.events import EventLog
-from p2p_elastic.pace import Budget
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.policy import Policy
-from p2p_elastic.rules import elastic
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.rate_limit import Budget
+from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.events import EventLog
 
 
 def tiny_model(seed: int, width: int = 8) -> nn.Module:

@@ -9,7 +9,7 @@ import pytest
 from p2p_elastic.peers.absences import FORGOTTEN_SECONDS, LOST_MAX, Absences, vanished_together
 from p2p_elastic.peers.partners import Members, observe, suspected
 from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.rules import Stake
+from p2p_elastic.rules.base import Stake
 
 OTHERS = "bcdef"
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE, AdaHessian, block_average, precondition, rademacher
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.tasks import Batches, evaluate, find_task, initial_model
+from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE, AdaHessian, block_average, precondition, rademacher
 
 Draw = Callable[[], Tensor]
 

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from p2p_elastic.addresses import (
+from p2p_elastic.common.addresses import (
     CHARACTERS_MAX,
     PROTOCOLS,
     PeerAddress,
@@ -25,12 +25,12 @@ from p2p_elastic.addresses import (
     usable,
 )
 from p2p_elastic.errors import ConfigError, PartnerUnreachable
-from p2p_elastic.messages import Address
 from p2p_elastic.peers.directory import explain
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.probing import Probe, probe
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.protocol.messages import Address
 
 OURS, THEIRS = (Identity(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2))  # parameters of tests
 PEER, RELAY = OURS.peer, THEIRS.peer

@@ -16,14 +16,23 @@ from asking import assert_free, served
 from pydantic import BaseModel, ValidationError
 from statuses import status_of
 
-from p2p_elastic import api, health, why
+from p2p_elastic import api
 from p2p_elastic.api import ApiServer, bind, create_app
 from p2p_elastic.api.schemas import Peers
 from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.events import KINDS
-from p2p_elastic.history import History
-from p2p_elastic.status import FAILED_LATELY_SECONDS, BootstrapStatus, MemberStatus, Outcome, PartnerStatus, PeerStatus
+from p2p_elastic.health import checks as health
+from p2p_elastic.health import diagnose as why
+from p2p_elastic.status.events import KINDS
+from p2p_elastic.status.history import History
+from p2p_elastic.status.schema import (
+    FAILED_LATELY_SECONDS,
+    BootstrapStatus,
+    MemberStatus,
+    Outcome,
+    PartnerStatus,
+    PeerStatus,
+)
 
 READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
 README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from asking import served
 from statuses import status_of
 
 from p2p_elastic.api import connection
-from p2p_elastic.api.stream import Streams
-from p2p_elastic.status import MemberStatus
+from p2p_elastic.api.events_stream import Streams
+from p2p_elastic.status.schema import MemberStatus
 
 pytestmark = pytest.mark.processes
 

@@ -12,9 +12,9 @@ import pytest
 from asking import ask, served
 from statuses import status_of
 
-from p2p_elastic.api.stream import Streams
-from p2p_elastic.events import EventLog
-from p2p_elastic.status import MemberStatus, PeerStatus
+from p2p_elastic.api.events_stream import Streams
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.schema import MemberStatus, PeerStatus
 
 
 def quick(limit: int = 16) -> Streams:

@@ -8,10 +8,10 @@ import pytest
 from asking import ask, served
 from statuses import status_of
 
-from p2p_elastic.api.writing import BODY_BYTES_MAX
-from p2p_elastic.control import Report
+from p2p_elastic.api.routes_control import BODY_BYTES_MAX
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.status import PeerStatus, SignalStatus
+from p2p_elastic.health.controls import Report
+from p2p_elastic.status.schema import PeerStatus, SignalStatus
 
 TOKEN = "a-token-of-this-peer"
 WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}

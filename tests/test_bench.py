@@ -21,8 +21,8 @@ from p2p_elastic.bench.delay import DelayProxy
 from p2p_elastic.bench.exchange import Held, Sample, summary
 from p2p_elastic.bench.figures import Spread, as_json, cpu_seconds, quantile, ratio
 from p2p_elastic.bench.overhead import Loop
-from p2p_elastic.cli_bench import bench
-from p2p_elastic.limits import LANES_MAX
+from p2p_elastic.cli.bench import bench
+from p2p_elastic.protocol.limits import LANES_MAX
 
 
 def run(*arguments: str) -> Result:

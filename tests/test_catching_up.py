@@ -8,13 +8,13 @@ import hashlib
 import pytest
 import torch
 
-from p2p_elastic.messages import Given
-from p2p_elastic.methods import Topology
 from p2p_elastic.peers.arrival import STEPS_MAX, STEPS_MIN, Arrival, Measured
 from p2p_elastic.peers.catching_up import disbelief, donors_for, healthy
 from p2p_elastic.peers.fetching import Download, bytes_of, digest_of, parts_of
 from p2p_elastic.peers.partners import Member
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.protocol.messages import Given
+from p2p_elastic.rules.methods import Topology
 
 
 def record(peer: str, **facts: object) -> PeerRecord:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 from test_signals import met
 
-from p2p_elastic import signals
-from p2p_elastic.causes import LOAD_BUSY, Ended, Timing, advice, advice_on_failures, advice_on_silence, on_one_machine
-from p2p_elastic.status import Outcome
+from p2p_elastic.health import signals
+from p2p_elastic.health.causes import (
+    LOAD_BUSY,
+    Ended,
+    Timing,
+    advice,
+    advice_on_failures,
+    advice_on_silence,
+    on_one_machine,
+)
+from p2p_elastic.status.schema import Outcome
 
 OK, LATE, GONE, HALF = Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.HALF
 BUSY = LOAD_BUSY + 1.0

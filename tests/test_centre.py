@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from swarm import tiny_model, values
 
-from p2p_elastic.messages import CLOCK_MAX, TERM_MAX, Stamp
+from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.centre import (
     TURN_ANNOUNCEMENTS,
     VACANT_ANNOUNCEMENTS,
@@ -22,8 +22,8 @@ from p2p_elastic.peers.centre import (
 )
 from p2p_elastic.peers.partners import SILENT_ANNOUNCEMENTS, Member
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
-from p2p_elastic.rules import Facts, elastic
-from p2p_elastic.trust import PARTNERS_MAX
+from p2p_elastic.protocol.messages import CLOCK_MAX, TERM_MAX, Stamp
+from p2p_elastic.rules.base import Facts, elastic
 
 ANNOUNCE = 1.0
 stamps = st.builds(Stamp, term=st.integers(0, 3) | st.just(TERM_MAX), clock=st.integers(0, 5) | st.just(CLOCK_MAX))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from p2p_elastic.checkpoint import (
+from p2p_elastic.checkpoint.store import (
     BEFORE,
     CHUNK_BYTES,
     INDEX,

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from simulated import made_up
 
-from p2p_elastic.cli_simulate import RULES_IN_SHORT, simulate
-from p2p_elastic.methods import RULES
-from p2p_elastic.simulate import Settings, load_job, sweep_series
-from p2p_elastic.simulate_screen import BarProgress, LineProgress, outcome_table, sweep_table
+from p2p_elastic.cli.simulate import RULES_IN_SHORT, simulate
+from p2p_elastic.cli.simulation import Settings, load_job, sweep_series
+from p2p_elastic.rules.methods import RULES
+from p2p_elastic.screens.simulation import BarProgress, LineProgress, outcome_table, sweep_table
 from p2p_elastic.simulator.options import KEYS, build
 from p2p_elastic.simulator.report import read_result
 from p2p_elastic.simulator.sweep import digest
@@ -166,7 +166,7 @@ def test_in_pictures_seeds_look_alike_and_two_options_are_told_by_style_and_colo
 def test_ctrl_c_in_a_sweep_keeps_what_is_finished(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [
-            *(sys.executable, "-c", "from p2p_elastic.cli_simulate import simulate; simulate()"),
+            *(sys.executable, "-c", "from p2p_elastic.cli.simulate import simulate; simulate()"),
             *("--threads", "1", "--device", "cpu", "--output", str(tmp_path), "--no-plots", "--workers", "2"),
             *("--sweep", "steps=1,1000000", "--evaluate-steps", "1000000"),
         ],

@@ -26,10 +26,12 @@ from statuses import status_of
 
 from p2p_elastic import __version__
 from p2p_elastic.api import bind
-from p2p_elastic.cli_status import status
-from p2p_elastic.config import HTTP_PORT
+from p2p_elastic.cli.status import status
+from p2p_elastic.client.status import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.status import (
+from p2p_elastic.node.config import HTTP_PORT
+from p2p_elastic.screens.status import line, view
+from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,
     ExchangeTotals,
@@ -39,8 +41,6 @@ from p2p_elastic.status import (
     PaceStatus,
     PeerStatus,
 )
-from p2p_elastic.status_client import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
-from p2p_elastic.status_screen import line, view
 
 pytestmark = pytest.mark.processes
 
@@ -457,7 +457,7 @@ def test_the_usual_port_is_that_of_join() -> None:
 
 def test_help_is_quick_and_says_what_the_exit_codes_mean() -> None:
     code = (
-        "import sys; from p2p_elastic.cli_status import status; import p2p_elastic.status_screen; print(*sys.modules)"
+        "import sys; from p2p_elastic.cli.status import status; import p2p_elastic.screens.status; print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "hivemind", "fastapi", "uvicorn"} & set(loaded)
@@ -469,7 +469,7 @@ def test_help_is_quick_and_says_what_the_exit_codes_mean() -> None:
 
 @contextmanager
 def watching(*arguments: str, first: str = "") -> Iterator[subprocess.Popen[str]]:
-    code = f"{first}\nfrom p2p_elastic.cli_status import status; status()"
+    code = f"{first}\nfrom p2p_elastic.cli.status import status; status()"
     command = [sys.executable, "-c", code, "--watch", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

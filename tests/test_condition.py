@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from p2p_elastic.control import Report
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.events import EventLog
-from p2p_elastic.peers.condition import Condition
-from p2p_elastic.signals import REPORTS_MAX
-from p2p_elastic.status import SignalStatus
+from p2p_elastic.health.controls import Report
+from p2p_elastic.health.operator import Condition
+from p2p_elastic.health.signals import REPORTS_MAX
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.schema import SignalStatus
 
 
 class Machine:

@@ -9,22 +9,29 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from p2p_elastic.adahessian import DEFAULT_LEARNING_RATE
-from p2p_elastic.cli import join
-from p2p_elastic.cli_options import asked
-from p2p_elastic.config import (
+from p2p_elastic.cli.main import join
+from p2p_elastic.cli.options import asked
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.node.config import (
     DEFAULT_RULE,
     JoinConfig,
     load_config,
 )
-from p2p_elastic.errors import ConfigError
-from p2p_elastic.manifest import BINDING, RunManifest, check_against, check_batch_size, choose_run, read_manifest
-from p2p_elastic.methods import Flow, Topology, find_method
-from p2p_elastic.plan import describe_plan
-from p2p_elastic.policy import DEFAULT_PROBABILITY
-from p2p_elastic.schedule import Schedule
+from p2p_elastic.node.plan import describe_plan
+from p2p_elastic.protocol.manifest import (
+    BINDING,
+    RunManifest,
+    check_against,
+    check_batch_size,
+    choose_run,
+    read_manifest,
+)
+from p2p_elastic.rules.methods import Flow, Topology, find_method
+from p2p_elastic.rules.policy import DEFAULT_PROBABILITY
+from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard
-from p2p_elastic.training import Settings
+from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
+from p2p_elastic.training.trainer import Settings
 
 SCHEMA = "0" * 32
 RECIPE = Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60)

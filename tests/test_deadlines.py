@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.deadlines import (
     FLOOR_SECONDS,
@@ -20,7 +21,6 @@ from p2p_elastic.peers.deadlines import (
     Wait,
     patience,
 )
-from p2p_elastic.trust import PARTNERS_MAX
 
 checked = settings(max_examples=100)
 LIMITS = Limits()

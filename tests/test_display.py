@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from p2p_elastic.display import (
+from p2p_elastic.screens.live import (
     Every,
     JsonScreen,
     LastingScreen,
@@ -28,7 +28,7 @@ from p2p_elastic.display import (
     size,
     time_left,
 )
-from p2p_elastic.status import (
+from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,
     ExchangeRecord,

@@ -25,7 +25,7 @@ WITH_EXAMPLES = [name for name in NAMES if has_example(name)]
 
 
 def test_the_walk_finds_examples_in_every_kind_of_package() -> None:
-    assert {"p2p_elastic.rules", "p2p_elastic.simulator.options", "p2p_elastic.tasks"} <= set(WITH_EXAMPLES)
+    assert {"p2p_elastic.rules.base", "p2p_elastic.simulator.options", "p2p_elastic.tasks"} <= set(WITH_EXAMPLES)
     assert {"p2p_elastic.peers.peer", "p2p_elastic.api.app"} <= set(NAMES)
 
 

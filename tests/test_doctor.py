@@ -18,12 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 from daemons import daemons_of
 
-from p2p_elastic import doctor as doctor_module
-from p2p_elastic import doctor_probes as probes
-from p2p_elastic.checkpoint import KEPT
-from p2p_elastic.cli import doctor, join
-from p2p_elastic.config import JoinConfig
-from p2p_elastic.doctor_checks import (
+from p2p_elastic.checkpoint.store import KEPT
+from p2p_elastic.cli.main import doctor, join
+from p2p_elastic.doctor import probes
+from p2p_elastic.doctor import report as doctor_module
+from p2p_elastic.doctor.checks import (
     CHECKPOINTS,
     PACKAGES,
     Finding,
@@ -44,16 +43,17 @@ from p2p_elastic.doctor_checks import (
     disk_vectors,
     scope_of,
 )
-from p2p_elastic.doctor_network import Reach, check_reaches, check_run, choose, valid_addresses
-from p2p_elastic.doctor_task import check_batch, look_at_data, source_of
+from p2p_elastic.doctor.network import Reach, check_reaches, check_run, choose, valid_addresses
+from p2p_elastic.doctor.task import check_batch, look_at_data, source_of
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.directory import NAMESPACE
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.tasks import TASKS, find_task, initial_model
-from p2p_elastic.vector import ParameterVector
 
 pytestmark = pytest.mark.processes
 
@@ -516,7 +516,7 @@ def test_names_stay_in_step_with_join() -> None:
 
 
 def test_ctrl_c_ends_it_without_a_traceback() -> None:
-    code = "from p2p_elastic.cli import doctor; doctor()"
+    code = "from p2p_elastic.cli.main import doctor; doctor()"
     nobody = f"/ip4/192.0.2.77/tcp/31330/p2p/{FOUNDER.peer}"
     command = [sys.executable, "-u", "-c", code, "--host", "127.0.0.1", "--port", "0", "--initial-peer", nobody]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

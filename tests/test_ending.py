@@ -12,14 +12,14 @@ import torch
 from test_join import PEER, Said, manifest
 from torch import nn
 
-from p2p_elastic import ending as module
-from p2p_elastic.config import JoinConfig
-from p2p_elastic.ending import Ending
+from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.status import CentreStatus, ExchangeTotals
-from p2p_elastic.stop import Stop
+from p2p_elastic.node import ending as module
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.ending import Ending
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.status.schema import CentreStatus, ExchangeTotals
 from p2p_elastic.tasks import Evaluation
-from p2p_elastic.vector import ParameterVector
 
 
 def finish(

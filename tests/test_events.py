@@ -8,8 +8,8 @@ import threading
 import pytest
 from statuses import status_of
 
-from p2p_elastic.events import EVENTS_KEPT, EventLog, Kind
-from p2p_elastic.history import POINTS_MAX, History
+from p2p_elastic.status.events import EVENTS_KEPT, EventLog, Kind
+from p2p_elastic.status.history import POINTS_MAX, History
 
 
 def log() -> EventLog:

@@ -17,7 +17,7 @@ from p2p_elastic.errors import (
     RemoteProtocolError,
     SchemaMismatch,
 )
-from p2p_elastic.exchange import (
+from p2p_elastic.protocol.exchange import (
     Commit,
     Exchange,
     Receive,
@@ -29,7 +29,7 @@ from p2p_elastic.exchange import (
     objection,
     respond,
 )
-from p2p_elastic.messages import (
+from p2p_elastic.protocol.messages import (
     PROTOCOL_VERSION,
     Aborted,
     Accept,
@@ -41,8 +41,8 @@ from p2p_elastic.messages import (
     Offer,
     Verified,
 )
-from p2p_elastic.rules import Facts
-from p2p_elastic.status import Outcome
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.status.schema import Outcome
 
 ID, OTHER_ID = "a" * 32, "b" * 32
 SCHEMA, OTHER_SCHEMA = "1" * 32, "2" * 32

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from p2p_elastic.cli import main
-from p2p_elastic.export import _Export, report_file
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.cli.main import main
+from p2p_elastic.export.command import _Export, report_file
+from p2p_elastic.parameters.vector import ParameterVector
 
 NOBODY = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWRaxMR5LqJ7Pq5yQTPkVGtBRYfC1hXN1S2wFhJbTq1kKc"
 

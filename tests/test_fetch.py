@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
-from p2p_elastic.exchange import (
+from p2p_elastic.protocol.exchange import (
     Command,
     Commit,
     Fetched,
@@ -23,7 +23,7 @@ from p2p_elastic.exchange import (
     objection,
     respond,
 )
-from p2p_elastic.messages import (
+from p2p_elastic.protocol.messages import (
     PROTOCOL_VERSION,
     Accept,
     Committed,
@@ -38,8 +38,8 @@ from p2p_elastic.messages import (
     Unchanged,
     Verified,
 )
-from p2p_elastic.methods import Flow
-from p2p_elastic.status import Outcome
+from p2p_elastic.rules.methods import Flow
+from p2p_elastic.status.schema import Outcome
 
 ID, OTHER_ID = "a" * 32, "b" * 32
 SCHEMA = "1" * 32

@@ -15,17 +15,17 @@ from simulated import made_up
 from torch import nn
 
 from p2p_elastic.api.token import load_or_create
-from p2p_elastic.checkpoint import BEFORE as CHECKPOINTS_BEFORE
-from p2p_elastic.checkpoint import FOLDER, LOCK, Content, OutputLock, Store
+from p2p_elastic.checkpoint.store import BEFORE as CHECKPOINTS_BEFORE
+from p2p_elastic.checkpoint.store import FOLDER, LOCK, Content, OutputLock, Store
+from p2p_elastic.common.files import creating, new_file, read_private, remove_drafts, replacing
+from p2p_elastic.demo.processes import Swarm
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.files import creating, new_file, read_private, remove_drafts, replacing
-from p2p_elastic.known_peers import PeerCache
+from p2p_elastic.node.results import BEFORE, MODEL_FILE, SUMMARY_FILE, check_writable, save_json, save_model, set_aside
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.processes import Swarm
-from p2p_elastic.results import BEFORE, MODEL_FILE, SUMMARY_FILE, check_writable, save_json, save_model, set_aside
+from p2p_elastic.peers.peer_cache import PeerCache
 from p2p_elastic.simulator.plots import Series, draw
 from p2p_elastic.simulator.report import write_result
-from p2p_elastic.status import FarewellStatus
+from p2p_elastic.status.schema import FarewellStatus
 
 
 class Facts(BaseModel):

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from test_directory import Fixture, Table, join, publish
 
-from p2p_elastic.board import StatusBoard
-from p2p_elastic.config import JoinConfig
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.finding import RunFinder, known_run
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.run_finder import RunFinder, known_run
+from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.protocol.manifest import RunManifest
 
 
 class Lone:

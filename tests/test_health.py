@@ -7,8 +7,8 @@ import pytest
 import statuses
 from pydantic import ValidationError
 
-from p2p_elastic.health import judge, why_not_ready
-from p2p_elastic.status import (
+from p2p_elastic.health.checks import judge, why_not_ready
+from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,
     ExchangeRecord,

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from p2p_elastic import join as module
-from p2p_elastic.checkpoint import OutputLock
-from p2p_elastic.config import JoinConfig
+from p2p_elastic.checkpoint.store import OutputLock
+from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.finding import RunFinder
-from p2p_elastic.join import _Participation
-from p2p_elastic.manifest import RunManifest
+from p2p_elastic.node import participation as module
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.participation import _Participation
+from p2p_elastic.node.run_finder import RunFinder
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.stop import Stop
+from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.tasks import find_task, initial_model
-from p2p_elastic.vector import ParameterVector
 
 PEER, ADDRESS = "12D3KooWme", "/ip4/10.0.0.1/tcp/31330/p2p/12D3KooWme"
 CPU = torch.device("cpu")

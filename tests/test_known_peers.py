@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from test_directory import manifest_of
 
-from p2p_elastic.known_peers import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.remembering import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
 from p2p_elastic.peers.simulation import run_virtual

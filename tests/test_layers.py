@@ -124,13 +124,13 @@ def test_there_is_no_import_cycle() -> None:
                 for name in ("app", "pages", "reading", "server", "source", "stream", "writing")
             },
         ),
-        ("psutil", {"p2p_elastic.sensors"}),
+        ("psutil", {"p2p_elastic.health.sensors"}),
         ("prometheus_client", {"p2p_elastic.api.metrics"}),
         ("uvicorn", {"p2p_elastic.api.connection", "p2p_elastic.api.server"}),
         (
             "click",
             {
-                f"p2p_elastic.cli{name}"
+                f"p2p_elastic.cli.main{name}"
                 for name in ("", "_bench", "_doctor", "_errors", "_export", "_options", "_simulate", "_status")
             },
         ),
@@ -171,7 +171,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_the_package_is_silent_and_loads_nothing_heavy() -> None:
-    done = run("import sys, p2p_elastic, p2p_elastic.cli, p2p_elastic.cli_simulate; print(*sys.modules)")
+    done = run("import sys, p2p_elastic, p2p_elastic.cli.main, p2p_elastic.cli.simulate; print(*sys.modules)")
     assert done.stderr == ""
     assert not {"torch", "hivemind", "fastapi", "sklearn", "torchvision", "matplotlib"} & set(done.stdout.split())
 
@@ -180,7 +180,7 @@ def test_importing_the_network_is_silent_and_leaves_signals_and_logging_alone() 
     done = run(
         "import logging, signal\n"
         "before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.root.handlers[:]\n"
-        "import p2p_elastic.join\n"
+        "import p2p_elastic.node.participation\n"
         "assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.root.handlers)\n"
     )
     assert (done.stdout, done.stderr) == ("", "")

@@ -13,11 +13,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from p2p_elastic.adahessian import AdaHessian, set_gradients
-from p2p_elastic.optimizers import SGD
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.tasks import find_task
+from p2p_elastic.training.adahessian import AdaHessian, set_gradients
+from p2p_elastic.training.optimizers import SGD
 
 pytestmark = pytest.mark.processes
 
@@ -28,7 +28,7 @@ NOT_LOADED = {
 
 JOIN = """
 import sys
-from p2p_elastic.cli import main
+from p2p_elastic.cli.main import main
 arguments = "join --host 127.0.0.1 --port 0 --http-port 0 --threads 1 --steps 3 --log-format json --output".split()
 main([*arguments, sys.argv[1]], standalone_mode=False)
 print("LOADED", *sys.modules)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_elastic.events import EventLog
 from p2p_elastic.peers.partners import (
     UNLISTED_MAX,
     UNLISTED_SECONDS,
@@ -27,6 +26,7 @@ from p2p_elastic.peers.partners import (
 )
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.peers.watch import Watch
+from p2p_elastic.status.events import EventLog
 
 checked = settings(max_examples=100)
 ANNOUNCE = 5.0

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.pace import BURST_SECONDS, DEBT_EXCHANGES, MEAN_SECONDS, Budget, parse_bandwidth, used
-from p2p_elastic.status import PaceStatus
+from p2p_elastic.rate_limit import BURST_SECONDS, DEBT_EXCHANGES, MEAN_SECONDS, Budget, parse_bandwidth, used
+from p2p_elastic.status.schema import PaceStatus
 
 checked = settings(max_examples=200)
 exchanges = st.lists(st.tuples(st.floats(0.0, 300.0), st.integers(0, 10**9), st.floats(0.0, 60.0)), max_size=50)

@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from p2p_elastic.cli import main
-from p2p_elastic.cli_options import DATA_DIR_DEFAULT
-from p2p_elastic.config import JoinConfig
-from p2p_elastic.methods import RULES
+from p2p_elastic.cli.main import main
+from p2p_elastic.cli.options import DATA_DIR_DEFAULT
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.rules.methods import RULES
 from p2p_elastic.tasks import TASKS
 from p2p_elastic.tasks.folders import default_data_dir
 

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from p2p_elastic.health.trust import PARTNERS_MAX, Verdict
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.deadlines import Estimate
 from p2p_elastic.peers.handover import Handover, Settled, State
 from p2p_elastic.peers.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
@@ -38,9 +40,7 @@ from p2p_elastic.peers.partners import (
 )
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.status import FAILED_LATELY_SECONDS, Outcome, PartnerStatus
-from p2p_elastic.trust import PARTNERS_MAX, Verdict
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, Outcome, PartnerStatus
 
 checked = settings(max_examples=60)
 

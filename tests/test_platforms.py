@@ -6,12 +6,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from p2p_elastic import devices
-from p2p_elastic.cli import main
-from p2p_elastic.devices import choose_device
-from p2p_elastic.doctor_checks import check_pytorch
+from p2p_elastic.cli.main import main
+from p2p_elastic.common.platforms import Build, Platform, check_platform
+from p2p_elastic.doctor.checks import check_pytorch
 from p2p_elastic.errors import ConfigError, NetworkError
-from p2p_elastic.platforms import Build, Platform, check_platform
+from p2p_elastic.parameters import devices
+from p2p_elastic.parameters.devices import choose_device
 
 CPU, CUDA = "2.14.1+cpu", "2.14.1+cu130"
 WINDOWS = Platform("Windows", "AMD64", 64)

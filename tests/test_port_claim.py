@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
+from p2p_elastic.common.port_claim import PortClaim
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.port_claim import PortClaim
 
 
 def free_port() -> int:

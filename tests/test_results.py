@@ -15,8 +15,8 @@ from safetensors.torch import load_file, load_model
 from torch import nn
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.results import BEFORE, CENTRE_FILE, MODEL_FILE, SUMMARY_FILE, save_json, save_model, set_aside
-from p2p_elastic.status import FarewellStatus
+from p2p_elastic.node.results import BEFORE, CENTRE_FILE, MODEL_FILE, SUMMARY_FILE, save_json, save_model, set_aside
+from p2p_elastic.status.schema import FarewellStatus
 
 
 def test_a_folder_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None:

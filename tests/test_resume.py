@@ -14,25 +14,25 @@ from swarm import Member, build_member, run_members, simulate, tiny_model, value
 from test_training import Notes, never, nothing, split_of
 from torch import Tensor, nn
 
-from p2p_elastic.checkpoint import Content, Store
-from p2p_elastic.config import JoinConfig
+from p2p_elastic.checkpoint.store import Content, Store
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.manifest import RunManifest
-from p2p_elastic.messages import Stamp
-from p2p_elastic.methods import RULES
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.results import Summary, save_summary
+from p2p_elastic.node.resume import IDENTITY, Saved, options_kept, resume, resume_or_found
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.memory import AWAY_STEPS_MIN, PeerMemory, was_away_long
 from p2p_elastic.peers.partners import Member as Known
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.policy import Policy
-from p2p_elastic.results import Summary, save_summary
-from p2p_elastic.resume import IDENTITY, Saved, options_kept, resume, resume_or_found
-from p2p_elastic.rules import elastic, sum_weight
-from p2p_elastic.schedule import Schedule
+from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.protocol.messages import Stamp
+from p2p_elastic.rules.base import elastic, sum_weight
+from p2p_elastic.rules.methods import RULES
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
-from p2p_elastic.training import Settings, Trainer
-from p2p_elastic.training_memory import TrainingMemory, TrainingState
+from p2p_elastic.training.state import TrainingMemory, TrainingState
+from p2p_elastic.training.trainer import Settings, Trainer
 
 # ---------------------------------------------------------------- training, bit for bit
 

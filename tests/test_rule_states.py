@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p2p_elastic.methods import find_method
 from p2p_elastic.peers.rule_states import RulesAtWork
-from p2p_elastic.policy import Policy, rule_of
-from p2p_elastic.rules import Facts
-from p2p_elastic.schedule import Schedule
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.policy import Policy, rule_of
+from p2p_elastic.rules.schedule import Schedule
 
 
 def test_fragments_that_differ_much_in_size_are_no_lag_wherever_the_centre_is() -> None:

@@ -13,9 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.methods import RULES, Flow, Topology, find_method, find_rule
-from p2p_elastic.rules import ExchangeRule, Facts, chain, clip_by_norm, elastic, follow, pull, receive, stay, sum_weight
-from p2p_elastic.schedule import Schedule
+from p2p_elastic.rules.base import (
+    ExchangeRule,
+    Facts,
+    chain,
+    clip_by_norm,
+    elastic,
+    follow,
+    pull,
+    receive,
+    stay,
+    sum_weight,
+)
+from p2p_elastic.rules.methods import RULES, Flow, Topology, find_method, find_rule
+from p2p_elastic.rules.schedule import Schedule
 
 checked = settings(max_examples=25)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

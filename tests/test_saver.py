@@ -10,10 +10,10 @@ import torch
 from pydantic import BaseModel
 from statuses import status_of
 
-from p2p_elastic.checkpoint import Content
+from p2p_elastic.checkpoint.saver import Interval, Saver
+from p2p_elastic.checkpoint.store import Content
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.health import judge
-from p2p_elastic.saver import Interval, Saver
+from p2p_elastic.health.checks import judge
 
 
 class Nothing(BaseModel):

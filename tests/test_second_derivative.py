@@ -13,12 +13,12 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from p2p_elastic.adahessian import AdaHessian, rademacher, set_gradients
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.second_derivative import twice_differentiable
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers
 from p2p_elastic.tasks import Data, Recipe, Split, Task
-from p2p_elastic.training import Settings, Trainer
+from p2p_elastic.training.adahessian import AdaHessian, rademacher, set_gradients
+from p2p_elastic.training.second_derivative import twice_differentiable
+from p2p_elastic.training.trainer import Settings, Trainer
 
 
 def sequences(seed: int = 1) -> Tensor:

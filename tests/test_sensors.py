@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from p2p_elastic import sensors
-from p2p_elastic.sensors import Readings, Sensors
+from p2p_elastic.health import sensors
+from p2p_elastic.health.sensors import Readings, Sensors
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 GIB = 2**30

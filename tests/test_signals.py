@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_elastic import signals
-from p2p_elastic.causes import Ended
-from p2p_elastic.control import Report
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.signals import Reported, merge, ramp, worst
-from p2p_elastic.status import Outcome, SignalStatus
+from p2p_elastic.health import signals
+from p2p_elastic.health.causes import Ended
+from p2p_elastic.health.controls import Report
+from p2p_elastic.health.signals import Reported, merge, ramp, worst
+from p2p_elastic.status.schema import Outcome, SignalStatus
 
 OK, NO, LATE, GONE = Outcome.COMPLETED, Outcome.DECLINED, Outcome.TIMEOUT, Outcome.UNREACHABLE
 FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)

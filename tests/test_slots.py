@@ -11,13 +11,13 @@ from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from p2p_elastic.checkpoint import Content, Store
+from p2p_elastic.checkpoint.store import Content, Store
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.results import save_model, save_values
+from p2p_elastic.node.results import save_model, save_values
+from p2p_elastic.parameters.slots import copy_model
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
-from p2p_elastic.slots import copy_model
-from p2p_elastic.training_memory import TrainingMemory
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.training.state import TrainingMemory
 
 
 class Holder(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from p2p_elastic.stop import Stop
+from p2p_elastic.common.stop import Stop
 
 pytestmark = pytest.mark.processes
 
@@ -52,7 +52,7 @@ def test_what_nohup_has_ignored_stays_ignored() -> None:
 @pytest.mark.parametrize("first", ["stop.ask()", "signal.raise_signal(signal.SIGHUP)"])
 def test_ctrl_c_after_another_wish_ends_at_once(first: str) -> None:
     code = (
-        "import signal\nfrom p2p_elastic.stop import Stop\n"
+        "import signal\nfrom p2p_elastic.common.stop import Stop\n"
         f"with Stop().signals() as stop:\n    {first}\n    signal.raise_signal(signal.SIGINT)\nprint('went on')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -61,7 +61,7 @@ def test_ctrl_c_after_another_wish_ends_at_once(first: str) -> None:
 
 def test_a_peer_whose_output_nobody_reads_is_asked_to_finish() -> None:
     code = (
-        "import sys, p2p_elastic.join as joining\nfrom p2p_elastic.cli import main\n"
+        "import sys, p2p_elastic.node.participation as joining\nfrom p2p_elastic.cli.main import main\n"
         "def join(config, screen, stop):\n"
         "    screen.say('loading', 'Loading ...')\n"
         "    print('asked' if stop() else 'not asked', file=sys.stderr)\n"

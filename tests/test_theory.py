@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules import ExchangeRule, Facts, elastic, follow
+from p2p_elastic.rules.base import ExchangeRule, Facts, elastic, follow
+from p2p_elastic.rules.dynamic import Weighting, dynamic
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.rounds import Centre
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.tasks import Data, find_task
-from p2p_elastic.weighting import Weighting, dynamic
 
 ME, YOU = Facts(step=1, loss=None, weight=1.0, asked=True), Facts(step=1, loss=None, weight=1.0)
 DIGITS = 5e-5  # a number given to four digits after the point

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS
 from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
 from p2p_elastic.peers.wire import CHUNK_ELEMENTS, CHUNK_HEADER
+from p2p_elastic.protocol.codecs import CODECS
 
 checked = settings(max_examples=30)
 ELEMENTS = st.sampled_from([1, 7, 1000, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 3 * CHUNK_ELEMENTS + 5])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.parameters.vector import ParameterVector
 
 
 def snapshot(model: nn.Module) -> Tensor:
@@ -185,7 +185,7 @@ def test_a_bfloat16_model_travels_as_float32_and_moves_in_its_own_precision() ->
 
 
 def test_a_move_is_converted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p_elastic.vector.CONVERTED", 2)
+    monkeypatch.setattr("p2p_elastic.parameters.vector.CONVERTED", 2)
     model = nn.Linear(3, 5).double()
     model.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
     vector = ParameterVector(model)

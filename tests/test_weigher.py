@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from test_signals import met
 
-from p2p_elastic.causes import Timing
+from p2p_elastic.health.causes import Timing
 from p2p_elastic.peers.partners import Members, observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.weigher import PACE_SECONDS, Observed, Pace, Weigher, judged
-from p2p_elastic.status import Outcome, SignalStatus
+from p2p_elastic.status.schema import Outcome, SignalStatus
 
 
 def seen(**changes: Any) -> Observed:

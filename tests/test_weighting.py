@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.rules import ExchangeRule, Facts, elastic
-from p2p_elastic.weighting import (
+from p2p_elastic.rules.base import ExchangeRule, Facts, elastic
+from p2p_elastic.rules.dynamic import (
     COEFFICIENTS,
     COPIES_BELOW,
     COUNTS_FROM,

@@ -7,9 +7,10 @@ from typing import Any, get_args
 import pytest
 import statuses
 
-from p2p_elastic.health import judge
-from p2p_elastic.messages import DeclineReason
-from p2p_elastic.status import (
+from p2p_elastic.health.checks import judge
+from p2p_elastic.health.diagnose import DECLINES, NOT_TRAINING, Why, why
+from p2p_elastic.protocol.messages import DeclineReason
+from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,
     ExchangeRecord,
@@ -23,7 +24,6 @@ from p2p_elastic.status import (
     Phase,
     SignalStatus,
 )
-from p2p_elastic.why import DECLINES, NOT_TRAINING, Why, why
 
 MEMBER = MemberStatus(
     peer="B", addresses=("/ip4/10.0.0.2/tcp/4001",), state="alive", step=90, loss=1.0, age_seconds=1.0

@@ -12,12 +12,12 @@ import pytest
 import torch
 from statuses import status_of
 
-from p2p_elastic.config import JoinConfig
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.health.sensors import Sensors
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.http import Window, _is_loopback, _token, with_preferred_port
 from p2p_elastic.peers.network import NetworkThread
-from p2p_elastic.sensors import Sensors
-from p2p_elastic.status import PeerStatus
-from p2p_elastic.window import Window, _is_loopback, _token, with_preferred_port
+from p2p_elastic.status.schema import PeerStatus
 
 
 @pytest.fixture(autouse=True)

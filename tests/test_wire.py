@@ -11,7 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.messages import (
+from p2p_elastic.peers.wire import (
+    CHUNK_ELEMENTS,
+    CHUNK_HEADER,
+    KINDS,
+    MAGIC,
+    MESSAGE_BYTES_MAX,
+    MESSAGE_HEADER,
+    check_chunk,
+    check_chunk_length,
+    chunk_header,
+    chunks,
+    pack,
+    unpack_body,
+    unpack_header,
+)
+from p2p_elastic.protocol.messages import (
     Aborted,
     Accept,
     Apart,
@@ -31,21 +46,6 @@ from p2p_elastic.messages import (
     Tell,
     Unchanged,
     Verified,
-)
-from p2p_elastic.peers.wire import (
-    CHUNK_ELEMENTS,
-    CHUNK_HEADER,
-    KINDS,
-    MAGIC,
-    MESSAGE_BYTES_MAX,
-    MESSAGE_HEADER,
-    check_chunk,
-    check_chunk_length,
-    chunk_header,
-    chunks,
-    pack,
-    unpack_body,
-    unpack_header,
 )
 
 checked = settings(max_examples=80)

@@ -12,7 +12,7 @@ from torch import nn
 
 from p2p_elastic.bench.figures import Spread, machine, ratio
 from p2p_elastic.bench.live import model_of
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.parameters.vector import ParameterVector
 
 WARM_UP = 2
 

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from p2p_elastic.bench.delay import DelayProxy
 from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
 from p2p_elastic.errors import P2PElasticError
+from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.socket_stream import SocketStream
-from p2p_elastic.policy import Policy
-from p2p_elastic.rules import elastic
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import ExchangeRecord, Outcome
-from p2p_elastic.vector import ParameterVector, Part
+from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import ExchangeRecord, Outcome
 
 BARE_PROTOCOL = "/p2p-elastic/bench/1"
 PIECE_BYTES = 1 << 20

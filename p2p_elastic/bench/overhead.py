@@ -21,8 +21,8 @@ from torch import Tensor
 from p2p_elastic.bench.figures import Spread, machine, quantile, ratio
 from p2p_elastic.bench.live import LivePeer, Setup, mlp
 from p2p_elastic.bench.process import PeerProcess
-from p2p_elastic.optimizers import SGD
-from p2p_elastic.training import attach
+from p2p_elastic.training.optimizers import SGD
+from p2p_elastic.training.trainer import attach
 
 STEP_SECONDS = 0.015  # about so long a step takes: the batch is chosen for it
 WARM_UP_STEPS = 20

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from p2p_elastic.codecs import find_codec
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.methods import RULES, Topology
-from p2p_elastic.policy import rule_of
-from p2p_elastic.rules import ExchangeRule
+from p2p_elastic.protocol.codecs import find_codec
+from p2p_elastic.rules.base import ExchangeRule
+from p2p_elastic.rules.methods import RULES, Topology
+from p2p_elastic.rules.policy import rule_of
 from p2p_elastic.simulator.accumulated import Accumulated
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.judging import Judging

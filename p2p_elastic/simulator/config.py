@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from p2p_elastic.codecs import find_codec
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.methods import RULES, Flow, Method, Topology, find_method, find_rule
-from p2p_elastic.policy import WeightingName, default_schedule
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import Frozen
+from p2p_elastic.protocol.codecs import find_codec
+from p2p_elastic.rules.methods import RULES, Flow, Method, Topology, find_method, find_rule
+from p2p_elastic.rules.policy import WeightingName, default_schedule
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Frozen
 from p2p_elastic.tasks import Recipe
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from p2p_elastic import signals
+from p2p_elastic.health import signals
+from p2p_elastic.health.trust import Judge, Trial, Verdict
+from p2p_elastic.parameters.vector import ParameterVector, Part
+from p2p_elastic.rules.dynamic import settled
 from p2p_elastic.simulator.workers import Loss
 from p2p_elastic.tasks.evaluation import FEW
-from p2p_elastic.trust import Judge, Trial, Verdict
-from p2p_elastic.vector import ParameterVector, Part
-from p2p_elastic.weighting import settled
 
 CENTRE = -1
 Pair = tuple[int, int]  # who judges, who is judged: a row, or CENTRE

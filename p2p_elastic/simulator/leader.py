@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from p2p_elastic.rules import ExchangeRule, Facts, State
+from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.simulator.judging import Judging, Pair
 from p2p_elastic.simulator.rounds import Nobody, Received, reached, trusting
 from p2p_elastic.simulator.sending import Wire

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from p2p_elastic.common.fraction import number
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.fraction import number
 from p2p_elastic.simulator.config import Failures, SimulationConfig
 
 ALIASES = {"learning_rate": "lr"}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from p2p_elastic.common.files import output_file
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.files import output_file
 from p2p_elastic.simulator.config import Point, SimulationResult
 
 if TYPE_CHECKING:

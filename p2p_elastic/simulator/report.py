@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from p2p_elastic.common.files import output_file
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.files import output_file
 from p2p_elastic.simulator.config import SimulationResult
 
 RESULT_FILE, CURVE_FILE = "result.json", "curve.csv"

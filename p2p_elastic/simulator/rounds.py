@@ -30,11 +30,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from p2p_elastic.methods import Flow
-from p2p_elastic.rules import ExchangeRule, Facts, State
+from p2p_elastic.health.trust import Verdict
+from p2p_elastic.rules.base import ExchangeRule, Facts, State
+from p2p_elastic.rules.methods import Flow
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
 from p2p_elastic.simulator.sending import Wire
-from p2p_elastic.trust import Verdict
 
 Moves = dict[int, Tensor]
 Ask = tuple[int, int]  # who asks, who is asked

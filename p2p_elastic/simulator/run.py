@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from p2p_elastic import __version__, adahessian
-from p2p_elastic.methods import RULES, Topology
+from p2p_elastic import __version__
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
@@ -27,7 +28,7 @@ from p2p_elastic.tasks import (
     reestimate_batchnorm,
     worker_parts,
 )
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.training import adahessian
 
 Progress = Callable[[int, int, Point | None], None]
 """(steps done, steps in all, the point that was just reached or None), after each step."""

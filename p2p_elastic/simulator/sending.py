@@ -7,8 +7,8 @@ import random
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS, PIECE, Codec
-from p2p_elastic.link import fragment
+from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec
+from p2p_elastic.protocol.link_choice import fragment
 
 CHUNK = 2 * PIECE  # elements that are encoded at once
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vjp, vmap
 
-from p2p_elastic.adahessian import AdaHessian, block_average, precondition, rademacher, set_gradients
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.optimizers import SGD
-from p2p_elastic.second_derivative import twice_differentiable
-from p2p_elastic.vector import WIRE_DTYPE, ParameterVector
+from p2p_elastic.parameters.vector import WIRE_DTYPE, ParameterVector
+from p2p_elastic.training.adahessian import AdaHessian, block_average, precondition, rademacher, set_gradients
+from p2p_elastic.training.optimizers import SGD
+from p2p_elastic.training.second_derivative import twice_differentiable
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Named = dict[str, Tensor]

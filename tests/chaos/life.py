@@ -13,17 +13,17 @@ from chaos.machines import MachinesLoop, end_all
 from chaos.observe import Observer, WatchedVector
 from chaos.plan import Setting
 from chaos.weather import Weather, WeatheredDirectory
-from p2p_elastic.events import EventLog
-from p2p_elastic.methods import find_method
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
 from p2p_elastic.peers.transport import Handler
-from p2p_elastic.policy import Policy
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.events import EventLog
 
 PERIOD = 14  # steps
 LEAVE_SECONDS = 20.0

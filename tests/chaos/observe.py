@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.handover import Settled
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector, Part
+from p2p_elastic.status.schema import Outcome
 
 
 class Applied(NamedTuple):

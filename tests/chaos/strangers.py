@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Callable
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.messages import Inquiry, Offer, Tell
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork
 from p2p_elastic.peers.wire import pack
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.protocol.messages import Inquiry, Offer, Tell
 
 AT_ONCE = 15
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from live_chaos.lives import RESTING
 
-from p2p_elastic.processes import Swarm
+from p2p_elastic.demo.processes import Swarm
 
 
 @pytest.fixture

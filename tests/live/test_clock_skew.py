@@ -9,7 +9,7 @@ import pytest
 from live_chaos.lives import launched
 from running import START_SECONDS
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 
 def partners(process: Process) -> set[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from running import START_SECONDS
 from safetensors.torch import load_file
 
+from p2p_elastic.demo.processes import Process, Swarm
 from p2p_elastic.peers.membership import Membership
-from p2p_elastic.processes import Process, Swarm
 
 ANNOUNCE_SECONDS = Membership(run="any").announce_seconds
 

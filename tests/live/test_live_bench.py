@@ -14,7 +14,7 @@ from daemons import daemons_of
 
 from p2p_elastic.bench.exchange import ExchangeOptions, ends
 from p2p_elastic.bench.overhead import OverheadOptions, _row
-from p2p_elastic.cli import main
+from p2p_elastic.cli.main import main
 
 START_SECONDS, END_SECONDS = 120.0, 10.0
 

@@ -15,7 +15,7 @@ from live_chaos.lives import RESTING
 from running import START_SECONDS, centre, completed
 from safetensors.torch import load_file
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 
 def told(process: Process) -> list[dict[str, object]]:

@@ -14,17 +14,17 @@ import torch
 from swarm import Member, run_members, tiny_model, values
 
 from p2p_elastic.errors import PartnerUnreachable
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.wire import MESSAGE_HEADER
-from p2p_elastic.policy import Policy
-from p2p_elastic.rules import elastic
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Outcome
 
 DEADLINE = 60.0
 

@@ -12,8 +12,8 @@ import torch
 from running import START_SECONDS, kill
 from safetensors.torch import load_file
 
+from p2p_elastic.demo.processes import Process, Swarm
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.processes import Process, Swarm
 
 STEPS = 4000  # long enough to be killed in the middle
 

@@ -7,7 +7,7 @@ from typing import Any
 from running import START_SECONDS, centre, completed, kill
 from safetensors.torch import load_file
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 PEERS = 3
 

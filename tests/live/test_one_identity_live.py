@@ -8,8 +8,8 @@ from pathlib import Path
 
 from running import START_SECONDS, members
 
+from p2p_elastic.demo.processes import Swarm
 from p2p_elastic.errors import IdentityInUse
-from p2p_elastic.processes import Swarm
 
 TRAINING = ["--epochs", "100000"]
 

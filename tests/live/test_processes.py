@@ -10,7 +10,7 @@ from daemons import daemons_of
 from running import START_SECONDS, completed
 from safetensors.torch import load_file
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 END_SECONDS = 5.0
 

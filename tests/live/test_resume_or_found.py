@@ -6,7 +6,7 @@ from pathlib import Path
 
 from running import START_SECONDS, kill, members
 
-from p2p_elastic.processes import Swarm
+from p2p_elastic.demo.processes import Swarm
 
 
 def test_a_founder_that_is_killed_and_started_by_the_same_command_founds_no_second_run(

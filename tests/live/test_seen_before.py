@@ -8,7 +8,7 @@ from pathlib import Path
 
 from running import START_SECONDS, members
 
-from p2p_elastic.processes import Swarm
+from p2p_elastic.demo.processes import Swarm
 
 
 def test_a_newcomer_whose_initial_peer_is_gone_joins_through_peers_seen_before(swarm: Swarm, tmp_path: Path) -> None:

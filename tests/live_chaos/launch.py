@@ -56,7 +56,7 @@ def _late(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 def rest_between_steps(seconds: float) -> None:
     """Sleep after each step: several peers share few cores, and most tests wait for something else than training."""
-    from p2p_elastic import training
+    from p2p_elastic.training import trainer as training
 
     stepped = training.Meter.stepped
 
@@ -69,8 +69,8 @@ def rest_between_steps(seconds: float) -> None:
 
 def record_to(path: Path) -> None:
     """Write down each step, exchange and announcement, so that nothing is lost when we are killed."""
-    from p2p_elastic import training
     from p2p_elastic.peers import journal, presence
+    from p2p_elastic.training import trainer as training
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
@@ -105,8 +105,8 @@ def take_snapshots(folder: Path, seconds: float, during: float) -> None:
     """Copy the parameters before a step, each so many seconds; the file's name is the time."""
     import torch
 
-    from p2p_elastic import training
-    from p2p_elastic.vector import ParameterVector
+    from p2p_elastic.parameters.vector import ParameterVector
+    from p2p_elastic.training import trainer as training
 
     folder.mkdir(parents=True, exist_ok=True)
     gradient, moments = training.Trainer._gradient, {"first": 0.0, "last": 0.0}
@@ -142,7 +142,7 @@ def main() -> None:
         take_snapshots(Path(wanted["folder"]), wanted["seconds"], wanted["for"])
     if options.get("fsync"):
         slow_disk(options["fsync"])
-    from p2p_elastic.cli import run
+    from p2p_elastic.cli.main import run
 
     run()
 

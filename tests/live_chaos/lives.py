@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from daemons import daemons_of, runs
 
-from p2p_elastic.processes import Process, Swarm
+from p2p_elastic.demo.processes import Process, Swarm
 
 LAUNCHER = str(Path(__file__).with_name("launch.py"))
 WATCH_SECONDS = 0.3

@@ -22,9 +22,9 @@ from live_chaos.plan import Fault
 from live_chaos.proxy import Proxies, Trouble
 from live_chaos.verdict import Report
 
-from p2p_elastic.config import JoinConfig
+from p2p_elastic.demo.processes import Swarm
 from p2p_elastic.errors import P2PElasticError
-from p2p_elastic.processes import Swarm
+from p2p_elastic.node.config import JoinConfig
 
 START_SECONDS = 120.0
 AGAIN_SECONDS = 120.0  # until everybody exchanges again after the last fault: libp2p waits before it dials anew

@@ -13,8 +13,8 @@ import psutil
 from live_chaos.lives import Life, Watcher
 from live_chaos.proxy import Proxies
 
-from p2p_elastic.processes import compare
-from p2p_elastic.results import MODEL_FILE
+from p2p_elastic.demo.processes import compare
+from p2p_elastic.node.results import MODEL_FILE
 from p2p_elastic.tasks import find_task
 
 GONE_SECONDS = 10.0

@@ -11,17 +11,17 @@ import torch
 from swarm import Member, build_member, run_members, simulate, tiny_model, values
 from torch import Tensor, nn
 
-from p2p_elastic.messages import Lane
-from p2p_elastic.methods import find_method
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.peers.wire import CHUNK_ELEMENTS, pack
-from p2p_elastic.policy import Policy, rule_of
-from p2p_elastic.rules import elastic
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.protocol.messages import Lane
+from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.policy import Policy, rule_of
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Outcome
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -13,8 +13,16 @@ from swarm import Member, build_member, run_members, tiny_model, values
 from test_topologies import EASGD, LSGD, NAMES, centre_of, completed, gossip, kill, leaders_of, living, until, with_loss
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.exchange import fetch, give, initiate
-from p2p_elastic.messages import (
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
+from p2p_elastic.peers.handover import State
+from p2p_elastic.peers.leader import Measured
+from p2p_elastic.peers.records import CentreClaim, PeerRecord
+from p2p_elastic.peers.responder import OUTGOING_MAX
+from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.wire import CHUNK_HEADER
+from p2p_elastic.protocol.exchange import fetch, give, initiate
+from p2p_elastic.protocol.messages import (
     CLOCK_MAX,
     SHARE_MAX,
     TERM_MAX,
@@ -32,18 +40,10 @@ from p2p_elastic.messages import (
     Unchanged,
     Verified,
 )
-from p2p_elastic.methods import Flow
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
-from p2p_elastic.peers.handover import State
-from p2p_elastic.peers.leader import Measured
-from p2p_elastic.peers.records import CentreClaim, PeerRecord
-from p2p_elastic.peers.responder import OUTGOING_MAX
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.peers.wire import CHUNK_HEADER
-from p2p_elastic.policy import Policy
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.rules.methods import Flow
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Outcome
 
 SCHEMA = ParameterVector(tiny_model(0)).schema_hash
 ELEMENTS = ParameterVector(tiny_model(0)).elements

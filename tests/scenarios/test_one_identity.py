@@ -9,17 +9,17 @@ import pytest
 from swarm import Member, build_member, run_members, tiny_model
 
 from p2p_elastic.errors import IdentityInUse
-from p2p_elastic.events import EventLog
-from p2p_elastic.methods import RULES, Topology
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.instances import LOOKS_ALONE, TAKEN_OVER, Instances
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.policy import Policy
-from p2p_elastic.rules import elastic
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.methods import RULES, Topology
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.events import EventLog
 
 ANNOUNCE_SECONDS = 1.0
 STEP_SECONDS = 0.05

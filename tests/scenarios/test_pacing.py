@@ -10,13 +10,13 @@ import pytest
 import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 
-from p2p_elastic.methods import Topology, find_method
-from p2p_elastic.pace import BURST_SECONDS, Budget
 from p2p_elastic.peers.pacing import SLOW_SHARE
 from p2p_elastic.peers.simulation import Event, Judge, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.policy import Policy
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import ExchangeTotals, Outcome, PaceStatus
+from p2p_elastic.rate_limit import BURST_SECONDS, Budget
+from p2p_elastic.rules.methods import Topology, find_method
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import ExchangeTotals, Outcome, PaceStatus
 
 NAMES = ["a", "b", "c", "d"]
 STEP_SECONDS = 0.2

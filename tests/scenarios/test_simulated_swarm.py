@@ -11,8 +11,7 @@ from swarm import Member, build_member, run_members, simulate, tiny_model, value
 from torch import Tensor, nn
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.messages import Offer, Verified
-from p2p_elastic.methods import find_method
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import (
@@ -24,10 +23,11 @@ from p2p_elastic.peers.simulation import (
     run_virtual,
 )
 from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, chunk_header, pack
-from p2p_elastic.policy import Policy
-from p2p_elastic.schedule import Schedule
-from p2p_elastic.status import Outcome
-from p2p_elastic.vector import ParameterVector
+from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Outcome
 
 NAMES = ["a", "b", "c", "d"]
 

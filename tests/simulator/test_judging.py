@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2p_elastic.methods import RULES
+from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.config import SimulationResult
 from p2p_elastic.simulator.judging import CENTRE, Judging
 from p2p_elastic.simulator.options import build

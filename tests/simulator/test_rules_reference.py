@@ -15,7 +15,7 @@ import torch
 from stepwise import SIZE, STEP_SIZE, STEPS, Array, Setting, each_size
 from torch import nn
 
-from p2p_elastic.methods import RULES
+from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.leader import Leader
 from p2p_elastic.simulator.rounds import Ask, Nobody, Pairs
 from p2p_elastic.simulator.workers import LoopedWorkers, Optimization

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.methods import RULES
+from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.config import Failures, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.options import build

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.methods import RULES
+from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.config import Failures, Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.leader import Leader

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.codecs import CODECS
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.methods import RULES, Flow
-from p2p_elastic.rules import elastic, follow, receive
+from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.rules.base import elastic, follow, receive
+from p2p_elastic.rules.dynamic import dynamic
+from p2p_elastic.rules.methods import RULES, Flow
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.leader import Leader
@@ -21,7 +22,6 @@ from p2p_elastic.simulator.rounds import Centre, CentreTogether, Moves, Pairs
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.sending import CHUNK, Wire
 from p2p_elastic.tasks import find_task
-from p2p_elastic.weighting import dynamic
 
 WORKERS, ELEMENTS = 4, 300
 every_codec = pytest.mark.parametrize("name", CODECS)

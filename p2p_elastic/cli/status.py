@@ -1,0 +1,143 @@
+"""The command `p2p-elastic status`. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2p_elastic.cli.errors import clean_errors
+from p2p_elastic.common.stop import Stop
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from p2p_elastic.client.status import Answer, Asked, Watch
+
+WATCH_SECONDS = 1.0
+POLL_SECONDS = 0.05
+WIDTH = 160  # where the output is no terminal
+
+HELP = """Show how peers are, through the HTTP address that each prints at its start.
+
+    One peer is shown in detail, several as a table. Without URL the peer on this machine at its usual port, 8870, is
+    asked. A URL may be host:port, a port of this machine, or what you copied from a browser.
+
+    \b
+      p2p-elastic status
+      p2p-elastic status 8871 192.168.1.7:8870
+      p2p-elastic status --watch
+
+    A peer shows itself to other machines only if it was started with --http-host 0.0.0.0.
+
+    Exit code: 0 all are ok; 1 one at least is degraded; 2 one at least could not be asked, or bad usage. With --watch
+    it is that of the last look; a peer that has not answered by then could not be asked.
+    """
+
+
+def _status(urls: tuple[str, ...], watch: bool, as_json: bool, timeout_seconds: float) -> None:
+    with Stop().signals() as stop, clean_errors():
+        from rich.console import Console
+
+        from p2p_elastic.client.status import DEFAULT_URL, Watch, ask_all, exit_code, parse_url
+
+        asked = tuple(dict.fromkeys(parse_url(url) for url in urls or (DEFAULT_URL,)))
+        console = _console(Console)
+        if watch:
+            with Watch(asked, timeout_seconds, WATCH_SECONDS) as seen:
+                _follow(seen, asked, console, as_json, stop)
+                answers = seen.latest()
+        else:
+            with stop.interruptible():
+                answers = ask_all(asked, timeout_seconds)
+            _show(answers, console, as_json)
+        sys.exit(exit_code(answers))
+
+
+def _console(kind: type[Console]) -> Console:
+    # A peer's text may have letters that this terminal's encoding lacks.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return kind(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _show(answers: tuple[Answer, ...], console: Console, as_json: bool) -> None:
+    from p2p_elastic.screens.status import view
+
+    if as_json:
+        click.echo(_json(answers, single=len(answers) == 1, indent=2))
+    else:
+        console.print(view(answers))
+
+
+def _json(answers: tuple[Answer, ...], *, single: bool, indent: int | None = None) -> str:
+    from pydantic import TypeAdapter
+
+    from p2p_elastic.client.status import Answer
+
+    if single:
+        return answers[0].model_dump_json(indent=indent)
+    return TypeAdapter(tuple[Answer, ...]).dump_json(answers, indent=indent).decode()
+
+
+def _follow(seen: Watch, asked: tuple[Asked, ...], console: Console, as_json: bool, stop: Stop) -> None:
+    """Show the newest answers every second until `stop`: redrawn in a terminal, else a line for each peer."""
+    from p2p_elastic.screens.status import line, view
+
+    while not seen.complete and not _paused(POLL_SECONDS, stop):
+        pass
+    if as_json:
+        _every_second(stop, lambda: click.echo(_json(seen.latest(), single=len(asked) == 1)))
+    elif not console.is_terminal:
+        _every_second(stop, lambda: click.echo("\n".join(f"{_clock()} {line(answer)}" for answer in seen.latest())))
+    else:
+        from rich.live import Live
+
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            _every_second(stop, lambda: live.update(view(seen.latest()), refresh=True))
+
+
+def _every_second(stop: Stop, show: Callable[[], Any]) -> None:
+    while not stop():
+        show()
+        _paused(WATCH_SECONDS, stop)
+
+
+def _paused(seconds: float, stop: Stop) -> bool:
+    """Wait so long, or until `stop`; says whether it was that."""
+    end = time.monotonic() + seconds
+    while not stop() and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return stop()
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+status = click.Command(
+    "status",
+    callback=_status,
+    params=[
+        click.Argument(["urls"], metavar="[URL]...", nargs=-1),
+        click.Option(["--watch"], is_flag=True, help="Look again every second until Ctrl-C."),
+        click.Option(
+            ["--json", "as_json"],
+            is_flag=True,
+            help="One JSON document: an object for one peer, a list for several; with --watch one per line.",
+        ),
+        click.Option(
+            ["--timeout", "timeout_seconds"],
+            type=click.FloatRange(0.1, 300),
+            default=5.0,
+            show_default=True,
+            metavar="S",
+            help="Seconds to wait for a peer.",
+        ),
+    ],
+    short_help="Show how peers are.",
+    help=HELP,
+)

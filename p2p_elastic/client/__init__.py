@@ -1,0 +1,1 @@
+"""Asking peers for their status over HTTP."""

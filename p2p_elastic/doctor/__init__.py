@@ -1,0 +1,1 @@
+"""`p2p-elastic doctor`: whether this machine can take part."""

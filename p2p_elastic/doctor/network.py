@@ -1,0 +1,263 @@
+"""The doctor's libp2p part: a host of its own for a few seconds, the initial peers, and the runs that they know."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from p2p_elastic.common.addresses import parse_address, read_address
+from p2p_elastic.doctor.checks import Finding, failure, ok, warning
+from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.directory import explain, members_key
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
+from p2p_elastic.peers.probing import probe
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.protocol.manifest import RunManifest, check_against, choose_run
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.tasks import find_task, initial_model
+
+T = TypeVar("T")
+RUNS_SECONDS = 7.0  # a manifest is announced every 5
+MEET_SECONDS = 30.0  # each step below has a shorter deadline of its own
+
+
+class Session:
+    """Our side of libp2p while the doctor looks around. Its methods raise KeyboardInterrupt on the wish to stop."""
+
+    def __init__(self, thread: NetworkThread, network: LiveNetwork, stop: Callable[[], bool]) -> None:
+        self._thread, self._network, self._stop = thread, network, stop
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self._network.host.addresses
+
+    def refresh_addresses(self) -> None:
+        """Ask again: a router's port mapping, or what others see, may have come meanwhile."""
+        with contextlib.suppress(NetworkError):
+            self._call(self._network.host.refresh_addresses())
+
+    def reach(self, addresses: Sequence[str]) -> list[Reach]:
+        """Try every address: all peers at the same time, the addresses of one peer one after the other."""
+        by_peer: dict[str, list[str]] = {}
+        for address in addresses:
+            by_peer.setdefault(parse_address(address).peer, []).append(address)
+
+        async def all_peers() -> list[Reach]:
+            found = await asyncio.gather(*(_reach_peer(self._network, p, those) for p, those in by_peer.items()))
+            return [reach for reaches in found for reach in reaches]
+
+        return self._call(all_peers())
+
+    @property
+    def clock_ahead(self) -> float:
+        """By how many seconds the swarm's clock is ahead of this machine's, once a peer was met."""
+        return self._network.clock.ahead_of_machine
+
+    def runs(self) -> tuple[RunManifest, ...]:
+        """The runs that the initial peers know."""
+        return self._call(_runs(self._network))
+
+    @property
+    def refused(self) -> Mapping[str, ConfigError]:
+        """Of these runs, those that nobody can join, and why."""
+        return self._network.directory.refused
+
+    def members(self, run: str) -> int | None:
+        """How many members the run has; None where the DHT does not say."""
+        return self._call(_members(self._network, run))
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._thread.call(coroutine, self._stop)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def open_session(
+    host: str, port: int, initial_peers: Sequence[str], announce: Sequence[str], stop: Callable[[], bool]
+) -> Iterator[Session]:
+    """Start p2pd for a while; it is gone at the end. Raises ConfigError, NetworkError."""
+    network = LiveNetwork(Identity.generate(), initial_peers, announce)
+    with NetworkThread() as thread:
+        thread.call(network.open(host, port))
+        try:
+            yield Session(thread, network, stop)
+        finally:
+            thread.call(network.close())
+
+
+# -- initial peers -----------------------------------------------------------------------------------------------------
+
+
+class Reach(NamedTuple):
+    """What came of one address."""
+
+    address: str
+    problem: str | None = None
+    hosts: tuple[str, ...] = ()  # what a name resolves to
+    tcp_seconds: float | None = None
+    handshake_seconds: float | None = None  # None as well where the peer was met through another address
+
+
+def valid_addresses(addresses: Sequence[str], key: str) -> tuple[list[str], list[Finding]]:
+    """Those that can be used, and what is wrong with the others."""
+    good, findings = [], []
+    for address in addresses:
+        try:
+            good.append(str(parse_address(address)) if key == "initial-peer" else read_address(address, key).where)
+        except ConfigError as error:
+            findings.append(failure(key, f"{address}: not usable", error.allowed))
+    return good, findings
+
+
+async def _reach_peer(network: LiveNetwork, peer: str, addresses: Sequence[str]) -> list[Reach]:
+    found: list[Reach] = []
+    met = False
+    for address in addresses:
+        reach = await _tcp(address)
+        if reach.problem is None and not met:  # libp2p would not dial a second time where it is connected
+            reach = await _handshake(network, peer, reach)
+            met = reach.problem is None
+        found.append(reach)
+    return found
+
+
+async def _tcp(address: str) -> Reach:
+    found = await probe(parse_address(address))
+    return Reach(address, found.problem and explain(address, found.problem), found.hosts, found.seconds)
+
+
+async def _handshake(network: LiveNetwork, peer: str, reach: Reach) -> Reach:
+    began = time.monotonic()
+    try:
+        await wait_for(network.dht.meet(peer, (reach.address,)), MEET_SECONDS)
+    except (PartnerUnreachable, DirectoryError) as error:
+        return reach._replace(problem=explain(reach.address, str(error)))
+    except asyncio.TimeoutError:
+        return reach._replace(problem="connected, but no handshake: is it another kind of program?")
+    return reach._replace(handshake_seconds=time.monotonic() - began)
+
+
+def check_reaches(reaches: Sequence[Reach], clock_ahead: float = 0.0) -> list[Finding]:
+    """A finding for each address; one that works is enough, so the others are warnings then.
+
+    `clock_ahead` says by how many seconds the swarm's clock is ahead of this machine's.
+    """
+    works = any(reach.handshake_seconds is not None for reach in reaches)
+    findings = [_check_reach(reach, works) for reach in reaches]
+    if works:
+        text = (
+            f"the initial peer's is {clock_ahead:+.1f} s from this machine's; whatever it is, peers go by the swarm's"
+        )
+        findings.append(ok("clock", text))
+    return findings
+
+
+def _check_reach(reach: Reach, another_works: bool) -> Finding:
+    name, where = "initial-peer", reach.address
+    shown = ", ".join(reach.hosts)
+    if shown and f"/{shown}/" not in where:
+        where += f" ({shown})"
+    if reach.problem is not None:
+        enough = "another address works, which is enough; leave this one out or correct it"
+        if another_works:
+            return warning(name, f"{where}: {reach.problem}", enough)
+        return failure(name, f"{where}: {reach.problem}", "see that it runs, and copy the address from its screen")
+    tcp = "" if reach.tcp_seconds is None else f"TCP in {_milliseconds(reach.tcp_seconds)}, "
+    if reach.handshake_seconds is None:
+        return ok(name, f"{where}: {tcp}not tried further, as the same peer was met at another address")
+    return ok(name, f"{where}: {tcp}handshake in {_milliseconds(reach.handshake_seconds)}, it is that peer")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+async def _runs(network: LiveNetwork) -> tuple[RunManifest, ...]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + RUNS_SECONDS
+    with contextlib.suppress(DirectoryError):
+        await network.dht.explore()
+    while True:
+        with contextlib.suppress(DirectoryError):
+            if found := await network.directory.runs():
+                return found
+        if loop.time() >= end:
+            return ()
+        await asyncio.sleep(0.5)
+
+
+async def _members(network: LiveNetwork, run: str) -> int | None:
+    try:
+        entries = await network.dht.get(members_key(run))
+    except DirectoryError:
+        return None
+    return sum(_is_member(body) for body in entries.values())
+
+
+def _is_member(body: bytes) -> bool:
+    try:
+        return not PeerRecord.model_validate_json(body).left
+    except ValidationError:
+        return False
+
+
+def choose(
+    manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
+) -> tuple[RunManifest | None, list[Finding]]:
+    """The run that would be joined, or why there is none."""
+    try:
+        manifest = choose_run(manifests, wanted, refused)
+    except ConfigError as error:
+        if error in refused.values():
+            return None, [failure("run", str(error), "found it anew with what is allowed, or update both ends")]
+        return None, [failure("run", error.allowed, "name one that is meant with --run, or end the others")]
+    if manifest is not None:
+        return manifest, []
+    if manifests:
+        names = ", ".join(sorted({m.run for m in manifests}))
+        return None, [
+            failure("run", f"the initial peers do not know run {wanted!r}; they know {names}", "correct --run")
+        ]
+    text = f"the initial peers answer, but none announced a run within {RUNS_SECONDS:.0f} s"
+    return None, [failure("run", text, "wait until one of them says that it founded or joined a run")]
+
+
+def check_run(manifest: RunManifest, members: int | None, config: JoinConfig) -> list[Finding]:
+    """Whether we could take part in that run with these options."""
+    count = "" if members is None else f"; {members} member{'' if members == 1 else 's'}"
+    findings = [ok("run", f"{manifest.describe()}{count}")]
+    try:
+        check_against(manifest, config.binding())
+        manifest.policy()
+        config.check_against(find_method(manifest.rule))
+    except ConfigError as error:
+        findings.append(failure("run", f"cannot be joined like this: {error}", "leave that option out, or update"))
+    return [*findings, _check_task(manifest)]
+
+
+def _check_task(manifest: RunManifest) -> Finding:
+    update = "install the same version of p2p-elastic as the founder's"
+    try:
+        task = find_task(manifest.task)
+    except ConfigError as error:
+        return failure("task", f"the run trains {manifest.task!r}, not installed here; {error.allowed}", update)
+    ours = ParameterVector(initial_model(task, 0)).schema_hash
+    if ours != manifest.schema_hash:
+        text = f"{manifest.task}: the run has another model (schema {manifest.schema_hash}, here {ours})"
+        return failure("task", text, update)
+    return ok("task", f"{manifest.task} is installed here, with the same model (schema {ours[:8]}...)")

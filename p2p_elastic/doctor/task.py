@@ -1,0 +1,137 @@
+"""The doctor's look at a task: its model, and whether its data are here or can be had."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import torch
+
+from p2p_elastic.doctor.checks import Finding, Gpu, failure, ok, warning
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.protocol.manifest import check_batch_size
+from p2p_elastic.tasks import Data, Shard, Task, initial_model
+from p2p_elastic.tasks.folders import Source, data_folder
+
+CONNECT_SECONDS = 5.0
+SETS = {  # data set -> its class in torchvision, bytes to download, bytes on disk meanwhile
+    "mnist": ("MNIST", 12_000_000, 66_000_000),
+    "fashion-mnist": ("FashionMNIST", 31_000_000, 86_000_000),
+    "cifar10": ("CIFAR10", 170_000_000, 360_000_000),
+}
+
+
+class Found(NamedTuple):
+    """What the look at the data came to."""
+
+    finding: Finding
+    data_bytes: int  # in memory; estimated where it is not here yet
+    download_bytes: int = 0  # on disk, still to come
+    examples: int | None = None  # to train on
+
+
+def model_bytes(task: Task) -> int:
+    """The size of a task's model on the wire and in each vector."""
+    return ParameterVector(initial_model(task, 0)).nbytes
+
+
+def gpu_of(device: torch.device) -> Gpu | None:
+    """The memory of that device; None where PyTorch does not say."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return Gpu(torch.cuda.get_device_name(device), free, total)
+
+
+def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], list[str]] | None = None) -> Found:
+    """Load the data where they are here; otherwise see whether they could be downloaded. Downloads nothing."""
+    source, folder = source_of(task), data_folder(data_dir)
+    if source is not None and not is_here(task, data_dir):
+        return _to_download(source, folder, servers or download_urls)
+    began = time.monotonic()
+    try:
+        data = task.load(data_dir)
+    except ConfigError as error:
+        return Found(failure("data", str(error), "replace it, or name another folder with --data-dir"), 0)
+    seconds = time.monotonic() - began
+    where = "inside a package" if source is None else f"in {folder}"
+    text = f"{task.name}: {len(data.train):,} examples to train on, {where}, loaded in {seconds:.1f} s"
+    return Found(ok("data", text), _bytes_of(data), examples=len(data.train))
+
+
+def check_shard(shard: Shard | None, examples: int | None) -> list[Finding]:
+    """Whether there is something in that part of the data, as far as is known."""
+    if shard is None or examples is None or not shard.is_empty(examples):
+        return []
+    return [failure("data", f"shard {shard} of {examples:,} examples is empty", "choose fewer shards with --shard")]
+
+
+def check_batch(batch_size: int, examples: int | None) -> list[Finding]:
+    """Whether there are as many examples, as far as is known."""
+    try:
+        check_batch_size(batch_size, batch_size if examples is None else examples)
+    except ConfigError as error:
+        return [failure("data", str(error), "choose a smaller one with --batch-size")]
+    return []
+
+
+def is_here(task: Task, data_dir: Path | None) -> bool:
+    """Whether the data of a task can be loaded without a download."""
+    source, folder = source_of(task), data_folder(data_dir)
+    return source is None or not source.missing(folder) or _class_folders(source, folder)
+
+
+def source_of(task: Task) -> Source | None:
+    """The data set that a task downloads; None where it comes along or comes from elsewhere."""
+    load = task.load
+    given = load.args if isinstance(load, functools.partial) else ()
+    function = load.func if isinstance(load, functools.partial) else load
+    of_module = getattr(sys.modules[function.__module__], "SOURCE", None)
+    return next((value for value in (*given, of_module) if isinstance(value, Source)), None)
+
+
+def _class_folders(source: Source, folder: Path) -> bool:
+    return source.name == "cifar10" and (folder / "cifar10").is_dir()
+
+
+def _bytes_of(data: Data) -> int:
+    splits = (data.train, data.validation, data.test)
+    return sum(tensor.nbytes for split in splits for tensor in (split.inputs, split.labels))
+
+
+def _to_download(source: Source, folder: Path, servers: Callable[[str], list[str]]) -> Found:
+    _, nbytes, on_disk = SETS.get(source.name, ("", 0, 0))
+    text = f"{source.name} is not in {folder}; join would download {nbytes / 1e6:.0f} MB"
+    advice = f"get the files from {source.page} on another machine, and name their folder with --data-dir"
+    if os.environ.get("https_proxy") or os.environ.get("http_proxy"):
+        return Found(warning("data", f"{text} through your proxy, which was not tried", advice), on_disk, on_disk)
+    hosts = [urlsplit(url) for url in servers(source.name)]
+    for url in hosts:
+        if _connects(url.hostname or "", url.port or (443 if url.scheme == "https" else 80)):
+            return Found(ok("data", f"{text} from {url.hostname}, which answers"), on_disk, on_disk)
+    names = ", ".join(sorted({url.hostname or "" for url in hosts})) or "its server"
+    return Found(failure("data", f"{text}, but {names} cannot be reached from here", advice), on_disk)
+
+
+def download_urls(name: str) -> list[str]:
+    """From where torchvision downloads a data set."""
+    from torchvision import datasets  # slow to import
+
+    known = getattr(datasets, SETS[name][0]) if name in SETS else None
+    return list(getattr(known, "mirrors", None) or [u for u in (getattr(known, "url", None),) if u])
+
+
+def _connects(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), CONNECT_SECONDS):
+            return True
+    except (OSError, UnicodeError):
+        return False

@@ -1,0 +1,1 @@
+"""`p2p-elastic export`: the swarm's current model as a file."""

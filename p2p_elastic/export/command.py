@@ -1,0 +1,281 @@
+"""`p2p-elastic export`: the swarm's current model as a file, without training."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from p2p_elastic.doctor.task import is_here
+from p2p_elastic.errors import ConfigError, NetworkError
+from p2p_elastic.export.observer import Observer, attached
+from p2p_elastic.node.results import check_writable, save_json, save_model
+from p2p_elastic.node.run_finder import installed_task, known_run
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.catching_up import WEIGHT_MIN, by_loss, healthy
+from p2p_elastic.peers.centre import Candidate, rightful
+from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.protocol.messages import Given
+from p2p_elastic.rules.methods import Topology, find_method
+from p2p_elastic.screens.live import percent, size
+from p2p_elastic.status.schema import Frozen
+from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm
+
+Say = Callable[[str], None]
+SOURCES = ("auto", "average", "leader", "centre")
+AUTO = {Topology.CENTRE: "centre", Topology.LEADER: "leader", Topology.NOBODY: "leader"}
+
+
+class Asked(NamedTuple):
+    """What the user asked for. `source` is one of SOURCES, or a peer id; `timeout` in seconds, for all of it."""
+
+    initial_peer: tuple[str, ...]
+    output: Path
+    run: str | None = None
+    source: str = "auto"
+    data_dir: Path | None = None
+    peers: int = 8
+    timeout: float = 300.0
+    host: str = "0.0.0.0"  # noqa: S104  # other machines are the point
+
+
+class Taken(Frozen):
+    """A member whose parameters are in the file."""
+
+    peer: str
+    step: int = Field(description="of the parameters; of the centre variable its exchanges")
+    loss: float | None = Field(description="training loss that it claims, in nats")
+    weight: float = Field(description="what it claims to count for, 0..1")
+    share: float = Field(description="of its parameters in the exported model, 0..1")
+    test_accuracy: float | None = Field(default=None, description="of its own, where the data is here")
+
+
+class Report(Frozen):
+    """What was exported; written beside the model."""
+
+    run: str
+    task: str
+    rule: str
+    source: str
+    taken: tuple[Taken, ...]
+    left_out: dict[str, str] = Field(description="peer -> why it is not in it")
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    batchnorm_estimated: bool = Field(default=False, description="from the training data here, for an average")
+    bytes_received: int
+    seconds: float
+    model: str
+
+
+def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
+    """Fetch the model, write it and its report, and say what was done.
+
+    Raises:
+        ConfigError, NetworkError: what is wrong, and what to do.
+        Interrupted: the user asked to stop.
+    """
+    began = time.monotonic()
+    if report_file(asked.output) == asked.output:
+        raise ConfigError("output", str(asked.output), "a name that does not end in .json: that is the report's")
+    check_writable(asked.output.parent)
+    network = LiveNetwork(Identity.generate(), asked.initial_peer)
+    with NetworkThread() as thread:
+        thread.call(network.open(asked.host, 0))
+        try:
+            say("Looking for the run ...")
+            manifest = thread.call(_find(network, asked), stop)
+            say(f"Found {manifest.describe()}")
+            return _Export(asked, manifest, say, stop, thread, network, began).run()
+        finally:
+            thread.call(network.close())
+
+
+async def _find(network: LiveNetwork, asked: Asked) -> RunManifest:
+    await attached(network, min(asked.timeout, 30.0))
+    return await known_run(network, asked.run)
+
+
+class _Export:
+    """One export, in the order of its methods."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        manifest: RunManifest,
+        say: Say,
+        stop: Callable[[], bool],
+        thread: NetworkThread,
+        network: LiveNetwork,
+        began: float,
+    ) -> None:
+        self._asked, self._manifest, self._say, self._stop = asked, manifest, say, stop
+        self._thread, self._began = thread, began
+        self._task = installed_task(manifest)
+        self._topology = find_method(manifest.rule).topology
+        self._source = AUTO.get(self._topology, "average") if asked.source == "auto" else asked.source
+        self._model = initial_model(self._task, 0)
+        self._vector = ParameterVector(self._model)
+        self._observer = Observer(network, manifest, self._vector.elements, Limits())
+        self._left_out: dict[str, str] = {}
+
+    def run(self) -> Report:
+        staying = self._thread.spawn(self._observer.stay())
+        try:
+            members = self._thread.call(self._observer.members(self._choose), self._stop)
+            chosen = self._choose(members)
+            if not chosen:
+                raise NetworkError(self._nobody(members))
+            self._leave_out(members, chosen)
+            report = self._take(chosen, _data(self._task, self._asked.data_dir, self._say))
+        finally:
+            staying.cancel()
+            self._thread.call(self._observer.leave())
+        return report
+
+    def _choose(self, members: list[PeerRecord]) -> list[PeerRecord]:
+        """Whom to take, the best first."""
+        if self._source == "centre" and self._topology is not Topology.CENTRE:
+            raise ConfigError(
+                "from", self._source, f"run {self._manifest.run!r} has no centre: its rule is {self._manifest.rule}"
+            )
+        centre = _centre(members)
+        if self._source == "centre":
+            return [r for r in members if r.peer == centre]
+        if self._source not in SOURCES:
+            return [r for r in members if r.peer == self._source]
+        others = [r for r in members if self._topology is not Topology.CENTRE or r.peer != centre]
+        found = by_loss(healthy(others))
+        limit = 1 if self._source == "leader" else self._asked.peers
+        return found[:limit]
+
+    def _leave_out(self, members: Sequence[PeerRecord], chosen: Sequence[PeerRecord]) -> None:
+        """Say why each other member is not in it; other observers are none."""
+        for record in members:
+            if record in chosen or (record.drained and record.step == 0):
+                continue
+            if self._source != "average":
+                why = f"--from {self._source}"
+            elif record.drained:
+                why = "drained"
+            elif record.weight < WEIGHT_MIN:
+                why = f"counts for {record.weight:g}"
+            else:
+                why = "its loss is clearly above the others', or enough others have a lower one"
+            self._left_out[record.peer] = why
+
+    def _nobody(self, members: list[PeerRecord]) -> str:
+        run = f"run {self._manifest.run!r}"
+        if self._source not in SOURCES:
+            there = ", ".join(r.peer for r in members if not r.drained) or "nobody"
+            return f"peer {self._source} is not in {run}; there are: {there}"
+        if self._source == "centre":
+            return f"nobody holds the centre variable of {run} now; try again in some seconds"
+        weights = ", ".join(f"{r.peer} counts for {r.weight:g}" for r in members if not r.drained) or "nobody is there"
+        return f"no healthy member in {run}: {weights}. Name one with --from PEERID to take it all the same"
+
+    def _take(self, chosen: Sequence[PeerRecord], data: Data | None) -> Report:
+        """Fetch one after the other, so that memory holds one of them and the sum."""
+        total = torch.zeros(self._vector.elements, dtype=torch.float64)
+        out, taken = self._vector.empty(), []
+        for record in chosen:
+            given = self._fetch(record, out)
+            if not isinstance(given, str) and not bool(torch.isfinite(out).all()):  # a NaN would be that of the average
+                given = "its parameters are not finite"
+            if isinstance(given, str):
+                self._say(f"  {record.peer}: {given}")
+                self._left_out[record.peer] = given
+                continue
+            weight = record.weight if self._source == "average" else 1.0
+            total.add_(out, alpha=weight)
+            result = self._evaluate(out, data, anew=False)
+            accuracy = None if result is None else result.accuracy
+            taken.append((record, given, weight, accuracy))
+            tested = "" if accuracy is None else f", test accuracy {percent(accuracy)}"
+            self._say(f"  {record.peer}: step {given.step}, loss {_number(given.loss)}{tested}")
+        if not taken:
+            why = "; ".join(f"{peer}: {reason}" for peer, reason in self._left_out.items())
+            raise NetworkError(f"no member gave its parameters: {why}")
+        weights = sum(weight for _, _, weight, _ in taken)
+        return self._write(
+            total.div_(weights).float(),
+            [
+                Taken(peer=r.peer, step=g.step, loss=g.loss, weight=r.weight, share=w / weights, test_accuracy=a)
+                for r, g, w, a in taken
+            ],
+            data,
+        )
+
+    def _fetch(self, record: PeerRecord, out: Tensor) -> Given | str:
+        left = self._asked.timeout - (time.monotonic() - self._began)
+        taking = self._observer.take(record, out, of_centre=self._source == "centre")
+        try:
+            return self._thread.call(wait_for(taking, max(0.1, left)), self._stop)
+        except asyncio.TimeoutError:
+            return f"not within the {self._asked.timeout:g} s of --timeout"
+
+    def _evaluate(self, values: Tensor, data: Data | None, *, anew: bool) -> Evaluation | None:
+        """On the test split; `anew`: with BatchNorm statistics that fit these values."""
+        self._vector.load_(values)
+        if data is None:
+            return None
+        if anew:
+            reestimate_batchnorm(self._model, self._task, data.train, "cpu")
+        return evaluate(self._model, self._task, data.test, "cpu", stop=self._stop)
+
+    def _write(self, values: Tensor, taken: list[Taken], data: Data | None) -> Report:
+        anew = len(taken) > 1 or self._source == "centre"
+        result = self._evaluate(values, data, anew=anew)
+        output, fetcher = self._asked.output, self._observer.fetcher
+        report = Report(
+            run=self._manifest.run,
+            task=self._task.name,
+            rule=self._manifest.rule,
+            source=self._source,
+            taken=tuple(taken),
+            left_out=self._left_out,
+            test_accuracy=result.accuracy if result else None,
+            test_loss=result.loss if result else None,
+            batchnorm_estimated=anew and data is not None,
+            bytes_received=fetcher.bytes_received,
+            seconds=time.monotonic() - self._began,
+            model=str(output),
+        )
+        save_model(self._model, output.parent, output.name)
+        save_json(report, report_file(output))
+        tested = "" if result is None else f", test accuracy {percent(result.accuracy)}"
+        many = f"average of {len(taken)} members" if len(taken) > 1 else f"parameters of {taken[0].peer}"
+        self._say(f"Exported the {many}{tested}: {size(report.bytes_received)} in {report.seconds:.1f} s.\n{output}")
+        return report
+
+
+def report_file(output: Path) -> Path:
+    """Where the report is: `model.safetensors` has `model.json`."""
+    return output.with_suffix(".json")
+
+
+def _centre(members: Sequence[PeerRecord]) -> str | None:
+    claims = [Candidate(r.peer, r.centre.stamp, r.centre.seated) for r in members if r.centre is not None]
+    top = rightful(claims)
+    return None if top is None else top.peer
+
+
+def _data(task: Task, data_dir: Path | None, say: Say) -> Data | None:
+    if is_here(task, data_dir):
+        return task.load(data_dir)
+    say(f"The data of task {task.name} is not here: nothing is evaluated (--data-dir DIR)")
+    return None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

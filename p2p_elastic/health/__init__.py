@@ -1,0 +1,1 @@
+"""How much a peer counts, and why: sensors, signals, trust and diagnosis."""

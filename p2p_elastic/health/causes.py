@@ -1,0 +1,165 @@
+"""Why exchanges take long or fail, and what helps: this machine, the partners, or the link. Pure functions.
+
+A machine whose CPU is overloaded measures everything as slow, its network too: it is looked at first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal, NamedTuple
+
+from p2p_elastic.status.schema import Outcome, SignalStatus
+
+LOAD_BUSY = 1.5  # threads that want each core, mean of a minute: training alone keeps each core busy with one
+NAMED = 3  # partners in one sentence
+
+# A decline is an answer, not a failure.
+FAILURES = frozenset({Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF})
+OF_FAILURES = (
+    (
+        "unreachable",
+        frozenset({Outcome.UNREACHABLE}),
+        "no stream could be opened",
+        "see whether they run, and whether a firewall or NAT is between this peer and their addresses in /v1/peers",
+    ),
+    (
+        "timeouts",
+        frozenset({Outcome.TIMEOUT}),
+        "the partner went silent",
+        "see whether it hangs, is suspended or overloaded, or whether the network loses much",
+    ),
+    (
+        "broken",
+        frozenset({Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF}),
+        "it broke in the middle",
+        "see the logs of both ends, and whether they run the same version",
+    ),
+)
+"""Code, outcomes, what happened, what to do."""
+
+Cause = Literal["machine", "partners", "link"]
+
+
+class Ended(NamedTuple):
+    """One of the last exchanges. A plain tuple: all of them are looked at anew after each one."""
+
+    partner: str
+    outcome: Outcome
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+    staleness: int | None
+    age_seconds: float
+
+
+class Timing(NamedTuple):
+    """Where the time of an exchange goes; None: not known."""
+
+    load: float | None = None  # threads that want each core of this machine
+    answer_seconds: float | None = None  # until a partner answers an offer: it may be busy, or in a long step
+    transfer_seconds: float | None = None  # of the parameters, both ways
+    one_machine: bool = False  # all partners run on this machine: there is no link
+
+    @property
+    def overloaded(self) -> bool:
+        return self.load is not None and self.load > LOAD_BUSY
+
+    @property
+    def cause(self) -> Cause | None:
+        """What takes most of it; None where that is not known."""
+        if self.overloaded:
+            return "machine"
+        if self.answer_seconds is None or self.transfer_seconds is None:
+            return "machine" if self.one_machine else None
+        if self.answer_seconds > self.transfer_seconds:
+            return "partners"
+        return "machine" if self.one_machine else "link"
+
+
+def advice(timing: Timing) -> str:
+    """What makes exchanges quicker, by what takes most of their time."""
+    if timing.cause is None:
+        return "see whether this machine or its partners are busy, or the network is slow"
+    if timing.cause == "machine":
+        return overload(timing.load) if timing.overloaded else _ONE_MACHINE
+    said = f"a partner takes {timing.answer_seconds:.2g} s to answer, the transfer {timing.transfer_seconds:.2g} s"
+    if timing.cause == "partners":
+        return f"{said}: partners are busy or slow; exchange less often, or see what keeps them busy"
+    return f"{said}: use a faster network, a smaller --codec, or exchange less often"
+
+
+def overload(load: float | None) -> str:
+    """What to do where this machine's CPU is the cause."""
+    return (
+        f"this machine's CPU is overloaded: {load or 0.0:.2g} threads want each core; "
+        "end other programs, run fewer peers here, or give this one fewer --threads"
+    )
+
+
+_ONE_MACHINE = "all partners run on this machine, so it is no network: run fewer peers here, or exchange less often"
+
+
+def advice_on_silence(records: Sequence[Ended], timing: Timing) -> str:
+    """What to do about exchanges that timed out, among all of `records`."""
+    late = {record.partner for record in records if record.outcome is Outcome.TIMEOUT}
+    well = {record.partner for record in records if record.outcome is Outcome.COMPLETED}
+    if timing.overloaded:
+        return overload(timing.load)
+    if well and not late & well:
+        return f"others answer in time: see whether {names(sorted(late))} hang, are overloaded, or have a slow link"
+    if timing.one_machine:
+        return _ONE_MACHINE
+    return "see whether partners are overloaded, or the network of this machine loses much"
+
+
+def advice_on_failures(outcomes: Iterable[Outcome], load: float | None) -> str:
+    """What to do about exchanges that failed so."""
+    found = set(outcomes)
+    overloaded = Timing(load).overloaded
+    return "; ".join(
+        overload(load) if overloaded and code == "timeouts" else what_to_do
+        for code, kinds, _, what_to_do in OF_FAILURES
+        if kinds & found
+    )
+
+
+def on_one_machine(own: Iterable[str], others: Sequence[Iterable[str]]) -> bool:
+    """Whether all the others run where we do, by the multiaddrs of each.
+
+    That is so if they have loopback addresses only, or no other private ones than we have. A public address says
+    nothing: several machines behind one router share it.
+    """
+    ours = _hosts(tuple(own))
+    theirs = [_hosts(tuple(addresses)) for addresses in others]
+    return bool(theirs) and all(hosts and (hosts <= ours or all(one.is_loopback for one in hosts)) for hosts in theirs)
+
+
+@functools.lru_cache(maxsize=1024)  # asked after each exchange, of all members
+def _hosts(addresses: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address]:
+    """The hosts in multiaddrs that are reached directly, without loopback if there is another; empty if one of them
+    is a name or public."""
+    hosts = set()
+    for address in addresses:
+        parts = address.split("/")
+        if len(parts) < 3 or "p2p-circuit" in parts:
+            continue
+        try:
+            hosts.add(ip_address(parts[2]))
+        except ValueError:
+            return frozenset()
+    if any(host.is_global for host in hosts):
+        return frozenset()
+    return frozenset(host for host in hosts if not host.is_loopback) or frozenset(hosts)
+
+
+def load_of(signals: Iterable[SignalStatus]) -> float | None:
+    """The load among a peer's signals: threads that want each core."""
+    return next((signal.value for signal in signals if signal.name == "load"), None)
+
+
+def names(peers: Iterable[str]) -> str:
+    """A few of the peers, and how many more."""
+    known = list(dict.fromkeys(peers))
+    return ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")

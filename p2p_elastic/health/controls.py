@@ -1,0 +1,55 @@
+"""What may be asked of a running peer from outside."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from pydantic import ConfigDict, Field
+
+from p2p_elastic.status.schema import Frozen
+
+TTL_SECONDS_MAX = 86_400.0
+
+SignalName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class Report(Frozen):
+    """What an operator or another program says about this machine, until it expires.
+
+    A signal that this peer knows (such as `temperature`) needs a `value` in its own unit only; any other one says
+    itself how bad it is, with `health`.
+    """
+
+    model_config = ConfigDict(strict=True)  # "1" is no number, and true none either
+
+    value: Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None = None
+    health: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] | None = Field(
+        default=None, description="1: nothing speaks against this peer; 0: it copies, is not copied"
+    )
+    unit: Annotated[str, Field(max_length=16)] = ""
+    text: Annotated[str, Field(max_length=200)] = Field(default="", description="why, for people")
+    ttl_seconds: Annotated[float, Field(gt=0.0, le=TTL_SECONDS_MAX, allow_inf_nan=False)] = Field(
+        default=60.0, description="it is forgotten after so long"
+    )
+
+
+class Controls(Protocol):
+    """All methods may be called from the network's event loop, and do not block."""
+
+    def report(self, name: str, report: Report) -> None:
+        """Take a signal from outside. Raises ConfigError where it says too little, or there are too many."""
+
+    def forget(self, name: str) -> bool:
+        """Forget a signal from outside; False where there was none."""
+
+    def override_weight(self, weight: float | None) -> None:
+        """Count for so much, 0 to 1, whatever the signals say; None: end that. Raises ConfigError for another number.
+
+        A newcomer that has copied nobody yet, or whose parameters or loss are not finite, counts for 0 all the same.
+        """
+
+    def drain(self) -> None:
+        """End the exchange under way, then begin and answer none; training goes on."""
+
+    def resume(self) -> None:
+        """Exchange again."""

@@ -1,0 +1,1 @@
+"""One live peer, composed: network, run, task, training, HTTP and the end."""

@@ -1,0 +1,260 @@
+"""What the user asked for, checked once: command line over file over defaults.
+
+`None` means "not asked for": then the run's manifest decides, or, for the founder of a run, the task's recipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from p2p_elastic.checkpoint.saver import DEFAULT_INTERVAL, Interval
+from p2p_elastic.common.addresses import listening_host
+from p2p_elastic.common.fraction import number
+from p2p_elastic.common.toml_file import read_options
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.protocol.limits import LANES_MAX, OWN_LEARNING_RATE_MAX
+from p2p_elastic.protocol.link_choice import check_codec
+from p2p_elastic.protocol.manifest import BINDING, BatchSize, Fragments, LearningRate, Momentum, Period, RunManifest
+from p2p_elastic.protocol.messages import Group, RunName
+from p2p_elastic.rate_limit import parse_bandwidth
+from p2p_elastic.rules.base import check_rate
+from p2p_elastic.rules.methods import Method, Topology, find_method
+from p2p_elastic.rules.policy import WeightingName, default_schedule
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Frozen
+from p2p_elastic.tasks import Recipe, Shard
+from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
+
+PORT = 31330  # libp2p; any free port where this one is taken and none was asked for
+HTTP_PORT = 8870  # the same for HTTP
+DEFAULT_RULE = "elastic-gossip"
+DEFAULT_TASK = "digits"
+DEFAULT_WEIGHTING: WeightingName = "dynamic"
+
+EITHER_OR = (("steps", "epochs"), ("epochs", "steps"), ("period", "probability"), ("probability", "period"))
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+Addresses = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+THREADS_MAX = 1024  # PyTorch starts them all at once, and the system may refuse
+
+
+class JoinConfig(Frozen):
+    """Options of `p2p-elastic join`; the same names, with dashes, on the command line and in the TOML file."""
+
+    initial_peer: Addresses = ()
+    run: RunName | None = None
+    task: str | None = None
+    data_dir: Path | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=THREADS_MAX)] | None = None
+    rule: str | None = None
+    moving_rate: float | None = None
+    period: Period | None = None
+    probability: float | None = None
+    global_moving_rate: float | None = None
+    global_period: Period | None = None
+    weighting: WeightingName | None = None
+    codec: str | None = None
+    fragment: Fragments | None = None
+    streams: Annotated[int, Field(ge=1, le=LANES_MAX)] | None = None
+    group: Group | None = None
+    role: Literal["peer", "centre"] = "peer"
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: BatchSize | None = None
+    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    lr: LearningRate | None = None
+    momentum: Momentum | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    shard: str | None = None
+    max_bandwidth: str | None = None
+    max_share: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] | None = None
+    wait_for_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    host: Annotated[str, AfterValidator(listening_host)] = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
+    port: Port | None = None
+    announce: Addresses = ()
+    http_host: str = "127.0.0.1"
+    http_port: Port | None = None
+    http_allow_host: Addresses = ()
+    http_token_file: Path | None = None
+    identity: Path | None = None
+    output: Path | None = None
+    checkpoint_every: str = DEFAULT_INTERVAL
+    resume: Path | None = None
+    resume_or_found: bool = False
+    log_format: Literal["auto", "text", "json"] = "auto"
+
+    @field_validator("probability", mode="before")
+    @classmethod
+    def _fraction(cls, probability: object) -> Any:
+        return number("probability", probability)
+
+    @field_validator("data_dir", "http_token_file", "identity", "output", "resume")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        """No shell reads a TOML file, and none looks into `--output=~/x`."""
+        try:
+            return None if path is None else path.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"no such home folder: {error}") from error
+
+    @field_validator("http_allow_host")
+    @classmethod
+    def _host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_host_name, names))
+
+    @field_validator("shard")
+    @classmethod
+    def _known_shard(cls, shard: str | None) -> str | None:
+        if shard is not None:
+            Shard.parse(shard)
+        return shard
+
+    @field_validator("max_bandwidth", mode="before")
+    @classmethod
+    def _known_bandwidth(cls, bandwidth: object) -> str | None:
+        if bandwidth is None:
+            return None
+        parse_bandwidth(str(bandwidth))  # in a TOML file it may be a number
+        return str(bandwidth)
+
+    @field_validator("checkpoint_every", mode="before")
+    @classmethod
+    def _known_interval(cls, interval: object) -> str:
+        Interval.parse(str(interval))  # in a TOML file it may be a number
+        return str(interval)
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> JoinConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError("steps/epochs", (self.steps, self.epochs), "give one of the two")
+        if self.resume_or_found:
+            self._check_goes_on()
+        if self.period is not None or self.probability is not None:
+            Schedule.build(self.period, self.probability)
+        method = find_method(self.rule or DEFAULT_RULE)
+        for key, rate in (("moving-rate", self.moving_rate), ("global-moving-rate", self.global_moving_rate)):
+            if rate is not None:
+                check_rate(key, rate)
+        limit = OWN_LEARNING_RATE_MAX[self.optimizer]
+        if self.lr is not None and self.lr > limit:
+            raise ConfigError("lr", self.lr, f"above 0, at most {limit:g} with --optimizer {self.optimizer}")
+        if self.codec is not None:
+            check_codec("codec", self.codec)
+        if self.rule is not None:
+            self.check_against(method)
+        return self
+
+    def _check_goes_on(self) -> None:
+        """What is needed to go on with the same options at each start. Raises ConfigError."""
+        if self.resume is not None:
+            raise ConfigError("resume", str(self.resume), "leave it out, or --resume-or-found")
+        if self.output is None:
+            raise ConfigError("output", None, "--resume-or-found needs --output DIR: there it looks for its checkpoint")
+        if Interval.parse(self.checkpoint_every).off:
+            raise ConfigError("checkpoint-every", self.checkpoint_every, "--resume-or-found goes on from checkpoints")
+
+    def check_against(self, method: Method) -> None:
+        """What the rule that was asked for does not have. Raises ConfigError."""
+        if not method.live:
+            raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
+        if method.topology is not Topology.LEADER:
+            for key in ("global_period", "global_moving_rate", "group"):
+                if getattr(self, key) is not None:
+                    raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
+        elif self.probability is not None:
+            raise ConfigError("probability", self.probability, "rule lsgd has a period: give --period")
+        if (self.fragment or 1) > 1 and not method.fragments:
+            raise ConfigError("fragment", self.fragment, f"rule {self.rule} exchanges whole models")
+        if self.role == "centre" and method.topology is not Topology.CENTRE:
+            raise ConfigError("role", self.role, "only the rules easgd and eamsgd have a centre")
+
+    @property
+    def part(self) -> Shard | None:
+        """The part of the data to train on; None is all of it."""
+        return None if self.shard is None else Shard.parse(self.shard)
+
+    def learning_rate(self, of_run: float) -> float:
+        """The one asked for; else the run's, which is for SGD, or AdaHessian's own."""
+        return self.lr or (of_run if self.optimizer == "sgd" else DEFAULT_LEARNING_RATE)
+
+    def binding(self) -> dict[str, Any]:
+        """What was asked for of the things that all peers of a run have in common."""
+        asked = {key: getattr(self, key, None) for key in BINDING}
+        return {key: value for key, value in {**asked, "fragments": self.fragment}.items() if value is not None}
+
+    def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe) -> RunManifest:
+        """The manifest of a new run with these options. Raises ConfigError."""
+        rule = self.rule or DEFAULT_RULE
+        method = find_method(rule)
+        self.model_copy(update={"rule": rule}).check_against(method)
+        period, probability = self.period, self.probability
+        if period is None and probability is None:
+            period, probability = default_schedule(method.topology)
+        if self.global_moving_rate is not None and self.global_period is None:
+            raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
+        if self.global_period is not None and (period is None or self.global_period % period):
+            raise ConfigError("global-period", self.global_period, f"a multiple of the period, {period}")
+        of_method = recipe.momentum if method.momentum is None else method.momentum
+        moving_rate = method.moving_rate if self.moving_rate is None else self.moving_rate
+        return RunManifest(
+            run=run,
+            founder=founder,
+            task=task,
+            schema_hash=schema_hash,
+            rule=rule,
+            moving_rate=moving_rate,
+            period=period,
+            probability=probability,
+            global_moving_rate=self.global_moving_rate,
+            global_period=self.global_period,
+            weighting=self.weighting or DEFAULT_WEIGHTING,
+            codec=self.codec or "none",
+            fragments=self.fragment or 1,
+            batch_size=self.batch_size or recipe.batch_size,
+            learning_rate=(self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,
+            momentum=of_method if self.momentum is None else self.momentum,
+            init_seed=self.seed or 0,
+        )
+
+
+def _host_name(name: str) -> str:
+    """As browsers send it. Raises ConfigError."""
+    try:
+        sent = name.lower().removesuffix(".").encode("idna").decode()
+    except UnicodeError:
+        sent = ""
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", sent):
+        raise ConfigError("http-allow-host", name, "a host name alone, without scheme, port and path: peer.example")
+    return sent
+
+
+def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:
+    """The options in `file`, overridden by those `given` on the command line.
+
+    Raises:
+        ConfigError: the first option that is unknown or out of range, or a file that is no TOML.
+    """
+    from_file = read_options(file)
+    for one, other in EITHER_OR:  # the command line wins, also over what the file says in the other way
+        if given.get(one) is not None:
+            from_file.pop(other, None)
+    try:
+        return JoinConfig(**{**from_file, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part).replace("_", "-") for part in first["loc"] if isinstance(part, str)) or "options"
+        if first["type"] == "extra_forbidden":
+            allowed = ", ".join(sorted(name.replace("_", "-") for name in JoinConfig.model_fields))
+            raise ConfigError(key, first["input"], f"no such option; there are: {allowed}") from error
+        if first["type"] == "string_pattern_mismatch":
+            raise ConfigError(
+                key, first["input"], "letters, digits and . _ -, beginning with a letter or digit, at most 64"
+            ) from error
+        raise ConfigError(key, first["input"], first["msg"]) from error

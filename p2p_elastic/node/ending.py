@@ -1,0 +1,138 @@
+"""The end of a live peer: it leaves its run, saves and tests its model, and says what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from p2p_elastic.common.stop import Stop
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, save_values, set_aside
+from p2p_elastic.node.status_board import StatusBoard
+from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.screens.live import Screen, percent, size
+from p2p_elastic.status.schema import ExchangeTotals, FarewellStatus
+from p2p_elastic.tasks import batchnorm_layers
+from p2p_elastic.training.trainer import Trainer
+
+STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
+LEAVE_SECONDS, STOPPED_LEAVE_SECONDS, LEAVE_LOOK_SECONDS = 10.0, 1.0, 0.02
+
+
+class Ending:
+    """For the thread that trained, once; `resumed` where the results in the folder are of the same run."""
+
+    def __init__(self, config: JoinConfig, screen: Screen, stop: Stop, board: StatusBoard, *, resumed: bool) -> None:
+        self._config, self._screen, self._stop, self._board = config, screen, stop, board
+        self._resumed = resumed
+        self._farewell: FarewellStatus | None = None
+
+    def leave(self, peer: Peer, thread: NetworkThread, network: LiveNetwork) -> None:
+        """Leave the run, with snapshots and moves as the network wants them; soon, once the user asked to stop."""
+        seconds = STOPPED_LEAVE_SECONDS if self._stop() else LEAVE_SECONDS
+        leaving = thread.spawn(peer.leave(seconds))
+        while not leaving.done():
+            if self._stop() and seconds != STOPPED_LEAVE_SECONDS:
+                seconds = STOPPED_LEAVE_SECONDS
+                leaving.cancel()
+                leaving = thread.spawn(peer.leave(seconds))
+            peer.settle()
+            peer.wait(LEAVE_LOOK_SECONDS)
+        peer.settle()
+        network.report_end(leaving)
+        if not leaving.cancelled() and leaving.exception() is None:
+            self._farewell = leaving.result()
+            self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
+
+    def finish(self, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float) -> Summary:
+        """Save and test the model, and say how good it is, after `seconds` of taking part.
+
+        Raises ConfigError, at the very end, where something could not be written.
+        """
+        manifest = self._board.manifest
+        assert manifest is not None, "a peer that took part in no run"
+        stopped, centre = self._stop.requested, peer.centre_value()
+        unsaved = self._save_models(model, centre, output)  # before anything that takes time
+        impatient = self._impatient(model, time.monotonic() + STOPPED_TEST_SECONDS)
+        result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
+        of_centre = None if centre is None else trainer.test_values(centre, impatient)
+        summary = Summary(
+            peer=peer.peer,
+            run=manifest.run,
+            task=manifest.task,
+            manifest=manifest,
+            stopped=stopped,
+            steps=trainer.meter.step,
+            seconds=seconds,
+            test_accuracy=result.accuracy if result else None,
+            test_loss=result.loss if result else None,
+            validation_accuracy=trainer.meter.validation.accuracy if trainer.meter.validation else None,
+            training_loss=trainer.meter.loss,
+            centre=peer.centre(),
+            centre_test_accuracy=of_centre.accuracy if of_centre else None,
+            leaders=peer.leaders(),
+            joining=peer.joining(),
+            exchanges=peer.exchanges(),
+            farewell=self._farewell,
+            model=str(output / MODEL_FILE),
+        )
+        unsaved = unsaved or _attempt(lambda: save_summary(summary, output))
+        self._board.phase = "done"
+        self._screen.progress(self._board, now=True)
+        self._say_goodbye(summary, saved=unsaved is None)
+        if unsaved is not None:
+            raise unsaved
+        return summary
+
+    def _impatient(self, model: nn.Module, end: float) -> Callable[[], bool]:
+        """After Ctrl-C there is no time for the centre where BatchNorm wants all data first, and none after `end`."""
+        slow = bool(batchnorm_layers(model))
+        return lambda: self._stop() and (slow or time.monotonic() > end)
+
+    def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
+        """What was in the way of it: no reason not to tell how good the model became."""
+
+        def save() -> None:
+            if not self._resumed:
+                set_aside(output)
+            save_model(model, output)
+            if centre is not None:
+                save_values(model, centre, output, CENTRE_FILE)
+
+        return _attempt(save)
+
+    def _say_goodbye(self, summary: Summary, *, saved: bool) -> None:
+        self._screen.close()
+        totals = summary.exchanges
+        steps = "" if self._config.role == "centre" else f"{summary.steps} steps, "
+        self._screen.say(
+            "end",
+            f"{'Stopped' if summary.stopped else 'Finished'} after {steps}{summary.seconds:.1f} s. "
+            f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
+            f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}."
+            + (f"\nModel: {summary.model}" if saved else ""),
+            **summary.model_dump(mode="json"),
+        )
+
+
+def _attempt(save: Callable[[], object]) -> ConfigError | None:
+    """Do that, and give what was in the way of it."""
+    try:
+        save()
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _centre(summary: Summary) -> str:
+    return "" if summary.centre is None else f", of the centre variable {percent(summary.centre_test_accuracy)}"
+
+
+def _counts(totals: ExchangeTotals) -> str:
+    return ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(totals.by_outcome.items())) or "none"

@@ -1,0 +1,78 @@
+"""What a newcomer does before its first step: catch up with the run, and say so; later, that it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
+
+from torch import Tensor
+
+from p2p_elastic.node.status_board import StatusBoard
+from p2p_elastic.peers.arrival import Measured
+from p2p_elastic.peers.network import NetworkThread
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.screens.live import Screen, size
+from p2p_elastic.status.schema import JoiningStatus
+from p2p_elastic.training.trainer import Trainer
+
+LOOK_SECONDS = 0.05
+
+
+class Newcomer:
+    """Catches up and watches when this peer begins to count; for the thread that trains."""
+
+    def __init__(self, peer: Peer, trainer: Trainer, screen: Screen, board: StatusBoard) -> None:
+        self._peer, self._trainer, self._screen, self._board = peer, trainer, screen, board
+        self._told_useful = False
+
+    def catch_up(self, thread: NetworkThread, stop: Callable[[], bool]) -> None:
+        """Take the parameters of members that are ahead, where there are any."""
+        if self._peer.joining() is None or stop():
+            return
+        self._board.phase = "joining"
+        untrained = self._trainer.untrained_loss()
+        self._peer.report_untrained_loss(untrained)
+
+        async def try_out(values: Tensor) -> Measured:
+            return await asyncio.to_thread(lambda: Measured(*self._trainer.own_loss(values)))
+
+        caught = thread.spawn(self._peer.catch_up(untrained, try_out))
+        while not caught.done():
+            if stop():
+                caught.cancel()
+            self._screen.progress(self._board)
+            concurrent.futures.wait([caught], LOOK_SECONDS)
+        if not caught.cancelled() and (found := caught.result()) is not None:
+            self._peer.begin_with(found)
+        self._say_caught_up()
+
+    def _say_caught_up(self) -> None:
+        status = self._peer.joining()
+        assert status is not None, "a newcomer without a status"
+        self._screen.say("caught_up", describe(status), **status.model_dump(mode="json"))
+
+    def on_step(self) -> None:
+        """Show the progress of training, and say once that this peer counts."""
+        self._screen.progress(self._board)
+        status = self._peer.joining()
+        if self._told_useful or status is None or status.useful_seconds is None:
+            return
+        self._told_useful = True
+        text = (
+            f"Useful after {status.useful_seconds:.1f} s, {status.useful_steps} steps: "
+            "it counts for the others from now on"
+        )
+        self._screen.say("useful", text, **status.model_dump(mode="json"))
+
+
+def describe(status: JoiningStatus) -> str:
+    """What came of catching up, in a line."""
+    if not status.caught_up:
+        return f"Begins with its own parameters: {status.reason}"
+    donors, loss = len(status.donors), "-" if status.loss is None else f"{status.loss:.3g}"
+    untrained = "" if status.untrained_loss is None else f" (untrained {status.untrained_loss:.3g})"
+    return (
+        f"Caught up: {size(status.bytes_received)} from {donors} member{'s' if donors != 1 else ''} "
+        f"in {status.seconds or 0.0:.1f} s, step {status.donors_step}, loss {loss}{untrained}"
+    )

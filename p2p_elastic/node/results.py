@@ -1,0 +1,130 @@
+"""What a peer leaves behind: its model and a summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from p2p_elastic.checkpoint.store import safetensors_chunks
+from p2p_elastic.common.files import make_subfolder, output_file
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.parameters.slots import copy_model, region
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.status.schema import CentreStatus, ExchangeTotals, FarewellStatus, Frozen, JoiningStatus, LeaderStatus
+
+MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
+BEFORE = "results-before"
+log = logging.getLogger(__name__)
+
+
+class Summary(Frozen):
+    """What a peer leaves behind, beside its model."""
+
+    peer: str
+    run: str
+    task: str
+    manifest: RunManifest
+    stopped: bool
+    steps: int
+    seconds: float
+    test_accuracy: float | None
+    test_loss: float | None
+    validation_accuracy: float | None
+    training_loss: float | None
+    centre: CentreStatus | None = None
+    centre_test_accuracy: float | None = None
+    leaders: LeaderStatus | None = None
+    joining: JoiningStatus | None = None
+    exchanges: ExchangeTotals
+    farewell: FarewellStatus | None = None
+    model: str
+
+
+def output_folder(asked: Path | None, run: str, peer: str) -> Path:
+    """The folder for a peer's results, made. Raises ConfigError where it cannot be written."""
+    folder = asked or Path("runs") / f"{run}-{peer[-8:]}"
+    check_writable(folder)
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder for the results, and try it now: not after hours of training. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
+
+
+def set_aside(folder: Path) -> None:
+    """Before the first result of a run is written: keep those of the run before, unless one with more steps is kept.
+
+    Where a crash left some of them here and some there, the rest follows.
+    """
+    before = folder / BEFORE
+    there = [name for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE) if (folder / name).is_file()]
+    if not there or _steps_in(before) > _steps_in(folder):
+        return
+    half_way = MODEL_FILE not in there and not (before / SUMMARY_FILE).exists()
+    try:
+        make_subfolder(before)
+        for name in () if half_way else (SUMMARY_FILE, CENTRE_FILE, MODEL_FILE):
+            (before / name).unlink(missing_ok=True)
+        for name in there:
+            os.replace(folder / name, before / name)
+    except OSError as error:
+        raise ConfigError("output", str(before), f"cannot be written: {error.strerror}") from error
+    log.warning("the results of the run before are in %s now", before)
+
+
+def _steps_in(folder: Path) -> int:
+    """Of the run whose summary is there; -1 where none is."""
+    try:
+        return int(json.loads((folder / SUMMARY_FILE).read_bytes())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
+
+
+def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
+    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once.
+
+    It cannot read a model with ties that are not contiguous, such as transposed ones. These are written under each
+    name, for `load_state_dict`.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
+    for key, tensor in model.state_dict().items():
+        first = kept.setdefault(region(tensor) or key, key) if tensor.is_contiguous() else key
+        if first == key:
+            state[key] = tensor.detach().cpu().contiguous()
+        else:
+            ties[key] = first
+    with output_file(folder / name) as file:
+        file.writelines(safetensors_chunks(state, {"format": "pt", **ties}))
+
+
+def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
+    """Write a model like `model` with the parameters `values` [D] into `folder`."""
+    other = copy_model(model)
+    ParameterVector(other).load_(values)
+    save_model(other, folder, name)
+
+
+def save_summary(summary: Summary, folder: Path) -> None:
+    """Write the summary into `folder`."""
+    save_json(summary, folder / SUMMARY_FILE)
+
+
+def save_json(value: Frozen, target: Path) -> None:
+    """Write a value as a JSON file. Raises ConfigError."""
+    with output_file(target) as file:
+        file.write(value.model_dump_json(indent=2).encode() + b"\n")

@@ -1,0 +1,184 @@
+"""What a checkpoint of a peer says, and how the same peer goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from p2p_elastic import __version__
+from p2p_elastic.checkpoint.store import Content, Found, Store, checkpoint_folder, has_checkpoints
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.node.config import EITHER_OR, JoinConfig
+from p2p_elastic.node.results import SUMMARY_FILE, Summary
+from p2p_elastic.peers.directory import DHTDirectory
+from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.memory import PeerMemory
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.records import SignedManifest
+from p2p_elastic.protocol.manifest import BINDING, RunManifest
+from p2p_elastic.protocol.messages import Address, PeerId
+from p2p_elastic.status.schema import Frozen
+from p2p_elastic.training.state import TrainingMemory, TrainingState
+from p2p_elastic.training.trainer import Settings, Trainer
+
+IDENTITY, CENTRE = "identity", "centre"
+MEMBERS_MAX = 100  # the newest: one that is still there is enough
+FREE = (
+    *("steps", "epochs", "initial_peer", "data_dir", "device", "threads", "wait_for_peers", "host", "port", "announce"),
+    *("http_host", "http_port", "http_allow_host", "http_token_file", "log_format", "checkpoint_every"),
+    *("max_bandwidth", "max_share"),
+)
+"""Options that may be given anew when resuming; all others are the checkpoint's."""
+NOT_KEPT = ("resume", "resume_or_found", "output", "identity", "log_format", "wait_for_peers")
+OF_THE_CALL = ("resume", "resume_or_found", "output", "identity")
+PATHS = ("data_dir", "http_token_file")
+
+
+class Saved(Frozen):
+    """`facts` of `checkpoint.json`. `signature` is missing while nobody was told of the run."""
+
+    version: Annotated[str, Field(max_length=64)] = Field(description="of p2p-elastic, for people")
+    manifest: RunManifest
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] | None = Field(description="of the manifest's founder")
+    options: JoinConfig
+    training: TrainingMemory
+    peer: PeerMemory
+    members: Annotated[
+        dict[PeerId, Annotated[tuple[Address, ...], Field(max_length=8)]], Field(max_length=MEMBERS_MAX)
+    ] = Field(description="where the others were")
+
+    @property
+    def signed(self) -> SignedManifest | None:
+        return None if self.signature is None else SignedManifest(manifest=self.manifest, signature=self.signature)
+
+
+class Past(NamedTuple):
+    """An earlier life of this peer."""
+
+    output: Path
+    store: Store[Saved]
+    found: Found[Saved]
+    identity: Identity
+
+    @property
+    def saved(self) -> Saved:
+        return self.found.facts
+
+    def complete(self, config: JoinConfig) -> bool:
+        """Whether this peer trained for as long as is asked for, and left its results."""
+        try:
+            left = Summary.model_validate_json((self.output / SUMMARY_FILE).read_bytes())
+        except (OSError, ValueError):
+            return False
+        ours = (left.run, left.peer) == (self.saved.manifest.run, self.identity.peer)
+        before = self.saved.options
+        same_length = (config.steps, config.epochs) == (before.steps, before.epochs)
+        return ours and same_length and not left.stopped and left.steps >= self.found.step
+
+    def restore(self, trainer: Trainer, peer: Peer) -> None:
+        """Before both begin, once: the tensors are let go. Raises ConfigError where the task has another model here."""
+        tensors = self.found.tensors
+        trainer.restore(TrainingState(self.saved.training, tensors))
+        centre = tensors.get(CENTRE, {}).get(CENTRE)
+        peer.restore(self.saved.peer, loss=trainer.meter.loss, centre=centre)
+        tensors.clear()  # who calls us holds them to the end: as much memory as model and optimizer take
+
+
+def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
+    """The options of the life before with those that `config` has anew, and what it left.
+
+    Raises:
+        ConfigError: no whole checkpoint there, or an option that contradicts it.
+    """
+    assert config.resume is not None
+    folder = checkpoint_folder(config.resume)
+    store = Store(folder, Saved)
+    found = store.newest()
+    if found is None:
+        raise ConfigError("resume", str(config.resume), "all checkpoints there are damaged; the log says how")
+    identity = Identity.from_bytes(found.private.get(IDENTITY, b""), found.folder / IDENTITY)
+    if config.identity is not None and Identity.load_or_create(config.identity).peer != identity.peer:
+        raise ConfigError("identity", str(config.identity), f"the checkpoint is of peer {identity.peer}; leave it out")
+    output = folder.parent
+    if config.output is not None and config.output.resolve() != output.resolve():
+        raise ConfigError("output", str(config.output), f"a resumed peer goes on in {output}")
+    return merged(config, found.facts, output), Past(output, store, found, identity)
+
+
+def resume_or_found(config: JoinConfig) -> tuple[JoinConfig, Past | None]:
+    """The same from the output folder; the options as they are, and no past, where that has no checkpoint.
+
+    Raises:
+        ConfigError: all checkpoints there are damaged, or an option contradicts them.
+    """
+    assert config.output is not None
+    if not has_checkpoints(config.output):
+        return config, None
+    config, past = resume(config.model_copy(update={"resume": config.output}))
+    return config.model_copy(update={"wait_for_peers": 0}), past  # they were there when it began
+
+
+def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
+    """The checkpoint's options, with what may be given anew. Raises ConfigError for anything else given otherwise."""
+    given = {key: getattr(config, key) for key in config.model_fields_set - set(OF_THE_CALL)}
+    bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run")}
+    bound["fragment"] = bound.pop("fragments")
+    kept: dict[str, Any] = saved.options.model_dump()
+    for key in sorted(given.keys() - set(FREE)):
+        before = bound[key] if key in bound else kept[key]
+        if given[key] != before:
+            said = "it has none" if before is None else f"it has {before}"
+            raise ConfigError(key.replace("_", "-"), given[key], f"the checkpoint goes on as it was: {said}")
+    for one, other in EITHER_OR:
+        if one in given:
+            kept[other] = None
+    try:
+        return JoinConfig(**{**kept, **given, "output": output, "resume": config.resume})
+    except ValidationError as error:
+        raise ConfigError("resume", str(config.resume), f"its options are unknown here: {error}") from error
+
+
+def options_kept(config: JoinConfig, settings: Settings) -> JoinConfig:
+    """The options for another life: what follows from the run is spelled out, files are found from anywhere."""
+    changes: dict[str, Any] = {key: JoinConfig.model_fields[key].default for key in NOT_KEPT}
+    changes |= {key: None if (path := getattr(config, key)) is None else path.absolute() for key in PATHS}
+    changes |= {
+        "steps": settings.steps,
+        "epochs": None if settings.steps else settings.epochs,
+        "batch_size": settings.batch_size,
+        "lr": settings.learning_rate,
+        "momentum": settings.momentum,
+    }
+    return config.model_copy(update=changes)
+
+
+def content(
+    trainer: Trainer,
+    peer: Peer,
+    manifest: RunManifest,
+    options: JoinConfig,
+    directory: DHTDirectory,
+    identity: Identity,
+) -> Content:
+    """A copy of everything. For the training thread, between two steps."""
+    if peer.settle():  # what still waits would be lost
+        trainer.replaced()
+    memory = peer.memory()  # its stamp of the centre before the value: that may be newer, not older
+    training, centre, signed = trainer.state(), peer.centre_value(), directory.manifest
+    tensors: dict[str, Mapping[str, Tensor]] = dict(training.tensors)
+    if centre is not None:
+        tensors[CENTRE] = {CENTRE: centre}
+    saved = Saved(
+        version=__version__,
+        manifest=manifest,
+        signature=signed.signature if signed is not None and signed.manifest == manifest else None,
+        options=options,
+        training=training.memory,
+        peer=memory,
+        members=dict(list(directory.known.items())[:MEMBERS_MAX]),
+    )
+    return Content(training.memory.step, saved, tensors, {IDENTITY: identity.to_bytes()})

@@ -1,0 +1,217 @@
+"""Which run a peer takes part in: that of its initial peers, or one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from p2p_elastic.common.stop import Stop
+from p2p_elastic.errors import ConfigError, P2PElasticError
+from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig
+from p2p_elastic.node.resume import Past
+from p2p_elastic.node.status_board import StatusBoard
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.peer_cache import PeerCache, state_folder
+from p2p_elastic.peers.repeat import attempt
+from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.protocol.manifest import RunManifest, check_against
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.screens.live import Screen
+from p2p_elastic.tasks import Task, find_task, initial_model
+
+log = logging.getLogger(__name__)
+LOOK_BACK_SECONDS = 20.0  # who founds a run looks so long for that which it was in: unreachable hosts take their time
+TURN_SECONDS = 5.0  # of several that trained alone and meet, one founds its run; so long the others wait for that,
+KNOWN_RUN_SECONDS = 25.0  # and so long who joins: after it came somebody may have waited for FIND_RUN_SECONDS and that
+
+
+class RunFinder:
+    """Finds the run, and takes part in it later where nobody answers now."""
+
+    def __init__(
+        self, config: JoinConfig, screen: Screen, stop: Stop, thread: NetworkThread, network: LiveNetwork
+    ) -> None:
+        self._config, self._screen, self._stop = config, screen, stop
+        self._thread, self._network = thread, network
+        self._remembered: int | None = None  # how many peers seen before there are to be tried, once we looked
+        self._before: str | None = None  # the run that this peer was in, if it is to be joined again
+        self.alone = False  # nobody answered: `adopt_when_attached` is to run
+
+    def is_there(self) -> bool:
+        """Whether there is a run to join: the initial peers', or with --resume-or-found the one that this peer was in.
+
+        Raises:
+            ConfigError: without that option, that one is alive: another one would be founded beside it.
+        """
+        if self._config.initial_peer:
+            return True
+        network, directory = self._network, self._network.directory
+        before = self._thread.call(network.run_before(self._config.run), self._stop)
+        if not before or not self._thread.call(network.recall(before), self._stop):
+            return False
+        self._screen.say("remembered", f"This peer was in run {before}: trying the peers seen there.", run=before)
+        back = self._thread.call(_within(LOOK_BACK_SECONDS, directory.try_remembered()), self._stop)
+        lives = back and self._thread.call(network.find_run(before), self._stop) is not None
+        if self._config.resume_or_found:
+            self._before = before
+            return lives or not back
+        if lives:
+            raise ConfigError(
+                "identity",
+                str(self._config.identity),
+                f"this peer was in run {before!r}, which is alive: go on there with --resume DIR, or with --output DIR "
+                "--resume-or-found; to found another run beside it, take another identity",
+            )
+        directory.forget_remembered()
+        text = f"Nobody of run {before} answers. --resume DIR would go on with it; a new run is founded."
+        self._screen.say("alone", text, run=before)
+        return False
+
+    def join(self) -> RunManifest:
+        manifest = self._found_run()
+        if manifest is not None:
+            self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
+            return manifest
+        manifest = self.own_manifest()
+        self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
+        return manifest
+
+    def resume(self, past: Past) -> RunManifest:
+        """The run of the life before; where nobody of it is left it goes on with us."""
+        saved, directory = past.saved, self._network.directory
+        if saved.signature is None:  # nobody was told of it: it may still become the run of the initial peers
+            self.alone = True
+        self._screen.say(
+            "resumed",
+            f"Resumed at step {saved.training.step} from {past.found.folder}\n{saved.manifest.describe()}",
+            step=saved.training.step,
+            folder=str(past.found.folder),
+            manifest=saved.manifest.model_dump(),
+        )
+        self._thread.call(self._network.recall(saved.manifest.run), self._stop)
+        back = self._thread.call(directory.come_back(saved.signed, saved.members), self._stop)
+        if not back and (self._config.initial_peer or saved.members):
+            self._screen.say("alone", "Nobody of the run answers: training alone until somebody does.")
+        return saved.manifest
+
+    def own_manifest(self) -> RunManifest:
+        task = find_task(self._config.task or DEFAULT_TASK)
+        schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
+        run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
+        return self._config.found(run, self._network.identity.peer, task.name, schema_hash, task.recipe)
+
+    def _found_run(self) -> RunManifest | None:
+        """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
+        pause = 1.0
+        while not self._attach():
+            problems = problems_of(self._network)
+            if self._config.task is not None or self._before is not None:
+                self._screen.say("unreachable", f"No initial peer answers:\n{problems}".rstrip(":\n"))
+                self.alone = True
+                return None
+            self._screen.say(
+                "unreachable",
+                f"No initial peer answers; trying again in {pause:.0f} s (Ctrl-C to give up):\n{problems}\n"
+                "With --task NAME this peer would train alone meanwhile.",
+            )
+            self._thread.call(asyncio.sleep(pause), self._stop)
+            pause = min(2 * pause, 30.0)
+        manifest = self._thread.call(known_run(self._network, self._config.run or self._before), self._stop)
+        check_against(manifest, self._config.binding())
+        self._config.check_against(find_method(manifest.rule))
+        self._network.directory.join(manifest)
+        return manifest
+
+    def _attach(self) -> bool:
+        """Try the initial peers, and where none is there those seen before. Whether one was."""
+        directory = self._network.directory
+        if self._thread.call(directory.attach(), self._stop):
+            return True
+        if self._remembered is None:
+            self._remembered = self._thread.call(self._network.recall(self._config.run or self._before), self._stop)
+            if self._remembered:
+                peers = "1 peer" if self._remembered == 1 else f"{self._remembered} peers"
+                self._screen.say("remembered", f"No initial peer answers; trying {peers} seen before.")
+        return self._thread.call(directory.try_remembered(), self._stop)
+
+    async def adopt_when_attached(self, peer: Peer, manifest: RunManifest, board: StatusBoard) -> None:
+        """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
+        await self._network.directory.until_attached()
+        try:
+            theirs = await self._network.find_run(self._config.run)
+            if theirs is None and not self._network.directory.is_first:
+                theirs = await self._network.find_run(self._config.run, TURN_SECONDS)
+            if theirs is None:
+                self._network.directory.found(manifest)
+                await attempt(peer.announce)  # others who trained alone wait for it now
+                self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
+                return
+            check_against(theirs, self._config.binding())
+            self._config.check_against(find_method(theirs.rule))
+            if theirs.schema_hash != manifest.schema_hash:
+                raise ConfigError(
+                    "task", manifest.task, f"run {theirs.run!r} trains {theirs.task!r} with another model"
+                )
+        except P2PElasticError as error:
+            self._network.failure = f"attached, but cannot take part: {error}"
+            log.warning("attached, but cannot take part; training goes on alone: %s", error)
+            return
+        self._network.directory.join(theirs)
+        peer.adopt(theirs.run, theirs.policy(), codec=theirs.codec, fragments=theirs.fragments)
+        board.manifest = theirs
+        self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
+
+
+async def _within(seconds: float, attempt: Coroutine[Any, Any, bool]) -> bool:
+    """What came of it; false where it takes longer."""
+    try:
+        return await wait_for(attempt, seconds)
+    except asyncio.TimeoutError:
+        return False
+
+
+def peer_cache() -> PeerCache | None:
+    """Where peers that were met are remembered; None where this user has no folder for it."""
+    try:
+        return PeerCache(state_folder() / "peers")
+    except RuntimeError as error:
+        log.info("peers will not be remembered: %s", error)
+        return None
+
+
+async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
+    """The wanted run, or the only one, of the initial peers that answer. Raises ConfigError where it is not there."""
+    manifest = await network.find_run(wanted, KNOWN_RUN_SECONDS)
+    if manifest is None:
+        name = f"run {wanted!r}" if wanted else "any run"
+        raise ConfigError("run", wanted, f"the initial peer answers, but does not know {name}")
+    return manifest
+
+
+def problems_of(network: LiveNetwork) -> str:
+    """What is wrong with each initial peer, for people."""
+    return "\n".join(f"    {b.address}\n        {b.problem}" for b in network.directory.bootstrap())
+
+
+def installed_task(manifest: RunManifest) -> Task:
+    """The task of a run, if it is the same here. Raises ConfigError."""
+    try:
+        task = find_task(manifest.task)
+    except ConfigError as error:
+        raise ConfigError(
+            "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
+        ) from error
+    ours = ParameterVector(initial_model(task, 0)).schema_hash
+    if ours != manifest.schema_hash:
+        raise ConfigError(
+            "task",
+            manifest.task,
+            f"its model here has schema {ours}, in run {manifest.run!r} {manifest.schema_hash}: "
+            "install the same version of p2p-elastic everywhere",
+        )
+    return task

@@ -1,0 +1,66 @@
+"""What a live peer shows of itself, put together from what exists so far."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from p2p_elastic import __version__
+from p2p_elastic.checkpoint.saver import Saver
+from p2p_elastic.health.operator import Condition
+from p2p_elastic.peers.network import LiveNetwork
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
+from p2p_elastic.training.trainer import Trainer
+
+
+class StatusBoard:
+    """Puts a peer's status together from what exists so far. May be asked from any thread."""
+
+    def __init__(self, network: LiveNetwork, device: torch.device, condition: Condition) -> None:
+        self._network, self._device, self._started = network, device, time.monotonic()
+        self._condition = condition
+        self.phase: Phase = "starting"
+        self.manifest: RunManifest | None = None
+        self.peer: Peer | None = None
+        self.trainer: Trainer | None = None
+        self.saver: Saver | None = None
+
+    def __call__(self) -> PeerStatus:
+        manifest, peer = self.manifest, self.peer
+        return PeerStatus(
+            peer=self._network.identity.peer,
+            version=__version__,
+            run=manifest.run if manifest else "",
+            task=manifest.task if manifest else "",
+            schema_hash=manifest.schema_hash if manifest else "",
+            rule=manifest.rule if manifest else "",
+            codec=manifest.codec if manifest else "",
+            device=str(self._device),
+            uptime_seconds=time.monotonic() - self._started,
+            weight=peer.weight if peer else 0.0,
+            weight_override=self._condition.override,
+            drained=self._condition.drained,
+            signals=peer.signals() if peer else (),
+            training=self._training(),
+            centre=peer.centre() if peer else None,
+            leaders=peer.leaders() if peer else None,
+            joining=peer.joining() if peer else None,
+            partition=peer.partition() if peer else None,
+            checkpoint=self.saver.status() if self.saver else None,
+            pace=peer.pace() if peer else None,
+            exchanges=peer.exchanges() if peer else ExchangeTotals(),
+            last_exchanges=peer.last_exchanges() if peer else (),
+            members=peer.members() if peer else (),
+            partners=peer.partners() if peer else (),
+            network=self._network_status(),
+        )
+
+    def _training(self) -> TrainingStatus:
+        status = self.trainer.meter.status() if self.trainer else TrainingStatus()
+        return status.model_copy(update={"phase": self.phase})
+
+    def _network_status(self) -> NetworkStatus:
+        return self._network.status(self.peer.streams_refused() if self.peer else {})

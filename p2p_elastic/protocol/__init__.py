@@ -1,0 +1,1 @@
+"""All that peers send each other, without any input or output."""

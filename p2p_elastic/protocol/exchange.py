@@ -1,0 +1,266 @@
+"""The pairwise exchange as a protocol without I/O.
+
+    initiator                                        responder
+      Offer(id, run, schema, step, loss, weight) ->
+                                                  <- Accept(step, loss, weight) | Decline(reason)
+      Lane(id, number) on each further stream  ->    where more than one was agreed
+      ====== the vectors that the run's rule needs, at the same time, chunk by chunk, each checked ======
+      Verified(id)  |  Aborted(id, reason)       ->
+                                                     commits: its move is sure
+                                                  <- Committed(id)  |  Aborted(id, reason)
+      commits
+
+The initiator says Verified only when it holds all it needs, so once the responder commits, the initiator can commit
+too; it only has to learn that it may. Where that last word is lost, `inquire` asks again under the same id, and the
+responder answers from its ledger: an exchange is never applied twice, and a half exchange needs a partner that is gone
+for good.
+
+    asker                                            holder
+      Fetch(id, run, schema, origin, have)       ->
+                                                  <- Given(origin, step, loss) and the vector | Unchanged
+                                                     | Referral(holders) | Decline(reason)
+
+A fetch copies a snapshot that some peer (`origin`) published, or a part of the holder's own parameters: nobody moves by
+it, so nobody has to agree on it.
+
+Each function here is a generator: it yields commands, gets what came of them, and returns a `Result`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from typing import NamedTuple
+
+from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
+from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.protocol.messages import (
+    PROTOCOL_VERSION,
+    Aborted,
+    Accept,
+    Committed,
+    Decline,
+    DeclineReason,
+    Fetch,
+    Given,
+    Goodbye,
+    Heard,
+    Inquiry,
+    Message,
+    Offer,
+    Referral,
+    Stamp,
+    Tell,
+    Unchanged,
+    Verified,
+)
+from p2p_elastic.rules.base import Facts, Stake
+from p2p_elastic.rules.methods import Flow
+from p2p_elastic.status.schema import Outcome
+
+
+class Send(NamedTuple):
+    """Command: send this message. Comes back with None."""
+
+    message: Message
+
+
+class Receive(NamedTuple):
+    """Command: receive one message of these types. Comes back with the message."""
+
+    types: tuple[type, ...]
+
+
+class Transfer(NamedTuple):
+    """Command: send our vector and receive theirs, at the same time where both. Comes back with None, or what is wrong
+    with what came."""
+
+    send: bool = True
+    receive: bool = True
+
+
+class Widen(NamedTuple):
+    """Command: from now on vectors travel over so many streams, the one of the messages included. Comes back with
+    None."""
+
+    streams: int
+
+
+class Commit(NamedTuple):
+    """Command: the exchange took place; write it down before the partner hears of it. Comes back with None."""
+
+
+Command = Send | Receive | Transfer | Widen | Commit
+Answer = Message | str | None
+
+
+class Result(NamedTuple):
+    """How an exchange ended. COMPLETED: move by `mine` and `theirs`. HALF: uncertain, `inquire`.
+
+    `centre` is there where the partner's vector is the centre variable.
+    """
+
+    outcome: Outcome
+    mine: Facts | None = None
+    theirs: Facts | None = None
+    reason: str | None = None
+    centre: Stamp | None = None
+
+
+Exchange = Generator[Command, Answer, Result]
+
+
+def facts(header: Offer | Accept) -> Facts:
+    """The facts of the peer that sent this header."""
+    asked = isinstance(header, Offer)
+    stake = None if header.apart is None else Stake(header.apart.steps, header.apart.peers, header.apart.merge)
+    return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share, apart=stake)
+
+
+def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
+    """The side that asks; parameters travel as `flow` says.
+
+    Raises:
+        RemoteProtocolError, SchemaMismatch: the partner answered what it must not.
+    """
+    yield Send(offer)
+    answer = yield Receive((Accept, Decline))
+    _same_exchange(offer.id, answer)
+    if isinstance(answer, Decline):
+        return Result(Outcome.DECLINED, reason=answer.reason.value)
+    if not isinstance(answer, Accept):
+        raise LocalProtocolError(f"received {type(answer).__name__} where Accept or Decline was asked for")
+    if answer.schema_hash != offer.schema_hash:
+        raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, ours is {offer.schema_hash}")
+    if answer.streams > offer.streams:
+        raise RemoteProtocolError(f"accepted {answer.streams} streams, {offer.streams} were offered")
+    agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer), centre=answer.centre)
+    if answer.streams > 1:
+        yield Widen(answer.streams)
+    problem = yield Transfer(send=flow is not Flow.PULL, receive=flow is not Flow.PUSH)
+    if isinstance(problem, str):
+        yield Send(Aborted(id=offer.id, reason=problem))
+        return Result(Outcome.REFUSED, reason=problem)
+    try:
+        yield Send(Verified(id=offer.id))
+        verdict = yield Receive((Committed, Aborted))
+    except ExchangeError as error:
+        return agreed._replace(outcome=Outcome.HALF, reason=str(error))
+    _same_exchange(offer.id, verdict)
+    if isinstance(verdict, Aborted):
+        return Result(Outcome.BROKEN, reason=f"the partner aborted: {verdict.reason}")
+    return agreed
+
+
+def respond(offer: Offer, accept: Accept, flow: Flow = Flow.BOTH) -> Exchange:
+    """The side that was asked and agrees."""
+    yield Send(accept)
+    if accept.streams > 1:
+        yield Widen(accept.streams)
+    problem = yield Transfer(send=flow is not Flow.PUSH, receive=flow is not Flow.PULL)
+    if isinstance(problem, str):
+        yield Send(Aborted(id=offer.id, reason=problem))
+        return Result(Outcome.REFUSED, reason=problem)
+    verdict = yield Receive((Verified, Aborted))
+    _same_exchange(offer.id, verdict)
+    if isinstance(verdict, Aborted):
+        return Result(Outcome.BROKEN, reason=f"the partner aborted: {verdict.reason}")
+    yield Commit()
+    agreed = Result(Outcome.COMPLETED, facts(accept), facts(offer))
+    try:
+        yield Send(Committed(id=offer.id))
+    except ExchangeError as error:
+        return agreed._replace(reason=f"the partner may have missed our last word: {error}")
+    return agreed
+
+
+def inquire(exchange_id: str) -> Exchange:
+    """Ask the responder whether an exchange took place: COMPLETED or BROKEN. Raises ExchangeError on silence."""
+    yield Send(Inquiry(id=exchange_id))
+    verdict = yield Receive((Committed, Aborted))
+    _same_exchange(exchange_id, verdict)
+    if isinstance(verdict, Aborted):
+        return Result(Outcome.BROKEN, reason=f"the partner aborted: {verdict.reason}")
+    return Result(Outcome.COMPLETED)
+
+
+class Fetched(NamedTuple):
+    """What came of a fetch: a snapshot, or who else has it, or why not; `refused` where what came is no snapshot."""
+
+    given: Given | None = None
+    unchanged: bool = False
+    holders: tuple[str, ...] = ()
+    reason: str | None = None
+    refused: bool = False
+
+
+def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
+    """Ask for a snapshot; it is in the received vector where `given` is there.
+
+    Raises:
+        RemoteProtocolError: the holder answered what it must not.
+    """
+    yield Send(asked)
+    answer = yield Receive((Given, Unchanged, Referral, Decline))
+    _same_exchange(asked.id, answer)
+    if isinstance(answer, Decline):
+        return Fetched(reason=answer.reason.value)
+    if isinstance(answer, Unchanged):
+        return Fetched(unchanged=True)
+    if isinstance(answer, Referral):
+        return Fetched(holders=answer.holders)
+    if not isinstance(answer, Given):
+        raise LocalProtocolError(f"received {type(answer).__name__} where the answer to a fetch was asked for")
+    if answer.origin != asked.origin:
+        raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
+    if asked.part is not None and answer.digest is None:
+        raise RemoteProtocolError("gave a part without its digest")
+    problem = yield Transfer(send=False)
+    return Fetched(reason=problem, refused=True) if isinstance(problem, str) else Fetched(given=answer)
+
+
+def compare(told: Tell) -> Generator[Command, Answer, Tell | None]:
+    """Tell a partner how our training goes, and hear of its; None where it declines."""
+    yield Send(told)
+    answer = yield Receive((Tell, Decline))
+    _same_exchange(told.id, answer)
+    return answer if isinstance(answer, Tell) else None
+
+
+def say_goodbye(goodbye: Goodbye) -> Generator[Command, Answer, Heard | None]:
+    """Tell a member that we leave; None where it declines to hear of it."""
+    yield Send(goodbye)
+    answer = yield Receive((Heard, Decline))
+    _same_exchange(goodbye.id, answer)
+    return answer if isinstance(answer, Heard) else None
+
+
+def give(given: Given) -> Generator[Command, Answer, None]:
+    """Send a snapshot that was asked for."""
+    yield Send(given)
+    yield Transfer(receive=False)
+
+
+def objection(
+    offer: Offer | Fetch, *, run: str, schema_hash: str, elements: int, codecs: Collection[str] = tuple(CODECS)
+) -> Decline | None:
+    """What speaks against this offer, whatever we are doing now; None where nothing does."""
+    checks = (
+        (offer.version == PROTOCOL_VERSION, DeclineReason.OTHER_VERSION, f"we speak version {PROTOCOL_VERSION}"),
+        (offer.run == run, DeclineReason.OTHER_RUN, f"we train {run!r}"),
+        (
+            offer.schema_hash == schema_hash and offer.elements == elements,
+            DeclineReason.OTHER_SCHEMA,
+            f"our model has schema {schema_hash} and {elements} elements",
+        ),
+        (offer.codec in codecs, DeclineReason.OTHER_CODEC, f"we speak {', '.join(codecs)}"),
+    )
+    for passed, reason, detail in checks:
+        if not passed:
+            return Decline(id=offer.id, reason=reason, detail=detail)
+    return None
+
+
+def _same_exchange(exchange_id: str, message: Answer) -> None:
+    got = getattr(message, "id", None)
+    if got != exchange_id:
+        raise RemoteProtocolError(f"answered exchange {got}, asked for {exchange_id}")

@@ -1,0 +1,185 @@
+"""The run manifest: what a run trains and how, published by its founder, taken over by whoever joins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.protocol.limits import BATCH_SIZE_MAX, FRAGMENTS_MAX, LEARNING_RATE_MAX, MOMENTUM_MAX, PERIOD_MAX
+from p2p_elastic.protocol.link_choice import CODEC_NAMES
+from p2p_elastic.protocol.messages import PeerId, RunName, SchemaHash
+from p2p_elastic.rules.methods import RULES, find_method
+from p2p_elastic.rules.policy import Policy, WeightingName, rule_of
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.status.schema import Frozen
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+Period = Annotated[int, Field(ge=1, le=PERIOD_MAX)]
+Fragments = Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)]
+BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_MAX)]
+LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
+Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
+SHOWN_MAX = 80  # characters of a value that is refused
+
+BINDING = (
+    "task",
+    "rule",
+    "moving_rate",
+    "period",
+    "probability",
+    "global_moving_rate",
+    "global_period",
+    "weighting",
+    "codec",
+    "fragments",
+)
+"""What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
+
+
+class RunManifest(Frozen):
+    """Names and numbers only: a task is run by its name, if it is installed here. Nothing executable is ever taken."""
+
+    run: RunName
+    founder: PeerId
+    task: Name
+    schema_hash: SchemaHash
+    rule: Name
+    moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
+    period: Period | None
+    probability: Annotated[float, Field(ge=0.0, le=1.0)] | None
+    global_moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        default=None, description="lsgd: pull towards the best of all groups"
+    )
+    global_period: Period | None = None
+    weighting: WeightingName = Field(
+        default="dynamic", description="dynamic: peers count by their health and by what others measure of them"
+    )
+    codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
+    fragments: Fragments = Field(default=1, description="an exchange moves one of so many parts of the vector")
+    batch_size: BatchSize
+    learning_rate: LearningRate
+    momentum: Momentum
+    init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> RunManifest:
+        if (self.period is None) == (self.probability is None):
+            raise ValueError("one of period and probability")
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule.build(self.period, self.probability)
+
+    def policy(self) -> Policy:
+        """What this run prescribes to its peers. Raises ConfigError where it cannot be done here."""
+        method = find_method(self.rule)
+        if not method.live:
+            raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
+        if self.fragments > 1 and not method.fragments:
+            raise ConfigError("fragment", self.fragments, f"rule {self.rule} exchanges whole models")
+        together = self.global_moving_rate if self.global_moving_rate is not None else self.moving_rate
+        return Policy(
+            rule=rule_of(method, self.moving_rate, self.weighting),
+            schedule=self.schedule,
+            topology=method.topology,
+            flow=method.flow,
+            global_rule=rule_of(method, together, self.weighting) if self.global_period is not None else None,
+            global_period=self.global_period,
+            weighting=self.weighting,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """All but who founded it: two manifests with equal settings describe the same run."""
+        return self.model_dump(exclude={"founder"})
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
+            f"{self.describe_global()}{self._describe_wire()}, {self.weighting} weighting, batch {self.batch_size}, "
+            f"learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
+        )
+
+    def _describe_wire(self) -> str:
+        codec = "" if self.codec == "none" else f", codec {self.codec}"
+        return codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
+
+    def describe_global(self) -> str:
+        """What of an exchange with all groups follows the schedule; empty where there is none."""
+        if self.global_period is None:
+            return ""
+        rate = "" if self.global_moving_rate is None else f" with {self.global_moving_rate:g}"
+        return f", all groups{rate} every {self.global_period} steps"
+
+
+def read_manifest(fields: Mapping[str, Any]) -> RunManifest:
+    """A manifest from the network. Raises ConfigError: the first field that cannot be, and what is allowed."""
+    try:
+        return RunManifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+    field = str(first["loc"][0]).replace("_", "-") if first["loc"] else "schedule"
+    if first["type"] == "extra_forbidden":
+        allowed = "not known in this version: update p2p-elastic"
+    else:
+        allowed = first["msg"].replace("Input should be ", "allowed: ")
+    got = fields.get(str(first["loc"][0])) if first["loc"] else (fields.get("period"), fields.get("probability"))
+    shown = got if isinstance(got, (int, float)) else str(got)[:SHOWN_MAX]
+    run = str(fields.get("run"))[:SHOWN_MAX]
+    raise ConfigError(field, shown, f"{allowed}. Run {run!r} defines it, and cannot be joined")
+
+
+def check_batch_size(batch_size: int, examples: int) -> None:
+    """Check that a batch is no larger than the training set. Raises ConfigError."""
+    if batch_size > examples:
+        allowed = f"at most the number of training examples, {examples:,}: give --batch-size, or leave it out"
+        raise ConfigError("batch-size", batch_size, allowed)
+
+
+def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
+    """Check what the user asked for against the run. `asked` has only what was given explicitly.
+
+    Raises:
+        ConfigError: where something that binds all peers contradicts, or the run names a rule unknown here.
+    """
+    for key in BINDING:
+        ours, theirs = asked.get(key), getattr(manifest, key)
+        if ours is not None and ours != theirs:
+            option = "fragment" if key == "fragments" else key.replace("_", "-")
+            value = f"--{option} {theirs}" if theirs is not None else f"no --{option}"
+            raise ConfigError(option, ours, f"run {manifest.run!r} has {value}; leave the option out to take the run's")
+    if manifest.codec not in CODEC_NAMES:
+        allowed = ", ".join(CODEC_NAMES)
+        raise ConfigError("codec", manifest.codec, f"the run's codec is not known here ({allowed}): update")
+    if manifest.rule not in RULES:
+        raise ConfigError("rule", manifest.rule, f"the run's rule is not known here ({', '.join(RULES)}): update")
+
+
+def choose_run(
+    manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
+) -> RunManifest | None:
+    """The one run that is meant; None where it is not there (yet). `refused`: runs that cannot be joined, and why.
+
+    Raises:
+        ConfigError: several runs and none named, or one name for runs that differ, or it is one of those refused.
+    """
+    names = sorted({m.run for m in manifests})
+    if wanted is None and len(names) > 1:
+        raise ConfigError("run", None, f"several runs are there: {', '.join(names)}; choose one with --run")
+    found = sorted((m for m in manifests if wanted in (None, m.run)), key=lambda m: m.founder)
+    if not found:
+        for run in sorted(refused):
+            if wanted in (None, run):
+                raise refused[run]
+        return None
+    if any(m.settings() != found[0].settings() for m in found):
+        founders = ", ".join(m.founder for m in found)
+        raise ConfigError(
+            "run", found[0].run, f"founded several times with other settings, by {founders}: end all but one"
+        )
+    return found[0]

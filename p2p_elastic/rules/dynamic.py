@@ -1,0 +1,144 @@
+"""Dynamic weighting: from the recent history of distances to how far two ends pull each other.
+
+A worker that was cut off, or fell back to an old state, comes back with a distance to the centre that suddenly grew.
+Then the worker follows the centre, and the centre ignores the worker.
+
+Source: Xu & Carr, arXiv 2409.09242. Of that paper only the abstract was at hand; score and shape are as recalled by
+others, the constants and the sign are ours, chosen on a toy problem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.rules.base import ExchangeRule, Facts, State
+
+COEFFICIENTS = (0.4, 0.3, 0.2, 0.1)  # of the last differences, the newest first
+
+
+class Weighting(NamedTuple):
+    """When a worker counts as lagging.
+
+    `coefficients` [m] weigh the last m differences of log-distances, the newest first. A score up to `dead_zone` (about
+    two standard deviations of healthy workers) is normal, one of `limit` or more is hopeless, between them it is
+    linear. `sign` is +1 where distances are taken at contacts (a straggler's grew), -1 for the opposite convention.
+    """
+
+    coefficients: tuple[float, ...] = COEFFICIENTS
+    dead_zone: float = 0.25
+    limit: float = 1.0
+    sign: int = 1
+
+    def checked(self) -> Weighting:
+        """Itself. Raises ConfigError where it cannot be."""
+        if not self.coefficients or min(self.coefficients) < 0.0 or abs(sum(self.coefficients) - 1.0) > 1e-9:
+            raise ConfigError("coefficients", self.coefficients, "numbers of 0 or more that add up to 1")
+        if not 0.0 <= self.dead_zone < self.limit:
+            raise ConfigError("dead-zone/limit", (self.dead_zone, self.limit), "0 <= dead zone < limit")
+        if self.sign not in (1, -1):
+            raise ConfigError("sign", self.sign, "1 or -1")
+        return self
+
+    def lag(self, log_distances: Sequence[float]) -> float:
+        """How much a worker lags, 0 (not at all) to 1; `log_distances` the oldest first. 0 while there are too few."""
+        return lag(score(log_distances, self.coefficients), self)
+
+
+def remembered(history: tuple[float, ...], distance: float, weighting: Weighting) -> tuple[float, ...]:
+    """As many log-distances as the score needs, the oldest first, with that of this contact.
+
+    One at which nothing came, or two met that were the same, or nothing finite came, says nothing of the next ones.
+    """
+    if not 0.0 < distance < math.inf:
+        return history
+    return (*history, math.log(distance))[-len(weighting.coefficients) - 1 :]
+
+
+def score(log_distances: Sequence[float], coefficients: Sequence[float]) -> float:
+    """The raw score a = sum_j c_j (u_{t-j} - u_{t-j-1}) of log-distances u, the oldest first; 0 while too few.
+
+    Does not change when all distances are multiplied by a constant.
+    """
+    newest_first = list(log_distances)[::-1]
+    if len(newest_first) <= len(coefficients):
+        return 0.0
+    return sum(c * (newest_first[j] - newest_first[j + 1]) for j, c in enumerate(coefficients))
+
+
+def lag(raw_score: float, weighting: Weighting) -> float:
+    """w = clip((s a - a0) / (k - a0), 0, 1), with dead zone a0, limit k and sign s. NaN is 1."""
+    share = (weighting.sign * raw_score - weighting.dead_zone) / (weighting.limit - weighting.dead_zone)
+    return share if 0.0 < share < 1.0 else 0.0 if share <= 0.0 else 1.0
+
+
+def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeRule:  # noqa: B008 - a constant
+    """Any rule towards a centre or leader, where a peer whose distance to it suddenly grew copies, and is not copied.
+
+        x^i <- x^i + h1 (x~ - x^i)      h1 = alpha + (1 - alpha) w      with w the peer's lag, 0..1, and
+        x~ <- x~ + h2 (x^i - x~)        h2 = alpha (1 - w)              alpha what `rule` does without
+
+    The state holds the last log-distances at contacts, one history per pair at both ends, so that both compute the same
+    w. Without lag this is `rule`, bit for bit. Where alpha is at most 1/2 the two moves never exceed the distance. It
+    breaks the conservation of the sum where a peer lags: that is its purpose.
+
+    Source: Xu & Carr, arXiv 2409.09242; see `weighting.py` for how sure that is.
+
+    Raises:
+        ConfigError: where the weighting cannot be.
+
+    >>> import torch
+    >>> from p2p_elastic.rules.base import elastic
+    >>> rule, peer, centre = dynamic(elastic(0.1)), Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
+    >>> rule.move(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
+    tensor([0.2000])
+    """
+    weighting.checked()
+
+    def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:
+        history, inner = state
+        history = remembered(history, distance, weighting)
+        lagging = weighting.lag(history) if math.isfinite(distance) else 1.0
+        copied = 0.0 if mine.centre or theirs.trust == 0.0 else lagging
+        share, inner = rule.update(distance, inner, mine=mine, theirs=theirs)
+        return (1.0 - lagging) * share + copied, (history, inner)
+
+    return ExchangeRule(
+        init=lambda vector: ((), rule.init(vector)),
+        update=update,
+        share=lambda state: rule.share(state[1]),
+        share_of_leaver=lambda state: rule.share_of_leaver(state[1]),
+        per_partner=True,
+    )
+
+
+def ramp(value: float, *, bad: float, good: float) -> float:
+    """0 at `bad` and beyond, 1 at `good` and beyond, linear between; either may be the larger one. NaN gives 0.
+
+    >>> ramp(90.0, bad=95.0, good=85.0), ramp(0.9, bad=0.2, good=0.8)
+    (0.5, 1.0)
+    """
+    if bad > good:
+        value, bad, good = -value, -bad, -good
+    if value >= good:
+        return 1.0
+    return (value - bad) / (good - bad) if value > bad else 0.0
+
+
+COPIES_BELOW, COUNTS_FROM = 0.1, 0.3  # two thresholds, so that a peer does not flap between copying and counting
+STEP = 0.05  # smaller changes of a weight are not worth telling
+
+
+def settled(before: float, health: float) -> float:
+    """The weight that a peer gives itself, after `before`, where its worst signal says `health` (both 0..1).
+
+    Below COPIES_BELOW it is 0: the peer copies and is not copied, until its health is COUNTS_FROM or more.
+
+    >>> settled(1.0, 0.09), settled(0.0, 0.29), settled(0.0, 0.3), settled(0.5, 0.52)
+    (0.0, 0.0, 0.3, 0.5)
+    """
+    if health < (COUNTS_FROM if before == 0.0 else COPIES_BELOW):
+        return 0.0
+    return before if abs(health - before) < STEP and health < 1.0 else health

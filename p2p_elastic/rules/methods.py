@@ -1,0 +1,173 @@
+"""Every way to train together: a rule, with whom, which way parameters travel, and the defaults of each paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.rules.base import ExchangeRule, check_rate, elastic, follow, receive, stay, sum_weight
+
+BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; that of a live run is for so many
+
+
+class Topology(str, Enum):
+    """With whom a peer exchanges."""
+
+    PAIRS = "pairs"  # a random live member
+    CENTRE = "centre"  # the centre variable, each peer when it is due
+    CENTRE_TOGETHER = "centre-together"  # all at once with the same centre (synchronous)
+    LEADER = "leader"  # the best of the group, and of all groups
+    ACCUMULATED = "accumulated"  # the centre gets what was learnt since the last time (DOWNPOUR)
+    GRADIENTS = "gradients"  # everybody averages gradients before each step
+    NOBODY = "nobody"
+
+
+class Flow(str, Enum):
+    """Which way parameters travel, seen from who asks."""
+
+    BOTH = "both"
+    PULL = "pull"
+    PUSH = "push"
+
+
+class Method(NamedTuple):
+    """A named way to train together: the rule of both ends, with whom, which way, and the paper's defaults.
+
+    `rule` takes the moving rate (alpha, or lambda for a leader). `after_step`: the exchange uses the parameters after
+    the optimizer step and moves them at once; otherwise gradient and move are both taken at the old parameters and
+    added (sources in ALGORITHMS of each paper: EASGD eq. 3, Elastic Gossip; LSGD Algorithm 1). `momentum` None is the
+    task's. `live` is false for the baselines that only the simulator runs. `shares`: it weighs peers by shares of its
+    own (GoSGD).
+    """
+
+    summary: str
+    topology: Topology
+    rule: Callable[[float], ExchangeRule]
+    moving_rate: float
+    flow: Flow = Flow.BOTH
+    symmetric: bool = True
+    after_step: bool = False
+    momentum: float | None = None
+    live: bool = True
+    shares: bool = False
+
+    @property
+    def pulls_centre(self) -> bool:
+        """Whether all pull one centre: its moving rate is beta / p, or many together would throw it too far."""
+        return self.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER)
+
+    def moving_rate_among(self, peers: int) -> float:
+        """The paper's moving rate where it is known how many there are (arXiv 1412.6651: beta = p alpha)."""
+        return BETA / peers if self.pulls_centre else self.moving_rate
+
+    @property
+    def rate(self) -> str:
+        """The default moving rate, for people."""
+        if self.pulls_centre:
+            of_live = f" (live, where p is not known: {self.moving_rate:g}, that of {BETA_PEERS})"
+            return f"moving rate {BETA:g} / p for p workers" + of_live * self.live
+        return "no moving rate" if self.shares or not self.moving_rate else f"moving rate {self.moving_rate:g}"
+
+    @property
+    def fragments(self) -> bool:
+        """Whether an exchange may move a part of the vector: not where sum weights are of whole models, nor where a
+        leader is followed whole."""
+        return self.topology in (Topology.PAIRS, Topology.CENTRE) and not self.shares
+
+
+def _fixed(rule: Callable[[], ExchangeRule]) -> Callable[[float], ExchangeRule]:
+    """A rule that has no moving rate."""
+    return lambda _moving_rate: rule()
+
+
+def _restarting(summary: str, moving_rate: float) -> Method:
+    return Method(summary, Topology.ACCUMULATED, _fixed(stay), moving_rate, symmetric=False, momentum=0.0, live=False)
+
+
+RULES: Mapping[str, Method] = {
+    "elastic-gossip": Method(
+        "two random peers pull each other (Pramod, arXiv 1812.02407)", Topology.PAIRS, elastic, moving_rate=0.5
+    ),
+    "gossip-pull": Method(
+        "a peer averages itself with a random one (Gossiping SGD, arXiv 1611.04581)",
+        Topology.PAIRS,
+        follow,
+        moving_rate=0.5,
+        flow=Flow.PULL,
+        symmetric=False,
+    ),
+    "gossip-push": Method(
+        "a peer sends itself to a random one, which averages (Gossiping SGD, arXiv 1611.04581)",
+        Topology.PAIRS,
+        receive,
+        moving_rate=0.5,
+        flow=Flow.PUSH,
+        symmetric=False,
+    ),
+    "gosgd": Method(
+        "push gossip with sum weights (GoSGD, arXiv 1611.09726)",
+        Topology.PAIRS,
+        _fixed(sum_weight),
+        moving_rate=0.5,
+        flow=Flow.PUSH,
+        symmetric=False,
+        shares=True,
+    ),
+    "easgd": Method(
+        "peers and a centre pull each other, each peer when it is due; no momentum (arXiv 1412.6651, Algorithm 1)",
+        Topology.CENTRE,
+        elastic,
+        moving_rate=BETA / BETA_PEERS,
+        momentum=0.0,
+    ),
+    "eamsgd": Method(
+        "EASGD with Nesterov momentum on the peers (arXiv 1412.6651, Algorithm 2)",
+        Topology.CENTRE,
+        elastic,
+        moving_rate=BETA / BETA_PEERS,
+    ),
+    "easgd-sync": Method(
+        "EASGD where all meet the same centre at once (arXiv 1412.6651, eq. 3-6)",
+        Topology.CENTRE_TOGETHER,
+        elastic,
+        moving_rate=BETA / BETA_PEERS,
+        momentum=0.0,
+        live=False,
+    ),
+    "lsgd": Method(
+        "peers follow the best of their group, and of all groups (Leader SGD, arXiv 1905.10395)",
+        Topology.LEADER,
+        follow,
+        moving_rate=0.1,
+        flow=Flow.PULL,
+        symmetric=False,
+        after_step=True,
+    ),
+    "downpour": _restarting(
+        "peers push what they learnt to a centre and restart from it (arXiv 1412.6651, Algorithm 3)",
+        0.0,
+    ),
+    "mvadownpour": _restarting(
+        "DOWNPOUR, evaluated at a moving average of the centre (arXiv 1412.6651, section 4)", 0.001
+    ),
+    "all-reduce": Method(
+        "gradients are averaged over all before each step", Topology.GRADIENTS, _fixed(stay), 0.0, live=False
+    ),
+    "none": Method("everybody trains alone", Topology.NOBODY, _fixed(stay), moving_rate=0.0),
+}
+"""Every way to train together that a run can name."""
+
+
+def find_method(name: str) -> Method:
+    """The method of that name. Raises ConfigError with the names there are."""
+    if name not in RULES:
+        raise ConfigError("rule", name, f"allowed: {', '.join(RULES)}")
+    return RULES[name]
+
+
+def find_rule(name: str, moving_rate: float) -> ExchangeRule:
+    """The exchange rule of the method of that name. Raises ConfigError."""
+    check_rate("moving-rate", moving_rate, copies=True)
+    return find_method(name).rule(moving_rate)

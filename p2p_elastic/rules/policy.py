@@ -1,0 +1,66 @@
+"""What a run prescribes to each of its peers: the rule, with whom, which way, and when."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from p2p_elastic.rules.base import ExchangeRule
+from p2p_elastic.rules.dynamic import dynamic
+from p2p_elastic.rules.merging import merging
+from p2p_elastic.rules.methods import Flow, Method, Topology
+from p2p_elastic.rules.schedule import Schedule
+
+WeightingName = Literal["fixed", "dynamic"]
+"""Whether all peers count the same, or by their health and what others measure of them."""
+
+LEADER_PERIOD = 16  # a leader is followed at fixed steps
+DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a quarter of the bytes
+
+
+def default_schedule(topology: Topology) -> Schedule:
+    """When peers exchange unless somebody says otherwise, live and in the simulator."""
+    return Schedule(period=LEADER_PERIOD) if topology is Topology.LEADER else Schedule(probability=DEFAULT_PROBABILITY)
+
+
+def rule_of(method: Method, moving_rate: float, weighting: WeightingName) -> ExchangeRule:
+    """The exchange rule of a method. Raises ConfigError.
+
+    Towards a centre or leader dynamic weighting is in the rule; between pairs it is in the facts that the rule gets.
+    There the rule also merges what a partition had parted; GoSGD has shares of its own for that.
+    """
+    rule = method.rule(moving_rate)
+    if method.topology is Topology.PAIRS and not method.shares:
+        return merging(rule)
+    reference = method.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER, Topology.LEADER)
+    return dynamic(rule) if weighting == "dynamic" and reference else rule
+
+
+class Policy(NamedTuple):
+    """A method with its numbers filled in.
+
+    `global_rule` and `global_period` are those of the pull towards the best of all groups (multi-leader LSGD).
+    """
+
+    rule: ExchangeRule
+    schedule: Schedule
+    topology: Topology = Topology.PAIRS
+    flow: Flow = Flow.BOTH
+    global_rule: ExchangeRule | None = None
+    global_period: int | None = None
+    weighting: WeightingName = "fixed"
+
+    @property
+    def sends(self) -> bool:
+        """Whether the end that asks sends its parameters."""
+        return self.flow is not Flow.PULL
+
+    def moves_the_other(self, *, asked: bool) -> bool:
+        """Whether an exchange brings our parameters to the other end, where we `asked` and where we answered."""
+        if self.topology not in (Topology.PAIRS, Topology.CENTRE):
+            return False
+        return self.flow is Flow.BOTH or asked is (self.flow is Flow.PUSH)
+
+    @property
+    def receives(self) -> bool:
+        """Whether the end that asks receives parameters."""
+        return self.flow is not Flow.PUSH

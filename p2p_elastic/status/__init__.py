@@ -1,0 +1,1 @@
+"""What a peer shows of itself: frozen values, events and the training curve."""

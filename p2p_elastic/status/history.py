@@ -1,0 +1,52 @@
+"""How a peer's training went since it began: a curve of bounded length, whatever its duration."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from p2p_elastic.status.schema import Frozen, PeerStatus
+
+POINTS_MAX = 600
+
+
+class HistoryPoint(Frozen):
+    """Where the peer stood at one moment."""
+
+    seconds: float = Field(description="since the peer started")
+    step: int
+    loss: float | None
+    accuracy: float | None = Field(description="share of the validation split, 0..1")
+    weight: float
+    steps_per_second: float | None
+
+
+class History:
+    """The curve. Where it gets too long every second point goes, and points are taken half as often from then on."""
+
+    def __init__(self, interval_seconds: float = 1.0) -> None:
+        self._interval = interval_seconds
+        self._points: tuple[HistoryPoint, ...] = ()  # replaced whole: other threads read it
+
+    @property
+    def points(self) -> tuple[HistoryPoint, ...]:
+        """The oldest first."""
+        return self._points
+
+    def observe(self, status: PeerStatus) -> None:
+        """Take a point, where it is time for one."""
+        points, training = self._points, status.training
+        if training.step == 0 and training.phase != "holding":
+            return  # there is nothing to show yet
+        if points and status.uptime_seconds - points[-1].seconds < self._interval:
+            return
+        if len(points) >= POINTS_MAX:
+            points, self._interval = points[::2], 2 * self._interval
+        taken = HistoryPoint(
+            seconds=status.uptime_seconds,
+            step=training.step,
+            loss=training.loss,
+            accuracy=training.validation_accuracy,
+            weight=status.weight,
+            steps_per_second=training.steps_per_second,
+        )
+        self._points = (*points, taken)

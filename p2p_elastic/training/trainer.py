@@ -1,0 +1,354 @@
+"""Training on one peer: SGD or AdaHessian on its own data, with moves from the swarm added between steps."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.health.trust import Trial
+from p2p_elastic.parameters.slots import copy_model
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.status.schema import TrainingStatus
+from p2p_elastic.tasks import (
+    Batches,
+    Data,
+    Estimate,
+    Evaluation,
+    Recipe,
+    Shard,
+    Split,
+    Task,
+    evaluate,
+    loss_at,
+    losses_at,
+    reestimate_batchnorm,
+    shard_indices,
+)
+from p2p_elastic.training.adahessian import AdaHessian, set_gradients
+from p2p_elastic.training.optimizers import SGD
+from p2p_elastic.training.state import Machine, TrainingMemory, TrainingState, plain_losses
+
+LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
+LIVE_VALIDATION_SECONDS = 1.0  # at most so often
+EVALUATION_BATCH = 50
+LOSS_STEPS = 50  # the loss shown is the mean of so many
+TRIAL_EXAMPLES = 32  # on which a partner's parameters are tried
+OWN_BATCHES = 8  # of EVALUATION_BATCH, on which a newcomer tries what it fetched
+RECENT_BATCHES = 4  # kept to try a leader's parameters on
+RATE_SECONDS = 10.0  # the speed shown is that of the last so many
+
+Clock = Callable[[], float]
+
+
+class Gossiping(Protocol):
+    """What training needs of a peer."""
+
+    def after_step(self) -> bool: ...
+
+    def report_loss(self, loss: float) -> None: ...
+
+    def during_evaluation(self) -> None: ...
+
+
+def _nothing() -> None:
+    return None
+
+
+@contextmanager
+def attach(
+    peer: Gossiping, optimizer: torch.optim.Optimizer, replaced: Callable[[], None] = _nothing
+) -> Iterator[None]:
+    """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
+
+    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). Where
+    the parameters were not finite and a partner's replaced them, the state is dropped, and `replaced` is called.
+
+        with attach(peer, optimizer):
+            for inputs, labels in batches:
+                ...
+                optimizer.step()
+    """
+
+    def stepped(*_: object) -> None:
+        if peer.after_step():
+            optimizer.state.clear()
+            replaced()
+
+    handle = optimizer.register_step_post_hook(stepped)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this peer trains: for so many optimizer steps, or passes over its part of the data where `steps` is None.
+
+    `weight_decay` None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
+    AdaHessian has no use for `momentum`: it averages gradients with a decay of its own, 0.9.
+    """
+
+    steps: int | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    seed: int
+    shard: Shard | None = None
+    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    weight_decay: float | None = None
+
+
+class Meter:
+    """Progress as others see it. Written by the training thread, read from any: each value is replaced whole."""
+
+    def __init__(self, steps_total: int, clock: Clock) -> None:
+        self._clock, self._steps_total = clock, steps_total
+        self.step = 0
+        self.epoch = 0.0
+        self.validation: Evaluation | None = None
+        self.test: Evaluation | None = None
+        self._losses: deque[float] = deque(maxlen=LOSS_STEPS)
+        self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self.loss: float | None = None
+
+    def begin(self) -> None:
+        """Training begins now: what came before does not count for the speed."""
+        self._marks = deque([(self._clock(), self.step)])
+
+    def stepped(self, loss: float) -> None:
+        """The gradient of an optimizer step with this loss (nats) is there."""
+        self._losses.append(loss)
+        self.loss = sum(self._losses) / len(self._losses)
+        self.step += 1
+        now = self._clock()
+        if now - self._marks[-1][0] > RATE_SECONDS / 20:
+            self._marks.append((now, self.step))
+            while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
+                self._marks.popleft()
+
+    def forget(self) -> None:
+        """The model was replaced: what its losses were, the one of this step too, says nothing about it."""
+        self._losses.clear()
+        self.loss = None
+
+    def resume(self, step: int, losses: Sequence[float]) -> None:
+        """Go on from there."""
+        self.step = step
+        self._losses.extend(losses)
+        self.loss = sum(self._losses) / len(self._losses) if self._losses else None
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Of the last steps, nats."""
+        return tuple(self._losses)
+
+    def status(self) -> TrainingStatus:
+        marks, now = tuple(self._marks), self._clock()
+        (t0, n0), (t1, n1) = marks[0], marks[-1]
+        return TrainingStatus(
+            step=self.step,
+            steps_total=self._steps_total,
+            epoch=self.epoch,
+            steps_per_second=(n1 - n0) / (t1 - t0) if t1 > t0 else None,
+            loss=self.loss,
+            validation_accuracy=self.validation.accuracy if self.validation else None,
+            test_accuracy=self.test.accuracy if self.test else None,
+            seconds_since_step=now - t1 if self.step else None,
+        )
+
+
+class Trainer:
+    """The loop that the command line runs. Use it from one thread."""
+
+    def __init__(
+        self, model: nn.Module, task: Task, data: Data, settings: Settings, device: torch.device, clock: Clock
+    ) -> None:
+        self.model, self._task, self._data, self._device = model, task, data, device
+        self._clock = clock
+        part = None if settings.shard is None else shard_indices(len(data.train), settings.shard)
+        self._batches = Batches(data.train, settings.batch_size, settings.seed, part)
+        self._part = torch.arange(len(data.train)) if part is None else part
+        self._steps = settings.steps or settings.epochs * self._batches.batches_per_epoch
+        self.meter = Meter(self._steps, clock)
+        self._augmentation = torch.Generator().manual_seed(settings.seed)
+        self._live_split = Split(
+            *(t[:LIVE_VALIDATION_EXAMPLES] for t in (data.validation.inputs, data.validation.labels))
+        )
+        self._validated_at = clock()
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=RECENT_BATCHES)
+        self.optimizer, self._schedule = _optimizer(model, settings, task.recipe)
+
+    def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
+        """Train until the settings' length is reached or `should_stop`."""
+        self.meter.begin()
+        self.model.train()
+        with attach(peer, self.optimizer, self.meter.forget):
+            while self.meter.step < self._steps and not should_stop():
+                loss = self._gradient()
+                peer.report_loss(self.meter.loss if self.meter.loss is not None else loss)
+                self.meter.stepped(loss)  # before a partner's parameters may replace the model that had this loss
+                self.optimizer.step()
+                if self._batches.drawn % self._batches.batches_per_epoch == 0:
+                    self._schedule.step()
+                    if self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
+                        self._validate(peer, should_stop)
+                self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
+                on_step()
+            if not should_stop():
+                self._validate(peer, should_stop)
+
+    def state(self) -> TrainingState:
+        """A copy of all that `restore` needs, for the training thread between two steps."""
+        machine, validation = self._machine(), self.meter.validation
+        memory = TrainingMemory(
+            step=self.meter.step,
+            drawn=self._batches.drawn,
+            losses=plain_losses(self.meter.losses),
+            validation=None if validation is None else (validation.accuracy, *plain_losses((validation.loss,))),
+            **machine.numbers(),
+        )
+        return TrainingState(memory, machine.tensors())
+
+    def restore(self, state: TrainingState) -> None:
+        """Before `train`: go on exactly where a `state` was taken. Raises ConfigError where it is of another model."""
+        memory = state.memory
+        self._machine().restore(state)
+        self._batches.skip(memory.drawn - self._batches.drawn)
+        self.meter.resume(memory.step, [math.nan if loss is None else loss for loss in memory.losses])
+        self.meter.epoch = memory.drawn / self._batches.batches_per_epoch
+        if memory.validation is not None:
+            accuracy, loss = memory.validation
+            self.meter.validation = Evaluation(accuracy, math.nan if loss is None else loss)
+
+    def _machine(self) -> Machine:
+        return Machine(self.model, self.optimizer, self._schedule, self._augmentation, self._device)
+
+    def replaced(self) -> None:
+        """A partner's parameters replaced the model: what was gathered about the one before is worth nothing."""
+        self.optimizer.state.clear()
+        self.meter.forget()
+
+    def _gradient(self) -> float:
+        inputs, labels = next(self._batches)
+        inputs, labels = inputs.to(self._device), labels.to(self._device)
+        prepared = self._task.prepare(inputs, self._augmentation)
+        self._recent.append((prepared, labels))
+        self.optimizer.zero_grad()
+        return float(set_gradients(self.optimizer, lambda: self._task.loss(self.model(prepared), labels)))
+
+    def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:
+        def serve_partners() -> bool:
+            peer.during_evaluation()
+            return should_stop()
+
+        result = self._evaluate(self._live_split, serve_partners)
+        self.meter.validation = result or self.meter.validation
+        self._validated_at = self._clock()
+
+    def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
+        """The loss, in nats, that other parameters give on our latest batches; for the training thread."""
+        return loss_at(self.model, self._task, values, self._recent)
+
+    def untrained_loss(self) -> float:
+        """The loss, in nats, of the model as it is on batches of its own, as the first steps would see it."""
+        model = copy_model(self.model).train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+            losses = [self._task.loss(model(inputs), labels) for inputs, labels in self._own_examples()]
+        return float(torch.stack(losses).mean())
+
+    def own_loss(self, values: Tensor) -> Estimate:
+        """The loss, in nats, that parameters [D] give on examples of our own; before training, for any thread."""
+        model = copy_model(self.model)
+        return loss_at(model, self._task, ParameterVector(model).views(values), self._own_examples())
+
+    def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
+        """The first batches of our part, in the order in which they are stored, and as they are."""
+        split, chosen = self._data.train, self._part[: OWN_BATCHES * EVALUATION_BATCH]
+        chosen = chosen[: len(chosen) // EVALUATION_BATCH * EVALUATION_BATCH or None]  # no BatchNorm over one example
+        batches = [
+            (split.inputs[at].to(self._device), split.labels[at].to(self._device))
+            for at in torch.split(chosen, EVALUATION_BATCH)
+        ]
+        return [(self._task.prepare(inputs, None), labels) for inputs, labels in batches]
+
+    def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
+        """What tries parameters [D] against others, by a model of its own: for any thread."""
+        vector, lock = ParameterVector(self.model), threading.Lock()
+        model = copy_model(self.model).eval()
+        standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
+        unseen = standby, self._live_split.labels[:TRIAL_EXAMPLES].to(self._device)
+
+        def examine(theirs: Tensor, mine: Tensor) -> Trial | None:
+            recent = list(self._recent)
+            inputs, labels = recent[-1] if recent else unseen  # the centre's own peer may not train
+            batch = inputs[:TRIAL_EXAMPLES], labels[:TRIAL_EXAMPLES]
+            with lock:  # `functional_call` puts tensors into the model for a while
+                both = [losses_at(model, self._task, vector.views(values), batch) for values in (theirs, mine)]
+            return Trial.of(*both)
+
+        return examine
+
+    def unseen_loss(self) -> float:
+        """The loss, in nats, of our own parameters on examples that they were not trained on, or the training loss."""
+        validation = self.meter.validation.loss if self.meter.validation is not None else 0.0
+        return max(validation, self.meter.loss or 0.0)
+
+    def validate_now(self) -> None:
+        """Evaluate the model as it is on a part of the validation split."""
+        self.meter.validation = self._evaluate(self._live_split, bool) or self.meter.validation
+
+    def test_values(self, values: Tensor, should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Evaluate the parameters `values` [D] on the test split, with BatchNorm statistics of their own."""
+        if should_stop():
+            return None
+        model = copy_model(self.model)
+        ParameterVector(model).load_(values)
+        reestimate_batchnorm(model, self._task, self._data.train, self._device)
+        return evaluate(model, self._task, self._data.test, self._device, stop=should_stop)
+
+    def test(self, should_stop: Callable[[], bool], grace_seconds: float) -> Evaluation | None:
+        """Evaluate on the whole test split; None where it is not done so many seconds after `should_stop`."""
+        stopped_at: float | None = None
+
+        def over() -> bool:
+            nonlocal stopped_at
+            if stopped_at is None and should_stop():
+                stopped_at = self._clock()
+            return stopped_at is not None and self._clock() - stopped_at > grace_seconds
+
+        self.meter.test = self._evaluate(self._data.test, over)
+        return self.meter.test
+
+    def _evaluate(self, split: Split, stop: Callable[[], bool]) -> Evaluation | None:
+        # Small batches: between two of them partners are served, and Ctrl-C is seen.
+        return evaluate(self.model, self._task, split, self._device, batch_size=EVALUATION_BATCH, stop=stop)
+
+
+def _optimizer(
+    model: nn.Module, settings: Settings, recipe: Recipe
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    weight_decay = recipe.weight_decay if settings.weight_decay is None else settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "adahessian":
+        optimizer = AdaHessian(
+            model.named_parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
+        )
+    else:
+        optimizer = SGD(
+            model.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=recipe.nesterov and settings.momentum > 0,
+            weight_decay=weight_decay,
+        )
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.decay)
