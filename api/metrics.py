@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from p2p_elastic.health.checks import judge
-from p2p_elastic.status.schema import Outcome, PeerStatus, Phase
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import PeerStatus, Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "p2p_elastic"

@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 
 from p2p_elastic.health.checks import judge
 from p2p_elastic.status.history import HistoryPoint
-from p2p_elastic.status.schema import Frozen, MemberStatus, PartnerStatus, PeerStatus, Phase, Reason, SignalStatus
+from p2p_elastic.status.schema import MemberStatus, PartnerStatus, PeerStatus, Phase, Reason, SignalStatus
+from p2p_elastic.values import Frozen
 
 
 class Ready(Frozen):

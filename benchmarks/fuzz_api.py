@@ -25,6 +25,7 @@ from fastapi import FastAPI
 from p2p_elastic import __version__
 from p2p_elastic.api import ApiServer, bind, create_app
 from p2p_elastic.health.controls import Report
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.history import History
 from p2p_elastic.status.schema import (
@@ -32,7 +33,6 @@ from p2p_elastic.status.schema import (
     ExchangeTotals,
     MemberStatus,
     NetworkStatus,
-    Outcome,
     PartnerStatus,
     PeerStatus,
     SignalStatus,

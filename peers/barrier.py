@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from torch import Tensor
 
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.rules.merging import is_barrier
+from p2p_elastic.rules.trial import Trial
 
 
 def guards(rule: ExchangeRule, mine: Facts, theirs: Facts) -> bool:

@@ -18,7 +18,7 @@ from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.exchange import Result, initiate
 from p2p_elastic.protocol.messages import Offer
-from p2p_elastic.status.schema import Outcome
+from p2p_elastic.protocol.outcome import Outcome
 
 log = logging.getLogger(__name__)
 TRIES_MAX = 5

@@ -29,8 +29,8 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.messages import DeclineReason
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Topology
-from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 DONORS = 4  # asked at the same time

@@ -26,8 +26,9 @@ from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.protocol.exchange import say_goodbye
 from p2p_elastic.protocol.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard, Stamp
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow, Topology
-from p2p_elastic.status.schema import FarewellStatus, Outcome
+from p2p_elastic.status.schema import FarewellStatus
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from p2p_elastic.peers.transfer import EXACT, Vectors, bytes_of
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.exchange import fetch
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Part, Stamp
-from p2p_elastic.status.schema import Outcome
+from p2p_elastic.protocol.outcome import Outcome
 
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
 BUSY_TIMES = 5

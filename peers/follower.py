@@ -22,8 +22,8 @@ from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.exchange import Fetched, Result, compare, fetch
 from p2p_elastic.protocol.messages import DeclineReason, Fetch
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
-from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 HOPS_MAX = 6  # peers asked for one snapshot: a tree of two branches holds 126 of them by then

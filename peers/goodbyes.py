@@ -16,8 +16,8 @@ from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.protocol.messages import Goodbye, Heard, Stamp
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow, Topology
-from p2p_elastic.status.schema import Outcome
 
 TAKE_SECONDS_MAX = 10.0  # for what a leaver has for us, however long it says that it stays
 

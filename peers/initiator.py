@@ -29,8 +29,8 @@ from p2p_elastic.peers.transfer import EXACT, Received
 from p2p_elastic.peers.transport import Stream, Transport
 from p2p_elastic.protocol.exchange import Result, initiate, inquire
 from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
-from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN)  # nobody moved

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.causes import FAILURES, Ended
 from p2p_elastic.health.trust import Verdict
-from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, Outcome, PartnerStatus
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, PartnerStatus
 
 PARTNERS_KEPT = 50
 FAILURES_KEPT = 1000

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from p2p_elastic.health.causes import Timing, load_of
 from p2p_elastic.health.operator import Condition
-from p2p_elastic.health.trust import Judge, Trial, Verdict
+from p2p_elastic.health.trust import Judge, Verdict
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.arrival import Arrival
@@ -39,12 +39,13 @@ from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.limits import FRAGMENTS_MAX
 from p2p_elastic.protocol.messages import Apart, Tell
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.status.schema import Outcome
 
 log = logging.getLogger(__name__)
 

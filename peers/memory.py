@@ -22,7 +22,7 @@ from p2p_elastic.peers.partners import Members
 from p2p_elastic.peers.rule_states import RuleStates
 from p2p_elastic.protocol.messages import CLOCK_MAX, Stamp
 from p2p_elastic.rules.base import ExchangeRule
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 AWAY_PERIODS, AWAY_STEPS_MIN = 4.0, 50
 """So far ahead the others must be, in communication periods and in steps: what staleness alone may explain is less."""

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import math
 
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.peers.handover import Check
 from p2p_elastic.peers.local import Local
 from p2p_elastic.peers.transfer import Received
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.merging import crossing, merges
+from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
 

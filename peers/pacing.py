@@ -12,10 +12,11 @@ from p2p_elastic.peers.deadlines import StepTime
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.partners import chance_by_time, usual_time
 from p2p_elastic.protocol.messages import Offer
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import Flow, Topology
 from p2p_elastic.rules.policy import Policy
-from p2p_elastic.status.schema import Outcome, PaceStatus
+from p2p_elastic.status.schema import PaceStatus
 
 SLOW_SHARE = 0.05  # of our time, for all partners together that are much slower than the others
 SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from p2p_elastic.common.files import make_private_folder, replacing
 from p2p_elastic.protocol.messages import Address, PeerId, RunName
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 log = logging.getLogger(__name__)
 PEERS_MAX, THROUGH_MAX, ADDRESSES_MAX = 100, 32, 8

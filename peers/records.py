@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Address, Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.handover import State
@@ -19,6 +18,7 @@ from p2p_elastic.peers.transfer import Received, Vectors
 from p2p_elastic.protocol.exchange import facts
 from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer, Stamp
 from p2p_elastic.rules.merging import is_barrier
+from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, Outcome, PeerStatus, TrainingStatus
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, TrainingStatus
 
 
 def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> PeerStatus:

@@ -23,16 +23,10 @@ from p2p_elastic.api.server import REQUEST_HEAD_BYTES_MAX
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health import checks as health
 from p2p_elastic.health import diagnose as why
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.events import KINDS
 from p2p_elastic.status.history import History
-from p2p_elastic.status.schema import (
-    FAILED_LATELY_SECONDS,
-    BootstrapStatus,
-    MemberStatus,
-    Outcome,
-    PartnerStatus,
-    PeerStatus,
-)
+from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, BootstrapStatus, MemberStatus, PartnerStatus, PeerStatus
 
 READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
 README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")

@@ -12,13 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from statuses import status_of
 
 from p2p_elastic.api.metrics import PARTNERS_MAX
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import (
     CentreStatus,
     CheckpointStatus,
     ExchangeTotals,
     LeaderStatus,
     MemberStatus,
-    Outcome,
     PaceStatus,
     PartnerStatus,
     PeerStatus,

@@ -15,7 +15,7 @@ from p2p_elastic.health.causes import (
     advice_on_silence,
     on_one_machine,
 )
-from p2p_elastic.status.schema import Outcome
+from p2p_elastic.protocol.outcome import Outcome
 
 OK, LATE, GONE, HALF = Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.HALF
 BUSY = LOAD_BUSY + 1.0

@@ -30,6 +30,7 @@ from p2p_elastic.cli.status import status
 from p2p_elastic.client.status import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import HTTP_PORT
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.screens.status import line, view
 from p2p_elastic.status.schema import (
     BootstrapStatus,
@@ -37,7 +38,6 @@ from p2p_elastic.status.schema import (
     ExchangeTotals,
     LeaderStatus,
     MemberStatus,
-    Outcome,
     PaceStatus,
     PeerStatus,
 )

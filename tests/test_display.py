@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.screens.live import (
     Every,
     JsonScreen,
@@ -35,7 +36,6 @@ from p2p_elastic.status.schema import (
     ExchangeTotals,
     MemberStatus,
     NetworkStatus,
-    Outcome,
     PartitionStatus,
     PeerStatus,
     TrainingStatus,

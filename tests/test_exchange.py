@@ -41,8 +41,8 @@ from p2p_elastic.protocol.messages import (
     Offer,
     Verified,
 )
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
-from p2p_elastic.status.schema import Outcome
 
 ID, OTHER_ID = "a" * 32, "b" * 32
 SCHEMA, OTHER_SCHEMA = "1" * 32, "2" * 32

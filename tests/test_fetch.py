@@ -38,8 +38,8 @@ from p2p_elastic.protocol.messages import (
     Unchanged,
     Verified,
 )
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow
-from p2p_elastic.status.schema import Outcome
 
 ID, OTHER_ID = "a" * 32, "b" * 32
 SCHEMA = "1" * 32

@@ -8,13 +8,13 @@ import statuses
 from pydantic import ValidationError
 
 from p2p_elastic.health.checks import judge, why_not_ready
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,
-    Outcome,
     PartitionStatus,
     PeerStatus,
     SignalStatus,

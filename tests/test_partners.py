@@ -40,7 +40,8 @@ from p2p_elastic.peers.partners import (
 )
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, Outcome, PartnerStatus
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, PartnerStatus
 
 checked = settings(max_examples=60)
 

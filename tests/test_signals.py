@@ -14,7 +14,8 @@ from p2p_elastic.health import signals
 from p2p_elastic.health.causes import Ended
 from p2p_elastic.health.controls import Report
 from p2p_elastic.health.signals import Reported, merge, ramp, worst
-from p2p_elastic.status.schema import Outcome, SignalStatus
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import SignalStatus
 
 OK, NO, LATE, GONE = Outcome.COMPLETED, Outcome.DECLINED, Outcome.TIMEOUT, Outcome.UNREACHABLE
 FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)

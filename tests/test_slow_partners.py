@@ -13,11 +13,11 @@ from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.pacing import Pacing
 from p2p_elastic.peers.simulation import run_virtual
 from p2p_elastic.protocol.messages import Offer, Stamp
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Outcome
 
 MODEL_BYTES = 4000
 STAMP = Stamp(term=1, clock=5)

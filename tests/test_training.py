@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.rules.trial import Trial
 from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model, loss_at
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.training.trainer import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach

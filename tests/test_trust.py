@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_elastic.health.trust import DRIFT, ERRORS, PARTNERS_MAX, Judge, Trial, Verdict
+from p2p_elastic.health.trust import DRIFT, PARTNERS_MAX, Judge, Verdict
+from p2p_elastic.rules.trial import ERRORS, Trial
 
 checked = settings(max_examples=100)
 LOSSES = st.floats(1e-6, 1e6)

@@ -12,7 +12,8 @@ from p2p_elastic.health.causes import Timing
 from p2p_elastic.peers.partners import Members, observe
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.weigher import PACE_SECONDS, Observed, Pace, Weigher, judged
-from p2p_elastic.status.schema import Outcome, SignalStatus
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import SignalStatus
 
 
 def seen(**changes: Any) -> Observed:

@@ -10,6 +10,7 @@ import statuses
 from p2p_elastic.health.checks import judge
 from p2p_elastic.health.diagnose import DECLINES, NOT_TRAINING, Why, why
 from p2p_elastic.protocol.messages import DeclineReason
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,
@@ -17,7 +18,6 @@ from p2p_elastic.status.schema import (
     ExchangeTotals,
     LeaderStatus,
     MemberStatus,
-    Outcome,
     PaceStatus,
     PartnerStatus,
     PeerStatus,

@@ -23,10 +23,11 @@ from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.socket_stream import SocketStream
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import ExchangeRecord, Outcome
+from p2p_elastic.status.schema import ExchangeRecord
 
 BARE_PROTOCOL = "/p2p-elastic/bench/1"
 PIECE_BYTES = 1 << 20

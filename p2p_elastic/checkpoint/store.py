@@ -37,7 +37,7 @@ from torch import Tensor
 
 from p2p_elastic.common.files import make_subfolder, new_file, open_lock, read_private, remove_drafts, sync
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 log = logging.getLogger(__name__)
 FOLDER, BEFORE, INDEX, TENSORS = "checkpoint", "checkpoint-before", "checkpoint.json", ".safetensors"

@@ -39,8 +39,8 @@ from p2p_elastic.simulator.sweep import (
     summary_csv,
     summary_markdown,
 )
-from p2p_elastic.status.schema import Frozen
 from p2p_elastic.tasks import Data, find_task
+from p2p_elastic.values import Frozen
 
 STOPPED = 130  # exit code
 WIDTH = 120  # of tables, where there is no terminal

@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field, ValidationError
 from p2p_elastic import __version__
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.health.checks import judge
-from p2p_elastic.status.schema import Frozen, Health, PeerStatus
+from p2p_elastic.status.schema import Health, PeerStatus
+from p2p_elastic.values import Frozen
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from p2p_elastic.common.platforms import Build, unused_gpu
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 Level = Literal["ok", "warning", "failure"]
 

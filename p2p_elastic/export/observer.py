@@ -22,7 +22,7 @@ from p2p_elastic.peers.repeat import every
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Given
-from p2p_elastic.status.schema import Outcome
+from p2p_elastic.protocol.outcome import Outcome
 
 log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS, LOOK_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0

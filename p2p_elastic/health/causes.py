@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
 
-from p2p_elastic.status.schema import Outcome, SignalStatus
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import SignalStatus
 
 LOAD_BUSY = 1.5  # threads that want each core, mean of a minute: training alone keeps each core busy with one
 NAMED = 3  # partners in one sentence

@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from pydantic import ConfigDict, Field
 
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 TTL_SECONDS_MAX = 86_400.0
 

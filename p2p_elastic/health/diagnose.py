@@ -31,8 +31,10 @@ from pydantic import Field
 
 from p2p_elastic.health.causes import NAMED, OF_FAILURES, advice_on_failures, load_of, names
 from p2p_elastic.health.checks import LONELY_SECONDS, judge, members_drained
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
-from p2p_elastic.status.schema import ExchangeRecord, Frozen, MemberStatus, Outcome, PeerStatus, Reason
+from p2p_elastic.status.schema import ExchangeRecord, MemberStatus, PeerStatus, Reason
+from p2p_elastic.values import Frozen
 
 LATELY_SECONDS = 60.0
 PERIODS = 3  # or so many times the mean time between due exchanges, where that is longer

@@ -16,41 +16,16 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import Tensor
-
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.rules.dynamic import Weighting, lag, ramp, remembered, score
+from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
 
 PARTNERS_MAX = 1000
 TINY = 1e-30  # nats: a loss of nothing is no divisor
 DRIFT = 0.05  # what is usual follows the trials by at most so much of the better loss each: liars are not soon usual
-ERRORS = 2.0  # standard errors that chance may make
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
-FLOOR = 0.05  # of the loss where training began: below it differences are no harm
-
-
-class Trial(NamedTuple):
-    """Mean losses in nats of the partner's and of our parameters on the same examples, and the standard error of their
-    difference. `barrier`: where the exchange would lead us, the loss is clearly worse than at both (`merging.py`)."""
-
-    theirs: float
-    mine: float
-    error: float = 0.0
-    barrier: bool = False
-
-    @classmethod
-    def of(cls, theirs: Tensor, mine: Tensor) -> Trial:
-        """From mean losses [n] over the same n groups of examples."""
-        theirs, mine = theirs.cpu().double(), mine.cpu().double()  # Apple's GPUs have no float64
-        error = float((theirs - mine).std()) / len(mine) ** 0.5 if len(mine) > 1 else 0.0
-        return cls(float(theirs.mean()), float(mine.mean()), error)
-
-    @property
-    def the_other_way_round(self) -> Trial:
-        """What the same examples show to the partner."""
-        return Trial(self.mine, self.theirs, self.error)
 
 
 class Verdict(NamedTuple):

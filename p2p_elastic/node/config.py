@@ -26,9 +26,9 @@ from p2p_elastic.rules.base import check_rate
 from p2p_elastic.rules.methods import Method, Topology, find_method
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Frozen
 from p2p_elastic.tasks import Recipe, Shard
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
+from p2p_elastic.values import Frozen
 
 PORT = 31330  # libp2p; any free port where this one is taken and none was asked for
 HTTP_PORT = 8870  # the same for HTTP

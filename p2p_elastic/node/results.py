@@ -16,7 +16,8 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.slots import copy_model, region
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.status.schema import CentreStatus, ExchangeTotals, FarewellStatus, Frozen, JoiningStatus, LeaderStatus
+from p2p_elastic.status.schema import CentreStatus, ExchangeTotals, FarewellStatus, JoiningStatus, LeaderStatus
+from p2p_elastic.values import Frozen
 
 MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
 BEFORE = "results-before"

@@ -21,9 +21,9 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import SignedManifest
 from p2p_elastic.protocol.manifest import BINDING, RunManifest
 from p2p_elastic.protocol.messages import Address, PeerId
-from p2p_elastic.status.schema import Frozen
 from p2p_elastic.training.state import TrainingMemory, TrainingState
 from p2p_elastic.training.trainer import Settings, Trainer
+from p2p_elastic.values import Frozen
 
 IDENTITY, CENTRE = "identity", "centre"
 MEMBERS_MAX = 100  # the newest: one that is still there is enough

@@ -53,9 +53,9 @@ from p2p_elastic.protocol.messages import (
     Unchanged,
     Verified,
 )
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts, Stake
 from p2p_elastic.rules.methods import Flow
-from p2p_elastic.status.schema import Outcome
 
 
 class Send(NamedTuple):

@@ -15,7 +15,7 @@ from p2p_elastic.protocol.messages import PeerId, RunName, SchemaHash
 from p2p_elastic.rules.methods import RULES, find_method
 from p2p_elastic.rules.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Period = Annotated[int, Field(ge=1, le=PERIOD_MAX)]

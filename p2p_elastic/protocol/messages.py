@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from p2p_elastic.protocol.limits import LANES_MAX
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 PROTOCOL_VERSION = 2
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20

@@ -14,8 +14,8 @@ what both learnt: the one behind which less stands (steps times peers) copies th
 
 from __future__ import annotations
 
-from p2p_elastic.health.trust import ERRORS, FLOOR, Trial
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
+from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
 
 RISE = 0.1  # of the worse end's loss: up to so much more at the point of meeting is no barrier
 TRUST_MIN = 0.5  # below it a partner is not copied: its parameters do badly here

@@ -19,14 +19,8 @@ from rich.text import Text
 
 from p2p_elastic.health.causes import FAILURES
 from p2p_elastic.health.checks import judge
-from p2p_elastic.status.schema import (
-    FAILED_LATELY_SECONDS,
-    ExchangeRecord,
-    ExchangeTotals,
-    Outcome,
-    PeerStatus,
-    TrainingStatus,
-)
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, PeerStatus, TrainingStatus
 
 PANEL_SECONDS = 0.25
 TEXT_SECONDS = 5.0

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p_elastic.client.status import Answer
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
 from p2p_elastic.screens.live import (
     at_centre,
@@ -24,7 +25,7 @@ from p2p_elastic.screens.live import (
     standing,
     time_left,
 )
-from p2p_elastic.status.schema import Outcome, PartnerStatus, PeerStatus
+from p2p_elastic.status.schema import PartnerStatus, PeerStatus
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unreachable": "red"}
 MEMBERS_MAX = 16

@@ -11,8 +11,8 @@ from p2p_elastic.protocol.codecs import find_codec
 from p2p_elastic.rules.methods import RULES, Flow, Method, Topology, find_method, find_rule
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Frozen
 from p2p_elastic.tasks import Recipe
+from p2p_elastic.values import Frozen
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=2**31)]

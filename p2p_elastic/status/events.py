@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, JsonValue
 
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 EVENTS_KEPT = 100  # of each kind: exchanges and changes of weight are many, and must not push out the others
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from p2p_elastic.status.schema import Frozen, PeerStatus
+from p2p_elastic.status.schema import PeerStatus
+from p2p_elastic.values import Frozen
 
 POINTS_MAX = 600
 

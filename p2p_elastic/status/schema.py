@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Annotated, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import Field
+
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.values import Frozen, Many
 
 FAILED_LATELY_SECONDS = 300.0  # failures of so long are trouble; older ones are only counted
-
-T = TypeVar("T")
-Many = Annotated[tuple[T, ...], FailFast()]
-"""Refused at its first wrong item: for whoever reads a stranger's status, errors without end are memory without end."""
-
-
-class Frozen(BaseModel):
-    """A value that cannot be changed and has no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Outcome(str, Enum):
-    """How an exchange ended."""
-
-    COMPLETED = "completed"  # both ends moved
-    DECLINED = "declined"  # the partner said no, with a reason
-    UNREACHABLE = "unreachable"  # no stream
-    TIMEOUT = "timeout"  # the partner went silent
-    BROKEN = "broken"  # the stream was cut in the middle; nobody moved
-    REFUSED = "refused"  # the partner broke the protocol or sent numbers that are not finite
-    HALF = "half"  # the partner may have moved, we did not: its last word never came
-
 
 Phase = Literal["starting", "waiting", "joining", "training", "holding", "finishing", "done"]
 """`joining`: takes the parameters of members that are ahead. `holding`: the centre variable, without training."""

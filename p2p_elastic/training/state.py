@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.status.schema import Frozen
+from p2p_elastic.values import Frozen
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.schema import TrainingStatus
 from p2p_elastic.tasks import (
     Batches,

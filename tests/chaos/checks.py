@@ -14,8 +14,8 @@ from chaos.plan import QUIET_FROM
 from chaos.world import LIMIT_SECONDS, Report
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Topology, find_method
-from p2p_elastic.status.schema import Outcome
 
 ACCURACY_MARGIN = 0.02  # below the worst peer of the undisturbed run
 RECOVERY_SECONDS = 40.0  # of quiet, in which each peer that trains takes part in an exchange

@@ -15,7 +15,7 @@ from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.handover import Settled
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.status.schema import Outcome
+from p2p_elastic.protocol.outcome import Outcome
 
 
 class Applied(NamedTuple):

@@ -21,10 +21,10 @@ from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.wire import MESSAGE_HEADER
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Outcome
 
 DEADLINE = 60.0
 

@@ -10,10 +10,10 @@ from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Outcome
 
 STEPS = 100
 

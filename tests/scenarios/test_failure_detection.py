@@ -11,9 +11,10 @@ from swarm import Member, build_member
 
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.status.schema import ExchangeRecord, Outcome
+from p2p_elastic.status.schema import ExchangeRecord
 
 NAMES = ["a", "b", "c", "d"]
 FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.HALF)

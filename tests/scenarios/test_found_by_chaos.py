@@ -13,10 +13,10 @@ from p2p_elastic.peers.partners import choose_partner, observe
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Outcome
 
 OFTEN, NEVER = Schedule(period=5), Schedule(probability=0.0)
 

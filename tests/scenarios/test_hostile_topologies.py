@@ -40,10 +40,10 @@ from p2p_elastic.protocol.messages import (
     Unchanged,
     Verified,
 )
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Outcome
 
 SCHEMA = ParameterVector(tiny_model(0)).schema_hash
 ELEMENTS = ParameterVector(tiny_model(0)).elements

@@ -16,11 +16,12 @@ from p2p_elastic.peers.arrival import CaughtUp, Measured
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import elastic, follow
 from p2p_elastic.rules.methods import Flow, Topology
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import JoiningStatus, Outcome
+from p2p_elastic.status.schema import JoiningStatus
 
 NEVER = Schedule(probability=0.0)
 EASGD = Policy(elastic(0.2), Schedule(period=5), topology=Topology.CENTRE)

@@ -13,16 +13,16 @@ from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
 
 from p2p_elastic.health.checks import judge
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.messages import Stamp
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.status.schema import Outcome
 
 NAMES = "abcdef"
 CUT, HEALED, STEP = 5.0, 15.0, 0.05  # seconds; peers announce every second

@@ -24,10 +24,10 @@ from p2p_elastic.peers.simulation import (
 )
 from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, chunk_header, pack
 from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import Outcome
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -10,18 +10,19 @@ import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 from torch import Tensor, nn
 
-from p2p_elastic.health.trust import Trial
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre import Given
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.messages import Stamp
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import elastic, follow
 from p2p_elastic.rules.methods import Flow, Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.status.schema import CentreStatus, LeaderStatus, Outcome
+from p2p_elastic.rules.trial import Trial
+from p2p_elastic.status.schema import CentreStatus, LeaderStatus
 
 NAMES = ["a", "b", "c", "d"]
 EASGD = Policy(elastic(0.2), Schedule(period=5), topology=Topology.CENTRE)

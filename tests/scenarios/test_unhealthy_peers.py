@@ -14,17 +14,19 @@ from test_topologies import centre_of, completed, kill, leaders_of, living, unti
 from torch import Tensor, nn
 
 from p2p_elastic.health.controls import Report
-from p2p_elastic.health.trust import PARTNERS_MAX, Trial
+from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.handover import State
 from p2p_elastic.peers.simulation import SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.status.schema import Outcome, PartnerStatus
+from p2p_elastic.status.schema import PartnerStatus
 
 OFTEN, NEVER = Schedule(probability=1 / 4), Schedule(probability=0.0)
 OPTIMUM, LIE = 0.0, 5.0
