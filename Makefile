@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test quick lint types check lowest clean
+.PHONY: demo test quick lint types structure check lowest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
@@ -25,6 +25,10 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
+
+# Folders, layers, classes, docstrings and tests in figures; `make test` holds them to their limits.
+structure: $(VENV)/.installed
+	@$(BIN)/python tests/helpers/structure.py
 
 check: lint types test
 

@@ -6,111 +6,25 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from helpers.structure import LAYERS, graph, imports, layer, modules, upwards
 
-import p2p_elastic
-
-ROOT = Path(p2p_elastic.__file__).parent
-LAYERS = ("core", "peers", "api", "cli")
-# composition roots and what people see
-TOP = {
-    *(
-        "bench",
-        "board",
-        "centre_duty",
-        "cli",
-        "cli_bench",
-        "cli_doctor",
-        "cli_errors",
-        "cli_export",
-        "cli_options",
-        "cli_simulate",
-        "cli_status",
-        "demo",
-        "display",
-        "export",
-        "exporting",
-    ),
-    *(
-        "doctor",
-        "doctor_checks",
-        "doctor_network",
-        "doctor_probes",
-        "doctor_task",
-        "ending",
-        "finding",
-        "join",
-        "joining",
-        "port_claim",
-        "processes",
-    ),
-    *(
-        "resume",
-        "sensors",
-        "simulate",
-        "simulate_screen",
-        "status_client",
-        "status_screen",
-        "stop",
-        "window",
-        "__main__",
-    ),
-}
+SOURCES = modules()
+PURE = LAYERS[: LAYERS.index("client")]  # know no wall clock, no sockets and no global random numbers
+EXCEPT = ("p2p_elastic.common", "p2p_elastic.tasks.folders", "p2p_elastic.health.sensors")  # ask the machine
 
 
-def sources() -> dict[str, ast.Module]:
-    found = {}
-    for path in sorted(
-        [
-            *ROOT.glob("*.py"),
-            *(p for d in ("bench", "tasks", "simulator", "peers", "api") for p in (ROOT / d).glob("*.py")),
-        ]
-    ):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(("p2p_elastic", *parts)).removesuffix(".__init__")
-        found[name] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+def test_every_layer_has_a_package_and_every_package_a_layer() -> None:
+    assert {LAYERS[layer(name)] for name in SOURCES if layer(name) >= 0} == set(LAYERS) - {"testing"}
 
 
-SOURCES = sources()
-
-
-def imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def own_imports(name: str) -> set[str]:
-    return {i for i in imports(SOURCES[name]) if i in SOURCES and i != name}
-
-
-def layer(name: str) -> int:
-    part = [*name.split("."), ""][1]
-    return LAYERS.index("cli" if part in TOP else part if part in LAYERS else "core")
-
-
-def test_every_layer_is_found() -> None:
-    assert {layer(name) for name in SOURCES} == set(range(len(LAYERS)))
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_imports_point_one_way(name: str) -> None:
-    upwards = [i for i in own_imports(name) if layer(i) > layer(name)]
-    assert not upwards
+def test_imports_point_one_way() -> None:
+    assert upwards(SOURCES) == []
 
 
 def test_there_is_no_import_cycle() -> None:
-    # A package's __init__ only gathers its modules; importing one of them runs it first.
-    graph = {name: {i for i in own_imports(name) if not name.startswith(i + ".")} for name in SOURCES}
-    graphlib.TopologicalSorter(graph).prepare()
+    graphlib.TopologicalSorter(graph(SOURCES)).prepare()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +35,7 @@ def test_there_is_no_import_cycle() -> None:
             "fastapi",
             {
                 f"p2p_elastic.api.{name}"
-                for name in ("app", "pages", "reading", "server", "source", "stream", "writing")
+                for name in ("app", "dependencies", "events_stream", "pages", "routes_control", "routes_read", "server")
             },
         ),
         ("psutil", {"p2p_elastic.health.sensors"}),
@@ -130,8 +44,8 @@ def test_there_is_no_import_cycle() -> None:
         (
             "click",
             {
-                f"p2p_elastic.cli.main{name}"
-                for name in ("", "_bench", "_doctor", "_errors", "_export", "_options", "_simulate", "_status")
+                f"p2p_elastic.cli.{name}"
+                for name in ("main", "bench", "doctor", "errors", "export", "options", "simulate", "status")
             },
         ),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),
@@ -143,16 +57,16 @@ def test_a_foreign_package_is_known_only_where_it_belongs(package: str, allowed:
     assert users <= allowed
 
 
-def test_the_core_knows_no_wall_clock_no_sockets_and_no_global_random_numbers() -> None:
-    for name, tree in SOURCES.items():
-        if layer(name) == 0:
-            assert not {"socket", "asyncio", "time"} & set(imports(tree)) or name.endswith("tasks.folders"), name
-            globals_used = [
-                f"{n.value.id}.{n.attr}"
-                for n in ast.walk(tree)
-                if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "random"
-            ]
-            assert set(globals_used) <= {"random.Random"}, name
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.split(".")[1:2] and n.split(".")[1] in PURE])
+def test_pure_packages_know_no_wall_clock_no_sockets_and_no_global_random_numbers(name: str) -> None:
+    if not name.startswith(EXCEPT):
+        assert not {"socket", "asyncio", "time"} & set(imports(SOURCES[name]))
+    globals_used = {
+        f"{n.value.id}.{n.attr}"
+        for n in ast.walk(SOURCES[name])
+        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "random"
+    }
+    assert globals_used <= {"random.Random"}
 
 
 def test_nothing_is_ever_unpickled_from_outside() -> None:

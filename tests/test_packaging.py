@@ -29,11 +29,12 @@ README = (REPOSITORY / "README.md").read_text()
 
 def test_every_package_is_listed() -> None:
     settings = PROJECT["tool"]["setuptools"]
-    found = {"p2p_elastic", "p2p_elastic.api.static"} | {
-        "p2p_elastic." + str(p.parent.relative_to(REPOSITORY)).replace("p2p_elastic/", "").replace("/", ".")
-        for folder in ("p2p_elastic/bench", "p2p_elastic/tasks", "p2p_elastic/simulator", "peers", "api")
-        for p in (REPOSITORY / folder).rglob("__init__.py")
-    }
+    package = REPOSITORY / "p2p_elastic"
+    files = [
+        *package.rglob("__init__.py"),
+        *(f for top in ("peers", "api") for f in (package / top).rglob("__init__.py")),
+    ]
+    found = {".".join(f.parent.relative_to(REPOSITORY).parts) for f in files} | {"p2p_elastic.api.static"}
     assert set(settings["packages"]) == found
     assert settings["package-dir"] == {
         "p2p_elastic": "p2p_elastic",
