@@ -26,7 +26,7 @@ from study import data, file_of, study
 from torch import Tensor
 
 from p2p_elastic.protocol.codecs import BLOCK, CODECS, INT8_MAX, Codec
-from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.simulator import run as running
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.rounds import Pairs

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from p2p_elastic.health import signals
 from p2p_elastic.health.causes import Ended, Timing, on_one_machine
 from p2p_elastic.peers.partners import Member
-from p2p_elastic.rules.dynamic import settled
+from p2p_elastic.rules.ramp import settled
 from p2p_elastic.status.schema import SignalStatus
 
 PACE_SECONDS = 20.0  # the speed that others hear of is that of the last so many

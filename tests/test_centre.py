@@ -23,7 +23,8 @@ from p2p_elastic.peers.centre import (
 from p2p_elastic.peers.partners import SILENT_ANNOUNCEMENTS, Member
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.protocol.messages import CLOCK_MAX, TERM_MAX, Stamp
-from p2p_elastic.rules.base import Facts, elastic
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.rules.pairwise import elastic
 
 ANNOUNCE = 1.0
 stamps = st.builds(Stamp, term=st.integers(0, 3) | st.just(TERM_MAX), clock=st.integers(0, 5) | st.just(CLOCK_MAX))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_elastic.protocol.codecs import BLOCK, CODECS, FLOAT16_MAX, PIECE, SMALLEST_SCALE, Codec
-from p2p_elastic.rules.base import Facts, elastic
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.rules.pairwise import elastic
 
 checked = settings(max_examples=100)
 NAMES = st.sampled_from(list(CODECS))

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_elastic.rules.base import ExchangeRule, Facts, Stake, elastic, follow, receive
+from p2p_elastic.rules.base import ExchangeRule, Facts, Stake
 from p2p_elastic.rules.merging import crossing, is_barrier, merge_share, merging
 from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.pairwise import elastic, follow, receive
 from p2p_elastic.rules.policy import rule_of
 from p2p_elastic.rules.trial import Trial
 

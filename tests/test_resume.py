@@ -26,8 +26,8 @@ from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Stamp
-from p2p_elastic.rules.base import elastic, sum_weight
 from p2p_elastic.rules.methods import RULES
+from p2p_elastic.rules.pairwise import elastic, sum_weight
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model

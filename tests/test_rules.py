@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.rules.base import (
-    ExchangeRule,
-    Facts,
-    chain,
-    clip_by_norm,
-    elastic,
-    follow,
-    pull,
-    receive,
-    stay,
-    sum_weight,
-)
+from p2p_elastic.rules.base import ExchangeRule, Facts, chain, clip_by_norm
 from p2p_elastic.rules.methods import RULES, Flow, Topology, find_method, find_rule
+from p2p_elastic.rules.pairwise import elastic, follow, pull, receive, stay, sum_weight
 from p2p_elastic.rules.schedule import Schedule
 
 checked = settings(max_examples=25)

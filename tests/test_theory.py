@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules.base import ExchangeRule, Facts, elastic, follow
+from p2p_elastic.rules.base import ExchangeRule, Facts
 from p2p_elastic.rules.dynamic import Weighting, dynamic
+from p2p_elastic.rules.pairwise import elastic, follow
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.rounds import Centre
 from p2p_elastic.simulator.run import simulate

@@ -11,18 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.rules.base import ExchangeRule, Facts, elastic
-from p2p_elastic.rules.dynamic import (
-    COEFFICIENTS,
-    COPIES_BELOW,
-    COUNTS_FROM,
-    STEP,
-    Weighting,
-    dynamic,
-    lag,
-    score,
-    settled,
-)
+from p2p_elastic.rules.base import ExchangeRule, Facts
+from p2p_elastic.rules.dynamic import COEFFICIENTS, Weighting, dynamic, lag, score
+from p2p_elastic.rules.pairwise import elastic
+from p2p_elastic.rules.ramp import COPIES_BELOW, COUNTS_FROM, STEP, settled
 
 checked = settings(max_examples=60)
 HISTORIES = st.lists(st.floats(-20.0, 20.0), min_size=0, max_size=8)

@@ -24,7 +24,7 @@ from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.socket_stream import SocketStream
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import ExchangeRecord

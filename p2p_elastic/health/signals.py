@@ -35,7 +35,7 @@ from p2p_elastic.health.checks import FAILURES_IN_A_ROW
 from p2p_elastic.health.controls import Report, SignalName
 from p2p_elastic.protocol.messages import printable
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.dynamic import ramp
+from p2p_elastic.rules.ramp import ramp
 from p2p_elastic.status.schema import SignalStatus
 
 LOSS_BAD, LOSS_GOOD = 2.0, 1.2  # of the first loss: the noise of small batches stays below, who diverges soon passes

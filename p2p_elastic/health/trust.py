@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.parameters.vector import Part
-from p2p_elastic.rules.dynamic import Weighting, lag, ramp, remembered, score
+from p2p_elastic.rules.dynamic import Weighting, lag, remembered, score
+from p2p_elastic.rules.ramp import ramp
 from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
 
 PARTNERS_MAX = 1000

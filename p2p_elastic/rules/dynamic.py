@@ -84,13 +84,13 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
     w. Without lag this is `rule`, bit for bit. Where alpha is at most 1/2 the two moves never exceed the distance. It
     breaks the conservation of the sum where a peer lags: that is its purpose.
 
-    Source: Xu & Carr, arXiv 2409.09242; see `weighting.py` for how sure that is.
+    Source: Xu & Carr, arXiv 2409.09242; see the top of this file for how sure that is.
 
     Raises:
         ConfigError: where the weighting cannot be.
 
     >>> import torch
-    >>> from p2p_elastic.rules.base import elastic
+    >>> from p2p_elastic.rules.pairwise import elastic
     >>> rule, peer, centre = dynamic(elastic(0.1)), Facts(1, None, 1.0, asked=True), Facts(1, None, 1.0, centre=True)
     >>> rule.move(torch.tensor([2.0]), rule.init(torch.zeros(1)), mine=peer, theirs=centre)[0]
     tensor([0.2000])
@@ -112,33 +112,3 @@ def dynamic(rule: ExchangeRule, weighting: Weighting = Weighting()) -> ExchangeR
         share_of_leaver=lambda state: rule.share_of_leaver(state[1]),
         per_partner=True,
     )
-
-
-def ramp(value: float, *, bad: float, good: float) -> float:
-    """0 at `bad` and beyond, 1 at `good` and beyond, linear between; either may be the larger one. NaN gives 0.
-
-    >>> ramp(90.0, bad=95.0, good=85.0), ramp(0.9, bad=0.2, good=0.8)
-    (0.5, 1.0)
-    """
-    if bad > good:
-        value, bad, good = -value, -bad, -good
-    if value >= good:
-        return 1.0
-    return (value - bad) / (good - bad) if value > bad else 0.0
-
-
-COPIES_BELOW, COUNTS_FROM = 0.1, 0.3  # two thresholds, so that a peer does not flap between copying and counting
-STEP = 0.05  # smaller changes of a weight are not worth telling
-
-
-def settled(before: float, health: float) -> float:
-    """The weight that a peer gives itself, after `before`, where its worst signal says `health` (both 0..1).
-
-    Below COPIES_BELOW it is 0: the peer copies and is not copied, until its health is COUNTS_FROM or more.
-
-    >>> settled(1.0, 0.09), settled(0.0, 0.29), settled(0.0, 0.3), settled(0.5, 0.52)
-    (0.0, 0.0, 0.3, 0.5)
-    """
-    if health < (COUNTS_FROM if before == 0.0 else COPIES_BELOW):
-        return 0.0
-    return before if abs(health - before) < STEP and health < 1.0 else health

@@ -7,7 +7,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.rules.base import ExchangeRule, check_rate, elastic, follow, receive, stay, sum_weight
+from p2p_elastic.rules.base import ExchangeRule, check_rate
+from p2p_elastic.rules.pairwise import elastic, follow, receive, stay, sum_weight
 
 BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; that of a live run is for so many
 

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 from p2p_elastic.health import signals
 from p2p_elastic.health.trust import Judge, Verdict
 from p2p_elastic.parameters.vector import ParameterVector, Part
-from p2p_elastic.rules.dynamic import settled
+from p2p_elastic.rules.ramp import settled
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.simulator.workers import Loss
 from p2p_elastic.tasks.evaluation import FEW

@@ -22,7 +22,7 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.wire import MESSAGE_HEADER
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import elastic
+from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 

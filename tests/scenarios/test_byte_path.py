@@ -18,8 +18,8 @@ from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_v
 from p2p_elastic.peers.wire import CHUNK_ELEMENTS, pack
 from p2p_elastic.protocol.messages import Lane
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import elastic
 from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy, rule_of
 from p2p_elastic.rules.schedule import Schedule
 

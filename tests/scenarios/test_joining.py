@@ -17,8 +17,8 @@ from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import elastic, follow
 from p2p_elastic.rules.methods import Flow, Topology
+from p2p_elastic.rules.pairwise import elastic, follow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import JoiningStatus

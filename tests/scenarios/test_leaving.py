@@ -22,8 +22,8 @@ from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_v
 from p2p_elastic.protocol.exchange import say_goodbye
 from p2p_elastic.protocol.messages import Goodbye, Stamp
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import elastic, stay
 from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.pairwise import elastic, stay
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial

@@ -15,8 +15,8 @@ from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.rules.base import elastic
 from p2p_elastic.rules.methods import RULES, Topology
+from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog

@@ -17,8 +17,8 @@ from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import elastic, follow
 from p2p_elastic.rules.methods import Flow, Topology, find_method
+from p2p_elastic.rules.pairwise import elastic, follow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_elastic.rules.base import elastic, follow, receive, stay, sum_weight
 from p2p_elastic.rules.methods import RULES, Flow
+from p2p_elastic.rules.pairwise import elastic, follow, receive, stay, sum_weight
 from p2p_elastic.simulator.accumulated import Accumulated
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.codecs import CODECS
-from p2p_elastic.rules.base import elastic, follow, receive
 from p2p_elastic.rules.dynamic import dynamic
 from p2p_elastic.rules.methods import RULES, Flow
+from p2p_elastic.rules.pairwise import elastic, follow, receive
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.leader import Leader
