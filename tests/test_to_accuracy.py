@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "to_accuracy"
 COARSE = (0, 8, 16, 19)
 
 
@@ -17,7 +17,7 @@ First = Callable[[Callable[[int], float], Sequence[int], float], int | None]
 @pytest.fixture
 def first_reached(monkeypatch: pytest.MonkeyPatch) -> First:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from to_accuracy_judge import first_reached
+    from judge import first_reached
 
     return first_reached
 

@@ -1,6 +1,6 @@
 """The numbers of the papers, next to ours.
 
-    python benchmarks/papers.py --data-dir DIR [--rows M1,M2,...|mnist|cifar-gossip|cifar-easgd|lsgd|adahessian]
+    python benchmarks/papers/papers.py --data-dir DIR [--rows M1,M2,...|mnist|cifar-gossip|cifar-easgd|lsgd|adahessian]
                                 [--scale 0.2] [--seeds 1] [--output docs/results/papers] [--store papers-store]
                                 [--loop auto|stacked|looped]
 
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from papers_claims import CLAIMS, Asked, mean, measure
-from papers_rows import GROUPS, WITH, Group, Row
+from claims import CLAIMS, Asked, mean, measure
 from rich.console import Console
+from rows import GROUPS, WITH, Group, Row
 
 from p2p_elastic import __version__
 from p2p_elastic.common.stop import Stop
@@ -188,7 +188,7 @@ def _head(rows: Found) -> str:
     seconds = sum(result.seconds for results in rows.values() for result in results)
     return (
         "# The papers' numbers, next to ours\n\n"
-        f"Written by `benchmarks/papers.py` of p2p-elastic {__version__}; {seconds / 3600:.1f} h on "
+        f"Written by `benchmarks/papers/papers.py` of p2p-elastic {__version__}; {seconds / 3600:.1f} h on "
         f"{', '.join(devices)}. All numbers are percent of the test split; the difference is ours minus the paper's. "
         "Rank-0 is the first worker, average the averaged parameters. A claim is `within noise` where it is missed by "
         "no more than two standard deviations of the difference of two single runs.\n"

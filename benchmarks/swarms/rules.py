@@ -1,9 +1,9 @@
 """Do the rules do live what they do in the simulator? Real processes on the embedded digits.
 
-    python benchmarks/live_rules.py rules          each rule: four processes, and the simulator with three seeds
-    python benchmarks/live_rules.py centre         easgd: the centre killed twice
-    python benchmarks/live_rules.py leader         lsgd: the leader killed
-    python benchmarks/live_rules.py bytes          lsgd with eight peers: what the leader sends per snapshot
+    python benchmarks/swarms/rules.py rules          each rule: four processes, and the simulator with three seeds
+    python benchmarks/swarms/rules.py centre         easgd: the centre killed twice
+    python benchmarks/swarms/rules.py leader         lsgd: the leader killed
+    python benchmarks/swarms/rules.py bytes          lsgd with eight peers: what the leader sends per snapshot
 
 Writes one JSON document to standard output.
 """

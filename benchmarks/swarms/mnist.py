@@ -1,6 +1,6 @@
 """Does the swarm beat its lone members? Real processes on MNIST, with and without exchange.
 
-    python benchmarks/mnist_swarm.py --data-dir DIR [--peers 4] [--epochs 5] [--kill-first-after STEP]
+    python benchmarks/swarms/mnist.py --data-dir DIR [--peers 4] [--epochs 5] [--kill-first-after STEP]
 
 Each peer has a disjoint shard. Writes one JSON document to standard output.
 """

@@ -1,6 +1,6 @@
 """Send what no honest peer sends to a real peer that trains with another one, and watch its memory and its exchanges.
 
-    python benchmarks/hostile.py [--rounds 50]
+    python benchmarks/swarms/hostile.py [--rounds 50]
 
 Every attack of a round opens a libp2p stream of its own and sends for as long as it is let. Prints one JSON document.
 """

@@ -1,7 +1,7 @@
 """How soon is a peer that joins late as good as the others, and what does it do to them? Real processes here.
 
-    python benchmarks/late_join.py --data-dir DIR [--epochs 6] [--seed 1] > FILE
-    python benchmarks/late_join.py --render FILE
+    python benchmarks/swarms/late_join.py --data-dir DIR [--epochs 6] [--seed 1] > FILE
+    python benchmarks/swarms/late_join.py --render FILE
 
 Three peers train, each on a quarter of the data; once the first one did half of its steps, a fourth one joins with
 the last quarter. The same swarm is run without it, too. All peers copy their parameters every so many seconds
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from live_chaos.lives import Life, say, start
 

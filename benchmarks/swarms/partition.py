@@ -1,7 +1,7 @@
 """What does a partition cost? Six real peers in network namespaces, parted 3 to 3 for the middle third (Linux, root).
 
-    python benchmarks/partition.py --data-dir DIR [--steps 4000] [--seed 1 2 3] > FILE
-    python benchmarks/partition.py --render FILE
+    python benchmarks/swarms/partition.py --data-dir DIR [--steps 4000] [--seed 1 2 3] > FILE
+    python benchmarks/swarms/partition.py --render FILE
 
 Each peer has its part of the data and a namespace of its own (tests/live_chaos/namespaces.py). When the first one did
 a third of its steps, the switch is parted: connections across stay open and silent. At two thirds it is joined again.
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from live_chaos.lives import Life, say, start
 from live_chaos.namespaces import Namespaces, why_not

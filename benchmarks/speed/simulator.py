@@ -1,6 +1,6 @@
 """Stacked workers against as many plain loops, in one process: seconds per step, and how far apart they end.
 
-    python benchmarks/simulator_speed.py [--workers 8] [--threads 1] [--repetitions 5] [--models digits-sgd,...]
+    python benchmarks/speed/simulator.py [--workers 8] [--threads 1] [--repetitions 5] [--models digits-sgd,...]
                                          [--device cpu] [--json FILE]
 
 A looped worker is one plain module with its own torch optimizer: eight of them are eight training loops taking turns.

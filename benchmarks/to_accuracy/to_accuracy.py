@@ -1,8 +1,8 @@
 """How long, and for how many bytes, until four peers classify MNIST: ours, hivemind.Optimizer, all-reduce.
 
-    python benchmarks/to_accuracy.py --data-dir DIR > FILE
-    python benchmarks/to_accuracy.py --data-dir DIR --systems ours,all-reduce --repeats 3 --plot FILE.png
-    python benchmarks/to_accuracy.py --data-dir DIR --ours "--probability 0.0156 --lr 0.05"
+    python benchmarks/to_accuracy/to_accuracy.py --data-dir DIR > FILE
+    python benchmarks/to_accuracy/to_accuracy.py --data-dir DIR --systems ours,all-reduce --repeats 3 --plot FILE.png
+    python benchmarks/to_accuracy/to_accuracy.py --data-dir DIR --ours "--probability 0.0156 --lr 0.05"
 
 Systems, in turn, each with all of its peers at the same time on this machine:
 
@@ -48,9 +48,9 @@ from typing import Any
 
 import click
 import torch
-from to_accuracy_judge import Judge, Peek, Verdict
-from to_accuracy_peer import TRAIN, Order, joining, rival_options
-from to_accuracy_swarm import LeftBehind, adopt_orphans, enter_private_loopback, run_system
+from judge import Judge, Peek, Verdict
+from peer import TRAIN, Order, joining, rival_options
+from system import LeftBehind, adopt_orphans, enter_private_loopback, run_system
 
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.tasks import find_task
@@ -155,7 +155,7 @@ def run(options: argparse.Namespace, private: bool) -> dict[str, Any]:
     for name, ratio in document["ratios"].items():
         say(f"{name}{' at most' * ratio['at_most']}: " + ", ".join(f"{key} {ratio[key]:.3f}" for key in COMPARED))
     if options.plot is not None:
-        from to_accuracy_plot import plot
+        from plot import plot
 
         plot(runs, options.target, options.plot)
     return document

@@ -1,6 +1,6 @@
 """What does being watched cost? Training throughput of a live peer under 50 requests per second, against none.
 
-    python benchmarks/endpoint_overhead.py --data-dir DIR [--task mnist] [--rate 50] [--windows 12] [--seconds 5]
+    python benchmarks/speed/endpoint.py --data-dir DIR [--task mnist] [--rate 50] [--windows 12] [--seconds 5]
 
 Quiet and watched windows alternate within one run, so that what else the machine does hits both. Requests go round
 /v1/status, /metrics, /health and /v1/peers, at a fixed rate, from a process of its own. Writes one JSON document.

@@ -1,7 +1,7 @@
 """How much do the others notice when a peer is killed, or stopped? Real processes on this machine.
 
-    python benchmarks/survivors.py [--repeats 5] > FILE
-    python benchmarks/survivors.py --render FILE
+    python benchmarks/swarms/survivors.py [--repeats 5] > FILE
+    python benchmarks/swarms/survivors.py --render FILE
 
     kill one of 4     kill -9; three go on
     kill one of 2     kill -9; the other is alone until the killed one is started again with the same identity
@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from live_chaos.lives import Life, say, start
 

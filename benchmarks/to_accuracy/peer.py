@@ -1,4 +1,4 @@
-"""One peer of one system, started by to_accuracy.py: `python to_accuracy_peer.py ORDER`, a JSON object (see `Order`).
+"""One peer of one system, started by to_accuracy.py: `python peer.py ORDER`, a JSON object (see `Order`).
 
 All systems train the same model on the same batches in the same loop; what differs is `optimizer.step()`. While it
 trains, a peer copies its parameters to disk now and then, with the moment (CLOCK_MONOTONIC, which all processes of a

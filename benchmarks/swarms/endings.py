@@ -1,6 +1,6 @@
 """Start and stop real peers in every way, many times over, and look for what they leave behind.
 
-    python benchmarks/endings.py [--rounds 5]
+    python benchmarks/swarms/endings.py [--rounds 5]
 
 Each round starts four peers: one ends by itself, the others by Ctrl-C, SIGTERM and SIGKILL at a random moment.
 Prints one JSON document: seconds until each was gone with its p2pd, and the processes and files left over.

@@ -1,8 +1,8 @@
 """What a codec costs in training: accuracy, loss and consensus, with and without error feedback and fragments.
 
-    python benchmarks/codecs_study.py --data-dir DIR --store FOLDER [--processes 2] [--only GROUP ...] [--seeds N]
-    python benchmarks/codecs_study.py --store FOLDER --render          # the tables of docs/results/codecs.md
-    python benchmarks/codecs_study.py --dead-zone                      # who still agrees where nobody learns
+    python benchmarks/studies/codecs.py --data-dir DIR --store FOLDER [--processes 2] [--only GROUP ...] [--seeds N]
+    python benchmarks/studies/codecs.py --store FOLDER --render          # the tables of docs/results/codecs.md
+    python benchmarks/studies/codecs.py --dead-zone                      # who still agrees where nobody learns
 
 Each run is written down when it ends; what is in the store is not computed again, so a stopped study goes on where it
 was. Runs are independent and use one thread each. Arms: a codec; "+feedback" adds what rounding took from a row's last

@@ -1,6 +1,6 @@
 """One exchange between two processes: ours, a bare libp2p stream, and hivemind's DecentralizedAverager.
 
-    python benchmarks/exchange.py [--size 4,100,400] [--rounds 9] [--plot FILE.png]
+    python benchmarks/speed/exchange.py [--size 4,100,400] [--rounds 9] [--plot FILE.png]
 
 All of them take turns within one run, so that whatever else the machine does hits all alike: in each round ours in
 float32 and in float16, two bare streams (ours without messages, checks and move; and hivemind's own asyncio API) with

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from to_accuracy_swarm import Record
+from system import Record
 from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector

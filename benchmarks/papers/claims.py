@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from papers_rows import GROUPS, ROWS, TAU, Q
+from rows import GROUPS, ROWS, TAU, Q
 
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.simulator.config import SimulationResult

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from to_accuracy_peer import Order
+from peer import Order
 
 from p2p_elastic.errors import P2PElasticError
 
@@ -123,7 +123,7 @@ def run_system(orders: list[Order], seconds: float, look: Look) -> Record:
 
 def _start(order: Order, initial: list[str]) -> subprocess.Popen[bytes]:
     order.own.mkdir(parents=True)
-    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("to_accuracy_peer.py"))]
+    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peer.py"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HIVEMIND_LOGLEVEL": "INFO", "HIVEMIND_COLORS": "never"}
     with (order.own / "log").open("wb") as log:
         # In a session of its own: Ctrl-C here must not reach it before we have said that it is over.

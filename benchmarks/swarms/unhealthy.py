@@ -1,7 +1,7 @@
 """What does one unhealthy peer do to the others? Four real processes on MNIST; the last of them gets ill.
 
-    python benchmarks/unhealthy_swarm.py --data-dir DIR [--epochs 3] [--weighting ...] [--illness ...] > FILE
-    python benchmarks/unhealthy_swarm.py --render FILE
+    python benchmarks/swarms/unhealthy.py --data-dir DIR [--epochs 3] [--weighting ...] [--illness ...] > FILE
+    python benchmarks/swarms/unhealthy.py --render FILE
 
     none       nothing: the undisturbed swarm
     diverging  a learning rate at which it diverges

@@ -1,7 +1,7 @@
 """Dynamic weighting against a fixed moving rate, under everything that can go wrong with a worker.
 
-    python benchmarks/weighting_study.py --data-dir DIR --store FOLDER [--processes 2] [--only GROUP ...]
-    python benchmarks/weighting_study.py --store FOLDER --render > docs/results/weighting.md
+    python benchmarks/studies/weighting.py --data-dir DIR --store FOLDER [--processes 2] [--only GROUP ...]
+    python benchmarks/studies/weighting.py --store FOLDER --render > docs/results/weighting.md
 
 Each run is written down when it ends; what is in the store is not computed again, so a stopped study goes on where it
 was. Runs are independent and use one thread each.
