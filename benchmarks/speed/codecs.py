@@ -1,6 +1,7 @@
 """Codecs: bytes, error, and speed of encoding (with writing back what the other end decodes) and of decoding.
 
-    python benchmarks/speed/codecs.py [--threads 1] [--repetitions 15] [--elements 25000000] [--data-dir DIR] [--json FILE]
+    python benchmarks/speed/codecs.py [--threads 1] [--repetitions 15] [--elements 25000000] [--data-dir DIR]
+        [--json FILE]
 
 Speed is GB of float32 per second, of the CPU time of the thread, so that other work on the machine counts for little:
 of one chunk over and over (in cache), and of a vector chunk by chunk, as a peer sends it, which comes from memory. All
