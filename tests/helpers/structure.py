@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ LAYERS = (
     *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "node"),
     *("doctor", "export", "demo", "cli", "__main__"),
 )
-SECTIONS = re.compile(r"^\s*(Args|Attributes|Returns|Yields|Raises|Source|Example|Examples):|^\s*>>> ", re.MULTILINE)
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def modules() -> dict[str, ast.Module]:
@@ -79,26 +80,66 @@ def folders() -> dict[str, int]:
 
 
 class Defined(NamedTuple):
-    """A public class or function: where it stands, and whether its docstring has sections."""
+    """A public class or function: where it stands, and what its docstring lacks (None: there is no docstring)."""
 
     name: str
-    described: bool
-    sections: bool
+    lacks: tuple[str, ...] | None
 
 
 def public(sources: dict[str, ast.Module]) -> list[Defined]:
-    """Every public function, method and class; those in private classes, and overloads, are none."""
+    """Every public function, method and class, without those whose docstring is shown to users by click or FastAPI."""
     return [d for module, tree in sources.items() for d in _public(tree.body, module)]
 
 
 def _public(body: list[ast.stmt], prefix: str) -> Iterator[Defined]:
     for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            text = ast.get_docstring(node) or ""
-            name = f"{prefix}.{node.name}"
-            yield Defined(name, bool(text), bool(SECTIONS.search(text)))
-            if isinstance(node, ast.ClassDef):
-                yield from _public(node.body, name)
+        if not isinstance(node, FUNCTIONS | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        decorators = {ast.unparse(d).split("(")[0].split(".")[-1] for d in node.decorator_list}
+        if decorators & {"command", "group", "get", "post", "put", "delete", "head", "overload", "setter"}:
+            continue
+        name, text = f"{prefix}.{node.name}", ast.get_docstring(node)
+        yield Defined(name, None if text is None else tuple(_lacks(node, text, is_property="property" in decorators)))
+        if isinstance(node, ast.ClassDef):
+            yield from _public(node.body, name)
+
+
+def _lacks(
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, text: str, *, is_property: bool
+) -> Iterator[str]:
+    """The arguments or fields, results and errors that a docstring does not describe."""
+    if isinstance(node, ast.ClassDef):
+        yield from (name for name in _fields(node) if not re.search(rf"^ +{name}(, \w+)*:", text, re.MULTILINE))
+        return
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    for name in (a.arg for a in arguments if a.arg not in ("self", "cls") and not a.arg.startswith("_")):
+        if not re.search(rf"^ +(\w+, )*{name}(, \w+)*:", text, re.MULTILINE):
+            yield name
+    returns = "None" if node.returns is None else ast.unparse(node.returns)
+    returns_nothing = is_property or returns in ("None", "NoReturn", "Never", "Self")
+    if not returns_nothing and not re.search(r"^(Returns|Yields):", text, re.MULTILINE):
+        yield "Returns"
+    if any(isinstance(n, ast.Raise) and n.exc is not None for n in _own_statements(node)) and "Raises:" not in text:
+        yield "Raises"
+
+
+def _own_statements(node: ast.AST) -> Iterator[ast.AST]:
+    """What is in a function, but not in functions inside it."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, FUNCTIONS | ast.Lambda | ast.ClassDef):
+            yield child
+            yield from _own_statements(child)
+
+
+def _fields(node: ast.ClassDef) -> Iterator[str]:
+    """What a class is built from: the arguments of `__init__`, or the fields that do not describe themselves."""
+    for part in node.body:
+        if isinstance(part, FUNCTIONS) and part.name == "__init__":
+            yield from (a.arg for a in [*part.args.args, *part.args.kwonlyargs] if a.arg != "self")
+        elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            described = part.value is not None and "description=" in ast.unparse(part.value)
+            if not described and not part.target.id.startswith("_"):
+                yield part.target.id
 
 
 def attributes(sources: dict[str, ast.Module]) -> dict[str, int]:
@@ -151,8 +192,12 @@ def untested_peers(sources: dict[str, ast.Module]) -> list[str]:
 
 
 def main() -> None:
-    """Print the figures, and for each what stands out."""
+    """Print the figures, and for each what stands out; given the start of a name, what docstrings lack there."""
     sources = modules()
+    if len(sys.argv) > 1:
+        lacking = [d for d in public(sources) if d.name.startswith(sys.argv[1]) and d.lacks != ()]
+        print(*(f"{d.name}: {'a docstring' if d.lacks is None else ', '.join(d.lacks)}" for d in lacking), sep="\n")
+        return
     known, private, untested = public(sources), private_uses(), untested_peers(sources)
     rows = [
         ("modules", len(sources), ""),
@@ -166,8 +211,8 @@ def main() -> None:
         ("private members touched by tests", len(private), ", ".join(private[:3])),
         ("modules of peers/ without unit tests", len(untested), ", ".join(untested)),
         ("public classes and functions", len(known), ""),
-        ("with a docstring, %", round(100 * sum(d.described for d in known) / len(known)), ""),
-        ("with Args, Returns, Raises, ..., %", round(100 * sum(d.sections for d in known) / len(known)), ""),
+        ("with a docstring, %", round(100 * sum(d.lacks is not None for d in known) / len(known)), ""),
+        ("docstrings that lack nothing, %", round(100 * sum(d.lacks == () for d in known) / len(known)), ""),
     ]
     for name, value, more in rows:
         print(f"{name:38} {value:6}  {more}")
