@@ -205,7 +205,7 @@ def test_of_a_strangers_addresses_those_that_lead_to_it_are_kept() -> None:
 
 
 def test_an_announced_address_leads_to_us() -> None:
-    with pytest.raises(ConfigError, match=f"announce: got .*it names another peer; ours is {PEER}"):
+    with pytest.raises(ConfigError, match=f"announce: got .*it names another peer; this one is {PEER}"):
         announced(f"{PLAIN}/p2p/{RELAY}", PEER)
     with pytest.raises(ConfigError, match="announce: got .*port from 1"):
         announced("/ip4/1.2.3.4/tcp/0", PEER)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of training or peers."""
+"""Helpers of one function each, which know nothing of training or peers."""

@@ -1,6 +1,7 @@
 """Addresses of peers as multiaddrs: read, checked and spelled in one way. Pure functions; no name is looked up.
 
-Read is only what p2pd can dial as we start it. Source of names, codes and values: github.com/multiformats/multiaddr.
+Only what p2pd can dial with the options of this package is read. Source of names, codes and values:
+github.com/multiformats/multiaddr.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ IDENTITY_BYTES_MAX, SHA256_BYTES = 42, 32
 
 
 class Part(NamedTuple):
-    """One protocol of an address with its value, empty where it has none, and the bytes of both."""
+    """One protocol of an address with its value.
+
+    Attributes:
+        protocol: name, such as `ip4` or `tcp`.
+        value: as text, in its usual spelling; empty if the protocol has none.
+        packed: code and value as bytes.
+    """
 
     protocol: str
     value: str
@@ -43,7 +50,12 @@ class Part(NamedTuple):
 
 
 class PeerAddress(NamedTuple):
-    """Where to dial, and the peer that is meant there; `peer` is empty where the address does not name it."""
+    """Where to dial, and the peer that is meant there.
+
+    Attributes:
+        parts: the protocols on the way, the host first.
+        peer: peer id in base58; empty if the address does not name it.
+    """
 
     parts: tuple[Part, ...]
     peer: str = ""
@@ -60,11 +72,12 @@ class PeerAddress(NamedTuple):
 
     @property
     def host(self) -> Part:
+        """The first part: an IP address or a name."""
         return self.parts[0]
 
     @property
     def tcp_port(self) -> int | None:
-        """Where TCP is dialled, the port; with a relay the relay's."""
+        """The port that is dialled over TCP; with a relay the relay's. None for UDP and `/dnsaddr`."""
         return int(self.parts[1].value) if self.parts[1:] and self.parts[1].protocol == "tcp" else None
 
     def __str__(self) -> str:
@@ -72,7 +85,24 @@ class PeerAddress(NamedTuple):
 
 
 def parse_address(text: str, key: str = "initial-peer") -> PeerAddress:
-    """An address that names its peer. Raises ConfigError that says what is wrong with it."""
+    """Read an address that names its peer.
+
+    Args:
+        text: a multiaddr, as users write it.
+        key: option in the error.
+
+    Returns:
+        The address, in its usual spelling.
+
+    Raises:
+        ConfigError: if it cannot be dialled or names no peer; the message says what is wrong with it.
+
+    Example:
+        >>> peer = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+        >>> address = parse_address(f"/ip4/192.168.1.7/tcp/31330/ipfs/{peer}")
+        >>> address.where, address.tcp_port, address.peer == peer
+        ('/ip4/192.168.1.7/tcp/31330', 31330, True)
+    """
     address = read_address(text, key)
     if not address.peer:
         raise _incomplete(text, key)
@@ -80,17 +110,36 @@ def parse_address(text: str, key: str = "initial-peer") -> PeerAddress:
 
 
 def announced(text: str, peer: str) -> str:
-    """An address for `--announce`, without our peer id. Raises ConfigError."""
+    """Read an address for `--announce`.
+
+    Args:
+        text: a multiaddr, with or without the peer id at its end.
+        peer: id of this peer.
+
+    Returns:
+        The address without the peer id.
+
+    Raises:
+        ConfigError: if it cannot be dialled, names another peer, or is too long with the peer id.
+    """
     address = read_address(text, "announce")
     if address.peer not in ("", peer):
-        raise ConfigError("announce", text, f"it names another peer; ours is {peer}: leave /p2p/{address.peer} out")
+        raise ConfigError("announce", text, f"it names another peer; this one is {peer}: leave /p2p/{address.peer} out")
     if len(address.where) + len(f"/p2p/{peer}") > CHARACTERS_MAX:
         raise _too_long(text, "announce")
     return address.where
 
 
 def usable(peer: str, addresses: Sequence[str]) -> tuple[PeerAddress, ...]:
-    """Those of a stranger's addresses that can be dialled and lead to `peer`. Raises nothing."""
+    """Keep those of a stranger's addresses that can be dialled and lead to `peer`. Never raises.
+
+    Args:
+        peer: id of the stranger.
+        addresses: multiaddrs that it announced, unchecked.
+
+    Returns:
+        The good ones in their order, each with the peer id.
+    """
     found = []
     for text in addresses:
         try:
@@ -103,7 +152,18 @@ def usable(peer: str, addresses: Sequence[str]) -> tuple[PeerAddress, ...]:
 
 
 def read_address(text: str, key: str) -> PeerAddress:
-    """A multiaddr that can be dialled, with or without the peer. Raises ConfigError that says what is wrong with it."""
+    """Read a multiaddr that can be dialled, with or without a peer id at its end.
+
+    Args:
+        text: a multiaddr of at most CHARACTERS_MAX characters.
+        key: option in the error.
+
+    Returns:
+        The address, in its usual spelling.
+
+    Raises:
+        ConfigError: if it cannot be dialled; the message says what is wrong with it.
+    """
     if len(text) > CHARACTERS_MAX:
         raise _too_long(text, key)
     if not text.startswith("/"):
@@ -120,7 +180,21 @@ def read_address(text: str, key: str) -> PeerAddress:
 
 
 def listening_host(host: str) -> str:
-    """An IP address to listen on, in its usual spelling. Raises ConfigError."""
+    """Check an IP address to listen on.
+
+    Args:
+        host: IPv4 or IPv6, without a zone.
+
+    Returns:
+        The same in its usual spelling.
+
+    Raises:
+        ConfigError: if it is no IP address.
+
+    Example:
+        >>> listening_host("0:0::1")
+        '::1'
+    """
     try:
         if "%" in host:
             raise ValueError("zone")
@@ -194,7 +268,7 @@ def _peer(text: str) -> tuple[str, bytes]:
 
 
 def _peer_bytes(text: str) -> bytes:
-    """Of a peer id as it is usually written, in base58, or as CIDv1 in base 32, 36 or 58."""
+    """Read a peer id as it is usually written, in base58, or as CIDv1 in base 32, 36 or 58."""
     if not re.fullmatch(r"[A-Za-z0-9]+", text):
         raise ValueError("no peer id: copy it whole")
     if text.startswith(("1", "Qm")):
@@ -215,7 +289,7 @@ def _peer_bytes(text: str) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Of a number below 2^14."""
+    """Encode a number below 2^14."""
     return bytes([number]) if number < 128 else bytes([number & 127 | 128, number >> 7])
 
 
@@ -239,7 +313,7 @@ PROTOCOLS: Mapping[str, tuple[int, Callable[[str], tuple[str, bytes]] | None]] =
     "p2p": (421, _peer),
     "p2p-circuit": (290, None),
 }
-"""Name -> code, and how its value is read, to text and bytes; None where it has no value."""
+"""Name -> code, and how its value is read, to text and bytes; None if it has no value."""
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Memory that is bounded, whatever others do."""
+"""Memory that is bounded, whatever other peers do."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import Any
 
 
 def forget_oldest(known: dict[Any, Any], most: int) -> None:
-    """Keep `most` entries, those that were put in last.
+    """Remove all entries but the `most` that were put in last.
 
-    >>> known = {"a": 1, "b": 2, "c": 3}
-    >>> forget_oldest(known, 2)
-    >>> known
-    {'b': 2, 'c': 3}
+    Args:
+        known: changed in place.
+        most: entries that stay.
+
+    Example:
+        >>> known = {"a": 1, "b": 2, "c": 3}
+        >>> forget_oldest(known, 2)
+        >>> known
+        {'b': 2, 'c': 3}
     """
     while len(known) > most:
         del known[next(iter(known))]

@@ -1,7 +1,8 @@
-"""Files that are whole or not there, whatever happens meanwhile, and never at the other end of somebody's link.
+"""Files that are whole or not there after a crash, and that never follow another user's link.
 
-Others may be able to write to a folder of ours, or have prepared it: a name in it may be a symbolic link, a pipe, or a
-second name of another file. So a file is only ever made anew (`O_EXCL`), and one that is there is opened as no link.
+Other users may be able to write to a folder of this peer, or have prepared it: a name in it may be a symbolic link, a
+pipe, or a second name of another file. So a file is only ever made anew (`O_EXCL`), and one that is there is opened as
+no link.
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ A_LINK = "it is a symbolic link; remove it"
 
 @contextlib.contextmanager
 def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A new file to be written to; at the end it is on the disk. Raises OSError where that name is taken."""
+    """Write a new file; at the end it is on the disk.
+
+    Args:
+        path: a name that is free.
+        mode: permissions, before the umask.
+
+    Yields:
+        The file, to be written to.
+
+    Raises:
+        OSError: if the name is taken or the file cannot be written.
+    """
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, mode), "wb") as file:
         yield file
         file.flush()
@@ -36,16 +48,35 @@ def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def replacing(path: Path, mode: int = 0o666) -> contextlib.AbstractContextManager[BinaryIO]:
-    """A new file that takes the place of `path` at the end. Until then, or after an error, the one before stays.
+    """Write a file that takes the place of `path` at the end. Until then, or after an error, the one before stays.
+
+    Args:
+        path: the name that it gets.
+        mode: permissions, before the umask.
+
+    Returns:
+        A context with the file to be written to.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if it cannot be written.
     """
     return _placed(path, mode, os.replace)
 
 
 def creating(path: Path, mode: int) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The same, but what has the name meanwhile keeps it: then FileExistsError. Who sees the file sees all of it."""
+    """Write a file that appears under `path` at the end, complete, unless the name is taken by then.
+
+    Args:
+        path: the name that it gets; a file that has it by then keeps it.
+        mode: permissions, before the umask.
+
+    Returns:
+        A context with the file to be written to.
+
+    Raises:
+        FileExistsError: if the name is taken; readers see all of a file or none of it.
+        OSError: if it cannot be written.
+    """
     return _placed(path, mode, _link)
 
 
@@ -74,7 +105,18 @@ def _placed(path: Path, mode: int, place: Callable[[Path, Path], object]) -> Ite
 
 @contextlib.contextmanager
 def output_file(path: Path, *, make_folder: bool = False) -> Iterator[BinaryIO]:
-    """`replacing`, of a result, in a folder that is made where missing and wanted. Raises ConfigError."""
+    """Write a result, as `replacing` does.
+
+    Args:
+        path: the name that it gets.
+        make_folder: whether to make the folder if it is missing.
+
+    Yields:
+        The file, to be written to.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +127,28 @@ def output_file(path: Path, *, make_folder: bool = False) -> Iterator[BinaryIO]:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what a crash left of files being written, in a folder where nobody else writes now. Raises OSError."""
+    """Remove what a crash left of files being written.
+
+    Args:
+        folder: one to which nothing else writes now.
+
+    Raises:
+        OSError: if one cannot be removed.
+    """
     for path in folder.iterdir():
         if DRAFT.fullmatch(path.name):
             path.unlink()
 
 
 def sync(folder: Path) -> None:
-    """When this returns, the names in a folder are on the disk. Raises OSError."""
+    """Wait until the names in a folder are on the disk; a file system that cannot do that is no error.
+
+    Args:
+        folder: one that exists.
+
+    Raises:
+        OSError: if it cannot be opened or synced.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -104,21 +160,45 @@ def sync(folder: Path) -> None:
 
 
 def make_subfolder(folder: Path) -> None:
-    """Make a folder inside one that others may have prepared. Raises OSError, also where it is a symbolic link."""
+    """Make a folder inside one that other users may have prepared.
+
+    Args:
+        folder: the one to make; it may exist.
+
+    Raises:
+        OSError: if it cannot be made, or is a symbolic link.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if folder.is_symlink():
         raise OSError(errno.ELOOP, A_LINK, str(folder))
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those around it where missing, for its owner only. Raises OSError."""
+    """Make a folder, and the missing ones around it, for its owner only (mode 0700).
+
+    Args:
+        folder: the one to make; it may exist.
+
+    Raises:
+        OSError: if one of them cannot be made.
+    """
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     for one in reversed(missing):  # `parents=True` would not give them the mode
         one.mkdir(mode=0o700, exist_ok=True)
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the file, made where missing, to be locked. Raises OSError, also where it is a symbolic link."""
+    """Open a file to be locked; it is made if it is missing.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        A file descriptor, which the caller closes.
+
+    Raises:
+        OSError: if it cannot be opened, or is a symbolic link.
+    """
     try:
         return os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     except OSError as error:
@@ -126,14 +206,22 @@ def open_lock(path: Path) -> int:
 
 
 def read_private(path: Path, key: str, bytes_max: int, *, refuse: bool = True) -> bytes:
-    """The first bytes of a file for its owner's eyes, which may be linked to.
+    """Read the first bytes of a file that is meant for its owner only. It may be a link.
+
+    Args:
+        path: of the file.
+        key: option in the errors.
+        bytes_max: bytes that are read at most.
+        refuse: whether a file that other users can read or change is an error, or only a warning in the log.
+
+    Returns:
+        At most `bytes_max` bytes.
 
     Raises:
-        ConfigError: others can use it, unless that is not to `refuse` it but only said; or it is no file. `key` is how
-            the user names it.
-        OSError: it cannot be read.
+        ConfigError: if other users can use it and `refuse`, or if it is no regular file.
+        OSError: if it cannot be read.
     """
-    # Without O_NONBLOCK opening a pipe would wait for whoever writes to it.
+    # Without O_NONBLOCK opening a pipe would wait for a process that writes to it.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):

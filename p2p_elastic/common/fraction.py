@@ -1,4 +1,4 @@
-"""Numbers that people may write as a fraction."""
+"""Numbers that users may write as a fraction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ _FRACTION = re.compile(r"([0-9.]+) */ *([0-9]+)")
 
 
 def number(key: str, given: Any) -> Any:
-    """`given`; where it is a text like "1/32", that number. `key` is the option, as it is spelled.
+    """Turn a text like "1/32" into its number; give back anything else as it is.
 
-    >>> number("probability", "1/32"), number("probability", 0.5)
-    (0.03125, 0.5)
+    Args:
+        key: option in the error.
+        given: a text, or a value of any other type.
+
+    Returns:
+        The number, or `given`.
 
     Raises:
-        ConfigError: a fraction that is no number.
+        ConfigError: if it is a fraction that is no number.
+
+    Example:
+        >>> number("probability", "1/32"), number("probability", 0.5)
+        (0.03125, 0.5)
     """
     match = _FRACTION.fullmatch(given) if isinstance(given, str) else None
     if match is None:

@@ -1,4 +1,4 @@
-"""What of the machine this process may use."""
+"""What this process may use of the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Count the CPU cores that this process may use.
+
+    Returns:
+        At least 1: the cores of its affinity mask on Linux, all cores on other systems.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -13,7 +13,13 @@ BUILDS = "https://pytorch.org/get-started/locally"
 
 
 class Platform(NamedTuple):
-    """What Python runs on: names as the module `platform` gives them, and the bits of this Python's addresses."""
+    """What Python runs on.
+
+    Attributes:
+        system: name, as `platform.system()` gives it.
+        machine: kind of processor, as `platform.machine()` gives it.
+        bits: size of an address in this Python: 32 or 64.
+    """
 
     system: str
     machine: str
@@ -21,11 +27,23 @@ class Platform(NamedTuple):
 
     @classmethod
     def here(cls) -> Platform:
+        """Look at this Python.
+
+        Returns:
+            The platform that this process runs on.
+        """
         return cls(platform.system(), platform.machine(), 8 * struct.calcsize("P"))
 
 
 def check_platform(where: Platform) -> None:
-    """Raises NetworkError if no peer can run there."""
+    """Refuse a platform on which no peer can run.
+
+    Args:
+        where: the platform.
+
+    Raises:
+        NetworkError: if hivemind's libp2p program (p2pd) or PyTorch does not exist for it.
+    """
     if where.system == "Windows":
         raise NetworkError(
             "not supported on Windows itself: hivemind's libp2p program (p2pd) is made for Linux and macOS. Use WSL: "
@@ -40,7 +58,14 @@ def check_platform(where: Platform) -> None:
 
 
 class Build(NamedTuple):
-    """What this PyTorch was built for, whether it can use CUDA, and the NVIDIA GPUs that their driver shows it."""
+    """What this PyTorch was built for, and what it finds.
+
+    Attributes:
+        version: of PyTorch.
+        cuda: version of CUDA that it was built for; None if it is a build without CUDA.
+        usable: whether it can use CUDA on this machine.
+        gpus: number of NVIDIA GPUs that their driver lists.
+    """
 
     version: str
     cuda: str | None
@@ -49,14 +74,30 @@ class Build(NamedTuple):
 
 
 class Unused(NamedTuple):
-    """Why PyTorch uses no GPU, and what to do."""
+    """Why PyTorch uses no GPU.
+
+    Attributes:
+        text: the reason, in a sentence.
+        advice: what the user can do.
+    """
 
     text: str
     advice: str
 
 
 def unused_gpu(build: Build) -> Unused | None:
-    """Why that build uses no GPU, if it could use one or is made for one."""
+    """Say why that build uses no GPU, if it could use one or is made for one.
+
+    Args:
+        build: what is installed.
+
+    Returns:
+        The reason; None if it uses a GPU, or neither has nor expects one.
+
+    Example:
+        >>> unused_gpu(Build("2.9.0", cuda=None, usable=False, gpus=1)).text
+        'there is an NVIDIA GPU, but PyTorch 2.9.0 is a build without CUDA: it trains on the CPU'
+    """
     if build.usable or (build.cuda is None and not build.gpus):
         return None
     name = f"PyTorch {build.version}"

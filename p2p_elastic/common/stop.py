@@ -13,7 +13,11 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Stop:
-    """Whether the user asked to stop. Signals belong to the command line, so this is used in its main thread only."""
+    """Whether the user asked to stop. Signals belong to the command line, so this is used in its main thread only.
+
+    Attributes:
+        requested: true from the first signal on; calling the object gives the same.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -23,12 +27,16 @@ class Stop:
         return self.requested
 
     def ask(self) -> None:
-        """As if the user had asked, at the next moment when that is looked at."""
+        """Behave as if the user had asked to stop, without interrupting what is `interruptible` now."""
         self.requested = True
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[Stop]:
-        """Handle SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP for a while; afterwards as before."""
+        """Handle SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP for a while; afterwards as before.
+
+        Yields:
+            This object.
+        """
         hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
         try:
@@ -39,7 +47,14 @@ class Stop:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A part that cannot ask `requested` itself: the signal raises KeyboardInterrupt in it."""
+        """Run a part that cannot look at `requested` itself: the signal raises KeyboardInterrupt in it.
+
+        Yields:
+            None.
+
+        Raises:
+            KeyboardInterrupt: if a signal comes meanwhile, or came before.
+        """
         if self.requested:
             raise KeyboardInterrupt
         self._interruptible = True
@@ -54,7 +69,7 @@ class Stop:
         if self.requested:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())
-            os._exit(128 + number)  # p2pd ends when its connection to us does
+            os._exit(128 + number)  # p2pd ends when its connection to this process does
         self.requested = True
         if self._interruptible:
             raise KeyboardInterrupt

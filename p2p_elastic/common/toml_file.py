@@ -15,10 +15,16 @@ else:
 
 
 def read_options(file: Path | None) -> dict[str, Any]:
-    """The options in `file`, with underscores for dashes and tuples for lists; none where there is no file.
+    """Read the options in a TOML file.
+
+    Args:
+        file: the path; None if there is no file.
+
+    Returns:
+        Options by name, with underscores for dashes and tuples for lists; empty without a file.
 
     Raises:
-        ConfigError: the file cannot be read, or is no TOML.
+        ConfigError: if the file cannot be read, or is no TOML.
     """
     if file is None:
         return {}
