@@ -27,7 +27,8 @@ from statuses import status_of
 from p2p_elastic import __version__
 from p2p_elastic.api import bind
 from p2p_elastic.cli.status import status
-from p2p_elastic.client.status import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
+from p2p_elastic.client.reading import ANSWER_BYTES_MAX, tame
+from p2p_elastic.client.status import PORT, Asked, ask, ask_all, exit_code, parse_url
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import HTTP_PORT
 from p2p_elastic.protocol.outcome import Outcome

@@ -1,1 +1,1 @@
-"""Asking peers for their status over HTTP."""
+"""Asking peers for their status over HTTP, and reading their answers."""

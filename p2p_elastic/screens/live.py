@@ -44,17 +44,36 @@ class Screen(Protocol):
     """Where a peer reports to. `say` may be called from any thread, the others from the training thread."""
 
     def say(self, event: str, text: str, **facts: object) -> None:
-        """Something happened: `text` for people, `event` and `facts` for programs."""
+        """Report that something happened.
+
+        Args:
+            event: its kind, for programs.
+            text: for people; may have several lines.
+            facts: for programs; what JSON can hold.
+        """
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
-        """Called after each step; asks for the status only as often as it shows it, or `now`."""
+        """Show how far the peer is. Called after each step.
+
+        Args:
+            status: called only when the status is shown.
+            now: show it even if it was shown a moment ago.
+        """
 
     def close(self) -> None:
         """Leave the terminal as it was."""
 
 
 def open_screen(log_format: str, stream: TextIO | None = None) -> Screen:
-    """The screen for `--log-format`: auto is a live panel in a terminal and plain lines elsewhere."""
+    """Choose the screen for `--log-format`.
+
+    Args:
+        log_format: `auto`, `text` or `json`; `auto` is a live panel in a terminal and plain lines elsewhere.
+        stream: where to write; None is standard output.
+
+    Returns:
+        The screen; the caller closes it.
+    """
     stream = stream or sys.stdout
     if log_format == "json":
         return JsonScreen(stream)
@@ -64,7 +83,18 @@ def open_screen(log_format: str, stream: TextIO | None = None) -> Screen:
 
 
 class Every:
-    """True at most once per so many seconds."""
+    """True at most once per interval, when called.
+
+    Args:
+        seconds: length of the interval.
+        clock: a monotonic time in seconds.
+
+    Example:
+        >>> times = iter([0.0, 1.0, 2.5])
+        >>> due = Every(2.0, clock=lambda: next(times))
+        >>> due(), due(), due()
+        (True, False, True)
+    """
 
     def __init__(self, seconds: float, clock: Clock = time.monotonic) -> None:
         self._seconds, self._clock, self._last = seconds, clock, float("-inf")
@@ -78,9 +108,16 @@ class Every:
 
 
 class LastingScreen:
-    """Another screen, which costs no training where its stream is full or gone: what cannot be shown is left out.
+    """Another screen that never stops training: if its stream is full or gone, what cannot be shown is left out.
 
-    Where nobody reads a pipe any more `gone` is called: a reason to finish, and none to lose what was learnt.
+    If the reader of a pipe is gone, `gone` is called: a reason to finish, and none to lose what was learnt.
+
+    Args:
+        screen: the screen that shows.
+        gone: called each time that the reader is found to be gone.
+
+    Attributes:
+        unread: whether the reader was found to be gone.
     """
 
     def __init__(self, screen: Screen, gone: Callable[[], object]) -> None:
@@ -88,14 +125,28 @@ class LastingScreen:
         self.unread = False
 
     def say(self, event: str, text: str, **facts: object) -> None:
+        """Report that something happened, if that can be shown.
+
+        Args:
+            event: its kind, for programs.
+            text: for people.
+            facts: for programs.
+        """
         with self._losses():
             self._screen.say(event, text, **facts)
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        """Show how far the peer is, if that can be shown.
+
+        Args:
+            status: called only when the status is shown.
+            now: show it even if it was shown a moment ago.
+        """
         with self._losses():
             self._screen.progress(status, now=now)
 
     def close(self) -> None:
+        """Leave the terminal as it was, if it is still there."""
         with self._losses():
             self._screen.close()
 
@@ -111,15 +162,33 @@ class LastingScreen:
 
 
 class JsonScreen:
-    """One JSON object per line, each with `event` and `time` (seconds since the epoch)."""
+    """One JSON object per line, each with `event` and `time` (seconds since the epoch).
+
+    Args:
+        stream: where to write.
+        clock: seconds since the epoch.
+    """
 
     def __init__(self, stream: TextIO, clock: Clock = time.time) -> None:
         self._stream, self._clock, self._due = stream, clock, Every(JSON_SECONDS)
 
     def say(self, event: str, text: str, **facts: object) -> None:
+        """Write a line with `event`, `time`, `text` and the facts.
+
+        Args:
+            event: its kind.
+            text: for people.
+            facts: what JSON can hold; numbers that are not finite become null.
+        """
         self._write({"event": event, "time": round(self._clock(), 3), "text": text, **facts})
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        """Write a line `progress`, at most once a second.
+
+        Args:
+            status: called only when the line is written.
+            now: write it even if the last one is less than a second old.
+        """
         if self._due() or now:
             seen = status()
             training = seen.training.model_dump(mode="json", include=set(REPORTED))
@@ -135,29 +204,52 @@ class JsonScreen:
         self._stream.flush()
 
     def close(self) -> None:
+        """Do nothing: each line is complete."""
         pass
 
 
 class TextScreen:
-    """Plain lines, for logs and pipes."""
+    """Plain lines, for logs and pipes.
+
+    Args:
+        stream: where to write.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._due = stream, Every(TEXT_SECONDS)
 
     def say(self, event: str, text: str, **facts: object) -> None:
+        """Write the text.
+
+        Args:
+            event: not shown.
+            text: for people.
+            facts: not shown.
+        """
         self._stream.write(text + "\n")  # in one go: other threads write too
         self._stream.flush()
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        """Write the state in a line, at most every 5 s.
+
+        Args:
+            status: called only when the line is written.
+            now: write it even if the last one is younger.
+        """
         if self._due() or now:
             self.say("progress", one_line(status()))
 
     def close(self) -> None:
+        """Do nothing: each line is complete."""
         pass
 
 
 class PanelScreen:
-    """A panel at the bottom of the terminal that is redrawn in place; what is said scrolls above it."""
+    """A panel at the bottom of the terminal that is redrawn in place; texts scroll above it.
+
+    Args:
+        console: of the terminal.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console, self._due = console, Every(PANEL_SECONDS)
@@ -166,10 +258,23 @@ class PanelScreen:
         self._started = False
 
     def say(self, event: str, text: str, **facts: object) -> None:
+        """Print the text above the panel.
+
+        Args:
+            event: not shown.
+            text: for people; yellow if the fact `level` says warning or worse.
+            facts: not shown.
+        """
         style = "yellow" if facts.get("level") in LEVELS_ALARMING else ""  # stands apart from what --verbose says
         self._console.print(Text(text, style), soft_wrap=True)  # a command that is to be copied stays in one piece
 
     def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        """Redraw the panel, at most four times a second.
+
+        Args:
+            status: called only when the panel is redrawn.
+            now: redraw it even if that was done a moment ago.
+        """
         if not (self._due() or now):
             return
         if not self._started:
@@ -179,6 +284,7 @@ class PanelScreen:
         self._live.update(panel(self._last), refresh=True)
 
     def close(self) -> None:
+        """Print the last panel once more, to stay in the terminal."""
         if self._started:
             self._live.stop()
             self._started = False
@@ -188,7 +294,7 @@ class PanelScreen:
 
 
 def _finite(value: object) -> object:
-    """`value` with null for what JSON has no number for."""
+    """Replace what JSON has no number for by None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -199,11 +305,34 @@ def _finite(value: object) -> object:
 
 
 def percent(share: float | None) -> str:
+    """Show a share in percent.
+
+    Args:
+        share: 0 to 1; None if it is not known.
+
+    Returns:
+        A text with two decimals, or a dash.
+
+    Example:
+        >>> percent(0.9375), percent(None)
+        ('93.75 %', '-')
+    """
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def size(nbytes: float) -> str:
-    """Bytes for people, in decimal units."""
+    """Show bytes for people, in decimal units.
+
+    Args:
+        nbytes: 0 or more.
+
+    Returns:
+        A text such as `12.3 MB`.
+
+    Example:
+        >>> size(999), size(12_345_678), size(999_960)
+        ('999 B', '12.3 MB', '1.0 MB')
+    """
     for unit in ("B", "kB", "MB"):
         if nbytes < (999.5 if unit == "B" else 999.95):  # what rounds up to 1000 has the next unit
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
@@ -212,17 +341,43 @@ def size(nbytes: float) -> str:
 
 
 def short(peer: str) -> str:
-    """The end of a peer id: all Ed25519 ids start alike."""
+    """Shorten a peer id to its end: all Ed25519 ids begin alike.
+
+    Args:
+        peer: peer id in base58.
+
+    Returns:
+        Its last 8 characters.
+    """
     return peer[-8:]
 
 
 def number(value: float | None, form: str) -> str:
-    """A number for people, in that format unless that would be long."""
+    """Show a number for people.
+
+    Args:
+        value: None if it is not known.
+        form: format such as `.4f`; if the number would be long, three digits are shown instead.
+
+    Returns:
+        A text; a dash for None.
+
+    Example:
+        >>> number(0.25, ".4f"), number(1e9, ".4f"), number(None, ".4f")
+        ('0.2500', '1e+09', '-')
+    """
     return "-" if value is None else format(value, form if abs(value) < PLAIN_MAX else ".3g")
 
 
 def one_line(status: PeerStatus) -> str:
-    """The state of a peer in one line."""
+    """Show the state of a peer in one line.
+
+    Args:
+        status: of the peer.
+
+    Returns:
+        Steps, loss, accuracy, members, exchanges, traffic and health.
+    """
     training, exchanges = status.training, status.exchanges
     done = (
         f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
@@ -241,18 +396,39 @@ def one_line(status: PeerStatus) -> str:
 
 
 def failures(totals: ExchangeTotals) -> int:
-    """How many exchanges failed since the peer started."""
+    """Count the exchanges that failed since the peer started.
+
+    Args:
+        totals: of the peer.
+
+    Returns:
+        Their number; declined ones are no failures.
+    """
     return sum(totals.by_outcome.get(outcome, 0) for outcome in FAILURES)
 
 
 def lately(totals: ExchangeTotals) -> str:
-    """How many exchanges failed in the last minutes; empty if none did."""
+    """Say how many exchanges failed in the last minutes.
+
+    Args:
+        totals: of the peer.
+
+    Returns:
+        A text; empty if none did.
+    """
     count = totals.failed_lately
     return f"{count} failed in the last {duration(FAILED_LATELY_SECONDS)}" if count else ""
 
 
 def parted(status: PeerStatus) -> str:
-    """Who vanished at once; empty where nobody did."""
+    """Say that many members vanished at once, as in a partition of the network.
+
+    Args:
+        status: of the peer.
+
+    Returns:
+        How many are away and left, and since when; empty if there is no partition.
+    """
     split = status.partition
     if split is None:
         return ""
@@ -260,7 +436,14 @@ def parted(status: PeerStatus) -> str:
 
 
 def at_centre(status: PeerStatus) -> str:
-    """What a peer does that does not train; empty where it trains."""
+    """Say what a peer does that does not train.
+
+    Args:
+        status: of the peer.
+
+    Returns:
+        Whether it holds the centre variable or stands by; empty if it trains.
+    """
     if status.training.phase != "holding":
         return ""
     here = status.centre is not None and status.centre.here
@@ -268,14 +451,32 @@ def at_centre(status: PeerStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Show seconds for people.
+
+    Args:
+        seconds: 0 or more.
+
+    Returns:
+        Seconds, minutes or hours.
+
+    Example:
+        >>> duration(90), duration(600), duration(9000)
+        ('90 s', '10 min', '2.5 h')
+    """
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def time_left(training: TrainingStatus) -> str:
-    """How long training takes from now on at this speed; empty where nobody knows."""
+    """Estimate how long training still takes at its present speed.
+
+    Args:
+        training: of the peer.
+
+    Returns:
+        A text; empty if it does not train, or if its length or speed is not known.
+    """
     left, speed = (training.steps_total or 0) - training.step, training.steps_per_second
     if training.phase != "training" or left <= 0 or not speed or not math.isfinite(left / speed):
         return ""
@@ -283,7 +484,14 @@ def time_left(training: TrainingStatus) -> str:
 
 
 def standing(status: PeerStatus) -> str:
-    """Who holds the centre variable, or whom this peer follows; empty in runs that have neither."""
+    """Say which peer holds the centre variable, or which one this peer follows.
+
+    Args:
+        status: of the peer.
+
+    Returns:
+        A text; empty in runs that have neither centre nor leader.
+    """
     if status.centre is not None:
         centre = status.centre
         where = "here" if centre.here else "vacant" if centre.holder is None else short(centre.holder)
@@ -303,7 +511,14 @@ def _leader(peer: str | None, own: str) -> str:
 
 
 def panel(status: PeerStatus) -> Panel:
-    """The state of a peer as a panel of a dozen lines."""
+    """Draw the state of a peer as a panel of a dozen lines.
+
+    Args:
+        status: of the peer.
+
+    Returns:
+        The panel; 80 columns are enough for it.
+    """
     training, exchanges, health = status.training, status.exchanges, judge(status)
     facts = Table.grid(padding=(0, 2))  # 80 columns are enough
     facts.add_row(

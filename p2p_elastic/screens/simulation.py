@@ -25,22 +25,41 @@ Clock = Callable[[], float]
 
 
 class Progress(Protocol):
-    """Called by a simulation as it goes on; `steps` is the number that it will make, None before the first call."""
+    """Shows how far a simulation is. Called after each step with its number, the number of all steps, and an evaluation
+    if one was just made.
+
+    Attributes:
+        steps: steps that it will make; None before the first call.
+    """
 
     steps: int | None
 
     def __call__(self, step: int, steps: int, point: Point | None) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Leave the terminal as it was."""
 
 
 def open_progress(console: Console, what: str) -> Progress:
-    """A bar in a terminal, a line now and then elsewhere."""
+    """Show a bar in a terminal, and a line every few seconds elsewhere.
+
+    Args:
+        console: where to write.
+        what: name of the simulation, before the bar.
+
+    Returns:
+        The display; the caller closes it.
+    """
     return BarProgress(console, what) if console.is_terminal else LineProgress(console)
 
 
 class BarProgress:
-    """A bar that is redrawn in place, and gone at the end."""
+    """A bar that is redrawn in place, and gone at the end.
+
+    Args:
+        console: of the terminal.
+        what: name of the simulation.
+    """
 
     def __init__(self, console: Console, what: str) -> None:
         self._rich = RichProgress(
@@ -66,11 +85,17 @@ class BarProgress:
             self._rich.update(self._task, completed=step, total=steps)
 
     def close(self) -> None:
+        """Remove the bar."""
         self._rich.stop()
 
 
 class LineProgress:
-    """Plain lines, for logs and pipes."""
+    """Plain lines, for logs and pipes.
+
+    Args:
+        console: where to write.
+        clock: a monotonic time in seconds.
+    """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console, self._clock, self._due = console, clock, Every(LINE_SECONDS, clock)
@@ -90,18 +115,33 @@ class LineProgress:
             self._console.print(f"step {step}/{steps}{known}, {left:.0f} s left", soft_wrap=True)
 
     def close(self) -> None:
+        """Do nothing: each line is complete."""
         pass
 
 
 def outcome_line(result: SimulationResult) -> str:
-    """How a simulation ended, in a line."""
+    """Show how a simulation ended, in a line.
+
+    Args:
+        result: of the simulation.
+
+    Returns:
+        Accuracy, steps and seconds.
+    """
     end = headline(result)
     accuracy = "no evaluation" if end is None else f"accuracy {percent(end.accuracy)}"
     return f"    {accuracy}, {result.steps} steps, {result.seconds:.1f} s on {result.device}"
 
 
 def outcome_table(result: SimulationResult) -> Table:
-    """How a simulation ended, as a table."""
+    """Show how a simulation ended, as a table.
+
+    Args:
+        result: of the simulation.
+
+    Returns:
+        A row for each figure.
+    """
     config = result.config
     workers = f"{config.workers} worker{'' if config.workers == 1 else 's'}"
     table = Table(title=f"{config.rule}, task {config.task}, {workers}", title_justify="left", show_header=False)
@@ -142,7 +182,16 @@ def _leaders(result: SimulationResult) -> str:
 
 
 def sweep_table(keys: Sequence[str], results: Sequence[SimulationResult], planned: int) -> Table:
-    """The runs of a sweep side by side; the last ones where there are too many."""
+    """Show the runs of a sweep side by side.
+
+    Args:
+        keys: options that are swept, a column for each.
+        results: of the runs that are finished.
+        planned: runs of the whole sweep.
+
+    Returns:
+        A row for each run; if there are more than ROWS_MAX, for the last ones.
+    """
     left_out = max(0, len(results) - ROWS_MAX)
     note = f"; the last {ROWS_MAX} of them, the files have all" if left_out else ""
     table = Table(title=f"{len(results)} of {planned} runs finished{note}", title_justify="left")

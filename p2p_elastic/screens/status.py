@@ -1,4 +1,4 @@
-"""Answers of peers as a person reads them: one peer in detail, several as a table, one line each in logs."""
+"""Answers of peers for people: one peer in detail, several as a table, one line each in logs."""
 
 from __future__ import annotations
 
@@ -38,12 +38,26 @@ HEADINGS = (
 
 
 def view(answers: Sequence[Answer]) -> RenderableType:
-    """One peer in detail, several as a table."""
+    """Show one peer in detail, several as a table.
+
+    Args:
+        answers: at least one.
+
+    Returns:
+        What rich can print.
+    """
     return detail(answers[0]) if len(answers) == 1 else Overview(answers)
 
 
 def detail(answer: Answer) -> RenderableType:
-    """Everything about one peer that fits on a screen."""
+    """Show everything about one peer that fits on a screen.
+
+    Args:
+        answer: of the peer.
+
+    Returns:
+        What rich can print.
+    """
     head = Text.assemble((answer.state, f"bold {COLOURS[answer.state]}"), "  ", answer.url)
     if answer.status is None:
         return Group(head, *_complaints(answer))
@@ -56,7 +70,7 @@ def detail(answer: Answer) -> RenderableType:
 
 
 def _complaints(answer: Answer) -> list[Text]:
-    """Why it is not ok, and what could not be shown."""
+    """List why a peer is not ok, and what could not be shown."""
     lines = [Text(f"  {answer.problem.text}", style="red")] if answer.problem else []
     reasons = answer.health.reasons if answer.health else ()
     lines += [Text(f"  {reason.code}: {reason.text}", style="yellow") for reason in reasons]
@@ -93,7 +107,7 @@ def _facts(status: PeerStatus) -> Table:
 
 
 def _weight(status: PeerStatus) -> str:
-    """How much it counts, and what speaks against it, the worst first."""
+    """Say how much it counts, and what speaks against it, the worst first."""
     said = [f"{status.weight:.2g}{' (set by its operator)' if status.weight_override is not None else ''}"]
     said += ["drained: begins and answers no exchanges"] if status.drained else []
     against = [signal for signal in status.signals if signal.health < 1.0]
@@ -102,7 +116,7 @@ def _weight(status: PeerStatus) -> str:
 
 
 def _joined(status: PeerStatus) -> str:
-    """How it caught up with the run, and since when it counts; empty at a founder."""
+    """Say how it caught up with the run, and since when it counts; empty for a founder."""
     joining = status.joining
     if joining is None:
         return ""
@@ -123,7 +137,7 @@ def _exchanges(status: PeerStatus) -> str:
 
 
 def _budget(status: PeerStatus) -> str:
-    """What exchanges may take and take; empty where there is no budget."""
+    """Say what exchanges may take and take; empty if there is no budget."""
     pace = status.pace
     if pace is None:
         return ""
@@ -160,7 +174,11 @@ def _met(partner: PartnerStatus | None) -> list[str]:
 
 
 class Overview:
-    """A row for each peer where the terminal is wide enough, else a line; below it what is wrong with which."""
+    """A row for each peer if the terminal is wide enough, else a line for each; below it what is wrong with each.
+
+    Args:
+        answers: of all peers.
+    """
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self._answers = answers
@@ -210,7 +228,14 @@ def _row(status: PeerStatus | None) -> list[str]:
 
 
 def line(answer: Answer) -> str:
-    """One peer in one line, for logs."""
+    """Show one peer in one line, for logs.
+
+    Args:
+        answer: of the peer.
+
+    Returns:
+        Health, steps, accuracy, weight, members and exchanges; or why it could not be asked.
+    """
     status, where = answer.status, answer.url.removeprefix("http://")
     if status is None:
         return f"{where} {answer.state} {answer.problem.text if answer.problem else ''}"
@@ -227,7 +252,7 @@ def line(answer: Answer) -> str:
 
 
 def _member_count(status: PeerStatus) -> str:
-    """Those that are not dead, and what else there is."""
+    """Count the members that are not dead, and name the others by state."""
     states = Counter[str](member.state for member in status.members)
     others = ", ".join(f"{states[state]} {state}" for state in ("suspect", "dead") if states[state])
     return f"{len(status.members) - states['dead']}{f' ({others})' if others else ''}"
