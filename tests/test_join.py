@@ -15,7 +15,7 @@ from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node import participation as module
 from p2p_elastic.node.config import JoinConfig
-from p2p_elastic.node.participation import _Participation
+from p2p_elastic.node.participation import Opened, Participation
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
@@ -41,7 +41,7 @@ class Said:
     close = progress
 
 
-def participation(screen: Said, *initial_peers: str) -> _Participation:
+def participation(screen: Said, *initial_peers: str) -> Participation:
     network: Any = SimpleNamespace(
         run_before=lambda _: None,
         identity=SimpleNamespace(peer=PEER),
@@ -52,7 +52,7 @@ def participation(screen: Said, *initial_peers: str) -> _Participation:
     board: Any = SimpleNamespace(manifest=None, phase="starting")
     config = JoinConfig(initial_peer=initial_peers)
     thread: Any = SimpleNamespace(call=lambda *_: None)
-    return _Participation(config, screen, Stop(), thread, network, board, window)
+    return Participation(config, screen, Stop(), Opened(thread, network, board, window))
 
 
 def manifest() -> RunManifest:
@@ -63,7 +63,7 @@ def manifest() -> RunManifest:
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Participation, "_take_part", lambda *_: None)
+    monkeypatch.setattr(Participation, "_take_part", lambda *_: None)
 
 
 @pytest.mark.usefixtures("untrained")
@@ -134,13 +134,14 @@ def others_may_write_into(folder: Path) -> bool:
     return True
 
 
-def founder(config: JoinConfig) -> _Participation:
+def founder(config: JoinConfig) -> Participation:
     network = SimpleNamespace(
         identity=Identity.generate(), host=SimpleNamespace(addresses=()), directory=Quiet(), clock=Quiet()
     )
     network.run_before = lambda _: None
-    parts: Any = (Quiet(), Stop(), Quiet(), network, Quiet(), Quiet())
-    return _Participation(config, *parts)
+    screen: Any = Quiet()
+    opened: Any = Opened(Quiet(), network, Quiet(), Quiet())
+    return Participation(config, screen, Stop(), opened)
 
 
 def test_nobody_else_may_write_into_the_folder_that_a_peer_made_up(
@@ -153,7 +154,7 @@ def test_nobody_else_may_write_into_the_folder_that_a_peer_made_up(
         trained_in.append(arguments[-1])
         assert not others_may_write_into(trained_in[0])
 
-    monkeypatch.setattr(_Participation, "_take_part", take_part)
+    monkeypatch.setattr(Participation, "_take_part", take_part)
     founder(JoinConfig(task="digits")).run(torch.device("cpu"))
     assert others_may_write_into(trained_in[0])
 

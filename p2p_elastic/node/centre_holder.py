@@ -1,4 +1,4 @@
-"""What a peer does that holds the centre variable and does not train (`--role centre`)."""
+"""What a peer does that only holds the centre variable and does not train (`--role centre`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Every
 from p2p_elastic.training.trainer import Trainer
 
-ALONE_SECONDS = 30.0  # with nobody left for so long, the run is over
+ALONE_SECONDS = 30.0  # after that time without any other peer, the run is over
 EVALUATION_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 
@@ -20,7 +20,15 @@ LOOK_SECONDS = 0.1
 def hold_centre(
     peer: Peer, model: nn.Module, trainer: Trainer, stop: Callable[[], bool], progress: Callable[[], None]
 ) -> None:
-    """Let the others exchange with the centre variable, evaluating it now and then, until all left or `stop`."""
+    """Let the others exchange with the centre variable, and evaluate it every few seconds, until all left or `stop`.
+
+    Args:
+        peer: holds the variable, or stands by to take it over.
+        model: gets the values of the variable.
+        trainer: evaluates the model.
+        stop: the user's wish to stop.
+        progress: called ten times a second, in the place of a step.
+    """
     trainer.meter.begin()
     vector, due = ParameterVector(model), Every(EVALUATION_SECONDS)
     due()
@@ -38,8 +46,21 @@ def hold_centre(
     _show(peer, vector, trainer)
 
 
+def met(peer: Peer) -> int:
+    """Count the exchanges of the centre: to a peer that only holds it, what steps are to the others.
+
+    Args:
+        peer: holds the variable, or stands by.
+
+    Returns:
+        Exchanges behind the value that is here; 0 in a run without a centre.
+    """
+    centre = peer.centre()
+    return 0 if centre is None else centre.exchanges
+
+
 def _show(peer: Peer, vector: ParameterVector, trainer: Trainer) -> None:
-    """The model of this peer is the centre variable: load and evaluate it."""
+    """Load the centre variable into the model of this peer, and evaluate it."""
     value = peer.centre_value()
     assert value is not None, "a centre in a run without one"
     vector.load_(value)

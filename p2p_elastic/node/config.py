@@ -30,7 +30,7 @@ from p2p_elastic.tasks import Recipe, Shard
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.values import Frozen
 
-PORT = 31330  # libp2p; any free port where this one is taken and none was asked for
+PORT = 31330  # libp2p; any free port if this one is taken and none was asked for
 HTTP_PORT = 8870  # the same for HTTP
 DEFAULT_RULE = "elastic-gossip"
 DEFAULT_TASK = "digits"
@@ -45,7 +45,52 @@ THREADS_MAX = 1024  # PyTorch starts them all at once, and the system may refuse
 
 
 class JoinConfig(Frozen):
-    """Options of `p2p-elastic join`; the same names, with dashes, on the command line and in the TOML file."""
+    """Options of `p2p-elastic join`; the same names, with dashes, on the command line and in the TOML file.
+
+    Attributes:
+        initial_peer: multiaddrs of peers of the run; empty founds a run.
+        run: its name; None takes the only one that the initial peers know.
+        task: what to train; None takes the run's, a founder takes DEFAULT_TASK.
+        data_dir: folder with the data sets; None is the default folder.
+        device: where to train; `auto` is the best that there is.
+        threads: CPU threads of PyTorch; None leaves PyTorch's default.
+        rule: how peers train together; of a founder.
+        moving_rate: how far two partners move towards each other, 0 to below 1; of a founder.
+        period: steps between exchanges that this peer asks for; of a founder. Not with `probability`.
+        probability: of an exchange after each step; of a founder. A text such as "1/8" in a file.
+        global_moving_rate: lsgd: how far to the best of all groups.
+        global_period: lsgd: steps between pulls to the best of all groups, a multiple of the period.
+        weighting: whether peers count by health and measurements, or all the same.
+        codec: how parameters travel.
+        fragment: F; an exchange moves one of F equal parts of the model.
+        streams: for the parameters of an exchange; None lets the round trip decide.
+        group: lsgd: the group whose leader this peer follows.
+        role: `centre` holds the centre variable and does not train.
+        steps: optimizer steps to train for. Not with `epochs`.
+        epochs: passes over this peer's part of the data; None takes the task's recipe.
+        batch_size: examples per step.
+        optimizer: of this peer alone.
+        lr: learning rate.
+        momentum: of this peer; AdaHessian has none.
+        seed: of data order, dropout and partner choice; a founder's is also that of the first parameters.
+        shard: `I/N`, the I-th of N disjoint parts of the data; None is all of it.
+        max_bandwidth: what exchanges may send and receive on average, such as `4Mbit/s`; None is no limit.
+        max_share: share of the time in which an exchange may be under way; None is no limit.
+        wait_for_peers: members that must be there before training begins.
+        host: IP address to listen on for peers.
+        port: TCP port for peers; 0 is any free one, None is PORT or any.
+        announce: multiaddrs that other peers are told in the place of those that are found.
+        http_host: address that HTTP listens on.
+        http_port: 0 is any free one, None is HTTP_PORT or any.
+        http_allow_host: names by which HTTP may be asked, beside IP addresses and localhost.
+        http_token_file: the token for changes over HTTP; None is the default file, and only on loopback.
+        identity: key file; None makes a new identity.
+        output: folder for the results; None makes up a name from run and peer.
+        checkpoint_every: steps or a time, such as `500` or `5m`; `0` saves nothing.
+        resume: output folder of the peer to go on as.
+        resume_or_found: go on from the newest checkpoint in `output`, or begin without one.
+        log_format: `auto` is a live panel in a terminal and plain lines elsewhere.
+    """
 
     initial_peer: Addresses = ()
     run: RunName | None = None
@@ -98,7 +143,7 @@ class JoinConfig(Frozen):
     @field_validator("data_dir", "http_token_file", "identity", "output", "resume")
     @classmethod
     def _at_home(cls, path: Path | None) -> Path | None:
-        """No shell reads a TOML file, and none looks into `--output=~/x`."""
+        """Expand `~`: no shell reads a TOML file, and none looks into `--output=~/x`."""
         try:
             return None if path is None else path.expanduser()
         except RuntimeError as error:
@@ -152,7 +197,7 @@ class JoinConfig(Frozen):
         return self
 
     def _check_goes_on(self) -> None:
-        """What is needed to go on with the same options at each start. Raises ConfigError."""
+        """Check what is needed to go on with the same options at each start. Raises ConfigError."""
         if self.resume is not None:
             raise ConfigError("resume", str(self.resume), "leave it out, or --resume-or-found")
         if self.output is None:
@@ -161,7 +206,14 @@ class JoinConfig(Frozen):
             raise ConfigError("checkpoint-every", self.checkpoint_every, "--resume-or-found goes on from checkpoints")
 
     def check_against(self, method: Method) -> None:
-        """What the rule that was asked for does not have. Raises ConfigError."""
+        """Refuse options that a rule does not have.
+
+        Args:
+            method: of the rule that was asked for, or of the run.
+
+        Raises:
+            ConfigError: for the first such option.
+        """
         if not method.live:
             raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
         if method.topology is not Topology.LEADER:
@@ -181,16 +233,41 @@ class JoinConfig(Frozen):
         return None if self.shard is None else Shard.parse(self.shard)
 
     def learning_rate(self, of_run: float) -> float:
-        """The one asked for; else the run's, which is for SGD, or AdaHessian's own."""
+        """Choose the learning rate of this peer.
+
+        Args:
+            of_run: the run's, which is for SGD.
+
+        Returns:
+            The one asked for; otherwise the run's with SGD, or AdaHessian's own.
+        """
         return self.lr or (of_run if self.optimizer == "sgd" else DEFAULT_LEARNING_RATE)
 
     def binding(self) -> dict[str, Any]:
-        """What was asked for of the things that all peers of a run have in common."""
+        """Collect what was asked for of the settings that all peers of a run have in common.
+
+        Returns:
+            Values by their names in the manifest; nothing for those that were not asked for.
+        """
         asked = {key: getattr(self, key, None) for key in BINDING}
         return {key: value for key, value in {**asked, "fragments": self.fragment}.items() if value is not None}
 
     def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe) -> RunManifest:
-        """The manifest of a new run with these options. Raises ConfigError."""
+        """Write the manifest of a new run with these options.
+
+        Args:
+            run: its name.
+            founder: peer id of this peer.
+            task: name of what it trains.
+            schema_hash: of the task's model.
+            recipe: of the task, for what was not asked for.
+
+        Returns:
+            The manifest, not signed yet.
+
+        Raises:
+            ConfigError: if options contradict each other or the rule.
+        """
         rule = self.rule or DEFAULT_RULE
         method = find_method(rule)
         self.model_copy(update={"rule": rule}).check_against(method)
@@ -225,7 +302,7 @@ class JoinConfig(Frozen):
 
 
 def _host_name(name: str) -> str:
-    """As browsers send it. Raises ConfigError."""
+    """Spell a name as browsers send it. Raises ConfigError."""
     try:
         sent = name.lower().removesuffix(".").encode("idna").decode()
     except UnicodeError:
@@ -236,10 +313,17 @@ def _host_name(name: str) -> str:
 
 
 def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:
-    """The options in `file`, overridden by those `given` on the command line.
+    """Read the options in `file`, overridden by those given on the command line.
+
+    Args:
+        file: a TOML file; None if there is none.
+        given: options of the command line, with underscores for dashes.
+
+    Returns:
+        The options.
 
     Raises:
-        ConfigError: the first option that is unknown or out of range, or a file that is no TOML.
+        ConfigError: for the first option that is unknown or out of range, or a file that is no TOML.
     """
     from_file = read_options(file)
     for one, other in EITHER_OR:  # the command line wins, also over what the file says in the other way

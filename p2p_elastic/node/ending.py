@@ -1,4 +1,4 @@
-"""The end of a live peer: it leaves its run, saves and tests its model, and says what came of it."""
+"""The end of a live peer: it leaves its run, saves and tests its model, and shows how good it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ LEAVE_SECONDS, STOPPED_LEAVE_SECONDS, LEAVE_LOOK_SECONDS = 10.0, 1.0, 0.02
 
 
 class Ending:
-    """For the thread that trained, once; `resumed` where the results in the folder are of the same run."""
+    """What is done after training, in the thread that trained, once.
+
+    Args:
+        config: options of the peer.
+        screen: shows the end.
+        stop: the user's wish to stop, which makes all of it short.
+        board: the status.
+        resumed: whether the results in the folder are of the same run; otherwise they are set aside.
+    """
 
     def __init__(self, config: JoinConfig, screen: Screen, stop: Stop, board: StatusBoard, *, resumed: bool) -> None:
         self._config, self._screen, self._stop, self._board = config, screen, stop, board
@@ -34,7 +42,13 @@ class Ending:
         self._farewell: FarewellStatus | None = None
 
     def leave(self, peer: Peer, thread: NetworkThread, network: LiveNetwork) -> None:
-        """Leave the run, with snapshots and moves as the network wants them; soon, once the user asked to stop."""
+        """Leave the run, with snapshots and moves as the network wants them; within 1 s once the user asked to stop.
+
+        Args:
+            peer: that leaves.
+            thread: runs its network.
+            network: told if leaving fails.
+        """
         seconds = STOPPED_LEAVE_SECONDS if self._stop() else LEAVE_SECONDS
         leaving = thread.spawn(peer.leave(seconds))
         while not leaving.done():
@@ -51,9 +65,20 @@ class Ending:
             self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
 
     def finish(self, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float) -> Summary:
-        """Save and test the model, and say how good it is, after `seconds` of taking part.
+        """Save and test the model, and show how good it is.
 
-        Raises ConfigError, at the very end, where something could not be written.
+        Args:
+            model: that was trained.
+            trainer: tests it.
+            peer: that has left.
+            output: folder for the results.
+            seconds: that the peer took part.
+
+        Returns:
+            The summary, which is in `summary.json` too.
+
+        Raises:
+            ConfigError: at the very end, if something could not be written.
         """
         manifest = self._board.manifest
         assert manifest is not None, "a peer that took part in no run"
@@ -91,12 +116,12 @@ class Ending:
         return summary
 
     def _impatient(self, model: nn.Module, end: float) -> Callable[[], bool]:
-        """After Ctrl-C there is no time for the centre where BatchNorm wants all data first, and none after `end`."""
+        """Stop testing the centre after Ctrl-C: at once if BatchNorm wants all data first, otherwise at `end`."""
         slow = bool(batchnorm_layers(model))
         return lambda: self._stop() and (slow or time.monotonic() > end)
 
     def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
-        """What was in the way of it: no reason not to tell how good the model became."""
+        """Save, and give back what was in the way of it: no reason not to show how good the model became."""
 
         def save() -> None:
             if not self._resumed:
@@ -122,7 +147,7 @@ class Ending:
 
 
 def _attempt(save: Callable[[], object]) -> ConfigError | None:
-    """Do that, and give what was in the way of it."""
+    """Do that, and give back what was in the way of it."""
     try:
         save()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The window of a live peer, put together: its address, its token, and what is shown there."""
+"""What a live peer shows over HTTP, put together: its address, its token, its history and events."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ HISTORY_SECONDS = 1.0
 
 
 class Window:
-    """What a peer shows over HTTP and may be asked there, and what was said so far.
+    """What a peer shows over HTTP and may be asked there, and what happened so far.
 
     Args:
-        config: where to listen, and whose token counts.
+        config: where to listen, and which token counts.
         sensors: those of this machine.
     """
 
@@ -47,12 +47,21 @@ class Window:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Address of the page, once it is open."""
         assert self._server is not None, "not open yet"
         return self._server.url
 
     def open(self, thread: NetworkThread, status: Callable[[], PeerStatus], screen: Screen) -> list[Future[Any]]:
-        """Show `status` from now on; gives what runs in the network's thread."""
+        """Serve the status from now on.
+
+        Args:
+            thread: runs the server.
+            status: called for each request, in that thread.
+            screen: told of a token that was just made; never of the token itself.
+
+        Returns:
+            What runs in the thread, to be cancelled at the end.
+        """
         app = create_app(
             status,
             history=self.history,
@@ -76,7 +85,11 @@ class Window:
             await asyncio.sleep(HISTORY_SECONDS)
 
     def close(self, thread: NetworkThread) -> None:
-        """Stop serving."""
+        """Stop serving.
+
+        Args:
+            thread: runs the server.
+        """
         if self._server is None:
             self._sock.close()
         else:
@@ -84,7 +97,7 @@ class Window:
 
 
 def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
-    """The token, and the file it was just written to, if it is new. None where nobody may change anything."""
+    """Find the token, and the file if it was just written. None if nobody may change anything."""
     if config.http_token_file is None and not _is_loopback(config.http_host):
         return None, None
     try:
@@ -112,7 +125,13 @@ def _listen(config: JoinConfig) -> socket.socket:
 
 
 def with_preferred_port(asked: int | None, preferred: int, use: Callable[[int], object]) -> None:
-    """Use the port that was asked for; otherwise the preferred one, or any where that one is taken."""
+    """Use the port that was asked for; otherwise the preferred one, or any if that one is taken.
+
+    Args:
+        asked: port that the user gave; None if there is none.
+        preferred: port to try first.
+        use: opens a port; raises ConfigError with a key that ends in "port" if it is taken.
+    """
     if asked is not None:
         use(asked)
         return

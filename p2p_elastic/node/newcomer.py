@@ -1,4 +1,4 @@
-"""What a newcomer does before its first step: catch up with the run, and say so; later, that it counts."""
+"""What a newcomer does before its first step: it catches up with the run; later it reports that it counts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,26 @@ LOOK_SECONDS = 0.05
 
 
 class Newcomer:
-    """Catches up and watches when this peer begins to count; for the thread that trains."""
+    """Catches up, and watches when this peer begins to count; for the thread that trains.
+
+    Args:
+        peer: the newcomer; any other peer has no `joining` status, and nothing is done.
+        trainer: measures losses.
+        screen: told of both.
+        board: the status.
+    """
 
     def __init__(self, peer: Peer, trainer: Trainer, screen: Screen, board: StatusBoard) -> None:
         self._peer, self._trainer, self._screen, self._board = peer, trainer, screen, board
         self._told_useful = False
 
     def catch_up(self, thread: NetworkThread, stop: Callable[[], bool]) -> None:
-        """Take the parameters of members that are ahead, where there are any."""
+        """Take the parameters of members that are ahead, if there are any.
+
+        Args:
+            thread: runs the network.
+            stop: the user's wish to stop.
+        """
         if self._peer.joining() is None or stop():
             return
         self._board.phase = "joining"
@@ -53,7 +65,7 @@ class Newcomer:
         self._screen.say("caught_up", describe(status), **status.model_dump(mode="json"))
 
     def on_step(self) -> None:
-        """Show the progress of training, and say once that this peer counts."""
+        """Show the progress of training, and report once that this peer counts."""
         self._screen.progress(self._board)
         status = self._peer.joining()
         if self._told_useful or status is None or status.useful_seconds is None:
@@ -67,7 +79,14 @@ class Newcomer:
 
 
 def describe(status: JoiningStatus) -> str:
-    """What came of catching up, in a line."""
+    """Say what came of catching up, in a line.
+
+    Args:
+        status: of the newcomer.
+
+    Returns:
+        A text for people.
+    """
     if not status.caught_up:
         return f"Begins with its own parameters: {status.reason}"
     donors, loss = len(status.donors), "-" if status.loss is None else f"{status.loss:.3g}"

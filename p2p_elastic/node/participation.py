@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +22,7 @@ from p2p_elastic.common.port_claim import PortClaim
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
 from p2p_elastic.health.sensors import Sensors
-from p2p_elastic.node.centre_holder import hold_centre
+from p2p_elastic.node.centre_holder import hold_centre, met
 from p2p_elastic.node.config import PORT, JoinConfig
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.http import Window, with_preferred_port
@@ -50,24 +50,33 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 HERE = "    # from this machine only"
 SAVE_SECONDS, STOPPED_SAVE_SECONDS = 60.0, 1.0  # for the last checkpoint, after the test
-SEQUENCE_MARGIN = 100_000  # records announced after the checkpoint that we resume from: five days of them
+SEQUENCE_MARGIN = 100_000  # records announced after the checkpoint that this peer resumes from: five days of them
 
 
 def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
-    """Take part in a run until its length is reached or `stop`. None where it was stopped before it began to train.
+    """Take part in a run until its length is reached or `stop`.
+
+    Args:
+        config: what the user asked for.
+        screen: shows what happens; the caller closes it.
+        stop: the user's wish to stop.
+
+    Returns:
+        The summary; None if it was stopped before training began, or was complete before.
 
     Raises:
-        ConfigError: something asked for cannot be.
-        NetworkError: libp2p does not run here.
+        ConfigError: if something that was asked for is not possible.
+        IdentityInUse: if another process has the same identity and began earlier.
+        NetworkError: if libp2p does not run here.
     """
     if config.device != "auto":
-        choose_device(config.device)  # what is mistyped leaves no folder behind
+        choose_device(config.device)  # a mistyped name leaves no folder behind
     if config.task is not None:
         find_task(config.task)
     folder = config.output if config.resume is None else checkpoint_folder(config.resume).parent
     if folder is not None:
         check_writable(folder)
-    with _locked(folder):  # first: a checkpoint written after we read would be lost
+    with _locked(folder):  # first: a checkpoint written after this process read would be lost
         past = None
         if config.resume is not None:
             config, past = resume(config)
@@ -102,7 +111,8 @@ def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> 
         try:
             window = Window(config, sensors)
             board = StatusBoard(network, device, window.condition)
-            return _Participation(config, screen, stop, thread, network, board, window, past).run(device)
+            opened = Opened(thread, network, board, window)
+            return Participation(config, screen, stop, opened, past).run(device)
         except (Interrupted, KeyboardInterrupt):
             screen.say("stopped", "Stopped before training began.")
             return None
@@ -112,7 +122,7 @@ def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> 
 
 
 def _locked(output: Path | None) -> contextlib.AbstractContextManager[object]:
-    """A folder is for one process: one that was named at once, one that is made up as soon as there is a name."""
+    """Lock a folder for this process: one that was named at once, one that is made up as soon as it has a name."""
     return contextlib.nullcontext() if output is None else contextlib.closing(OutputLock(output))
 
 
@@ -123,37 +133,61 @@ def _identity(config: JoinConfig, past: Past | None) -> Identity:
 
 
 def _check_others(config: JoinConfig, peer: str) -> None:
-    """Raises ConfigError where the only peer to join has our own identity: it is us, or somebody took our key."""
+    """Raise ConfigError if the only peer to join has this peer's identity: itself, or one with a copy of its key."""
     if config.initial_peer and all(parse_address(address).peer == peer for address in config.initial_peer):
-        advice = "an address of another peer; where it is one, give each peer an identity of its own (--identity)"
+        advice = "an address of another peer; if it is one, give each peer an identity of its own (--identity)"
         raise ConfigError("initial-peer", config.initial_peer[0], advice)
 
 
-class _Participation:
-    """One peer's life in one run, in the order of its methods."""
+class Opened(NamedTuple):
+    """What is open before the run is known.
+
+    Attributes:
+        thread: runs the network.
+        network: listens for peers.
+        board: the status.
+        window: shows the status over HTTP.
+    """
+
+    thread: NetworkThread
+    network: LiveNetwork
+    board: StatusBoard
+    window: Window
+
+
+class Participation:
+    """One peer's life in one run, in the order of its methods.
+
+    Args:
+        config: what the user asked for.
+        screen: shows what happens.
+        stop: the user's wish to stop.
+        opened: the network, and what is shown over HTTP.
+        past: the earlier life of this peer; None if it has none.
+    """
 
     def __init__(
-        self,
-        config: JoinConfig,
-        screen: Screen,
-        stop: Stop,
-        thread: NetworkThread,
-        network: LiveNetwork,
-        board: StatusBoard,
-        window: Window,
-        past: Past | None = None,
+        self, config: JoinConfig, screen: Screen, stop: Stop, opened: Opened, past: Past | None = None
     ) -> None:
         self._config, self._screen, self._stop = config, screen, stop
-        self._thread, self._network, self._board, self._window = thread, network, board, window
-        self._finder = RunFinder(config, screen, stop, thread, network)
+        self._thread, self._network, self._board, self._window = opened
+        self._finder = RunFinder(config, screen, stop, opened.thread, opened.network)
         self._past = past
         self._displaced: IdentityInUse | None = None
         self._joins = False  # a run that others began
-        self._ending = Ending(config, screen, stop, board, resumed=past is not None)
+        self._ending = Ending(config, screen, stop, opened.board, resumed=past is not None)
 
     def run(self, device: torch.device) -> Summary:
+        """Find the run, train, and leave it.
+
+        Args:
+            device: to train on.
+
+        Returns:
+            The summary, which is in the output folder too.
+        """
         shown = self._window.open(self._thread, self._board, self._screen)
-        try:  # nobody is told to join before we know that we can take part ourselves
+        try:  # no peer is told to join before this one knows that it can take part itself
             self._joins = self._past is None and self._finder.is_there()
             if self._past is not None or self._joins:
                 self._say_hello(self._window.url)
@@ -172,7 +206,7 @@ class _Participation:
                 self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
             self._board.manifest = manifest
             output = output_folder(self._config.output, manifest.run, self._network.identity.peer)
-            with _locked(output if self._config.output is None else None):  # who resumes this peer must not meet us
+            with _locked(output if self._config.output is None else None):  # against a process that resumes this peer
                 return self._take_part(manifest, task, data, device, output)
         finally:
             self._window.close(self._thread)
@@ -199,7 +233,9 @@ class _Participation:
         with self._stop.interruptible():
             data = task.load(self._config.data_dir)
         if self._config.part is not None:
-            shard_indices(len(data.train), self._config.part)  # may be empty: better now than when we were announced
+            shard_indices(
+                len(data.train), self._config.part
+            )  # may be empty: better found before this peer is announced
         if self._past is None and self._config.role != "centre":
             check_batch_size(self._config.batch_size or manifest.batch_size, len(data.train))
         return data
@@ -220,7 +256,7 @@ class _Participation:
             self._past.restore(trainer, peer)
         saver = self._saver(trainer, peer, options_kept(self._config, settings), output)
         if saver is not None and self._config.resume_or_found and self._past is None:
-            saver.save_first()  # before anybody is told of us: a restart has something to go on with, however early
+            saver.save_first()  # before any peer is told of this one: a restart goes on with it, however early
         peer.judge_leaders(lambda s: Measured(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
         examine = trainer.examiner()
         peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
@@ -237,7 +273,7 @@ class _Participation:
             newcomer = Newcomer(peer, trainer, self._screen, self._board)
             if self._config.role == "centre":
                 self._board.phase = "holding"
-                hold_centre(peer, model, trainer, self._stop, lambda: self._after_step(saver, _met(peer), newcomer))
+                hold_centre(peer, model, trainer, self._stop, lambda: self._after_step(saver, met(peer), newcomer))
             else:
                 newcomer.catch_up(self._thread, self._stop)
                 self._board.phase = "training"
@@ -260,7 +296,7 @@ class _Participation:
             raise ConfigError(error.key, error.got, f"{error.allowed}; {advice}") from error
 
     def _report_end(self, life: concurrent.futures.Future[Any]) -> None:
-        """Something in the network thread ended that should not; where that is because we are one too many, we end."""
+        """Note that something in the network thread ended too early; if another peer has this identity, stop."""
         error = None if life.cancelled() else life.exception()
         if isinstance(error, IdentityInUse):
             self._displaced = error
@@ -323,7 +359,7 @@ class _Participation:
                 streams=self._config.streams,
                 group=self._config.group or "",
                 standby=self._config.role == "centre",
-                # Not where it has a past: its own memory says whether it is. A founder that comes back is one, too.
+                # Not if it has a past: its own memory says whether it is. A founder that comes back is one, too.
                 newcomer=self._joins and not self._finder.alone,
                 addresses=tuple(self._network.host.addresses),
                 first_sequence=self._first_sequence(),
@@ -335,7 +371,7 @@ class _Participation:
         )
 
     def _first_sequence(self) -> int:
-        """Our start, by which processes with one identity are told apart, unless the clock was set back."""
+        """Number the first record by the time, by which processes of one identity are told apart; never backwards."""
         now, last = int(1000 * self._network.clock.now()), 0 if self._past is None else self._past.saved.peer.sequence
         return now if now > last else last + SEQUENCE_MARGIN
 
@@ -359,9 +395,3 @@ class _Participation:
         except DirectoryError as error:
             log.info("directory: %s", error)
         await asyncio.sleep(LOOK_SECONDS)
-
-
-def _met(peer: Peer) -> int:
-    """How often the centre met somebody: to a peer that only holds it, what steps are to the others."""
-    centre = peer.centre()
-    return 0 if centre is None else centre.exchanges

@@ -7,7 +7,15 @@ from p2p_elastic.training.trainer import Settings
 
 
 def describe_plan(manifest: RunManifest, settings: Settings | None) -> str:
-    """What is taken over from a run, and how this peer's options differ; without `settings` it does not train."""
+    """Say what is taken over from a run, and how this peer's options differ.
+
+    Args:
+        manifest: of the run.
+        settings: of this peer's training; None if it does not train.
+
+    Returns:
+        Several lines.
+    """
     parts = "" if manifest.fragments == 1 else f", in {manifest.fragments} fragments"
     rows = {
         "task": manifest.task,

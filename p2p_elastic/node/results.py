@@ -1,4 +1,4 @@
-"""What a peer leaves behind: its model and a summary."""
+"""What a peer leaves in its output folder: its model and a summary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,28 @@ log = logging.getLogger(__name__)
 
 
 class Summary(Frozen):
-    """What a peer leaves behind, beside its model."""
+    """What a peer leaves beside its model, in `summary.json`.
+
+    Attributes:
+        peer: its peer id.
+        run: name of the run.
+        task: what it trained.
+        manifest: of the run.
+        stopped: whether the user stopped it.
+        steps: optimizer steps, of all its lives.
+        seconds: that it took part, without loading and testing.
+        test_accuracy: of its parameters on the test split, 0..1; None if there was no time for it.
+        test_loss: of its parameters on the test split, in nats; None if there was no time for it.
+        validation_accuracy: of the last evaluation while it trained, 0..1.
+        training_loss: mean of the last steps, in nats.
+        centre: how it saw the centre variable; None for rules without one.
+        centre_test_accuracy: of the centre variable, 0..1.
+        leaders: which peers led; None for rules without leaders.
+        joining: how it caught up with the run; None for a founder.
+        exchanges: how many there were, by outcome, and their bytes.
+        farewell: how it left; None if that failed.
+        model: path of its model.
+    """
 
     peer: str
     run: str
@@ -48,14 +69,33 @@ class Summary(Frozen):
 
 
 def output_folder(asked: Path | None, run: str, peer: str) -> Path:
-    """The folder for a peer's results, made. Raises ConfigError where it cannot be written."""
+    """Make the folder for a peer's results.
+
+    Args:
+        asked: what the user named; None makes up a name.
+        run: name of the run.
+        peer: peer id.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     folder = asked or Path("runs") / f"{run}-{peer[-8:]}"
     check_writable(folder)
     return folder
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder for the results, and try it now: not after hours of training. Raises ConfigError."""
+    """Make the folder for the results, and try to write there now: not after hours of training.
+
+    Args:
+        folder: it need not exist.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -65,9 +105,16 @@ def check_writable(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Before the first result of a run is written: keep those of the run before, unless one with more steps is kept.
+    """Keep the results of the run before in a folder of their own, unless results of more steps are kept there.
 
-    Where a crash left some of them here and some there, the rest follows.
+    To be called before the first result of a run is written. If a crash left some of them here and some there, the rest
+    follows.
+
+    Args:
+        folder: with the results.
+
+    Raises:
+        ConfigError: if they cannot be moved.
     """
     before = folder / BEFORE
     there = [name for name in (MODEL_FILE, CENTRE_FILE, SUMMARY_FILE) if (folder / name).is_file()]
@@ -86,7 +133,7 @@ def set_aside(folder: Path) -> None:
 
 
 def _steps_in(folder: Path) -> int:
-    """Of the run whose summary is there; -1 where none is."""
+    """Read the steps of the run whose summary is there; -1 if none is."""
     try:
         return int(json.loads((folder / SUMMARY_FILE).read_bytes())["steps"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -94,13 +141,18 @@ def _steps_in(folder: Path) -> int:
 
 
 def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
-    """Write the model into `folder`, as `safetensors.torch.load_model` reads it: of tied parameters once.
+    """Write a model as `safetensors.torch.load_model` reads it: of tied parameters once.
 
-    It cannot read a model with ties that are not contiguous, such as transposed ones. These are written under each
-    name, for `load_state_dict`.
+    That function cannot read a model with ties that are not contiguous, such as transposed ones. These are written
+    under each name, for `load_state_dict`.
+
+    Args:
+        model: on any device.
+        folder: that exists.
+        name: of the file.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: if it cannot be written.
     """
     state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
     for key, tensor in model.state_dict().items():
@@ -114,18 +166,44 @@ def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
 
 
 def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
-    """Write a model like `model` with the parameters `values` [D] into `folder`."""
+    """Write a model with other parameters.
+
+    Args:
+        model: as it is built; it is not changed.
+        values: [D] float32.
+        folder: that exists.
+        name: of the file.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     other = copy_model(model)
     ParameterVector(other).load_(values)
     save_model(other, folder, name)
 
 
 def save_summary(summary: Summary, folder: Path) -> None:
-    """Write the summary into `folder`."""
+    """Write `summary.json`.
+
+    Args:
+        summary: of the peer.
+        folder: that exists.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     save_json(summary, folder / SUMMARY_FILE)
 
 
 def save_json(value: Frozen, target: Path) -> None:
-    """Write a value as a JSON file. Raises ConfigError."""
+    """Write a value as a JSON file.
+
+    Args:
+        value: to write.
+        target: the file.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     with output_file(target) as file:
         file.write(value.model_dump_json(indent=2).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""What a checkpoint of a peer says, and how the same peer goes on from it."""
+"""What is in a checkpoint of a peer, and how the same peer goes on from it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,15 @@ PATHS = ("data_dir", "http_token_file")
 
 
 class Saved(Frozen):
-    """`facts` of `checkpoint.json`. `signature` is missing while nobody was told of the run."""
+    """`facts` of `checkpoint.json`.
+
+    Attributes:
+        manifest: of the run.
+        signature: None while no other peer was told of the run.
+        options: to go on with.
+        training: step, meters and place in the data.
+        peer: what it remembers of the run and the other peers.
+    """
 
     version: Annotated[str, Field(max_length=64)] = Field(description="of p2p-elastic, for people")
     manifest: RunManifest
@@ -53,11 +61,19 @@ class Saved(Frozen):
 
     @property
     def signed(self) -> SignedManifest | None:
+        """The manifest as it was announced; None while no other peer was told of the run."""
         return None if self.signature is None else SignedManifest(manifest=self.manifest, signature=self.signature)
 
 
 class Past(NamedTuple):
-    """An earlier life of this peer."""
+    """An earlier life of this peer.
+
+    Attributes:
+        output: folder with its results.
+        store: with its checkpoints.
+        found: the newest checkpoint that is whole.
+        identity: its key.
+    """
 
     output: Path
     store: Store[Saved]
@@ -66,10 +82,18 @@ class Past(NamedTuple):
 
     @property
     def saved(self) -> Saved:
+        """The facts of the checkpoint."""
         return self.found.facts
 
     def complete(self, config: JoinConfig) -> bool:
-        """Whether this peer trained for as long as is asked for, and left its results."""
+        """Say whether this peer trained for the length that is asked for, and left its results.
+
+        Args:
+            config: options of the new life.
+
+        Returns:
+            True if there is nothing left to do.
+        """
         try:
             left = Summary.model_validate_json((self.output / SUMMARY_FILE).read_bytes())
         except (OSError, ValueError):
@@ -80,19 +104,33 @@ class Past(NamedTuple):
         return ours and same_length and not left.stopped and left.steps >= self.found.step
 
     def restore(self, trainer: Trainer, peer: Peer) -> None:
-        """Before both begin, once: the tensors are let go. Raises ConfigError where the task has another model here."""
+        """Put the checkpoint into place, before both begin; once, as the tensors are let go.
+
+        Args:
+            trainer: gets parameters, optimizer, random states and place in the data.
+            peer: gets its memory and the centre variable.
+
+        Raises:
+            ConfigError: if the task has another model here.
+        """
         tensors = self.found.tensors
         trainer.restore(TrainingState(self.saved.training, tensors))
         centre = tensors.get(CENTRE, {}).get(CENTRE)
         peer.restore(self.saved.peer, loss=trainer.meter.loss, centre=centre)
-        tensors.clear()  # who calls us holds them to the end: as much memory as model and optimizer take
+        tensors.clear()  # the caller holds them to the end: as much memory as model and optimizer take
 
 
 def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
-    """The options of the life before with those that `config` has anew, and what it left.
+    """Find what `--resume` goes on from.
+
+    Args:
+        config: options of the new life, with `resume`.
+
+    Returns:
+        The options of the life before with those that are given anew, and what it left.
 
     Raises:
-        ConfigError: no whole checkpoint there, or an option that contradicts it.
+        ConfigError: if there is no whole checkpoint, or an option contradicts it.
     """
     assert config.resume is not None
     folder = checkpoint_folder(config.resume)
@@ -110,20 +148,38 @@ def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
 
 
 def resume_or_found(config: JoinConfig) -> tuple[JoinConfig, Past | None]:
-    """The same from the output folder; the options as they are, and no past, where that has no checkpoint.
+    """Find what `--resume-or-found` goes on from.
+
+    Args:
+        config: options of the new life, with `output`.
+
+    Returns:
+        As `resume`; the options as they are, and None, if the folder has no checkpoint.
 
     Raises:
-        ConfigError: all checkpoints there are damaged, or an option contradicts them.
+        ConfigError: if all checkpoints there are damaged, or an option contradicts them.
     """
     assert config.output is not None
     if not has_checkpoints(config.output):
         return config, None
     config, past = resume(config.model_copy(update={"resume": config.output}))
-    return config.model_copy(update={"wait_for_peers": 0}), past  # they were there when it began
+    return config.model_copy(update={"wait_for_peers": 0}), past  # those peers were there when it began
 
 
 def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
-    """The checkpoint's options, with what may be given anew. Raises ConfigError for anything else given otherwise."""
+    """Merge the options of a checkpoint with those that are given anew.
+
+    Args:
+        config: options of the new life.
+        saved: the checkpoint.
+        output: folder of the peer.
+
+    Returns:
+        The options to go on with.
+
+    Raises:
+        ConfigError: if an option is given anew that must stay as it was.
+    """
     given = {key: getattr(config, key) for key in config.model_fields_set - set(OF_THE_CALL)}
     bound = {key: getattr(saved.manifest, key) for key in (*BINDING, "run")}
     bound["fragment"] = bound.pop("fragments")
@@ -143,7 +199,15 @@ def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
 
 
 def options_kept(config: JoinConfig, settings: Settings) -> JoinConfig:
-    """The options for another life: what follows from the run is spelled out, files are found from anywhere."""
+    """Choose the options for another life: what follows from the run is written out, files are found from anywhere.
+
+    Args:
+        config: options of this life.
+        settings: of its training.
+
+    Returns:
+        The options for the checkpoint.
+    """
     changes: dict[str, Any] = {key: JoinConfig.model_fields[key].default for key in NOT_KEPT}
     changes |= {key: None if (path := getattr(config, key)) is None else path.absolute() for key in PATHS}
     changes |= {
@@ -164,7 +228,19 @@ def content(
     directory: DHTDirectory,
     identity: Identity,
 ) -> Content:
-    """A copy of everything. For the training thread, between two steps."""
+    """Copy everything that a checkpoint holds. For the training thread, between two steps.
+
+    Args:
+        trainer: with the model.
+        peer: with its memory and the centre variable.
+        manifest: of the run.
+        options: to go on with.
+        directory: knows the members, and the signature of the manifest.
+        identity: the key of this peer.
+
+    Returns:
+        The copies, which training does not change.
+    """
     if peer.settle():  # what still waits would be lost
         trainer.replaced()
     memory = peer.memory()  # its stamp of the centre before the value: that may be newer, not older

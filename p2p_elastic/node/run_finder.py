@@ -25,28 +25,42 @@ from p2p_elastic.screens.live import Screen
 from p2p_elastic.tasks import Task, find_task, initial_model
 
 log = logging.getLogger(__name__)
-LOOK_BACK_SECONDS = 20.0  # who founds a run looks so long for that which it was in: unreachable hosts take their time
-TURN_SECONDS = 5.0  # of several that trained alone and meet, one founds its run; so long the others wait for that,
-KNOWN_RUN_SECONDS = 25.0  # and so long who joins: after it came somebody may have waited for FIND_RUN_SECONDS and that
+LOOK_BACK_SECONDS = 20.0  # a founder looks for the run that it was in: unreachable hosts take their time
+TURN_SECONDS = 5.0  # of several that trained alone and meet, one founds its run, and the others wait for that
+KNOWN_RUN_SECONDS = 25.0  # a joiner waits longer: another peer may wait for FIND_RUN_SECONDS and TURN_SECONDS first
 
 
 class RunFinder:
-    """Finds the run, and takes part in it later where nobody answers now."""
+    """Finds the run; if no peer answers now, takes part in it later.
+
+    Args:
+        config: what the user asked for.
+        screen: told what is found.
+        stop: the user's wish to stop.
+        thread: runs the network.
+        network: open.
+
+    Attributes:
+        alone: whether no peer answered: `adopt_when_attached` is to run.
+    """
 
     def __init__(
         self, config: JoinConfig, screen: Screen, stop: Stop, thread: NetworkThread, network: LiveNetwork
     ) -> None:
         self._config, self._screen, self._stop = config, screen, stop
         self._thread, self._network = thread, network
-        self._remembered: int | None = None  # how many peers seen before there are to be tried, once we looked
+        self._remembered: int | None = None  # how many peers seen before there are to be tried, once the cache was read
         self._before: str | None = None  # the run that this peer was in, if it is to be joined again
         self.alone = False  # nobody answered: `adopt_when_attached` is to run
 
     def is_there(self) -> bool:
-        """Whether there is a run to join: the initial peers', or with --resume-or-found the one that this peer was in.
+        """Say whether there is a run to join: the initial peers', or the one before with --resume-or-found.
+
+        Returns:
+            False if a run is to be founded.
 
         Raises:
-            ConfigError: without that option, that one is alive: another one would be founded beside it.
+            ConfigError: without that option, if the run that this peer was in is alive: no other is founded beside it.
         """
         if self._config.initial_peer:
             return True
@@ -73,6 +87,14 @@ class RunFinder:
         return False
 
     def join(self) -> RunManifest:
+        """Join the run of the initial peers; if none answers and a task was asked for, begin alone.
+
+        Returns:
+            The manifest of that run, or of one of its own.
+
+        Raises:
+            ConfigError: if the run cannot be joined with these options.
+        """
         manifest = self._found_run()
         if manifest is not None:
             self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
@@ -82,9 +104,16 @@ class RunFinder:
         return manifest
 
     def resume(self, past: Past) -> RunManifest:
-        """The run of the life before; where nobody of it is left it goes on with us."""
+        """Go back to the run of the life before; if no member is left, the run goes on with this peer.
+
+        Args:
+            past: the earlier life.
+
+        Returns:
+            The manifest of that run.
+        """
         saved, directory = past.saved, self._network.directory
-        if saved.signature is None:  # nobody was told of it: it may still become the run of the initial peers
+        if saved.signature is None:  # no peer was told of it: it may still become the run of the initial peers
             self.alone = True
         self._screen.say(
             "resumed",
@@ -100,13 +129,21 @@ class RunFinder:
         return saved.manifest
 
     def own_manifest(self) -> RunManifest:
+        """Write the manifest of a run of its own.
+
+        Returns:
+            The manifest, not announced yet.
+
+        Raises:
+            ConfigError: if a run cannot be founded with these options.
+        """
         task = find_task(self._config.task or DEFAULT_TASK)
         schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
         run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
         return self._config.found(run, self._network.identity.peer, task.name, schema_hash, task.recipe)
 
     def _found_run(self) -> RunManifest | None:
-        """The run of the initial peers, checked; None where nobody answers and we know what to train meanwhile."""
+        """Find the run of the initial peers, checked; None if none answers and it is known what to train meanwhile."""
         pause = 1.0
         while not self._attach():
             problems = problems_of(self._network)
@@ -128,7 +165,7 @@ class RunFinder:
         return manifest
 
     def _attach(self) -> bool:
-        """Try the initial peers, and where none is there those seen before. Whether one was."""
+        """Try the initial peers, and if none is there, those seen before. Says whether one was there."""
         directory = self._network.directory
         if self._thread.call(directory.attach(), self._stop):
             return True
@@ -140,7 +177,15 @@ class RunFinder:
         return self._thread.call(directory.try_remembered(), self._stop)
 
     async def adopt_when_attached(self, peer: Peer, manifest: RunManifest, board: StatusBoard) -> None:
-        """Having trained alone, join the initial peers' run as soon as one of them answers; or found ours there."""
+        """After training alone, join the initial peers' run once one of them answers, or found this peer's run there.
+
+        What is in the way of it is logged; training goes on alone then.
+
+        Args:
+            peer: trains alone.
+            manifest: of its own run.
+            board: the status.
+        """
         await self._network.directory.until_attached()
         try:
             theirs = await self._network.find_run(self._config.run)
@@ -168,7 +213,7 @@ class RunFinder:
 
 
 async def _within(seconds: float, attempt: Coroutine[Any, Any, bool]) -> bool:
-    """What came of it; false where it takes longer."""
+    """Wait for the result; false if it takes longer."""
     try:
         return await wait_for(attempt, seconds)
     except asyncio.TimeoutError:
@@ -176,7 +221,11 @@ async def _within(seconds: float, attempt: Coroutine[Any, Any, bool]) -> bool:
 
 
 def peer_cache() -> PeerCache | None:
-    """Where peers that were met are remembered; None where this user has no folder for it."""
+    """Open the folder in which peers that were met are remembered.
+
+    Returns:
+        The cache; None if this user has no folder for it.
+    """
     try:
         return PeerCache(state_folder() / "peers")
     except RuntimeError as error:
@@ -185,7 +234,18 @@ def peer_cache() -> PeerCache | None:
 
 
 async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
-    """The wanted run, or the only one, of the initial peers that answer. Raises ConfigError where it is not there."""
+    """Ask the initial peers that answer for a run.
+
+    Args:
+        network: attached.
+        wanted: name of the run; None if there is only one.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        ConfigError: if they do not know it.
+    """
     manifest = await network.find_run(wanted, KNOWN_RUN_SECONDS)
     if manifest is None:
         name = f"run {wanted!r}" if wanted else "any run"
@@ -194,12 +254,29 @@ async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
 
 
 def problems_of(network: LiveNetwork) -> str:
-    """What is wrong with each initial peer, for people."""
+    """Say what is wrong with each initial peer.
+
+    Args:
+        network: not attached.
+
+    Returns:
+        Lines for people.
+    """
     return "\n".join(f"    {b.address}\n        {b.problem}" for b in network.directory.bootstrap())
 
 
 def installed_task(manifest: RunManifest) -> Task:
-    """The task of a run, if it is the same here. Raises ConfigError."""
+    """Find the task of a run, if it is the same here.
+
+    Args:
+        manifest: of the run.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: if it is not installed here, or has another model.
+    """
     try:
         task = find_task(manifest.task)
     except ConfigError as error:

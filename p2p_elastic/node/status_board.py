@@ -17,7 +17,20 @@ from p2p_elastic.training.trainer import Trainer
 
 
 class StatusBoard:
-    """Puts a peer's status together from what exists so far. May be asked from any thread."""
+    """Puts a peer's status together from what exists so far. May be called from any thread.
+
+    Args:
+        network: of the peer.
+        device: that trains.
+        condition: what its operator set.
+
+    Attributes:
+        phase: what it does now; the thread that trains sets it.
+        manifest: of the run, once there is one.
+        peer: once it is built.
+        trainer: once it is built.
+        saver: once it is built, if there are checkpoints.
+    """
 
     def __init__(self, network: LiveNetwork, device: torch.device, condition: Condition) -> None:
         self._network, self._device, self._started = network, device, time.monotonic()
