@@ -255,7 +255,7 @@ def test_addresses_are_sorted_by_who_can_use_them() -> None:
     assert texts[0].startswith("from the internet")
     assert texts[1] == "from the same network (private addresses): /ip4/10.0.0.1/tcp/1"
     assert texts[2] == "from this machine only: /ip4/127.0.0.1/tcp/1"
-    assert "we are seen at /ip4/8.8.8.8/tcp/1" in texts[3]
+    assert "this peer is seen at /ip4/8.8.8.8/tcp/1" in texts[3]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The command line, one module per command."""
+"""The commands of `p2p-elastic`, their options and exit codes."""

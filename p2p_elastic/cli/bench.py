@@ -39,7 +39,7 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    """Found out now, not after minutes of measuring."""
+    """Refuse a file that cannot be written now, not after minutes of measuring."""
     if path is not None and str(path) != "-":
         try:
             path.open("a").close()
@@ -71,7 +71,7 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 @click.option("--codec", default="none,float16", help="How parameters travel: none, float16, bfloat16, int8.")
 @click.option("--streams", default="auto", help=f"Streams for the vectors of one exchange: 1 to {LANES_MAX}, or auto.")
 @click.option(
-    "--fragment", type=click.IntRange(1, FRAGMENTS_MAX), default=1, help="An exchange moves one of so many parts."
+    "--fragment", type=click.IntRange(1, FRAGMENTS_MAX), default=1, help="Parts of the model; an exchange moves one."
 )
 @_weighting_option
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, help="How often each is measured.")
@@ -155,7 +155,7 @@ def overhead(
 def apply(size: tuple[float, ...], rounds: int, threads: int, target: Path | None) -> None:
     """What the training thread does for an exchange: copy its parameters, and add a move to them.
 
-    On a GPU, too, where there is one; then the copy is from the GPU.
+    On a GPU, too, if there is one; then the copy is from the GPU.
     """
     with Stop().signals() as stop, clean_errors():
         from p2p_elastic.bench.apply import ApplyOptions, run

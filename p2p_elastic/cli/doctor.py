@@ -26,7 +26,7 @@ LISTED = (
     *("initial_peer", "run", "task", "data_dir", "output", "device", "optimizer", "host", "port", "announce"),
     *("http_host", "http_port", "http_token_file", "identity", "config_file"),
 )
-"""Options of `join` that are in our help: what is looked at follows from them. The others are taken without a word."""
+"""Options of `join` that are in this help: what is looked at follows from them. The others are taken silently."""
 NOT_TAKEN = "resume"  # a checkpoint is read by the peer that goes on from it
 
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
@@ -61,7 +61,7 @@ def _doctor(context: click.Context, /, as_json: bool, config_file: Path | None, 
 
         from p2p_elastic.doctor.report import Examination
 
-        # The spinner is on the terminal that there is; findings go above it, or wherever standard output leads.
+        # The spinner is on the terminal, if there is one; findings go above it, or to standard output.
         console = Console(stderr=as_json or not sys.stdout.isatty(), highlight=False)
         findings: list[Finding] = []
         with (
@@ -80,7 +80,7 @@ def _doctor(context: click.Context, /, as_json: bool, config_file: Path | None, 
 
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str], object]]:
-    """What is looked at right now, in a terminal."""
+    """Show in a terminal what is looked at right now."""
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -91,7 +91,7 @@ def _progress(console: Console) -> Iterator[Callable[[str], object]]:
 
 
 def _show(finding: Finding, console: Console) -> None:
-    """Plain lines in logs and pipes; in a terminal wrapped and coloured."""
+    """Print plain lines in logs and pipes; wrapped and coloured ones in a terminal."""
     if not sys.stdout.isatty():
         click.echo(f"{finding.level:8}{finding.check:13}{finding.text}")
         if finding.advice is not None:
@@ -123,7 +123,14 @@ def _report(findings: list[Finding]) -> dict[str, object]:
 
 
 def doctor_of(join: click.Command) -> click.Command:
-    """The command, with the options of `join`."""
+    """Build the command `doctor`, with the options of `join`.
+
+    Args:
+        join: the command `join`.
+
+    Returns:
+        The command.
+    """
     return click.Command(
         "doctor",
         callback=_doctor,

@@ -1,4 +1,4 @@
-"""How every command ends: what we raise on purpose is a message and an exit code, not a traceback."""
+"""How every command ends: an error that is raised on purpose is a message and an exit code, not a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from p2p_elastic.errors import P2PElasticError
 
 @contextlib.contextmanager
 def clean_errors() -> Iterator[None]:
-    """A P2PElasticError is one line and its exit code; Ctrl-C is 130; a reader of our output that is gone is 141."""
+    """Turn errors into exit codes: a P2PElasticError into its own, Ctrl-C into 130, a reader that is gone into 141.
+
+    The message of a P2PElasticError is one line on standard error.
+
+    Yields:
+        None.
+    """
     try:
         yield
     except P2PElasticError as error:
@@ -23,6 +29,6 @@ def clean_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output is gone; nothing more can be said.
+        # The reader of the output is gone; nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

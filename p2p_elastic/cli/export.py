@@ -14,15 +14,15 @@ from p2p_elastic.common.stop import Stop
 HELP = """Write the swarm's current model to a file, without training.
 
     Joins as an observer that nobody chooses, fetches the parameters of healthy members in parts, each verified, and
-    averages them by their weights (BatchNorm statistics are computed anew where the data is here). Disturbs nobody.
+    averages them by their weights (BatchNorm statistics are computed anew if the data is here). Disturbs nobody.
 
     \b
       p2p-elastic export --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo... --output model.safetensors
       p2p-elastic export --initial-peer ... --output best.safetensors --from leader
       p2p-elastic export --initial-peer ... --output hers.safetensors --from 12D3KooWRaxM...
 
-    Beside model.safetensors it leaves model.json: from whom, at which step and loss, and who was left out and why.
-    Where the task's data is here it prints the test accuracy too; it downloads nothing.
+    Beside model.safetensors it leaves model.json: from which members, at which step and loss, and which were left out
+    and why. If the task's data is here it prints the test accuracy too; it downloads nothing.
 
     Exit code: 0 written; 2 no answer, no such run, nobody to take it from, or bad usage; 130 Ctrl-C.
     """
@@ -46,7 +46,7 @@ export = click.Command(
         click.Option(
             ["--initial-peer"], multiple=True, required=True, metavar="MULTIADDR", help="A peer of the run; repeatable."
         ),
-        click.Option(["--run"], metavar="NAME", help="Name of the run, needed where there are several."),
+        click.Option(["--run"], metavar="NAME", help="Name of the run, needed if there are several."),
         click.Option(
             ["--output"],
             type=click.Path(dir_okay=False, path_type=Path),
@@ -73,7 +73,7 @@ export = click.Command(
             default=8,
             show_default=True,
             metavar="N",
-            help="Average so many members at most, those with the lowest losses.",
+            help="Average at most this many members, those with the lowest losses.",
         ),
         click.Option(
             ["--timeout"],

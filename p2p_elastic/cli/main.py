@@ -53,9 +53,7 @@ def main() -> None:
     metavar="MULTIADDR",
     help="A peer of the run to join; repeatable. Without it a new run is founded.",
 )
-@click.option(
-    "--run", metavar="NAME", help="Name of the run: needed to join where there are several; otherwise made up."
-)
+@click.option("--run", metavar="NAME", help="Name of the run: needed to join if there are several; otherwise made up.")
 @click.option(
     "--task",
     metavar="NAME",
@@ -114,7 +112,7 @@ def main() -> None:
     type=int,
     metavar="N",
     help=f"Streams for the parameters of an exchange that this peer asks for, up to {LANES_MAX}.  [default: several "
-    "where the round trip is long]",
+    "if the round trip is long]",
 )
 @click.option("--group", metavar="NAME", help="lsgd: the group whose leader this peer follows, and may be.")
 @click.option(
@@ -123,7 +121,7 @@ def main() -> None:
     default="peer",
     help="easgd, eamsgd: `centre` does not train; it holds the centre variable, or stands by to take it over.",
 )
-@click.option("--steps", type=int, help="Train for so many optimizer steps ...")
+@click.option("--steps", type=int, help="Train for this many optimizer steps ...")
 @click.option(
     "--epochs", type=int, help="... or passes over this peer's part of the data.  [default: the task's recipe]"
 )
@@ -164,7 +162,8 @@ def main() -> None:
     "--announce",
     multiple=True,
     metavar="MULTIADDR",
-    help="Address under which others reach us, e.g. behind a port forward: /ip4/203.0.113.5/tcp/31330; repeatable.",
+    help="Address under which others reach this peer, e.g. behind a port forward: /ip4/203.0.113.5/tcp/31330; "
+    "repeatable.",
 )
 @click.option("--http-host", default="127.0.0.1", help="Address to serve the page and the status on.")
 @click.option("--http-port", type=int, help="Port to serve the status on; 0 for any free one.  [default: 8870, or any]")
@@ -178,20 +177,20 @@ def main() -> None:
 @click.option(
     "--http-token-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File with the token for writing over HTTP, made where missing; without it nobody may write where --http-host "
+    help="File with the token for writing over HTTP, made if it is missing; without it nobody may write if --http-host "
     "is not loopback.  [default on loopback: ~/.local/state/p2p-elastic/http-token]",
 )
 @click.option(
     "--identity",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Key file of this peer, made where missing: keeps the peer id across restarts.  [default: a new identity]",
+    help="Key file of this peer, made if it is missing: keeps the peer id across restarts.  [default: a new identity]",
 )
 @click.option("--output", type=FOLDER, help="Folder for model.safetensors and summary.json.  [default: runs/RUN-PEER]")
 @click.option(
     "--checkpoint-every",
     default="5m",
     metavar="STEPS|TIME",
-    help="Save everything into checkpoint/ in the output folder every so many steps (500) or so often (90s, 5m, 1h), "
+    help="Save everything into checkpoint/ in the output folder this often, in steps (500) or time (90s, 5m, 1h), "
     "and at the end; 0 for never. With --role centre exchanges count as steps.",
 )
 @click.option(
@@ -206,7 +205,7 @@ def main() -> None:
     is_flag=True,
     help="For services and containers: the same command at each start. Goes on from the newest checkpoint in --output, "
     "which it needs; without one joins, as the other options say, or the run that its --identity was in; founds a run "
-    "only where there is none. Ends at once where its training is complete.",
+    "only if there is none. Ends at once if its training is complete.",
 )
 @click.option(
     "--config",
@@ -317,7 +316,7 @@ def run() -> None:
 
 @contextlib.contextmanager
 def _logging(screen: Any, verbose: bool) -> Iterator[None]:
-    """Our log goes to the screen while a peer runs."""
+    """Show the log of this package on the screen while a peer runs."""
 
     class ToScreen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

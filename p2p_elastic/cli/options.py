@@ -1,4 +1,4 @@
-"""What options of several commands have in common."""
+"""What several commands have in common: options, and the ones that the user gave."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from click.core import ParameterSource
 FOLDER = click.Path(file_okay=False, path_type=Path)
 DATA_DIR_DEFAULT = "[default: $P2P_ELASTIC_DATA, or ~/.cache/p2p-elastic/data]"
 DATA_DIR = (
-    f"Folder with the unpacked data set (as torchvision lays it out); downloaded into it where missing.  "
+    f"Folder with the unpacked data set (as torchvision lays it out); what is missing is downloaded into it.  "
     f"{DATA_DIR_DEFAULT}"
 )
 
 
 def asked(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that the user gave."""
+    """Keep the options that the user gave.
+
+    Args:
+        context: of the command.
+        options: all, defaults included.
+
+    Returns:
+        Those that do not come from a default; one that was given with the value of its default is in it.
+    """
     return {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}

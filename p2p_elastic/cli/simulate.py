@@ -21,7 +21,7 @@ RULES_IN_SHORT = {
     "gosgd": "push gossip with sum weights",
     "easgd": "workers and a centre pull each other, each when it is due; no momentum",
     "eamsgd": "easgd with momentum",
-    "easgd-sync": "easgd where all meet the same centre at once",
+    "easgd-sync": "easgd in which all meet the same centre at once",
     "lsgd": "workers follow the best of their group, and of all groups",
     "downpour": "workers push what they learnt to a centre and restart from it",
     "mvadownpour": "downpour, evaluated at a moving average of the centre",
@@ -56,7 +56,13 @@ All workers are in one process and take their steps together: what is exact and 
 
 
 class Option(click.Option):
-    """An option that is listed under a heading."""
+    """An option that is listed under a heading.
+
+    Args:
+        args: as for `click.Option`.
+        section: the heading.
+        kwargs: as for `click.Option`.
+    """
 
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,6 +73,12 @@ class SimulateCommand(click.Command):
     """Lists its options under headings, then the rules, then examples."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, then the rules.
+
+        Args:
+            ctx: of the command.
+            formatter: takes the text.
+        """
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             section = getattr(parameter, "section", "Other")
@@ -79,6 +91,12 @@ class SimulateCommand(click.Command):
             formatter.write_dl(list(RULES_IN_SHORT.items()))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples.
+
+        Args:
+            ctx: of the command.
+            formatter: takes the text.
+        """
         with formatter.section("Examples"):
             formatter.write_text(EXAMPLES)
 
@@ -93,7 +111,7 @@ def _options() -> Iterator[Option]:
 
 
 def _of(section: str, *rows: tuple[str, str, str]) -> Iterator[Option]:
-    """Options from (name, metavar, help). Their values are checked with all the others, hence plain texts here."""
+    """Make options from (name, metavar, help). Their values are checked with all the others, hence plain texts here."""
     for name, metavar, text in rows:
         yield Option([name], section=section, metavar=metavar, help=text)
 
@@ -120,7 +138,7 @@ def _exchange() -> Iterator[Option]:
         (
             "--moving-rate",
             "ALPHA",
-            "How far one moves towards the other, 0 to 1; below 1 where both move.  [default: the rule's]",
+            "How far one moves towards the other, 0 to 1; below 1 if both move.  [default: the rule's]",
         ),
         ("--period", "TAU", "Exchange every TAU steps ..."),
         (
@@ -186,14 +204,14 @@ def _failures() -> Iterator[Option]:
         ("--crash", "P", "A worker restarts from an old snapshot, with this probability per step.  [default: 0]"),
         ("--snapshot-steps", "N", "Steps between snapshots.  [default: 200]"),
         ("--silent", "BOOL", "It does not know that it did; else it copies first, as live peers do.  [default: false]"),
-        ("--slow", "N", "So many workers are slow ...  [default: 0]"),
+        ("--slow", "N", "This many workers are slow ...  [default: 0]"),
         ("--slow-factor", "F", "... and take one step while the others take F.  [default: 4]"),
         ("--corrupt", "P", "A worker's parameters get noise, with this probability per step.  [default: 0]"),
         ("--noise", "R", "Noise relative to the root mean square of the parameters.  [default: 1]"),
-        ("--diverge", "N", "So many workers, the first ones, have too high a learning rate ...  [default: 0]"),
+        ("--diverge", "N", "The first N workers have too high a learning rate ...  [default: 0]"),
         ("--diverge-factor", "F", "... by this factor.  [default: 100]"),
-        ("--flipped", "N", "So many workers, the next ones, train on class C - 1 - c in the place of c.  [default: 0]"),
-        ("--nan", "N", "The parameters of so many workers, again the next ones, turn to NaN ...  [default: 0]"),
+        ("--flipped", "N", "The next N workers train on class C - 1 - c in the place of c.  [default: 0]"),
+        ("--nan", "N", "The parameters of the N workers after these turn to NaN ...  [default: 0]"),
         ("--nan-step", "T", "... at the end of this step.  [default: 100]"),
     )
 

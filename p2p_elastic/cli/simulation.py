@@ -43,11 +43,21 @@ from p2p_elastic.tasks import Data, find_task
 from p2p_elastic.values import Frozen
 
 STOPPED = 130  # exit code
-WIDTH = 120  # of tables, where there is no terminal
+WIDTH = 120  # of tables, if there is no terminal
 
 
 class Settings(Frozen):
-    """How to simulate, as opposed to what."""
+    """How to simulate, as opposed to what.
+
+    Attributes:
+        data_dir: folder with the data set; None is the default folder.
+        device: where to compute; `auto` is the best that there is.
+        threads: CPU threads of PyTorch; None leaves PyTorch's default.
+        loop: all workers in each operation, or one after the other; `auto` is what is faster.
+        output: folder for the results; None makes up a name from the options.
+        no_plots: whether to draw no pictures.
+        sweep: axes such as `seed=1,2,3`.
+    """
 
     data_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -59,17 +69,25 @@ class Settings(Frozen):
 
 
 class Job(NamedTuple):
-    """What was asked for, checked: one configuration, or those of a sweep."""
+    """What was asked for, checked: one configuration, or those of a sweep.
+
+    Attributes:
+        settings: how to simulate.
+        base: the configuration; of a sweep the one with the first value of each axis.
+        keys: options that are swept; empty for one simulation.
+        configs: all configurations.
+        name: short hash of the options that are not swept.
+    """
 
     settings: Settings
     base: SimulationConfig
-    keys: tuple[str, ...]  # what is swept
+    keys: tuple[str, ...]
     configs: tuple[SimulationConfig, ...]
-    name: str  # of what is not swept
+    name: str
 
     @property
     def folder(self) -> Path:
-        """Where everything goes: the same for the same options, so that a sweep is found again."""
+        """Folder for all results: the same for the same options, so that a sweep is found again."""
         if self.settings.output is not None:
             return self.settings.output
         if not self.keys:
@@ -79,10 +97,17 @@ class Job(NamedTuple):
 
 
 def load_job(file: Path | None, given: Mapping[str, Any]) -> Job:
-    """The options in `file`, overridden by those `given` on the command line.
+    """Read the options in `file`, overridden by those given on the command line.
+
+    Args:
+        file: a TOML file; None if there is none.
+        given: options of the command line, with underscores for dashes.
+
+    Returns:
+        The job.
 
     Raises:
-        ConfigError: the first option that is unknown, out of range, or contradicts another.
+        ConfigError: for the first option that is unknown, out of range, or contradicts another.
     """
     from_file = read_options(file)
     for one, other in EITHER_OR:
@@ -109,16 +134,24 @@ def load_job(file: Path | None, given: Mapping[str, Any]) -> Job:
 
 
 def _short_name(options: Mapping[str, Any]) -> str:
-    """The same for the same options, wherever they came from."""
+    """Hash options: the same for the same options, wherever they came from."""
     text = json.dumps({key: str(value) for key, value in options.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def run_job(job: Job, stop: Stop, *, as_json: bool = False) -> int:
-    """Simulate, and print and keep what came out. The exit code: 0, or 130 where `stop` came before the end.
+    """Simulate, and print and keep the results.
+
+    Args:
+        job: what to simulate.
+        stop: the user's wish to stop.
+        as_json: whether to print JSON on standard output, and everything else on standard error.
+
+    Returns:
+        The exit code: 0, or 130 if `stop` came before the end.
 
     Raises:
-        ConfigError: something asked for cannot be.
+        ConfigError: if something that was asked for is not possible.
     """
     console = Console(stderr=as_json, highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     for config in job.configs:
@@ -135,7 +168,18 @@ def run_job(job: Job, stop: Stop, *, as_json: bool = False) -> int:
 
 
 class Engine:
-    """Runs simulations one after the other on one device; each data set is loaded once."""
+    """Runs simulations one after the other on one device; each data set is loaded once.
+
+    Args:
+        console: where progress is shown.
+        device: where to compute.
+        data_dir: folder with the data sets; None is the default folder.
+        stop: the user's wish to stop.
+        loop: all workers in each operation, or one after the other.
+
+    Attributes:
+        stopped: whether the last simulation was stopped before its end.
+    """
 
     def __init__(
         self, console: Console, device: torch.device, data_dir: Path | None, stop: Stop, loop: Loop = "auto"
@@ -147,7 +191,15 @@ class Engine:
         self.stopped = False
 
     def run(self, config: SimulationConfig, what: str = "") -> SimulationResult:
-        """One simulation, shown while it runs; `stopped` says afterwards whether it came to its end."""
+        """Run one simulation, shown while it runs; `stopped` says afterwards whether it came to its end.
+
+        Args:
+            config: of the simulation.
+            what: its name on the screen; empty is the rule.
+
+        Returns:
+            The result, up to the step at which it ended.
+        """
         from p2p_elastic.simulator.run import simulate
 
         data = self._load(config.task)
@@ -165,7 +217,15 @@ class Engine:
         return result
 
     def run_whole(self, config: SimulationConfig, what: str = "") -> SimulationResult | None:
-        """One simulation; None where it was stopped."""
+        """Run one simulation to its end.
+
+        Args:
+            config: of the simulation.
+            what: its name on the screen; empty is the rule.
+
+        Returns:
+            The result; None if it was stopped.
+        """
         if self._stop():
             self.stopped = True
             return None
@@ -222,8 +282,17 @@ def _sweep(job: Job, engine: Engine) -> list[SimulationResult]:
 
 
 def sweep_series(keys: Sequence[str], results: Sequence[SimulationResult]) -> list[plots.Series]:
-    """The runs of a sweep for a picture: runs that differ in the seed alone look alike; of two options the first
-    decides the style and the second the colour."""
+    """Prepare the runs of a sweep for a picture.
+
+    Runs that differ in the seed alone look alike; of two options the first decides the style and the second the colour.
+
+    Args:
+        keys: options that are swept.
+        results: of the runs.
+
+    Returns:
+        A curve for each run; without colours if there are too many values to tell apart.
+    """
     told = [key for key in keys if key != "seed"] or list(keys)
     places: list[dict[str, int]] = [{} for _ in told]
     series = []
@@ -237,7 +306,7 @@ def sweep_series(keys: Sequence[str], results: Sequence[SimulationResult]) -> li
 
 
 def _draw(job: Job, console: Console, series: Sequence[plots.Series], title: str) -> list[Path]:
-    """The pictures, unless they are not wanted or there is nothing to draw them with."""
+    """Draw the pictures, unless they are not wanted or matplotlib is missing."""
     if job.settings.no_plots:
         return []
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 1.0
 POLL_SECONDS = 0.05
-WIDTH = 160  # where the output is no terminal
+WIDTH = 160  # if the output is no terminal
 
 HELP = """Show how peers are, through the HTTP address that each prints at its start.
 
@@ -107,7 +107,7 @@ def _every_second(stop: Stop, show: Callable[[], Any]) -> None:
 
 
 def _paused(seconds: float, stop: Stop) -> bool:
-    """Wait so long, or until `stop`; says whether it was that."""
+    """Wait for some seconds, or until `stop`; says whether it was `stop`."""
     end = time.monotonic() + seconds
     while not stop() and time.monotonic() < end:
         time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What the doctor makes of the facts: each check is a pure function from facts to findings."""
+"""What the facts mean: each check is a pure function from facts to findings."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "psutil": ("psutil", "5.9"),
     "nvidia-ml-py": ("pynvml", "12.570"),
 }
-NAMED = ("torch", "hivemind", "numpy", "protobuf")  # the others are only mentioned where something is wrong
+NAMED = ("torch", "hivemind", "numpy", "protobuf")  # the others are only mentioned if something is wrong
 
 VECTORS = 5  # model sizes in RAM: snapshots, the partner's values, the move, what is on its way
-DEVICE_VECTORS = 3  # where it trains, RAM or a GPU: parameters, gradients, momentum; activations come on top
+DEVICE_VECTORS = 3  # on the device that trains: parameters, gradients, momentum; activations come on top
 ADAHESSIAN_VECTORS = 3  # more of them
 PROCESS_BYTES = 700_000_000  # Python with PyTorch and libp2p
 RESULT_VECTORS = 2  # model.safetensors and centre.safetensors
@@ -51,7 +51,14 @@ Scope = Literal["loopback", "link", "private", "public", "name"]
 
 
 class Finding(Frozen):
-    """One thing that was checked."""
+    """One thing that was checked.
+
+    Attributes:
+        check: its name, such as `memory`.
+        level: only a failure keeps a peer from taking part.
+        text: what was found.
+        advice: what the user can do; None if there is nothing to do.
+    """
 
     check: str
     level: Level
@@ -60,14 +67,43 @@ class Finding(Frozen):
 
 
 def ok(check: str, text: str) -> Finding:
+    """Make a finding of something that is in order.
+
+    Args:
+        check: its name.
+        text: what was found.
+
+    Returns:
+        The finding.
+    """
     return Finding(check=check, level="ok", text=text)
 
 
 def warning(check: str, text: str, advice: str) -> Finding:
+    """Make a finding of something that may be a problem.
+
+    Args:
+        check: its name.
+        text: what was found.
+        advice: what the user can do.
+
+    Returns:
+        The finding.
+    """
     return Finding(check=check, level="warning", text=text, advice=advice)
 
 
 def failure(check: str, text: str, advice: str) -> Finding:
+    """Make a finding of something that keeps a peer from taking part.
+
+    Args:
+        check: its name.
+        text: what was found.
+        advice: what the user can do.
+
+    Returns:
+        The finding.
+    """
     return Finding(check=check, level="failure", text=text, advice=advice)
 
 
@@ -75,13 +111,26 @@ def failure(check: str, text: str, advice: str) -> Finding:
 
 
 class Package(NamedTuple):
-    """A package as it was found: its version, and why it cannot be imported."""
+    """A package as it was found.
+
+    Attributes:
+        version: None if it is not installed.
+        problem: why it cannot be imported; None if it can be.
+    """
 
     version: str | None
     problem: str | None = None
 
 
 def check_python(version: tuple[int, int, int]) -> Finding:
+    """Check the version of Python.
+
+    Args:
+        version: major, minor and micro.
+
+    Returns:
+        A failure below 3.10; a warning for a version that is newer than the tested ones.
+    """
     text = "Python " + ".".join(map(str, version))
     if version[:2] < PYTHON_MIN:
         return failure("python", f"{text}; 3.10 or newer is needed", "install Python 3.10 to 3.14")
@@ -91,7 +140,14 @@ def check_python(version: tuple[int, int, int]) -> Finding:
 
 
 def check_packages(found: Mapping[str, Package]) -> list[Finding]:
-    """Those that are missing, broken or too old; one line for the rest."""
+    """Check versions and imports of packages.
+
+    Args:
+        found: each package of PACKAGES by its name.
+
+    Returns:
+        A failure for each that is missing, broken or too old; one line if all are in order.
+    """
     findings = []
     for name, package in found.items():
         oldest = PACKAGES[name][1]
@@ -110,13 +166,20 @@ def check_packages(found: Mapping[str, Package]) -> list[Finding]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 2.15.0+cu132 is (2, 15, 0)."""
+    """Read the leading numbers of a version: 2.15.0+cu132 is (2, 15, 0)."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, match[0].split("."))) if match else ()
 
 
 def check_pytorch(build: Build) -> Finding:
-    """Whether it is the build for this machine. Training on the CPU with another one works, too."""
+    """Check that PyTorch is the build for this machine. Training on the CPU with another build works, too.
+
+    Args:
+        build: what is installed.
+
+    Returns:
+        A warning if there is a GPU that it cannot use.
+    """
     unused = unused_gpu(build)
     if unused is None:
         return ok("pytorch", f"PyTorch {build.version} for {f'CUDA {build.cuda}' if build.cuda else 'the CPU'}")
@@ -124,7 +187,16 @@ def check_pytorch(build: Build) -> Finding:
 
 
 def check_daemon(path: Path | None, exists: bool, executable: bool) -> Finding:
-    """p2pd, the libp2p program inside hivemind."""
+    """Check p2pd, the libp2p program inside hivemind.
+
+    Args:
+        path: where it should be; None if hivemind is not found.
+        exists: whether it is there.
+        executable: whether this user may execute it.
+
+    Returns:
+        A failure if it cannot be started.
+    """
     again = "reinstall hivemind from its wheel: pip install --force-reinstall --no-deps hivemind"
     if path is None or not exists:
         return failure("p2pd", f"the libp2p program is not there{f': {path}' if path else ''}", again)
@@ -137,6 +209,15 @@ def check_daemon(path: Path | None, exists: bool, executable: bool) -> Finding:
 
 
 def check_cpu(cores: int, load: float | None) -> Finding:
+    """Check that other programs leave time of the cores.
+
+    Args:
+        cores: that this process may use.
+        load: processes that wanted to run in the last minute, on average; None if the system does not say.
+
+    Returns:
+        A warning if the load is above 1.5 per core.
+    """
     text = f"{cores} core{'' if cores == 1 else 's'} for this process"
     if load is None:
         return ok("cpu", text)
@@ -147,16 +228,31 @@ def check_cpu(cores: int, load: float | None) -> Finding:
 
 
 def device_vectors(*, adahessian: bool) -> int:
-    """How many model sizes there are where it trains."""
+    """Count the vectors of model size on the device that trains: parameters, gradients and optimizer state.
+
+    Args:
+        adahessian: whether it trains with AdaHessian instead of SGD.
+
+    Returns:
+        How many model sizes of memory they take.
+    """
     return DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian
 
 
 def check_memory(
     free: int | None, model_bytes: int, data_bytes: int, trained: int = 0, process_bytes: int = PROCESS_BYTES
 ) -> Finding:
-    """RAM against what a peer of this task holds.
+    """Compare the free RAM with what a peer of this task holds.
 
-    `trained`: model sizes that are there because no GPU holds them; `process_bytes`: what is not loaded yet.
+    Args:
+        free: bytes that a new program can have; None if the system does not say.
+        model_bytes: size of the model in float32.
+        data_bytes: size of the data in memory.
+        trained: model sizes that are in RAM because no GPU holds them.
+        process_bytes: what Python with its libraries takes and has not loaded yet.
+
+    Returns:
+        A failure if vectors and data do not fit; a warning if only the program does not fit beside them.
     """
     held = VECTORS + trained
     vectors = held * model_bytes
@@ -172,7 +268,13 @@ def check_memory(
 
 
 class Gpu(NamedTuple):
-    """Bytes of the GPU that training would use."""
+    """The memory of the GPU that training would use.
+
+    Attributes:
+        name: of the GPU.
+        free: bytes that are free.
+        total: bytes of all its memory.
+    """
 
     name: str
     free: int
@@ -180,6 +282,17 @@ class Gpu(NamedTuple):
 
 
 def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: bool = False) -> Finding:
+    """Check the memory of the device that trains.
+
+    Args:
+        device: name, such as `cuda`.
+        gpu: its memory; None if it is the CPU, or PyTorch does not say.
+        model_bytes: size of the model in float32.
+        adahessian: whether it trains with AdaHessian instead of SGD.
+
+    Returns:
+        A failure if the model does not fit; a warning if little is left for activations.
+    """
     if gpu is None:
         return ok("device", f"trains on {device}")
     vectors = device_vectors(adahessian=adahessian) * model_bytes
@@ -193,7 +306,15 @@ def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: boo
 
 
 def disk_vectors(*, saves: bool, adahessian: bool = False) -> int:
-    """How many models would fill as much of the disk as results and checkpoints; `saves`: there are checkpoints."""
+    """Count the models that would fill as much of the disk as results and checkpoints.
+
+    Args:
+        saves: whether there are checkpoints.
+        adahessian: whether it trains with AdaHessian instead of SGD.
+
+    Returns:
+        How many model sizes they take at most.
+    """
     of_optimizer = 2 if adahessian else 1
     return RESULT_VECTORS + CHECKPOINTS * (1 + of_optimizer) * saves
 
@@ -201,7 +322,19 @@ def disk_vectors(*, saves: bool, adahessian: bool = False) -> int:
 def check_disk(
     check: str, folder: Path, free: int | None, problem: str | None, need: int, option: str = "--output"
 ) -> Finding:
-    """Whether a folder can be written and has room."""
+    """Check that a folder can be written and has room.
+
+    Args:
+        check: name of the finding.
+        folder: the folder, or the nearest one that exists.
+        free: bytes that are free; None if the system does not say.
+        problem: why it cannot be written; None if it can be.
+        need: bytes that will be written.
+        option: how a user chooses another folder.
+
+    Returns:
+        A failure if it cannot be written or is too small; a warning if hardly anything would be left.
+    """
     if problem is not None:
         return failure(check, f"{folder} cannot be written: {problem}", f"choose another folder with {option}")
     if free is None:
@@ -218,14 +351,30 @@ def check_disk(
 
 
 class PortProblem(NamedTuple):
-    """Why a port cannot be listened on."""
+    """Why a port cannot be listened on.
+
+    Attributes:
+        kind: whether it is in use, this user may not open it, or the host is none of this machine.
+        text: the reason, for people.
+    """
 
     kind: Literal["taken", "port", "host"]
     text: str
 
 
 def check_port(check: str, option: str, port: int, asked: bool, problem: PortProblem | None) -> Finding:
-    """A TCP port to listen on; `option` is how a user chooses it."""
+    """Check a TCP port to listen on.
+
+    Args:
+        check: name of the finding.
+        option: how a user chooses it.
+        port: 0 is any free one.
+        asked: whether the user asked for it; if not, any free one would do.
+        problem: why it cannot be listened on; None if it can be.
+
+    Returns:
+        A failure, or a warning if it is taken and was not asked for.
+    """
     if problem is None:
         return ok(check, f"{port} is free" if port else "any free port")
     if problem.kind == "host":
@@ -238,12 +387,19 @@ def check_port(check: str, option: str, port: int, asked: bool, problem: PortPro
     return warning(
         check,
         f"the usual port {port} is taken, perhaps by another peer on this machine; join would take any free one",
-        f"where a firewall or port forward names the port, choose a free one with {option}",
+        f"if a firewall or port forward names the port, choose a free one with {option}",
     )
 
 
 def check_http_host(host: str) -> Finding | None:
-    """Whether the status is shown to the network."""
+    """Warn if the status would be shown to the network.
+
+    Args:
+        host: address that HTTP listens on.
+
+    Returns:
+        A warning; None if it is loopback.
+    """
     if scope_of(host) == "loopback" or host == "localhost":
         return None
     return warning("http", f"the status would be shown on {host}, without any password", "only in networks you trust")
@@ -253,13 +409,35 @@ def check_http_host(host: str) -> Finding | None:
 
 
 def host_of(address: str) -> str:
-    """The host in a multiaddr."""
+    """Find the host in a multiaddr.
+
+    Args:
+        address: such as `/ip4/192.168.1.7/tcp/31330`.
+
+    Returns:
+        An IP address or a name; empty if there is none.
+
+    Example:
+        >>> host_of("/ip4/192.168.1.7/tcp/31330")
+        '192.168.1.7'
+    """
     parts = address.split("/")
     return parts[2] if len(parts) > 2 else ""
 
 
 def scope_of(host: str) -> Scope:
-    """From where an address can be used at best."""
+    """Say from where an address can be used at best.
+
+    Args:
+        host: IP address, with or without a zone, or a name.
+
+    Returns:
+        The scope; addresses behind a provider's NAT (100.64.0.0/10) are private.
+
+    Example:
+        >>> scope_of("127.0.0.1"), scope_of("192.168.1.7"), scope_of("8.8.8.8"), scope_of("peer.example")
+        ('loopback', 'private', 'public', 'name')
+    """
     try:
         ip = ipaddress.ip_address(host.split("%")[0])
     except ValueError:
@@ -283,7 +461,16 @@ WHERE = {
 
 
 def check_addresses(addresses: Sequence[str], own: frozenset[str], announced: bool) -> list[Finding]:
-    """From where others can reach this peer. `own`: hosts that are interfaces of this machine."""
+    """Say from where other peers can reach this one.
+
+    Args:
+        addresses: multiaddrs that the others are told.
+        own: hosts among them that are interfaces of this machine.
+        announced: whether the user gave them with --announce.
+
+    Returns:
+        A line for each scope; another for public addresses that are none of this machine.
+    """
     if announced:
         return [ok("addresses", f"others are told {', '.join(_without_peer(addresses))}, as --announce says")]
     by_scope = {scope: [a for a in addresses if scope_of(host_of(a)) == scope] for scope in WHERE}
@@ -294,7 +481,7 @@ def check_addresses(addresses: Sequence[str], own: frozenset[str], announced: bo
     ]
     mapped = [a for a in by_scope["public"] if host_of(a) not in own]
     if mapped:
-        text = f"the router or other peers say that we are seen at {', '.join(_without_peer(mapped))}"
+        text = f"the router or other peers say that this peer is seen at {', '.join(_without_peer(mapped))}"
         findings.append(ok("addresses", text))
     return findings
 
@@ -303,7 +490,16 @@ OUTSIDE = "start the peer, then on a machine elsewhere: p2p-elastic doctor --ini
 
 
 def check_reachable(addresses: Sequence[str], announce: Sequence[str], port: int | None) -> Finding:
-    """Whether peers elsewhere can dial this one: what can be said without asking a third party."""
+    """Say whether peers elsewhere can dial this one, as far as is known without asking a third party.
+
+    Args:
+        addresses: multiaddrs that the others are told.
+        announce: what the user gave with --announce.
+        port: what the user gave with --port; None if it was not given.
+
+    Returns:
+        A warning: whether a firewall or router is in between is not seen from here.
+    """
     if announce:
         return _check_announced(announce, port)
     scopes = {scope_of(host_of(address)) for address in addresses}
@@ -316,7 +512,7 @@ def check_reachable(addresses: Sequence[str], announce: Sequence[str], port: int
             "reachable",
             "only private addresses: peers in the same network can dial this one, others only if the router forwards "
             "the port (by UPnP perhaps; not known here)",
-            "enough where this peer joins others, as connections are used both ways; to be dialled from elsewhere, "
+            "enough if this peer joins others, as connections are used both ways; to be dialled from elsewhere, "
             "forward the port and say so: --port P --announce /ip4/PUBLIC/tcp/P",
         )
     return warning(

@@ -1,4 +1,4 @@
-"""The doctor's libp2p part: a host of its own for a few seconds, the initial peers, and the runs that they know."""
+"""The doctor's libp2p part: a host for a few seconds, the initial peers, and the runs that they know."""
 
 from __future__ import annotations
 
@@ -32,13 +32,20 @@ MEET_SECONDS = 30.0  # each step below has a shorter deadline of its own
 
 
 class Session:
-    """Our side of libp2p while the doctor looks around. Its methods raise KeyboardInterrupt on the wish to stop."""
+    """This side of libp2p while the doctor looks around. Its methods raise KeyboardInterrupt on the wish to stop.
+
+    Args:
+        thread: runs the network.
+        network: open.
+        stop: the user's wish to stop.
+    """
 
     def __init__(self, thread: NetworkThread, network: LiveNetwork, stop: Callable[[], bool]) -> None:
         self._thread, self._network, self._stop = thread, network, stop
 
     @property
     def addresses(self) -> tuple[str, ...]:
+        """Multiaddrs that other peers are told."""
         return self._network.host.addresses
 
     def refresh_addresses(self) -> None:
@@ -47,7 +54,14 @@ class Session:
             self._call(self._network.host.refresh_addresses())
 
     def reach(self, addresses: Sequence[str]) -> list[Reach]:
-        """Try every address: all peers at the same time, the addresses of one peer one after the other."""
+        """Try every address: all peers at the same time, the addresses of one peer one after the other.
+
+        Args:
+            addresses: multiaddrs with peer ids.
+
+        Returns:
+            What came of each; those of one peer are together.
+        """
         by_peer: dict[str, list[str]] = {}
         for address in addresses:
             by_peer.setdefault(parse_address(address).peer, []).append(address)
@@ -60,20 +74,31 @@ class Session:
 
     @property
     def clock_ahead(self) -> float:
-        """By how many seconds the swarm's clock is ahead of this machine's, once a peer was met."""
+        """Seconds by which the swarm's clock is ahead of this machine's; 0 before a peer was met."""
         return self._network.clock.ahead_of_machine
 
     def runs(self) -> tuple[RunManifest, ...]:
-        """The runs that the initial peers know."""
+        """Ask the initial peers for the runs that they know.
+
+        Returns:
+            Manifests; empty if none was announced within RUNS_SECONDS.
+        """
         return self._call(_runs(self._network))
 
     @property
     def refused(self) -> Mapping[str, ConfigError]:
-        """Of these runs, those that nobody can join, and why."""
+        """Of these runs, the ones that no peer can join, and why."""
         return self._network.directory.refused
 
     def members(self, run: str) -> int | None:
-        """How many members the run has; None where the DHT does not say."""
+        """Count the members of a run.
+
+        Args:
+            run: its name.
+
+        Returns:
+            How many there are; None if the DHT does not say.
+        """
         return self._call(_members(self._network, run))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -87,7 +112,22 @@ class Session:
 def open_session(
     host: str, port: int, initial_peers: Sequence[str], announce: Sequence[str], stop: Callable[[], bool]
 ) -> Iterator[Session]:
-    """Start p2pd for a while; it is gone at the end. Raises ConfigError, NetworkError."""
+    """Start p2pd for a while; it is gone at the end.
+
+    Args:
+        host: IP address to listen on.
+        port: TCP port to listen on; 0 is any free one.
+        initial_peers: multiaddrs with peer ids.
+        announce: multiaddrs that other peers are told; if it is empty, they are found.
+        stop: the user's wish to stop.
+
+    Yields:
+        The session.
+
+    Raises:
+        ConfigError: if it cannot listen there.
+        NetworkError: if p2pd does not start.
+    """
     network = LiveNetwork(Identity.generate(), initial_peers, announce)
     with NetworkThread() as thread:
         thread.call(network.open(host, port))
@@ -101,17 +141,33 @@ def open_session(
 
 
 class Reach(NamedTuple):
-    """What came of one address."""
+    """What came of one address.
+
+    Attributes:
+        address: multiaddr with a peer id.
+        problem: why the peer was not met there; None if it was, or if it was met at another address.
+        hosts: IP addresses to which a name resolves.
+        tcp_seconds: until the TCP connection was there; None if there was none.
+        handshake_seconds: until the peer's identity was proved; None also if the peer was met at another address.
+    """
 
     address: str
     problem: str | None = None
-    hosts: tuple[str, ...] = ()  # what a name resolves to
+    hosts: tuple[str, ...] = ()
     tcp_seconds: float | None = None
-    handshake_seconds: float | None = None  # None as well where the peer was met through another address
+    handshake_seconds: float | None = None
 
 
 def valid_addresses(addresses: Sequence[str], key: str) -> tuple[list[str], list[Finding]]:
-    """Those that can be used, and what is wrong with the others."""
+    """Part the addresses that can be used from the others.
+
+    Args:
+        addresses: as the user gave them.
+        key: option that they were given with: `initial-peer` needs peer ids.
+
+    Returns:
+        The good ones in their usual spelling, and a failure for each of the others.
+    """
     good, findings = [], []
     for address in addresses:
         try:
@@ -126,7 +182,7 @@ async def _reach_peer(network: LiveNetwork, peer: str, addresses: Sequence[str])
     met = False
     for address in addresses:
         reach = await _tcp(address)
-        if reach.problem is None and not met:  # libp2p would not dial a second time where it is connected
+        if reach.problem is None and not met:  # libp2p would not dial a second time while it is connected
             reach = await _handshake(network, peer, reach)
             met = reach.problem is None
         found.append(reach)
@@ -150,9 +206,14 @@ async def _handshake(network: LiveNetwork, peer: str, reach: Reach) -> Reach:
 
 
 def check_reaches(reaches: Sequence[Reach], clock_ahead: float = 0.0) -> list[Finding]:
-    """A finding for each address; one that works is enough, so the others are warnings then.
+    """Say what came of each address.
 
-    `clock_ahead` says by how many seconds the swarm's clock is ahead of this machine's.
+    Args:
+        reaches: of the initial peers.
+        clock_ahead: seconds by which the swarm's clock is ahead of this machine's.
+
+    Returns:
+        A finding for each; one that works is enough, so problems of the others are warnings then.
     """
     works = any(reach.handshake_seconds is not None for reach in reaches)
     findings = [_check_reach(reach, works) for reach in reaches]
@@ -219,7 +280,16 @@ def _is_member(body: bytes) -> bool:
 def choose(
     manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
 ) -> tuple[RunManifest | None, list[Finding]]:
-    """The run that would be joined, or why there is none."""
+    """Choose the run that would be joined.
+
+    Args:
+        manifests: of the runs that the initial peers know.
+        wanted: name that the user gave; None if any is wanted.
+        refused: runs that no peer can join, and why.
+
+    Returns:
+        The manifest and no finding; or None and why there is none.
+    """
     try:
         manifest = choose_run(manifests, wanted, refused)
     except ConfigError as error:
@@ -238,7 +308,16 @@ def choose(
 
 
 def check_run(manifest: RunManifest, members: int | None, config: JoinConfig) -> list[Finding]:
-    """Whether we could take part in that run with these options."""
+    """Check that this peer could take part in a run with these options.
+
+    Args:
+        manifest: of the run.
+        members: how many there are; None if that is not known.
+        config: options of `join`.
+
+    Returns:
+        Findings about the run, the options and the task.
+    """
     count = "" if members is None else f"; {members} member{'' if members == 1 else 's'}"
     findings = [ok("run", f"{manifest.describe()}{count}")]
     try:

@@ -22,7 +22,11 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def packages() -> Iterator[tuple[str, Package]]:
-    """Each package as it is here, imported one after the other: that takes seconds."""
+    """Look at each package, and import it: that takes seconds.
+
+    Yields:
+        Name and package, one after the other.
+    """
     for name, (module, _) in PACKAGES.items():
         try:
             version = importlib.metadata.version(name)
@@ -33,7 +37,14 @@ def packages() -> Iterator[tuple[str, Package]]:
 
 
 def import_problem(module: str) -> str | None:
-    """Why a module cannot be imported."""
+    """Import a module, and say why that fails.
+
+    Args:
+        module: its full name.
+
+    Returns:
+        The error in one line; None if it can be imported.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -44,7 +55,11 @@ def import_problem(module: str) -> str | None:
 
 
 def daemon() -> tuple[Path | None, bool, bool]:
-    """Where p2pd is, whether it exists, and whether it may be executed."""
+    """Look for p2pd, without importing hivemind.
+
+    Returns:
+        Its path or None, whether it exists, and whether this user may execute it.
+    """
     spec = importlib.util.find_spec("hivemind")  # imports nothing
     if spec is None or not spec.submodule_search_locations:
         return None, False, False
@@ -53,7 +68,11 @@ def daemon() -> tuple[Path | None, bool, bool]:
 
 
 def load() -> float | None:
-    """Processes that wanted to run, in the mean of the last minute."""
+    """Ask for the load of this machine.
+
+    Returns:
+        Processes that wanted to run in the last minute, on average; None if the system does not say.
+    """
     try:
         return os.getloadavg()[0]
     except OSError:
@@ -61,7 +80,15 @@ def load() -> float | None:
 
 
 def free_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
-    """Bytes of RAM that a new program can have: of the machine, or what a container's limit leaves."""
+    """Find how much RAM a new program can have: of the machine, or of what the limit of a container leaves.
+
+    Args:
+        meminfo: file of Linux with the memory of the machine.
+        cgroup: folder of Linux with the limits of this container.
+
+    Returns:
+        Bytes; None if the system does not say.
+    """
     limits = [size for size in (_available(meminfo), _left_of_limit(cgroup)) if size is not None]
     if limits:
         return min(limits)
@@ -86,7 +113,7 @@ def _left_of_limit(cgroup: Path) -> int | None:
 
 
 def _given_back(cgroup: Path) -> int:
-    """Bytes of files that were read, such as a data set: they count as used, and go before a program is ended."""
+    """Count bytes of files that were read, such as a data set: they count as used, and go before a program is ended."""
     with contextlib.suppress(OSError, ValueError):
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
         return int(stat["inactive_file"]) + int(stat["active_file"])
@@ -94,7 +121,14 @@ def _given_back(cgroup: Path) -> int:
 
 
 def disk(folder: Path) -> tuple[Path, int | None, str | None]:
-    """The nearest folder that exists, the bytes that are free there, and why it cannot be written."""
+    """Look at the disk that a folder is on, or would be.
+
+    Args:
+        folder: it need not exist.
+
+    Returns:
+        The nearest folder that exists, the bytes that are free there or None, and why it cannot be written or None.
+    """
     there = folder.expanduser().absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -111,7 +145,14 @@ def disk(folder: Path) -> tuple[Path, int | None, str | None]:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether there is no such file; one in a folder that we may not look into is not missing."""
+    """Say whether there is no such file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        True if it is missing; false also if this user may not look into its folder.
+    """
     try:
         path.stat()
     except FileNotFoundError:
@@ -122,7 +163,15 @@ def is_missing(path: Path) -> bool:
 
 
 def port_problem(host: str, port: int) -> PortProblem | None:
-    """Why that TCP port cannot be listened on. To be asked first: p2pd itself would silently share a taken one."""
+    """Try to listen on a TCP port. To be asked first: p2pd itself would silently share a taken one.
+
+    Args:
+        host: IP address or name of this machine.
+        port: 0 is any free one.
+
+    Returns:
+        Why it cannot be listened on; None if it can be.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -140,7 +189,14 @@ def port_problem(host: str, port: int) -> PortProblem | None:
 
 
 def is_own(host: str) -> bool:
-    """Whether an IP address belongs to an interface of this machine."""
+    """Say whether an IP address belongs to an interface of this machine.
+
+    Args:
+        host: IP address.
+
+    Returns:
+        Whether a socket can be bound to it.
+    """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((host, 0))

@@ -1,4 +1,4 @@
-"""Is this machine ready to take part? Looks at everything that `join` will need, and changes nothing."""
+"""The whole look at this machine: everything that `join` will need, one after the other. Changes nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Examination:
         file: a TOML file with options of `join`, or None.
         given: options of `join`; they win.
         doing: told what is looked at next.
-        stop: the user's wish to stop; KeyboardInterrupt is raised then.
+        stop: the user's wish to stop.
     """
 
     def __init__(self, file: Path | None, given: Mapping[str, Any], doing: Doing, stop: Stop) -> None:
@@ -60,8 +60,16 @@ class Examination:
         self._config: JoinConfig
 
     def findings(self) -> Generator[Finding, None, None]:
-        """Every finding, as soon as it is there. Raises ConfigError for an option that is out of range."""
-        free_memory = probes.free_memory()  # before we take ours
+        """Look at everything, and give each finding as soon as it is there.
+
+        Yields:
+            Findings; if the software is broken, only those about the software.
+
+        Raises:
+            ConfigError: if an option is out of range.
+            KeyboardInterrupt: on the wish to stop.
+        """
+        free_memory = probes.free_memory()  # before this process takes its own
         broken = False
         for finding in self._software():
             broken = broken or finding.level == "failure"
@@ -212,7 +220,7 @@ class Examination:
         return self._config.batch_size or (self._manifest.batch_size if self._manifest else task.recipe.batch_size)
 
     def _founding(self, task: Task) -> Iterator[Finding]:
-        """Whether a run can be founded with these options, where there is none to be joined."""
+        """Check that a run can be founded with these options, if there is none to be joined."""
         from p2p_elastic.peers.identity import Identity
 
         config = self._config
@@ -225,7 +233,7 @@ class Examination:
 
 
 def _key_file(check: str, option: str, path: Path, load: Callable[[Path], object]) -> Finding:
-    """Whether a file that `join` makes where it is missing can be made, or `load` can read the one that is there."""
+    """Check a file that `join` makes if it is missing: it can be made, or `load` can read the one that is there."""
     if probes.is_missing(path):
         _, _, problem = probes.disk(path.parent)
         if problem is not None:

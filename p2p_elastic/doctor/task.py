@@ -1,4 +1,4 @@
-"""The doctor's look at a task: its model, and whether its data are here or can be had."""
+"""What the doctor finds about a task: its model, and whether its data are here or can be had."""
 
 from __future__ import annotations
 
@@ -30,21 +30,42 @@ SETS = {  # data set -> its class in torchvision, bytes to download, bytes on di
 
 
 class Found(NamedTuple):
-    """What the look at the data came to."""
+    """What was found about the data.
+
+    Attributes:
+        finding: for the user.
+        data_bytes: in memory; estimated if the data is not here yet.
+        download_bytes: on disk, still to come.
+        examples: to train on; None if that is not known.
+    """
 
     finding: Finding
-    data_bytes: int  # in memory; estimated where it is not here yet
-    download_bytes: int = 0  # on disk, still to come
-    examples: int | None = None  # to train on
+    data_bytes: int
+    download_bytes: int = 0
+    examples: int | None = None
 
 
 def model_bytes(task: Task) -> int:
-    """The size of a task's model on the wire and in each vector."""
+    """Measure the model of a task.
+
+    Args:
+        task: the task.
+
+    Returns:
+        Bytes on the wire and in each vector, in float32.
+    """
     return ParameterVector(initial_model(task, 0)).nbytes
 
 
 def gpu_of(device: torch.device) -> Gpu | None:
-    """The memory of that device; None where PyTorch does not say."""
+    """Look at the memory of a device.
+
+    Args:
+        device: that would train.
+
+    Returns:
+        The GPU; None if PyTorch does not say how much memory it has.
+    """
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -52,7 +73,16 @@ def gpu_of(device: torch.device) -> Gpu | None:
 
 
 def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], list[str]] | None = None) -> Found:
-    """Load the data where they are here; otherwise see whether they could be downloaded. Downloads nothing."""
+    """Load the data if they are here; otherwise see whether they could be downloaded. Downloads nothing.
+
+    Args:
+        task: the task.
+        data_dir: folder with the data sets; None is the default folder.
+        servers: gives the URLs of a data set by its name; None asks torchvision.
+
+    Returns:
+        What was found.
+    """
     source, folder = source_of(task), data_folder(data_dir)
     if source is not None and not is_here(task, data_dir):
         return _to_download(source, folder, servers or download_urls)
@@ -68,14 +98,30 @@ def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], lis
 
 
 def check_shard(shard: Shard | None, examples: int | None) -> list[Finding]:
-    """Whether there is something in that part of the data, as far as is known."""
+    """Check that there is something in a part of the data.
+
+    Args:
+        shard: the part; None is all.
+        examples: in all parts; None if that is not known.
+
+    Returns:
+        A failure if it is empty; nothing otherwise.
+    """
     if shard is None or examples is None or not shard.is_empty(examples):
         return []
     return [failure("data", f"shard {shard} of {examples:,} examples is empty", "choose fewer shards with --shard")]
 
 
 def check_batch(batch_size: int, examples: int | None) -> list[Finding]:
-    """Whether there are as many examples, as far as is known."""
+    """Check that there are enough examples for a batch.
+
+    Args:
+        batch_size: examples per step.
+        examples: of the data; None if that is not known.
+
+    Returns:
+        A failure if there are too few; nothing otherwise.
+    """
     try:
         check_batch_size(batch_size, batch_size if examples is None else examples)
     except ConfigError as error:
@@ -84,13 +130,28 @@ def check_batch(batch_size: int, examples: int | None) -> list[Finding]:
 
 
 def is_here(task: Task, data_dir: Path | None) -> bool:
-    """Whether the data of a task can be loaded without a download."""
+    """Say whether the data of a task can be loaded without a download.
+
+    Args:
+        task: the task.
+        data_dir: folder with the data sets; None is the default folder.
+
+    Returns:
+        True also for data that are part of a package.
+    """
     source, folder = source_of(task), data_folder(data_dir)
     return source is None or not source.missing(folder) or _class_folders(source, folder)
 
 
 def source_of(task: Task) -> Source | None:
-    """The data set that a task downloads; None where it comes along or comes from elsewhere."""
+    """Find the data set that a task downloads.
+
+    Args:
+        task: the task.
+
+    Returns:
+        The data set; None if it is part of a package or comes from elsewhere.
+    """
     load = task.load
     given = load.args if isinstance(load, functools.partial) else ()
     function = load.func if isinstance(load, functools.partial) else load
@@ -122,7 +183,14 @@ def _to_download(source: Source, folder: Path, servers: Callable[[str], list[str
 
 
 def download_urls(name: str) -> list[str]:
-    """From where torchvision downloads a data set."""
+    """Say from where torchvision downloads a data set.
+
+    Args:
+        name: of the data set, as in SETS.
+
+    Returns:
+        URLs; empty if it is unknown.
+    """
     from torchvision import datasets  # slow to import
 
     known = getattr(datasets, SETS[name][0]) if name in SETS else None
