@@ -26,8 +26,17 @@ ALONE = "alone"
 def run_demo(*, peers: int, task: str, data_dir: Path | None, epochs: int | None, output: Path, stop: Stop) -> None:
     """Run the demo and print its tables.
 
+    Args:
+        peers: how many train together.
+        task: name of what they train; each has its own part of the data.
+        data_dir: folder with the data sets; None is the default folder.
+        epochs: passes of each peer over its part; None is 300 for the digits, else 3.
+        output: folder for models, summaries and logs.
+        stop: the user's wish to stop.
+
     Raises:
-        P2PElasticError: a peer failed; its last words are in the message.
+        P2PElasticError: if a peer failed; its last words are in the message.
+        KeyboardInterrupt: if the user asked to stop.
     """
     console, started = Console(), time.monotonic()
     chosen = find_task(task)
@@ -55,7 +64,7 @@ def run_demo(*, peers: int, task: str, data_dir: Path | None, epochs: int | None
 
 @contextmanager
 def _live(console: Console, swarm: Swarm) -> Iterator[None]:
-    """The table of peers, redrawn in place in a terminal; elsewhere a line now and then."""
+    """Show the table of peers, redrawn in place in a terminal; elsewhere a line every few seconds."""
     done = threading.Event()
 
     def draw() -> None:
@@ -117,7 +126,7 @@ def _table(swarm: Swarm) -> Table:
 
 
 def _compare(console: Console, task: Task, data_dir: Path | None, processes: list[Process]) -> None:
-    """The table at the end: each peer, the average of the swarm's parameters, and the lone peer."""
+    """Print the table at the end: each peer, the average of the swarm's parameters, and the lone peer."""
     swarm = [process for process in processes if process.name != ALONE]
     comparison = compare(task, task.load(data_dir), [process.folder for process in swarm])
     table = Table(title=f"Test accuracy, task {task.name}")

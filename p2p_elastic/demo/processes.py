@@ -1,4 +1,4 @@
-"""Several `p2p-elastic join` processes on this machine, started, read, ended and compared."""
+"""Several `p2p-elastic join` processes on this machine: started, read, ended and compared."""
 
 from __future__ import annotations
 
@@ -29,23 +29,41 @@ ERRORS, SAID = "stderr.log", "log.jsonl"
 
 @dataclass
 class Process:
-    """One `p2p-elastic join` and what it last said."""
+    """One `p2p-elastic join`, and what it last reported.
+
+    Attributes:
+        name: of its folder.
+        folder: with its results and logs.
+        child: the process.
+        said: the last JSON line of each event, by the name of the event.
+        silent: whether its output ended.
+    """
 
     name: str
     folder: Path
     child: subprocess.Popen[str]
     said: dict[str, dict[str, Any]] = field(default_factory=dict)
-    silent: bool = False  # its output ended
+    silent: bool = False
 
     @property
     def last(self) -> Mapping[str, Any]:
+        """Its last progress; empty before the first."""
         return self.said.get("progress", {})
 
     def ended_well(self) -> bool:
+        """Say whether it finished.
+
+        Returns:
+            True if it reported its end and its exit code is 0.
+        """
         return "end" in self.said and self.child.poll() == 0
 
     def summary(self) -> dict[str, Any]:
-        """What it left in `summary.json`."""
+        """Read what it left in `summary.json`.
+
+        Returns:
+            The summary as JSON.
+        """
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY_FILE).read_text())
         return summary
 
@@ -56,6 +74,9 @@ class Swarm:
     Args:
         output: each process has a folder of its own in it.
         program: what Python runs.
+
+    Attributes:
+        processes: in the order of their start.
     """
 
     def __init__(self, output: Path, program: Sequence[str] = ("-m", "p2p_elastic")) -> None:
@@ -82,7 +103,16 @@ class Swarm:
             reader.join()
 
     def start(self, name: str, arguments: list[str], program: Sequence[str] | None = None) -> Process:
-        """Start one peer on loopback, with free ports, logging into its folder; `program` in the place of ours."""
+        """Start one peer on loopback, with free ports, logging into its folder.
+
+        Args:
+            name: of its folder.
+            arguments: of `p2p-elastic join`.
+            program: what Python runs; None is the program of the swarm.
+
+        Returns:
+            The process.
+        """
         folder = self._output / name
         folder.mkdir(parents=True, exist_ok=True)
         fixed = ["--host", "127.0.0.1", "--port", "0", "--http-port", "0", "--threads", "1", "--log-format", "json"]
@@ -108,12 +138,16 @@ class Swarm:
                 log.write(line.encode())
                 try:
                     self._lines.put((process, json.loads(line)))
-                except ValueError:  # a warning of some library, say; it is in the log
+                except ValueError:  # a warning of some library, for example; it is in the log
                     continue
             process.silent = True
 
     def listen(self, seconds: float) -> None:
-        """Take in what the peers say, for so long."""
+        """Take in what the peers report.
+
+        Args:
+            seconds: to listen; less if they are silent.
+        """
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -125,7 +159,18 @@ class Swarm:
     def listen_until(
         self, condition: Callable[[], bool], what: str, seconds: float = float("inf"), stop: Callable[[], bool] = bool
     ) -> None:
-        """Listen until `condition`. Raises P2PElasticError where a peer fails or it takes too long."""
+        """Take in what the peers report until `condition` holds.
+
+        Args:
+            condition: looked at about ten times a second.
+            what: what is waited for, for the error.
+            seconds: to wait at most.
+            stop: the user's wish to stop.
+
+        Raises:
+            P2PElasticError: if a peer fails, or it takes too long.
+            KeyboardInterrupt: if the user asked to stop.
+        """
         end = time.monotonic() + seconds
         while not condition():
             self.listen(0.1)
@@ -139,7 +184,11 @@ class Swarm:
                 raise P2PElasticError(f"{what} took longer than {seconds:.0f} s; see the logs in {self._output}")
 
     def all_ended(self) -> bool:
-        """Whether every peer finished, with exit code 0."""
+        """Say whether every peer finished, with exit code 0.
+
+        Returns:
+            False while one of them runs, or if one failed.
+        """
         return all(process.ended_well() for process in self.processes)
 
 
@@ -148,11 +197,17 @@ def _tail(path: Path) -> str:
 
 
 class Comparison(NamedTuple):
-    """Several trained models of one task and their average."""
+    """Several trained models of one task and their average.
 
-    average_accuracy: float  # of the averaged parameters, on the test split, BatchNorm statistics re-estimated
+    Attributes:
+        average_accuracy: of the averaged parameters on the test split, 0..1, BatchNorm statistics re-estimated.
+        average_norm: L2 norm of the averaged parameters.
+        distances: L2, of each model from the average.
+    """
+
+    average_accuracy: float
     average_norm: float
-    distances: tuple[float, ...]  # L2, of each from the average
+    distances: tuple[float, ...]
 
     @property
     def consensus_distance(self) -> float:
@@ -161,7 +216,16 @@ class Comparison(NamedTuple):
 
 
 def compare(task: Task, data: Data, folders: Sequence[Path]) -> Comparison:
-    """Average the models that peers left in `folders` and evaluate the average."""
+    """Average the models that peers left, and evaluate the average.
+
+    Args:
+        task: that they trained.
+        data: of the task.
+        folders: of the peers.
+
+    Returns:
+        The figures, distances in the order of the folders.
+    """
     vectors = torch.stack([_values(task, folder) for folder in folders])
     mean = vectors.mean(dim=0)
     model = initial_model(task, 0)

@@ -38,7 +38,18 @@ AUTO = {Topology.CENTRE: "centre", Topology.LEADER: "leader", Topology.NOBODY: "
 
 
 class Asked(NamedTuple):
-    """What the user asked for. `source` is one of SOURCES, or a peer id; `timeout` in seconds, for all of it."""
+    """What the user asked for.
+
+    Attributes:
+        initial_peer: multiaddrs of peers of the run; one that answers is enough.
+        output: file for the model; its report is beside it.
+        run: name of the run; None if there is only one.
+        source: one of SOURCES, or a peer id.
+        data_dir: folder with the data sets; None is the default folder.
+        peers: members that are averaged at most.
+        timeout: seconds for all of it.
+        host: IP address to listen on.
+    """
 
     initial_peer: tuple[str, ...]
     output: Path
@@ -51,18 +62,35 @@ class Asked(NamedTuple):
 
 
 class Taken(Frozen):
-    """A member whose parameters are in the file."""
+    """A member whose parameters are in the file.
+
+    Attributes:
+        peer: its peer id.
+    """
 
     peer: str
     step: int = Field(description="of the parameters; of the centre variable its exchanges")
     loss: float | None = Field(description="training loss that it claims, in nats")
     weight: float = Field(description="what it claims to count for, 0..1")
     share: float = Field(description="of its parameters in the exported model, 0..1")
-    test_accuracy: float | None = Field(default=None, description="of its own, where the data is here")
+    test_accuracy: float | None = Field(default=None, description="of its own, if the data is here")
 
 
 class Report(Frozen):
-    """What was exported; written beside the model."""
+    """What was exported; written beside the model.
+
+    Attributes:
+        run: name of the run.
+        task: what it trains.
+        rule: its rule.
+        source: `average`, `leader`, `centre` or a peer id.
+        taken: members whose parameters are in the file.
+        test_accuracy: of the exported model, 0..1; None if the data is not here.
+        test_loss: of the exported model, in nats; None if the data is not here.
+        bytes_received: parameters and headers, also of members that are left out.
+        seconds: for all of it.
+        model: path of the file.
+    """
 
     run: str
     task: str
@@ -81,9 +109,18 @@ class Report(Frozen):
 def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
     """Fetch the model, write it and its report, and say what was done.
 
+    Args:
+        asked: what the user asked for.
+        say: shows a line to the user.
+        stop: the user's wish to stop.
+
+    Returns:
+        The report that was written.
+
     Raises:
-        ConfigError, NetworkError: what is wrong, and what to do.
-        Interrupted: the user asked to stop.
+        ConfigError: if something that was asked for is not possible.
+        NetworkError: if no initial peer answers, or no member gave its parameters.
+        Interrupted: if the user asked to stop.
     """
     began = time.monotonic()
     if report_file(asked.output) == asked.output:
@@ -144,7 +181,7 @@ class _Export:
         return report
 
     def _choose(self, members: list[PeerRecord]) -> list[PeerRecord]:
-        """Whom to take, the best first."""
+        """Choose the members to take, the best first."""
         if self._source == "centre" and self._topology is not Topology.CENTRE:
             raise ConfigError(
                 "from", self._source, f"run {self._manifest.run!r} has no centre: its rule is {self._manifest.rule}"
@@ -160,7 +197,7 @@ class _Export:
         return found[:limit]
 
     def _leave_out(self, members: Sequence[PeerRecord], chosen: Sequence[PeerRecord]) -> None:
-        """Say why each other member is not in it; other observers are none."""
+        """Note why each other member is left out; other observers are no members."""
         for record in members:
             if record in chosen or (record.drained and record.step == 0):
                 continue
@@ -225,7 +262,7 @@ class _Export:
             return f"not within the {self._asked.timeout:g} s of --timeout"
 
     def _evaluate(self, values: Tensor, data: Data | None, *, anew: bool) -> Evaluation | None:
-        """On the test split; `anew`: with BatchNorm statistics that fit these values."""
+        """Evaluate on the test split; `anew`: with BatchNorm statistics that fit these values."""
         self._vector.load_(values)
         if data is None:
             return None
@@ -260,7 +297,14 @@ class _Export:
 
 
 def report_file(output: Path) -> Path:
-    """Where the report is: `model.safetensors` has `model.json`."""
+    """Name the report.
+
+    Args:
+        output: file of the model.
+
+    Returns:
+        `model.json` for `model.safetensors`.
+    """
     return output.with_suffix(".json")
 
 

@@ -27,12 +27,20 @@ from p2p_elastic.protocol.outcome import Outcome
 log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS, LOOK_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0
 ATTACH_SECONDS = 1.0
-MEMBERS_SECONDS = 10.0  # so long somebody to copy is looked for
+MEMBERS_SECONDS = 10.0  # to look for a member to copy
 TRIES, PAUSE_SECONDS = 4, 1.0  # for one member that declines or cannot be reached
 
 
 async def attached(network: LiveNetwork, seconds: float) -> None:
-    """Wait until an initial peer answers. Raises NetworkError with what is wrong with each where none does."""
+    """Wait until an initial peer answers.
+
+    Args:
+        network: open.
+        seconds: to wait at most.
+
+    Raises:
+        NetworkError: if none does; the message says what is wrong with each.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while not await network.directory.attach():
@@ -42,7 +50,17 @@ async def attached(network: LiveNetwork, seconds: float) -> None:
 
 
 class Observer:
-    """Listed among the members as drained and of no weight: nobody chooses it, and no median counts it."""
+    """A member of no weight that asks not to be chosen: no peer chooses it, and no median counts it.
+
+    Args:
+        network: attached.
+        manifest: of the run.
+        elements: D, the number of parameters.
+        limits: of each download.
+
+    Attributes:
+        fetcher: downloads parameters, and counts the bytes.
+    """
 
     def __init__(self, network: LiveNetwork, manifest: RunManifest, elements: int, limits: Limits) -> None:
         self._network, self._manifest, self._limits = network, manifest, limits
@@ -51,7 +69,7 @@ class Observer:
         self._sequence = time.time_ns() // 1_000_000
 
     async def stay(self) -> None:
-        """Announce until cancelled."""
+        """Announce this observer until cancelled."""
         await every(ANNOUNCE_SECONDS, self._announce)
 
     async def _announce(self) -> None:
@@ -61,18 +79,25 @@ class Observer:
         await self._network.directory.announce(record.model_copy(update={"sequence": self._sequence}))
 
     async def leave(self) -> None:
-        """Withdraw our record, if that is quick."""
+        """Withdraw its record, if that is quick."""
         with contextlib.suppress(asyncio.TimeoutError, DirectoryError):
             await wait_for(self._network.directory.withdraw(), WITHDRAW_SECONDS)
 
     async def members(self, enough: Callable[[list[PeerRecord]], object]) -> list[PeerRecord]:
-        """Those of the run with its model, as soon as there are `enough`; what there is after MEMBERS_SECONDS."""
+        """Look for the members of the run that have its model.
+
+        Args:
+            enough: says whether these are enough to stop looking.
+
+        Returns:
+            The members, as soon as there are enough; what there is after MEMBERS_SECONDS.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + MEMBERS_SECONDS
         while True:
             found: list[PeerRecord] = []
             try:
-                await self._announce()  # the directory lists the members of the run that we announced
+                await self._announce()  # the directory lists the members of the run that was announced
                 listed = await self._network.directory.members()
                 found = [r for r in listed if not r.left and r.schema_hash == self._manifest.schema_hash]
             except DirectoryError as error:
@@ -82,7 +107,16 @@ class Observer:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def take(self, member: PeerRecord, out: Tensor, *, of_centre: bool) -> Given | str:
-        """That member's parameters into `out` [D]; or why it did not give them."""
+        """Download the parameters of a member.
+
+        Args:
+            member: its record.
+            out: [D] float32, written to.
+            of_centre: whether to take the centre variable that it holds.
+
+        Returns:
+            What the member says of them; or why it did not give them.
+        """
         download, why = Download.begin(out, self._limits.part_elements), ""
         for attempt in range(TRIES):
             if attempt:
