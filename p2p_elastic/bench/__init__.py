@@ -1,1 +1,1 @@
-"""Measurements that anybody can repeat on their own machine: `p2p-elastic bench`."""
+"""`p2p-elastic bench`: what exchanges cost on this machine, measured with real processes."""

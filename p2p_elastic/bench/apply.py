@@ -19,14 +19,31 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class ApplyOptions:
+    """What is measured.
+
+    Attributes:
+        megabytes: sizes of the model in float32, in millions of bytes.
+        tensors: of a second model of each size: as many as a deep network has.
+        rounds: how often each is measured.
+        threads: CPU threads of PyTorch.
+    """
+
     megabytes: tuple[float, ...] = (4.0, 100.0, 400.0)
-    tensors: int = 300  # of a second model of each size: as many as a deep network has
+    tensors: int = 300
     rounds: int = 15
     threads: int = 1
 
 
 def run(options: ApplyOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure all of it; `say` hears how far it is."""
+    """Measure snapshot, move and copy for each size, on the CPU and on a GPU if there is one.
+
+    Args:
+        options: what is measured.
+        say: told what is measured next.
+
+    Returns:
+        Figures for JSON and for the table: a row for each model.
+    """
     torch.set_num_threads(options.threads)
     rows = []
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
@@ -39,7 +56,7 @@ def run(options: ApplyOptions, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _many(megabytes: float, tensors: int) -> nn.Module:
-    """As many bytes in so many tensors of unequal sizes, as weights and biases alternate."""
+    """Build a model of as many bytes in many tensors of unequal sizes, as weights and biases alternate."""
     size = max(2, round(megabytes * 1e6 / 4 / tensors))
     sizes = [2 * size - 2 * size // 64 if i % 2 == 0 else 2 * size // 64 for i in range(tensors)]
     return nn.ParameterList([nn.Parameter(torch.ones(max(1, n))) for n in sizes])

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback, in a process of its own, that holds every byte back for a while: a long way to try with."""
+"""A TCP proxy on loopback, in a process of its own, that delays every byte: a long way to measure with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ START_SECONDS = 30.0
 
 
 class DelayProxy:
-    """Listens on `port` and forwards to `target`, `seconds` later; to a port that is free now where none is given.
+    """Forwards connections to a port of this machine, with a delay each way. A context manager.
 
-    A context manager.
+    Args:
+        seconds: delay of every byte.
+        target: port to forward to; None chooses one that is free now.
+
+    Attributes:
+        target: port to forward to.
+        port: port that it listens on, once entered.
     """
 
     def __init__(self, seconds: float, target: int | None = None) -> None:
@@ -29,7 +35,7 @@ class DelayProxy:
         ours, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(self._seconds, self.target, theirs), daemon=True)
         self._process.start()
-        self._ours = ours  # it ends when this does, however we end
+        self._ours = ours  # the proxy ends when this pipe does, however this process ends
         if not ours.poll(START_SECONDS):
             self._process.kill()
             raise TimeoutError("the delay proxy does not start")
@@ -65,7 +71,7 @@ async def _listen(seconds: float, target: int, ready: Connection) -> None:
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=2 * READ_BYTES)
     over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(ready.fileno(), over.set)  # whoever started us is gone
+    asyncio.get_running_loop().add_reader(ready.fileno(), over.set)  # the process that started this one is gone
     ready.send(server.sockets[0].getsockname()[1])
     await over.wait()
 

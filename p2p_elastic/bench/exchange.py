@@ -18,7 +18,17 @@ TINY_MEGABYTES = 0.01
 
 @dataclass(frozen=True)
 class ExchangeOptions:
-    """What is measured: each size, by each codec, over each number of streams (None: as the peer chooses)."""
+    """What is measured: each size, by each codec, over each number of streams.
+
+    Attributes:
+        megabytes: sizes of the model in float32, in millions of bytes.
+        codecs: how parameters travel.
+        streams: for the parameters; None lets the peer choose.
+        fragments: F; an exchange moves one of F parts.
+        weighting: `dynamic` keeps a second vector.
+        rounds: how often each is measured.
+        rtt_ms: round trip between the two peers, in milliseconds; 0 is loopback.
+    """
 
     megabytes: tuple[float, ...] = (4.0, 100.0, 400.0)
     codecs: tuple[str, ...] = ("none", "float16")
@@ -30,21 +40,44 @@ class ExchangeOptions:
 
 
 class Sample(NamedTuple):
-    """One exchange, or one swap of the bare stream: wall seconds, and CPU seconds of all four processes together."""
+    """One exchange, or one swap of the bare stream.
+
+    Attributes:
+        seconds: wall time.
+        cpu: CPU seconds of all four processes together.
+        asking: of an exchange: those of its seconds that the peer's journal counts.
+    """
 
     seconds: float
     cpu: float
-    asking: float | None = None  # of an exchange: those of its seconds that the peer's journal counts
+    asking: float | None = None
 
 
 class Held(NamedTuple):
-    """Bytes that each end held at most beyond its model; None where the system does not say it."""
+    """Bytes that each end held at most beyond its model; None if the system does not say.
+
+    Attributes:
+        asking: of the end that asks.
+        answering: of the end that answers.
+    """
 
     asking: float | None
     answering: float | None
 
     def models(self, fixed: Held, megabytes: float) -> dict[str, float | None]:
-        """In model sizes, without what exchanges take `fixed`, whatever the model: threads, buffers, modules."""
+        """Convert bytes into model sizes, without what exchanges take whatever the model: threads, buffers, modules.
+
+        Args:
+            fixed: what exchanges of a tiny model take.
+            megabytes: size of the model.
+
+        Returns:
+            Model sizes by end; None if the system does not say.
+
+        Example:
+            >>> Held(9e6, None).models(Held(1e6, 1e6), megabytes=4.0)
+            {'asking': 2.0, 'answering': None}
+        """
         pairs = zip(self._fields, self, fixed, strict=True)
         return {
             end: None if held is None or base is None else max(0.0, held - base) / (megabytes * 1e6)
@@ -53,7 +86,15 @@ class Held(NamedTuple):
 
 
 def run(options: ExchangeOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure all of it; `say` hears how far it is."""
+    """Measure exchanges and bare streams, one after the other in pairs.
+
+    Args:
+        options: what is measured.
+        say: told what is measured next.
+
+    Returns:
+        Figures for JSON and for the table: a row for each combination.
+    """
     rows = []
     say("what exchanges take without a model to speak of")
     fixed = fixed_memory(options)
@@ -72,24 +113,47 @@ def run(options: ExchangeOptions, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def fixed_memory(options: ExchangeOptions) -> Held:
-    """What exchanges of next to nothing take."""
+    """Measure what exchanges of a tiny model take.
+
+    Args:
+        options: of the benchmark; sizes, codecs, streams and delay are not used.
+
+    Returns:
+        Bytes of each end.
+    """
     with ends(replace(options, rtt_ms=0.0), TINY_MEGABYTES, "none", None) as two:
         return two.memory()
 
 
 class Ends:
-    """Two peers in processes of their own: one that asks, one that answers."""
+    """Two peers in processes of their own.
+
+    Args:
+        asking: the one that asks for exchanges.
+        answering: the one that answers.
+    """
 
     def __init__(self, asking: PeerProcess, answering: PeerProcess) -> None:
         self.asking, self.answering = asking, answering
         self._pids = (*asking.pids, *answering.pids)
 
     def exchange(self) -> Sample:
-        """One exchange."""
+        """Make one exchange.
+
+        Returns:
+            What it took.
+        """
         return self._measured("exchange", lambda answer: answer)
 
     def swap(self, nbytes: int) -> Sample:
-        """So many bytes each way over a bare stream."""
+        """Send bytes each way over a bare stream.
+
+        Args:
+            nbytes: each way.
+
+        Returns:
+            What it took.
+        """
         return self._measured(f"swap {self.answering.peer} {nbytes}", lambda answer: (answer, None))
 
     def _measured(self, what: str, times: Callable[[Any], tuple[float, float | None]]) -> Sample:
@@ -98,7 +162,11 @@ class Ends:
         return Sample(seconds, sum(map(cpu_seconds, self._pids)) - before, asking)
 
     def memory(self) -> Held:
-        """The most that each held beyond its model while it exchanged a few times."""
+        """Measure the most that each held beyond its model while it exchanged a few times.
+
+        Returns:
+            Bytes of each end.
+        """
         for end in (self.asking, self.answering):
             end.ask("forget")
         for _ in range(WARM_UP):
@@ -108,7 +176,17 @@ class Ends:
 
 @contextlib.contextmanager
 def ends(options: ExchangeOptions, megabytes: float, codec: str, streams: int | None) -> Iterator[Ends]:
-    """Two peers that have met; with a delay between them, where asked for."""
+    """Start two peers, and wait until they have met.
+
+    Args:
+        options: fragments, weighting and the delay between the two.
+        megabytes: size of the model.
+        codec: how parameters travel.
+        streams: for the parameters; None lets the peer choose.
+
+    Yields:
+        The two peers.
+    """
     with contextlib.ExitStack() as stack:
         setup = Setup(megabytes, None, codec, options.fragments, streams, options.weighting)
         theirs, mine = setup, setup.over(None, period=1)
@@ -144,7 +222,14 @@ def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Spread]:
-    """Seconds, of these the ones from asking until the move is handed over, and CPU seconds of all processes."""
+    """Summarise samples.
+
+    Args:
+        samples: at least one.
+
+    Returns:
+        Seconds, the ones of them from asking until the move is handed over, and CPU seconds of all processes.
+    """
     found = {"seconds": Spread.of([s.seconds for s in samples]), "cpu_seconds": Spread.of([s.cpu for s in samples])}
     asking = [s.asking for s in samples if s.asking is not None]
     return {**found, "asking_seconds": Spread.of(asking)} if asking else found

@@ -18,7 +18,14 @@ from p2p_elastic import __version__
 
 
 class Spread(NamedTuple):
-    """Median, smallest and largest of several runs."""
+    """Median, smallest and largest of several runs.
+
+    Attributes:
+        median: of all.
+        low: the smallest.
+        high: the largest.
+        runs: how many there were.
+    """
 
     median: float
     low: float
@@ -27,31 +34,59 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value.
+        """Summarise values.
 
-        >>> Spread.of([3.0, 1.0, 2.0])
-        Spread(median=2.0, low=1.0, high=3.0, runs=3)
+        Args:
+            values: at least one.
+
+        Returns:
+            Their spread.
+
+        Example:
+            >>> Spread.of([3.0, 1.0, 2.0])
+            Spread(median=2.0, low=1.0, high=3.0, runs=3)
         """
         return cls(statistics.median(values), min(values), max(values), len(values))
 
     def to_json(self) -> dict[str, float | int]:
+        """Convert it for JSON.
+
+        Returns:
+            The fields, rounded to five digits.
+        """
         return {key: _rounded(value) if key != "runs" else int(value) for key, value in self._asdict().items()}
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> Spread:
-    """How many times the base, pair by pair: what disturbs the machine for a while disturbs both of a pair.
+    """Divide values by a base, pair by pair: what disturbs the machine for a while disturbs both of a pair.
 
-    >>> ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]).median
-    2.0
+    Args:
+        values: measured.
+        base: measured in the same runs.
+
+    Returns:
+        Spread of the ratios.
+
+    Example:
+        >>> ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]).median
+        2.0
     """
     return Spread.of([value / against for value, against in zip(values, base, strict=True)])
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that this share of all is not above.
+    """Find the value that a share of all values does not exceed.
 
-    >>> quantile([5.0, 1.0, 2.0, 3.0, 4.0], 0.5)
-    3.0
+    Args:
+        values: at least one.
+        share: 0 to 1.
+
+    Returns:
+        One of the values.
+
+    Example:
+        >>> quantile([5.0, 1.0, 2.0, 3.0, 4.0], 0.5)
+        3.0
     """
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
@@ -62,7 +97,14 @@ def _rounded(value: float) -> float:
 
 
 def as_json(value: Any) -> Any:
-    """With each spread as an object, and numbers of a readable length."""
+    """Convert figures for JSON: each spread as an object, and numbers of a readable length.
+
+    Args:
+        value: mappings, sequences, spreads, numbers and texts.
+
+    Returns:
+        What `json.dumps` can write.
+    """
     if isinstance(value, Spread):
         return value.to_json()
     if isinstance(value, Mapping):
@@ -73,7 +115,11 @@ def as_json(value: Any) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on."""
+    """Describe what is measured on.
+
+    Returns:
+        Versions, system, cores and GPU.
+    """
     return {
         "p2p_elastic": __version__,
         "python": platform.python_version(),
@@ -85,7 +131,14 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """That a process has used so far, to the nanosecond on Linux; 0 where the system does not say it."""
+    """Read the CPU time that a process has used so far.
+
+    Args:
+        pid: of the process.
+
+    Returns:
+        Seconds, to the nanosecond on Linux; 0 if the system does not say.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3) of another process; /proc has 10 ms ticks
@@ -97,7 +150,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes() -> int | None:
-    """The memory of this process now; None where the system does not say it in /proc."""
+    """Read the memory of this process now.
+
+    Returns:
+        Bytes; None if the system does not say it in /proc.
+    """
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -105,7 +162,7 @@ def resident_bytes() -> int | None:
 
 
 def forget_peak() -> None:
-    """From now on `peak_bytes` is the peak since now."""
+    """Let `peak_bytes` count from now on."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # another system, or not allowed: then it is the peak of the whole life
@@ -113,7 +170,11 @@ def forget_peak() -> None:
 
 
 def peak_bytes() -> int | None:
-    """The most memory that this process had; None where the system does not say it in /proc."""
+    """Read the most memory that this process had.
+
+    Returns:
+        Bytes; None if the system does not say it in /proc.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A peer on loopback that exchanges when it is told to: what the benchmarks measure, put together as `join` does."""
+"""A peer on loopback that exchanges on command: what the benchmarks measure, put together as `join` does."""
 
 from __future__ import annotations
 
@@ -33,16 +33,25 @@ BARE_PROTOCOL = "/p2p-elastic/bench/1"
 PIECE_BYTES = 1 << 20
 POLL_SECONDS = 0.001
 LOOK_SECONDS = 0.05
-EXCHANGE_SECONDS_MAX = 300.0
-ENTER_SECONDS_MAX = 5.0
+EXCHANGE_SECONDS_MAX, ENTER_SECONDS_MAX = 300.0, 5.0
 RUN = "bench"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One end of a benchmark. `period` None: it only answers. `port` 0: any; `announce`: where others reach it.
+    """One end of a benchmark.
 
-    `width`: of the layers of an MLP; 0: the model has four equal parameters of `megabytes` together.
+    Attributes:
+        megabytes: size of the model in float32, if it has no `width`.
+        period: steps between exchanges that it asks for; None only answers.
+        codec: how parameters travel.
+        fragments: F; an exchange moves one of F parts.
+        streams: for the parameters; None lets the peer choose.
+        weighting: `dynamic` keeps a second vector.
+        initial_peer: multiaddr of the other end; None founds the run.
+        port: TCP port for peers; 0 is any free one.
+        announce: multiaddrs at which others reach it; if it is empty, they are found.
+        width: of the layers of an MLP; 0 is a model of four equal parameters.
     """
 
     megabytes: float
@@ -57,34 +66,75 @@ class Setup:
     width: int = 0
 
     def over(self, proxy: DelayProxy | None, period: int | None = None) -> Setup:
-        """The same behind that proxy, and with that period where one is given."""
+        """Put a proxy before this end.
+
+        Args:
+            proxy: forwards to it; None changes nothing.
+            period: a new period; None keeps the old one.
+
+        Returns:
+            The changed setup.
+        """
         changed = self if period is None else replace(self, period=period)
         if proxy is None:
             return changed
         return replace(changed, port=proxy.target, announce=(f"/ip4/127.0.0.1/tcp/{proxy.port}",))
 
     def joining(self, address: str) -> Setup:
-        """The same, of the run that the peer at that address is in."""
+        """Join the run of another end.
+
+        Args:
+            address: multiaddr of the other end.
+
+        Returns:
+            The changed setup.
+        """
         return replace(self, initial_peer=address)
 
     def model(self, value: float) -> nn.Module:
-        """Such parameters; without a width all of them are `value`."""
+        """Build the model.
+
+        Args:
+            value: of all parameters, if it has no `width`.
+
+        Returns:
+            The model.
+        """
         return mlp(self.width) if self.width else model_of(self.megabytes, value)
 
 
 def mlp(width: int) -> nn.Module:
-    """Three layers of that width with ReLU."""
+    """Build three layers with ReLU.
+
+    Args:
+        width: inputs and outputs of each layer.
+
+    Returns:
+        The model.
+    """
     return nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())))
 
 
 def model_of(megabytes: float, value: float) -> nn.Module:
-    """A model of four equal parameters, all of them `value`, of so many million bytes in float32."""
+    """Build a model of four equal parameters.
+
+    Args:
+        megabytes: of all parameters in float32, in millions of bytes.
+        value: of all parameters.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> sum(p.nbytes for p in model_of(4.0, 1.0).parameters())
+        4000000
+    """
     size = max(1, round(megabytes * 1e6 / 16))
     return nn.ParameterList([nn.Parameter(torch.full((size,), value)) for _ in range(4)])
 
 
 class _Watched(ParameterVector):
-    """Notes when a move was added."""
+    """A vector that notes when a move was added."""
 
     added_at: float | None = None
 
@@ -94,15 +144,24 @@ class _Watched(ParameterVector):
 
 
 class Took(NamedTuple):
-    """Seconds of one exchange: from the call that takes the snapshot until the move is added; and those of it that the
-    peer's own journal counts, from asking until the move is handed over."""
+    """Seconds of one exchange.
+
+    Attributes:
+        seconds: from the call that takes the snapshot until the move is added.
+        asking: those of them that the peer's own journal counts, from asking until the move is handed over.
+    """
 
     seconds: float
     asking: float
 
 
 class LivePeer:
-    """A peer of the run `bench`, on a network thread of its own. A context manager; nothing is left behind."""
+    """A peer of the run `bench`, on a network thread of its own. A context manager; nothing is left behind.
+
+    Args:
+        setup: of this end.
+        model: its parameters; moves are added to them.
+    """
 
     def __init__(self, setup: Setup, model: nn.Module) -> None:
         self._setup, self.model = setup, model
@@ -154,11 +213,18 @@ class LivePeer:
 
     @property
     def pids(self) -> tuple[int, int]:
-        """Of this process and of its p2pd."""
+        """Process ids of this process and of its p2pd."""
         return self.network.host.pids
 
     def wait_for_partner(self, seconds: float = 30.0) -> None:
-        """Until another member is there. Raises P2PElasticError."""
+        """Wait until another member is there.
+
+        Args:
+            seconds: to wait at most.
+
+        Raises:
+            P2PElasticError: if none comes.
+        """
         end = time.monotonic() + seconds
         while not self.peer.members():
             if time.monotonic() > end:
@@ -166,7 +232,14 @@ class LivePeer:
             time.sleep(0.05)
 
     def exchange(self) -> Took:
-        """Ask for one exchange and wait until its move is added; how long that took."""
+        """Ask for one exchange, and wait until its move is added. A partner that declines is asked again.
+
+        Returns:
+            How long that took.
+
+        Raises:
+            P2PElasticError: if it fails, or takes too long.
+        """
         peer, vector = self.peer, self._vector
         vector.added_at, last = None, self._last()
         first = last
@@ -185,7 +258,7 @@ class LivePeer:
         return Took(vector.added_at - began, self._entered(first).seconds)
 
     def _entered(self, before: ExchangeRecord | None) -> ExchangeRecord:
-        """What the journal says of the exchange that just ended; the move may be added before it is written down."""
+        """Find the journal's entry of the exchange that just ended; it may be written after the move is added."""
         end = time.monotonic() + ENTER_SECONDS_MAX
         while time.monotonic() < end:
             last = self._last()
@@ -198,21 +271,25 @@ class LivePeer:
         return next(iter(self.peer.last_exchanges()), None)
 
     def _ask_again(self, last: ExchangeRecord) -> None:
-        """Where the partner declined: it was still adding the last move. Raises P2PElasticError where it failed."""
+        """Ask again if the partner declined, still adding the last move. Raises P2PElasticError if it failed."""
         if last.outcome is Outcome.DECLINED:
             self.peer.after_step()
         elif last.outcome is not Outcome.COMPLETED:
             raise P2PElasticError(f"the exchange failed: {last.outcome.value}: {last.reason}")
 
     def settle(self) -> None:
-        """Let an exchange that is under way end, and add its move."""
+        """Let an exchange that is under way end, and add its move: 2 s."""
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
             self.peer.settle()
             self.peer.wait(LOOK_SECONDS)
 
     def answer_until(self, over: Callable[[], bool]) -> None:
-        """Answer a partner's exchanges."""
+        """Answer a partner's exchanges.
+
+        Args:
+            over: says whether to stop.
+        """
         self.peer.report_loss(1.0)
         self.peer.after_step()
         while not over():
@@ -220,19 +297,26 @@ class LivePeer:
             self.peer.wait(LOOK_SECONDS)
 
     def extra_bytes(self) -> int | None:
-        """The peak of memory beyond what the process had, model included, before the peer was built."""
+        """Measure the peak of memory beyond what the process had, model included, before the peer was built.
+
+        Returns:
+            Bytes; None if the system does not say.
+        """
         peak = peak_bytes()
         return None if peak is None or self.resident_before is None else peak - self.resident_before
 
     def forget_peak(self) -> None:
-        """The peak counts from now on."""
+        """Let the peak count from now on."""
         forget_peak()
 
 
 class BareStream:
     """The same bytes both ways over a libp2p stream, and nothing else: no messages, no checks, no move.
 
-    Two threads on the socket, one that sends and one that receives, pieces of 1 MiB: the fastest that we know.
+    Two threads on the socket, one sends and one receives, pieces of 1 MiB: the fastest way that is known.
+
+    Args:
+        live: its network carries the stream.
     """
 
     def __init__(self, live: LivePeer) -> None:
@@ -242,7 +326,7 @@ class BareStream:
         live.thread.call(live.network.host.serve(BARE_PROTOCOL, self._answer))
 
     async def _answer(self, stream: SocketStream) -> None:
-        """Swap as often as the partner says, each time so many bytes as it says."""
+        """Swap once for each stream, with the number of bytes that the partner names."""
         asked = bytearray(8)
         await stream.receive_into(memoryview(asked))
         await self._swap(stream.socket, int.from_bytes(asked, "big"))
@@ -264,7 +348,15 @@ class BareStream:
             connected.setblocking(False)
 
     def swap(self, partner: str, nbytes: int) -> float:
-        """So many bytes each way; how long that took, in seconds, without making room for them."""
+        """Send bytes each way.
+
+        Args:
+            partner: peer id.
+            nbytes: each way.
+
+        Returns:
+            Seconds, without making room for the bytes.
+        """
         return self._live.thread.call(self._ask(partner, nbytes))
 
     async def _ask(self, partner: str, nbytes: int) -> float:
@@ -295,7 +387,14 @@ def _fill(connected: socket.socket, buffer: memoryview) -> None:
 
 
 def in_background(work: Callable[[], None]) -> threading.Thread:
-    """A thread at it."""
+    """Run something in a thread of its own, which does not keep the process alive.
+
+    Args:
+        work: what to run.
+
+    Returns:
+        The thread, started.
+    """
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread

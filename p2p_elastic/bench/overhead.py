@@ -1,6 +1,6 @@
 """What exchanging costs a peer that trains: the same loop alone and with exchanges, in turns.
 
-Where the system allows it (Linux, two cores or more), the training thread has a core of its own, and all the rest, the
+If the system allows it (Linux, two cores or more), the training thread has a core of its own, and all the rest, the
 network threads, both p2pd and the other process, share the others: as on a machine with a core to spare.
 """
 
@@ -24,23 +24,45 @@ from p2p_elastic.bench.process import PeerProcess
 from p2p_elastic.training.optimizers import SGD
 from p2p_elastic.training.trainer import attach
 
-STEP_SECONDS = 0.015  # about so long a step takes: the batch is chosen for it
+STEP_SECONDS = 0.015  # length of a step: the batch is chosen for it
 WARM_UP_STEPS = 20
 BATCH_MAX = 4096
 
 
 @dataclass(frozen=True)
 class OverheadOptions:
+    """What is measured: each size, with each period.
+
+    Attributes:
+        megabytes: sizes of the model in float32, in millions of bytes.
+        periods: steps between exchanges.
+        codec: how parameters travel.
+        weighting: `dynamic` keeps a second vector.
+        seconds: length of each window.
+        windows: of each kind: alone, and exchanging.
+    """
+
     megabytes: tuple[float, ...] = (1.0, 12.0, 48.0)
     periods: tuple[int, ...] = (8, 32, 128)
     codec: str = "none"
     weighting: Literal["fixed", "dynamic"] = "fixed"
-    seconds: float = 6.0  # of each window
-    windows: int = 5  # of each kind
+    seconds: float = 6.0
+    windows: int = 5
 
 
 class Loop:
-    """A training loop: an MLP of about so many megabytes, SGD with momentum, made-up data."""
+    """A training loop: an MLP, SGD with momentum, made-up data. Its batch is chosen so that a step takes STEP_SECONDS.
+
+    Args:
+        megabytes: size of the model in float32, about.
+        seed: of parameters and data.
+
+    Attributes:
+        width: of the layers.
+        model: the MLP.
+        optimizer: SGD with momentum 0.9.
+        loss: of the last step.
+    """
 
     def __init__(self, megabytes: float, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -53,10 +75,11 @@ class Loop:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all parameters."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def _choose_batch(self) -> None:
-        """So that a step takes about STEP_SECONDS."""
+        """Double the batch until a step takes about STEP_SECONDS."""
         while True:
             self._data = torch.randn(self._batch, self.width)
             seconds = statistics.median(self._timed() for _ in range(5))
@@ -70,6 +93,7 @@ class Loop:
         return time.perf_counter() - began
 
     def step(self) -> None:
+        """Make one step."""
         self.optimizer.zero_grad()
         loss: Tensor = self.model(self._data).square().mean()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -77,7 +101,14 @@ class Loop:
         self.loss = float(loss.detach())
 
     def steps_for(self, seconds: float) -> list[float]:
-        """Train for so long; how long each step took, from the end of the one before."""
+        """Train for some time.
+
+        Args:
+            seconds: to train.
+
+        Returns:
+            Seconds of each step, from the end of the one before.
+        """
         took, end = list[float](), time.perf_counter() + seconds
         last = time.perf_counter()
         while last < end:
@@ -89,7 +120,15 @@ class Loop:
 
 
 def run(options: OverheadOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure all of it; `say` hears how far it is."""
+    """Measure the loop alone and with exchanges, in turns.
+
+    Args:
+        options: what is measured.
+        say: told what is measured next.
+
+    Returns:
+        Figures for JSON and for the table: a row for each combination.
+    """
     torch.set_num_threads(1)
     rows = []
     for megabytes in options.megabytes:
@@ -106,7 +145,7 @@ def _row(options: OverheadOptions, megabytes: float, period: int) -> dict[str, A
     with _others_on_other_cores() as pin, PeerProcess(setup) as partner:
         mine = setup.over(None, period=period).joining(partner.address)
         with LivePeer(mine, loop.model) as live, pin():
-            _yield_to_us(partner.pids)
+            _yield_to_this_process(partner.pids)
             live.wait_for_partner()
             live.peer.report_loss(1.0)
             loop.steps_for(WARM_UP_STEPS * STEP_SECONDS)
@@ -144,11 +183,11 @@ def _figures(
     }
 
 
-def _yield_to_us(pids: Iterable[int]) -> None:
-    """Let these processes run only where our own threads leave a core to them.
+def _yield_to_this_process(pids: Iterable[int]) -> None:
+    """Let these processes run only when this process's threads leave a core to them.
 
-    Two machines share no cores; here the partner and its p2pd would push our network threads off theirs, at times
-    while these hold Python's lock, for which training waits.
+    Two machines share no cores; here the partner and its p2pd would push the network threads of this process off
+    theirs, at times while these hold Python's lock, for which training waits.
     """
     for pid in pids:
         with contextlib.suppress(OSError):  # not Linux, or over
@@ -160,7 +199,7 @@ def _yield_to_us(pids: Iterable[int]) -> None:
 
 
 def _cores() -> list[int] | None:
-    """Those that we may use, where there are two and they can be chosen."""
+    """List the cores that this process may use; None if there is only one, or they cannot be chosen."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
@@ -169,7 +208,7 @@ def _cores() -> list[int] | None:
 
 @contextlib.contextmanager
 def _others_on_other_cores() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """What is started inside runs on all cores but the first; gives what puts this thread alone onto the first."""
+    """Run what is started inside on all cores but the first; gives what puts this thread alone onto the first."""
     cores = _cores()
     if cores is None:
         yield contextlib.nullcontext

@@ -2,7 +2,8 @@
 
     python -m p2p_elastic.bench.process '{"megabytes": 4.0, ...}'
 
-It says one JSON object when it is ready, and one in answer to each line that it reads, until its standard input ends.
+It prints one JSON object when it is ready, and one in answer to each line that it reads, until its standard input
+ends.
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ END_SECONDS = 10.0
 
 
 class PeerProcess:
-    """That process, seen from the one that started it. A context manager."""
+    """That process, seen from the one that started it. A context manager.
+
+    Args:
+        setup: of that end.
+
+    Attributes:
+        address: multiaddr with peer id.
+        peer: peer id.
+        pids: of the process and of its p2pd.
+    """
 
     def __init__(self, setup: Setup) -> None:
         command = [sys.executable, "-m", "p2p_elastic.bench.process", json.dumps(dataclasses.asdict(setup))]
-        self._process = subprocess.Popen(  # noqa: S603  # ourselves
+        self._process = subprocess.Popen(  # noqa: S603  # this package
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         try:
@@ -56,8 +66,15 @@ class PeerProcess:
         self._process.stdout.close()
 
     def ask(self, what: str) -> Any:
-        """`exchange`: the seconds that it `Took`. `swap PEER BYTES`: its seconds. `memory`: the bytes that it held at
-        most beyond its model since it was asked to `forget`. `sent`: bytes of its last exchange."""
+        """Send a command, and wait for its answer.
+
+        Args:
+            what: `exchange` gives the seconds that it `Took`; `swap PEER BYTES` its seconds; `memory` the bytes that it
+                held at most beyond its model since it was asked to `forget`; `sent` the bytes of its last exchange.
+
+        Returns:
+            The answer.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
@@ -76,7 +93,15 @@ class PeerProcess:
 
 
 def obey(live: LivePeer, line: str) -> Any:
-    """Do what one line asks for."""
+    """Do what one line asks for.
+
+    Args:
+        live: the peer of this process.
+        line: one of the commands of `PeerProcess.ask`.
+
+    Returns:
+        The answer, for JSON.
+    """
     what, *about = line.split()
     if what == "exchange":
         return live.exchange()
@@ -92,7 +117,11 @@ def obey(live: LivePeer, line: str) -> Any:
 
 
 def main(setup: Setup) -> None:
-    """Obey until the end of standard input, and answer exchanges meanwhile where it does not ask for them itself."""
+    """Obey until the end of standard input; a peer without a period answers exchanges meanwhile.
+
+    Args:
+        setup: of this end.
+    """
     torch.set_num_threads(1)  # as a peer with other peers beside it on the machine has
     over = threading.Event()
     with LivePeer(setup, setup.model(1.0 if setup.initial_peer else 3.0)) as live:
@@ -115,9 +144,14 @@ def main(setup: Setup) -> None:
 
 
 def say(**facts: object) -> None:
+    """Print one JSON object. Ends the process if nothing reads it any more.
+
+    Args:
+        facts: of the object.
+    """
     try:
         print(json.dumps(facts), flush=True)  # noqa: T201
-    except BrokenPipeError:  # nobody waits for it any more; p2pd ends with us
+    except BrokenPipeError:  # nothing reads it any more; p2pd ends with this process
         os._exit(1)
 
 
