@@ -1,4 +1,4 @@
-"""The HTTP application: what one peer says about itself, and the little that may be asked of it."""
+"""The HTTP application: what one peer says about itself, and the few things that may be changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from p2p_elastic.status.schema import PeerStatus
 
 TITLE, VERSION = "p2p-elastic", "1"
 DESCRIPTION = (
-    "What one peer says about itself, and, with its token, the little that may be asked of it. "
+    "What one peer says about itself, and, with its token, the few things that may be changed. "
     "Numbers that are not finite are null."
 )
 
@@ -53,16 +53,19 @@ def create_app(
     streams: Streams | None = None,
     hosts: Iterable[str] = (),
 ) -> FastAPI:
-    """The application that answers with what `status` returns.
+    """Build the application that answers with what `status` returns.
 
     Args:
         status: called once per request, on the event loop that serves; it must not block.
         history: how training went so far.
         events: what happened lately.
         controls: what may be changed; None: nothing can be.
-        token: who sends it may change something; None: nobody may.
+        token: clients that send it may change something; None: no client may.
         streams: how many may follow the events at once, and how often they hear something.
         hosts: names by which it may be asked, beside IP addresses and `localhost`.
+
+    Returns:
+        The application.
     """
     # FastAPI's own pages load their scripts from a CDN, and training machines are often offline.
     app = _App(title=TITLE, version=VERSION, description=DESCRIPTION, docs_url=None, redoc_url=None)
@@ -90,7 +93,7 @@ async def _other_method(request: Request, _error: Exception) -> Response:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    # FastAPI's own answer repeats what was sent; ours says what is wrong with it.
+    # FastAPI's own answer repeats what was sent; this one says what is wrong with it.
     assert isinstance(error, RequestValidationError)
     problems = (f"{'.'.join(map(str, one['loc'][1:])) or one['loc'][0]}: {one['msg']}" for one in error.errors())
     return _problem(422, "; ".join(problems))
@@ -101,4 +104,4 @@ async def _not_allowed(_request: Request, error: Exception) -> Response:
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return _problem(500, "a bug of ours; the log of this peer has it")
+    return _problem(500, "a bug of p2p-elastic; the log of this peer has it")

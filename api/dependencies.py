@@ -1,4 +1,4 @@
-"""What the application knows of the peer, and may ask of it."""
+"""What the application knows of the peer, and may ask of it, as dependencies of its routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """What `create_app` was given: functions and values, never the peer."""
+    """What `create_app` was given: functions and values, never the peer.
+
+    Attributes:
+        status: gives the status now.
+        history: how training went so far.
+        events: what happened lately.
+        controls: what may be changed; None: nothing can be.
+        token: for changes; None: no client may change anything.
+        streams: the open streams of events.
+    """
 
     status: Callable[[], PeerStatus]
     history: History | None
@@ -31,13 +40,30 @@ class Source:
 
 
 def source_of(request: Request) -> Source:
-    """What the application that answers this request was given."""
+    """Find what the application that answers a request was given.
+
+    Args:
+        request: being answered.
+
+    Returns:
+        Its source.
+    """
     source: Source = request.app.state.source
     return source
 
 
 def read(source: Source) -> PeerStatus:
-    """The status now. Raises HTTPException where it cannot be read."""
+    """Read the status now.
+
+    Args:
+        source: of the application.
+
+    Returns:
+        The status.
+
+    Raises:
+        HTTPException: 500, if it cannot be read; the log says why.
+    """
     try:
         return source.status()
     except Exception as exc:

@@ -27,7 +27,14 @@ h2, h3 { margin-top: 2rem; }
 
 
 def page(openapi: Json) -> str:
-    """The whole page for one OpenAPI document."""
+    """Write the whole page for one OpenAPI document.
+
+    Args:
+        openapi: the document.
+
+    Returns:
+        HTML, with every text escaped.
+    """
     info = openapi["info"]
     operations = (
         _operation(method, path, operation)
@@ -74,7 +81,7 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _words(described: Json) -> str:
-    """Its description, with names in backticks as code."""
+    """Show the description, with names in backticks as code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(described.get("description", "")))
 
 
@@ -84,14 +91,14 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _content(message: Json) -> str:
-    """What a body or an answer consists of: its schema where it is JSON, the kind of text otherwise."""
+    """Say what a body or an answer consists of: its schema if it is JSON, the kind of text otherwise."""
     for kind, content in message.get("content", {}).items():
         return _type(content.get("schema", {})) if kind == "application/json" else escape(kind)
     return "nothing"
 
 
 def _type(schema: Json) -> str:
-    """A JSON schema in words; a named one as a link."""
+    """Say a JSON schema in words; a named one is a link."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rsplit("/", 1)[-1])
         return f'<a href="#{name}">{name}</a>'

@@ -24,20 +24,36 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 @dataclass
 class Streams:
-    """The open streams: how many there may be, of one client too, and how often each looks for something to say."""
+    """The open streams, and their limits.
+
+    Attributes:
+        limit: streams that may be open.
+        limit_per_client: of one client; the other half is for others. Through a tunnel or proxy many are one client.
+        poll_seconds: between two looks for new events.
+        progress_seconds: between two messages of progress.
+        by_client: streams that are open, by address.
+    """
 
     limit: int = 16
-    limit_per_client: int = 8  # the other half is for others; through a tunnel or proxy many are one client
+    limit_per_client: int = 8
     poll_seconds: float = 0.25
     progress_seconds: float = 1.0
     by_client: Counter[str] = field(default_factory=Counter)
 
     @property
     def open(self) -> int:
+        """How many streams are open."""
         return self.by_client.total()
 
     def why_full(self, client: str) -> str | None:
-        """Why this client may open no other stream; None where it may."""
+        """Say why a client may open no other stream.
+
+        Args:
+            client: its address.
+
+        Returns:
+            The reason; None if it may.
+        """
         if self.open >= self.limit:
             return f"{self.limit} streams of events are open, which is all there may be; close one"
         if self.by_client[client] >= self.limit_per_client:
@@ -48,7 +64,13 @@ class Streams:
 
 
 class EventStream(StreamingResponse):
-    """One stream; counted until it ends, however it ends."""
+    """One stream; counted until it ends, however it ends.
+
+    Args:
+        content: the messages.
+        streams: that count it.
+        client: its address.
+    """
 
     media_type = "text/event-stream"
 
@@ -63,12 +85,17 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
         finally:
             self._streams.by_client[self._client] -= 1
-            self._streams.by_client += Counter()  # forgets who has none
+            self._streams.by_client += Counter()  # forgets clients that have none
 
 
 class Wanted(NamedTuple):
-    """What a client asked for: events after the one with that id, with or without those of exchanges; `once`: to end
-    after what is there now."""
+    """What a client asked for.
+
+    Attributes:
+        after: id of an event; only those after it are wanted.
+        exchanges: whether events of exchanges are wanted, too.
+        once: whether to end after what is there now.
+    """
 
     after: int
     exchanges: bool
@@ -78,10 +105,16 @@ class Wanted(NamedTuple):
 async def feed(
     status: Callable[[], PeerStatus], events: EventLog | None, wanted: Wanted, streams: Streams
 ) -> AsyncGenerator[str, None]:
-    """Progress at once and then regularly, and each event that is wanted, until the client goes.
+    """Give progress at once and then regularly, and each event that is wanted, until the client goes.
 
     Args:
-        status: says what the peer is doing now; the stream ends where it raises HTTPException.
+        status: gives the status now; the stream ends if it raises HTTPException.
+        events: what happened lately; None: only progress.
+        wanted: what the client asked for.
+        streams: how often to look and to give progress.
+
+    Yields:
+        Messages of server-sent events.
     """
     clock = asyncio.get_running_loop().time
     last, due = _resumed(events, wanted.after), clock()
@@ -90,7 +123,7 @@ async def feed(
         if clock() >= due:
             try:
                 now = status()
-            except HTTPException:  # logged already; the head of our answer is sent
+            except HTTPException:  # logged already; the head of the answer is sent
                 return
             due = clock() + streams.progress_seconds
             yield _message("progress", Progress.of(now))
@@ -104,7 +137,7 @@ async def feed(
 
 
 def _resumed(events: EventLog | None, after: int) -> int:
-    """Where to go on. Ids count from 1 again where the peer was started anew; then nothing is to be missed."""
+    """Choose the id to go on after. If the peer was started anew, ids count from 1 again; then all of them are new."""
     kept = events.since(0) if events is not None else ()
     return after if kept and after <= kept[-1].id else 0
 

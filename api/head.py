@@ -8,7 +8,11 @@ ASKED = "p2p_elastic.head"  # in the scope of such a request: an answer without 
 
 
 class Head:
-    """Hands each HEAD on as GET, and drops the body of the answer; its headers are those of GET."""
+    """Hands each HEAD on as GET, and drops the body of the answer; its headers are those of GET.
+
+    Args:
+        app: that answers.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
 """Which `Host` header is answered: the defence against DNS rebinding.
 
-A page of another site can let its own name lead to this machine, and is then of the same origin as our answers. Its
-requests still carry that name. An IP address is no name that anybody else could let lead here, so each is answered.
+A page of another site can let its own name lead to this machine, and is then of the same origin as the answers here.
+Its requests still carry that name. An IP address is no name that others could let lead here, so each is answered.
 """
 
 from __future__ import annotations
@@ -22,16 +22,31 @@ _SHOWN_MAX = 100  # characters of a name that is refused
 
 
 def host_of(header: str) -> str:
-    """The host in a `Host` header: without port, brackets and last dot, in lower case; empty if it has none."""
+    """Find the host in a `Host` header.
+
+    Args:
+        header: with or without a port.
+
+    Returns:
+        The host without port, brackets and last dot, in lower case; empty if it has none.
+
+    Example:
+        >>> host_of("Peer.Example.:8870"), host_of("[::1]:8870")
+        ('peer.example', '::1')
+    """
     match = _HOST.fullmatch(header.strip())
     return "" if match is None else (match["v6"] or match["name"] or "").lower().removesuffix(".")
 
 
 def is_answered(header: str, names: Iterable[str]) -> bool:
-    """Whether the host is an IP address, `localhost`, or one of `names`. An empty header, as of HTTP/1.0, is.
+    """Say whether the host is an IP address, `localhost`, or one of `names`.
 
     Args:
+        header: an empty one, as of HTTP/1.0, is answered.
         names: in lower case, without a last dot.
+
+    Returns:
+        False if the request is to be refused.
     """
     if not header:  # no browser sends a request without
         return True
@@ -44,7 +59,12 @@ def is_answered(header: str, names: Iterable[str]) -> bool:
 
 
 class Hosts:
-    """Refuses requests whose `Host` is another's, with 421 (Misdirected Request)."""
+    """Refuses requests for the host of another, with 421 (Misdirected Request).
+
+    Args:
+        app: that answers the others.
+        names: by which it may be asked.
+    """
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self._app, self._names = app, frozenset(filter(None, map(host_of, names)))

@@ -20,7 +20,14 @@ PARTNERS_MAX = 50  # the latest: each is a time series of its own
 
 
 def exposition(status: PeerStatus) -> bytes:
-    """All numbers of a status, for a scrape."""
+    """Write all numbers of a status for a scrape.
+
+    Args:
+        status: of the peer.
+
+    Returns:
+        The text, in UTF-8.
+    """
     registry = CollectorRegistry()
     registry.register(_Metrics(status))
     return generate_latest(registry)
@@ -55,7 +62,7 @@ def _peer(status: PeerStatus) -> Iterator[Metric]:
     yield _gauge("uptime_seconds", "Seconds since the peer started.", status.uptime_seconds)
     yield _gauge("weight_ratio", "What the peer counts for in exchanges, 0 to 1.", status.weight)
     yield from _optional("weight_override_ratio", "The weight that its operator set.", status.weight_override)
-    yield _gauge("drained", "1 where the peer begins and answers no exchanges.", status.drained)
+    yield _gauge("drained", "1 if the peer begins and answers no exchanges.", status.drained)
     states = {state: sum(m.state == state for m in status.members) for state in ("alive", "suspect", "dead")}
     yield _gauges("members", "Other peers of the run, by whether they are there.", "state", states)
     drained = sum(member.drained for member in status.members)
@@ -106,7 +113,7 @@ def _exchanges(status: PeerStatus) -> Iterator[Metric]:
 def _partners(status: PeerStatus) -> Iterator[Metric]:
     latest = status.partners[:PARTNERS_MAX]
     trusts = {partner.peer: partner.trust for partner in latest}
-    yield _gauges("partner_trust_ratio", "What our measurements let a partner count for.", "partner", trusts)
+    yield _gauges("partner_trust_ratio", "What this peer's measurements let a partner count for.", "partner", trusts)
     weights = {partner.peer: partner.weight for partner in latest}
     yield _gauges("partner_weight_ratio", "What a partner last claimed to count for.", "partner", weights)
     distances = {partner.peer: partner.distance for partner in latest}
@@ -115,8 +122,8 @@ def _partners(status: PeerStatus) -> Iterator[Metric]:
 
 def _network(status: PeerStatus) -> Iterator[Metric]:
     network = status.network
-    yield _gauge("network_attached", "1 where another peer of the DHT answers.", network.attached)
-    yield _gauge("network_failed", "1 where the peer trains alone for good.", network.failure is not None)
+    yield _gauge("network_attached", "1 if another peer of the DHT answers.", network.attached)
+    yield _gauge("network_failed", "1 if the peer trains alone for good.", network.failure is not None)
     yield _counter("network_restarts", "Times that the network process died and was replaced.", network.restarts)
     text = "Times that a malformed, unsigned or foreign record was ignored."
     yield _counter("records_ignored", text, network.records_ignored)
@@ -151,12 +158,12 @@ def _pace(status: PeerStatus) -> Iterator[Metric]:
 
 def _roles(status: PeerStatus) -> Iterator[Metric]:
     if (centre := status.centre) is not None:
-        yield _gauge("centre_here", "1 where this peer holds the centre variable.", centre.here)
-        yield _gauge("centre_vacant", "1 where nobody is known to hold the centre variable.", centre.holder is None)
+        yield _gauge("centre_here", "1 if this peer holds the centre variable.", centre.here)
+        yield _gauge("centre_vacant", "1 if nobody is known to hold the centre variable.", centre.holder is None)
         yield _gauge("centre_term", "How often the centre has moved, from 1.", centre.term)
         yield _gauge("centre_exchanges", "Exchanges behind the value of the centre here.", centre.exchanges)
     if (leaders := status.leaders) is not None:
-        yield _gauge("leading", "1 where this peer leads its group.", leaders.leader == status.peer)
+        yield _gauge("leading", "1 if this peer leads its group.", leaders.leader == status.peer)
         text = "Snapshots of this peer that it published while it led."
         yield _counter("snapshots_published", text, leaders.snapshots_published)
         text = "Peers that do not lead this one because they are not believed."
@@ -165,7 +172,7 @@ def _roles(status: PeerStatus) -> Iterator[Metric]:
 
 def _health(status: PeerStatus) -> Iterator[Metric]:
     health = judge(status)
-    yield _gauge("health_degraded", "1 where something is wrong with this peer.", health.status == "degraded")
+    yield _gauge("health_degraded", "1 if something is wrong with this peer.", health.status == "degraded")
     codes = {reason.code: 1.0 for reason in health.reasons}
     yield _gauges("health_reason", "1 for each thing that is wrong.", "code", codes)
 

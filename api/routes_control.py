@@ -1,7 +1,7 @@
-"""The addresses that change something: only for who sends the token, and only small JSON.
+"""The addresses that change something: only for clients that send the token, and only small JSON.
 
-A page in somebody's browser can send neither the bearer header nor JSON to another site without asking that site first,
-and this one never agrees.
+A page in a browser can send neither the bearer header nor JSON to another site without asking that site first, and
+this one never agrees.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _SmallJson(Request):
 
 
 class _Guarded(APIRoute):
-    """A route that looks at who asks before anything of the body is read."""
+    """A route that checks the client before anything of the body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -141,7 +141,7 @@ async def forget(name: Name, controls: Begun, source: Given) -> Response:
 
 @router.put("/v1/weight", summary="Set the weight", response_model=Standing, responses=_BODY_PROBLEMS)
 async def override(new: NewWeight, controls: Begun, source: Given) -> Response:
-    """Count for so much whatever the signals say, but never where the loss is not finite."""
+    """Count for this weight whatever the signals say, but never while the loss is not finite."""
     controls.override_weight(new.weight)
     return _standing(source)
 

@@ -26,7 +26,15 @@ router = APIRouter(responses=UNREADABLE, generate_unique_id_function=lambda rout
 
 
 def answer(value: BaseModel, code: int = 200) -> Response:
-    """`value` as JSON."""
+    """Answer with a value as JSON.
+
+    Args:
+        value: numbers that are not finite become null.
+        code: of HTTP.
+
+    Returns:
+        The response.
+    """
     # pydantic writes NaN as null; the way through a dict, in older FastAPI, fails on it.
     return Response(value.model_dump_json(), status_code=code, media_type="application/json")
 

@@ -1,4 +1,4 @@
-"""The answers and bodies that exist only over HTTP; all others are in the core, most of them in `status.py`."""
+"""The answers and bodies that exist only over HTTP; all others are in `p2p_elastic.status` and `p2p_elastic.health`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from p2p_elastic.values import Frozen
 class Ready(Frozen):
     """The peer trains and can be reached."""
 
-    ready: Literal[True] = True
+    ready: Literal[True] = Field(default=True, description="for programs")
 
 
 class NotReady(Frozen):
     """The peer does not train yet, or no longer, or cannot be reached."""
 
-    ready: Literal[False] = False
-    reason: Reason
+    ready: Literal[False] = Field(default=False, description="for programs")
+    reason: Reason = Field(description="what is missing, and what to do")
 
 
 class Problem(Frozen):
     """Why a request was not answered."""
 
-    detail: str
+    detail: str = Field(description="the reason, for people")
 
 
 class Peers(Frozen):
     """The other peers of the run, and those with which this peer exchanged."""
 
-    members: tuple[MemberStatus, ...]
+    members: tuple[MemberStatus, ...] = Field(description="as this peer knows them; also those that are dead")
     partners: tuple[PartnerStatus, ...] = Field(description="the latest first; a partner may have left the run since")
 
 
@@ -47,22 +47,29 @@ class Curve(Frozen):
 class Progress(Frozen):
     """How far the peer is, in short: what /v1/events says once a second."""
 
-    step: int
-    steps_total: int | None
-    epoch: float
-    phase: Phase
-    loss: float | None
+    step: int = Field(description="optimizer steps so far")
+    steps_total: int | None = Field(description="optimizer steps at which it ends")
+    epoch: float = Field(description="passes over the training data so far")
+    phase: Phase = Field(description="what it does now")
+    loss: float | None = Field(description="mean of the last steps, in nats")
     accuracy: float | None = Field(description="share of the validation split, 0..1")
-    steps_per_second: float | None
-    weight: float
-    drained: bool
-    uptime_seconds: float
+    steps_per_second: float | None = Field(description="lately")
+    weight: float = Field(description="what it counts for in exchanges, 0..1")
+    drained: bool = Field(description="whether it begins and answers no exchanges")
+    uptime_seconds: float = Field(description="since it started")
     members: int = Field(description="how many are alive")
-    health: Literal["ok", "degraded"]
+    health: Literal["ok", "degraded"] = Field(description="/health says why")
 
     @classmethod
     def of(cls, status: PeerStatus) -> Progress:
-        """The short form of a status."""
+        """Shorten a status.
+
+        Args:
+            status: of the peer.
+
+        Returns:
+            The short form.
+        """
         training = status.training
         return cls(
             step=training.step,
@@ -91,14 +98,21 @@ class NewWeight(Frozen):
 class Standing(Frozen):
     """What this peer counts for, and why, after a change."""
 
-    weight: float
-    weight_override: float | None
-    drained: bool
-    signals: tuple[SignalStatus, ...]
+    weight: float = Field(description="what it counts for in exchanges, 0..1")
+    weight_override: float | None = Field(description="the weight that its operator set")
+    drained: bool = Field(description="whether it begins and answers no exchanges")
+    signals: tuple[SignalStatus, ...] = Field(description="what the weight follows from, the worst first")
 
     @classmethod
     def of(cls, status: PeerStatus) -> Standing:
-        """That part of a status."""
+        """Take the part of a status that a change concerns.
+
+        Args:
+            status: of the peer.
+
+        Returns:
+            That part.
+        """
         return cls(
             weight=status.weight,
             weight_override=status.weight_override,

@@ -1,4 +1,4 @@
-"""An HTTP server that lives in someone else's event loop: no signals, no logging set up, closed within a second."""
+"""An HTTP server for an event loop that others run: no signals, no logging set up, closed within a second."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ _PORT_PROBLEMS = {
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port`; port 0 means any free one.
+    """Open a socket that listens.
+
+    Args:
+        host: address or name of this machine.
+        port: 0 is any free one.
+
+    Returns:
+        The socket.
 
     Raises:
-        ConfigError: `http-port` when the port is taken, forbidden or no port at all; `http-host` when the host is not
-            an address of this machine.
+        ConfigError: `http-port` if the port is taken, forbidden or no port at all; `http-host` if the host is not an
+            address of this machine.
     """
     if not 0 <= port <= 65535:
         raise ConfigError("http-port", port, "give 1 to 65535, or 0 for any free one")
@@ -60,7 +67,7 @@ def _listen(sock: socket.socket, address: tuple[object, ...]) -> socket.socket:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to whoever owns the process; uvicorn offers no other switch for that."""
+        """Leave the signals to the owner of the process; uvicorn offers no other switch for that."""
         yield
 
 
@@ -115,7 +122,7 @@ class ApiServer:
         self._sock.close()
 
     async def _end_requests(self) -> None:
-        """Wait until those whose connection was cut have noticed: a stream of events would go on for ever."""
+        """Wait until requests whose connection was cut have noticed: a stream of events would go on for ever."""
         # uvicorn's own set shrinks while they end.
         if requests := tuple(self._server.server_state.tasks):
             await asyncio.wait(requests, timeout=GRACE_SECONDS)

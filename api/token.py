@@ -1,4 +1,4 @@
-"""The token that whoever changes something at a peer has to send: a file that only its owner can read."""
+"""The token that a client has to send to change something at a peer: a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ LENGTH_MIN, LENGTH_MAX = 16, 512
 
 
 def default_path() -> Path:
-    """Where the token is kept where no other file is named: one for all peers of this user on this machine."""
+    """Choose the file of the token if no other is named: one for all peers of this user on this machine.
+
+    Returns:
+        The path; its folder may be missing.
+
+    Raises:
+        ConfigError: if this user has no home folder.
+    """
     try:
         return state_folder() / "http-token"
     except RuntimeError as error:
@@ -24,12 +31,16 @@ def default_path() -> Path:
 
 
 def load_or_create(path: Path) -> tuple[str, bool]:
-    """The token in that file, and whether it was made just now, because there was none.
+    """Read the token, or make one if there is none. Peers that start at the same time agree on one.
 
-    Peers that start at the same time agree on one.
+    Args:
+        path: of the file.
+
+    Returns:
+        The token, and whether it was made just now.
 
     Raises:
-        ConfigError: the file holds no token, others can read it, or it cannot be read or written.
+        ConfigError: if the file holds no token, others can read it, or it cannot be read or written.
     """
     try:
         if not path.exists():
@@ -43,7 +54,7 @@ def load_or_create(path: Path) -> tuple[str, bool]:
 
 
 def _create(path: Path) -> bool:
-    """Write a new token; False where somebody else was faster."""
+    """Write a new token; False if another process was faster."""
     with contextlib.suppress(FileExistsError):
         with creating(path, 0o600) as file:
             file.write(secrets.token_urlsafe(TOKEN_BYTES).encode() + b"\n")
