@@ -14,21 +14,9 @@ import pytest
 from rich.console import Console
 
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.screens.live import (
-    Every,
-    JsonScreen,
-    LastingScreen,
-    PanelScreen,
-    Screen,
-    TextScreen,
-    one_line,
-    open_screen,
-    panel,
-    percent,
-    short,
-    size,
-    time_left,
-)
+from p2p_elastic.screens.live import Every, JsonScreen, LastingScreen, PanelScreen, Screen, TextScreen, open_screen
+from p2p_elastic.screens.peer import one_line, panel, time_left
+from p2p_elastic.screens.units import percent, short, size
 from p2p_elastic.status.schema import (
     BootstrapStatus,
     CentreStatus,

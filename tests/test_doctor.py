@@ -28,22 +28,24 @@ from p2p_elastic.doctor.checks import (
     Finding,
     Gpu,
     Package,
-    PortProblem,
-    check_addresses,
     check_cpu,
     check_daemon,
     check_device,
     check_disk,
-    check_http_host,
     check_memory,
     check_packages,
-    check_port,
     check_python,
-    check_reachable,
     disk_vectors,
-    scope_of,
 )
 from p2p_elastic.doctor.network import Reach, check_reaches, check_run, choose, valid_addresses
+from p2p_elastic.doctor.reachability import (
+    PortProblem,
+    check_addresses,
+    check_http_host,
+    check_port,
+    check_reachable,
+    scope_of,
+)
 from p2p_elastic.doctor.task import check_batch, look_at_data, source_of
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig

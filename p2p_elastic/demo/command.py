@@ -15,7 +15,8 @@ from rich.table import Table
 
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.demo.processes import Process, Swarm, compare
-from p2p_elastic.screens.live import Every, percent, short, size
+from p2p_elastic.screens.live import Every
+from p2p_elastic.screens.units import percent, short, size
 from p2p_elastic.tasks import Task, find_task
 
 START_SECONDS = 90.0

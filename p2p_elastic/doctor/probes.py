@@ -15,7 +15,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2p_elastic.doctor.checks import PACKAGES, Package, PortProblem
+from p2p_elastic.doctor.checks import PACKAGES, Package
+from p2p_elastic.doctor.reachability import PortProblem
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")

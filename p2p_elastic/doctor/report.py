@@ -13,25 +13,27 @@ from p2p_elastic.doctor import probes
 from p2p_elastic.doctor.checks import (
     PACKAGES,
     Finding,
-    PortProblem,
-    check_addresses,
     check_cpu,
     check_daemon,
     check_device,
     check_disk,
-    check_http_host,
     check_memory,
     check_packages,
-    check_port,
     check_python,
     check_pytorch,
-    check_reachable,
     device_vectors,
     disk_vectors,
     failure,
-    host_of,
     ok,
     warning,
+)
+from p2p_elastic.doctor.reachability import (
+    PortProblem,
+    check_addresses,
+    check_http_host,
+    check_port,
+    check_reachable,
+    host_of,
 )
 from p2p_elastic.errors import ConfigError, NetworkError
 

@@ -28,7 +28,7 @@ from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Given
 from p2p_elastic.rules.methods import Topology, find_method
-from p2p_elastic.screens.live import percent, size
+from p2p_elastic.screens.units import percent, size
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm
 from p2p_elastic.values import Frozen
 

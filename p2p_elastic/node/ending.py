@@ -16,7 +16,8 @@ from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_mode
 from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.screens.live import Screen, percent, size
+from p2p_elastic.screens.live import Screen
+from p2p_elastic.screens.units import percent, size
 from p2p_elastic.status.schema import ExchangeTotals, FarewellStatus
 from p2p_elastic.tasks import batchnorm_layers
 from p2p_elastic.training.trainer import Trainer

@@ -12,7 +12,8 @@ from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.peers.arrival import Measured
 from p2p_elastic.peers.network import NetworkThread
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.screens.live import Screen, size
+from p2p_elastic.screens.live import Screen
+from p2p_elastic.screens.units import size
 from p2p_elastic.status.schema import JoiningStatus
 from p2p_elastic.training.trainer import Trainer
 

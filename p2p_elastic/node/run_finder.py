@@ -193,7 +193,7 @@ class RunFinder:
                 theirs = await self._network.find_run(self._config.run, TURN_SECONDS)
             if theirs is None:
                 self._network.directory.found(manifest)
-                await attempt(peer.announce)  # others who trained alone wait for it now
+                await attempt(peer.announce)  # others that trained alone wait for it now
                 self._screen.say("founded", f"The initial peers know no such run: founded {manifest.describe()}")
                 return
             check_against(theirs, self._config.binding())

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from p2p_elastic.screens.live import Every, percent, size
+from p2p_elastic.screens.live import Every
+from p2p_elastic.screens.units import percent, size
 from p2p_elastic.simulator.config import Point, SimulationResult
 from p2p_elastic.simulator.options import dashed, shown, value_of
 from p2p_elastic.simulator.report import Headline, headline

@@ -13,18 +13,8 @@ from rich.text import Text
 from p2p_elastic.client.status import Answer
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
-from p2p_elastic.screens.live import (
-    at_centre,
-    duration,
-    failures,
-    lately,
-    number,
-    percent,
-    short,
-    size,
-    standing,
-    time_left,
-)
+from p2p_elastic.screens.peer import at_centre, failures, lately, standing, time_left
+from p2p_elastic.screens.units import duration, number, percent, short, size
 from p2p_elastic.status.schema import PartnerStatus, PeerStatus
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unreachable": "red"}
