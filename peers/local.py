@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from p2p_elastic.health.causes import Timing, load_of
@@ -169,7 +168,11 @@ class Local:
             broken=self.broken,
             timing=self._timing(),
         )
-        self.weigher.weigh(judged(seen, self.alive()), self.condition.signals())
+        members, reported = self.alive(), self.condition.signals()
+        if self.policy.weighting == "dynamic":
+            self.weigher.weigh(judged(seen, members), reported)
+        else:
+            self.weigher.show(seen, members, reported)
         before, self._weight_told = self._weight_told, self.weight
         if self._weight_told != before:
             text = f"weight {before:.2g} -> {self._weight_told:.2g}: {self._why()}"
@@ -264,7 +267,7 @@ class Local:
         """Whether our own snapshot may be shown to others, once all of it is here."""
         if not self.handover.has_arrived:
             await asyncio.to_thread(self.handover.arrive)
-        self.broken = not bool(torch.isfinite(self.handover.mine.sum()))
+        self.broken = not math.isfinite(float(self.handover.mine.sum()))
         return not self.broken
 
     def apart_from(self, partner: str) -> Apart | None:

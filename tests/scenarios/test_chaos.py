@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import logging
 import os
@@ -12,12 +11,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chaos import plan as plans
 from chaos.checks import problems
 from chaos.command import main
+from chaos.once import Shared, once
 from chaos.plan import Flood, Plan, Setting, Trouble
 from chaos.trial import Trial, try_seed, undisturbed
 from chaos.world import World, run_plan
@@ -38,13 +39,24 @@ QUIET = Plan(0, SMALL)
 CUTS = Plan(0, SMALL, (Trouble((), 5.0, 55.0, "cut", 0.15),))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _computed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """By all workers together: each has a folder of its own beside those of the others."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "once"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shared, "folder", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _nothing_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Thousands of lines, about failures that are meant to happen."""
     caplog.set_level(logging.CRITICAL, logger="p2p_elastic")
 
 
-@functools.cache
+@once
 def chunk(first: int) -> tuple[Trial, ...]:
     return tuple(try_seed(seed) for seed in range(first, first + CHUNK))
 
