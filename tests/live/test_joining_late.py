@@ -14,9 +14,9 @@ from running import START_SECONDS
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm
-from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.run_context import RunContext
 
-ANNOUNCE_SECONDS = Membership(run="any").announce_seconds
+ANNOUNCE_SECONDS = RunContext(run="any").announce_seconds
 
 
 def test_a_peer_that_joins_late_is_near_the_founder_at_once_and_the_model_can_be_exported(tmp_path: Path) -> None:
