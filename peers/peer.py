@@ -7,33 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 
-from p2p_elastic.peers.errands import Errands
 from torch import Tensor
 
 from p2p_elastic.health.operator import Condition
-from p2p_elastic.health.trust import Verdict
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.arrival import CaughtUp
 from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.current_run import CurrentRun
+from p2p_elastic.peers.errands import Errands
 from p2p_elastic.peers.exchange_slot import Slot
 from p2p_elastic.peers.farewell import Farewell
 from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.journal import Journal
-from p2p_elastic.peers.local_context import assembled
+from p2p_elastic.peers.local_context import LocalContext, assembled
 from p2p_elastic.peers.memory import PeerMemory, recall, remembered
 from p2p_elastic.peers.partner_judge import Examine
-from p2p_elastic.peers.partners import shown
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
@@ -41,6 +36,7 @@ from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
+from p2p_elastic.peers.views import members_of, partners_of
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.events import EventLog
@@ -58,7 +54,6 @@ from p2p_elastic.status.schema import (
     SignalStatus,
 )
 
-log = logging.getLogger(__name__)
 SOON_SHARE = 0.2  # of the interval between announcements, until the second one
 
 
@@ -111,8 +106,7 @@ class Peer:
         self._responder = Responder(self._local, limits, self._seat, goodbyes, self.refresh)
         self._farewell = Farewell(self._local, transport, directory, self._presence, self._seat, limits, rng)
         self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
-        coin = random.Random(f"{seed} {self.peer} coin")
-        self._errands = Errands(self._local.run, self._local.journal, coin)
+        self._errands = Errands(self._local.run, self._local.journal, random.Random(f"{seed} {self.peer} coin"))
         self._to_initiate = asyncio.Event()
 
     # -- training thread ----------------------------------------------------------------------------------------------
@@ -229,9 +223,9 @@ class Peer:
         return self._local.events
 
     @property
-    def journal(self) -> Journal:
-        """The exchanges so far."""
-        return self._local.journal
+    def parts(self) -> LocalContext:
+        """What its exchanges share; each part says itself which thread it belongs to."""
+        return self._local
 
     @property
     def exchange_state(self) -> Slot:
@@ -258,18 +252,7 @@ class Peer:
 
     def partners(self) -> tuple[PartnerStatus, ...]:
         """Those with whom there were exchanges, the latest first."""
-        local = self._local
-        found = local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
-        members, seconds = local.members.known, local.pacing.expected()
-        deadlines = {p.peer: local.members.waits(members[p.peer].record).answer() for p in found if p.peer in members}
-        return tuple(
-            p.model_copy(update={"deadline_seconds": deadlines.get(p.peer), "exchange_seconds": seconds.get(p.peer)})
-            for p in found
-        )
-
-    def _of_centre(self) -> Mapping[str, Verdict]:
-        centre = self._local.run.centre
-        return {} if centre is None or not centre.seated else centre.judge.verdicts
+        return partners_of(self._local, self._now())
 
     def examine_with(self, examine: Examine | None) -> None:
         """From now on, let `examine` try a partner's parameters before we move towards them (dynamic weighting);
@@ -317,11 +300,7 @@ class Peer:
         return dict(self._local.journal.streams_refused)
 
     def members(self) -> tuple[MemberStatus, ...]:
-        local, now = self._local, self._now()
-        announce_seconds = local.run.context.announce_seconds
-        return tuple(
-            shown(m, now, local.members.looked_at, announce_seconds) for _, m in sorted(local.members.known.items())
-        )
+        return members_of(self._local, self._now())
 
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0

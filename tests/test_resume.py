@@ -189,7 +189,7 @@ def test_a_centre_that_was_resumed_counts_by_the_exchanges_behind_it_as_before()
     # By its clock, which counts since the run began, it gave way wholly to whatever other centre it met.
     policy = manifest_of(rule="easgd", period=4, probability=None).policy()
     before = build_member(SimulatedNetwork(), "a", policy=policy).peer
-    centre = before._local.run.centre
+    centre = before.parts.run.centre
     assert centre is not None
     centre.stamp, centre.since, centre.behind = Stamp(term=2, clock=500), 480, 20
     other = Stamp(term=2, clock=500)
@@ -200,8 +200,8 @@ def test_a_centre_that_was_resumed_counts_by_the_exchanges_behind_it_as_before()
     for remembered, share in ((memory, 0.5), (unknown, 0.0)):
         after = build_member(SimulatedNetwork(), "a", policy=policy).peer
         after.restore(remembered, centre=before.centre_value())
-        assert after._local.run.centre is not None
-        assert after._local.run.centre.inheritance(other) == share
+        assert after.parts.run.centre is not None
+        assert after.parts.run.centre.inheritance(other) == share
 
 
 def test_the_sum_weight_of_gosgd_is_not_begun_anew() -> None:

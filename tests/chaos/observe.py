@@ -53,7 +53,7 @@ class Observer:
         self.weights: dict[str, float | None] = {}  # exchange -> what the partner claimed to count for
         self.applied: list[Applied] = []
         self.vector, self._peer = vector, peer
-        journal = peer.journal
+        journal = peer.parts.journal
         enter, settle = journal.enter, journal.settled
 
         def entered(entry: Entry, weight: float | None = None) -> None:

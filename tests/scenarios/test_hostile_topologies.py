@@ -114,7 +114,7 @@ def swarm(network: SimulatedNetwork, policy: Policy, names: list[str] = NAMES) -
 def check_sane(members: list[Member]) -> None:
     """What must hold at the end, whatever happened."""
     for member in members:
-        run = member.peer._local.run
+        run = member.peer.parts.run
         not_begun = member.peer._to_initiate.is_set()  # a snapshot that nobody took up before the end
         assert member.peer.exchange_state in (IDLE, DELIVERED) or not_begun
         assert bool(torch.isfinite(values(member.model)).all())
@@ -155,7 +155,7 @@ def test_a_stranger_gets_no_snapshot(policy: Policy, change: dict[str, object], 
         assert members[0].peer.exchanges().declined_by_us[reason.value] >= 1
         if policy is LSGD:
             assert isinstance(await say(network, "a", asks(), source="evil"), Decline)
-            assert not members[1].peer._local.run.following.asked_for  # type: ignore[union-attr]
+            assert not members[1].peer.parts.run.following.asked_for  # type: ignore[union-attr]
 
     living(members, scenario)
     check_sane(members)
@@ -170,7 +170,7 @@ def test_strangers_words_do_not_count_and_false_names_are_refused() -> None:
         for i in range(200):
             told = Tell(id=ID, peer=f"s{i}", run="test", step=1, loss=0.0)
             assert isinstance(await say(network, "a", told, source=f"s{i}"), Tell)
-        following = members[0].peer._local.run.following
+        following = members[0].peer.parts.run.following
         assert following is not None
         assert set(following._heard) <= set(NAMES)
         other = await say(network, "a", Tell(id=ID, peer="evil", run="other", step=1, loss=0.0))
@@ -349,7 +349,7 @@ def test_a_leader_that_gives_no_snapshot_worth_the_name_is_not_followed(way: str
         assert way == "no loss" or counted & set(member.peer.exchanges().by_outcome)
         torch.testing.assert_close(values(member.model), start, rtol=0, atol=1e-3)  # they followed the honest best
     if way in ("not finite", "no loss"):
-        assert all("evil" in m.peer._local.run.following.disbelieved for m in members)  # type: ignore[union-attr]
+        assert all("evil" in m.peer.parts.run.following.disbelieved for m in members)  # type: ignore[union-attr]
     check_sane(members)
 
 
@@ -433,13 +433,13 @@ def test_training_survives_a_network_that_ended_before_it() -> None:
     other.peer.judge_leaders(lambda _snapshot: Measured(90.0, 0.1, 1.0))
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
-        delivered = other.peer._local.slot.deliver
+        delivered = other.peer.parts.slot.deliver
 
         def deliver(*words: object, **more: object) -> None:
             delivered(*words, **more)  # type: ignore[arg-type]
             other.stopped = True
 
-        other.peer._local.slot.deliver = deliver  # type: ignore[method-assign]
+        other.peer.parts.slot.deliver = deliver  # type: ignore[method-assign]
         await until(lambda: other.stopped, 30.0)
 
     living([liar, other], scenario)

@@ -509,13 +509,13 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
     donor.given = watched  # type: ignore[method-assign]
 
     async def scenario() -> None:
-        show = old.peer._local.slot.mailbox.show
+        show = old.peer.parts.slot.mailbox.show
 
         def counted(out: Tensor, taken: Callable[[int], None]) -> None:
             copies.append(out)
             show(out, taken)
 
-        old.peer._local.slot.mailbox.show = counted  # type: ignore[method-assign]
+        old.peer.parts.slot.mailbox.show = counted  # type: ignore[method-assign]
         done = await asyncio.gather(*(catch_up(member) for member in late))
         assert all(caught is not None for caught, _ in done)
         assert held(old)

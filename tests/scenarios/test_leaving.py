@@ -412,7 +412,7 @@ def test_goodbyes_of_strangers_leave_nothing_behind_and_those_of_members_little(
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         for i in range(2000):
             await say(network, f"stranger-{i}", "b", seconds=60.0)
-        assert len(members[1].peer._local.members.departed) == 0
+        assert len(members[1].peer.parts.members.departed) == 0
         assert told(members[1], "left") == []
         for _ in range(50):  # it asks again and again to be pulled from, and never answers
             network.handlers.pop("a", None)
@@ -561,13 +561,13 @@ def test_a_centre_that_leaves_loses_no_exchange_and_its_heir_takes_over_at_once(
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(leaver).exchanges > 50, 30.0)
         status = await leave(leaver)
-        centre = leaver.peer._local.run.centre
+        centre = leaver.peer.parts.run.centre
         assert centre is not None
         assert status.centre_to is not None
         assert not centre.seated
         assert {centre_of(m).holder for m in others} == {status.centre_to}  # all know it, no directory was read
         heir = next(m for m in others if m.peer.peer == status.centre_to)
-        new = heir.peer._local.run.centre
+        new = heir.peer.parts.run.centre
         assert new is not None
         assert new.seated
         assert (new.stamp.term, new.stamp.clock >= centre.stamp.clock) == (2, True)
@@ -637,12 +637,12 @@ def test_where_all_but_one_leave_at_once_the_centre_goes_to_the_one_that_stays()
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
         asking.on = False
         await asyncio.sleep(3.0)  # now all know how fresh each copy is
-        alive = members[0].peer._local.members.alive()
+        alive = members[0].peer.parts.members.alive()
         last = succession(candidates(alive, asyncio.get_running_loop().time(), 1.0))[-1].peer
         stays = next(m for m in members if m.peer.peer == last)
         for member in members[1:]:
             if member is not stays:  # their goodbyes are still to come
-                member.peer._local.departure.leave()
+                member.peer.parts.departure.leave()
         status = await leave(members[0])
         assert status.centre_to == last
         assert centre_of(stays).here
@@ -694,10 +694,10 @@ def test_only_the_centre_names_its_heir() -> None:
         await until(lambda: all(centre_of(m).holder == "a" for m in members), 10.0)
         liar, victim = members[3], members[1]
         liar.stopped = True
-        assert liar.peer._local.run.centre is not None
-        liar.peer._local.run.centre.seated = True  # it has a value to give
-        liar.peer._local.departure.leave()
-        liar.peer._local.departure.await_taker("b")
+        assert liar.peer.parts.run.centre is not None
+        liar.peer.parts.run.centre.seated = True  # it has a value to give
+        liar.peer.parts.departure.leave()
+        liar.peer.parts.departure.await_taker("b")
         await say(network, "d", "b", seconds=60.0, heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())
         await say(network, "d", "c", heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())
         assert not centre_of(victim).here

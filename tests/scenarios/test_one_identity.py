@@ -97,7 +97,7 @@ def test_of_two_processes_with_one_identity_the_later_one_ends_within_an_announc
         assert states == ["alive"] * 40
         assert len(told(first)) == 1
         assert "began later" in told(first)[0]
-        seen = other.peer._local.members.known["twin"].record
+        seen = other.peer.parts.members.known["twin"].record
         assert seen.step > before.step + 150
         assert seen.sequence == pytest.approx(network.records["twin"][0].sequence, abs=1)
         assert not life.done()

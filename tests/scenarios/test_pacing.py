@@ -212,7 +212,7 @@ def test_a_budget_of_time_is_kept_to(rule: str) -> None:
 
 def _listen(member: Member, seconds: list[float], to: str = "") -> None:
     """Add up how long the exchanges of a member take, with all or those whose names begin so."""
-    journal = member.peer.journal
+    journal = member.peer.parts.journal
     enter = journal.enter
 
     def entered(entry: Any, weight: float | None = None) -> None:

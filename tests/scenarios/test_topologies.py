@@ -315,7 +315,7 @@ def test_a_centre_given_up_while_an_earlier_one_is_handed_over_is_not_forgotten(
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[1]).holder == "a", 10.0)
-        centre, bequest = members[1].peer._local.run.centre, members[1].peer._bequest
+        centre, bequest = members[1].peer.parts.run.centre, members[1].peer._bequest
         assert centre is not None
         second = Given(centre.value + 1.0, Stamp(term=1, clock=9))
         centre.given = Given(centre.value, Stamp(term=1, clock=3))
