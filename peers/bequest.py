@@ -12,7 +12,7 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.centre import Centre, Given
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext, enter
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.transport import Transport
@@ -28,13 +28,13 @@ FINAL = (Outcome.COMPLETED, Outcome.HALF)  # nothing is taken in twice
 class Bequest:
     """Tries to hand over what this peer gave up. Where that fails, only what was learnt there is lost."""
 
-    def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
+    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
         self._wanted = asyncio.Event()
 
     @property
     def _given(self) -> Given | None:
-        centre = self._local.centre
+        centre = self._local.run.centre
         return None if centre is None else centre.given
 
     def look(self) -> None:
@@ -49,15 +49,15 @@ class Bequest:
             self._wanted.clear()
             while self._given is not None:
                 await self.hand_over()
-                await asyncio.sleep(self._local.membership.announce_seconds)
+                await asyncio.sleep(self._local.run.context.announce_seconds)
 
     async def hand_over(self) -> None:
         """Try once, where there is something to hand over."""
         local = self._local
-        centre = local.centre
-        if centre is None or centre.given is None or local.condition.drained or local.leaving:
+        centre = local.run.centre
+        if centre is None or centre.given is None or local.own.condition.drained or local.departure.leaving:
             return
-        heir, given = local.members.get(centre.holder or ""), centre.given
+        heir, given = local.members.known.get(centre.holder or ""), centre.given
         if heir is None:
             return
         result = await self._give(centre, given, heir.record)
@@ -82,16 +82,16 @@ class Bequest:
             result = Result(outcome_of(error), reason=str(error))
         if result.outcome is Outcome.COMPLETED and result.centre is not None:
             centre.saw(vectors.theirs, result.centre)
-        local.enter(offer.id, heir.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+        enter(local, offer.id, heir.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
         return result
 
     def _offer(self, given: Given) -> Offer:
         local = self._local
         return Offer(
             id=new_id(self._rng),
-            **local.asking._asdict(),
-            step=local.progress.step,
-            loss=local.loss(),
+            **local.run.asking._asdict(),
+            step=local.own.progress.step,
+            loss=local.own.loss(),
             weight=1.0,
             centre=given.stamp,
         )

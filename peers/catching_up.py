@@ -23,7 +23,7 @@ from torch import Tensor
 from p2p_elastic.peers.arrival import CaughtUp, Fetching, Measured
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import Download, Failure, Fetcher
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.partners import is_ahead
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import attempt
@@ -103,25 +103,25 @@ class CatchingUp:
 
     def __init__(
         self,
-        local: Local,
+        local: LocalContext,
         transport: Transport,
         limits: Limits,
         rng: random.Random,
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._local, self._rng, self._refresh, self._part_elements = local, rng, refresh, limits.part_elements
-        self.fetcher = Fetcher(lambda: local.asking, transport, limits, rng, self._gained)
+        self.fetcher = Fetcher(lambda: local.run.asking, transport, limits, rng, self._gained)
         self._began_at = self._gained_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}  # donor -> until when it is left alone, and how often it was
         self._refused: set[str] = set()  # not asked again
-        self._single = local.policy.topology is not Topology.PAIRS
+        self._single = local.run.policy.topology is not Topology.PAIRS
         self._report: Callable[[Fetching], None] = lambda _progress: None
         self._last_failure = ""
 
     async def bring(self, untrained: float, try_out: Try | None) -> CaughtUp | None:
         """What to begin with; None where there is nothing, which our arrival's status explains."""
         local, fetcher, result = self._local, self.fetcher, "interrupted"
-        arrival = local.arrival
+        arrival = local.own.arrival
         arrival.began(self._now())
         try:
             found = await self.run(untrained, try_out, arrival.fetching)
@@ -132,8 +132,8 @@ class CatchingUp:
                 arrival.not_caught_up(result, fetcher.bytes_received, self._now())
         if isinstance(found, str):
             return None
-        if local.centre is not None and found.stamp is not None:
-            local.centre.saw(found.values, found.stamp)
+        if local.run.centre is not None and found.stamp is not None:
+            local.run.centre.saw(found.values, found.stamp)
         arrival.caught_up(found, fetcher.bytes_received, self._now())
         return found
 
@@ -143,10 +143,10 @@ class CatchingUp:
         """What to begin with, or why we begin as we are. `untrained`: the loss that we would begin with, in nats."""
         self._report = report or self._report
         self._began_at = self._gained_at = self._now()
-        if self._local.policy.topology is Topology.NOBODY:
+        if self._local.run.policy.topology is Topology.NOBODY:
             return "by this run's rule everybody trains alone"
         await self._see_members()
-        alive = self._local.alive()
+        alive = self._local.members.alive()
         if not alive:
             return "nobody else is there"
         if not any(is_ahead(member.record, 0) for member in alive.values()):
@@ -155,7 +155,7 @@ class CatchingUp:
 
     async def _see_members(self) -> None:
         await attempt(self._refresh)
-        while not self._local.alive() and self._now() - self._began_at < SEE_SECONDS:
+        while not self._local.members.alive() and self._now() - self._began_at < SEE_SECONDS:
             await asyncio.sleep(LOOK_SECONDS)
             await attempt(self._refresh)
 
@@ -170,7 +170,7 @@ class CatchingUp:
                 continue
             if self._single and donors[0].peer != source:
                 download, source = Download.begin(out, self._part_elements), donors[0].peer
-            of_centre = local.policy.topology is Topology.CENTRE
+            of_centre = local.run.policy.topology is Topology.CENTRE
             failures = await self.fetcher.fill(download, donors, of_centre=of_centre)
             self._note(failures)
             if not download.complete:
@@ -190,9 +190,9 @@ class CatchingUp:
     def _donors(self) -> list[PeerRecord]:
         """Whom to ask now: several at random of the healthy ones, or the best alone."""
         local, now = self._local, self._now()
-        topology = local.policy.topology
-        seen = [m.record for m in local.alive().values() if self._may_ask(m.record.peer, now)]
-        holder = None if local.centre is None else local.centre.holder
+        topology = local.run.policy.topology
+        seen = [m.record for m in local.members.alive().values() if self._may_ask(m.record.peer, now)]
+        holder = None if local.run.centre is None else local.run.centre.holder
         found = donors_for(topology, [r for r in seen if is_ahead(r, 0)], holder)
         if self._single:
             return found[:1]

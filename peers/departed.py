@@ -34,6 +34,11 @@ class Departed:
         while len(self._gone) > DEPARTED_MAX:
             self._gone.popitem(last=False)
 
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Who is remembered, the oldest first."""
+        return tuple(self._gone)
+
     def get(self, peer: str) -> Gone | None:
         """What is remembered of that peer."""
         return self._gone.get(peer)

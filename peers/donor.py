@@ -12,7 +12,7 @@ import torch
 
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import digest_of
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.timeouts import wait_for
@@ -61,7 +61,7 @@ class Donor:
         look: reads the directory anew.
     """
 
-    def __init__(self, local: Local, limits: Limits, look: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, local: LocalContext, limits: Limits, look: Callable[[], Awaitable[None]]) -> None:
         self._local, self._limits, self._look = local, limits, look
         self._held: Shown | None = None
         self._taken = asyncio.Event()
@@ -122,16 +122,16 @@ class Donor:
 
     def _counts(self) -> bool:
         """Who does not count is not copied; the centre variable is the swarm's, whoever holds it."""
-        centre = self._local.centre
-        return (centre is not None and centre.seated) or self._local.weight > 0.0
+        centre = self._local.run.centre
+        return (centre is not None and centre.seated) or self._local.own.weight > 0.0
 
     async def _is_member(self, peer: str) -> bool:
         """Whether it is listed. For who is not known yet the directory is read anew: one look serves all who wait."""
-        if peer not in self._local.members:
+        if peer not in self._local.members.known:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.ensure_future(self._look_soon())
             await asyncio.shield(self._looking)
-        return peer in self._local.members
+        return peer in self._local.members.known
 
     async def _look_soon(self) -> None:
         now = asyncio.get_running_loop().time
@@ -142,10 +142,10 @@ class Donor:
     async def _take(self) -> Shown | None:
         """A new copy, made between two steps; None where no step ends in time (the copy may still come, for later)."""
         local, loop = self._local, asyncio.get_running_loop()
-        if local.centre is not None and local.policy.topology is Topology.CENTRE and local.centre.seated:
-            snapshot = local.centre.shown(local.peer)
+        if local.run.centre is not None and local.run.policy.topology is Topology.CENTRE and local.run.centre.seated:
+            snapshot = local.run.centre.shown(local.peer)
             assert snapshot is not None, "seated without a value"
-            self._held = Shown(snapshot, loop.time(), local.centre.stamp)
+            self._held = Shown(snapshot, loop.time(), local.run.centre.stamp)
             return self._held
         if self._asked_at is None:
             self._asked_at = loop.time()
@@ -161,7 +161,7 @@ class Donor:
         out = self._local.vector.empty()
 
         def taken(step: int) -> None:
-            loss = self._local.loss()
+            loss = self._local.own.loss()
             with contextlib.suppress(RuntimeError):  # the network ended before training did
                 loop.call_soon_threadsafe(lambda: store(step, loss))
 
@@ -171,7 +171,7 @@ class Donor:
             self._keep_for_a_while()
             self._taken.set()
 
-        self._local.handover.show(out, taken)
+        self._local.slot.mailbox.show(out, taken)
 
     def _keep_for_a_while(self) -> None:
         if self._drop is not None:

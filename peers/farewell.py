@@ -17,7 +17,7 @@ from p2p_elastic.errors import DirectoryError, ExchangeError
 from p2p_elastic.peers.centre import Centre, candidates, succession
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import Initiator, new_id
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import PeerRecord
@@ -46,7 +46,7 @@ class Farewell:
 
     def __init__(
         self,
-        local: Local,
+        local: LocalContext,
         transport: Transport,
         directory: Directory,
         presence: Presence,
@@ -64,11 +64,11 @@ class Farewell:
     async def say(self, seconds: float) -> FarewellStatus:
         """Leave within `seconds`. Says how that went."""
         local, loop = self._local, asyncio.get_running_loop()
-        local.leaving = True
+        local.departure.leave()
         alive = self._alive()
         self._note(members=max(self._status.members, len(alive)))
         end, last = loop.time() + seconds, min(GOODBYE_SECONDS, GOODBYE_SHARE * seconds)
-        if local.centre is not None and local.centre.seated:
+        if local.run.centre is not None and local.run.centre.seated:
             await self._hand_over(end - last, None)
             await asyncio.gather(self._withdraw(end), self._say_to_all(end, except_for=None))
             return self._status
@@ -85,7 +85,7 @@ class Farewell:
         self._status = self._status.model_copy(update=facts)
 
     def _alive(self) -> dict[str, PeerRecord]:
-        return {peer: member.record for peer, member in self._local.alive().items()}
+        return {peer: member.record for peer, member in self._local.members.alive().items()}
 
     # -- goodbye ------------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Farewell:
         goodbye = Goodbye(
             id=new_id(self._rng),
             peer=self._local.peer,
-            run=self._local.membership.run,
+            run=self._local.run.context.run,
             sequence=self._presence.next_sequence,
             seconds=min(stay, STAY_SECONDS_MAX),
             heir=heir or self._status.centre_to,
@@ -124,7 +124,7 @@ class Farewell:
     @property
     def _stamp_left(self) -> Stamp | None:
         """That of the centre variable which we handed over."""
-        centre = self._local.centre
+        centre = self._local.run.centre
         return centre.stamp if centre is not None and self._status.centre_to is not None else None
 
     async def _converse(self, member: PeerRecord, goodbye: Goodbye) -> Heard | None:
@@ -148,7 +148,7 @@ class Farewell:
     async def _hand_over(self, end: float, partner: PeerRecord | None) -> None:
         """Let the exchange under way end, and hand over what we have."""
         try:
-            await _until(end, self._local.until_quiet())
+            await _until(end, self._local.slot.until_quiet())
             if not self._begun:
                 self._begun = True
                 self._note(reason=NO_TIME)  # stands where we are hurried before that ends
@@ -156,11 +156,11 @@ class Farewell:
         except asyncio.TimeoutError:
             self._note(reason=NO_TIME)
         finally:
-            self._local.handing_over, self._local.awaited = False, None
+            self._local.departure.handed_over()
 
     async def _hand_over_all(self, end: float, partner: PeerRecord | None) -> None:
-        local, centre = self._local, self._local.centre
-        local.handing_over = True
+        local, centre = self._local, self._local.run.centre
+        local.departure.hand_over()
         reason = self._nothing_to_give()
         if reason is None:
             reason = await self._hand_parameters(end, partner)
@@ -171,19 +171,20 @@ class Farewell:
     def _nothing_to_give(self) -> str | None:
         """Why our parameters are of no use to others; None where they are."""
         local = self._local
-        if local.policy.topology not in (Topology.PAIRS, Topology.CENTRE):
+        if local.run.policy.topology not in (Topology.PAIRS, Topology.CENTRE):
             return "this rule hands nothing over"
-        if local.condition.drained:
+        if local.own.condition.drained:
             return "drained"
-        if local.progress.step == 0 or local.weight == 0.0:
+        if local.own.progress.step == 0 or local.own.weight == 0.0:
             return "it counts for nobody"
-        if local.handed_step == local.progress.step and local.share == 0.0:
+        share = local.run.rules.share(last=local.departure.handing_over)
+        if local.slot.handed_step == local.own.progress.step and share == 0.0:
             return "nothing new since the last exchange"
         return None
 
     async def _hand_parameters(self, end: float, partner: PeerRecord | None) -> str | None:
         """One last exchange. Says why it did not come to that, None where it did."""
-        centre, vain, failed = self._local.centre, set[str](), 0
+        centre, vain, failed = self._local.run.centre, set[str](), 0
         limits = replace(self._limits, idle_seconds=min(self._limits.idle_seconds, _left(end) / TRIES), inquiries=1)
         initiator = Initiator(self._local, self._transport, limits, self._rng)
         if centre is not None and centre.seated:
@@ -212,27 +213,29 @@ class Farewell:
     def _was_busy(self, partner: PeerRecord, outcome: Outcome | None) -> bool:
         met = self._local.journal.met.get(partner.peer)
         reasons = {DeclineReason.BUSY.value}
-        if self._local.policy.topology is Topology.CENTRE:  # it leaves as well: soon there is another one
+        if self._local.run.policy.topology is Topology.CENTRE:  # it leaves as well: soon there is another one
             reasons |= {DeclineReason.LEAVING.value, DeclineReason.NOT_CENTRE.value}
         return outcome is Outcome.DECLINED and met is not None and met.last.reason in reasons
 
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""
         local = self._local
-        if local.policy.topology is Topology.CENTRE:
-            holder = local.not_dead().get(local.centre.holder or "") if local.centre is not None else None
+        if local.run.policy.topology is Topology.CENTRE:
+            holder = (
+                local.members.not_dead().get(local.run.centre.holder or "") if local.run.centre is not None else None
+            )
             return None if holder is None or holder.record.peer in tried else holder.record
-        if local.policy.topology is not Topology.PAIRS:
+        if local.run.policy.topology is not Topology.PAIRS:
             return None
-        trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
+        trust = local.judge.trust
         excluding = tried | {peer for peer, trusted in trust.items() if trusted == 0.0}
-        counting = {peer: member for peer, member in local.members.items() if member.record.weight > 0.0}
-        for members in (counting, local.members):
+        counting = {peer: member for peer, member in local.members.known.items() if member.record.weight > 0.0}
+        for members in (counting, local.members.known):
             chosen = choose_partner(
                 members,
                 self._rng,
-                now=local.looked_at,
-                announce_seconds=local.membership.announce_seconds,
+                now=local.members.looked_at,
+                announce_seconds=local.run.context.announce_seconds,
                 excluding=excluding,
                 trust=trust,
             )
@@ -242,7 +245,7 @@ class Farewell:
 
     async def _give(self, partner: PeerRecord, initiator: Initiator, end: float) -> Outcome | None:
         local = self._local
-        if local.policy.flow is Flow.PULL:  # only who asks moves
+        if local.run.policy.flow is Flow.PULL:  # only who asks moves
             heard = await self._offer(partner, end)
             if heard is None:
                 return None
@@ -255,11 +258,11 @@ class Farewell:
         self, partner: PeerRecord, end: float, heir: str | None = None, stamp: Stamp | None = None
     ) -> Heard | None:
         """Say goodbye to a member that is to take something from us, and let it."""
-        self._local.awaited = partner.peer
+        self._local.departure.await_taker(partner.peer)
         try:
             return await self._tell(partner, end, stay=STAY_SHARE * _left(end), heir=heir, stamp=stamp)
         finally:
-            self._local.awaited = None
+            self._local.departure.await_nobody()
 
     # -- the centre variable ------------------------------------------------------------------------------------------
 
@@ -271,7 +274,7 @@ class Farewell:
             done = await initiator.meet_own(centre)
         finally:
             if not done:
-                self._local.free()
+                self._local.slot.release()
         return None if done else "the centre was busy"
 
     async def _hand_centre(self, end: float, centre: Centre) -> str | None:
@@ -292,8 +295,8 @@ class Farewell:
     def _heir(self, asked: set[str]) -> PeerRecord | None:
         """Who has the freshest copy, of those that were not asked."""
         local = self._local
-        alive = local.alive()
-        now, announce_seconds = asyncio.get_running_loop().time(), local.membership.announce_seconds
+        alive = local.members.alive()
+        now, announce_seconds = asyncio.get_running_loop().time(), local.run.context.announce_seconds
         line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated and c.peer not in asked)
         return alive[line[0].peer].record if line else None
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
-from p2p_elastic.peers.membership import Asking
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.run_context import Asking
 from p2p_elastic.peers.transfer import EXACT, Vectors, bytes_of
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.exchange import fetch

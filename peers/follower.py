@@ -14,7 +14,7 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
 from p2p_elastic.peers.leader import Following, Measured, disbelief
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext, enter
 from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.snapshots import Snapshot, next_holder
@@ -39,32 +39,32 @@ Measure = Callable[[Snapshot], Measured]
 class Follower:
     """Asks the leader, or whoever it refers to, for its snapshot."""
 
-    def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
+    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
         self.measure: Measure | None = None
 
     async def run_once(self, following: Following, *, of_all: bool) -> None:
-        """One due pull. When it returns, a move is waiting or the handover is free again."""
+        """One due pull. When it returns, a move is waiting or the mailbox is free again."""
         done = False
         try:
             done = await self._run(following, of_all)
         finally:
             if not done:
-                self._local.free()
+                self._local.slot.release()
 
     async def _run(self, following: Following, of_all: bool) -> bool:
         local = self._local
-        if local.condition.drained:
+        if local.own.condition.drained:
             local.journal.skipped["drained"] += 1
             return False
-        if not await local.finite():
-            local.handover.mine.zero_()  # with weight 0 we do not lead; the leader's parameters replace ours
+        if not await local.own.finite(local.slot.mailbox):
+            local.slot.mailbox.mine.zero_()  # with weight 0 we do not lead; the leader's parameters replace ours
         await self._compare(following)
         now = asyncio.get_running_loop().time()
-        local.weigh()
-        own_loss = local.loss() if local.weight > 0.0 else None  # who does not count does not lead
-        leader = following.choose(own_loss, local.members, now, of_all=of_all)
-        if (leader == local.peer or following.asked_for) and not local.broken:
+        local.own.weigh()
+        own_loss = local.own.loss() if local.own.weight > 0.0 else None  # who does not count does not lead
+        leader = following.choose(own_loss, local.members.known, now, of_all=of_all)
+        if (leader == local.peer or following.asked_for) and not local.own.broken:
             self._publish(following)
         claimed = following.claimed
         if leader is None or leader == local.peer or claimed is None:
@@ -79,36 +79,36 @@ class Follower:
 
     async def _compare(self, following: Following) -> None:
         """Compare losses with a few members: records are announced too seldom to choose a leader by them."""
-        alive = {p: m for p, m in self._local.alive().items() if not m.record.drained}
+        alive = {p: m for p, m in self._local.members.alive().items() if not m.record.drained}
         chosen = self._rng.sample(sorted(alive), min(COMPARED, len(alive)))
         await asyncio.gather(*(self._compare_with(following, alive[peer].record) for peer in chosen))
 
     async def _compare_with(self, following: Following, partner: PeerRecord) -> None:
-        local, waits = self._local, self._local.waits(partner)
+        local, waits = self._local, self._local.members.waits(partner)
         try:
             stream = await open_stream(self._transport, partner, self._limits, waits)
             conversation = Conversation(stream, self._limits, waits)
             try:
-                told = await conversation.run(compare(local.tell(new_id(self._rng))))
+                told = await conversation.run(compare(local.own.tell(new_id(self._rng))))
             finally:
                 local.journal.gave(conversation.traffic)
                 await stream.close()
         except ExchangeError as error:
             log.info("comparing losses with %s: %s", partner.peer, error)
-            local.failed(partner.peer, outcome_of(error))
+            local.members.failed(partner.peer, outcome_of(error))
             return
-        local.heard(partner.peer)
+        local.members.heard(partner.peer)
         if told is not None:
             following.hear(partner.peer, told.loss, asyncio.get_running_loop().time())
 
     def _publish(self, following: Following) -> None:
         local = self._local
-        step, known = local.handover.snapshot_step, following.snapshots.newest(local.peer)
+        step, known = local.slot.mailbox.snapshot_step, following.snapshots.newest(local.peer)
         if known is not None and known.step == step:
             return
         following.asked_for = False
         following.snapshots.published += 1
-        following.snapshots.keep(Snapshot(local.peer, step, local.loss(), local.handover.mine.clone()))
+        following.snapshots.keep(Snapshot(local.peer, step, local.own.loss(), local.slot.mailbox.mine.clone()))
 
     async def _obtain(self, following: Following, leader: str) -> Snapshot | None:
         """The leader's newest snapshot, from it or from those that it refers to."""
@@ -116,7 +116,7 @@ class Follower:
         held, target = following.snapshots.newest(leader), leader
         now = asyncio.get_running_loop().time
         for hop in range(HOPS_MAX):
-            member = local.members.get(target)
+            member = local.members.known.get(target)
             if member is None:
                 return held
             asked.add(target)
@@ -136,7 +136,9 @@ class Follower:
                 return held
             named.update(answer.holders)
             holders = set[str]() if following.insists_on(leader, now()) else named
-            target = next_holder(holders, asked, local.alive(), self._rng) or leader  # it helps whoever comes back
+            target = (
+                next_holder(holders, asked, local.members.alive(), self._rng) or leader
+            )  # it helps whoever comes back
         return held
 
     async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Tensor) -> Fetched:
@@ -144,11 +146,11 @@ class Follower:
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
             id=new_id(self._rng),
-            **local.asking._asdict(),
+            **local.run.asking._asdict(),
             origin=origin,
             have=have,
         )
-        traffic, waits = (0, 0), local.waits(partner)
+        traffic, waits = (0, 0), local.members.waits(partner)
         try:
             stream = await open_stream(self._transport, partner, self._limits, waits)
             conversation = Conversation(stream, self._limits, waits)
@@ -163,16 +165,16 @@ class Follower:
             answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
         if result.outcome in SUSPICIOUS:
             log.info("snapshot of %s from %s: %s: %s", origin, partner.peer, result.outcome.value, result.reason)
-            local.failed(partner.peer, result.outcome)
+            local.members.failed(partner.peer, result.outcome)
         else:
-            local.heard(partner.peer)
-        local.enter(asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+            local.members.heard(partner.peer)
+        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
         return answer
 
     def _follow(self, following: Following, snapshot: Snapshot, claimed: float, of_all: bool) -> None:
         local, loop = self._local, asyncio.get_running_loop()
-        received = local.handover.bring(snapshot.vector)
-        mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
+        received = local.slot.mailbox.bring(snapshot.vector)
+        mine = Facts(local.slot.mailbox.snapshot_step, local.own.loss(), local.own.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
         check = self._check(following, snapshot, claimed, loop)
         move(
@@ -202,7 +204,7 @@ class Follower:
             reason = "claims no loss" if with_it is None else disbelief(min(with_it, claimed), measure(snapshot))
             if reason is None:
                 snapshot.believed = True
-                local.met(copied=True)
+                local.own.met(copied=True)
                 return True
             log.warning("%s does not lead this peer now: %s (from %s)", snapshot.origin, reason, snapshot.source)
             with contextlib.suppress(RuntimeError):  # the network ended before training did

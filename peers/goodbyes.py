@@ -9,7 +9,7 @@ from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation
 from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.peers.repeat import attempt
@@ -26,7 +26,7 @@ class Goodbyes:
     """What a member's goodbye changes here. Belongs to the network thread."""
 
     def __init__(
-        self, local: Local, presence: Presence, follower: Follower, initiator: Initiator, seat: OwnSeat
+        self, local: LocalContext, presence: Presence, follower: Follower, initiator: Initiator, seat: OwnSeat
     ) -> None:
         self._local, self._presence, self._follower = local, presence, follower
         self._initiator, self._seat = initiator, seat
@@ -52,7 +52,7 @@ class Goodbyes:
 
     async def _take(self, goodbye: Goodbye, taking: Callable[[], Coroutine[None, None, bool]]) -> bool:
         """Take something from who leaves, one at a time, while it stays."""
-        if self._local.leaving or self._local.condition.drained:
+        if self._local.departure.leaving or self._local.own.condition.drained:
             return False
 
         async def in_turn() -> bool:
@@ -69,7 +69,7 @@ class Goodbyes:
     async def _inherit(self, goodbye: Goodbye) -> bool:
         """Fetch the centre variable from the centre that leaves, and take its place."""
         local, stamp = self._local, goodbye.centre
-        centre, member = local.centre, local.members.get(goodbye.peer)
+        centre, member = local.run.centre, local.members.known.get(goodbye.peer)
         if centre is None or stamp is None or member is None or centre.holder != goodbye.peer or centre.seated:
             return False
         known = centre.stamp.clock if centre.stamp.term == stamp.term else None
@@ -79,53 +79,44 @@ class Goodbyes:
             centre.saw(centre.vectors.theirs, Stamp(term=stamp.term, clock=answer.given.step))
         elif not answer.unchanged:
             return False
-        if centre.seated or local.leaving:
+        if centre.seated or local.departure.leaving:
             return False
-        centre.inherit(local.peer, local.members, asyncio.get_running_loop().time())
+        centre.inherit(local.peer, local.members.known, asyncio.get_running_loop().time())
         local.events.add("centre", f"the centre is {local.peer}", holder=local.peer)
         return True
 
     def _name_heir(self, centre: Centre, goodbye: Goodbye) -> None:
         """The centre that leaves says who took its place: that counts until the heir's own next record."""
-        heir = self._local.members.get(goodbye.heir or "")
-        if goodbye.centre is None or heir is None or centre.holder != goodbye.peer:
+        if goodbye.centre is None or goodbye.heir is None or centre.holder != goodbye.peer:
             return
         claim = CentreClaim(stamp=goodbye.centre.next_term(), seated=True)
-        named = heir._replace(record=heir.record.model_copy(update={"centre": claim}))
-        self._local.members = {**self._local.members, named.record.peer: named}
+        self._local.members.name_centre(goodbye.heir, claim)
 
     # -- the member ---------------------------------------------------------------------------------------------------
 
     def _drop(self, goodbye: Goodbye) -> PeerRecord | None:
         """It is a member no more. Its record, where it asks us to take something for the first time."""
-        local, now = self._local, asyncio.get_running_loop().time()
-        asked, member, gone = goodbye.seconds > 0.0, local.members.get(goodbye.peer), local.departed.get(goodbye.peer)
-        if member is None:  # of strangers nothing is remembered
-            if gone is None or gone.asked or not asked:
-                return None
-            local.departed.remember(gone.record, gone.sequence, now, asked=True)
-            return gone.record
-        if goodbye.sequence < member.record.sequence:  # it is back already: this is the end of an earlier life
+        local, asked = self._local, goodbye.seconds > 0.0
+        if goodbye.peer not in local.members.known:  # of strangers nothing is remembered
+            return local.members.asked_after_leaving(goodbye.peer) if asked else None
+        record = local.members.left(goodbye.peer, goodbye.sequence, asked=asked)
+        if record is None:
             return None
-        if local.centre is not None:
-            self._name_heir(local.centre, goodbye)
-        local.departed.remember(member.record, goodbye.sequence, now, asked=asked)
-        local.apart.left(goodbye.peer, goodbye.sequence)
-        local.members = {peer: other for peer, other in local.members.items() if peer != goodbye.peer}
-        local.events.add("left", f"{goodbye.peer} left", peer=goodbye.peer)
-        if local.following is not None:
-            local.following.lose(goodbye.peer)
-        local.weigh()
-        return member.record if asked else None
+        if local.run.centre is not None:
+            self._name_heir(local.run.centre, goodbye)
+        if local.run.following is not None:
+            local.run.following.lose(goodbye.peer)
+        local.own.weigh()
+        return record if asked else None
 
     async def _pull(self, giver: PeerRecord) -> bool:
         """Average with who leaves: by rules that pull only we, who ask, can move."""
-        policy = self._local.policy
+        policy = self._local.run.policy
         if policy.topology is not Topology.PAIRS or policy.flow is not Flow.PULL:
             return False
-        if self._local.progress.step == 0 or not await self._seat.take_snapshot():
+        if self._local.own.progress.step == 0 or not await self._seat.take_snapshot():
             return False
-        if self._local.leaving:  # since then: who goes is no heir, and would end without the last word
-            self._local.free()
+        if self._local.departure.leaving:  # since then: who goes is no heir, and would end without the last word
+            self._local.slot.release()
             return False
         return await self._initiator.exchange_with(giver) is Outcome.COMPLETED

@@ -18,8 +18,9 @@ from p2p_elastic.errors import (
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.deadlines import Waits
+from p2p_elastic.peers.exchange_slot import Phase
 from p2p_elastic.peers.lanes import Lanes
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext, enter
 from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.records import PeerRecord
@@ -49,37 +50,36 @@ class Asked(NamedTuple):
 class Initiator:
     """Asks live members, at random, until one agrees; or the centre. All of them are offered the same snapshot."""
 
-    def __init__(self, local: Local, transport: Transport, limits: Limits, rng: random.Random) -> None:
+    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
         self._so_far: Asked | None = None  # of the exchange under way, from when it may have moved the partner
 
     async def run_once(self) -> None:
-        """One due exchange. When it returns, a move is waiting or the handover is free again."""
+        """One due exchange. When it returns, a move is waiting or the mailbox is free again."""
         done = False
         try:
             done = await self._ask_around()
         finally:
-            self._local.offering_to, self._local.yielding = None, False
             if not done:
-                self._local.free()
+                self._local.slot.release()
 
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
-        if not await local.finite():
-            if not local.policy.receives:
+        if not await local.own.finite(local.slot.mailbox):
+            if not local.run.policy.receives:
                 local.journal.skipped["own parameters not finite"] += 1
                 return False
-            if local.handover.part is not None:  # the next one is of all
+            if local.slot.mailbox.part is not None:  # the next one is of all
                 local.journal.skipped["own parameters not finite"] += 1
                 return False
-            local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
-        local.weigh()
-        centre = local.centre
+            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
+        local.own.weigh()
+        centre = local.run.centre
         if centre is not None and centre.seated:
             return await self.meet_own(centre)
         for _ in range(self._limits.attempts):
-            if local.condition.drained or local.pacing.closed():
-                local.journal.skipped["drained" if local.condition.drained else "paced"] += 1
+            if local.own.condition.drained or local.pacing.closed():
+                local.journal.skipped["drained" if local.own.condition.drained else "paced"] += 1
                 return False
             partner = self._choose(tried)
             if partner is None:
@@ -87,30 +87,34 @@ class Initiator:
                 return False
             tried.add(partner.peer)
             outcome, intact = await self._ask(partner)
-            if outcome not in TRY_ANOTHER or local.yielding:
+            if outcome not in TRY_ANOTHER or local.slot.state.phase is Phase.YIELDING:
                 return outcome is Outcome.COMPLETED
             if not intact:
                 local.journal.skipped["snapshot used up"] += 1
                 return False
         return False
 
+    @property
+    def _share(self) -> float:
+        """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
+        return self._local.run.rules.share(last=self._local.departure.handing_over)
+
     def _choose(self, tried: set[str]) -> PeerRecord | None:
         local = self._local
-        if local.centre is None:
-            trust = {peer: verdict.trust for peer, verdict in local.judge.verdicts.items()}
+        if local.run.centre is None:
             # Where we only send, a slow partner would hear less and be heard as much; sum weights (GoSGD) allow for it.
-            by_time = local.pacing.chances() if local.policy.receives or local.share > 0.0 else None
+            by_time = local.pacing.chances() if local.run.policy.receives or self._share > 0.0 else None
             return choose_partner(
-                local.members,
+                local.members.known,
                 self._rng,
-                now=local.looked_at,
-                announce_seconds=local.membership.announce_seconds,
+                now=local.members.looked_at,
+                announce_seconds=local.run.context.announce_seconds,
                 excluding=tried,
-                trust=trust,
+                trust=local.judge.trust,
                 by_time=by_time,
-                receives=local.policy.receives,
+                receives=local.run.policy.receives,
             )
-        member = local.not_dead().get(local.centre.holder or "")
+        member = local.members.not_dead().get(local.run.centre.holder or "")
         if member is None or member.record.drained or member.record.peer in tried:
             return None
         return member.record
@@ -118,36 +122,35 @@ class Initiator:
     async def exchange_with(self, partner: PeerRecord) -> Outcome:
         """One exchange outside of the schedule, of the snapshot that was taken for it.
 
-        When it returns, a move is waiting or the handover is free again.
+        When it returns, a move is waiting or the mailbox is free again.
         """
         outcome = None
         try:
             outcome, _ = await self._ask(partner)
         finally:
-            self._local.offering_to, self._local.yielding = None, False
             if outcome is not Outcome.COMPLETED:
-                self._local.free()
+                self._local.slot.release()
         return outcome
 
     async def meet_own(self, centre: Centre) -> bool:
         """The centre is here: no stream is needed. True where a move is waiting."""
         local = self._local
         try:
-            await wait_for(centre.reserve(local.handover.part), self._limits.snapshot_seconds)
+            await wait_for(centre.reserve(local.slot.mailbox.part), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             local.journal.skipped["centre busy"] += 1
             return False
         try:
-            mine = Facts(local.handover.snapshot_step, local.loss(), local.weight, asked=True)
+            mine = Facts(local.slot.mailbox.snapshot_step, local.own.loss(), local.own.weight, asked=True)
             theirs = mine._replace(weight=1.0, asked=False, centre=True)
-            vectors = local.handover.vectors(EXACT)
+            vectors = local.slot.mailbox.vectors(EXACT)
             centre.vectors.theirs[centre.place] = vectors.mine
-            received = local.handover.bring(centre.vectors.mine[centre.place])
-            trial = await local.try_ours(theirs)
-            if not centre.seated or local.centre is not centre:  # any more; or we joined another run
+            received = local.slot.mailbox.bring(centre.vectors.mine[centre.place])
+            trial = await local.judge.try_ours(local.slot.mailbox.both, theirs)
+            if not centre.seated or local.run.centre is not centre:  # any more; or we joined another run
                 return False
             of_us = None if trial is None else trial.the_other_way_round
-            centre.move(local.peer, theirs, mine, local.trusted_at(centre, local.peer, mine, of_us))
+            centre.move(local.peer, theirs, mine, local.judge.trusted_at(centre, local.peer, mine, of_us))
             move(local, new_id(self._rng), mine, theirs, partner=local.peer, received=received, trial=trial)
         finally:
             centre.free()
@@ -157,24 +160,27 @@ class Initiator:
         """How the exchange ended, and whether our snapshot is still as it was."""
         local, exchange_id = self._local, new_id(self._rng)
         started = asyncio.get_running_loop().time()
-        local.offering_to, self._so_far = partner.peer, None
+        local.slot.offer(partner.peer)
+        self._so_far = None
         try:
             asked = await self._exchange(partner, exchange_id)
         except asyncio.CancelledError:  # such as by who leaves, whose time is over
             if self._so_far is not None:
                 self._enter(exchange_id, partner, self._so_far, started)
             raise
-        local.offering_to = None
+        if asked.result.outcome is not Outcome.COMPLETED:
+            local.slot.declined()
         if asked.result.outcome in SUSPICIOUS:
             log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
-            local.failed(partner.peer, asked.result.outcome)
+            local.members.failed(partner.peer, asked.result.outcome)
         else:
-            local.heard(partner.peer)
+            local.members.heard(partner.peer)
         self._enter(exchange_id, partner, asked, started)
         return asked.result.outcome, asked.intact
 
     def _enter(self, exchange_id: str, partner: PeerRecord, asked: Asked, started: float) -> None:
-        self._local.enter(
+        enter(
+            self._local,
             exchange_id,
             partner.peer,
             asked.result,
@@ -185,7 +191,7 @@ class Initiator:
         )
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
-        local, waits = self._local, self._local.waits(partner)
+        local, waits = self._local, self._local.members.waits(partner)
         try:
             stream = await open_stream(self._transport, partner, self._limits, waits)
         except ExchangeError as error:
@@ -193,8 +199,11 @@ class Initiator:
         lanes = Lanes(lambda: open_stream(self._transport, partner, self._limits, waits), exchange_id)
         conversation = Conversation(stream, self._limits, waits)
         conversation.widening = lanes.open
-        offer, flow = self._offer(exchange_id, partner.peer, local.terms(waits)), local.policy.flow
-        vectors = local.handover.vectors(offer.codec)
+        offer, flow = (
+            self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits)),
+            local.run.policy.flow,
+        )
+        vectors = local.slot.mailbox.vectors(offer.codec)
         try:
             result = await conversation.run(initiate(offer, flow), vectors, seated=True)
         except ExchangeError as error:
@@ -213,7 +222,7 @@ class Initiator:
         if result.outcome is Outcome.COMPLETED:
             self._so_far = Asked(result, traffic=conversation.traffic)
         came = conversation.received
-        distance = await self._move(partner.peer, exchange_id, result, came if local.policy.receives else None)
+        distance = await self._move(partner.peer, exchange_id, result, came if local.run.policy.receives else None)
         return Asked(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
 
     async def _move(self, partner: str, exchange_id: str, result: Result, received: Received | None) -> float | None:
@@ -222,13 +231,17 @@ class Initiator:
             return None
         if result.mine is None or result.theirs is None:
             raise LocalProtocolError("an exchange completed without facts")
-        if local.centre is not None and result.centre is not None:
-            came = local.handover.received
-            local.centre.saw(came, result.centre, local.handover.part)
+        if local.run.centre is not None and result.centre is not None:
+            came = local.slot.mailbox.received
+            local.run.centre.saw(came, result.centre, local.slot.mailbox.part)
         theirs = result.theirs._replace(centre=result.centre is not None)
         trial, distance = None, None
         try:
-            trial = await local.try_ours(theirs, result.mine) if received is not None else None
+            trial = (
+                await local.judge.try_ours(local.slot.mailbox.both, theirs, result.mine)
+                if received is not None
+                else None
+            )
         finally:  # whatever came between: the partner has moved
             distance = move(local, exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
             if self._so_far is not None:
@@ -239,13 +252,13 @@ class Initiator:
         local = self._local
         return Offer(
             id=exchange_id,
-            **{**local.asking._asdict(), **terms._asdict()},
-            step=local.handover.snapshot_step,
-            loss=local.loss(),
-            weight=local.weight,
-            share=local.share,
-            apart=local.apart_from(partner),
-            last=local.handing_over,
+            **{**local.run.asking._asdict(), **terms._asdict()},
+            step=local.slot.mailbox.snapshot_step,
+            loss=local.own.loss(),
+            weight=local.own.weight,
+            share=self._share,
+            apart=local.own.apart_from(partner),
+            last=local.departure.handing_over,
         )
 
     async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:

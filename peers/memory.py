@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from p2p_elastic.health.trust import PARTNERS_MAX, Judge, JudgeMemory
-from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.partners import Members
+from p2p_elastic.health.trust import PARTNERS_MAX, JudgeMemory
+from p2p_elastic.peers.local_context import LocalContext
+from p2p_elastic.peers.own_state import Progress
 from p2p_elastic.peers.rule_states import RuleStates
 from p2p_elastic.protocol.messages import CLOCK_MAX, Stamp
 from p2p_elastic.rules.base import ExchangeRule
 from p2p_elastic.values import Frozen
-
-AWAY_PERIODS, AWAY_STEPS_MIN = 4.0, 50
-"""So far ahead the others must be, in communication periods and in steps: what staleness alone may explain is less."""
-RETURN_SECONDS = 60.0  # after the restart; who trained alone for longer has something of its own to bring
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Partner = Annotated[str, Field(max_length=128)]
@@ -79,13 +74,13 @@ class PeerMemory(Frozen):
     centre: CentreMemory | None = None
 
 
-def remembered(local: Local, sequence: int, coin: random.Random) -> PeerMemory:
+def remembered(local: LocalContext, sequence: int, coin: random.Random) -> PeerMemory:
     """What is to be kept. For the training thread."""
-    states, judge, centre = local.rules.states, local.judge.memory(), local.centre
+    states, judge, centre = local.run.rules.states, local.judge.memory(), local.run.centre
     return PeerMemory(
-        step=local.progress.step,
-        first_loss=local.progress.first_loss,
-        newcomer=local.newcomer,
+        step=local.own.progress.step,
+        first_loss=local.own.progress.first_loss,
+        newcomer=local.own.newcomer,
         sequence=sequence,
         coin=RandomMemory.of(coin),
         rule=_plain(states.own),
@@ -102,7 +97,7 @@ def remembered(local: Local, sequence: int, coin: random.Random) -> PeerMemory:
 
 def recall(
     memory: PeerMemory,
-    local: Local,
+    local: LocalContext,
     *,
     coin: random.Random,
     loss: float | None,
@@ -110,49 +105,25 @@ def recall(
 ) -> None:
     """Go on from there, before `run`. `loss`: the last one, in nats; `centre`: the value [D] of the centre variable."""
     memory.coin.recall(coin)
-    local.progress = local.progress._replace(step=memory.step, loss=loss, first_loss=memory.first_loss)
-    local.newcomer, local.returning = memory.newcomer, True
-    policy, before = local.policy, local.rules.states
+    local.own.resume(Progress(memory.step, loss, memory.first_loss), newcomer=memory.newcomer)
+    policy, before = local.run.policy, local.run.rules.states
     recalled = RuleStates(
         _fitting(before.own, memory.rule),
         {peer: _fitting(_fresh(policy.rule, local), state) for peer, state in memory.partners.items()},
         _fitting(before.of_all, memory.of_all),
     )
-    local.rules.recall(recalled)
-    local.judge = Judge()
+    local.run.rules.recall(recalled)
     local.judge.recall(JudgeMemory(memory.distances, memory.usual, memory.initial))
-    if local.centre is not None and memory.centre is not None and centre is not None:
+    if local.run.centre is not None and memory.centre is not None and centre is not None:
         known = memory.centre
-        local.centre.value = centre.clone()
-        local.centre.stamp, local.centre.seated = known.stamp, known.seated
-        local.centre.since = known.stamp.clock if known.since is None else known.since
-        local.centre.behind = known.behind
+        local.run.centre.value = centre.clone()
+        local.run.centre.stamp, local.run.centre.seated = known.stamp, known.seated
+        local.run.centre.since = known.stamp.clock if known.since is None else known.since
+        local.run.centre.behind = known.behind
 
 
-def was_away_long(step: int, members: Members, period: float) -> bool:
-    """Whether the others are so far ahead of `step` that we have nothing to tell them. `period` in steps."""
-    steps = [member.record.step for member in members.values() if not member.record.drained]
-    if not steps:
-        return False
-    margin = max(float(AWAY_STEPS_MIN), AWAY_PERIODS * period)
-    return statistics.median(steps) - step > margin
-
-
-def look_back(local: Local, now: float) -> None:
-    """After a restart, once others are seen: exchange as before, or as a newcomer. `now` in seconds of the loop."""
-    if not local.returning:
-        return
-    if local.returned_at is None:
-        local.returned_at = now
-    if now - local.returned_at > RETURN_SECONDS:
-        local.returning = False
-    elif was_away_long(local.progress.step, local.alive(), local.policy.schedule.mean_period):
-        local.returning, local.newcomer = False, True
-        local.events.add("weight", "away for long: copies a partner before it counts, as a newcomer would")
-
-
-def _fresh(rule: ExchangeRule, local: Local) -> Any:
-    return rule.init(local.handover.mine)
+def _fresh(rule: ExchangeRule, local: LocalContext) -> Any:
+    return rule.init(local.slot.mailbox.mine)
 
 
 def _plain(state: Any) -> JsonValue:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 
-from p2p_elastic.peers.handover import Check
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext
+from p2p_elastic.peers.mailbox import Check
 from p2p_elastic.peers.transfer import Received
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.merging import crossing, merges
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def move(
-    local: Local,
+    local: LocalContext,
     exchange_id: str,
     mine: Facts,
     theirs: Facts,
@@ -30,55 +30,55 @@ def move(
 ) -> float | None:
     """Turn what was received into our move and hand it to the training thread. Returns the L2 distance.
 
-    Where nothing was `received` only the rule's state changes, and the handover is free again. `trial` is how the
+    Where nothing was `received` only the rule's state changes, and the mailbox is free again. `trial` is how the
     partner's parameters did here. `of_all`: by the rule for the leader of all groups. `check` is asked by the
     training thread before it adds the move.
     """
-    if local.policy.moves_the_other(asked=mine.asked):
-        local.handed_step = local.handover.snapshot_step
-    part = local.handover.part
+    if local.run.policy.moves_the_other(asked=mine.asked):
+        local.slot.gave()
+    part = local.slot.mailbox.part
     if received is None:
-        local.rules.update(0.0, mine, theirs, partner=partner, part=part, of_all=of_all)
-        local.free()
+        local.run.rules.update(0.0, mine, theirs, partner=partner, part=part, of_all=of_all)
+        local.slot.release()
         return None
     claimed = theirs.weight
     if claimed == 0.0 and received.zero:
         theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
-    elif local.broken:
+    elif local.own.broken:
         theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
-    delta, distance = local.handover.difference(received)
+    delta, distance = local.slot.mailbox.difference(received)
     if merges(mine, theirs):
         local.judge.forget_distances(partner)
-    judges = not local.broken and check is None
-    verdict = local.verdict(local.judge, partner, theirs, distance, trial, part) if judges else None
+    judges = not local.own.broken and check is None
+    verdict = local.judge.verdict(partner, theirs, distance, trial, part) if judges else None
     if verdict is not None:
-        theirs, local.own = theirs._replace(trust=verdict.trust), verdict.own
+        theirs = theirs._replace(trust=verdict.trust)
+        local.own.compared(verdict.own)
     finite = math.isfinite(distance)
     good = theirs.trust > 0.0 and finite
     if trial is not None and trial.barrier and verdict is not None:
         share = _cross(local, mine, theirs, partner)
     else:
-        share = local.rules.update(distance, mine, theirs, partner=partner, part=part, of_all=of_all)
+        share = local.run.rules.update(distance, mine, theirs, partner=partner, part=part, of_all=of_all)
     if not finite:
         share = 0.0  # what overflows a difference would break the model
-    if local.broken and not (good and share):
-        local.free()  # nothing to be healed by
+    if local.own.broken and not (good and share):
+        local.slot.release()  # nothing to be healed by
         return distance
     copied = False
     if claimed > 0.0 and good and check is None:
-        if local.newcomer or local.broken:
-            local.own = 1.0  # what was measured is what we were
-        copied = local.newcomer and mine.weight == 0.0 and part is None
-        local.met(copied=copied)
-    local.handover.deliver(exchange_id, delta, share, check, replaces=local.broken, copied=copied)
-    local.freed.set()
+        if local.own.newcomer or local.own.broken:
+            local.own.compared(1.0)  # what was measured is what we were
+        copied = local.own.newcomer and mine.weight == 0.0 and part is None
+        local.own.met(copied=copied)
+    local.slot.deliver(exchange_id, delta, share, check, replaces=local.own.broken, copied=copied)
     return distance
 
 
-def _cross(local: Local, mine: Facts, theirs: Facts, partner: str) -> float:
+def _cross(local: LocalContext, mine: Facts, theirs: Facts, partner: str) -> float:
     """Our share where the middle between the partner and us is bad: to it, or none."""
     share = crossing(mine, theirs, yields=local.peer > partner)
     log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
     if share:
-        local.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
+        local.members.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
     return share

@@ -67,24 +67,27 @@ def judge(member: Member, now: float, announce_seconds: float) -> tuple[Liveness
     dead: two exchanges failed since it was heard; or one did, or its record vanished, and it was silent for 2/3 S;
     or it was silent for 2 S. Suspect: one exchange failed, or its record vanished, or it was silent for S.
     """
+    state = liveness(member, now, announce_seconds)
+    if state == "alive":
+        return state, ""
     silence, allowed = now - member.heard_at, silence_allowed(member, announce_seconds)
     why = []
     if member.failures:
         why.append(f"{member.failures} exchange{'s' if member.failures > 1 else ''} with it failed")
     if member.vanished:
         why.append("its record is gone")
-    doubted = bool(why)
     if silence > DOUBTED * allowed:
         why.append(f"nothing came from it for {silence:.0f} s")
-    reason = ", ".join(why)
-    if member.failures >= FAILURES_MAX or silence > (DOUBTED if doubted else DEAD_TIMES) * allowed:
-        return "dead", reason
-    return ("suspect", reason) if doubted or silence > allowed else ("alive", "")
+    return state, ", ".join(why)
 
 
 def liveness(member: Member, now: float, announce_seconds: float) -> Liveness:
     """Whether a member is there: `judge` without the reason. Times in our own monotonic seconds."""
-    return judge(member, now, announce_seconds)[0]
+    silence, allowed = now - member.heard_at, silence_allowed(member, announce_seconds)
+    doubted = member.failures > 0 or member.vanished
+    if member.failures >= FAILURES_MAX or silence > (DOUBTED if doubted else DEAD_TIMES) * allowed:
+        return "dead"
+    return "suspect" if doubted or silence > allowed else "alive"
 
 
 def is_gone(member: Member, now: float, announce_seconds: float) -> bool:

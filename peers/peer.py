@@ -7,39 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
-from collections import deque
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 from torch import Tensor
 
 from p2p_elastic.health.operator import Condition
-from p2p_elastic.health.trust import Verdict
-from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.arrival import Arrival, CaughtUp
+from p2p_elastic.parameters.vector import ParameterVector, Part
+from p2p_elastic.peers.arrival import CaughtUp
 from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
 from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.current_run import CurrentRun
+from p2p_elastic.peers.errands import Errands
+from p2p_elastic.peers.exchange_slot import Slot
 from p2p_elastic.peers.farewell import Farewell
 from p2p_elastic.peers.follower import Follower, Measure
 from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.local import Examine, Local
-from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.local_context import LocalContext, assembled
 from p2p_elastic.peers.memory import PeerMemory, recall, remembered
-from p2p_elastic.peers.partners import shown
+from p2p_elastic.peers.partner_judge import Examine
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.responder import Responder
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.seats import OwnSeat
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transport import Directory, Transport
+from p2p_elastic.peers.views import members_of, partners_of
 from p2p_elastic.rate_limit import Budget
-from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import (
@@ -56,9 +54,7 @@ from p2p_elastic.status.schema import (
     SignalStatus,
 )
 
-log = logging.getLogger(__name__)
 SOON_SHARE = 0.2  # of the interval between announcements, until the second one
-Errand = Literal["exchange", "global"]  # the latter with the leader of all groups
 
 
 class Peer:
@@ -68,7 +64,7 @@ class Peer:
         vector: the model.
         policy: how the run's peers train together.
         transport, directory: the network, live or simulated.
-        membership: the run, and how often to announce and refresh.
+        context: the run, and how often to announce and refresh.
         seed: of the schedule's coin and of the choice of partners.
         limits: deadlines and bounds.
         condition: what the machine, its operator and other programs say about this peer.
@@ -83,7 +79,7 @@ class Peer:
         policy: Policy,
         transport: Transport,
         directory: Directory,
-        membership: Membership,
+        context: RunContext,
         seed: int = 0,
         limits: Limits | None = None,
         condition: Condition | None = None,
@@ -91,15 +87,16 @@ class Peer:
         budget: Budget | None = None,
     ) -> None:
         limits = limits or Limits()
-        self.peer = transport.peer
         self._transport = transport
         events = events or EventLog(lambda: 0.0)
         condition = condition or Condition(self._now, events=events)
-        self._local = Local(self.peer, vector, policy, membership, condition, events, limits, budget)
-        self._local.condition.changed = self._weigh_at_once
+        self._local = assembled(
+            CurrentRun(transport.peer, vector, context, policy), condition, events, limits=limits, budget=budget
+        )
+        condition.tells(self._weigh_at_once)
         self._loop: asyncio.AbstractEventLoop | None = None
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
-        rng = random.Random(f"{seed} {self.peer} {self._local.membership.first_sequence} partners")
+        rng = random.Random(f"{seed} {self.peer} {self._local.run.context.first_sequence} partners")
         self._initiator = Initiator(self._local, transport, limits, rng)
         self._follower = Follower(self._local, transport, limits, rng)
         self._seat = OwnSeat(self._local, limits)
@@ -109,35 +106,30 @@ class Peer:
         self._responder = Responder(self._local, limits, self._seat, goodbyes, self.refresh)
         self._farewell = Farewell(self._local, transport, directory, self._presence, self._seat, limits, rng)
         self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
-        self._coin = random.Random(f"{seed} {self.peer} coin")
-        self._owed: deque[Errand] = deque()  # due, and not begun while another exchange was under way
-        self._errand: Errand = "exchange"  # the one under way
+        self._errands = Errands(self._local.run, self._local.journal, random.Random(f"{seed} {self.peer} coin"))
         self._to_initiate = asyncio.Event()
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
     def report_loss(self, loss: float) -> None:
         """Say how well training goes (nats); partners and the directory hear of it."""
-        first = self._local.progress.first_loss
-        first = loss if first is None and math.isfinite(loss) else first
-        self._local.progress = self._local.progress._replace(loss=loss, first_loss=first)
+        self._local.own.report_loss(loss)
 
     def report_untrained_loss(self, loss: float) -> None:
         """Say, before a newcomer catches up, with what loss (nats) it would begin otherwise: what is lost is measured
         against that."""
         if math.isfinite(loss):
-            self._local.progress = self._local.progress._replace(first_loss=loss)
-            self._local.arrival.untrained(loss)
+            self._local.own.report_untrained_loss(loss)
 
     def begin_with(self, caught: CaughtUp) -> None:
         """Take over what catching up brought, before the first step."""
         local = self._local
         local.vector.load_(caught.values)
-        local.met(copied=True)
+        local.own.met(copied=True)
 
     def serve_newcomers(self) -> None:
         """Let newcomers copy while this peer waits to begin: exchanges have to wait."""
-        self._local.handover.copy_for_newcomers(self._local.progress.step)
+        self._local.slot.mailbox.copy_for_newcomers(self._local.own.progress.step)
 
     def after_step(self) -> bool:
         """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters.
@@ -146,46 +138,25 @@ class Peer:
         then what the optimizer has gathered is worth nothing.
         """
         local = self._local
-        step = local.progress.step + 1
-        local.progress = local.progress._replace(step=step)
+        step = local.own.stepped()
         self._arrive()
         if self._loop is not None:
-            local.step_time.ended(self._loop.time())
-        held = "drained" if local.condition.drained else "paced" if self._paced() else None
-        if not local.leaving:
-            for errand in self._due(step):
-                if held == "drained" or errand in self._owed:
-                    local.journal.skipped[held or "busy"] += 1
-                else:
-                    self._owed.append(errand)
-        return self._between_steps(due=bool(self._owed) and held is None)
+            local.members.step_time.ended(self._loop.time())
+        held = "drained" if local.own.condition.drained else "paced" if self._paced() else None
+        if not local.departure.leaving:
+            self._errands.stepped(step, held)
+        return self._between_steps(due=self._errands.owed and held is None)
 
     def _paced(self) -> bool:
         """Whether what is due has to wait for the budget. To meet a centre variable that is here costs nothing."""
-        centre = self._local.centre
+        centre = self._local.run.centre
         return not (centre is not None and centre.seated) and self._local.pacing.closed(self._now())
 
     def _arrive(self) -> None:
         """See whether we, a newcomer, count from now on."""
         local = self._local
-        if not local.arrival.proving:  # nearly always: members are not to be judged at each step
-            return
-        progress = local.progress
-        if local.arrival.stepped(progress.loss, progress.first_loss, local.alive(), self._now()):
-            local.events.add("weight", "our loss is in range of the others': from now on we count")
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(local.weigh)
-
-    def _due(self, step: int) -> Iterator[Errand]:
-        """What is to be done after this step, in this order."""
-        policy = self._local.policy
-        if policy.topology is Topology.NOBODY:
-            return
-        last = policy.global_period is not None and step % policy.global_period == 0
-        if policy.schedule.due(step, self._coin) and not (last and policy.global_period == policy.schedule.period):
-            yield "exchange"
-        if last:
-            yield "global"
+        if local.own.arrives(self._now()) and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(local.own.weigh)
 
     def settle(self) -> bool:
         """Add a move that still waits, after the last step or before a checkpoint. True as with `after_step`."""
@@ -193,22 +164,22 @@ class Peer:
 
     def wait(self, seconds: float) -> None:
         """Instead of a step: sleep, at most so long, until a partner wants a snapshot or `settle` has a move to add."""
-        self._local.handover.wait(seconds)
+        self._local.slot.mailbox.wait(seconds)
 
     def memory(self) -> PeerMemory:
         """What another life of this peer needs to go on, with `centre_value`."""
-        return remembered(self._local, self._presence.sequence, self._coin)
+        return remembered(self._local, self._presence.sequence, self._errands.coin)
 
     def restore(self, memory: PeerMemory, *, loss: float | None = None, centre: Tensor | None = None) -> None:
         """Before `run`: go on as that life of this peer. `loss` (nats) is its last, `centre` [D] what it knew."""
-        recall(memory, self._local, coin=self._coin, loss=loss, centre=centre)
+        recall(memory, self._local, coin=self._errands.coin, loss=loss, centre=centre)
 
     def _between_steps(self, *, due: bool) -> bool:
         """Whether a partner's model took the place of ours."""
         local = self._local
         due = due and self._loop is not None  # before `run` nobody would take the snapshot
-        settled = local.handover.between_steps(
-            local.progress.step, due=due, settle=True, published=self._snapshot_taken, part=local.next_part
+        settled = local.slot.mailbox.between_steps(
+            local.own.progress.step, due=due, settle=True, published=self._snapshot_taken, part=self._next_part
         )
         if settled is not None:
             if settled.added:
@@ -216,18 +187,23 @@ class Peer:
             else:
                 local.journal.skipped["leader not believed"] += 1
             if settled.replaced:
-                local.broken = False
-            self._wake(local.freed)
+                local.own.replaced()
+            self._wake(local.slot.freed)
         return settled is not None and (settled.replaced or settled.copied)
+
+    def _next_part(self) -> Part | None:
+        return None if self._local.departure.leaving else self._local.own.next_part()
 
     def during_evaluation(self) -> None:
         """Serve a partner that waits for a snapshot, without changing the parameters."""
         local = self._local
-        local.handover.between_steps(local.progress.step, due=False, settle=False, published=self._snapshot_taken)
+        local.slot.mailbox.between_steps(
+            local.own.progress.step, due=False, settle=False, published=self._snapshot_taken
+        )
 
     def _snapshot_taken(self, due: bool) -> None:
         if due:
-            self._errand = self._owed.popleft()
+            self._errands.begin()
         self._wake(self._to_initiate if due else self._seat.published)
 
     def _wake(self, event: asyncio.Event) -> None:
@@ -237,41 +213,51 @@ class Peer:
     # -- status, from any thread --------------------------------------------------------------------------------------
 
     @property
+    def peer(self) -> str:
+        """This peer's id."""
+        return self._local.peer
+
+    @property
+    def events(self) -> EventLog:
+        """What happened here, for people and programs."""
+        return self._local.events
+
+    @property
+    def parts(self) -> LocalContext:
+        """What its exchanges share; each part says itself which thread it belongs to."""
+        return self._local
+
+    @property
+    def exchange_state(self) -> Slot:
+        """How far the exchange under way is, and with whom."""
+        return self._local.slot.state
+
+    @property
     def step(self) -> int:
-        return self._local.progress.step
+        return self._local.own.progress.step
 
     @property
     def weight(self) -> float:
         """How much we count for a partner, 0 (we copy, and are not copied) to 1."""
-        return self._local.weight
+        return self._local.own.weight
 
     @property
     def condition(self) -> Condition:
         """What the machine, its operator and other programs say about this peer."""
-        return self._local.condition
+        return self._local.own.condition
 
     def signals(self) -> tuple[SignalStatus, ...]:
         """Of our health, the worst first."""
-        return self._local.weigher.signals
+        return self._local.own.weigher.signals
 
     def partners(self) -> tuple[PartnerStatus, ...]:
         """Those with whom there were exchanges, the latest first."""
-        local = self._local
-        found = local.journal.partners(self._now(), {**local.judge.verdicts, **self._of_centre()})
-        members, seconds = local.members, local.pacing.expected()
-        deadlines = {p.peer: local.waits(members[p.peer].record).answer() for p in found if p.peer in members}
-        return tuple(
-            p.model_copy(update={"deadline_seconds": deadlines.get(p.peer), "exchange_seconds": seconds.get(p.peer)})
-            for p in found
-        )
+        return partners_of(self._local, self._now())
 
-    def _of_centre(self) -> Mapping[str, Verdict]:
-        centre = self._local.centre
-        return {} if centre is None or not centre.seated else centre.judge.verdicts
-
-    def examine_with(self, examine: Examine) -> None:
-        """From now on, let `examine` try a partner's parameters before we move towards them (dynamic weighting)."""
-        self._local.examine = examine
+    def examine_with(self, examine: Examine | None) -> None:
+        """From now on, let `examine` try a partner's parameters before we move towards them (dynamic weighting);
+        None: move without."""
+        self._local.judge.examine_with(examine)
 
     def judge_leaders(self, measure: Measure) -> None:
         """From now on, try a leader's parameters with `measure` before following them (LSGD)."""
@@ -279,26 +265,26 @@ class Peer:
 
     def centre(self) -> CentreStatus | None:
         """Who holds the centre variable, and how fresh the copy here is; None in runs without one."""
-        centre = self._local.centre
+        centre = self._local.run.centre
         return None if centre is None else centre.status()
 
     def centre_value(self) -> Tensor | None:
         """A copy [D] of the centre variable as it is known here."""
-        centre = self._local.centre
+        centre = self._local.run.centre
         return None if centre is None else centre.value.clone()
 
     def leaders(self) -> LeaderStatus | None:
         """Whom this peer follows (LSGD); None in other runs."""
-        following = self._local.following
+        following = self._local.run.following
         return None if following is None else following.status(self._now())
 
     def joining(self) -> JoiningStatus | None:
         """How we caught up with the run, and since when we count; None at its founder."""
-        return self._local.arrival.status
+        return self._local.own.arrival.status
 
     def partition(self) -> PartitionStatus | None:
         """Members that vanished together; None where there are none."""
-        return self._local.apart.status(self._now(), self.step)
+        return self._local.members.apart.status(self._now(), self.step)
 
     def pace(self) -> PaceStatus | None:
         """The budget of exchanges; None where there is none."""
@@ -314,9 +300,7 @@ class Peer:
         return dict(self._local.journal.streams_refused)
 
     def members(self) -> tuple[MemberStatus, ...]:
-        local, now = self._local, self._now()
-        announce_seconds = local.membership.announce_seconds
-        return tuple(shown(m, now, local.looked_at, announce_seconds) for _, m in sorted(local.members.items()))
+        return members_of(self._local, self._now())
 
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0
@@ -326,19 +310,19 @@ class Peer:
     async def run(self) -> None:
         """Serve, announce, refresh and initiate until cancelled."""
         self._loop = asyncio.get_running_loop()
-        self._local.arrival.began(self._now())
+        self._local.own.arrival.began(self._now())
         await self._transport.serve(self._responder.answer)
-        membership = self._local.membership
+        context = self._local.run.context
         await attempt(self.announce)  # first: the directory lists the members of the run that we announced
         tasks = [
-            asyncio.ensure_future(every(membership.announce_seconds, self.announce)),
+            asyncio.ensure_future(every(context.announce_seconds, self.announce)),
             asyncio.ensure_future(self._announce_soon()),
-            asyncio.ensure_future(every(membership.refresh_seconds, self.refresh)),
+            asyncio.ensure_future(every(context.refresh_seconds, self.refresh)),
             asyncio.ensure_future(self._bequest.run()),
             asyncio.ensure_future(self._initiate_forever()),
         ]
-        if membership.standby:
-            tasks.append(asyncio.ensure_future(every(membership.announce_seconds, self._presence.copy_centre)))
+        if context.standby:
+            tasks.append(asyncio.ensure_future(every(context.announce_seconds, self._presence.copy_centre)))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -364,10 +348,13 @@ class Peer:
     def adopt(self, run: str, policy: Policy, *, codec: str, fragments: int) -> None:
         """Become a newcomer of another run with the same model, after training alone."""
         local = self._local
-        local.membership = replace(local.membership, run=run, codec=codec, fragments=fragments, newcomer=True)
-        local.newcomer, local.members, local.arrival = True, {}, Arrival(newcomer=True)
-        local.arrival.began(self._now())
-        local.adopt(policy)
+        context = replace(local.run.context, run=run, codec=codec, fragments=fragments, newcomer=True)
+        local.run.adopt(context, policy)
+        local.members.forget()
+        local.own.join(self._now())
+        local.judge.forget()
+        local.slot.mailbox.compare(local.run.compares)
+        local.pacing.adopt(policy, local.run.bargain.vector_bytes)
 
     async def catch_up(self, untrained: float, try_out: Try | None = None) -> CaughtUp | None:
         """Fetch what a newcomer begins with, for `begin_with`; None where there is no need or no way: see `joining`.
@@ -382,7 +369,7 @@ class Peer:
 
     async def _announce_soon(self) -> None:
         """The first record says that we have not begun: who joins soon after us would think that nobody is ahead."""
-        await asyncio.sleep(SOON_SHARE * self._local.membership.announce_seconds)
+        await asyncio.sleep(SOON_SHARE * self._local.run.context.announce_seconds)
         await attempt(self.announce)
 
     async def refresh(self) -> None:
@@ -394,18 +381,18 @@ class Peer:
         """Who changed something at our condition is told what comes of it."""
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the next refresh weighs
             if asyncio.get_running_loop() is self._loop:
-                self._local.weigh()
+                self._local.own.weigh()
 
     async def _initiate_forever(self) -> None:
         while True:
             await self._to_initiate.wait()
             self._to_initiate.clear()
-            following = self._local.following
+            following = self._local.run.following
             if following is None:
                 await self._initiator.run_once()
             else:
                 before = following.leader
-                await self._follower.run_once(following, of_all=self._errand == "global")
+                await self._follower.run_once(following, of_all=self._errands.current == "global")
                 if following.leader != before:
                     who = "nobody" if following.leader is None else following.leader
                     self._local.events.add("leader", f"we follow {who}", leader=following.leader)

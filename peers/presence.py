@@ -8,23 +8,20 @@ import logging
 from p2p_elastic.errors import DirectoryError, IdentityInUse
 from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.instances import Instances
-from p2p_elastic.peers.local import Local
-from p2p_elastic.peers.memory import look_back
-from p2p_elastic.peers.partners import observe
+from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
 from p2p_elastic.protocol.messages import Stamp
 
 log = logging.getLogger(__name__)
-PEERS_NAMED = 20  # in an event
 
 
 class Presence:
     """Announces this peer and looks who else is there. Belongs to the network thread."""
 
-    def __init__(self, local: Local, directory: Directory, follower: Follower) -> None:
+    def __init__(self, local: LocalContext, directory: Directory, follower: Follower) -> None:
         self._local, self._directory, self._follower = local, directory, follower
-        self._instances = Instances(local.membership.first_sequence)
+        self._instances = Instances(local.run.context.first_sequence)
         self._displaced: IdentityInUse | None = None
         self._drained = False  # what our record says
 
@@ -46,26 +43,26 @@ class Presence:
             IdentityInUse: another process with our identity began earlier, and is alive.
         """
         local = self._local
-        if not local.leaving:
+        if not local.departure.leaving:
             await self._look_for_others()
         if self._displaced is not None:
             raise self._displaced
-        if local.leaving:
+        if local.departure.leaving:
             return
         self._instances.sequence += 1
         await self._directory.announce(
             PeerRecord(
                 peer=local.peer,
-                run=local.membership.run,
+                run=local.run.context.run,
                 schema_hash=local.vector.schema_hash,
-                step=local.progress.step,
-                loss=local.loss(),
-                weight=local.weight,
-                drained=local.condition.drained,
-                steps_per_second=local.pace.steps_per_second,
+                step=local.own.progress.step,
+                loss=local.own.loss(),
+                weight=local.own.weight,
+                drained=local.own.condition.drained,
+                steps_per_second=local.own.pace.steps_per_second,
                 partners=local.journal.latest(PARTNERS_TOLD),
-                group=local.membership.group,
-                centre=local.centre.claim() if local.centre is not None else None,
+                group=local.run.context.group,
+                centre=local.run.centre.claim() if local.run.centre is not None else None,
                 sequence=self._instances.sequence,
             )
         )
@@ -74,7 +71,7 @@ class Presence:
         """See whether another process has our identity."""
         local = self._local
         try:
-            own = await self._directory.own(local.membership.run)
+            own = await self._directory.own(local.run.context.run)
         except DirectoryError as error:
             log.info("directory: %s", error)
             return
@@ -84,7 +81,7 @@ class Presence:
         assert own is not None, "another process without a record"
         where = ", ".join(own.addresses) or "unknown addresses"
         if other == "earlier":
-            local.leaving = True  # no word more of ours: it would be taken for the other's
+            local.departure.leave()  # no word more of ours: it would be taken for the other's
             self._displaced = IdentityInUse(
                 f"peer {local.peer} is alive elsewhere, with the same identity, since before this process began "
                 f"(there: instance {own.sequence}, step {own.step}, {where}; here: instance {self.sequence}). "
@@ -98,56 +95,38 @@ class Presence:
     async def refresh(self) -> None:
         """Read who else is in the run, and how we are. Raises DirectoryError."""
         local = self._local
-        local.condition.look()  # whether the directory answers or not
-        local.pace.mark(asyncio.get_running_loop().time(), local.progress.step)
+        local.own.condition.look()  # whether the directory answers or not
+        local.own.pace.mark(asyncio.get_running_loop().time(), local.own.progress.step)
         try:
             listed = await self._directory.members()
         except DirectoryError:
-            self._look_apart()  # who is silent is so whether the directory answers or not
+            local.members.look_apart(
+                local.own.progress.step
+            )  # who is silent is so whether the directory answers or not
             raise
-        before, now = local.members, asyncio.get_running_loop().time()
-        records = (r for r in local.departed.without(listed, now) if r.schema_hash == local.vector.schema_hash)
-        local.members, local.looked_at = observe(before, records, now), now
-        for peer in sorted(before.keys() ^ local.members.keys()):
-            joined = peer in local.members
-            local.events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
-        for record in listed:
-            if record.left:
-                local.apart.left(record.peer, record.sequence)
-        local.watch.look(local.members, now, local.membership.announce_seconds)
-        self._look_apart()
-        look_back(local, now)
-        local.weigh()
-        if local.condition.drained != self._drained:
-            self._drained = local.condition.drained
+        now = asyncio.get_running_loop().time()
+        local.members.look(listed, now)
+        local.members.look_apart(local.own.progress.step)
+        local.own.look_back(now)
+        local.own.weigh()
+        if local.own.condition.drained != self._drained:
+            self._drained = local.own.condition.drained
             await self.announce()
         await self.look_for_centre()
-
-    def _look_apart(self) -> None:
-        """Judge who was lost, and say so."""
-        local = self._local
-        before = local.apart.partition
-        local.apart.look(local.members, asyncio.get_running_loop().time(), local.progress.step)
-        after = local.apart.partition
-        if after is not None and (before is None or after.lost != before.lost):
-            text = (
-                f"{len(after.lost)} of {after.before} members vanished at once: they crashed, or the network is split"
-            )
-            local.events.add("partition", text, peers=[*sorted(after.lost)[:PEERS_NAMED]], left=after.left)
-        if before is not None and after is None:
-            steps = local.progress.step - before.step
-            text = f"the partition ended, {steps} of our steps after it began; what both sides learnt is merged"
-            local.events.add("healed", text, steps=steps)
 
     async def look_for_centre(self) -> None:
         """See who holds the centre variable, and take the place where it is ours. Raises DirectoryError."""
         local = self._local
-        centre = local.centre
+        centre = local.run.centre
         if centre is None:
             return
-        holder, drained = centre.holder, local.condition.drained
+        holder, drained = centre.holder, local.own.condition.drained
         if centre.look(
-            local.peer, local.members, asyncio.get_running_loop().time(), leaving=local.leaving, drained=drained
+            local.peer,
+            local.members.known,
+            asyncio.get_running_loop().time(),
+            leaving=local.departure.leaving,
+            drained=drained,
         ):
             await self.announce()
         if centre.holder != holder:
@@ -157,11 +136,11 @@ class Presence:
     async def copy_centre(self) -> None:
         """Stand by: see the centre variable as it is now."""
         local = self._local
-        centre = local.centre
-        holder = local.members.get(centre.holder or "") if centre is not None else None
+        centre = local.run.centre
+        holder = local.members.known.get(centre.holder or "") if centre is not None else None
         if centre is None or centre.seated or holder is None or holder.record.centre is None:
             return
-        if local.condition.drained or holder.record.drained or local.pacing.closed():
+        if local.own.condition.drained or holder.record.drained or local.pacing.closed():
             return
         stamp = holder.record.centre.stamp
         known = centre.stamp.clock if centre.stamp.term == stamp.term else None

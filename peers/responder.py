@@ -15,7 +15,7 @@ from p2p_elastic.peers.goodbyes import Goodbyes
 from p2p_elastic.peers.initiator import outcome_of
 from p2p_elastic.peers.lanes import AwaitedLanes
 from p2p_elastic.peers.ledger import Key, Ledger
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.local_context import LocalContext, enter
 from p2p_elastic.peers.seats import CentreSeat, OwnSeat, Refusal, Seat
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transfer import EXACT, Vectors
@@ -49,7 +49,7 @@ class Responder:
 
     def __init__(
         self,
-        local: Local,
+        local: LocalContext,
         limits: Limits,
         own: OwnSeat,
         goodbyes: Goodbyes,
@@ -72,7 +72,7 @@ class Responder:
             await self._told.wait()
 
     def _seat(self) -> Seat:
-        centre = self._local.centre
+        centre = self._local.run.centre
         return self._own if centre is None else CentreSeat(self._local, centre, self._limits)
 
     async def answer(self, stream: Stream) -> None:
@@ -86,7 +86,7 @@ class Responder:
             stream.abort()
             return
         self._streams[partner] += 1
-        conversation = Conversation(stream, self._limits, self._local.waits_of(partner))
+        conversation = Conversation(stream, self._limits, self._local.members.waits_of(partner))
         try:
             await self._answer(conversation)
             await conversation.until_closed()
@@ -107,7 +107,7 @@ class Responder:
         if isinstance(message, Lane):
             await self._awaited.join(key, message.number, conversation.stream)
             return
-        self._local.heard(key.partner)
+        self._local.members.heard(key.partner)
         if isinstance(message, Inquiry):
             committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
             await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
@@ -134,47 +134,47 @@ class Responder:
 
     def _objection(self, asked: Offer | Fetch) -> Decline | None:
         local = self._local
-        bargain, vector = local.bargain, local.vector
+        bargain, vector = local.run.bargain, local.vector
         codecs = bargain.codecs if isinstance(asked, Offer) else {*bargain.codecs, EXACT}
         general = objection(
             asked,
-            run=local.membership.run,
+            run=local.run.context.run,
             schema_hash=vector.schema_hash,
             elements=vector.elements,
             codecs=codecs,
         )
         if general is None and isinstance(asked, Offer) and asked.part is not None and bargain.fragments == 1:
             general = Decline(id=asked.id, reason=DeclineReason.OTHER_RULE, detail="this run exchanges whole models")
-        if general is not None or asked.peer == local.awaited:
+        if general is not None or asked.peer == local.departure.awaited:
             return general
-        if local.leaving:
+        if local.departure.leaving:
             return Decline(id=asked.id, reason=DeclineReason.LEAVING)
-        return Decline(id=asked.id, reason=DeclineReason.DRAINED) if local.condition.drained else None
+        return Decline(id=asked.id, reason=DeclineReason.DRAINED) if local.own.condition.drained else None
 
     async def _listen(self, conversation: Conversation, told: Tell | Goodbye) -> None:
         local = self._local
-        if told.run != local.membership.run:
+        if told.run != local.run.context.run:
             await self._say_no(conversation, Decline(id=told.id, reason=DeclineReason.OTHER_RUN))
             return
         if isinstance(told, Goodbye):
             await self._goodbyes.hear(conversation, told)
             return
-        if local.following is not None and told.peer in local.members:
-            local.following.hear(told.peer, told.loss, asyncio.get_running_loop().time())
-        await conversation.send(local.tell(told.id))
+        if local.run.following is not None and told.peer in local.members.known:
+            local.run.following.hear(told.peer, told.loss, asyncio.get_running_loop().time())
+        await conversation.send(local.own.tell(told.id))
         local.journal.gave(conversation.traffic)
 
     async def _give(self, conversation: Conversation, asked: Fetch) -> None:
         """Hand out a snapshot that is held here, or say who else has it. To members only: strangers take no places."""
         local = self._local
-        snapshot = local.snapshot_of(asked.origin) if asked.peer in local.members else None
+        snapshot = local.run.snapshot_of(asked.origin) if asked.peer in local.members.known else None
         if snapshot is None:
             await self._say_no(conversation, Decline(id=asked.id, reason=DeclineReason.NO_SNAPSHOT))
         elif asked.have == snapshot.step:
             await conversation.send(Unchanged(id=asked.id))
-        elif asked.peer == local.awaited or (snapshot.may_send(asked.peer) and not local.pacing.closed()):
+        elif asked.peer == local.departure.awaited or (snapshot.may_send(asked.peer) and not local.pacing.closed()):
             await self._send_copy(conversation, asked, snapshot)
-        elif holders := snapshot.refer(asked.peer, local.alive()):
+        elif holders := snapshot.refer(asked.peer, local.members.alive()):
             await conversation.send(Referral(id=asked.id, holders=holders))
         else:  # on its way to others
             reason = DeclineReason.PACED if local.pacing.closed() else DeclineReason.BUSY
@@ -225,7 +225,7 @@ class Responder:
 
     async def _serve(self, conversation: Conversation, offer: Offer, key: Key) -> None:
         seat, asked_at = self._seat(), asyncio.get_running_loop().time()
-        offered = self._local.policy.topology in (Topology.PAIRS, Topology.CENTRE)
+        offered = self._local.run.policy.topology in (Topology.PAIRS, Topology.CENTRE)
         refusal = await self._reserve(seat, offer) if offered else Refusal(DeclineReason.OTHER_RULE)
         if refusal is None:
             await self._exchange(conversation, offer, key, seat, asked_at)
@@ -241,8 +241,8 @@ class Responder:
 
     def _paced(self, offer: Offer) -> Refusal | None:
         local = self._local
-        elsewhere = local.centre is not None and not local.centre.seated  # that is what the asker has to hear
-        why = None if elsewhere or offer.peer == local.awaited else local.pacing.objection(offer)
+        elsewhere = local.run.centre is not None and not local.run.centre.seated  # that is what the asker has to hear
+        why = None if elsewhere or offer.peer == local.departure.awaited else local.pacing.objection(offer)
         return None if why is None else Refusal(DeclineReason.PACED, why)
 
     async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat, asked_at: float) -> None:
@@ -263,7 +263,7 @@ class Responder:
             if offer.last:
                 local.pacing.takes_last(key.partner)
             with self._awaited.expect(key, offer.streams) as conversation.widening:
-                exchange = respond(offer, accept, local.policy.flow)
+                exchange = respond(offer, accept, local.run.policy.flow)
                 result = await conversation.run(exchange, seat.vectors(offer), commit, seated=True)
             trial = await seat.try_out(offer, accept) if committed else None
         except ExchangeError as error:
@@ -279,7 +279,8 @@ class Responder:
                     raise
             else:
                 seat.free()
-        local.enter(
+        enter(
+            local,
             offer.id,
             key.partner,
             result,

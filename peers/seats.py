@@ -10,8 +10,9 @@ import torch
 
 from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.handover import State
-from p2p_elastic.peers.local import Local
+from p2p_elastic.peers.exchange_slot import Phase
+from p2p_elastic.peers.local_context import LocalContext
+from p2p_elastic.peers.mailbox import State
 from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import Received, Vectors
@@ -52,31 +53,31 @@ class Seat(Protocol):
 class OwnSeat:
     """The model that trains here: a snapshot of it goes out, the move waits for the training thread."""
 
-    def __init__(self, local: Local, limits: Limits) -> None:
+    def __init__(self, local: LocalContext, limits: Limits) -> None:
         self._local, self._limits = local, limits
         self.published = asyncio.Event()
 
     def vectors(self, offer: Offer) -> Vectors:
-        return self._local.handover.vectors(offer.codec)
+        return self._local.slot.mailbox.vectors(offer.codec)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
         local = self._local
-        if local.progress.step == 0:
+        if local.own.progress.step == 0:
             return Refusal(DeclineReason.NOT_TRAINING, "not begun")
-        local.weigh()
+        local.own.weigh()
         await self._yield_to(offer.peer)
-        if offer.part is not None and (local.broken or local.newcomer):
+        if offer.part is not None and (local.own.broken or local.own.newcomer):
             return Refusal(DeclineReason.NOT_TRAINING, "it needs a whole model first")
-        if local.leaving and offer.peer != local.awaited:  # since the offer came
+        if local.departure.leaving and offer.peer != local.departure.awaited:  # since the offer came
             return Refusal(DeclineReason.LEAVING)
-        if not local.handover.request(offer.part):
+        if not local.slot.answer(offer.peer, offer.part):
             return Refusal(DeclineReason.BUSY)
         refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting
         try:
             refusal = await self._snapshot()
         finally:
             if refusal is not None:
-                local.free()
+                local.slot.release()
         return refusal
 
     async def take_snapshot(self) -> bool:
@@ -86,47 +87,47 @@ class OwnSeat:
         """
         local, taken = self._local, False
         try:
-            await wait_for(local.until_free(), self._limits.snapshot_seconds)
+            await wait_for(local.slot.until_idle(), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return False
-        if not local.handover.request():
+        if not local.slot.take():
             return False
         try:
             await wait_for(self._until_published(), self._limits.snapshot_seconds)
-            taken = await local.finite()
+            taken = await local.own.finite(local.slot.mailbox)
         except asyncio.TimeoutError:
             log.info("no step ended in %g s", self._limits.snapshot_seconds)
         finally:
             if not taken:
-                local.free()
+                local.slot.release()
         return taken
 
     async def _yield_to(self, partner: str) -> None:
         """Two peers that offered to each other at once: the offer of the smaller id stands, the other's is declined."""
         local = self._local
-        if local.offering_to != partner or partner > local.peer:
+        if local.slot.state != (Phase.OFFERING, partner) or partner > local.peer:
             return
-        local.yielding = True
+        local.slot.yield_to(partner)
         try:
-            await wait_for(local.until_free(), self._limits.header_seconds)
+            await wait_for(local.slot.until_idle(), self._limits.header_seconds)
         except asyncio.TimeoutError:
             log.info("our own offer to %s did not end", partner)
 
     async def _snapshot(self) -> Refusal | None:
         local = self._local
-        seconds = local.step_time.patience(local.pace.steps_per_second, self._limits.snapshot_seconds)
+        seconds = local.members.step_time.patience(local.own.pace.steps_per_second, self._limits.snapshot_seconds)
         try:
             await wait_for(self._until_published(), seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
-        if not await local.finite():
-            if not local.policy.sends or local.handover.part is not None:  # nothing comes that could heal us
+        if not await local.own.finite(local.slot.mailbox):
+            if not local.run.policy.sends or local.slot.mailbox.part is not None:  # nothing comes that could heal us
                 return Refusal(DeclineReason.NOT_FINITE)
-            local.handover.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model
+            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model
         return None
 
     async def _until_published(self) -> None:
-        while self._local.handover.state is not State.READY:
+        while self._local.slot.mailbox.state is not State.READY:
             self.published.clear()
             await self.published.wait()
 
@@ -136,27 +137,31 @@ class OwnSeat:
             id=offer.id,
             peer=local.peer,
             schema_hash=local.vector.schema_hash,
-            step=local.handover.snapshot_step,
-            loss=local.loss(),
-            weight=local.weight,
-            apart=local.apart_from(offer.peer),
+            step=local.slot.mailbox.snapshot_step,
+            loss=local.own.loss(),
+            weight=local.own.weight,
+            apart=local.own.apart_from(offer.peer),
         )
 
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
-        return await self._local.try_ours(facts(offer), facts(accept)) if self._local.policy.sends else None
+        return (
+            await self._local.judge.try_ours(self._local.slot.mailbox.both, facts(offer), facts(accept))
+            if self._local.run.policy.sends
+            else None
+        )
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
-        came = received if self._local.policy.sends else None
+        came = received if self._local.run.policy.sends else None
         return move(self._local, offer.id, facts(accept), facts(offer), partner=offer.peer, received=came, trial=trial)
 
     def free(self) -> None:
-        self._local.free()
+        self._local.slot.release()
 
 
 class CentreSeat:
     """The centre variable: changed at once, by the network thread, one exchange after the other."""
 
-    def __init__(self, local: Local, centre: Centre, limits: Limits) -> None:
+    def __init__(self, local: LocalContext, centre: Centre, limits: Limits) -> None:
         self._local, self._centre, self._limits = local, centre, limits
 
     def vectors(self, offer: Offer) -> Vectors:
@@ -177,15 +182,15 @@ class CentreSeat:
         return None
 
     def _inherits(self, peer: str, stamp: Stamp) -> bool:
-        return peer in self._local.members and self._centre.inherits(peer, stamp)
+        return peer in self._local.members.known and self._centre.inherits(peer, stamp)
 
     def accept(self, offer: Offer) -> Accept:
         return Accept(
             id=offer.id,
             peer=self._local.peer,
             schema_hash=self._local.vector.schema_hash,
-            step=self._local.progress.step,
-            loss=self._local.loss(),
+            step=self._local.own.progress.step,
+            loss=self._local.own.loss(),
             weight=1.0,
             centre=self._centre.stamp,
         )
@@ -193,16 +198,16 @@ class CentreSeat:
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
         local, theirs = self._local, facts(offer)
         if offer.centre is None:
-            return await local.try_out(self._centre.vectors, theirs)
+            return await local.judge.try_out(self._centre.vectors, theirs)
         mine, other = self._centre.vectors.mine, self._centre.vectors.theirs
         share = self._centre.inheritance(offer.centre)  # what is tried is the place where it leads
-        trial = await local.try_out(Vectors(mine, torch.lerp(mine, other, share)), theirs)
-        return trial and trial._replace(barrier=is_barrier(trial, local.progress.first_loss))
+        trial = await local.judge.try_out(Vectors(mine, torch.lerp(mine, other, share)), theirs)
+        return trial and trial._replace(barrier=is_barrier(trial, local.own.progress.first_loss))
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
         mine, theirs = facts(accept)._replace(centre=True), facts(offer)
         if offer.centre is None:
-            trusted = self._local.trusted_at(self._centre, offer.peer, theirs, trial)
+            trusted = self._local.judge.trusted_at(self._centre, offer.peer, theirs, trial)
             distance = self._centre.move(offer.peer, mine, theirs, trusted)
         else:
             share = 0.0 if trial is not None and trial.barrier else self._centre.inheritance(offer.centre)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -65,10 +66,19 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
+        self._thread = threading.get_ident()
         super().__init__(self._virtual)
 
     def time(self) -> float:
         return self._virtual.now
+
+    def call_soon_threadsafe(  # type: ignore[override, unused-ignore]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """From the loop's own thread, that of the simulated training too: it does not sleep, so no socket wakes it."""
+        if threading.get_ident() == self._thread:
+            return self.call_soon(callback, *args, context=context)
+        return super().call_soon_threadsafe(callback, *args, context=context)
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:

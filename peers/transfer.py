@@ -84,21 +84,25 @@ class Outgoing:
 
     def pieces(self) -> Iterator[tuple[bytes, memoryview]]:
         """The next chunk to send and the header that goes before it, asked for once the one before was handed on."""
-        size = 0 if self._exact else min(CHUNK_ELEMENTS, len(self._values))
-        scratch = torch.empty(self._codec.nbytes(size), dtype=torch.uint8)
-        copy = torch.empty(size if self._shared else 0)
-        everything = bytes_of(self._values)
-        for place in self._chunks:
-            if self._exact:
-                data = everything[FLOAT32_BYTES * place.start : FLOAT32_BYTES * place.stop]
-            else:
-                values = self._values[place]
-                if self._shared:
-                    values = copy[: len(values)].copy_(values)
-                data = bytes_of(self._codec.encode(values, scratch))
+        for data in self._exactly() if self._exact else self._encoded():
             yield chunk_header(data), data
             self.sent += 1
             self.nbytes += CHUNK_HEADER.size + len(data)
+
+    def _exactly(self) -> Iterator[memoryview]:
+        everything = bytes_of(self._values)
+        for place in self._chunks:
+            yield everything[FLOAT32_BYTES * place.start : FLOAT32_BYTES * place.stop]
+
+    def _encoded(self) -> Iterator[memoryview]:
+        size = min(CHUNK_ELEMENTS, len(self._values))
+        scratch = torch.empty(self._codec.nbytes(size), dtype=torch.uint8)
+        copy = torch.empty(size if self._shared else 0)
+        for place in self._chunks:
+            values = self._values[place]
+            if self._shared:
+                values = copy[: len(values)].copy_(values)
+            yield bytes_of(self._codec.encode(values, scratch))
 
 
 class Incoming:
@@ -125,7 +129,7 @@ class Incoming:
         """
         size = min(CHUNK_ELEMENTS, len(self._into))
         stage = torch.empty(0 if self._direct else self._codec.nbytes(size), dtype=torch.uint8)
-        scratch = torch.empty(0 if self._exact else size)
+        scratch = stage if self._exact else torch.empty(size)  # what came exactly is not decoded into anything
         header, into = bytearray(CHUNK_HEADER.size), self._into.numpy()
         data, view = stage, bytes_of(stage)
         for number, place in enumerate(self._chunks):

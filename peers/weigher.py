@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from p2p_elastic.health import signals
@@ -57,8 +58,8 @@ def judged(seen: Observed, members: Mapping[str, Member]) -> tuple[SignalStatus,
     here = on_one_machine(seen.addresses, [m.record.addresses for m in members.values()])
     timing = seen.timing._replace(one_machine=here)
     found = (
-        _broken() if seen.broken else None,
-        _newcomer() if seen.newcomer else None,
+        _BROKEN if seen.broken else None,
+        _NEWCOMER if seen.newcomer else None,
         signals.loss(seen.loss, seen.initial_loss),
         signals.progress(seen.loss, [r.loss for r in others], seen.initial_loss),
         signals.speed(seen.steps_per_second, [r.steps_per_second for r in others]),
@@ -72,35 +73,56 @@ def judged(seen: Observed, members: Mapping[str, Member]) -> tuple[SignalStatus,
     return tuple(signal for signal in found if signal is not None)
 
 
+class _Shown:
+    """Signals that are made when they are first asked for."""
+
+    def __init__(self, made: Callable[[], tuple[SignalStatus, ...]]) -> None:
+        self._made = made
+
+    @functools.cached_property
+    def signals(self) -> tuple[SignalStatus, ...]:
+        return self._made()
+
+
 class Weigher:
     """Keeps the last weight, for the hysteresis; both may be read from any thread."""
 
     def __init__(self) -> None:
         self.weight = 1.0
-        self.signals: tuple[SignalStatus, ...] = ()
+        self._shown = _Shown(tuple)
+
+    @property
+    def signals(self) -> tuple[SignalStatus, ...]:
+        """The worst first."""
+        return self._shown.signals
 
     def weigh(self, measured: Iterable[SignalStatus], reported: Iterable[SignalStatus] = ()) -> float:
         """The weight by these signals."""
-        self.signals = signals.merge(measured, reported)
-        self.weight = settled(self.weight, signals.worst(self.signals))
+        merged = signals.merge(measured, reported)
+        self._shown = _Shown(lambda: merged)
+        self.weight = settled(self.weight, signals.worst(merged))
         return self.weight
 
+    def show(self, seen: Observed, members: Mapping[str, Member], reported: Iterable[SignalStatus]) -> None:
+        """These signals decide nothing in this run: they are made only for whoever asks."""
+        self._shown = _Shown(lambda: signals.merge(judged(seen, members), reported))
 
-def _broken() -> SignalStatus:
-    text = "our parameters are not finite: the next partner's replace them; lower the learning rate if it happens again"
-    return SignalStatus(name="parameters", health=0.0, text=text)
 
-
-def _newcomer() -> SignalStatus:
-    return SignalStatus(
-        name="newcomer",
-        health=0.0,
-        text="joined a run under way: it copies first, and counts once its loss is in range",
-    )
+_BROKEN = SignalStatus(
+    name="parameters",
+    health=0.0,
+    text="our parameters are not finite: the next partner's replace them; lower the learning rate if it happens again",
+)
+_NEWCOMER = SignalStatus(
+    name="newcomer",
+    health=0.0,
+    text="joined a run under way: it copies first, and counts once its loss is in range",
+)
+_AS_GOOD = SignalStatus(name="comparison", health=1.0)
 
 
 def _comparison(own: float) -> SignalStatus:
-    text = (
-        "" if own >= 1.0 else "our partner's parameters do clearly better on our own data: we follow more than we lead"
-    )
+    if own >= 1.0:
+        return _AS_GOOD
+    text = "our partner's parameters do clearly better on our own data: we follow more than we lead"
     return SignalStatus(name="comparison", health=own, text=text)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.current_run import CurrentRun
+from p2p_elastic.peers.local_context import LocalContext, assembled
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.pairwise import elastic
@@ -75,6 +79,8 @@ def build_member(
     fragments: int = 1,
     streams: int | None = None,
     budget: Budget | None = None,
+    announce_seconds: float = 1.0,
+    refresh_seconds: float = 0.5,
 ) -> Member:
     model = model if model is not None else tiny_model(seed)
     peer = Peer(
@@ -82,7 +88,7 @@ def build_member(
         policy=policy or Policy(elastic(moving_rate), schedule or Schedule(probability=1 / 8)),
         transport=network.transport(name),
         directory=network.directory(name),
-        membership=Membership(
+        context=RunContext(
             run=run,
             codec=codec,
             fragments=fragments,
@@ -90,8 +96,8 @@ def build_member(
             group=group,
             standby=standby,
             newcomer=newcomer,
-            announce_seconds=1.0,
-            refresh_seconds=0.5,
+            announce_seconds=announce_seconds,
+            refresh_seconds=refresh_seconds,
         ),
         seed=seed,
         limits=limits,
@@ -99,6 +105,44 @@ def build_member(
         budget=budget,
     )
     return Member(peer, model, step_seconds)
+
+
+def build_parts(policy: Policy, **context: object) -> LocalContext:
+    """The parts of a peer "a" without any network."""
+    options = {"run": "test", "announce_seconds": 1.0, **context}
+    run = CurrentRun("a", ParameterVector(tiny_model(0)), RunContext(**options), policy)  # type: ignore[arg-type]
+    events = EventLog(lambda: 0.0)
+    return assembled(run, Condition(lambda: 0.0, events=events), events, limits=Limits())
+
+
+def begin_as_equals(members: Iterable[Member]) -> None:
+    """All begin together: nobody copies another first, as a newcomer would."""
+    for member in members:
+        member.peer.restore(member.peer.memory().model_copy(update={"newcomer": False}))
+
+
+def far_ahead(member: Member, step: int = 10**6) -> None:
+    """It has trained before, alone."""
+    member.peer.restore(member.peer.memory().model_copy(update={"step": step}))
+
+
+@dataclass
+class Switch:
+    """A schedule that a test turns on and off."""
+
+    schedule: Schedule
+    on: bool = True
+
+    @property
+    def period(self) -> int | None:
+        return self.schedule.period
+
+    @property
+    def mean_period(self) -> float:
+        return self.schedule.mean_period
+
+    def due(self, step: int, rng: random.Random) -> bool:
+        return self.on and self.schedule.due(step, rng)
 
 
 async def run_members(members: list[Member], *, steps: int, settle_seconds: float = 60.0) -> None:

@@ -111,7 +111,7 @@ def test_an_override_can_be_set_and_ended() -> None:
 
 def test_whoever_depends_on_it_is_told_of_each_change_and_of_nothing_else() -> None:
     machine, told = Machine(), []
-    machine.condition.changed = lambda: told.append(len(machine.condition.signals()))
+    machine.condition.tells(lambda: told.append(len(machine.condition.signals())))
     machine.condition.report("temperature", hot())
     machine.condition.look()
     machine.condition.forget("temperature")

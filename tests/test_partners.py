@@ -19,9 +19,9 @@ from torch import nn
 from p2p_elastic.health.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.deadlines import Estimate
-from p2p_elastic.peers.handover import Handover, Settled, State
 from p2p_elastic.peers.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.ledger import Key, Ledger
+from p2p_elastic.peers.mailbox import Mailbox, Settled, State
 from p2p_elastic.peers.pacing import Times
 from p2p_elastic.peers.partners import (
     CHANCE_MIN,
@@ -266,15 +266,15 @@ def test_an_exchange_under_way_is_not_forgotten_whatever_strangers_ask_meanwhile
     run_virtual(main())
 
 
-# ---------------------------------------------------------------- handover
+# ---------------------------------------------------------------- mailbox
 
 
 class Side:
-    """A handover of a model with the parameters [0, 0], used from one thread."""
+    """A mailbox of a model with the parameters [0, 0], used from one thread."""
 
     def __init__(self) -> None:
         self.model = nn.Linear(1, 1)
-        self.handover = Handover(ParameterVector(self.model))
+        self.mailbox = Mailbox(ParameterVector(self.model))
         self.published: list[bool] = []
         self.set(0.0)
 
@@ -287,21 +287,21 @@ class Side:
         return [float(parameter.detach()) for parameter in self.model.parameters()]
 
     def step(self, number: int, *, due: bool = False, settle: bool = True) -> int | None:
-        return self.handover.between_steps(number, due=due, settle=settle, published=self.published.append)
+        return self.mailbox.between_steps(number, due=due, settle=settle, published=self.published.append)
 
     def deliver(self, move: float) -> None:
-        self.handover.deliver("x", torch.full((2,), move), 1.0)
+        self.mailbox.deliver("x", torch.full((2,), move), 1.0)
 
 
 def test_a_snapshot_is_taken_at_the_step_after_it_was_asked_for() -> None:
     side = Side()
     side.set(3.0)
-    assert side.handover.request()
-    assert side.handover.state is State.WANTED
+    assert side.mailbox.request()
+    assert side.mailbox.state is State.WANTED
     assert side.published == []
     assert side.step(7) is None
-    assert (side.handover.mine.tolist(), side.handover.snapshot_step) == ([3.0, 3.0], 7)
-    assert (side.handover.state, side.published) == (State.READY, [False])
+    assert (side.mailbox.mine.tolist(), side.mailbox.snapshot_step) == ([3.0, 3.0], 7)
+    assert (side.mailbox.state, side.published) == (State.READY, [False])
 
 
 @pytest.mark.parametrize("work", ["request", "deliver", "show"])
@@ -309,28 +309,28 @@ def test_who_waits_is_woken_by_what_the_network_wants(work: str) -> None:
     side = Side()
     if work == "deliver":
         side.step(1, due=True)
-    woken = threading.Thread(target=side.handover.wait, args=(60.0,))
+    woken = threading.Thread(target=side.mailbox.wait, args=(60.0,))
     woken.start()
     if work == "request":
-        side.handover.request()
+        side.mailbox.request()
     elif work == "deliver":
         side.deliver(0.5)
     else:
-        side.handover.show(torch.empty(2), lambda step: None)
+        side.mailbox.show(torch.empty(2), lambda step: None)
     woken.join(30.0)
     assert not woken.is_alive()
-    side.handover.wait(60.0)  # there still is something to do
+    side.mailbox.wait(60.0)  # there still is something to do
 
 
 def test_a_due_step_takes_a_snapshot_to_initiate_with() -> None:
     side = Side()
     side.step(4, due=True)
-    assert (side.handover.state, side.published, side.handover.snapshot_step) == (State.READY, [True], 4)
+    assert (side.mailbox.state, side.published, side.mailbox.snapshot_step) == (State.READY, [True], 4)
 
 
 def test_a_snapshot_that_the_network_wanted_goes_before_one_that_is_due() -> None:
     side = Side()
-    side.handover.request()
+    side.mailbox.request()
     side.step(4, due=True)
     assert side.published == [False]
 
@@ -338,7 +338,7 @@ def test_a_snapshot_that_the_network_wanted_goes_before_one_that_is_due() -> Non
 def test_a_step_that_nobody_wants_a_snapshot_of_takes_none() -> None:
     side = Side()
     assert side.step(1) is None
-    assert (side.handover.state, side.published) == (State.FREE, [])
+    assert (side.mailbox.state, side.published) == (State.FREE, [])
 
 
 def test_a_snapshot_under_way_stands_still_however_many_steps_go_by() -> None:
@@ -347,7 +347,7 @@ def test_a_snapshot_under_way_stands_still_however_many_steps_go_by() -> None:
     side.set(9.0)
     for number in range(2, 6):
         side.step(number, due=True)
-    assert (side.handover.mine.tolist(), side.handover.snapshot_step, side.published) == ([0.0, 0.0], 1, [True])
+    assert (side.mailbox.mine.tolist(), side.mailbox.snapshot_step, side.published) == ([0.0, 0.0], 1, [True])
 
 
 def test_a_move_is_added_once_at_the_next_step_and_says_how_old_it_is() -> None:
@@ -359,7 +359,7 @@ def test_a_move_is_added_once_at_the_next_step_and_says_how_old_it_is() -> None:
     assert side.step(13) == Settled("x", 3)
     assert side.parameters() == [1.5, 1.5]
     assert side.step(14) is None
-    assert (side.parameters(), side.handover.state) == ([1.5, 1.5], State.FREE)
+    assert (side.parameters(), side.mailbox.state) == ([1.5, 1.5], State.FREE)
 
 
 def test_a_due_step_that_adds_a_move_takes_the_next_snapshot_with_it() -> None:
@@ -367,7 +367,7 @@ def test_a_due_step_that_adds_a_move_takes_the_next_snapshot_with_it() -> None:
     side.step(1, due=True)
     side.deliver(2.0)
     assert side.step(2, due=True) == Settled("x", 1)
-    assert (side.handover.mine.tolist(), side.handover.snapshot_step) == ([2.0, 2.0], 2)
+    assert (side.mailbox.mine.tolist(), side.mailbox.snapshot_step) == ([2.0, 2.0], 2)
     assert side.published == [True, True]
 
 
@@ -376,48 +376,48 @@ def test_during_an_evaluation_snapshots_are_taken_and_parameters_stand_still() -
     side.step(1, due=True)
     side.deliver(2.0)
     assert side.step(1, settle=False) is None
-    assert (side.parameters(), side.handover.state) == ([0.0, 0.0], State.DELIVERED)
+    assert (side.parameters(), side.mailbox.state) == ([0.0, 0.0], State.DELIVERED)
     side.step(2)
-    side.handover.request()
+    side.mailbox.request()
     side.step(2, settle=False)
-    assert (side.parameters(), side.handover.state) == ([2.0, 2.0], State.READY)
+    assert (side.parameters(), side.mailbox.state) == ([2.0, 2.0], State.READY)
 
 
 def test_nobody_else_is_served_while_an_exchange_is_under_way() -> None:
     side = Side()
-    assert side.handover.request()
-    assert not side.handover.request()
+    assert side.mailbox.request()
+    assert not side.mailbox.request()
     side.step(1)
-    assert not side.handover.request()
+    assert not side.mailbox.request()
     side.deliver(1.0)
-    assert not side.handover.request()
+    assert not side.mailbox.request()
     side.step(2)
-    assert side.handover.request()
+    assert side.mailbox.request()
 
 
 def test_an_exchange_given_up_leaves_everything_as_it_was() -> None:
     side = Side()
-    side.handover.request()
-    side.handover.release()
+    side.mailbox.request()
+    side.mailbox.release()
     side.step(1)
     side.step(2, due=True)
-    side.handover.release()
+    side.mailbox.release()
     side.step(3)
-    assert (side.parameters(), side.published, side.handover.state) == ([0.0, 0.0], [True], State.FREE)
+    assert (side.parameters(), side.published, side.mailbox.state) == ([0.0, 0.0], [True], State.FREE)
 
 
 def test_a_move_that_was_delivered_cannot_be_given_up() -> None:
     side = Side()
     side.step(1, due=True)
     side.deliver(1.0)
-    side.handover.release()
+    side.mailbox.release()
     side.step(2)
     assert side.parameters() == [1.0, 1.0]
 
 
 def test_a_move_without_a_snapshot_is_a_bug_of_ours() -> None:
     with pytest.raises(AssertionError, match="a move delivered while free"):
-        Side().handover.deliver("x", torch.zeros(2), 1.0)
+        Side().mailbox.deliver("x", torch.zeros(2), 1.0)
 
 
 ACTIONS = st.sampled_from(["request", "release", "deliver", "step", "due", "evaluate"])
@@ -429,11 +429,11 @@ def test_in_whatever_order_both_threads_act_each_delivered_move_is_added_once(ac
     side, number, delivered = Side(), 0, 0
     for action in actions:
         if action == "request":
-            side.handover.request()
+            side.mailbox.request()
         elif action == "release":
-            side.handover.release()
+            side.mailbox.release()
         elif action == "deliver":
-            if side.handover.state is State.READY:
+            if side.mailbox.state is State.READY:
                 side.deliver(1.0)
                 delivered += 1
         else:
@@ -447,21 +447,21 @@ def test_between_two_threads_no_move_is_lost_and_no_snapshot_is_torn() -> None:
     model = nn.Linear(100, 99, bias=False)
     with torch.no_grad():
         model.weight.zero_()
-    handover = Handover(ParameterVector(model))
+    mailbox = Mailbox(ParameterVector(model))
     exchanges, patience = 60, 30.0
     published, finished = threading.Event(), threading.Event()
     torn: list[float] = []
 
     def network() -> None:
         for _ in range(exchanges):
-            while not handover.request():
+            while not mailbox.request():
                 freed.wait(patience)
                 freed.clear()
             assert published.wait(patience)
             published.clear()
-            if handover.mine.min() != handover.mine.max():
-                torn.append(float(handover.mine.max()))
-            handover.deliver("x", torch.full((100 * 99,), 1000.0), 1.0)
+            if mailbox.mine.min() != mailbox.mine.max():
+                torn.append(float(mailbox.mine.max()))
+            mailbox.deliver("x", torch.full((100 * 99,), 1000.0), 1.0)
 
     def guarded() -> None:
         try:
@@ -473,11 +473,11 @@ def test_between_two_threads_no_move_is_lost_and_no_snapshot_is_torn() -> None:
     thread = threading.Thread(target=guarded)
     thread.start()
     steps, settled = 0, 0
-    while not (finished.is_set() and handover.state is not State.DELIVERED):
+    while not (finished.is_set() and mailbox.state is not State.DELIVERED):
         with torch.no_grad():
             model.weight.add_(1.0)
         steps += 1
-        if handover.between_steps(steps, due=False, settle=True, published=lambda due: published.set()) is not None:
+        if mailbox.between_steps(steps, due=False, settle=True, published=lambda due: published.set()) is not None:
             settled += 1
             freed.set()
     thread.join(patience)

@@ -8,6 +8,7 @@ import pickle
 import struct
 import zlib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,7 +16,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from p2p_elastic import tasks
@@ -474,7 +474,7 @@ def test_without_data_and_network_the_error_says_what_to_put_where(
     for part in (*(f"MNIST/raw/{file}" for file in IDX_FILES), "https://yann.lecun.com/exdb/mnist/", "--data-dir"):
         assert part in message
     out, err = capsys.readouterr()
-    by_the_error = tuple(map(int, torchvision.__version__.split(".")[:2])) >= (0, 21)
+    by_the_error = tuple(map(int, version("torchvision").split(".")[:2])) >= (0, 21)
     assert "no route to host" in (message if by_the_error else err)
     assert out == ""
 

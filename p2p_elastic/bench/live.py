@@ -19,9 +19,9 @@ from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
 from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.socket_stream import SocketStream
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.pairwise import elastic
@@ -200,7 +200,7 @@ class LivePeer:
             policy=Policy(elastic(0.5), schedule, weighting=setup.weighting),
             transport=self.network.transport,
             directory=self.network.directory,
-            membership=Membership(
+            context=RunContext(
                 run=RUN,
                 codec=setup.codec,
                 fragments=setup.fragments,

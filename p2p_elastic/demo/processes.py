@@ -74,13 +74,19 @@ class Swarm:
     Args:
         output: each process has a folder of its own in it.
         program: what Python runs.
+        launch: starts a process; takes the arguments of `subprocess.Popen` and gives what has its methods.
 
     Attributes:
         processes: in the order of their start.
     """
 
-    def __init__(self, output: Path, program: Sequence[str] = ("-m", "p2p_elastic")) -> None:
-        self._output, self._program = output, program
+    def __init__(
+        self,
+        output: Path,
+        program: Sequence[str] = ("-m", "p2p_elastic"),
+        launch: Callable[..., subprocess.Popen[str]] = subprocess.Popen,
+    ) -> None:
+        self._output, self._program, self._launch = output, program, launch
         self.processes: list[Process] = []
         self._lines: queue.Queue[tuple[Process, dict[str, Any]]] = queue.Queue()
         self._readers: list[threading.Thread] = []
@@ -121,9 +127,7 @@ class Swarm:
             log.unlink(missing_ok=True)
         with new_file(folder / ERRORS) as errors:
             # In a session of its own: Ctrl-C here must not be the second signal that it gets.
-            child = subprocess.Popen(  # noqa: S603
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-            )
+            child = self._launch(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
         process = Process(name, folder, child)
         self.processes.append(process)
         reader = threading.Thread(target=self._read, args=(process,), daemon=True)

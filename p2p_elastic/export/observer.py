@@ -15,10 +15,10 @@ from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.node.run_finder import problems_of
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import Download, Fetcher
-from p2p_elastic.peers.membership import Asking
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.repeat import every
+from p2p_elastic.peers.run_context import Asking
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Given

@@ -133,8 +133,8 @@ def on_one_machine(own: Iterable[str], others: Sequence[Iterable[str]]) -> bool:
     nothing: several machines behind one router share it.
     """
     ours = _hosts(tuple(own))
-    theirs = [_hosts(tuple(addresses)) for addresses in others]
-    return bool(theirs) and all(hosts and (hosts <= ours or all(one.is_loopback for one in hosts)) for hosts in theirs)
+    theirs = (_hosts(tuple(addresses)) for addresses in others)
+    return bool(others) and all(hosts and (hosts <= ours or all(one.is_loopback for one in hosts)) for hosts in theirs)
 
 
 @functools.lru_cache(maxsize=1024)  # asked after each exchange, of all members

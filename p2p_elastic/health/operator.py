@@ -31,8 +31,11 @@ class Condition:
         self._measured: tuple[SignalStatus, ...] = ()
         self.override: float | None = None
         self.drained = False
-        # Called where somebody changed something, before that is answered.
-        self.changed: Callable[[], None] = lambda: None
+        self._changed: Callable[[], None] = lambda: None
+
+    def tells(self, changed: Callable[[], None]) -> None:
+        """Call `changed` from now on where somebody changed something, before that is answered."""
+        self._changed = changed
 
     def look(self) -> None:
         """Read the sensors again."""
@@ -75,4 +78,4 @@ class Condition:
     def _note(self, kind: str, text: str, **data: object) -> None:
         if self._events is not None:
             self._events.add(kind, text, **data)  # type: ignore[arg-type]  # kinds and data are written down above
-        self.changed()
+        self._changed()

@@ -73,8 +73,11 @@ def loss(loss: float | None, initial: float | None) -> SignalStatus | None:
     if initial is None or not 0.0 < initial < math.inf:
         return _signal("loss", 1.0, loss)
     ratio = loss / initial
+    health = ramp(ratio, bad=LOSS_BAD, good=LOSS_GOOD)
+    if health >= 1.0:  # nearly always, after each exchange: a text costs more than all the rest
+        return _signal("loss", health, loss)
     text = f"the loss is {loss:.3g}, {ratio:.3g} times that at the start: it diverges; lower the learning rate"
-    return _signal("loss", ramp(ratio, bad=LOSS_BAD, good=LOSS_GOOD), loss, text=text)
+    return _signal("loss", health, loss, text=text)
 
 
 def progress(loss: float | None, others: Iterable[float | None], initial: float | None) -> SignalStatus | None:
@@ -90,8 +93,10 @@ def progress(loss: float | None, others: Iterable[float | None], initial: float 
         return None
     median = statistics.median_high(finite)
     behind = (loss - median) / initial
-    text = f"the loss is {loss:.3g}, the others' {median:.3g}: behind the swarm; see whether its data and network work"
     health = ramp(behind, bad=PROGRESS_BAD, good=PROGRESS_GOOD)
+    if health >= 1.0:
+        return _signal("progress", health, behind, "of first loss")
+    text = f"the loss is {loss:.3g}, the others' {median:.3g}: behind the swarm; see whether its data and network work"
     return _signal("progress", health, behind, "of first loss", text)
 
 
@@ -117,11 +122,14 @@ def speed(rate: float | None, others: Iterable[float | None]) -> SignalStatus | 
     median = statistics.median_low(finite)
     if median <= 0.0:
         return None
+    health = ramp(rate / median, bad=SPEED_BAD, good=SPEED_GOOD)
+    if health >= 1.0:
+        return _signal("speed", health, rate, "steps/s")
     text = (
         f"{rate:.3g} steps per second, the others {median:.3g}: what it learns comes late; "
         "end other programs, or use a smaller batch or a faster device"
     )
-    return _signal("speed", ramp(rate / median, bad=SPEED_BAD, good=SPEED_GOOD), rate, "steps/s", text)
+    return _signal("speed", health, rate, "steps/s", text)
 
 
 def staleness(steps: Iterable[int | None], period: float, timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
@@ -134,11 +142,14 @@ def staleness(steps: Iterable[int | None], period: float, timing: Timing = NOTHI
     if len(known) < STALENESS_COUNT_MIN:
         return None
     mean, enough = statistics.fmean(known), max(STALENESS_PERIOD_MIN, period)
+    health = ramp(mean / enough, bad=STALENESS_BAD, good=STALENESS_GOOD)
+    if health >= 1.0:
+        return _signal("staleness", health, mean, "steps")
     text = (
         f"{mean:.3g} steps pass during an exchange, {enough:.3g} would be fine: parameters are old when they move; "
         f"{advice(timing)}"
     )
-    return _signal("staleness", ramp(mean / enough, bad=STALENESS_BAD, good=STALENESS_GOOD), mean, "steps", text)
+    return _signal("staleness", health, mean, "steps", text)
 
 
 def exchanges(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
@@ -157,12 +168,14 @@ def exchanges(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> Signa
     if not newest or (len(newest) == 1 and failed and not sure):
         return None
     share = len(failed) / len(newest)
+    health = max(NETWORK_MIN, ramp(share, bad=EXCHANGES_BAD, good=EXCHANGES_GOOD))
+    if health >= 1.0:
+        return _signal("exchanges", health, share, "share")
     kinds = ", ".join(sorted({record.outcome.value for record in failed}))
     text = (
         f"the last exchange failed with {len(failed)} of {len(newest)} partners ({kinds}); "
         f"{advice_on_failures((record.outcome for record in failed), timing.load)}"
     )
-    health = max(NETWORK_MIN, ramp(share, bad=EXCHANGES_BAD, good=EXCHANGES_GOOD))
     return _signal("exchanges", health, share, "share", text)
 
 
@@ -172,8 +185,10 @@ def deadlines(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> Signa
         return None
     late = sum(record.outcome is Outcome.TIMEOUT for record in records)
     share = late / len(records)
-    text = f"{late} of the last {len(records)} exchanges timed out; {advice_on_silence(records, timing)}"
     health = max(NETWORK_MIN, ramp(share, bad=DEADLINES_BAD, good=DEADLINES_GOOD))
+    if health >= 1.0:
+        return _signal("deadlines", health, share, "share")
+    text = f"{late} of the last {len(records)} exchanges timed out; {advice_on_silence(records, timing)}"
     return _signal("deadlines", health, share, "share", text)
 
 
@@ -252,6 +267,8 @@ def link(bytes_per_second: float | None, timing: Timing = NOTHING_KNOWN) -> Sign
         return None
     magnitude = math.log10(bytes_per_second) if bytes_per_second > 0.0 else -math.inf
     health = ramp(magnitude, bad=math.log10(LINK_BAD), good=math.log10(LINK_GOOD))
+    if health >= 1.0:
+        return _signal("link", health, bytes_per_second, "B/s")
     text = f"exchanges move {bytes_per_second / 1e3:.3g} kB/s: others wait for this peer; {advice(timing)}"
     return _signal("link", health, bytes_per_second, "B/s", text)
 

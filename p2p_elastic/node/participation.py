@@ -37,9 +37,9 @@ from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.libp2p import is_here, is_loopback_address
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.protocol.manifest import RunManifest, check_batch_size
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.screens.live import Every, Screen
@@ -352,7 +352,7 @@ class Participation:
             policy=manifest.policy(),
             transport=self._network.transport,
             directory=self._network.directory,
-            membership=Membership(
+            context=RunContext(
                 run=manifest.run,
                 codec=manifest.codec,
                 fragments=manifest.fragments,

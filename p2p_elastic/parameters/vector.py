@@ -208,7 +208,7 @@ class ParameterVector:
 
 def _pieces(values: Tensor, mine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The same pieces of both, along their first dimension."""
-    if mine.dim() == 0:
+    if mine.dim() == 0 or mine.shape[0] <= CONVERTED:
         yield values, mine
     else:
         yield from zip(torch.split(values, CONVERTED), torch.split(mine, CONVERTED), strict=True)

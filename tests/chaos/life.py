@@ -15,9 +15,9 @@ from chaos.plan import Setting
 from chaos.weather import Weather, WeatheredDirectory
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
 from p2p_elastic.peers.transport import Handler
 from p2p_elastic.rules.methods import find_method
@@ -109,7 +109,7 @@ class Life:
             policy=policy_of(setting.rule),
             transport=self._transport,  # type: ignore[arg-type]
             directory=WeatheredDirectory(network.directory(birth.name), weather),
-            membership=Membership(
+            context=RunContext(
                 run="chaos",
                 newcomer=birth.newcomer and saved is None,
                 # As `join` does, by its clock.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -48,18 +47,19 @@ class MachinesLoop(VirtualClockLoop):
         return {task for task, whose in list(self._owners.items()) if whose == owner and not task.done()}
 
     def call_soon(self, callback, *args, context=None):  # type: ignore[no-untyped-def]
-        return self._owned(super().call_soon, callback, args, context)
+        context = context or contextvars.copy_context()
+        handles: list[asyncio.Handle] = []  # one, but it is not made yet
+        handle = super().call_soon(self._run_if_live, handles, context, callback, args, context=context)
+        handles.append(handle)
+        return handle
 
     def call_soon_threadsafe(self, callback, *args, context=None):  # type: ignore[no-untyped-def]
         return self.call_soon(callback, *args, context=context)  # there is one thread
 
     def call_at(self, when, callback, *args, context=None):  # type: ignore[no-untyped-def]
-        return self._owned(functools.partial(super().call_at, when), callback, args, context)
-
-    def _owned(self, schedule, callback, args, context):  # type: ignore[no-untyped-def]
         context = context or contextvars.copy_context()
-        handles: list[asyncio.Handle] = []  # one, but it is not made yet
-        handle = schedule(self._run_if_live, handles, context, callback, args, context=context)
+        handles: list[asyncio.Handle] = []
+        handle = super().call_at(when, self._run_if_live, handles, context, callback, args, context=context)
         handles.append(handle)
         return handle
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector, Part
-from p2p_elastic.peers.handover import Settled
 from p2p_elastic.peers.journal import Entry
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.outcome import Outcome
@@ -32,13 +31,16 @@ class WatchedVector(ParameterVector):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.changes: list[Tensor] = []
+        self.replaced = False  # by the last change
 
     def add_(self, move: Tensor, part: Part | None = None, share: float = 1.0) -> None:
         self.changes.append(move * share if share else torch.zeros_like(move))
+        self.replaced = False
         super().add_(move, part, share)
 
     def load_(self, values: Tensor) -> None:
         self.changes.append(values.clone())
+        self.replaced = True
         super().load_(values)
 
 
@@ -50,10 +52,9 @@ class Observer:
         self.times: list[float] = []  # when an exchange completed or a move was added
         self.weights: dict[str, float | None] = {}  # exchange -> what the partner claimed to count for
         self.applied: list[Applied] = []
-        self.disbelieved = 0  # moves that were settled and not added
-        self.vector = vector
-        journal, handover = peer._local.journal, peer._local.handover
-        enter, between_steps = journal.enter, handover.between_steps
+        self.vector, self._peer = vector, peer
+        journal = peer.parts.journal
+        enter, settle = journal.enter, journal.settled
 
         def entered(entry: Entry, weight: float | None = None) -> None:
             self.entries.append(entry)
@@ -62,14 +63,15 @@ class Observer:
             self.weights[entry.id] = weight
             enter(entry, weight)
 
-        def settled(*args: object, **kwargs: object) -> Settled | None:
-            result = between_steps(*args, **kwargs)  # type: ignore[arg-type]
-            if result is not None and result.added:
-                self.applied.append(Applied(result.exchange_id, vector.changes[-1], result.replaced))
-                self.times.append(asyncio.get_running_loop().time())
-            elif result is not None:
-                self.disbelieved += 1
-            return result
+        def settled(exchange_id: str, staleness: int) -> None:
+            self.applied.append(Applied(exchange_id, vector.changes[-1], vector.replaced))
+            self.times.append(asyncio.get_running_loop().time())
+            settle(exchange_id, staleness)
 
         journal.enter = entered  # type: ignore[method-assign]
-        handover.between_steps = settled  # type: ignore[method-assign]
+        journal.settled = settled  # type: ignore[method-assign]
+
+    @property
+    def disbelieved(self) -> int:
+        """Moves that were settled and not added."""
+        return self._peer.exchanges().skipped.get("leader not believed", 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
 from chaos.checks import halves, problems, recoveries
+from chaos.once import once
 from chaos.plan import Plan, Setting, plan_of
 from chaos.world import Report, run_plan
 
@@ -33,7 +33,7 @@ class Trial:
         return f"python -m tests.chaos --seed {self.seed} --rule {self.plan.setting.rule} --verbose"
 
 
-@functools.cache
+@once
 def undisturbed(setting: Setting) -> tuple[float, ...]:
     """The accuracies of the peers of this setting, where nothing happens; everything else is checked here, too."""
     report = run_plan(Plan(0, setting))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forking import launch
 from live_chaos.lives import RESTING
 
 from p2p_elastic.demo.processes import Swarm
@@ -13,6 +14,14 @@ from p2p_elastic.demo.processes import Swarm
 
 @pytest.fixture
 def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with Swarm(tmp_path, RESTING, launch) as swarm:
+        yield swarm
+
+
+@pytest.fixture
+def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
+    """As `swarm`, but each process is started as a person starts it: for what happens at its start and its end."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with Swarm(tmp_path, RESTING) as swarm:
         yield swarm

@@ -8,17 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forking import launch
+from live_chaos.lives import RESTING
 from running import START_SECONDS
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm
-from p2p_elastic.peers.membership import Membership
+from p2p_elastic.peers.run_context import RunContext
 
-ANNOUNCE_SECONDS = Membership(run="any").announce_seconds
+ANNOUNCE_SECONDS = RunContext(run="any").announce_seconds
 
 
 def test_a_peer_that_joins_late_is_near_the_founder_at_once_and_the_model_can_be_exported(tmp_path: Path) -> None:
-    with Swarm(tmp_path) as swarm:
+    with Swarm(tmp_path, RESTING, launch) as swarm:
         founder = swarm.start("founder", ["--epochs", "100000", "--seed", "0", "--shard", "1/2"])
         swarm.listen_until(lambda: known_to_be_ahead(founder), "training", START_SECONDS)
         address = founder.said["listening"]["addresses"][0]

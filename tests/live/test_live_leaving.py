@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 from daemons import daemons_of
+from forking import launch
 from live_chaos.lives import RESTING
 from running import START_SECONDS, centre, completed
 from safetensors.torch import load_file
@@ -38,7 +39,7 @@ def stop_as_a_service_is_stopped(process: Process) -> list[psutil.Process]:
 @pytest.mark.parametrize("leaves", ["a pair's", "the centre"])
 def test_the_others_hear_of_it_from_the_leaver_itself_and_have_what_it_learnt(tmp_path: Path, leaves: str) -> None:
     rule = {"a pair's": "elastic-gossip", "the centre": "easgd"}[leaves]
-    with Swarm(tmp_path, RESTING) as swarm:
+    with Swarm(tmp_path, RESTING, launch) as swarm:
         together = ["--task", "digits", "--rule", rule, "--epochs", "100000", "--probability", "0.01"]
         founder = swarm.start("founder", [*together, "--wait-for-peers", "2"])
         swarm.listen_until(lambda: "listening" in founder.said, "the founder", START_SECONDS)

@@ -16,10 +16,10 @@ from swarm import Member, run_members, tiny_model, values
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.wire import MESSAGE_HEADER
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.pairwise import elastic
@@ -36,7 +36,7 @@ async def live_member(network: LiveNetwork, seed: int) -> Member:
         policy=Policy(elastic(0.3), Schedule(probability=0.1)),
         transport=network.transport,
         directory=network.directory,
-        membership=Membership(run="live", announce_seconds=1.0, refresh_seconds=0.3),
+        context=RunContext(run="live", announce_seconds=1.0, refresh_seconds=0.3),
         seed=seed,
     )
     return Member(peer, model, step_seconds=0.005)

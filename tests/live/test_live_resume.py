@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import launch
+from live_chaos.lives import RESTING
 from running import START_SECONDS, kill
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm
 from p2p_elastic.peers.identity import Identity
 
-STEPS = 4000  # long enough to be killed in the middle
+STEPS = 2000  # with rests long enough to be killed in the middle
 
 
 @pytest.fixture
 def swarm(tmp_path: Path) -> Iterator[Swarm]:
-    with Swarm(tmp_path) as swarm:
+    with Swarm(tmp_path, RESTING, launch) as swarm:
         yield swarm
 
 

@@ -48,12 +48,12 @@ def test_the_others_go_on_after_a_kill_9_of_the_peer_that_everyone_joined_throug
     swarm.listen_until(swarm.all_ended, "ending", 30.0)
 
 
-def test_every_kind_of_end_leaves_no_process_and_the_asked_ones_leave_a_model(swarm: Swarm) -> None:
+def test_every_kind_of_end_leaves_no_process_and_the_asked_ones_leave_a_model(executed: Swarm) -> None:
     ends = {"end": None, "ctrl-c": signal.SIGINT, "sigterm": signal.SIGTERM, "sigkill": signal.SIGKILL}
     processes = {
-        name: swarm.start(name, ["--steps", "200"] if name == "end" else ["--epochs", "100000"]) for name in ends
+        name: executed.start(name, ["--steps", "200"] if name == "end" else ["--epochs", "100000"]) for name in ends
     }
-    swarm.listen_until(lambda: all(training(p) for p in processes.values()), "training", START_SECONDS)
+    executed.listen_until(lambda: all(training(p) for p in processes.values()), "training", START_SECONDS)
     left_over = [d for p in processes.values() for d in daemons_of(p.child.pid)]
     assert len(left_over) >= 3
     for name, number in ends.items():
@@ -62,7 +62,7 @@ def test_every_kind_of_end_leaves_no_process_and_the_asked_ones_leave_a_model(sw
     for process in processes.values():
         process.child.wait(timeout=END_SECONDS + 1.0)
     assert psutil.wait_procs(left_over, timeout=END_SECONDS)[1] == []
-    swarm.listen(0.5)
+    executed.listen(0.5)
     assert {n: p.child.returncode for n, p in processes.items()} == {"end": 0, "ctrl-c": 0, "sigterm": 0, "sigkill": -9}
     for name in ("end", "ctrl-c", "sigterm"):
         summary = processes[name].summary()
@@ -70,15 +70,15 @@ def test_every_kind_of_end_leaves_no_process_and_the_asked_ones_leave_a_model(sw
         assert summary["steps"] > 0
         assert len(load_file(processes[name].folder / "model.safetensors")) == 6
     assert processes["end"].summary()["steps"] == 200
-    swarm.processes.remove(processes["sigkill"])
+    executed.processes.remove(processes["sigkill"])
 
 
-def test_a_second_ctrl_c_ends_at_once(swarm: Swarm) -> None:
-    process = swarm.start("hasty", ["--epochs", "100000", "--wait-for-peers", "1"])
-    swarm.listen_until(lambda: "waiting" in process.said, "waiting", START_SECONDS)
+def test_a_second_ctrl_c_ends_at_once(executed: Swarm) -> None:
+    process = executed.start("hasty", ["--epochs", "100000", "--wait-for-peers", "1"])
+    executed.listen_until(lambda: "waiting" in process.said, "waiting", START_SECONDS)
     left_over = daemons_of(process.child.pid)
     os.kill(process.child.pid, signal.SIGINT)
     os.kill(process.child.pid, signal.SIGTERM)
     assert process.child.wait(timeout=END_SECONDS) in (0, 128 + signal.SIGTERM)
     assert psutil.wait_procs(left_over, timeout=END_SECONDS)[1] == []
-    swarm.processes.remove(process)
+    executed.processes.remove(process)

@@ -77,7 +77,7 @@ def launched(**options: Any) -> tuple[str, str]:
     return LAUNCHER, json.dumps(options)
 
 
-RESTING = launched(rest=0.002)  # a step of the digits takes a third of that
+RESTING = launched(rest=0.005)  # a step of the digits takes a tenth of that
 
 
 def start(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from forking import launch
 from live_chaos import verdict
 from live_chaos.disk import SmallDisk
 from live_chaos.lives import Life, Watcher, free_port, say, start
@@ -95,7 +96,7 @@ class Chaos:
                 self._disk = enter(SmallDisk(settings.folder / "disk"))
             enter(_temporary_folder(settings.folder / TEMPORARY))
             self._watcher = enter(Watcher())
-            self._swarm = enter(Swarm(settings.folder))
+            self._swarm = enter(Swarm(settings.folder, launch=launch))
         except BaseException:
             self._stack.close()
             raise

@@ -7,8 +7,8 @@ import asyncio
 from swarm import Member, build_member, run_members, tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.pairwise import elastic
@@ -25,7 +25,7 @@ def life(network: SimulatedNetwork, name: str, first_sequence: int) -> Member:
         policy=Policy(elastic(0.5), Schedule(probability=1 / 8)),
         transport=network.transport(name),
         directory=network.directory(name),
-        membership=Membership(run="test", announce_seconds=1.0, refresh_seconds=0.5, first_sequence=first_sequence),
+        context=RunContext(run="test", announce_seconds=1.0, refresh_seconds=0.5, first_sequence=first_sequence),
         seed=1,
     )
     return Member(peer, model, step_seconds=0.01)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import logging
 import os
@@ -12,20 +11,22 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chaos import plan as plans
 from chaos.checks import problems
 from chaos.command import main
+from chaos.once import Shared, once
 from chaos.plan import Flood, Plan, Setting, Trouble
 from chaos.trial import Trial, try_seed, undisturbed
 from chaos.world import World, run_plan
 from torch import Tensor
 
 from p2p_elastic.peers import initiator
-from p2p_elastic.peers.handover import Handover
 from p2p_elastic.peers.ledger import Ledger
+from p2p_elastic.peers.mailbox import Mailbox
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.rule_states import RulesAtWork
@@ -38,13 +39,24 @@ QUIET = Plan(0, SMALL)
 CUTS = Plan(0, SMALL, (Trouble((), 5.0, 55.0, "cut", 0.15),))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _computed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """By all workers together: each has a folder of its own beside those of the others."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "once"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shared, "folder", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _nothing_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Thousands of lines, about failures that are meant to happen."""
     caplog.set_level(logging.CRITICAL, logger="p2p_elastic")
 
 
-@functools.cache
+@once
 def chunk(first: int) -> tuple[Trial, ...]:
     return tuple(try_seed(seed) for seed in range(first, first + CHUNK))
 
@@ -100,13 +112,13 @@ def found(plan: Plan, without: tuple[float, ...]) -> set[str]:
 
 
 def test_a_move_that_is_added_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    without, settle = undisturbed(SMALL), Handover._settle
+    without, settle = undisturbed(SMALL), Mailbox._settle
 
-    def twice(self: Handover, step: int) -> object:
+    def twice(self: Mailbox, step: int) -> object:
         self._vector.add_(self.theirs)
         return settle(self, step)
 
-    monkeypatch.setattr(Handover, "_settle", twice)
+    monkeypatch.setattr(Mailbox, "_settle", twice)
     assert "nothing_twice" in found(QUIET, without)
 
 
@@ -139,7 +151,7 @@ def test_an_end_that_forgets_that_it_committed_is_found(monkeypatch: pytest.Monk
 
 def test_a_peer_that_stops_exchanging_after_a_failure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without = undisturbed(SMALL)
-    monkeypatch.setattr(Handover, "release", lambda self: None)
+    monkeypatch.setattr(Mailbox, "release", lambda self: None)
     assert "exchanges_come_back" in found(CUTS, without)
 
 
@@ -175,12 +187,12 @@ def test_a_network_loop_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_parameters_that_were_spoilt_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    without, deliver = undisturbed(SMALL), Handover.deliver
+    without, deliver = undisturbed(SMALL), Mailbox.deliver
 
-    def spoilt(self: Handover, exchange_id: str, delta: Tensor, *_: object, **options: bool) -> None:
+    def spoilt(self: Mailbox, exchange_id: str, delta: Tensor, *_: object, **options: bool) -> None:
         deliver(self, exchange_id, delta.uniform_(-9.0, 9.0), 1.0, **options)
 
-    monkeypatch.setattr(Handover, "deliver", spoilt)
+    monkeypatch.setattr(Mailbox, "deliver", spoilt)
     assert {"everybody_learns", "nothing_is_lost"} <= found(QUIET, without)
 
 
@@ -224,7 +236,7 @@ def test_the_command_names_a_failing_seed_and_how_to_replay_it(
 ) -> None:
     plan = plans.plan_of(4)
     undisturbed(plan.setting)
-    monkeypatch.setattr(Handover, "release", lambda self: None)
+    monkeypatch.setattr(Mailbox, "release", lambda self: None)
     assert main(["--seeds", "4:5"]) == 1
     said = capsys.readouterr().out
     assert str(plan) in said

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 from swarm import Member, build_member
 
-from p2p_elastic.peers.handover import State
+from p2p_elastic.peers.exchange_slot import IDLE
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.schedule import Schedule
@@ -65,7 +64,7 @@ def state(member: Member, other: str) -> str | None:
 
 
 def told(member: Member, kind: str) -> list[str]:
-    return [event.text for event in member.peer._local.events.since(0) if event.kind == kind]
+    return [event.text for event in member.peer.events.since(0) if event.kind == kind]
 
 
 class Stopped:
@@ -203,7 +202,7 @@ def test_a_peer_that_stopped_training_declines_within_its_patience() -> None:
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: completed(members[0]) > 10, 60.0)
-        await until(lambda: members[1].peer._local.handover.state is State.FREE, 1.0)
+        await until(lambda: members[1].peer.exchange_state == IDLE, 1.0)
         members[1].stopped = True
         await until(lambda: members[0].peer.exchanges().declined_by_partner.get("not-training", 0) > 5, 60.0)
         declined = [r.seconds for r in members[0].peer.last_exchanges() if r.reason == "not-training"]
@@ -220,11 +219,11 @@ def test_a_peer_that_stopped_training_declines_within_its_patience() -> None:
 def test_one_of_two_is_tried_again_after_one_timeout() -> None:
     stopped = Stopped("b")
     network = SimulatedNetwork(judge=stopped)
-    members = swarm(network, ["a", "b"], schedule=Schedule(period=10))
-    for member in members:
-        local = member.peer._local
-        local.membership = replace(local.membership, announce_seconds=5.0, refresh_seconds=3.0)
-    local.policy = local.policy._replace(schedule=Schedule(probability=0.0))
+    pauses = {"announce_seconds": 5.0, "refresh_seconds": 3.0}
+    members = [
+        *swarm(network, ["a"], schedule=Schedule(period=10), **pauses),
+        *swarm(network, ["b"], schedule=Schedule(probability=0.0), **pauses),
+    ]
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: completed(members[0]) > 10, 60.0)

@@ -8,10 +8,10 @@ import random
 from swarm import Member, build_member, tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.partners import choose_partner, observe
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.pairwise import elastic
@@ -39,7 +39,7 @@ def a_life(network: SimulatedNetwork, number: int) -> Member:
         policy=Policy(elastic(0.5), OFTEN),
         transport=network.transport("a"),
         directory=network.directory("a"),
-        membership=Membership(run="test", first_sequence=1 + 1000 * number, announce_seconds=1.0, refresh_seconds=0.5),
+        context=RunContext(run="test", first_sequence=1 + 1000 * number, announce_seconds=1.0, refresh_seconds=0.5),
         seed=3,
     )
     return Member(peer, model, 0.01)

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, build_member, run_members, tiny_model, values
+from swarm import Member, begin_as_equals, build_member, run_members, tiny_model, values
 from test_topologies import EASGD, LSGD, NAMES, centre_of, completed, gossip, kill, leaders_of, living, until, with_loss
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
-from p2p_elastic.peers.handover import State
+from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.peers.responder import OUTGOING_MAX
@@ -107,23 +107,22 @@ def swarm(network: SimulatedNetwork, policy: Policy, names: list[str] = NAMES) -
         with_loss(build_member(network, name, seed=i, policy=policy, newcomer=i > 0), 1.0 + i)
         for i, name in enumerate(names)
     ]
-    for member in members:
-        member.peer._local.newcomer = False
+    begin_as_equals(members)
     return members
 
 
 def check_sane(members: list[Member]) -> None:
     """What must hold at the end, whatever happened."""
     for member in members:
-        local = member.peer._local
+        run = member.peer.parts.run
         not_begun = member.peer._to_initiate.is_set()  # a snapshot that nobody took up before the end
-        assert local.handover.state in (State.FREE, State.DELIVERED) or not_begun
+        assert member.peer.exchange_state in (IDLE, DELIVERED) or not_begun
         assert bool(torch.isfinite(values(member.model)).all())
-        if local.centre is not None:
-            assert bool(torch.isfinite(local.centre.value).all())
-            assert not local.centre._lock.locked()
-        if local.following is not None:
-            held = local.following.snapshots._held.values()
+        if run.centre is not None:
+            assert bool(torch.isfinite(run.centre.value).all())
+            assert not run.centre._lock.locked()
+        if run.following is not None:
+            held = run.following.snapshots._held.values()
             assert all(s.sending == 0 and bool(torch.isfinite(s.vector).all()) for s in held)
         assert not member.peer._responder._outgoing
 
@@ -156,7 +155,7 @@ def test_a_stranger_gets_no_snapshot(policy: Policy, change: dict[str, object], 
         assert members[0].peer.exchanges().declined_by_us[reason.value] >= 1
         if policy is LSGD:
             assert isinstance(await say(network, "a", asks(), source="evil"), Decline)
-            assert not members[1].peer._local.following.asked_for  # type: ignore[union-attr]
+            assert not members[1].peer.parts.run.following.asked_for  # type: ignore[union-attr]
 
     living(members, scenario)
     check_sane(members)
@@ -171,7 +170,7 @@ def test_strangers_words_do_not_count_and_false_names_are_refused() -> None:
         for i in range(200):
             told = Tell(id=ID, peer=f"s{i}", run="test", step=1, loss=0.0)
             assert isinstance(await say(network, "a", told, source=f"s{i}"), Tell)
-        following = members[0].peer._local.following
+        following = members[0].peer.parts.run.following
         assert following is not None
         assert set(following._heard) <= set(NAMES)
         other = await say(network, "a", Tell(id=ID, peer="evil", run="other", step=1, loss=0.0))
@@ -350,7 +349,7 @@ def test_a_leader_that_gives_no_snapshot_worth_the_name_is_not_followed(way: str
         assert way == "no loss" or counted & set(member.peer.exchanges().by_outcome)
         torch.testing.assert_close(values(member.model), start, rtol=0, atol=1e-3)  # they followed the honest best
     if way in ("not finite", "no loss"):
-        assert all("evil" in m.peer._local.following.disbelieved for m in members)  # type: ignore[union-attr]
+        assert all("evil" in m.peer.parts.run.following.disbelieved for m in members)  # type: ignore[union-attr]
     check_sane(members)
 
 
@@ -422,7 +421,7 @@ def test_a_newcomer_that_does_not_believe_its_first_leader_stays_one() -> None:
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: "a" in leaders_of(late).disbelieved, 30.0)
-        assert late.peer._local.newcomer
+        assert late.peer.memory().newcomer
 
     living([liar, late], scenario)
     assert torch.equal(values(late.model), values(tiny_model(1)))
@@ -434,13 +433,13 @@ def test_training_survives_a_network_that_ended_before_it() -> None:
     other.peer.judge_leaders(lambda _snapshot: Measured(90.0, 0.1, 1.0))
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
-        delivered = other.peer._local.handover.deliver
+        delivered = other.peer.parts.slot.deliver
 
         def deliver(*words: object, **more: object) -> None:
             delivered(*words, **more)  # type: ignore[arg-type]
             other.stopped = True
 
-        other.peer._local.handover.deliver = deliver  # type: ignore[method-assign]
+        other.peer.parts.slot.deliver = deliver  # type: ignore[method-assign]
         await until(lambda: other.stopped, 30.0)
 
     living([liar, other], scenario)
@@ -600,7 +599,7 @@ def test_faults_at_random_stop_nobody(policy: Policy) -> None:
         assert [m.steps for m in members] == [150] * 3
         faults.update(network.faults)
         check_sane(members)
-        assert all(m.peer._local.handover.state is State.FREE for m in members)
+        assert all(m.peer.exchange_state == IDLE for m in members)
     assert min(faults[action] for action in ("cut", "corrupt", "silence")) > 3
 
 

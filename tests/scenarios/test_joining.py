@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, build_member, tiny_model, values
+from swarm import Member, begin_as_equals, build_member, tiny_model, values
 from torch import Tensor, nn
 
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers import donor as donor_module
 from p2p_elastic.peers.arrival import CaughtUp, Measured
 from p2p_elastic.peers.conversation import Conversation, Limits
@@ -332,7 +333,7 @@ def test_who_does_not_count_gives_nothing(state: str) -> None:
         elif state == "weightless":
             bad.peer.condition.override_weight(0.0)
         elif state == "newcomer":
-            bad.peer._local.arrival.proving = True
+            bad.peer.restore(bad.peer.memory().model_copy(update={"newcomer": True}))
             bad.stopped = True
         else:
             with torch.no_grad():
@@ -360,14 +361,13 @@ def test_a_stranger_gets_nothing_and_costs_one_look_per_second() -> None:
 
         old.peer._responder.donor._look = look
         record = network.records["a"][0]
-        peer = old.peer._local
         for number in range(40):
             stream = await network.transport(f"stranger-{number % 20}").open(record)
             asked = Fetch(
                 id=f"{number:032x}",
                 peer=f"stranger-{number % 20}",
                 run="test",
-                schema_hash=peer.vector.schema_hash,
+                schema_hash=ParameterVector(old.model).schema_hash,
                 elements=72,
                 codec="none",
                 origin="a",
@@ -436,8 +436,8 @@ def test_under_easgd_the_centre_variable_is_taken_from_its_holder() -> None:
         build_member(network, n, model=filled(float(i)), policy=EASGD, newcomer=i > 0, step_seconds=0.02)
         for i, n in enumerate("abc")
     ]
+    begin_as_equals(old)
     for member in old:
-        member.peer._local.newcomer = False
         member.loss = 0.4
     late = late_member(network, schedule=None, policy=EASGD)
 
@@ -509,13 +509,13 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
     donor.given = watched  # type: ignore[method-assign]
 
     async def scenario() -> None:
-        show = old.peer._local.handover.show
+        show = old.peer.parts.slot.mailbox.show
 
         def counted(out: Tensor, taken: Callable[[int], None]) -> None:
             copies.append(out)
             show(out, taken)
 
-        old.peer._local.handover.show = counted  # type: ignore[method-assign]
+        old.peer.parts.slot.mailbox.show = counted  # type: ignore[method-assign]
         done = await asyncio.gather(*(catch_up(member) for member in late))
         assert all(caught is not None for caught, _ in done)
         assert held(old)
@@ -556,7 +556,7 @@ def test_while_it_waits_to_begin_a_donor_serves_newcomers() -> None:
     late = late_member(network)
 
     async def scenario() -> None:
-        old.peer._local.progress = old.peer._local.progress._replace(step=50, loss=0.4)  # resumed, say
+        old.peer.restore(old.peer.memory().model_copy(update={"step": 50}), loss=0.4)
         await old.peer.announce()
         fetching = asyncio.ensure_future(catch_up(late))
         while not fetching.done():

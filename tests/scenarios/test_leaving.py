@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, build_member, tiny_model, values
-from test_topologies import EASGD, LSGD, centre_of, completed, gossip, kill, until
+from swarm import Member, Switch, begin_as_equals, build_member, tiny_model, values
+from test_topologies import EASGD, LSGD, centre_of, completed, gossip, kill, leaders_of, until
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.centre import candidates, succession
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.departed import DEPARTED_MAX, Departed
-from p2p_elastic.peers.handover import State
+from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE, Phase, Slot
 from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.exchange import say_goodbye
@@ -40,15 +40,16 @@ def quiet(rule: str) -> Policy:
     return gossip(rule)._replace(schedule=NEVER)
 
 
-def joined(network: SimulatedNetwork, names: str, policy: Policy = ALONE_LATER, **options: object) -> list[Member]:
+def joined(
+    network: SimulatedNetwork, names: str, policy: Policy = ALONE_LATER, *, first: int = 0, **options: object
+) -> list[Member]:
     """Members that begin together, each with its own start."""
     events = [EventLog(lambda: 0.0) for _ in names]
     members = [
-        build_member(network, name, seed=i, policy=policy, events=events[i], newcomer=i > 0, **options)  # type: ignore[arg-type]
-        for i, name in enumerate(names)
+        build_member(network, name, seed=first + i, policy=policy, events=log, newcomer=first + i > 0, **options)  # type: ignore[arg-type]
+        for i, (name, log) in enumerate(zip(names, events, strict=True))
     ]
-    for member in members:
-        member.peer._local.newcomer = False
+    begin_as_equals(members)
     return members
 
 
@@ -90,11 +91,17 @@ def known(member: Member) -> set[str]:
 
 
 def told(member: Member, kind: str) -> list[str]:
-    return [event.text for event in member.peer._local.events.since(0) if event.kind == kind]
+    return [event.text for event in member.peer.events.since(0) if event.kind == kind]
 
 
 def settled(members: list[Member]) -> bool:
-    return all(m.peer._local.handover.state is State.FREE for m in members)
+    return all(m.peer.exchange_state == IDLE for m in members)
+
+
+def gave_all(member: Member) -> bool:
+    """Whether somebody else moved by its parameters as they are now."""
+    records = member.peer.last_exchanges()
+    return any(r.outcome is Outcome.COMPLETED and r.step == member.steps and r.staleness == 0 for r in records)
 
 
 def total(members: list[Member]) -> Tensor:
@@ -102,7 +109,7 @@ def total(members: list[Member]) -> Tensor:
 
 
 def sum_weights(members: list[Member]) -> float:
-    return sum(m.peer._local.rules.states.own for m in members)
+    return sum(m.peer.memory().rule for m in members)
 
 
 async def say(network: SimulatedNetwork, source: str, target: str, **changes: object) -> object:
@@ -162,10 +169,10 @@ def test_a_leaver_gives_all_of_its_sum_weight_away() -> None:
         await until(lambda: all(completed(m) > 5 for m in members), 30.0)
         for leaver in members[:3]:
             assert (await leave(leaver)).handed_to is not None
-            assert leaver.peer._local.rules.states.own == 0.0
+            assert leaver.peer.memory().rule == 0.0
             await until(lambda: settled(members), 1.0)
             assert sum_weights(members) == pytest.approx(4.0, rel=1e-12)
-        assert members[3].peer._local.rules.states.own == pytest.approx(4.0, rel=1e-12)
+        assert members[3].peer.memory().rule == pytest.approx(4.0, rel=1e-12)
         start = torch.stack([values(tiny_model(i)) for i in range(4)]).mean(dim=0)
         torch.testing.assert_close(values(members[3].model), start, rtol=0, atol=2e-6)
 
@@ -180,7 +187,7 @@ def test_nothing_is_handed_over_twice() -> None:
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         leaver.stopped = True
         settling = asyncio.ensure_future(keep_settling(leaver))
-        await until(lambda: leaver.peer._local.handed_step == leaver.steps and settled(members), 30.0)
+        await until(lambda: gave_all(leaver) and settled(members), 30.0)
         settling.cancel()
         partner.stopped = True
         before = completed(leaver)
@@ -239,14 +246,13 @@ def test_who_is_busy_is_asked_again() -> None:
         return Verdict(seconds=0.1 if event.kind == "piece" and "a" not in (event.source, event.target) else 0.001)
 
     network = SimulatedNetwork(judge=slow)
-    members = joined(network, "abc", Policy(elastic(0.5), Schedule(period=30)))
-    members[0].peer._local.policy = ALONE_LATER
+    asking = Switch(Schedule(period=30))
+    others = Policy(elastic(0.5), asking)  # type: ignore[arg-type]
+    members = [*joined(network, "a"), *joined(network, "bc", others, first=1)]
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: not settled(members[1:2]) and not settled(members[2:]), 30.0)
-        for member in members:  # this one ends, and no other begins
-            member.peer._local.policy = ALONE_LATER
-            member.peer._owed.clear()
+        asking.on = False  # this one ends, and no other begins
         status = await leave(members[0])
         assert members[0].peer.exchanges().by_outcome[Outcome.DECLINED] >= 2
         assert (status.handed_to in ("b", "c"), status.reason) == (True, None)
@@ -257,11 +263,11 @@ def test_who_is_busy_is_asked_again() -> None:
 def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
     network = SimulatedNetwork()
     members = joined(network, "ab")
-    members[1].peer._local.newcomer = True
+    members[1].peer.restore(members[1].peer.memory().model_copy(update={"newcomer": True}))
     members[1].step_seconds = 0.5
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
-        await until(lambda: members[0].peer._local.members["b"].record.weight == 0.0, 30.0)
+        await until(lambda: members[0].peer.members()[0].weight == 0.0, 30.0)
         assert (await leave(members[0])).handed_to == "b"
         await until(lambda: settled(members), 2.0)
         torch.testing.assert_close(values(members[1].model), values(tiny_model(0)), rtol=0, atol=1e-6)
@@ -301,13 +307,15 @@ def test_an_exchange_that_the_end_of_the_time_cuts_off_is_counted_where_the_part
 def test_who_leaves_itself_by_then_takes_nothing_from_another_leaver() -> None:
     # It pulled all the same, and ended without the last word: half an exchange where several end together.
     network = SimulatedNetwork()
-    members = joined(network, "abc", quiet("gossip-pull"))
-    taker, asks = members[2], gossip("gossip-pull")._replace(schedule=Schedule(period=1))
+    asking = Switch(Schedule(period=1), on=False)
+    takers = joined(network, "c", gossip("gossip-pull")._replace(schedule=asking), first=2)  # type: ignore[arg-type]
+    members = [*joined(network, "ab", quiet("gossip-pull")), *takers]
+    taker = members[2]
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
-        taker.step_seconds, taker.peer._local.policy = 1.0, asks
-        await until(lambda: taker.peer._local.handover.state is State.DELIVERED, 5.0)
-        taker.peer._local.policy = quiet("gossip-pull")
+        taker.step_seconds, asking.on = 1.0, True
+        await until(lambda: taker.peer.exchange_state == DELIVERED, 5.0)
+        asking.on = False
         first = asyncio.ensure_future(leave(members[0]))
         await until(lambda: "a" not in known(taker), 1.0)
         assert taker.peer._responder._goodbyes._turn.locked()  # "a" chose it; it waits until its own move is added
@@ -319,21 +327,22 @@ def test_who_leaves_itself_by_then_takes_nothing_from_another_leaver() -> None:
 
 
 def test_an_offer_that_waited_for_its_turn_while_its_partner_began_to_leave_is_declined() -> None:
-    network = SimulatedNetwork()
-    members = joined(network, "ab", quiet("elastic-gossip"))
+    def slow(event: Event) -> Verdict:
+        return Verdict(seconds=0.3 if event.kind == "piece" and event.source == "b" else 0.001)
+
+    network, asking = SimulatedNetwork(judge=slow), Switch(Schedule(period=1), on=False)
+    members = joined(network, "ab", gossip("elastic-gossip")._replace(schedule=asking))  # type: ignore[arg-type]
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
-        asked, local = members[1], members[1].peer._local
-        asked.stopped = True
-        assert local.handover.request()
-        local.offering_to = "a"  # they offer to each other: that of "a" stands, and waits until the other has ended
-        members[0].peer._local.policy = gossip("elastic-gossip")
-        await until(lambda: local.yielding, 5.0)
-        local.leaving = True
-        local.free()
+        asked, asking.on = members[1], True
+        # They offer to each other: that of "a" stands, and waits until the other has ended.
+        await until(lambda: asked.peer.exchange_state == Slot(Phase.YIELDING, "a"), 5.0)
+        asking.on = False
+        leaving = asyncio.ensure_future(leave(asked))
         await until(lambda: bool(asked.peer.exchanges().declined_by_us), 1.0)
         assert set(asked.peer.exchanges().declined_by_us) == {"leaving"}
-        assert local.handover.state is State.FREE
+        await leaving
+        assert asked.peer.exchange_state == IDLE
 
     swarm(members, scenario)
 
@@ -403,7 +412,7 @@ def test_goodbyes_of_strangers_leave_nothing_behind_and_those_of_members_little(
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         for i in range(2000):
             await say(network, f"stranger-{i}", "b", seconds=60.0)
-        assert len(members[1].peer._local.departed._gone) == 0
+        assert len(members[1].peer.parts.members.departed) == 0
         assert told(members[1], "left") == []
         for _ in range(50):  # it asks again and again to be pulled from, and never answers
             network.handlers.pop("a", None)
@@ -501,11 +510,11 @@ def test_an_exchange_under_way_ends_before_its_peer_leaves() -> None:
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         before = total(members)
-        await until(lambda: members[0].peer._local.handover.state is not State.FREE, 30.0)
+        await until(lambda: members[0].peer.exchange_state != IDLE, 30.0)
         done = completed(members[0])
         await leave(members[0])
         members[1].stopped = True
-        await until(lambda: members[1].peer._local.handover.state in (State.FREE, State.DELIVERED), 30.0)
+        await until(lambda: members[1].peer.exchange_state in (IDLE, DELIVERED), 30.0)
         members[1].peer.settle()
         assert completed(members[0]) > done
         assert Outcome.HALF not in members[0].peer.exchanges().by_outcome
@@ -525,7 +534,7 @@ def test_who_is_hurried_goes_on_with_its_goodbye_and_hands_nothing_over_twice() 
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         first = asyncio.ensure_future(leave(members[0]))
-        await until(lambda: members[0].peer._local.handover.state is State.READY, 5.0)
+        await until(lambda: members[0].peer.exchange_state.phase is Phase.OFFERING, 5.0)
         await asyncio.sleep(0.05)
         first.cancel()
         status = await leave(members[0], 1.0)
@@ -540,8 +549,8 @@ def test_who_is_hurried_goes_on_with_its_goodbye_and_hands_nothing_over_twice() 
 # ---------------------------------------------------------------- the centre variable
 
 
-def centre_swarm(network: SimulatedNetwork, names: str = "abcd") -> list[Member]:
-    return joined(network, names, EASGD, limits=Limits(streams_total=64))
+def centre_swarm(network: SimulatedNetwork, names: str = "abcd", policy: Policy = EASGD) -> list[Member]:
+    return joined(network, names, policy, limits=Limits(streams_total=64))
 
 
 def test_a_centre_that_leaves_loses_no_exchange_and_its_heir_takes_over_at_once() -> None:
@@ -552,13 +561,13 @@ def test_a_centre_that_leaves_loses_no_exchange_and_its_heir_takes_over_at_once(
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(leaver).exchanges > 50, 30.0)
         status = await leave(leaver)
-        centre = leaver.peer._local.centre
+        centre = leaver.peer.parts.run.centre
         assert centre is not None
         assert status.centre_to is not None
         assert not centre.seated
         assert {centre_of(m).holder for m in others} == {status.centre_to}  # all know it, no directory was read
         heir = next(m for m in others if m.peer.peer == status.centre_to)
-        new = heir.peer._local.centre
+        new = heir.peer.parts.run.centre
         assert new is not None
         assert new.seated
         assert (new.stamp.term, new.stamp.clock >= centre.stamp.clock) == (2, True)
@@ -621,18 +630,19 @@ def test_a_dead_heir_is_passed_over() -> None:
 def test_where_all_but_one_leave_at_once_the_centre_goes_to_the_one_that_stays() -> None:
     # The two with the freshest copies were asked, which left as well; what only the centre knew was lost.
     network = SimulatedNetwork()
-    members = centre_swarm(network, "abcdefghijkl")
+    asking = Switch(EASGD.schedule)
+    members = centre_swarm(network, "abcdefghijkl", EASGD._replace(schedule=asking))  # type: ignore[arg-type]
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
-        for member in members:
-            member.peer._local.policy = EASGD._replace(schedule=NEVER)
+        asking.on = False
         await asyncio.sleep(3.0)  # now all know how fresh each copy is
-        alive = members[0].peer._local.alive()
+        alive = members[0].peer.parts.members.alive()
         last = succession(candidates(alive, asyncio.get_running_loop().time(), 1.0))[-1].peer
         stays = next(m for m in members if m.peer.peer == last)
         for member in members[1:]:
-            member.peer._local.leaving = member is not stays  # their goodbyes are still to come
+            if member is not stays:  # their goodbyes are still to come
+                member.peer.parts.departure.leave()
         status = await leave(members[0])
         assert status.centre_to == last
         assert centre_of(stays).here
@@ -666,11 +676,11 @@ def test_where_nobody_takes_the_centre_over_the_others_choose_one_as_if_it_had_d
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
         for member in members[1:]:
-            member.peer._local.condition.drain()
+            member.peer.condition.drain()
         status = await leave(members[0])
         assert (status.centre_to, status.reason) == (None, "nobody took the centre variable over")
         for member in members[1:]:
-            member.peer._local.condition.resume()
+            member.peer.condition.resume()
         await until(lambda: sum(centre_of(m).here for m in members[1:]) == 1, 10.0)
 
     swarm(members, scenario)
@@ -684,9 +694,10 @@ def test_only_the_centre_names_its_heir() -> None:
         await until(lambda: all(centre_of(m).holder == "a" for m in members), 10.0)
         liar, victim = members[3], members[1]
         liar.stopped = True
-        assert liar.peer._local.centre is not None
-        liar.peer._local.centre.seated = True  # it has a value to give
-        liar.peer._local.awaited = "b"
+        assert liar.peer.parts.run.centre is not None
+        liar.peer.parts.run.centre.seated = True  # it has a value to give
+        liar.peer.parts.departure.leave()
+        liar.peer.parts.departure.await_taker("b")
         await say(network, "d", "b", seconds=60.0, heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())
         await say(network, "d", "c", heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())
         assert not centre_of(victim).here
@@ -701,9 +712,8 @@ def test_the_leader_that_left_is_followed_no_more() -> None:
     members[0].loss = 0.1
 
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
-        following = [m.peer._local.following for m in members[1:]]
-        await until(lambda: all(f is not None and f.leader == "a" for f in following), 30.0)
+        await until(lambda: all(leaders_of(m).leader == "a" for m in members[1:]), 30.0)
         await leave(members[0])
-        assert all(f is not None and f.leader != "a" for f in following)
+        assert all(leaders_of(m).leader != "a" for m in members[1:])
 
     swarm(members, scenario)

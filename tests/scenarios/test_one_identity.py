@@ -11,9 +11,9 @@ from swarm import Member, build_member, run_members, tiny_model
 from p2p_elastic.errors import IdentityInUse
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.instances import LOOKS_ALONE, TAKEN_OVER, Instances
-from p2p_elastic.peers.membership import Membership
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.rules.pairwise import elastic
@@ -36,7 +36,7 @@ def process(network: SimulatedNetwork, policy: Policy, first_sequence: int, name
         policy=policy,
         transport=network.transport(name),
         directory=network.directory(name),
-        membership=Membership(
+        context=RunContext(
             run="test", announce_seconds=ANNOUNCE_SECONDS, refresh_seconds=0.5, first_sequence=first_sequence
         ),
         events=EventLog(lambda: 0.0),
@@ -67,7 +67,7 @@ def in_a_swarm(policy: Policy, test: Callable[[SimulatedNetwork, Member], Awaita
 
 
 def told(member: Member) -> list[str]:
-    return [event.text for event in member.peer._local.events.since(0) if event.kind == "duplicate"]
+    return [event.text for event in member.peer.events.since(0) if event.kind == "duplicate"]
 
 
 @pytest.mark.parametrize("phase", [0.05, 0.95])
@@ -97,7 +97,7 @@ def test_of_two_processes_with_one_identity_the_later_one_ends_within_an_announc
         assert states == ["alive"] * 40
         assert len(told(first)) == 1
         assert "began later" in told(first)[0]
-        seen = other.peer._local.members["twin"].record
+        seen = other.peer.parts.members.known["twin"].record
         assert seen.step > before.step + 150
         assert seen.sequence == pytest.approx(network.records["twin"][0].sequence, abs=1)
         assert not life.done()
@@ -142,7 +142,7 @@ def test_a_restart_is_not_hindered_by_the_record_of_the_life_before(
         assert not life.done()
         assert told(second) == []
         assert [member.state for member in other.peer.members() if member.peer == "twin"] == ["alive"]
-        assert other.peer._local.members["twin"].record.step > 70
+        assert [member.step > 70 for member in other.peer.members() if member.peer == "twin"] == [True]
         life.cancel()
 
     in_a_swarm(policy, test)

@@ -212,7 +212,7 @@ def test_a_budget_of_time_is_kept_to(rule: str) -> None:
 
 def _listen(member: Member, seconds: list[float], to: str = "") -> None:
     """Add up how long the exchanges of a member take, with all or those whose names begin so."""
-    journal = member.peer._local.journal
+    journal = member.peer.parts.journal
     enter = journal.enter
 
     def entered(entry: Any, weight: float | None = None) -> None:
@@ -237,7 +237,7 @@ def test_a_leaver_hands_over_though_all_budgets_are_spent() -> None:
 
         await live(members, 50.0, then=leave)
         totals = [m.peer.exchanges() for m in members]
-        shares = [m.peer._local.rules.states.own for m in members]
+        shares = [m.peer.memory().rule for m in members]
         return sum(float(s) for s in shares), traffic(totals[1]) / 50.0
 
     sum_of_shares, mean = run_virtual(main())

@@ -70,7 +70,7 @@ def reasons(member: Member) -> set[str]:
 
 
 def told(member: Member, kind: str) -> list[str]:
-    return [event.text for event in member.peer._local.events.since(0) if event.kind == kind]
+    return [event.text for event in member.peer.events.since(0) if event.kind == kind]
 
 
 def means(members: list[Member]) -> list[float]:
@@ -152,13 +152,8 @@ def test_members_that_say_goodbye_are_no_partition() -> None:
 
 def apart_of(members: list[Member], names: str) -> list[bool]:
     """Whether they still say to each other that they were apart."""
-    stakes = [
-        m.peer._local.apart_from(other)
-        for m in members
-        if m.peer.peer in names
-        for other in NAMES
-        if other not in names
-    ]
+    pairs = [(m, other) for m in members if m.peer.peer in names for other in NAMES if other not in names]
+    stakes = [m.peer.parts.own.apart_from(other) for m, other in pairs]
     return [stake is not None and stake.merge for stake in stakes]
 
 
@@ -223,7 +218,7 @@ def test_each_pair_merges_once_and_a_failed_exchange_is_no_reason() -> None:
     assert merging == [False] * 9
     failing = [build(lossy, name) for name in "ab"]
     said: list[object] = []
-    run(failing, {10.0: lambda: said.append(failing[0].peer._local.apart_from("b"))}, steps=600)
+    run(failing, {10.0: lambda: said.append(failing[0].peer.parts.own.apart_from("b"))}, steps=600)
     assert said == [None]
     assert failing[0].peer.exchanges().by_outcome[Outcome.UNREACHABLE] > 3
 
@@ -313,7 +308,7 @@ class Meeting:
         self.holders = set[str | None]()  # after it healed, before anybody left
         for member in self.members:
             member.on_step = lambda model, number=float(member.peer.peer in side): self._learn(model, number)
-        self.old = self.members[0].peer._local.centre
+        self.old = self.members[0].peer.parts.run.centre
 
     def _learn(self, model: nn.Module, number: float) -> None:
         if asyncio.get_running_loop().time() < HEALED:

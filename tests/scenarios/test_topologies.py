@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, build_member, run_members, tiny_model, values
-from torch import Tensor, nn
+from swarm import Member, begin_as_equals, build_member, run_members, tiny_model, values
+from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre import Given
-from p2p_elastic.peers.handover import State
+from p2p_elastic.peers.exchange_slot import IDLE
 from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.messages import Stamp
@@ -152,7 +152,7 @@ def test_sum_weights_survive_cut_streams_and_keep_the_weighted_mean() -> None:
         return members
 
     members = run_virtual(main())
-    shares = [m.peer._local.share * 2 for m in members]
+    shares = [m.peer.memory().rule for m in members]
     ends = torch.stack([values(m.model) for m in members])
     start = torch.stack([values(tiny_model(i)) for i in range(4)])
     assert network.faults["cut"] > 20
@@ -170,9 +170,8 @@ def test_a_founder_that_trains_is_the_centre_and_the_sum_with_the_centre_is_cons
 
     async def main() -> tuple[list[Member], Tensor]:
         members = [build_member(network, n, seed=i, policy=EASGD, newcomer=i > 0) for i, n in enumerate(NAMES)]
-        for member in members:
-            member.peer._local.newcomer = False  # all begin together: nobody copies
-        before = sum(values(m.model) for m in members) + members[0].peer._local.centre.value  # type: ignore[union-attr]
+        begin_as_equals(members)
+        before = sum(values(m.model) for m in members) + members[0].peer.centre_value()  # type: ignore[operator]
         await run_members(members, steps=400)
         return members, before
 
@@ -316,7 +315,7 @@ def test_a_centre_given_up_while_an_earlier_one_is_handed_over_is_not_forgotten(
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[1]).holder == "a", 10.0)
-        centre, bequest = members[1].peer._local.centre, members[1].peer._bequest
+        centre, bequest = members[1].peer.parts.run.centre, members[1].peer._bequest
         assert centre is not None
         second = Given(centre.value + 1.0, Stamp(term=1, clock=9))
         centre.given = Given(centre.value, Stamp(term=1, clock=3))
@@ -346,8 +345,8 @@ def test_who_joins_a_run_while_it_meets_its_own_centre_is_a_newcomer_there() -> 
         await examining.wait()
         alone.peer.adopt("other", policy, codec="none", fragments=1)
         await asyncio.sleep(1.0)
-        assert alone.peer._local.newcomer
-        assert alone.peer._local.handover.state is State.FREE
+        assert alone.peer.memory().newcomer
+        assert alone.peer.exchange_state == IDLE
 
     living([alone], scenario)
 
@@ -357,9 +356,6 @@ def test_who_joins_a_run_while_it_meets_its_own_centre_is_a_newcomer_there() -> 
 
 def with_loss(member: Member, loss: float) -> Member:
     """A member whose published loss is always that one."""
-
-    def report(_model: nn.Module, peer: object = member.peer) -> None:
-        member.peer._local.progress = member.peer._local.progress._replace(loss=loss)
 
     original = member.peer.report_loss
     member.peer.report_loss = lambda _loss: original(loss)  # type: ignore[method-assign]
@@ -454,8 +450,7 @@ def test_groups_follow_their_own_leader_and_now_and_then_the_best_of_all() -> No
     start = [values(m.model).clone() for m in members]
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
-        for member in members:  # all begin together
-            member.peer._local.newcomer = False
+        begin_as_equals(members)
         await until(lambda: all(m.steps > 500 for m in members), 60.0)
 
     living(members, scenario)

@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from swarm import Member, build_member, run_members, tiny_model, values
+from swarm import (
+    Member,
+    Switch,
+    begin_as_equals,
+    build_member,
+    build_parts,
+    far_ahead,
+    run_members,
+    tiny_model,
+    values,
+)
 from test_simulated_swarm import seeded
 from test_topologies import centre_of, completed, kill, leaders_of, living, until, with_loss
 from torch import Tensor, nn
@@ -17,8 +27,8 @@ from p2p_elastic.health.controls import Report
 from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.handover import State
-from p2p_elastic.peers.simulation import SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.exchange_slot import IDLE, Phase
+from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import find_method
@@ -94,11 +104,11 @@ def record_weight(network: SimulatedNetwork, name: str) -> float | None:
 
 
 def kinds(member: Member) -> set[str]:
-    return {event.kind for event in member.peer._local.events.since(0)}
+    return {event.kind for event in member.peer.events.since(0)}
 
 
 def told(member: Member, kind: str) -> list[str]:
-    return [event.text for event in member.peer._local.events.since(0) if event.kind == kind]
+    return [event.text for event in member.peer.events.since(0) if event.kind == kind]
 
 
 async def quickly(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -212,7 +222,7 @@ def test_an_exchange_whose_trial_is_cut_short_by_the_end_still_moves_both(end: s
         slow = a if end == "asks" else b
         for member in (a, b):
             member.on_step = lambda model: None
-            member.peer._local.examine = never_ends if member is slow else None
+            member.peer.examine_with(never_ends if member is slow else None)
         lives = [asyncio.ensure_future(m.peer.run()) for m in (a, b)]
         for _ in range(2):
             await asyncio.gather(*(m.peer.announce() for m in (a, b)), *(m.peer.refresh() for m in (a, b)))
@@ -226,7 +236,7 @@ def test_an_exchange_whose_trial_is_cut_short_by_the_end_still_moves_both(end: s
         return [a, b]
 
     members = run_virtual(main())
-    assert all(m.peer._local.handover.state is State.FREE for m in members)
+    assert all(m.peer.exchange_state == IDLE for m in members)
     for member in members:
         assert torch.equal(values(member.model), torch.full_like(values(member.model), 2.0))
 
@@ -285,8 +295,7 @@ def test_a_broken_peer_is_healed_by_every_rule_and_the_others_stay_as_they_are(
     ]
     for i, member in enumerate(members):
         with_loss(member, 1.0 + i)
-    for member in members:
-        member.peer._local.newcomer = False
+    begin_as_equals(members)
     broken = members[2]
     breaks_at(broken, 50)
 
@@ -299,7 +308,7 @@ def test_a_broken_peer_is_healed_by_every_rule_and_the_others_stay_as_they_are(
     for member in members:
         assert not values(member.model).any()
     if rule == "gosgd":
-        shares = sum(2 * m.peer._local.share for m in members)
+        shares = sum(m.peer.memory().rule for m in members)
         assert shares == pytest.approx(3.0, rel=1e-12)
 
 
@@ -373,7 +382,7 @@ def test_an_overridden_weight_is_what_both_ends_move_by(weighting: WeightingName
         b = honest(network, "b", start=2.0, policy=quiet._replace(weighting=weighting))
         for member in (a, b):
             member.on_step = lambda model: None
-            member.peer._local.examine = None
+            member.peer.examine_with(None)
         a.peer.condition.override_weight(0.25)
         a.peer.condition.report("temperature", Report(value=95.0, ttl_seconds=60.0))
         await run_members([a, b], steps=60)
@@ -397,7 +406,7 @@ def test_no_override_makes_a_newcomer_or_a_broken_peer_count() -> None:
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         old.steps = 0
-        old.peer._local.progress = old.peer._local.progress._replace(step=10**6)  # far ahead
+        far_ahead(old)
         await until(lambda: bool({"old", "new", "ill"} <= set(network.records)), 5.0)
         await asyncio.sleep(5.0)
         assert (record_weight(network, "new"), record_weight(network, "ill")) == (0.0, 0.0)
@@ -416,9 +425,9 @@ def test_a_drained_peer_ends_its_exchange_begins_and_answers_none_and_trains_on(
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: completed(drained) > 5, 10.0)
-        await quickly(lambda: drained.peer._local.handover.state is State.READY)
+        await quickly(lambda: drained.peer.exchange_state.phase is Phase.OFFERING)
         drained.peer.condition.drain()
-        await until(lambda: drained.peer._local.handover.state is State.FREE, 1.0)  # what was under way ended
+        await until(lambda: drained.peer.exchange_state == IDLE, 1.0)  # what was under way ended
         assert drained.peer.last_exchanges()[0].outcome in (Outcome.COMPLETED, Outcome.DECLINED)
         before, steps = completed(drained), drained.steps
         await until(lambda: network.records["drained"][0].drained, 2.0)
@@ -441,16 +450,17 @@ def test_a_drained_peer_ends_its_exchange_begins_and_answers_none_and_trains_on(
 
 
 def test_a_peer_that_is_asked_while_it_is_drained_says_so() -> None:
-    network = SimulatedNetwork()
-    a, b = honest(network, "a"), honest(network, "b", policy=policy(schedule=NEVER))
-    b.peer.condition.drain()
+    def slow(event: Event) -> Verdict:  # its record says so only later
+        return Verdict(seconds=10.0 if event.kind == "announce" and asking.on else 0.001)
+
+    network, asking = SimulatedNetwork(judge=slow), Switch(OFTEN, on=False)
+    a = honest(network, "a", policy=policy(schedule=asking))  # type: ignore[arg-type]
+    b = honest(network, "b", policy=policy(schedule=NEVER))
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
-        await until(lambda: a.steps > 10, 5.0)
-        record = network.records["b"][0]
-        a.peer._local.members = {
-            "b": a.peer._local.members["b"]._replace(record=record.model_copy(update={"drained": False}))
-        }
+        await until(lambda: a.steps > 10 and bool(a.peer.members()), 5.0)
+        asking.on = True
+        b.peer.condition.drain()
         await until(lambda: a.peer.exchanges().declined_by_partner.get("drained", 0) > 0, 5.0)
         assert a.peer.members()[0].state == "alive"  # an answer, and no failure
 
@@ -563,7 +573,7 @@ def test_a_leader_that_counts_for_nothing_does_not_lead_and_follows() -> None:
 def test_a_newcomer_is_not_fooled_by_the_first_that_it_meets_and_copies_the_next() -> None:
     network = SimulatedNetwork()
     evil = liar(network, "evil", policy=policy(schedule=NEVER, weighting="fixed"))
-    evil.peer._local.progress = evil.peer._local.progress._replace(step=10**6)
+    far_ahead(evil)
     new = honest(network, "new", start=1.0, newcomer=True)
     new.on_step = lambda model: None
     good = honest(network, "good", start=0.0, policy=policy(schedule=NEVER))
@@ -574,7 +584,7 @@ def test_a_newcomer_is_not_fooled_by_the_first_that_it_meets_and_copies_the_next
         await until(lambda: record_weight(network, "new") == new.peer.weight == 0.0, 2.0)
         assert torch.equal(values(new.model), torch.ones_like(values(new.model)))
         tasks = [asyncio.ensure_future(good.peer.run()), asyncio.ensure_future(good.train(10**9))]
-        good.peer._local.progress = good.peer._local.progress._replace(step=10**6)
+        far_ahead(good)
         await until(lambda: record_weight(network, "new") == 1.0, 20.0)
         assert not values(new.model).any()
         assert not values(good.model).any()
@@ -629,7 +639,7 @@ def test_whatever_happens_to_a_peer_is_written_down() -> None:
     assert expected <= kinds(members[0]) <= expected | {"suspect", "dead", "alive"}
     assert told(members[0], "left") == ["evil left"]
     assert sorted(told(members[0], "joined")) == ["b joined", "evil joined"]
-    data = [event.data for event in members[0].peer._local.events.since(0) if event.kind == "exchange"]
+    data = [event.data for event in members[0].peer.events.since(0) if event.kind == "exchange"]
     assert all(one["partner"] in ("b", "evil") and one["outcome"] for one in data)
 
 
@@ -638,8 +648,7 @@ def test_whatever_happens_to_a_peer_is_written_down() -> None:
 
 def easgd(network: SimulatedNetwork, names: str = "abcd") -> list[Member]:
     members = [build_member(network, n, seed=i, policy=EASGD, newcomer=i > 0) for i, n in enumerate(names)]
-    for member in members:
-        member.peer._local.newcomer = False  # all begin together: nobody copies
+    begin_as_equals(members)
     return members
 
 
@@ -650,7 +659,7 @@ def test_where_nobody_lags_the_sum_with_the_centre_is_conserved_and_distances_sh
     for member, drift in zip(members, drifts, strict=True):
         fill(member.model, 20 * drift)
         member.on_step = lambda model, drift=drift: shift(model, drift)  # type: ignore[misc]
-    members[0].peer._local.centre.value.zero_()  # type: ignore[union-attr]
+    members[0].peer.restore(members[0].peer.memory(), centre=torch.zeros(72))
     run_virtual(run_members(members, steps=200))
     centre = members[0].peer.centre_value()
     assert centre is not None
@@ -699,8 +708,8 @@ def test_a_worker_that_does_badly_does_not_move_the_centre_whoever_holds_it() ->
     for ill in ("a", "b"):  # the holder's own worker, and another one
         network = SimulatedNetwork()
         members = [honest(network, n, start=0.0, policy=EASGD, newcomer=n != "a") for n in "abc"]
+        begin_as_equals(members)
         for member in members:
-            member.peer._local.newcomer = False
             if member.peer.peer == ill:
                 member.on_step = lambda model: fill(model, LIE)
 
@@ -721,12 +730,11 @@ def test_faults_of_the_network_stop_nobody_that_weighs(rule: str) -> None:
     schedule = Schedule(period=7) if rule in ("easgd", "lsgd") else OFTEN
     network = SimulatedNetwork(judge=seeded(5, 0.05, Verdict("cut")))
     members = [honest(network, n, policy=policy(rule, schedule, 0.3), newcomer=n != "a") for n in "abc"]
-    for member in members:
-        member.peer._local.newcomer = False
+    begin_as_equals(members)
     run_virtual(run_members(members, steps=200))
     assert network.faults["cut"] > 3
     assert [m.steps for m in members] == [200] * 3
-    assert all(m.peer._local.handover.state is State.FREE for m in members)
+    assert all(m.peer.exchange_state == IDLE for m in members)
     assert all(float(values(m.model).abs().max()) < 0.5 for m in members)
 
 
@@ -763,14 +771,14 @@ def test_zeros_of_a_broken_peer_move_nobody_that_counts_as_little() -> None:
 
 def test_who_trained_alone_is_not_worse_by_differences_that_are_nothing_against_where_it_began() -> None:
     # Its first trial was taken for its beginning: a founder that was done counted for nothing beside its joiners.
-    founder = honest(SimulatedNetwork(), "a").peer
+    founder = build_parts(policy())
     for loss in (2.3, 1e-4):
-        founder.report_loss(loss)
-    local, partner = founder._local, Facts(step=9, loss=1e-4, weight=1.0, asked=True)
-    verdict = local.verdict(local.judge, "b", partner, 1.0, Trial(theirs=1e-4, mine=3e-4, error=1e-6))
+        founder.own.report_loss(loss)
+    partner = Facts(step=9, loss=1e-4, weight=1.0, asked=True)
+    verdict = founder.judge.verdict("b", partner, 1.0, Trial(theirs=1e-4, mine=3e-4, error=1e-6))
     assert verdict is not None
     assert (verdict.own, verdict.trust) == (1.0, 1.0)
-    verdict = local.verdict(local.judge, "b", partner, 1.0, Trial(theirs=0.2, mine=0.9, error=1e-6))
+    verdict = founder.judge.verdict("b", partner, 1.0, Trial(theirs=0.2, mine=0.9, error=1e-6))
     assert verdict is not None
     assert verdict.own == 0.0
 

@@ -46,6 +46,17 @@ class Settled(NamedTuple):
     copied: bool = False  # the move led all the way to a partner's parameters
 
 
+class Delivered(NamedTuple):
+    """A move that waits: of which exchange, `share` times `delta` [of the part]; `Mailbox.deliver` says the rest."""
+
+    exchange_id: str
+    delta: Tensor
+    share: float
+    check: Check | None
+    replaces: bool
+    copied: bool
+
+
 class Wanted(NamedTuple):
     """A copy for newcomers: where it goes [D], and who hears of the step that it was made after."""
 
@@ -53,7 +64,7 @@ class Wanted(NamedTuple):
     taken: Callable[[int], None]
 
 
-class Handover:
+class Mailbox:
     """The vectors and the state of the one exchange that may be under way.
 
     `mine` [D] is the snapshot, or that `part` of it. Where `compares`, it is all of it, and a second vector beside it
@@ -63,16 +74,12 @@ class Handover:
     def __init__(self, vector: ParameterVector) -> None:
         vector.flatten()
         self._vector = vector
-        self.compares = self._both = False
+        self._compares = self._both = False
         self._mine = self._theirs = vector.empty(0)
         self.part: Part | None = None  # of the vector that is exchanged; None: all of it
         self._wanted_part: Part | None = None
-        self._delta: Tensor | None = None
-        self._share = 0.0
         self.snapshot_step = 0
-        self._delivered_id = ""
-        self._check: Check | None = None
-        self._replaces = self._copied = False
+        self._delivered: Delivered | None = None
         self._wanted: Wanted | None = None
         self._state = State.FREE
         self._lock = threading.Condition()
@@ -159,7 +166,7 @@ class Handover:
                 return settled
             self._state = State.TAKING
         self.part = self._wanted_part if wanted else part()
-        self._both = self.compares
+        self._both = self._compares
         self._mine = self._fit(self._mine, self._size())
         # Not under the lock: the network thread must not wait for a copy.
         self._vector.begin_snapshot(self.mine, None if self._both else self.part)
@@ -188,25 +195,30 @@ class Handover:
             wanted.taken(step)
 
     def _settle(self, step: int) -> Settled:
-        added = self._check is None or self._check()
-        assert self._delta is not None, "a move was delivered without a difference"
-        if added and self._replaces:
-            self._vector.load_(self._delta)
+        move = self._delivered
+        assert move is not None, "a move was delivered without a difference"
+        added = move.check is None or move.check()
+        if added and move.replaces:
+            self._vector.load_(move.delta)
         elif added:
-            self._vector.add_(self._delta, self.part, self._share)
-        self._delta = None
+            self._vector.add_(move.delta, self.part, move.share)
+        self._delivered = None
         settled = Settled(
-            self._delivered_id,
+            move.exchange_id,
             step - self.snapshot_step,
             added,
-            replaced=added and self._replaces,
-            copied=added and self._copied,
+            replaced=added and move.replaces,
+            copied=added and move.copied,
         )
         with self._lock:
             self._state = State.FREE
         return settled
 
     # -- network thread -----------------------------------------------------------------------------------------------
+
+    def compare(self, on: bool) -> None:
+        """From the next snapshot on, keep a partner's parameters beside ours, or do not."""
+        self._compares = on
 
     def show(self, out: Tensor, taken: Callable[[int], None]) -> None:
         """Copy the parameters into `out` [D] at the next step; the training thread then calls `taken` with it."""
@@ -257,6 +269,6 @@ class Handover:
         brought = self._vector.bring(delta)
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state, self._delivered_id, self._delta = State.DELIVERED, exchange_id, brought
-            self._share, self._check, self._replaces, self._copied = share, check, replaces, copied
+            self._state = State.DELIVERED
+            self._delivered = Delivered(exchange_id, brought, share, check, replaces, copied)
             self._lock.notify()

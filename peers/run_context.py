@@ -1,4 +1,4 @@
-"""A peer's place in its run."""
+"""A peer's place in its run, as it was configured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 @dataclass(frozen=True)
-class Membership:
+class RunContext:
     """What this peer is in the run, and how often it says so."""
 
     run: str

@@ -1,0 +1,57 @@
+"""What a peer is to do on its own: exchanges that are due, and were not begun while another one was under way."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
+
+from p2p_elastic.peers.current_run import CurrentRun
+from p2p_elastic.peers.journal import Journal
+from p2p_elastic.rules.methods import Topology
+
+Errand = Literal["exchange", "global"]  # the latter with the leader of all groups
+
+
+class Errands:
+    """Belongs to the training thread; `current` may be read from any.
+
+    Args:
+        run: the run that this peer is in.
+        journal: where it is counted what was due in vain.
+        coin: the random numbers of the schedule.
+    """
+
+    def __init__(self, run: CurrentRun, journal: Journal, coin: random.Random) -> None:
+        self._run, self._journal, self.coin = run, journal, coin
+        self._owed: deque[Errand] = deque()
+        self.current: Errand = "exchange"  # the one under way
+
+    @property
+    def owed(self) -> bool:
+        """Whether something waits to be begun."""
+        return bool(self._owed)
+
+    def stepped(self, step: int, held: str | None) -> None:
+        """That step ended; `held` says why nothing is begun now: what was due while "drained" is not owed."""
+        for errand in self._due(step):
+            if held == "drained" or errand in self._owed:
+                self._journal.skipped[held or "busy"] += 1
+            else:
+                self._owed.append(errand)
+
+    def _due(self, step: int) -> Iterator[Errand]:
+        """What is to be done after this step, in this order."""
+        policy = self._run.policy
+        if policy.topology is Topology.NOBODY:
+            return
+        last = policy.global_period is not None and step % policy.global_period == 0
+        if policy.schedule.due(step, self.coin) and not (last and policy.global_period == policy.schedule.period):
+            yield "exchange"
+        if last:
+            yield "global"
+
+    def begin(self) -> None:
+        """The next one is under way."""
+        self.current = self._owed.popleft()
