@@ -27,7 +27,7 @@ def fragment(elements: int, fragments: int, turn: int) -> Part | None:
     Args:
         elements: D, of the whole vector.
         fragments: of how many about equal parts an exchange moves one.
-        turn: counted from 0 by the end that asks; after the last part comes the first.
+        turn: grows by one from exchange to exchange of the end that asks; after the last part comes the first.
 
     Returns:
         Its first element and the one after its last; None: all of the vector.
@@ -76,7 +76,7 @@ def choose_streams(nbytes: int, rtt_seconds: float | None, seconds_per_byte: flo
     partner's word most of the time; on a thin link one is enough.
 
     Args:
-        nbytes: of the vector on the wire, one way.
+        nbytes: of the vector in float32, one way.
         rtt_seconds: the round trip; None if not known yet.
         seconds_per_byte: of the link; None if not known yet.
 

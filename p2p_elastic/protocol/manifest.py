@@ -176,7 +176,7 @@ def check_batch_size(batch_size: int, examples: int) -> None:
 
     Args:
         batch_size: examples per step.
-        examples: in this peer's part of the training set.
+        examples: in the training set.
 
     Raises:
         ConfigError: if it is larger.

@@ -40,7 +40,7 @@ class Method(NamedTuple):
         summary: one line for people, with the source.
         topology: with whom a peer exchanges.
         rule: from the moving rate (alpha, or lambda for a leader) to the rule.
-        moving_rate: the default of a live run; 0 if the rule has none.
+        moving_rate: the default of a live run; without meaning for rules that have none.
         flow: which way parameters travel.
         symmetric: whether the two moves are negatives of each other, so that the sum is conserved.
         after_step: whether the exchange uses the parameters after the optimizer step and moves them at once; otherwise

@@ -97,7 +97,7 @@ class SimulationConfig(Frozen):
         default=0.0, description="gamma: the learning rate of step t = 0, 1, ... is divided by (1 + gamma t)^0.5"
     )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(default=None, description="of SGD")
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(default=None, description="per step")
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(default=None, description="of the optimizer")
     split: Literal["shards", "whole", "overlap", "dirichlet"] = Field(
         default="shards", description="how the training data is divided, see `worker_parts`"
     )
@@ -106,7 +106,9 @@ class SimulationConfig(Frozen):
         default=0.5, description="split dirichlet: concentration; small means few classes per worker"
     )
     failures: Failures = Field(default=Failures(), description="faults that are injected")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=1234, description="of everything but the first model")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=1234, description="of all random choices but the first model's"
+    )
     evaluate_steps: Count | None = Field(default=None, description="steps between evaluations; None: each epoch")
 
     @model_validator(mode="after")

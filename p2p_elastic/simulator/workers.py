@@ -38,7 +38,7 @@ class Optimization(NamedTuple):
         optimizer: "sgd" or "adahessian".
         momentum: of SGD.
         nesterov: whether the momentum is Nesterov's.
-        weight_decay: as in `training`.
+        weight_decay: SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
         seed: of AdaHessian's Rademacher vectors; worker i has seed + i.
     """
 

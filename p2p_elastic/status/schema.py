@@ -197,7 +197,7 @@ class JoiningStatus(Frozen):
     seconds: float | None = Field(default=None, description="from its start until it could begin to train")
     parts: int = Field(default=0, description="of the model that arrived, of `parts_all`")
     parts_all: int = Field(default=0, description="of the model")
-    bytes_received: int = Field(default=0, description="of parts")
+    bytes_received: int = Field(default=0, description="from donors")
     donors: Many[str] = Field(default=(), description="peers whose parameters it took")
     donors_step: int | None = Field(default=None, description="of the one that was the furthest; a centre's exchanges")
     loss: float | None = Field(default=None, description="of what it took, on its own examples, in nats")

@@ -55,7 +55,7 @@ class Gossiping(Protocol):
         """Exchange if one is due, between two steps.
 
         Returns:
-            Whether a partner's parameters replaced ones that were not finite.
+            Whether a partner's parameters took the place of the model's: they were not finite, or it is a newcomer.
         """
 
     def report_loss(self, loss: float) -> None:
@@ -79,8 +79,9 @@ def attach(
 ) -> Iterator[None]:
     """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
 
-    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). If
-    the parameters were not finite and a partner's replaced them, the state is dropped, and `replaced` is called.
+    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). If a
+    partner's parameters took the place of the model's, which were not finite or a newcomer's, the state is dropped, and
+    `replaced` is called.
 
         with attach(peer, optimizer):
             for inputs, labels in batches:
