@@ -1,4 +1,4 @@
-"""p2p-elastic: one PyTorch model, trained on many unequal machines, with no server."""
+"""Trains one PyTorch model on many unequal machines, with no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of every value that is checked when it is built."""
+"""The base class of every value that is checked when it is built."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from pydantic import BaseModel, ConfigDict, FailFast
 
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], FailFast()]
-"""Refused at its first wrong item: for whoever reads a stranger's status, errors without end are memory without end."""
+"""A tuple that is refused at its first wrong item: a stranger's status must not fill the memory with error messages."""
 
 
 class Frozen(BaseModel):
-    """A value that cannot be changed and has no unknown fields."""
+    """A value that is checked when it is built, cannot be changed, and has no unknown fields.
+
+    Example:
+        >>> class Point(Frozen):
+        ...     x: int
+        >>> Point(x=1)
+        Point(x=1)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -201,7 +201,7 @@ def test_a_stream_cut_before_the_last_word_leaves_the_responder_completed_with_a
     converse(asking, answering)
     assert (asking.outcome, answering.outcome) == (Outcome.HALF, Outcome.COMPLETED)
     assert answering.result is not None
-    assert answering.result.reason == "the partner may have missed our last word: the stream is cut"
+    assert answering.result.reason == "the partner may have missed the last word: the stream is cut"
 
 
 def test_a_stream_cut_at_verified_is_half_since_it_may_have_arrived() -> None:
@@ -268,7 +268,7 @@ def test_a_driver_that_hands_in_what_was_not_asked_for_is_our_own_fault() -> Non
     exchange = initiate(OFFER)
     next(exchange)
     exchange.send(None)
-    with pytest.raises(LocalProtocolError, match="received Verified where Accept or Decline"):
+    with pytest.raises(LocalProtocolError, match="received Verified, but Accept or Decline"):
         exchange.send(Verified(id=ID))
 
 

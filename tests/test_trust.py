@@ -40,7 +40,7 @@ def test_a_partner_that_does_as_well_is_trusted_wholly_and_so_are_we() -> None:
 def test_a_partner_that_does_clearly_worse_is_not_trusted_and_the_losses_are_said() -> None:
     verdict = judge(used(), 4.0, 1.0)
     assert (verdict.trust, verdict.own) == (0.0, 1.0)
-    assert "a loss of 4 on our data, ours 1" in verdict.reasons[0]
+    assert "on this peer's data its parameters give a loss of 4, this peer's own 1" in verdict.reasons[0]
     assert verdict.excess == pytest.approx(3.0)
 
 
@@ -132,7 +132,7 @@ def test_a_distance_that_suddenly_grew_tells_who_lags_by_the_trial() -> None:
     assert (jumped(1.1, 1.0).own, jumped(1.0, 1.1).trust) == (1.0, 1.0)
     assert 0.0 < jumped(1.1, 1.0).trust < 1.0
     assert 0.0 < jumped(1.0, 1.1).own < 1.0
-    assert jumped(1.1, 1.0).reasons[0].startswith("its distance to us grew suddenly")
+    assert jumped(1.1, 1.0).reasons[0].startswith("its distance to this peer grew suddenly")
 
 
 def test_a_distance_that_grew_is_nothing_where_both_do_the_same() -> None:

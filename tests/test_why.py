@@ -114,7 +114,7 @@ IN_THE_WAY: list[tuple[str, dict[str, Any], list[str]]] = [
     ("schema_differs", {"exchanges": totals(declined_by_us={"other-schema": 3})}, ["3 exchanges", "same version"]),
     (
         "schema_differs",
-        {"last_exchanges": (record(Outcome.REFUSED, "the partner accepted with schema 1, ours is 2"),)},
+        {"last_exchanges": (record(Outcome.REFUSED, "the partner accepted with schema 1, offered was 2"),)},
         ["1 exchanges", "same version"],
     ),
     ("clock_skew", {"network": {"bootstrap": (REACHED, SKEWED)}}, ["/p2p/C", "+100 s", "NTP"]),

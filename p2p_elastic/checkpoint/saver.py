@@ -1,4 +1,4 @@
-"""When checkpoints are written, and that training does not wait for the disk."""
+"""Saves checkpoints when they are due, so that training does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -20,18 +20,37 @@ from p2p_elastic.training.state import MODEL
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.1
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-DEFAULT_INTERVAL = "5m"  # at most so much is lost; what takes seconds is saved at its end only
+DEFAULT_INTERVAL = "5m"  # a crash loses at most this; what takes seconds is saved at its end only
 
 
 class Interval(NamedTuple):
-    """Every so many steps, or every so many seconds; neither where no checkpoints are wanted."""
+    """When checkpoints are due; with neither field none are wanted.
+
+    Attributes:
+        steps: after how many; None: not by steps.
+        seconds: after how many; None: not by time.
+    """
 
     steps: int | None = None
     seconds: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Interval:
-        """What a text like "500", "90s", "5m", "1h" or "0" says. Raises ConfigError for any other."""
+        """Read an interval.
+
+        Args:
+            text: such as "500" (steps), "90s", "5m", "1h" or "0" (none).
+
+        Returns:
+            The interval.
+
+        Raises:
+            ConfigError: for any other text.
+
+        Example:
+            >>> Interval.parse("5m"), Interval.parse("500"), Interval.parse("0").off
+            (Interval(steps=None, seconds=300.0), Interval(steps=500, seconds=None), True)
+        """
         match = re.fullmatch(r"([0-9]{1,9})([smh]?)", text)
         if match is None:
             raise ConfigError("checkpoint-every", text, "steps (500), a time (90s, 5m, 1h), or 0 for none")
@@ -42,13 +61,22 @@ class Interval(NamedTuple):
 
     @property
     def off(self) -> bool:
+        """Whether no checkpoints are wanted."""
         return self == Interval()
 
 
 class Writes(Protocol):
     """What the saver needs of a store."""
 
-    def write(self, content: Content) -> Path: ...
+    def write(self, content: Content) -> Path:
+        """Write a checkpoint. Raises OSError if it cannot be written.
+
+        Args:
+            content: all of it.
+
+        Returns:
+            Its folder.
+        """
 
 
 class Saver:
@@ -73,9 +101,10 @@ class Saver:
         self._problem: str | None = None
 
     def between_steps(self, done: int) -> None:
-        """Begin a checkpoint where one is due after so many steps; not while the one before is being written.
+        """Begin a checkpoint if one is due; not while the one before is being written.
 
-        Steps may jump: one is due where a multiple of the interval was passed since the last call.
+        Args:
+            done: steps done. They may jump: one is due if a multiple of the interval was passed since the last call.
         """
         if not self._due(done):
             return
@@ -95,7 +124,16 @@ class Saver:
 
     @contextlib.contextmanager
     def last(self, stop: Callable[[], bool], *, seconds: float, grace_seconds: float) -> Iterator[None]:
-        """Write the last checkpoint beside what is done meanwhile, and `finish` it also where that fails."""
+        """Write the last checkpoint beside what is done meanwhile, and `finish` it also if that fails.
+
+        Args:
+            stop: asked while waiting.
+            seconds: the longest wait at the end.
+            grace_seconds: the longest wait after `stop`.
+
+        Yields:
+            Nothing.
+        """
         self.begin_last()
         try:
             yield
@@ -103,18 +141,28 @@ class Saver:
             self.finish(stop, seconds=seconds, grace_seconds=grace_seconds)
 
     def save_first(self) -> None:
-        """Write a checkpoint, and wait for it. Raises ConfigError where it cannot be written."""
+        """Write a checkpoint, and wait for it.
+
+        Raises:
+            ConfigError: if it cannot be written.
+        """
         self._write(self._gather(), None)
         if self._problem is not None:
             raise ConfigError("output", self._problem, "a folder that takes a checkpoint")
 
     def begin_last(self) -> None:
-        """Training is over: begin to write the last checkpoint."""
+        """Begin to write the last checkpoint, after training."""
         if not self._interval.off:
             self._write_behind(self._thread)
 
     def finish(self, stop: Callable[[], bool], *, seconds: float, grace_seconds: float) -> None:
-        """Wait for what is being written, so long, or so long after `stop`. What is not finished then is not there."""
+        """Wait for what is being written. What is not finished in that time is not there.
+
+        Args:
+            stop: asked while waiting.
+            seconds: the longest wait.
+            grace_seconds: the longest wait after `stop`.
+        """
         end, stopped = self._clock() + seconds, False
         while self._thread is not None and self._thread.is_alive() and self._clock() < end:
             if stop() and not stopped:
@@ -148,7 +196,11 @@ class Saver:
         log.info("checkpoint %s", folder)
 
     def status(self) -> CheckpointStatus:
-        """What came of it so far; from any thread."""
+        """What came of it so far; from any thread.
+
+        Returns:
+            Step and age of the last checkpoint, and what failed.
+        """
         step, at = self._written or (None, None)
         return CheckpointStatus(
             step=step,

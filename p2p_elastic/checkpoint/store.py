@@ -42,7 +42,7 @@ from p2p_elastic.values import Frozen
 log = logging.getLogger(__name__)
 FOLDER, BEFORE, INDEX, TENSORS = "checkpoint", "checkpoint-before", "checkpoint.json", ".safetensors"
 UNFINISHED, DROPPED, LOCK = ".unfinished", ".dropped", ".checkpoint.lock"
-KEPT = 2  # the newest, and one to fall back to where that is damaged
+KEPT = 2  # the newest, and one to fall back to if that is damaged
 INDEX_BYTES_MAX = 2**24
 CHUNK_BYTES = 2**20  # hashed and written at once, without holding Python's lock: training goes on meanwhile
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -69,39 +69,90 @@ class Disk(Protocol):
     """What may fail or be the last thing that happens. All raise OSError."""
 
     def make(self, folder: Path) -> None:
-        """Make a folder, and those around it, where missing."""
+        """Make a folder, and those around it, if they are missing.
+
+        Args:
+            folder: its path.
+        """
 
     def write(self, path: Path, chunks: Chunks, *, private: bool) -> None:
-        """Write a new file; when this returns it is on the disk."""
+        """Write a new file; when this returns it is on the disk.
+
+        Args:
+            path: of the file; nothing is there yet.
+            chunks: its content.
+            private: whether its owner alone may read it.
+        """
 
     def sync(self, folder: Path) -> None:
-        """When this returns, the names in a folder are on the disk."""
+        """Put the names in a folder on the disk, before this returns.
+
+        Args:
+            folder: its path.
+        """
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a folder another name, at once."""
+        """Give a folder another name, at once.
+
+        Args:
+            old: is there.
+            new: is not there yet.
+        """
 
     def remove(self, folder: Path) -> None:
-        """Remove a folder with all that is in it, where it is there; a crash may leave a part."""
+        """Remove a folder with all that is in it, if it is there; a crash may leave a part.
+
+        Args:
+            folder: its path.
+        """
 
 
 class LocalDisk:
-    """`Disk` of this machine."""
+    """The `Disk` of this machine."""
 
     def make(self, folder: Path) -> None:
+        """Make a folder and the one around it.
+
+        Args:
+            folder: its path.
+        """
         make_subfolder(folder.parent)
         make_subfolder(folder)
 
     def write(self, path: Path, chunks: Chunks, *, private: bool) -> None:
+        """Write and sync a new file.
+
+        Args:
+            path: of the file.
+            chunks: its content.
+            private: mode 0o400 instead of what the umask leaves of 0o666.
+        """
         with new_file(path, 0o400 if private else 0o666) as file:
             file.writelines(chunks)
 
     def sync(self, folder: Path) -> None:
+        """Sync a folder.
+
+        Args:
+            folder: its path.
+        """
         sync(folder)
 
     def rename(self, old: Path, new: Path) -> None:
+        """Rename a folder.
+
+        Args:
+            old: its path.
+            new: its new path.
+        """
         old.rename(new)
 
     def remove(self, folder: Path) -> None:
+        """Remove a folder, or the link that is in its place.
+
+        Args:
+            folder: its path.
+        """
         if folder.is_symlink():
             folder.unlink()
         elif folder.exists():
@@ -109,7 +160,14 @@ class LocalDisk:
 
 
 class Content(NamedTuple):
-    """What goes into a checkpoint: facts as JSON, tensors on the CPU by file and name, and private files."""
+    """What goes into a checkpoint.
+
+    Attributes:
+        step: by which it is named.
+        facts: what is written as JSON.
+        tensors: on the CPU, by file and name.
+        private: files for their owner alone, by name.
+    """
 
     step: int
     facts: BaseModel
@@ -119,7 +177,15 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class Found(Generic[Facts]):  # a generic NamedTuple needs Python 3.11
-    """A checkpoint that was read."""
+    """A checkpoint that was read.
+
+    Attributes:
+        folder: its path.
+        step: of the checkpoint.
+        facts: its JSON.
+        tensors: on the CPU, by file and name.
+        private: the files for their owner alone, by name.
+    """
 
     folder: Path
     step: int
@@ -131,28 +197,28 @@ class Found(Generic[Facts]):  # a generic NamedTuple needs Python 3.11
 class File(Frozen):
     """What one file of a checkpoint must be."""
 
-    bytes: Annotated[int, Field(ge=0, lt=2**53)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0, lt=2**53)] = Field(description="its size")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="in hexadecimal digits")
 
 
 class Index(Frozen, Generic[Facts]):
     """The content of `checkpoint.json`."""
 
-    format: Literal[1] = 1
-    step: Annotated[int, Field(ge=0, lt=10**12)]
+    format: Literal[1] = Field(default=1, description="of the folder")
+    step: Annotated[int, Field(ge=0, lt=10**12)] = Field(description="of the training")
     files: Annotated[
         dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,31}(\.safetensors)?$")], File], Field(max_length=16)
-    ]
-    facts: Facts
+    ] = Field(description="every other file by name")
+    facts: Facts = Field(description="what the owner of the store keeps")
 
 
 class Store(Generic[Facts]):
     """The checkpoints of one run in one folder.
 
     Args:
-        folder: where they are, or will be.
-        facts: what their JSON must fit.
-        disk: what is done to the disk goes through it.
+        folder: their place, which need not be there yet.
+        facts: the model that their JSON must fit.
+        disk: does what is done to the disk; None: this machine's.
     """
 
     def __init__(self, folder: Path, facts: type[Facts], disk: Disk | None = None) -> None:
@@ -161,7 +227,11 @@ class Store(Generic[Facts]):
         self._read_from: tuple[int, int] | None = None
 
     def newest(self) -> Found[Facts] | None:
-        """The newest whole checkpoint; None where there is none. What is damaged is passed over, and said."""
+        """Read the newest whole checkpoint. What is damaged is passed over, and logged.
+
+        Returns:
+            The checkpoint; None if there is none.
+        """
         for folder in reversed(self._all()):
             try:
                 found = self._read(folder)
@@ -173,7 +243,16 @@ class Store(Generic[Facts]):
         return None
 
     def write(self, content: Content) -> Path:
-        """Write a checkpoint, then remove all but the newest KEPT. Raises OSError: then what was there is there."""
+        """Write a checkpoint, then remove all but the newest KEPT.
+
+        If an OSError is raised, what was there before is still there.
+
+        Args:
+            content: all of it.
+
+        Returns:
+            The new checkpoint's folder.
+        """
         self._begin()
         try:
             written = self._write(content)
@@ -196,7 +275,7 @@ class Store(Generic[Facts]):
             return
         for name in (UNFINISHED, DROPPED):
             self._disk.remove(self._folder / name)
-        if self._read_from is None and self._all():  # of another run, which somebody may still want
+        if self._read_from is None and self._all():  # of another run: its owner may still want it
             self._set_aside()
         for folder in self._all():
             if self._read_from is not None and _order(folder) > self._read_from:
@@ -262,7 +341,7 @@ class Store(Generic[Facts]):
             log.info("an unfinished checkpoint stays until the next one: %s", error)
 
     def _make_room(self) -> bool:
-        """Remove all checkpoints but the newest whole one. False where there is nothing to be removed."""
+        """Remove all checkpoints but the newest whole one. False if there is nothing to be removed."""
         for folder in reversed(self._all()):
             try:
                 self._read(folder)
@@ -284,12 +363,12 @@ class Store(Generic[Facts]):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _all(self) -> list[Path]:
-        """What is there, the oldest first."""
+        """All checkpoints that are there, the oldest first."""
         return _checkpoints(self._folder)
 
     def _read(self, folder: Path) -> Found[Facts]:
-        """Raises OSError, ValueError or SafetensorError where it is not as it was written; ConfigError where what is
-        private is no file."""
+        """Raises OSError, ValueError or SafetensorError if it is not as it was written; ConfigError if what is private
+        is no file."""
         if (folder / INDEX).stat().st_size > INDEX_BYTES_MAX:
             raise ValueError(f"{INDEX} is too large")
         index: Index[Any] = self._index.model_validate_json((folder / INDEX).read_bytes())
@@ -309,9 +388,19 @@ class Store(Generic[Facts]):
 def safetensors_chunks(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[bytes | memoryview]:
-    """Contiguous tensors of the CPU in the safetensors format, piece by piece: no copy of the whole is made.
+    """Write tensors in the safetensors format, piece by piece: no copy of the whole is made.
 
     Source: https://github.com/huggingface/safetensors, "Format".
+
+    Args:
+        tensors: contiguous, on the CPU, by name.
+        metadata: texts for the header.
+
+    Yields:
+        The bytes of the file in their order; tensors as views of their memory.
+
+    Raises:
+        ConfigError: if a tensor has a type that the format has no name for.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -332,9 +421,16 @@ def safetensors_chunks(
 
 
 def checkpoint_folder(given: Path) -> Path:
-    """The folder with the checkpoints, given it or the output folder around it. Raises ConfigError where neither is.
+    """Find the folder with the checkpoints.
 
-    As an absolute path: what is around "." has no other name.
+    Args:
+        given: this folder, or the output folder around it.
+
+    Returns:
+        An absolute path: the folder around "." has no other name.
+
+    Raises:
+        ConfigError: if neither has checkpoints.
     """
     for folder in (Path(os.path.abspath(given)), Path(os.path.abspath(given / FOLDER))):
         if _checkpoints(folder):
@@ -343,15 +439,25 @@ def checkpoint_folder(given: Path) -> Path:
 
 
 def has_checkpoints(output: Path) -> bool:
-    """Whether there is a checkpoint in an output folder, whole or not."""
+    """Whether there is a checkpoint in an output folder, whole or not.
+
+    Args:
+        output: the folder around that of the checkpoints.
+
+    Returns:
+        True if there is one.
+    """
     return bool(_checkpoints(output / FOLDER))
 
 
 class OutputLock:
     """Keeps other processes from writing checkpoints into an output folder, until it is closed or this one ends.
 
+    Args:
+        folder: the output folder.
+
     Raises:
-        ConfigError: another one does.
+        ConfigError: if another process holds it, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -371,7 +477,7 @@ class OutputLock:
             log.info("%s cannot be locked, or tidied up: %s", folder, error)
 
     def close(self) -> None:
-        """Let others in."""
+        """Let other processes in."""
         os.close(self._descriptor)
 
 
@@ -382,14 +488,14 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _order(folder: Path) -> tuple[int, int]:
-    """Step, and the how manieth of that step."""
+    """The step, and the number of the checkpoint among those of that step, from 0."""
     match = NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
 
 
 def _looked_at(path: Path, size: int) -> File:
-    """What a file is; where its size is not the expected one it is not read."""
+    """Size and digest of a file; if its size is not the expected one it is not read."""
     there = path.stat().st_size
     digest = hashlib.sha256()
     if there == size:

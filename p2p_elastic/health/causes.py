@@ -44,7 +44,17 @@ Cause = Literal["machine", "partners", "link"]
 
 
 class Ended(NamedTuple):
-    """One of the last exchanges. A plain tuple: all of them are looked at anew after each one."""
+    """One of the last exchanges. A plain tuple: all of them are looked at anew after each one.
+
+    Attributes:
+        partner: peer id.
+        outcome: how it ended.
+        seconds: how long it took.
+        bytes_sent: parameters and headers.
+        bytes_received: parameters and headers.
+        staleness: this peer's steps between snapshot and move; None if it did not move.
+        age_seconds: since it ended.
+    """
 
     partner: str
     outcome: Outcome
@@ -56,20 +66,28 @@ class Ended(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Where the time of an exchange goes; None: not known."""
+    """What takes the time of an exchange; None: not known.
 
-    load: float | None = None  # threads that want each core of this machine
-    answer_seconds: float | None = None  # until a partner answers an offer: it may be busy, or in a long step
-    transfer_seconds: float | None = None  # of the parameters, both ways
-    one_machine: bool = False  # all partners run on this machine: there is no link
+    Attributes:
+        load: threads that want each core of this machine, mean of a minute.
+        answer_seconds: until a partner answers an offer: it may be busy, or in a long step.
+        transfer_seconds: of the parameters, both ways.
+        one_machine: whether all partners run on this machine: there is no link.
+    """
+
+    load: float | None = None
+    answer_seconds: float | None = None
+    transfer_seconds: float | None = None
+    one_machine: bool = False
 
     @property
     def overloaded(self) -> bool:
+        """Whether more threads want each core than LOAD_BUSY."""
         return self.load is not None and self.load > LOAD_BUSY
 
     @property
     def cause(self) -> Cause | None:
-        """What takes most of it; None where that is not known."""
+        """What takes most of the time; None if that is not known."""
         if self.overloaded:
             return "machine"
         if self.answer_seconds is None or self.transfer_seconds is None:
@@ -80,7 +98,14 @@ class Timing(NamedTuple):
 
 
 def advice(timing: Timing) -> str:
-    """What makes exchanges quicker, by what takes most of their time."""
+    """What makes exchanges quicker, by what takes most of their time.
+
+    Args:
+        timing: what is known.
+
+    Returns:
+        A sentence without a full stop, for people.
+    """
     if timing.cause is None:
         return "see whether this machine or its partners are busy, or the network is slow"
     if timing.cause == "machine":
@@ -92,7 +117,14 @@ def advice(timing: Timing) -> str:
 
 
 def overload(load: float | None) -> str:
-    """What to do where this machine's CPU is the cause."""
+    """What to do if this machine's CPU is the cause.
+
+    Args:
+        load: threads that want each core.
+
+    Returns:
+        A sentence without a full stop, for people.
+    """
     return (
         f"this machine's CPU is overloaded: {load or 0.0:.2g} threads want each core; "
         "end other programs, run fewer peers here, or give this one fewer --threads"
@@ -103,7 +135,15 @@ _ONE_MACHINE = "all partners run on this machine, so it is no network: run fewer
 
 
 def advice_on_silence(records: Sequence[Ended], timing: Timing) -> str:
-    """What to do about exchanges that timed out, among all of `records`."""
+    """What to do about exchanges that timed out.
+
+    Args:
+        records: the last exchanges, those that went well too.
+        timing: what is known.
+
+    Returns:
+        A sentence without a full stop, for people.
+    """
     late = {record.partner for record in records if record.outcome is Outcome.TIMEOUT}
     well = {record.partner for record in records if record.outcome is Outcome.COMPLETED}
     if timing.overloaded:
@@ -116,7 +156,15 @@ def advice_on_silence(records: Sequence[Ended], timing: Timing) -> str:
 
 
 def advice_on_failures(outcomes: Iterable[Outcome], load: float | None) -> str:
-    """What to do about exchanges that failed so."""
+    """What to do about exchanges that failed.
+
+    Args:
+        outcomes: how they ended.
+        load: threads that want each core; None if not known.
+
+    Returns:
+        Sentences for people, with semicolons between; empty if none failed.
+    """
     found = set(outcomes)
     overloaded = Timing(load).overloaded
     return "; ".join(
@@ -127,10 +175,22 @@ def advice_on_failures(outcomes: Iterable[Outcome], load: float | None) -> str:
 
 
 def on_one_machine(own: Iterable[str], others: Sequence[Iterable[str]]) -> bool:
-    """Whether all the others run where we do, by the multiaddrs of each.
+    """Whether all the others run on this peer's machine.
 
-    That is so if they have loopback addresses only, or no other private ones than we have. A public address says
+    That is so if they have loopback addresses only, or no other private ones than this peer has. A public address says
     nothing: several machines behind one router share it.
+
+    Args:
+        own: this peer's multiaddrs.
+        others: the multiaddrs of each other peer.
+
+    Returns:
+        False if there are no others, or one of them cannot be told.
+
+    Example:
+        >>> own = ["/ip4/192.168.1.10/tcp/31330"]
+        >>> on_one_machine(own, [["/ip4/192.168.1.10/tcp/31331"]]), on_one_machine(own, [["/ip4/192.168.1.11/tcp/1"]])
+        (True, False)
     """
     ours = _hosts(tuple(own))
     theirs = (_hosts(tuple(addresses)) for addresses in others)
@@ -156,11 +216,29 @@ def _hosts(addresses: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address]:
 
 
 def load_of(signals: Iterable[SignalStatus]) -> float | None:
-    """The load among a peer's signals: threads that want each core."""
+    """Find the load among a peer's signals.
+
+    Args:
+        signals: in any order.
+
+    Returns:
+        Threads that want each core; None if it is not among them.
+    """
     return next((signal.value for signal in signals if signal.name == "load"), None)
 
 
 def names(peers: Iterable[str]) -> str:
-    """A few of the peers, and how many more."""
+    """Name a few of the peers, and count the others.
+
+    Args:
+        peers: peer ids; repeated ones count once.
+
+    Returns:
+        Text for people.
+
+    Example:
+        >>> names(["a", "b", "a"]), names("abcde")
+        ('a, b', 'a, b, c and 2 more')
+    """
     known = list(dict.fromkeys(peers))
     return ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")

@@ -31,13 +31,27 @@ RESTARTS_MAX = 2
 
 
 def judge(status: PeerStatus) -> Health:
-    """ok, or degraded with every reason, each with a sentence that says what to do."""
+    """Judge whether a peer is well.
+
+    Args:
+        status: all that the peer says about itself.
+
+    Returns:
+        ok, or degraded with every reason, each with a sentence that says what to do.
+    """
     found = tuple(reason for check in _CHECKS if (reason := check(status)) is not None)
     return Health(status="degraded" if found else "ok", reasons=found)
 
 
 def why_not_ready(status: PeerStatus) -> Reason | None:
-    """None when the peer trains and can be reached; otherwise the reason why it is not ready."""
+    """Why a peer is not ready: it must train and have an address.
+
+    Args:
+        status: all that the peer says about itself.
+
+    Returns:
+        The reason; None if it is ready.
+    """
     phase = status.training.phase
     if phase not in ("training", "holding", "finishing"):
         return Reason(code="not_training", text=f"the peer is {phase}; it is ready while it trains")
@@ -67,7 +81,14 @@ def _no_members(status: PeerStatus) -> Reason | None:
 
 
 def members_drained(status: PeerStatus) -> Reason | None:
-    """None where there is no live member, or one that may be chosen."""
+    """Report that every live member is drained.
+
+    Args:
+        status: all that the peer says about itself.
+
+    Returns:
+        The reason; None if there is no live member, or one that may be chosen.
+    """
     alive = [member for member in status.members if member.state == "alive"]
     if not alive or not all(member.drained for member in alive):
         return None
@@ -76,7 +97,7 @@ def members_drained(status: PeerStatus) -> Reason | None:
 
 
 def _lost(status: PeerStatus) -> str:
-    """How many members are there no more, and since when."""
+    """How many members are dead, and since when."""
     dead = [member.heard_seconds for member in status.members if member.state == "dead"]
     since = [seconds for seconds in dead if seconds is not None]
     if not dead:
@@ -101,7 +122,7 @@ def _centre_vacant(status: PeerStatus) -> Reason | None:
     waiting = status.training.phase in ("training", "holding") and status.uptime_seconds > LONELY_SECONDS
     if status.centre is None or status.centre.holder is not None or not waiting:
         return None
-    text = "no member holds the centre variable; one takes it over within seconds where at least two members are left"
+    text = "no member holds the centre variable; one takes it over within seconds if at least two members are left"
     return Reason(code="centre_vacant", text=text)
 
 

@@ -22,30 +22,49 @@ class Report(Frozen):
 
     model_config = ConfigDict(strict=True)  # "1" is no number, and true none either
 
-    value: Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None = None
+    value: Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None = Field(
+        default=None, description="what was measured, in `unit`"
+    )
     health: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] | None = Field(
         default=None, description="1: nothing speaks against this peer; 0: it copies, is not copied"
     )
-    unit: Annotated[str, Field(max_length=16)] = ""
+    unit: Annotated[str, Field(max_length=16)] = Field(
+        default="", description="of the value; for a signal that this peer knows it may be left out"
+    )
     text: Annotated[str, Field(max_length=200)] = Field(default="", description="why, for people")
     ttl_seconds: Annotated[float, Field(gt=0.0, le=TTL_SECONDS_MAX, allow_inf_nan=False)] = Field(
-        default=60.0, description="it is forgotten after so long"
+        default=60.0, description="seconds after which it is forgotten"
     )
 
 
 class Controls(Protocol):
-    """All methods may be called from the network's event loop, and do not block."""
+    """What an operator may do. All methods may be called from the network's event loop, and do not block."""
 
     def report(self, name: str, report: Report) -> None:
-        """Take a signal from outside. Raises ConfigError where it says too little, or there are too many."""
+        """Take a signal from outside. A ConfigError refuses one that says too little, or one too many.
+
+        Args:
+            name: of the signal.
+            report: what it says, and for how long.
+        """
 
     def forget(self, name: str) -> bool:
-        """Forget a signal from outside; False where there was none."""
+        """Forget a signal from outside.
+
+        Args:
+            name: of the signal.
+
+        Returns:
+            False if there was none.
+        """
 
     def override_weight(self, weight: float | None) -> None:
-        """Count for so much, 0 to 1, whatever the signals say; None: end that. Raises ConfigError for another number.
+        """Set how much the peer counts, whatever its signals say. A ConfigError refuses another number.
 
-        A newcomer that has copied nobody yet, or whose parameters or loss are not finite, counts for 0 all the same.
+        A newcomer that has copied no peer yet, or whose parameters or loss are not finite, counts for 0 all the same.
+
+        Args:
+            weight: 0 to 1; None: let the signals decide again.
         """
 
     def drain(self) -> None:

@@ -1,6 +1,6 @@
 """Why does a peer not progress? A pure function of what it says about itself.
 
-To progress is to train, and to exchange now and then where that is due. All that `health` finds wrong is a reason here,
+To progress is to train, and to exchange now and then if that is due. All that `health` finds wrong is a reason here,
 too, and beside it:
 
     not_training                  starting, waiting for others, finishing or done
@@ -12,12 +12,12 @@ too, and beside it:
     paced                         exchanges wait for the budget of bandwidth or time
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
 
-and where no exchange came about lately:
+and if no exchange came about lately:
 
-    no_members                    also of a founder, who may be alone
+    no_members                    also of a founder, which may be alone
     no_leader                     nobody leads (Leader SGD)
     unreachable, timeouts, broken  how the exchanges since the last good one failed
-    all_decline                   whoever answered said no, with their reasons
+    all_decline                   all peers that answered said no, with their reasons
     not_due_yet                   nothing was due so far; this is no fault
     unclear                       none of these
 """
@@ -37,11 +37,11 @@ from p2p_elastic.status.schema import ExchangeRecord, MemberStatus, PeerStatus, 
 from p2p_elastic.values import Frozen
 
 LATELY_SECONDS = 60.0
-PERIODS = 3  # or so many times the mean time between due exchanges, where that is longer
+PERIODS = 3  # mean times between due exchanges: that long is still lately, if it is longer
 
 # What each reason of a decline means, and what to do; of `exchange.DeclineReason`, and what followers write down.
 DECLINES = {
-    "busy": "it had another exchange under way, which is normal; where it is always so, a longer --period helps",
+    "busy": "it had another exchange under way, which is normal; if it is always so, a longer --period helps",
     "leaving": "it was about to end",
     "not-training": "no step ended there in time: it has not begun, evaluates, or hangs",
     "not-finite": "its own parameters are broken: restart that peer",
@@ -76,7 +76,14 @@ class Why(Frozen):
 
 
 def why(status: PeerStatus) -> Why:
-    """Whether this peer progresses, and all that is in the way, each with a sentence that says what to do."""
+    """Find out whether a peer progresses, and all that is in the way.
+
+    Args:
+        status: all that the peer says about itself.
+
+    Returns:
+        The answer; each reason has a sentence that says what to do.
+    """
     lately = _exchanged_lately(status)
     reasons = tuple(_lasting(status, lately))
     known = {reason.code for reason in reasons}
@@ -97,7 +104,7 @@ def _reason(code: str, text: str) -> Reason:
 
 
 def _due(status: PeerStatus) -> int:
-    """How many exchanges ended, or were due and not begun."""
+    """The number of exchanges that ended, or were due and not begun."""
     return sum(status.exchanges.by_outcome.values()) + sum(status.exchanges.skipped.values())
 
 
@@ -150,7 +157,7 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
 
 
 def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
-    # health gives a young peer time; who asks why wants to know now.
+    # health gives a young peer time; an operator that asks why wants to know now.
     young = {"uptime_seconds": max(status.uptime_seconds, LONELY_SECONDS + 1.0)}
     for reason in judge(status.model_copy(update=young)).reasons:
         if reason.code == "bootstrap_unreachable":
@@ -228,7 +235,7 @@ def _of_exchanges(status: PeerStatus) -> Iterator[Reason]:
     if answered:
         counts = Counter(record.reason or "no reason given" for record in answered).most_common()
         said = "; ".join(f"{count} x {reason}{_meaning(reason)}" for reason, count in counts)
-        yield _reason("all_decline", f"whoever answered declined: {said}")
+        yield _reason("all_decline", f"all that answered declined: {said}")
     if _due(status) == 0:
         step = status.training.step
         text = f"no exchange was due so far, at step {step}; with a long period the first one takes a while"

@@ -1,4 +1,4 @@
-"""What the machine, its operator and other programs say about this peer; and what they ask of it."""
+"""What the machine, its operator and other programs say about this peer, and what they ask of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from p2p_elastic.status.schema import SignalStatus
 
 
 class Condition:
-    """Implements `control.Controls`. Values are replaced whole: any thread may read them.
+    """Implements `health.controls.Controls`. Values are replaced whole: any thread may read them.
 
     Args:
         clock: monotonic seconds.
         sensors: what the machine says of itself; asked for at each `look`, so it must be quick.
-        events: where changes are written down.
+        events: receives a line for each change; None: no events are written.
+
+    Attributes:
+        override: the weight that the operator set; None: the signals decide.
+        drained: whether the peer begins and answers no exchanges.
+        changed: called after each change from outside, before the request is answered.
     """
 
     def __init__(
@@ -34,7 +39,11 @@ class Condition:
         self._changed: Callable[[], None] = lambda: None
 
     def tells(self, changed: Callable[[], None]) -> None:
-        """Call `changed` from now on where somebody changed something, before that is answered."""
+        """Call a function whenever somebody changed something, before that is answered.
+
+        Args:
+            changed: called without arguments, in the thread that asked for the change.
+        """
         self._changed = changed
 
     def look(self) -> None:
@@ -42,23 +51,52 @@ class Condition:
         self._measured = self._sensors()
 
     def signals(self) -> tuple[SignalStatus, ...]:
-        """Of each name the worse one of what is measured and what is reported."""
+        """Merge what is measured and what is reported.
+
+        Returns:
+            One signal of each name, the worse of the two; the worst first.
+        """
         return merge(self._measured, self._reported.current(self._clock()))
 
-    # -- control.Controls ---------------------------------------------------------------------------------------------
+    # -- controls.Controls --------------------------------------------------------------------------------------------
 
     def report(self, name: str, report: Report) -> None:
+        """Take a signal from outside until it expires.
+
+        Args:
+            name: of the signal.
+            report: what it says, and for how long.
+
+        Raises:
+            ConfigError: if it says too little, or there are too many.
+        """
         self._reported.report(name, report, self._clock())
         value = "" if report.value is None else f" {report.value:g} {report.unit}".rstrip()
         self._note("signal", f"reported: {name}{value} for {report.ttl_seconds:g} s", name=name)
 
     def forget(self, name: str) -> bool:
+        """Forget a signal from outside.
+
+        Args:
+            name: of the signal.
+
+        Returns:
+            False if there was none.
+        """
         known = self._reported.forget(name)
         if known:
             self._note("signal", f"no longer reported: {name}", name=name)
         return known
 
     def override_weight(self, weight: float | None) -> None:
+        """Set how much the peer counts, whatever its signals say.
+
+        Args:
+            weight: 0 to 1; None: let the signals decide again.
+
+        Raises:
+            ConfigError: for another number.
+        """
         if weight is not None and not 0.0 <= weight <= 1.0:  # it goes into headers and records, which take no other
             raise ConfigError("weight", weight, "a number from 0 (copies, is not copied) to 1")
         self.override = weight
@@ -66,11 +104,13 @@ class Condition:
         self._note("weight", said, override=weight)
 
     def drain(self) -> None:
+        """Begin and answer no exchanges from now on; training goes on."""
         if not self.drained:
             self.drained = True
             self._note("drained", "drained: begins and answers no exchanges")
 
     def resume(self) -> None:
+        """Exchange again."""
         if self.drained:
             self.drained = False
             self._note("resumed", "resumed: exchanges again")

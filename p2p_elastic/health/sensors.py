@@ -1,6 +1,6 @@
 """What this machine says about itself: memory, temperature, throttling, battery and load.
 
-Nothing here raises: where a machine has no such sensor, or its driver fails, the reading is None.
+Nothing here raises: if a machine has no such sensor, or its driver fails, the reading is None.
 
 Sources: psutil; NVML (pynvml, from nvidia-ml-py) for NVIDIA GPUs; the memory controller of cgroups, v1 and v2, whose
 limit is what ends a process in a container.
@@ -40,15 +40,25 @@ CPU_CHIPS = {
 
 
 class Readings(NamedTuple):
-    """What the sensors said at one moment; None: it cannot be known."""
+    """What the sensors said at one moment; None: it cannot be known.
 
-    available_share: float | None = None  # memory left, as a share of the whole (the container's, where that is less)
-    celsius: float | None = None  # of the GPU in use
+    Attributes:
+        available_share: memory left, as a share of the whole (the container's, if that is less).
+        celsius: of the GPU in use.
+        cpu_celsius: of the CPU's package; the hottest if there are several.
+        clock_share: the GPU's clock over its full one while it slows itself down; else 1.
+        battery_percent: the charge.
+        plugged: whether the machine is plugged in.
+        load: threads that want each core, mean of a minute.
+    """
+
+    available_share: float | None = None
+    celsius: float | None = None
     cpu_celsius: float | None = None
-    clock_share: float | None = None  # the GPU's clock over its full one while it slows itself down; else 1
+    clock_share: float | None = None
     battery_percent: float | None = None
     plugged: bool | None = None
-    load: float | None = None  # threads that want each core, mean of a minute
+    load: float | None = None
 
 
 class _Memory(NamedTuple):
@@ -65,9 +75,13 @@ _V1 = _Memory("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive
 
 
 class Sensors:
-    """The sensors of this machine, for a peer that trains on `device`.
+    """The sensors of this machine. Reading them takes few milliseconds.
 
-    Reading them takes few milliseconds. `nvml` and `system` stand in for pynvml and psutil, `root` for `/`.
+    Args:
+        device: on which the peer trains.
+        nvml: stands in for pynvml, which is loaded only for a CUDA device.
+        system: stands in for psutil.
+        root: stands in for `/`.
     """
 
     def __init__(
@@ -82,7 +96,11 @@ class Sensors:
             self._gpu = _known(lambda: _gpu_of(self._nvml, device))
 
     def read(self) -> Readings:
-        """What they say now. Never raises."""
+        """Read all sensors. Never raises.
+
+        Returns:
+            What they say now.
+        """
         charge = _known(lambda: self._system.sensors_battery())
         if _known(lambda: _of_a_device(self._root)):
             charge = None
@@ -98,7 +116,14 @@ class Sensors:
 
     @staticmethod
     def signals(readings: Readings) -> tuple[SignalStatus, ...]:
-        """What the readings mean for the health of the peer; what is not known is left out."""
+        """Work out what readings mean for the health of the peer.
+
+        Args:
+            readings: at one moment.
+
+        Returns:
+            A signal for each reading that is known.
+        """
         found = (
             memory(readings.available_share),
             temperature(readings.celsius),
@@ -145,7 +170,16 @@ class Sensors:
 
 
 def read(device: torch.device) -> Readings:
-    """One look at the sensors. Never raises. Who looks more often keeps `Sensors`: the GPU's driver is slow to load."""
+    """Look at the sensors once. Never raises.
+
+    A caller that looks more often keeps a `Sensors`: the GPU's driver is slow to load.
+
+    Args:
+        device: on which the peer trains.
+
+    Returns:
+        What they say now.
+    """
     sensors = Sensors(device)
     try:
         return sensors.read()
@@ -187,7 +221,7 @@ def _gpu_by_uuid(nvml: Any, properties: Any) -> Any:
 
 
 def _gpu_at(nvml: Any, index: int) -> Any | None:
-    """None where the number does not tell which GPU it is: CUDA counts the fastest first, NVML along the bus."""
+    """None if the number does not tell which GPU it is: CUDA counts the fastest first, NVML along the bus."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         name = visible.split(",")[index].strip()
@@ -227,7 +261,7 @@ def _of_a_device(root: Path) -> bool:
 
 
 def _group_share(files: _Memory, folder: Path, total: int) -> float | None:
-    """What is left in a cgroup; None where it may use all that the machine has."""
+    """What is left in a cgroup; None if it may use all that the machine has."""
     limit = (folder / files.limit).read_text().strip()
     if limit == "max" or not 0 < int(limit) < total:
         return None

@@ -14,8 +14,8 @@
     load          more threads than cores; speaks against nobody, and says why other things are slow
     relayed       other peers reach this one through a relay only
 
-Each gives a signal with a health from 0 to 1, or None where nothing is known. Where the health is below 1 the text
-says what that means and what to do. All thresholds are ours, none is from a paper.
+Each gives a signal with a health from 0 to 1, or None if nothing is known. If the health is below 1 the text
+says what that means and what to do. All thresholds are this project's, none is from a paper.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.ramp import ramp
 from p2p_elastic.status.schema import SignalStatus
 
-LOSS_BAD, LOSS_GOOD = 2.0, 1.2  # of the first loss: the noise of small batches stays below, who diverges soon passes
+LOSS_BAD, LOSS_GOOD = 2.0, 1.2  # of the first loss: the noise of small batches stays below, divergence soon passes it
 PROGRESS_BAD, PROGRESS_GOOD = 0.5, 0.15  # of the first loss: peers that train together are closer than that
 PROGRESS_OTHERS_MIN = 2  # against one other peer alone, half of all peers would be behind
 SPEED_BAD, SPEED_GOOD = 0.0, 0.5  # of the others' median: unequal machines are the point, half as fast is fine
 STALENESS_BAD, STALENESS_GOOD = 8.0, 1.0  # of the communication period: in that time others could have changed it
-STALENESS_PERIOD_MIN = 8.0  # steps: where every step exchanges, two steps are not old
+STALENESS_PERIOD_MIN = 8.0  # steps: if every step exchanges, two steps are not old
 STALENESS_COUNT_MIN = 3  # one slow exchange is chance
-EXCHANGES_BAD, EXCHANGES_GOOD = 1.0, 0.5  # of the partners: where half of them answer, our network works
+EXCHANGES_BAD, EXCHANGES_GOOD = 1.0, 0.5  # of the partners: if half of them answer, this peer's network works
 DEADLINES_BAD, DEADLINES_GOOD = 0.9, 0.3  # of the exchanges: slow partners alone cause some
 DEADLINES_COUNT_MIN = 5
-NETWORK_MIN = 0.2  # who cannot reach anybody may be the last one that is left: no reason to copy who comes next
+NETWORK_MIN = 0.2  # a peer that reaches no other may be the last one left: no reason to copy the next that comes
 MEMORY_BAD, MEMORY_GOOD = 0.02, 0.08  # of all memory: below, the kernel soon ends the process
 TEMPERATURE_BAD, TEMPERATURE_GOOD = 95.0, 85.0  # °C: a healthy GPU under load runs at 70 to 84
 CPU_TEMPERATURE_BAD, CPU_TEMPERATURE_GOOD = 105.0, 97.0  # °C
@@ -64,7 +64,19 @@ _NAME: TypeAdapter[str] = TypeAdapter(SignalName)
 
 
 def loss(loss: float | None, initial: float | None) -> SignalStatus | None:
-    """Whether training diverges: the loss against `initial`, that of parameters that nobody has trained yet."""
+    """Whether training diverges: the loss against that of untrained parameters.
+
+    Args:
+        loss: the smoothed training loss in nats; None before there is one.
+        initial: the loss of parameters that were not trained yet, in nats; None if not known.
+
+    Returns:
+        The signal, its value the loss; None without a loss.
+
+    Example:
+        >>> loss(0.5, 2.3).health, loss(4.0, 2.0).health
+        (1.0, 0.0)
+    """
     if loss is None:
         return None
     if not math.isfinite(loss):
@@ -81,10 +93,18 @@ def loss(loss: float | None, initial: float | None) -> SignalStatus | None:
 
 
 def progress(loss: float | None, others: Iterable[float | None], initial: float | None) -> SignalStatus | None:
-    """How far the loss is behind the others' median, relative to `initial`, the loss at the start of the run.
+    """How far the loss is behind the others' median, relative to the loss at the start of the run.
 
     So 0.01 against 0.001, late in training, is no difference. Of an even number of others the worse middle one
     counts: between two, a single peer with a loss that is too good to be true must not decide.
+
+    Args:
+        loss: of this peer, in nats; None before there is one.
+        others: losses of the other members; those that are not known or not finite are left out.
+        initial: the loss at the start of the run, in nats; None if not known.
+
+    Returns:
+        The signal, its value the share of the first loss; None with fewer than PROGRESS_OTHERS_MIN others.
     """
     finite = _finite(others)
     if loss is None or not math.isfinite(loss) or initial is None or not 0.0 < initial < math.inf:
@@ -103,8 +123,15 @@ def progress(loss: float | None, others: Iterable[float | None], initial: float 
 def in_range(loss: float | None, others: Iterable[float | None], initial: float | None) -> bool:
     """Whether a newcomer's loss is no further behind the others' median than `progress` takes for nothing.
 
-    One other is enough here: it only says when we begin to count. With nobody to compare with, or no first loss,
-    nothing speaks against it.
+    One other is enough here: it only says when this peer begins to count.
+
+    Args:
+        loss: of this peer, in nats; None before there is one.
+        others: losses of the other members.
+        initial: the loss at the start of the run, in nats; None if not known.
+
+    Returns:
+        False without a finite loss; True if there is nothing to compare it with, or no first loss.
     """
     if loss is None or not math.isfinite(loss):
         return False
@@ -115,7 +142,15 @@ def in_range(loss: float | None, others: Iterable[float | None], initial: float 
 
 
 def speed(rate: float | None, others: Iterable[float | None]) -> SignalStatus | None:
-    """Steps per second against the others' median; of an even number of others the slower middle one counts."""
+    """Steps per second against the others' median; of an even number of others the slower middle one counts.
+
+    Args:
+        rate: of this peer, in steps per second; None if not known.
+        others: rates of the other members; those that are not known are left out.
+
+    Returns:
+        The signal, its value the rate; None without others.
+    """
     finite = _finite(others)
     if rate is None or not math.isfinite(rate) or not finite:
         return None
@@ -135,8 +170,13 @@ def speed(rate: float | None, others: Iterable[float | None]) -> SignalStatus | 
 def staleness(steps: Iterable[int | None], period: float, timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
     """How old parameters are when they move: own steps between snapshot and move of the last exchanges.
 
-    Their mean counts against the communication `period`, in steps (where exchanges are random: one over their
-    probability).
+    Args:
+        steps: of each exchange; None for those that did not move this peer.
+        period: the mean steps between two exchanges, against which the mean age counts.
+        timing: what takes the time of an exchange, for the advice.
+
+    Returns:
+        The signal, its value the mean in steps; None with fewer than STALENESS_COUNT_MIN exchanges.
     """
     known = [count for count in steps if count is not None]
     if len(known) < STALENESS_COUNT_MIN:
@@ -155,8 +195,15 @@ def staleness(steps: Iterable[int | None], period: float, timing: Timing = NOTHI
 def exchanges(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
     """Of the partners met in the last exchanges, the share with which the newest exchange failed.
 
-    One dead partner says nothing about us: with a single partner it takes as many failures in a row as make `health`
-    degraded.
+    One dead partner says nothing about this peer: with a single partner it takes as many failures in a row as make
+    `health` degraded.
+
+    Args:
+        records: the last exchanges, in any order.
+        timing: has the load, for the advice.
+
+    Returns:
+        The signal, its value the share; None if too little is known.
     """
     ordered = sorted(records, key=lambda record: record.age_seconds)
     newest: dict[str, Ended] = {}
@@ -180,7 +227,15 @@ def exchanges(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> Signa
 
 
 def deadlines(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
-    """The share of the last exchanges that timed out."""
+    """The share of the last exchanges that timed out.
+
+    Args:
+        records: the last exchanges, in any order.
+        timing: what takes the time of an exchange, for the advice.
+
+    Returns:
+        The signal, its value the share; None with fewer than DEADLINES_COUNT_MIN exchanges.
+    """
     if len(records) < DEADLINES_COUNT_MIN:
         return None
     late = sum(record.outcome is Outcome.TIMEOUT for record in records)
@@ -193,7 +248,14 @@ def deadlines(records: Sequence[Ended], timing: Timing = NOTHING_KNOWN) -> Signa
 
 
 def memory(available_share: float | None) -> SignalStatus | None:
-    """What is left of the machine's or container's memory, as a share of the whole."""
+    """How much is left of the machine's or container's memory.
+
+    Args:
+        available_share: as a share of the whole; None if not known.
+
+    Returns:
+        The signal, its value the share.
+    """
     if available_share is None or not math.isfinite(available_share):
         return None
     text = f"{available_share * 100:.3g} % of the memory is left: the system may end this peer; end other programs"
@@ -201,7 +263,18 @@ def memory(available_share: float | None) -> SignalStatus | None:
 
 
 def temperature(celsius: float | None) -> SignalStatus | None:
-    """Of the GPU in use, or what an outside program measures of this machine, in °C."""
+    """How hot the GPU in use is, or what an outside program measures of this machine.
+
+    Args:
+        celsius: in °C; None if not known.
+
+    Returns:
+        The signal, its value in °C.
+
+    Example:
+        >>> temperature(70.0).health, temperature(90.0).health, temperature(None)
+        (1.0, 0.5, None)
+    """
     if celsius is None or not math.isfinite(celsius):
         return None
     text = f"{celsius:.3g} °C: too hot, numbers may go wrong and the machine may stop; see to its fans and its air"
@@ -209,7 +282,14 @@ def temperature(celsius: float | None) -> SignalStatus | None:
 
 
 def cpu_temperature(celsius: float | None) -> SignalStatus | None:
-    """The CPU's package, in °C. Many run at 95 under full load by design, so the limits are higher than a GPU's."""
+    """How hot the CPU's package is. Many run at 95 under full load by design, so the limits are higher than a GPU's.
+
+    Args:
+        celsius: in °C; None if not known.
+
+    Returns:
+        The signal, its value in °C.
+    """
     if celsius is None or not math.isfinite(celsius):
         return None
     text = f"{celsius:.3g} °C: the CPU is too hot and slows down; see to its fans and its air"
@@ -218,7 +298,14 @@ def cpu_temperature(celsius: float | None) -> SignalStatus | None:
 
 
 def throttling(clock_share: float | None) -> SignalStatus | None:
-    """The current clock over the full one, while the hardware says that it slows down for heat or power; else 1."""
+    """Whether the hardware slows itself down for heat or power.
+
+    Args:
+        clock_share: the current clock over the full one while it says so; else 1; None if not known.
+
+    Returns:
+        The signal, its value the share.
+    """
     if clock_share is None or not math.isfinite(clock_share):
         return None
     text = (
@@ -231,14 +318,29 @@ def throttling(clock_share: float | None) -> SignalStatus | None:
 
 
 def load(per_core: float | None) -> SignalStatus | None:
-    """How many threads want each core, mean of a minute. Any is fine for what a peer counts: `speed` judges that."""
+    """How many threads want each core. Any load is fine for what a peer counts: `speed` judges that.
+
+    Args:
+        per_core: threads, mean of a minute; None if not known.
+
+    Returns:
+        The signal, its health always 1.
+    """
     if per_core is None or not math.isfinite(per_core):
         return None
     return _signal("load", 1.0, per_core, "threads per core")
 
 
 def battery(percent: float | None, plugged: bool | None) -> SignalStatus | None:
-    """The charge, in %; any is fine while the machine is plugged in."""
+    """How much charge is left; any is fine while the machine is plugged in.
+
+    Args:
+        percent: in %; None if not known or if there is no battery.
+        plugged: None, if not known, counts as not plugged in.
+
+    Returns:
+        The signal, its value in %.
+    """
     if percent is None or not math.isfinite(percent):
         return None
     text = f"{percent:.3g} % of the battery is left: this peer may go soon; plug the machine in"
@@ -247,9 +349,15 @@ def battery(percent: float | None, plugged: bool | None) -> SignalStatus | None:
 
 
 def link_rate(records: Iterable[Ended]) -> float | None:
-    """The median of bytes per second of the exchanges that completed and moved enough; None where there are none.
+    """The median rate of the exchanges that completed and moved at least LINK_BYTES_MIN, both directions together.
 
-    Both directions together. Those that did not complete waited for a partner that was gone.
+    Those that did not complete waited for a partner that was gone.
+
+    Args:
+        records: the last exchanges.
+
+    Returns:
+        Bytes per second; None if there are no such exchanges.
     """
     rates = [
         (record.bytes_sent + record.bytes_received) / record.seconds
@@ -262,7 +370,15 @@ def link_rate(records: Iterable[Ended]) -> float | None:
 
 
 def link(bytes_per_second: float | None, timing: Timing = NOTHING_KNOWN) -> SignalStatus | None:
-    """How fast exchanges move, in bytes per second; logarithmic."""
+    """How fast exchanges move; the health is linear in the logarithm of the rate.
+
+    Args:
+        bytes_per_second: both directions together; None if not known.
+        timing: what takes the time of an exchange, for the advice.
+
+    Returns:
+        The signal, its value in bytes per second.
+    """
     if bytes_per_second is None or not math.isfinite(bytes_per_second):
         return None
     magnitude = math.log10(bytes_per_second) if bytes_per_second > 0.0 else -math.inf
@@ -274,7 +390,14 @@ def link(bytes_per_second: float | None, timing: Timing = NOTHING_KNOWN) -> Sign
 
 
 def relayed(addresses: Sequence[str]) -> SignalStatus | None:
-    """Whether all own addresses go through a relay."""
+    """Whether all own addresses go through a relay.
+
+    Args:
+        addresses: this peer's multiaddrs.
+
+    Returns:
+        The signal, without a value; None if there is no address yet.
+    """
     if not addresses:
         return None
     text = "reached through a relay only: slow; open a port, or give an address that others can reach"
@@ -284,21 +407,36 @@ def relayed(addresses: Sequence[str]) -> SignalStatus | None:
 
 KNOWN: Mapping[str, Callable[[float], SignalStatus | None]] = {
     "temperature": temperature,  # °C
-    "battery": partial(battery, plugged=False),  # %; who reports it means that it matters
+    "battery": partial(battery, plugged=False),  # %; a report of it means that it matters
     "memory": memory,  # share that is left
     "link": link,  # bytes/s
     "throttling": throttling,  # share of the full clock
 }
-"""Signals of which one value tells the health, in the unit of the signal that they give."""
+"""Signals whose health follows from one value, in the unit of the signal that they give."""
 
 
 def worst(signals: Iterable[SignalStatus]) -> float:
-    """The lowest health: one bad signal is enough. 1 where there is no signal."""
+    """The lowest health: one bad signal is enough.
+
+    Args:
+        signals: in any order.
+
+    Returns:
+        0 to 1; 1 if there is no signal.
+    """
     return min((signal.health for signal in signals), default=1.0)
 
 
 def merge(measured: Iterable[SignalStatus], reported: Iterable[SignalStatus]) -> tuple[SignalStatus, ...]:
-    """One signal per name, that with the lower health (what was measured, where both say the same); worst first."""
+    """Keep one signal per name, that with the lower health; if both say the same, the one that was measured.
+
+    Args:
+        measured: by this peer.
+        reported: from outside.
+
+    Returns:
+        The signals, the worst first.
+    """
     lowest: dict[str, SignalStatus] = {}
     for signal in (*measured, *reported):
         if signal.name not in lowest or signal.health < lowest[signal.name].health:
@@ -314,7 +452,7 @@ class _Entry(NamedTuple):
 class Reported:
     """Signals from outside, each until it expires. `now` is in seconds, on a clock that never goes back.
 
-    May be used from any thread: who writes replaces the mapping as a whole, so who reads sees it before or after.
+    May be used from any thread: a writer replaces the mapping as a whole, so a reader sees it before or after.
     """
 
     def __init__(self) -> None:
@@ -324,7 +462,13 @@ class Reported:
     def report(self, name: str, report: Report, now: float) -> None:
         """Take a signal, in place of an earlier one of that name.
 
-        Raises ConfigError where it says too little, its unit is not ours, or there are too many.
+        Args:
+            name: up to 32 lower-case letters, digits and underscores.
+            report: what it says, and for how long.
+            now: in seconds.
+
+        Raises:
+            ConfigError: if it says too little, its unit is not the known signal's, or there are too many.
         """
         signal = _judged(name, report)
         with self._lock:
@@ -334,14 +478,28 @@ class Reported:
             self._entries = {**kept, name: _Entry(signal, now + report.ttl_seconds)}
 
     def forget(self, name: str) -> bool:
-        """Forget a signal; False where there was none."""
+        """Forget a signal.
+
+        Args:
+            name: of the signal.
+
+        Returns:
+            False if there was none.
+        """
         with self._lock:
             there = name in self._entries
             self._entries = {key: entry for key, entry in self._entries.items() if key != name}
         return there
 
     def current(self, now: float) -> tuple[SignalStatus, ...]:
-        """Those that have not expired, the worst first."""
+        """List the signals that have not expired.
+
+        Args:
+            now: in seconds.
+
+        Returns:
+            The worst first, each with the seconds that it has left.
+        """
         return _worst_first(
             entry.signal.model_copy(update={"seconds_left": entry.expires - now})
             for entry in self._entries.values()
@@ -358,7 +516,7 @@ def _judged(name: str, report: Report) -> SignalStatus:
     if report.health is not None:
         value = math.nan if report.value is None else report.value
         unit = printable(report.unit) or (ours.unit if ours else "")
-        text = (ours.text if ours else "") or "no reason was given; ask who reported it"
+        text = (ours.text if ours else "") or "no reason was given; ask its reporter"
         signal = _signal(name, report.health, value, unit, text)
     elif ours is None:
         known = ", ".join(f"{key} ({_unit(key)})" for key in KNOWN)

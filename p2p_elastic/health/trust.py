@@ -2,12 +2,12 @@
 
 At each exchange a peer measures two things that no partner can lie about: the distance between the two vectors, and a
 trial: the loss that the partner's parameters give on the peer's latest examples, against that of its own. Models of one
-run differ by a usual amount there, more so where everybody has other data; what counts is the excess over it. A partner
-that is clearly worse than usual moves us less, or not at all; where we are clearly worse, we say so in our next header,
-follow more, and pull less.
+run differ by a usual amount there, more so if each peer has other data; what counts is the excess over it. A partner
+that is clearly worse than usual moves the peer less, or not at all; if the peer itself is clearly worse, it says so in
+its next header, follows more, and pulls less.
 
-The trial is ours; the distances are those of Xu & Carr, arXiv 2409.09242, carried over from worker and centre to pairs:
-whether one of the two lags is read from the score, which of them from the trial.
+The trial is this project's; the distances are those of Xu & Carr, arXiv 2409.09242, carried over from worker and centre
+to pairs: whether one of the two lags is read from the score, which of them from the trial.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
 
 PARTNERS_MAX = 1000
 TINY = 1e-30  # nats: a loss of nothing is no divisor
-DRIFT = 0.05  # what is usual follows the trials by at most so much of the better loss each: liars are not soon usual
+DRIFT = 0.05  # of the better loss: what is usual follows each trial by at most this, so that liars are not soon usual
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
 
 
 class Verdict(NamedTuple):
-    """What one exchange showed: how far we trust the partner, and how far we can trust ourselves, each 0..1.
+    """What one exchange showed.
 
-    `score` is the raw score of the distances, `excess` how much worse the partner did than usual, in nats.
+    Attributes:
+        trust: how far the partner is trusted, 0 to 1.
+        own: how far this peer can trust itself, 0 to 1.
+        reasons: why the partner is trusted less than wholly, for people.
+        score: the raw score of the distances (`rules/dynamic.py`).
+        excess: how much worse the partner did than usual, in nats; None without a trial or a finite loss.
     """
 
     trust: float
@@ -43,12 +48,30 @@ class Verdict(NamedTuple):
 
 
 def history_of(partner: str, part: Part | None) -> str:
-    """Under what distances to a partner are kept: each fragment of the vector has a history of its own."""
+    """Name the history in which distances to a partner are kept: each fragment of the vector has one of its own.
+
+    Args:
+        partner: peer id.
+        part: the elements that were exchanged; None: all.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> history_of("12D3KooWX9", None), history_of("12D3KooWX9", (100, 200))
+        ('12D3KooWX9', '12D3KooWX9 100')
+    """
     return partner if part is None else f"{partner} {part[0]}"
 
 
 class JudgeMemory(NamedTuple):
-    """What a judge learnt: log-distances per partner, what is usual, and its own first loss, in nats."""
+    """What a judge learnt, as a checkpoint keeps it.
+
+    Attributes:
+        distances: log-distances by history, the oldest first.
+        usual: by how much a partner's parameters usually do worse here, in nats.
+        initial: its own loss at the first trial, in nats; None before it.
+    """
 
     distances: Mapping[str, tuple[float, ...]]
     usual: float
@@ -56,17 +79,34 @@ class JudgeMemory(NamedTuple):
 
 
 class Judge:
-    """One peer's measurements of all its partners. Bounded, however many there are."""
+    """One peer's measurements of all its partners. Bounded, for any number of partners.
+
+    Args:
+        weighting: when distances count as lagging.
+
+    Attributes:
+        verdicts: the last one of each partner, the latest last.
+    """
 
     def __init__(self, weighting: Weighting = PAIRS) -> None:
         self._weighting = weighting
         self._distances: dict[str, tuple[float, ...]] = {}  # log-distances at contacts, the oldest first
         self._usual = 0.0  # by how much a partner's parameters usually do worse here, in nats
-        self._initial: float | None = None  # our own loss at the first trial, or that of the untrained parameters
+        self._initial: float | None = None  # its own loss at the first trial, or that of the untrained parameters
         self.verdicts: Mapping[str, Verdict] = {}  # the last of each partner; replaced whole: other threads read it
 
     def judge(self, partner: str, distance: float, trial: Trial | None, part: Part | None = None) -> Verdict:
-        """What this exchange, of this part of the vectors, shows. `distance` is L2, before the move."""
+        """Judge a partner by one exchange.
+
+        Args:
+            partner: peer id.
+            distance: L2, between the two vectors or parts of them, before the move.
+            trial: both parameters on the same examples; None if none was made: then what was last measured stands.
+            part: the elements that were exchanged; None: all.
+
+        Returns:
+            The verdict; with neither a trial now nor an earlier verdict it is full trust.
+        """
         key = history_of(partner, part)
         self._distances[key] = remembered(self._distances.pop(key, ()), distance, self._weighting)
         raw = score(self._distances[key], self._weighting.coefficients)
@@ -80,27 +120,45 @@ class Judge:
         return verdict
 
     def begins_at(self, loss: float) -> None:
-        """Measure losses against that one (nats); by the first trial, who copied or trained alone is far below it."""
+        """Measure losses against the loss of untrained parameters.
+
+        By the first trial, a peer that copied others or trained alone is far below it.
+
+        Args:
+            loss: in nats.
+        """
         self._initial = loss
 
     def forget_distances(self, partner: str) -> None:
-        """That it is far away now is no sign: it was cut off, or we were."""
+        """Forget the distances to a partner after a partition: that it is far away then is no sign that it lags.
+
+        Args:
+            partner: peer id.
+        """
         for key in [k for k in self._distances if k.split(" ")[0] == partner]:
             del self._distances[key]
 
     def memory(self) -> JudgeMemory:
-        """What was learnt, to `recall` it in another life. The verdicts themselves are soon measured anew."""
+        """What was learnt, to `recall` it after a restart. The verdicts themselves are soon measured anew.
+
+        Returns:
+            A copy.
+        """
         return JudgeMemory(dict(self._distances), self._usual, self._initial)
 
     def recall(self, memory: JudgeMemory) -> None:
-        """Go on from there."""
+        """Go on from what was learnt before a restart.
+
+        Args:
+            memory: as `memory` gave it.
+        """
         self._distances, self._usual, self._initial = dict(memory.distances), memory.usual, memory.initial
 
     def _verdict(self, raw: float, trial: Trial | None) -> Verdict:
         if trial is None:
             return Verdict(1.0, 1.0, (), raw, None)
         if not math.isfinite(trial.theirs):
-            return Verdict(0.0, 1.0, ("its parameters give no finite loss on our data",), raw, None)
+            return Verdict(0.0, 1.0, ("its parameters give no finite loss on this peer's data",), raw, None)
         if not math.isfinite(trial.mine):
             return Verdict(1.0, 0.0, (), raw, None)
         if self._initial is None:
@@ -119,5 +177,5 @@ class Judge:
 
 
 def _reason(trial: Trial, by_distance: bool) -> str:
-    losses = f"its parameters give a loss of {trial.theirs:.3g} on our data, ours {trial.mine:.3g}"
-    return f"its distance to us grew suddenly, and {losses}" if by_distance else losses
+    losses = f"on this peer's data its parameters give a loss of {trial.theirs:.3g}, this peer's own {trial.mine:.3g}"
+    return f"its distance to this peer grew suddenly, and {losses}" if by_distance else losses

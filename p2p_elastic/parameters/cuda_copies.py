@@ -1,10 +1,10 @@
-"""Copies between a GPU and pinned memory, beside training: on a stream of its own.
+"""Copies between a GPU and pinned memory on a stream of their own, beside training.
 
     training stream   ... step | clone the parameters | step | step | wait for the move, add it | step ...
     side stream                  \\- clone -> pinned -> network ... pinned -> move on the GPU -/
 
 So training waits for a copy within the GPU's memory, and for the final addition. On the GPU this takes the memory of
-one model while a copy is under way; where that is not there, training waits for the copies themselves.
+one model while a copy is under way; if the GPU lacks that memory, training waits for the copies themselves.
 """
 
 from __future__ import annotations
@@ -16,17 +16,27 @@ from torch import Tensor
 
 
 class DeviceLane:
-    """`send` and `join` belong to the training thread, `wait` and `bring` to the network thread."""
+    """Copies from and to one GPU, on a stream of its own.
+
+    `send` and `join` belong to the training thread, `wait` and `bring` to the network thread.
+
+    Args:
+        device: the GPU that the model is on.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Blocking: who waits leaves its core to others.
+        # Blocking: a thread that waits leaves its core to others.
         self._sent: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._brought: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def send(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Copy each second tensor, on the GPU, into the first one, in pinned memory. Returns before that is done."""
+        """Begin to copy tensors from the GPU to pinned memory. Returns before that is done.
+
+        Args:
+            pairs: each a tensor in pinned memory, and the one on the GPU that is copied into it.
+        """
         training, pairs = torch.cuda.current_stream(self._device), list(pairs)
         try:
             copies = [(host, values.clone()) for host, values in pairs]
@@ -43,15 +53,22 @@ class DeviceLane:
 
     @property
     def has_sent(self) -> bool:
-        """Whether what was sent is there."""
+        """Whether all that was sent is in pinned memory."""
         return bool(self._sent.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
-        """Until it is."""
+        """Wait until all that was sent is in pinned memory."""
         self._sent.synchronize()
 
     def bring(self, move: Tensor) -> Tensor:
-        """A copy of `move`, which is in pinned memory, on the GPU, to be used after `join`; itself without memory."""
+        """Begin to copy a move to the GPU.
+
+        Args:
+            move: in pinned memory.
+
+        Returns:
+            The copy, to be used after `join`; `move` itself if the GPU has no memory for it.
+        """
         try:
             with torch.cuda.stream(self._stream):
                 brought = move.to(self._device, non_blocking=True)
@@ -61,7 +78,11 @@ class DeviceLane:
         return brought
 
     def join(self, brought: Tensor) -> None:
-        """Let the training stream wait for what was brought, and nothing else."""
+        """Let the training stream wait for what was brought, and nothing else.
+
+        Args:
+            brought: what `bring` returned, if it is on the GPU.
+        """
         training = torch.cuda.current_stream(self._device)
         training.wait_event(self._brought)
         brought.record_stream(training)

@@ -1,4 +1,4 @@
-"""On what a model trains."""
+"""The devices that a model can train on."""
 
 from __future__ import annotations
 
@@ -28,12 +28,26 @@ def _nvidia_gpus() -> int:
 
 
 def build_here() -> Build:
-    """The PyTorch that is installed."""
+    """Describe the PyTorch that is installed and the GPUs that it could use.
+
+    Returns:
+        Its version, its CUDA version, whether CUDA works, and how many NVIDIA GPUs the driver shows.
+    """
     return Build(torch.__version__, torch.version.cuda, torch.cuda.is_available(), _nvidia_gpus())
 
 
 def choose_device(name: str) -> torch.device:
-    """The device to train on; auto takes the best there is. Raises ConfigError."""
+    """Choose the device to train on.
+
+    Args:
+        name: "cpu", "cuda", "mps", or "auto" for the best that is available.
+
+    Returns:
+        The device. For "auto" a GPU that PyTorch cannot use is logged as a warning.
+
+    Raises:
+        ConfigError: if PyTorch does not have that device here; it names those it has.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         best = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])

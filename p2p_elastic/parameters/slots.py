@@ -1,4 +1,4 @@
-"""Which tensors of a model travel, and where in the vector each one is."""
+"""The tensors of a model that travel, and the place of each one in the vector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ TRAVELS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Slot(NamedTuple):
-    """One tensor of the model and its place in the vector. `ties` are further tensors in the same memory."""
+    """One tensor of the model and its place in the vector.
+
+    Attributes:
+        owner: the module that has the tensor.
+        attribute: its name there, such as "weight".
+        name: its name in the model, such as "0.weight".
+        start: its first element in the vector.
+        stop: the element after its last one.
+        ties: further tensors in the same memory.
+    """
 
     owner: nn.Module
     attribute: str
@@ -28,7 +37,11 @@ class Slot(NamedTuple):
     ties: tuple[Tie, ...] = ()
 
     def tensor(self) -> Tensor:
-        """Looked up each time, since `model.to(...)` may replace it."""
+        """Look the tensor up, each time anew, since `model.to(...)` may replace it.
+
+        Returns:
+            The tensor, detached, in its own shape.
+        """
         value: Tensor = getattr(self.owner, self.attribute)
         return value.detach()
 
@@ -37,6 +50,14 @@ class Tie(NamedTuple):
     """A tensor whose memory is all of that of a slot's tensor, perhaps in another shape, such as transposed.
 
     Only tensors that are other objects are ties: one object under two names has one slot, under the first name.
+
+    Attributes:
+        owner: the module that has the tensor.
+        attribute: its name there.
+        name: its name in the model.
+        size: its shape.
+        stride: its strides.
+        first_stride: the strides that the slot's tensor had when the tie was found.
     """
 
     owner: nn.Module
@@ -44,16 +65,27 @@ class Tie(NamedTuple):
     name: str
     size: torch.Size
     stride: tuple[int, ...]
-    first_stride: tuple[int, ...]  # the slot's tensor had these
+    first_stride: tuple[int, ...]
 
     def seen_in(self, first: Tensor) -> Tensor:
-        """This tensor, as a view of the slot's one or, if that has other strides by now, of a copy of it."""
+        """See this tensor in the memory of the slot's one.
+
+        Args:
+            first: the slot's tensor, or values of its shape.
+
+        Returns:
+            A view of `first` or, if that has other strides by now, of a copy of it.
+        """
         if first.stride() != self.first_stride:
             first = first.new_empty_strided(first.shape, self.first_stride).copy_(first)
         return first.as_strided(self.size, self.stride)
 
     def rejoin(self, slot: Slot) -> None:
-        """Share the memory of the slot's tensor again: `model.to(...)` gives each tensor memory of its own."""
+        """Share the memory of the slot's tensor again: `model.to(...)` gives each tensor memory of its own.
+
+        Args:
+            slot: the slot that this tie belongs to.
+        """
         first, mine = getattr(slot.owner, slot.attribute), getattr(self.owner, self.attribute)
         if mine.data_ptr() != first.data_ptr():
             mine.data = self.seen_in(first.detach())
@@ -61,10 +93,21 @@ class Tie(NamedTuple):
 
 
 def find_slots(model: nn.Module) -> tuple[tuple[Slot, ...], int]:
-    """The slots of the model's parameters and persistent floating-point buffers, and the elements of the parameters.
+    """Find the slots of the model's parameters and persistent floating-point buffers.
+
+    Args:
+        model: is not changed.
+
+    Returns:
+        The slots, parameters first, and how many elements of the vector are parameters.
 
     Raises:
-        ConfigError: a tensor cannot be exchanged, by its name.
+        ConfigError: if a tensor cannot be exchanged; it gives the tensor's name.
+
+    Example:
+        >>> slots, parameters = find_slots(nn.Linear(2, 3))
+        >>> [(slot.name, slot.start, slot.stop) for slot in slots], parameters
+        ([('weight', 0, 6), ('bias', 6, 9)], 9)
     """
     slots: dict[object, Slot] = {}
     parameters = _add(slots, model, model.named_parameters())
@@ -76,7 +119,7 @@ def find_slots(model: nn.Module) -> tuple[tuple[Slot, ...], int]:
 
 
 def _add(slots: dict[object, Slot], model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> int:
-    """Add slots, or ties to those there are, by regions of memory. Returns where the last slot stops."""
+    """Add slots, or ties to those there are, by regions of memory. Returns the end of the last slot."""
     stop = max((slot.stop for slot in slots.values()), default=0)
     for name, tensor in named:
         if not _travels(name, tensor):
@@ -94,7 +137,14 @@ def _add(slots: dict[object, Slot], model: nn.Module, named: Iterable[tuple[str,
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy whose ties are ties, too: `copy.deepcopy` gives each parameter memory of its own."""
+    """A deep copy whose ties are ties, too: `copy.deepcopy` gives each parameter memory of its own.
+
+    Args:
+        model: is not changed.
+
+    Returns:
+        The copy, on the same device.
+    """
     other = copy.deepcopy(model)
     for slot in find_slots(model)[0]:
         for tie in slot.ties:
@@ -107,7 +157,14 @@ def _owner(model: nn.Module, name: str) -> nn.Module:
 
 
 def schema_hash(slots: tuple[Slot, ...]) -> str:
-    """What two peers must have in common: names, shapes and types. A tie counts under the name of its slot."""
+    """Hash what two peers must have in common: names, shapes and types.
+
+    Args:
+        slots: of the model; a tie counts under the name of its slot.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     schema = [[s.name, list(s.tensor().shape), str(s.tensor().dtype)] for s in slots]
     return hashlib.sha256(json.dumps(schema).encode()).hexdigest()[:32]
 
@@ -116,7 +173,14 @@ def schema_hash(slots: tuple[Slot, ...]) -> str:
 
 
 def region(tensor: Tensor) -> object:
-    """Equal for two tensors if they have the same elements in memory, in any shape; None if there are no elements."""
+    """Say which elements in memory a tensor has, to compare it with others.
+
+    Args:
+        tensor: in any shape.
+
+    Returns:
+        Equal for two tensors if they have the same elements in memory, in any shape; None if there are no elements.
+    """
     if not tensor.numel():
         return None
     # A dense tensor has every element of its memory, so that first element and count say which.
@@ -125,7 +189,7 @@ def region(tensor: Tensor) -> object:
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:
-    """Its storage, and from where on in it, in bytes. Only within a storage do addresses say what is beside what."""
+    """Its storage and its offset there, in bytes. Only within a storage do addresses say what is beside what."""
     return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()) * tensor.itemsize
 
 
@@ -135,7 +199,7 @@ def _reach(tensor: Tensor) -> int:
 
 
 def _offsets(tensor: Tensor) -> Tensor:
-    """Of all elements, in elements from the first one in memory."""
+    """The offsets of all elements, in elements from the first one in memory."""
     return torch.arange(_reach(tensor)).as_strided(tensor.shape, tensor.stride()).flatten()
 
 
@@ -234,7 +298,7 @@ def _check_together(slots: tuple[Slot, ...]) -> None:
         if tensor.device != first.device:
             raise ConfigError(name, str(tensor.device), f"all on one device: {first_name} is on {first.device}")
     every = [(_place(tensor), name, tensor) for name, tensor in tensors if tensor.numel()]
-    active: list[tuple[int, str, Tensor]] = []  # of the same storage: where it ends, name, tensor
+    active: list[tuple[int, str, Tensor]] = []  # of the same storage: end, name, tensor
     storage_before = None
     for (storage, begin), name, tensor in sorted(every, key=lambda each: each[0]):
         active = [other for other in active if other[0] > begin] if storage == storage_before else []

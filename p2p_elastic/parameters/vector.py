@@ -1,4 +1,4 @@
-"""A model as one flat vector: what travels, and where moves are added."""
+"""A model as one flat vector: what travels, and how moves are added to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ Part = tuple[int, int]
 
 
 def place_of(part: Part | None) -> slice:
-    """Where that part lies in a whole vector; None: all of it."""
+    """Find a part in a whole vector.
+
+    Args:
+        part: its first element and the one after its last; None: all of the vector.
+
+    Returns:
+        The slice.
+
+    Example:
+        >>> place_of((2, 5)), place_of(None)
+        (slice(2, 5, None), slice(None, None, None))
+    """
     return slice(None) if part is None else slice(*part)
 
 
@@ -39,7 +50,7 @@ class _Run(NamedTuple):
         return self.slots[-1].stop
 
     def storage(self) -> Tensor | None:
-        """`flat`, where the model's tensors still are its views: `model.to(...)` may have replaced them."""
+        """`flat`, if the model's tensors still are its views: `model.to(...)` may have replaced them."""
         if self.flat is None:
             return None
         base, size = self.flat.data_ptr() - self.start * self.flat.itemsize, self.flat.itemsize
@@ -56,7 +67,15 @@ class ParameterVector:
     Integer buffers (such as BatchNorm's counters) stay out. The model is not changed by building it, and may be moved
     to another device later. Every method that touches the model belongs to the training thread.
 
-    `slots` says what is where; the first `trainable` elements are parameters, the others buffers.
+    Args:
+        model: has at least one floating-point parameter.
+
+    Attributes:
+        slots: the tensors and their places.
+        trainable: the first elements of the vector that are parameters; the others are buffers.
+        elements: D.
+        nbytes: bytes of the vector in float32.
+        schema_hash: what two peers must have in common.
 
     Raises:
         ConfigError: the model has nothing to train, or a tensor that cannot be exchanged (`slots.REFUSED`).
@@ -75,13 +94,13 @@ class ParameterVector:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return self.slots[0].tensor().device
 
     def flatten(self) -> None:
         """Make the model's tensors views of one storage for the parameters, and one for the buffers.
 
-        From then on a snapshot is one copy, and a move one addition, however many tensors there are. Parameters stay
+        From then on a snapshot is one copy, and a move one addition, for any number of tensors. Parameters stay
         the objects that they are, so optimizers go on. What is not float32 or not contiguous keeps its own storage.
         """
         runs = list[_Run]()
@@ -105,18 +124,40 @@ class ParameterVector:
         return slot.start < self.trainable, tensor.device
 
     def empty(self, elements: int | None = None) -> Tensor:
-        """An uninitialised vector [elements] (default D) in memory that a GPU can read, float32."""
+        """An uninitialised vector, in memory that a GPU can read.
+
+        Args:
+            elements: its length; None: D.
+
+        Returns:
+            float32 [elements], pinned if the model is on a GPU.
+        """
         size = self.elements if elements is None else elements
         return torch.empty(size, dtype=WIRE_DTYPE, pin_memory=self.device.type == "cuda")
 
     def snapshot(self, out: Tensor, part: Part | None = None) -> Tensor:
-        """Copy the model, or this part of it, into `out` [D or stop - start] and return it."""
+        """Copy the model, or a part of it, and wait until the copy is whole.
+
+        Args:
+            out: [D or stop - start], float32; it is overwritten.
+            part: the elements that are copied; None: all.
+
+        Returns:
+            `out`.
+        """
         self.begin_snapshot(out, part)
         self.arrive()
         return out
 
     def begin_snapshot(self, out: Tensor, part: Part | None = None) -> None:
-        """The same, but what is copied from a GPU is in `out` only after `arrive`, which any thread may call."""
+        """Begin a copy of the model.
+
+        What is copied from a GPU is in `out` only after `arrive`, which any thread may call.
+
+        Args:
+            out: [D or stop - start], float32; it is overwritten.
+            part: the elements that are copied; None: all.
+        """
         lane = self._device_lane()
         if lane is not None and out.is_pinned():
             lane.send(self._tensors(out, part))
@@ -130,12 +171,19 @@ class ParameterVector:
         return self._lane is None or self._lane.has_sent
 
     def arrive(self) -> None:
-        """Wait until it is."""
+        """Wait until the last snapshot that was begun is whole."""
         if self._lane is not None:
             self._lane.wait()
 
     def bring(self, move: Tensor) -> Tensor:
-        """`move` where `add_` has it at hand: on the model's GPU, where that has memory for it. For any thread."""
+        """Bring a move to the model's GPU before `add_` needs it, if the GPU has memory for it. For any thread.
+
+        Args:
+            move: [n], float32.
+
+        Returns:
+            The copy on the GPU; `move` itself if there is no GPU, no memory there, or `move` is not pinned.
+        """
         return move if self._lane is None or not move.is_pinned() else self._lane.bring(move)
 
     def _join(self, brought: Tensor) -> None:
@@ -148,9 +196,12 @@ class ParameterVector:
         return self._lane
 
     def add_(self, move: Tensor, part: Part | None = None, share: float = 1.0) -> None:
-        """Add `share` times `move` [D or stop - start] to the model, or to this part of it, in place.
+        """Add `share` times a move to the model, or to a part of it, in place.
 
-        A share of 0 adds nothing, whatever is in `move`.
+        Args:
+            move: [D or stop - start], float32, on the CPU or as `bring` returned it.
+            part: the elements that move; None: all.
+            share: 0 adds nothing, whatever is in `move`.
         """
         self._join(move)
         if share == 0.0:
@@ -164,7 +215,14 @@ class ParameterVector:
                 slot.tensor().clamp_(min=0.0)
 
     def views(self, values: Tensor) -> dict[str, Tensor]:
-        """The model's tensors by name, from `values` [D]: views where dtype and device allow. For `functional_call`."""
+        """See a vector as the model's tensors, for `functional_call`.
+
+        Args:
+            values: [D].
+
+        Returns:
+            Tensors by name, ties too: views of `values` if dtype and device allow it, otherwise copies.
+        """
         found = {}
         for slot in self.slots:
             tensor = slot.tensor()
@@ -174,13 +232,17 @@ class ParameterVector:
         return found
 
     def load_(self, values: Tensor) -> None:
-        """Replace the model's values by `values` [D]."""
+        """Replace the model's values.
+
+        Args:
+            values: [D].
+        """
         self._join(values)
         for new, mine in self._tensors(values, None):
             mine.copy_(new)
 
     def _tensors(self, values: Tensor, part: Part | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pieces of `values` [D or stop - start] and, flat like them, those of the model where they belong."""
+        """Pieces of `values` [D or stop - start] and, flat like them, the pieces of the model that they belong to."""
         self._rejoin()
         start, stop = part or (0, self.elements)
         for run in self._runs:

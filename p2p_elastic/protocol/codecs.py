@@ -35,36 +35,43 @@ SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # a normal number: what is div
 
 
 class Codec(Protocol):
-    """Bytes of a chunk of float32 elements, and back. Where a chunk begins matters to nobody but its two ends.
+    """Turns a chunk of float32 elements into bytes, and back. Where a chunk begins matters only to its two ends.
 
     Cut at multiples of `BLOCK`, chunks have the same values after their way as the whole vector. Multiples of `PIECE`
     are the fastest.
     """
 
     def nbytes(self, elements: int) -> int:
-        """Bytes on the wire of a chunk of so many elements."""
+        """Bytes on the wire of a chunk.
+
+        Args:
+            elements: n, of the chunk.
+
+        Returns:
+            Its bytes.
+        """
 
     def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
-        """The bytes of `values`, which become what `decode` makes of them.
+        """Encode `values`, and leave in them what `decode` will make of the bytes.
 
         Args:
             values: float32 [n], contiguous, n at least 1; changed in place.
             scratch: uint8 [nbytes(n) or more], aligned to 4 bytes.
 
         Returns:
-            uint8 [nbytes(n)], a view of `scratch` (of `values` where nothing is changed). What is not finite in
+            uint8 [nbytes(n)], a view of `scratch` (of `values` if nothing is changed). What is not finite in
             `values` is not finite afterwards either; with "int8" it takes its block with it.
         """
 
     def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
-        """The elements in `data`. Any bytes are values, some of them not finite; none raises.
+        """Decode the elements in `data`. Any bytes are values, some of them not finite; none raises.
 
         Args:
             data: uint8 [nbytes(n)], aligned to 4 bytes.
             scratch: float32 [n or more].
 
         Returns:
-            float32 [n], a view of `scratch` (of `data` where nothing is changed).
+            float32 [n], a view of `scratch` (of `data` if nothing is changed).
         """
 
 
@@ -72,25 +79,73 @@ class Plain:
     """float32 as it is, without a copy."""
 
     def nbytes(self, elements: int) -> int:
+        """Bytes of a chunk: 4 per element.
+
+        Args:
+            elements: n.
+
+        Returns:
+            4 n.
+        """
         return FLOAT32_BYTES * elements
 
     def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        """See the values as bytes; nothing is lost.
+
+        Args:
+            values: float32 [n], contiguous.
+            scratch: not used.
+
+        Returns:
+            uint8 [4 n], a view of `values`.
+        """
         return values.view(torch.uint8)
 
     def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        """See the bytes as values.
+
+        Args:
+            data: uint8 [4 n], aligned to 4 bytes.
+            scratch: not used.
+
+        Returns:
+            float32 [n], a view of `data`.
+        """
         return data.view(torch.float32)
 
 
 class Half:
-    """Each element in 16 bits, rounded to the nearest. What is finite stays finite up to `largest`, and saturates."""
+    """Each element in 16 bits, rounded to the nearest. What is finite stays finite up to `largest`, and saturates.
+
+    Args:
+        dtype: a floating-point type of 16 bits.
+        largest: the magnitude at which finite values saturate; None if the type's range is that of float32.
+    """
 
     def __init__(self, dtype: torch.dtype, largest: float | None = None) -> None:
         self._dtype, self._largest = dtype, largest
 
     def nbytes(self, elements: int) -> int:
+        """Bytes of a chunk: 2 per element.
+
+        Args:
+            elements: n.
+
+        Returns:
+            2 n.
+        """
         return self._dtype.itemsize * elements
 
     def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        """Round the values to 16 bits, in place and into `scratch`.
+
+        Args:
+            values: float32 [n], contiguous; changed in place.
+            scratch: uint8 [2 n or more], aligned to 4 bytes.
+
+        Returns:
+            uint8 [2 n], a view of `scratch`.
+        """
         sent = scratch[: self.nbytes(len(values))]
         for piece, halves in _pieces(values, sent.view(self._dtype)):
             if self._largest is not None:
@@ -99,6 +154,15 @@ class Half:
         return sent
 
     def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        """Widen the elements to float32, exactly.
+
+        Args:
+            data: uint8 [2 n], aligned to 4 bytes.
+            scratch: float32 [n or more].
+
+        Returns:
+            float32 [n], a view of `scratch`.
+        """
         halves = data.view(self._dtype)
         out = scratch[: len(halves)]
         for piece, some in _pieces(out, halves):
@@ -128,9 +192,30 @@ class Blocks:
     """
 
     def nbytes(self, elements: int) -> int:
+        """Bytes of a chunk: one per element, and four for each block begun.
+
+        Args:
+            elements: n.
+
+        Returns:
+            n + 4 ceil(n / BLOCK).
+
+        Example:
+            >>> Blocks().nbytes(128), Blocks().nbytes(129)
+            (132, 137)
+        """
         return FLOAT32_BYTES * -(-elements // BLOCK) + elements
 
     def encode(self, values: Tensor, scratch: Tensor) -> Tensor:
+        """Round the values to multiples of their block's scale, in place and into `scratch`.
+
+        Args:
+            values: float32 [n], contiguous; changed in place.
+            scratch: uint8 [nbytes(n) or more], aligned to 4 bytes.
+
+        Returns:
+            uint8 [nbytes(n)], a view of `scratch`: scales, then integers.
+        """
         sent = scratch[: self.nbytes(len(values))]
         scales, integers = _parts(sent)
         for block, scale, integer in _blocks(values, scales, integers):
@@ -142,6 +227,15 @@ class Blocks:
         return sent
 
     def decode(self, data: Tensor, scratch: Tensor) -> Tensor:
+        """Multiply the integers by their blocks' scales.
+
+        Args:
+            data: uint8 [nbytes(n)], aligned to 4 bytes.
+            scratch: float32 [n or more].
+
+        Returns:
+            float32 [n], a view of `scratch`.
+        """
         scales, integers = _parts(data)
         out = scratch[: len(integers)]
         for block, scale, integer in _blocks(out, scales, integers):
@@ -176,7 +270,23 @@ CODECS: Mapping[str, Codec] = {
 
 
 def find_codec(name: str) -> Codec:
-    """The codec of that name. Raises ConfigError with the names there are."""
+    """Find the codec of a name.
+
+    Args:
+        name: a key of `CODECS`.
+
+    Returns:
+        The codec; it has no state and is shared.
+
+    Raises:
+        ConfigError: if there is none; it names those there are.
+
+    Example:
+        >>> values = torch.tensor([1.0, 0.5])
+        >>> sent = find_codec("float16").encode(values, torch.empty(4, dtype=torch.uint8))
+        >>> find_codec("float16").decode(sent, torch.empty(2))
+        tensor([1.0000, 0.5000])
+    """
     if name not in CODECS:
         raise ConfigError("codec", name, f"allowed: {', '.join(CODECS)}")
     return CODECS[name]

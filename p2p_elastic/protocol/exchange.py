@@ -3,7 +3,7 @@
     initiator                                        responder
       Offer(id, run, schema, step, loss, weight) ->
                                                   <- Accept(step, loss, weight) | Decline(reason)
-      Lane(id, number) on each further stream  ->    where more than one was agreed
+      Lane(id, number) on each further stream  ->    if more than one was agreed
       ====== the vectors that the run's rule needs, at the same time, chunk by chunk, each checked ======
       Verified(id)  |  Aborted(id, reason)       ->
                                                      commits: its move is sure
@@ -11,7 +11,7 @@
       commits
 
 The initiator says Verified only when it holds all it needs, so once the responder commits, the initiator can commit
-too; it only has to learn that it may. Where that last word is lost, `inquire` asks again under the same id, and the
+too; it only has to learn that it may. If that last word is lost, `inquire` asks again under the same id, and the
 responder answers from its ledger: an exchange is never applied twice, and a half exchange needs a partner that is gone
 for good.
 
@@ -20,8 +20,8 @@ for good.
                                                   <- Given(origin, step, loss) and the vector | Unchanged
                                                      | Referral(holders) | Decline(reason)
 
-A fetch copies a snapshot that some peer (`origin`) published, or a part of the holder's own parameters: nobody moves by
-it, so nobody has to agree on it.
+A fetch copies a snapshot that some peer (`origin`) published, or a part of the holder's own parameters: neither end
+moves by it, so the two need not agree on it.
 
 Each function here is a generator: it yields commands, gets what came of them, and returns a `Result`.
 """
@@ -59,28 +59,43 @@ from p2p_elastic.rules.methods import Flow
 
 
 class Send(NamedTuple):
-    """Command: send this message. Comes back with None."""
+    """Command: send this message. Comes back with None.
+
+    Attributes:
+        message: it goes out before anything else that is yielded later.
+    """
 
     message: Message
 
 
 class Receive(NamedTuple):
-    """Command: receive one message of these types. Comes back with the message."""
+    """Command: receive one message of these types. Comes back with the message.
+
+    Attributes:
+        types: the message classes that may come now; any other is the partner's fault.
+    """
 
     types: tuple[type, ...]
 
 
 class Transfer(NamedTuple):
-    """Command: send our vector and receive theirs, at the same time where both. Comes back with None, or what is wrong
-    with what came."""
+    """Command: move vectors over the wire. Comes back with None, or with what is wrong with the vector that came.
+
+    Attributes:
+        send: whether this end sends its vector.
+        receive: whether this end receives the partner's; if both, at the same time.
+    """
 
     send: bool = True
     receive: bool = True
 
 
 class Widen(NamedTuple):
-    """Command: from now on vectors travel over so many streams, the one of the messages included. Comes back with
-    None."""
+    """Command: from now on vectors travel over several streams. Comes back with None.
+
+    Attributes:
+        streams: their number, the one of the messages included.
+    """
 
     streams: int
 
@@ -96,7 +111,12 @@ Answer = Message | str | None
 class Result(NamedTuple):
     """How an exchange ended. COMPLETED: move by `mine` and `theirs`. HALF: uncertain, `inquire`.
 
-    `centre` is there where the partner's vector is the centre variable.
+    Attributes:
+        outcome: how it ended, seen from this end.
+        mine: what this end said of itself; None if no exchange was agreed.
+        theirs: what the partner said of itself; None if no exchange was agreed.
+        reason: why it did not complete, or what went wrong although it did.
+        centre: how fresh the centre variable is, if that is the partner's vector.
     """
 
     outcome: Outcome
@@ -110,17 +130,33 @@ Exchange = Generator[Command, Answer, Result]
 
 
 def facts(header: Offer | Accept) -> Facts:
-    """The facts of the peer that sent this header."""
+    """Turn a header into the facts that a rule needs.
+
+    Args:
+        header: of either end; an Offer comes from the end that asked.
+
+    Returns:
+        The facts of the peer that sent it, with full trust.
+    """
     asked = isinstance(header, Offer)
     stake = None if header.apart is None else Stake(header.apart.steps, header.apart.peers, header.apart.merge)
     return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share, apart=stake)
 
 
 def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
-    """The side that asks; parameters travel as `flow` says.
+    """The side that asks.
+
+    Args:
+        offer: this peer's header.
+        flow: which way parameters travel.
+
+    Returns:
+        DECLINED, REFUSED, BROKEN, HALF or COMPLETED.
 
     Raises:
-        RemoteProtocolError, SchemaMismatch: the partner answered what it must not.
+        RemoteProtocolError: if the partner answered what it must not.
+        SchemaMismatch: if the partner accepted with another model.
+        LocalProtocolError: if the driver handed in a message that was not asked for.
     """
     yield Send(offer)
     answer = yield Receive((Accept, Decline))
@@ -128,9 +164,9 @@ def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
     if isinstance(answer, Decline):
         return Result(Outcome.DECLINED, reason=answer.reason.value)
     if not isinstance(answer, Accept):
-        raise LocalProtocolError(f"received {type(answer).__name__} where Accept or Decline was asked for")
+        raise LocalProtocolError(f"received {type(answer).__name__}, but Accept or Decline was asked for")
     if answer.schema_hash != offer.schema_hash:
-        raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, ours is {offer.schema_hash}")
+        raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, offered was {offer.schema_hash}")
     if answer.streams > offer.streams:
         raise RemoteProtocolError(f"accepted {answer.streams} streams, {offer.streams} were offered")
     agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer), centre=answer.centre)
@@ -152,7 +188,16 @@ def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
 
 
 def respond(offer: Offer, accept: Accept, flow: Flow = Flow.BOTH) -> Exchange:
-    """The side that was asked and agrees."""
+    """The side that was asked and agrees.
+
+    Args:
+        offer: the partner's header.
+        accept: this peer's header.
+        flow: which way parameters travel, seen from the side that asks.
+
+    Returns:
+        REFUSED, BROKEN or COMPLETED.
+    """
     yield Send(accept)
     if accept.streams > 1:
         yield Widen(accept.streams)
@@ -169,12 +214,19 @@ def respond(offer: Offer, accept: Accept, flow: Flow = Flow.BOTH) -> Exchange:
     try:
         yield Send(Committed(id=offer.id))
     except ExchangeError as error:
-        return agreed._replace(reason=f"the partner may have missed our last word: {error}")
+        return agreed._replace(reason=f"the partner may have missed the last word: {error}")
     return agreed
 
 
 def inquire(exchange_id: str) -> Exchange:
-    """Ask the responder whether an exchange took place: COMPLETED or BROKEN. Raises ExchangeError on silence."""
+    """Ask the responder whether an exchange took place. Silence raises an ExchangeError.
+
+    Args:
+        exchange_id: of the exchange that ended HALF here.
+
+    Returns:
+        COMPLETED or BROKEN, without facts.
+    """
     yield Send(Inquiry(id=exchange_id))
     verdict = yield Receive((Committed, Aborted))
     _same_exchange(exchange_id, verdict)
@@ -184,7 +236,15 @@ def inquire(exchange_id: str) -> Exchange:
 
 
 class Fetched(NamedTuple):
-    """What came of a fetch: a snapshot, or who else has it, or why not; `refused` where what came is no snapshot."""
+    """What came of a fetch: a snapshot, or which peers have it, or why not.
+
+    Attributes:
+        given: the header of the snapshot, if it came; its values are in the received vector.
+        unchanged: whether the asker has the newest one already.
+        holders: peer ids that have it, too, if this holder sent it often enough.
+        reason: why nothing came.
+        refused: whether something came, but no valid snapshot.
+    """
 
     given: Given | None = None
     unchanged: bool = False
@@ -194,10 +254,17 @@ class Fetched(NamedTuple):
 
 
 def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
-    """Ask for a snapshot; it is in the received vector where `given` is there.
+    """Ask for a snapshot or a part; if `given` is there, its values are in the received vector.
+
+    Args:
+        asked: what is asked for.
+
+    Returns:
+        What came.
 
     Raises:
-        RemoteProtocolError: the holder answered what it must not.
+        RemoteProtocolError: if the holder answered what it must not.
+        LocalProtocolError: if the driver handed in a message that was not asked for.
     """
     yield Send(asked)
     answer = yield Receive((Given, Unchanged, Referral, Decline))
@@ -209,7 +276,7 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
     if isinstance(answer, Referral):
         return Fetched(holders=answer.holders)
     if not isinstance(answer, Given):
-        raise LocalProtocolError(f"received {type(answer).__name__} where the answer to a fetch was asked for")
+        raise LocalProtocolError(f"received {type(answer).__name__}, but the answer to a fetch was asked for")
     if answer.origin != asked.origin:
         raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
     if asked.part is not None and answer.digest is None:
@@ -219,7 +286,14 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
 
 
 def compare(told: Tell) -> Generator[Command, Answer, Tell | None]:
-    """Tell a partner how our training goes, and hear of its; None where it declines."""
+    """Tell a partner how well this peer's training goes, and hear of the partner's.
+
+    Args:
+        told: this peer's step and loss.
+
+    Returns:
+        The partner's; None if it declines.
+    """
     yield Send(told)
     answer = yield Receive((Tell, Decline))
     _same_exchange(told.id, answer)
@@ -227,7 +301,14 @@ def compare(told: Tell) -> Generator[Command, Answer, Tell | None]:
 
 
 def say_goodbye(goodbye: Goodbye) -> Generator[Command, Answer, Heard | None]:
-    """Tell a member that we leave; None where it declines to hear of it."""
+    """Tell a member that this peer leaves.
+
+    Args:
+        goodbye: what is left, and for how long.
+
+    Returns:
+        The member's answer; None if it declines to hear of it.
+    """
     yield Send(goodbye)
     answer = yield Receive((Heard, Decline))
     _same_exchange(goodbye.id, answer)
@@ -235,7 +316,14 @@ def say_goodbye(goodbye: Goodbye) -> Generator[Command, Answer, Heard | None]:
 
 
 def give(given: Given) -> Generator[Command, Answer, None]:
-    """Send a snapshot that was asked for."""
+    """Send a snapshot that was asked for.
+
+    Args:
+        given: its header; the vector follows.
+
+    Returns:
+        None, when all is sent.
+    """
     yield Send(given)
     yield Transfer(receive=False)
 
@@ -243,16 +331,31 @@ def give(given: Given) -> Generator[Command, Answer, None]:
 def objection(
     offer: Offer | Fetch, *, run: str, schema_hash: str, elements: int, codecs: Collection[str] = tuple(CODECS)
 ) -> Decline | None:
-    """What speaks against this offer, whatever we are doing now; None where nothing does."""
+    """Check whether an offer fits this peer at all, whatever it is doing now.
+
+    Args:
+        offer: what a partner asks for.
+        run: the run that this peer trains.
+        schema_hash: of this peer's model.
+        elements: of this peer's vector.
+        codecs: the names that this peer can decode.
+
+    Returns:
+        The Decline that says what does not fit; None if all does.
+    """
     checks = (
-        (offer.version == PROTOCOL_VERSION, DeclineReason.OTHER_VERSION, f"we speak version {PROTOCOL_VERSION}"),
-        (offer.run == run, DeclineReason.OTHER_RUN, f"we train {run!r}"),
+        (
+            offer.version == PROTOCOL_VERSION,
+            DeclineReason.OTHER_VERSION,
+            f"spoken here: version {PROTOCOL_VERSION}",
+        ),
+        (offer.run == run, DeclineReason.OTHER_RUN, f"this peer trains {run!r}"),
         (
             offer.schema_hash == schema_hash and offer.elements == elements,
             DeclineReason.OTHER_SCHEMA,
-            f"our model has schema {schema_hash} and {elements} elements",
+            f"this peer's model has schema {schema_hash} and {elements} elements",
         ),
-        (offer.codec in codecs, DeclineReason.OTHER_CODEC, f"we speak {', '.join(codecs)}"),
+        (offer.codec in codecs, DeclineReason.OTHER_CODEC, f"this peer knows {', '.join(codecs)}"),
     )
     for passed, reason, detail in checks:
         if not passed:

@@ -1,4 +1,7 @@
-"""Limits of what may be asked for, by the command line or by a run. Nothing heavy is loaded for them."""
+"""Limits of what may be asked for, by the command line or by a run.
+
+This module imports nothing heavy, so that the command line starts quickly.
+"""
 
 from __future__ import annotations
 

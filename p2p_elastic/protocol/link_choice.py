@@ -1,4 +1,4 @@
-"""What to make of a link: by which codec, in which parts, and over how many streams vectors travel. Pure functions."""
+"""Choices by what is measured of a link: codec, parts and streams of the vectors. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,28 @@ BY_LOSS = (
     "none",
     "float16",
     "int8",
-)  # bfloat16 has the bytes of float16, and 8 times its error
-UNKNOWN_LINK = "float16"  # half the bytes, and no error that anybody measured
-LINK_SHARE = 0.25  # of the time between two exchanges: so much an exchange may take before a smaller codec is chosen
+)  # by growing error; bfloat16 has the bytes of float16, and 8 times its error
+UNKNOWN_LINK = "float16"  # half the bytes, and no loss of accuracy in any measurement
+LINK_SHARE = 0.25  # of the time between two exchanges that an exchange may take before a smaller codec is chosen
 FAR_SECONDS = 0.02  # a round trip up to which one stream is as good as several
 FAST_BYTES_PER_SECOND = 4 * 2**20  # below it the link is what is slow, and each stream's chunks would be late
 STREAM_BYTES_MIN = 2**20  # that it is worth opening one more for
 
 
 def fragment(elements: int, fragments: int, turn: int) -> Part | None:
-    """The part of a vector that is exchanged in that turn, of `fragments` about equal ones; None: all of it.
+    """The part of a vector that is exchanged in one turn.
 
-    >>> [fragment(10, 3, turn) for turn in range(4)]
-    [(0, 3), (3, 6), (6, 10), (0, 3)]
+    Args:
+        elements: D, of the whole vector.
+        fragments: of how many about equal parts an exchange moves one.
+        turn: grows by one from exchange to exchange of the end that asks; after the last part comes the first.
+
+    Returns:
+        Its first element and the one after its last; None: all of the vector.
+
+    Example:
+        >>> [fragment(10, 3, turn) for turn in range(4)]
+        [(0, 3), (3, 6), (6, 10), (0, 3)]
     """
     count = min(fragments, elements)
     if count <= 1:
@@ -35,11 +44,19 @@ def fragment(elements: int, fragments: int, turn: int) -> Part | None:
 
 
 def choose_codec(nbytes: int, seconds_per_byte: float | None, period_seconds: float | None) -> str:
-    """The codec of least error by which vectors of `nbytes` in float32, both ways together, take at most LINK_SHARE of
-    the time between two exchanges. None where something is not known yet.
+    """The codec of least error by which an exchange takes at most LINK_SHARE of the time between two of them.
 
-    >>> choose_codec(24_000_000, 1e-8, 10.0), choose_codec(24_000_000, 1e-6, 60.0), choose_codec(24_000_000, 1e-5, 60.0)
-    ('none', 'float16', 'int8')
+    Args:
+        nbytes: of the vectors in float32, both ways together.
+        seconds_per_byte: of the link, as measured; None if not known yet.
+        period_seconds: between two exchanges; None if not known yet.
+
+    Returns:
+        Its name; if none is small enough, that of the smallest.
+
+    Example:
+        >>> [choose_codec(24_000_000, seconds, 60.0) for seconds in (1e-8, 1e-6, 1e-5)]
+        ['none', 'float16', 'int8']
     """
     if seconds_per_byte is None:
         return UNKNOWN_LINK
@@ -53,13 +70,22 @@ def choose_codec(nbytes: int, seconds_per_byte: float | None, period_seconds: fl
 
 
 def choose_streams(nbytes: int, rtt_seconds: float | None, seconds_per_byte: float | None) -> int:
-    """Over how many streams a vector of `nbytes` should travel: several where the round trip is what holds one back.
+    """Over how many streams a vector should travel: several if the round trip is what holds one stream back.
 
     What one stream has on its way is bounded (yamux: 256 KiB at first, more later), so far away it waits for its
     partner's word most of the time; on a thin link one is enough.
 
-    >>> choose_streams(10**8, 0.001, 1e-8), choose_streams(10**8, 0.1, 1e-8), choose_streams(10**5, 0.1, 1e-8)
-    (1, 24, 1)
+    Args:
+        nbytes: of the vector in float32, one way.
+        rtt_seconds: the round trip; None if not known yet.
+        seconds_per_byte: of the link; None if not known yet.
+
+    Returns:
+        1 to LANES_MAX.
+
+    Example:
+        >>> choose_streams(10**8, 0.001, 1e-8), choose_streams(10**8, 0.1, 1e-8), choose_streams(10**5, 0.1, 1e-8)
+        (1, 24, 1)
     """
     if rtt_seconds is None or seconds_per_byte is None or rtt_seconds <= FAR_SECONDS:
         return 1
@@ -70,7 +96,18 @@ def choose_streams(nbytes: int, rtt_seconds: float | None, seconds_per_byte: flo
 
 
 def check_codec(key: str, name: str) -> str:
-    """The name of a codec, or `auto`. Raises ConfigError."""
+    """Check the name of a codec, or "auto".
+
+    Args:
+        key: the option's name, for the error.
+        name: what was given.
+
+    Returns:
+        The name.
+
+    Raises:
+        ConfigError: if there is no such codec.
+    """
     if name not in CODEC_NAMES:
         raise ConfigError(key, name, f"allowed: {', '.join(CODEC_NAMES)}")
     return name

@@ -1,4 +1,4 @@
-"""The run manifest: what a run trains and how, published by its founder, taken over by whoever joins."""
+"""The run manifest: what a run trains and how, published by its founder and taken over by peers that join."""
 
 from __future__ import annotations
 
@@ -41,28 +41,35 @@ BINDING = (
 
 
 class RunManifest(Frozen):
-    """Names and numbers only: a task is run by its name, if it is installed here. Nothing executable is ever taken."""
+    """What a run trains and how: names and numbers only.
 
-    run: RunName
-    founder: PeerId
-    task: Name
-    schema_hash: SchemaHash
-    rule: Name
-    moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
-    period: Period | None
-    probability: Annotated[float, Field(ge=0.0, le=1.0)] | None
+    A task is run by its name, if it is installed here. Nothing executable is ever taken.
+    """
+
+    run: RunName = Field(description="its name")
+    founder: PeerId = Field(description="peer id of its founder")
+    task: Name = Field(description="name of the task")
+    schema_hash: SchemaHash = Field(description="of the task's model")
+    rule: Name = Field(description="name of the way to train together")
+    moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(description="alpha or lambda of the rule")
+    period: Period | None = Field(description="steps between two exchanges; None if `probability` is given")
+    probability: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+        description="of an exchange after each step; None if `period` is given"
+    )
     global_moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
         default=None, description="lsgd: pull towards the best of all groups"
     )
-    global_period: Period | None = None
+    global_period: Period | None = Field(
+        default=None, description="lsgd: steps between two pulls towards the best of all groups; None without groups"
+    )
     weighting: WeightingName = Field(
         default="dynamic", description="dynamic: peers count by their health and by what others measure of them"
     )
     codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
-    fragments: Fragments = Field(default=1, description="an exchange moves one of so many parts of the vector")
-    batch_size: BatchSize
-    learning_rate: LearningRate
-    momentum: Momentum
+    fragments: Fragments = Field(default=1, description="of how many parts of the vector an exchange moves one")
+    batch_size: BatchSize = Field(description="examples per step")
+    learning_rate: LearningRate = Field(description="of SGD")
+    momentum: Momentum = Field(description="of SGD")
     init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
 
     @model_validator(mode="after")
@@ -73,10 +80,18 @@ class RunManifest(Frozen):
 
     @property
     def schedule(self) -> Schedule:
+        """When a peer of this run asks for an exchange."""
         return Schedule.build(self.period, self.probability)
 
     def policy(self) -> Policy:
-        """What this run prescribes to its peers. Raises ConfigError where it cannot be done here."""
+        """Work out what this run prescribes to its peers.
+
+        Returns:
+            Rule, schedule, topology and flow.
+
+        Raises:
+            ConfigError: if the rule is not known, not for live runs, or does not fit the other settings.
+        """
         method = find_method(self.rule)
         if not method.live:
             raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
@@ -94,11 +109,19 @@ class RunManifest(Frozen):
         )
 
     def settings(self) -> dict[str, Any]:
-        """All but who founded it: two manifests with equal settings describe the same run."""
+        """All but the founder: two manifests with equal settings describe the same run.
+
+        Returns:
+            Values by field name.
+        """
         return self.model_dump(exclude={"founder"})
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the run in one line, for people.
+
+        Returns:
+            Such as "run digits-1a2b3c: task digits, elastic-gossip with moving rate 0.5 ...".
+        """
         return (
             f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
             f"{self.describe_global()}{self._describe_wire()}, {self.weighting} weighting, batch {self.batch_size}, "
@@ -110,7 +133,11 @@ class RunManifest(Frozen):
         return codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
 
     def describe_global(self) -> str:
-        """What of an exchange with all groups follows the schedule; empty where there is none."""
+        """Describe the pull towards the best of all groups, as it follows the schedule in a sentence.
+
+        Returns:
+            Such as ", all groups every 64 steps"; empty if there is none.
+        """
         if self.global_period is None:
             return ""
         rate = "" if self.global_moving_rate is None else f" with {self.global_moving_rate:g}"
@@ -118,7 +145,17 @@ class RunManifest(Frozen):
 
 
 def read_manifest(fields: Mapping[str, Any]) -> RunManifest:
-    """A manifest from the network. Raises ConfigError: the first field that cannot be, and what is allowed."""
+    """Read a manifest from the network.
+
+    Args:
+        fields: by name, as they came.
+
+    Returns:
+        The manifest, checked.
+
+    Raises:
+        ConfigError: names the first field that is not valid, and what is allowed.
+    """
     try:
         return RunManifest.model_validate(fields)
     except ValidationError as error:
@@ -135,17 +172,29 @@ def read_manifest(fields: Mapping[str, Any]) -> RunManifest:
 
 
 def check_batch_size(batch_size: int, examples: int) -> None:
-    """Check that a batch is no larger than the training set. Raises ConfigError."""
+    """Check that a batch is no larger than the training set.
+
+    Args:
+        batch_size: examples per step.
+        examples: in the training set.
+
+    Raises:
+        ConfigError: if it is larger.
+    """
     if batch_size > examples:
         allowed = f"at most the number of training examples, {examples:,}: give --batch-size, or leave it out"
         raise ConfigError("batch-size", batch_size, allowed)
 
 
 def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
-    """Check what the user asked for against the run. `asked` has only what was given explicitly.
+    """Check what the user asked for against the run.
+
+    Args:
+        manifest: of the run.
+        asked: options by field name, only those that were given explicitly.
 
     Raises:
-        ConfigError: where something that binds all peers contradicts, or the run names a rule unknown here.
+        ConfigError: if an option contradicts what binds all peers, or the run names a rule or codec unknown here.
     """
     for key in BINDING:
         ours, theirs = asked.get(key), getattr(manifest, key)
@@ -163,7 +212,15 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
 def choose_run(
     manifests: tuple[RunManifest, ...], wanted: str | None, refused: Mapping[str, ConfigError] = MappingProxyType({})
 ) -> RunManifest | None:
-    """The one run that is meant; None where it is not there (yet). `refused`: runs that cannot be joined, and why.
+    """Choose the one run that is meant.
+
+    Args:
+        manifests: those that were found; the same run may have several founders.
+        wanted: its name; None: the only one there is.
+        refused: runs that cannot be joined, and why.
+
+    Returns:
+        Its manifest; None if it is not there (yet).
 
     Raises:
         ConfigError: several runs and none named, or one name for runs that differ, or it is one of those refused.

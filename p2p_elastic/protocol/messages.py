@@ -1,4 +1,4 @@
-"""What two peers say to each other: messages whose every field is checked before it is believed."""
+"""The messages that two peers send each other: every field is checked before it is believed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,18 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def printable(text: str) -> str:
-    """Without what moves a cursor or hides."""
+    r"""Replace what moves a cursor or hides.
+
+    Args:
+        text: a stranger's words.
+
+    Returns:
+        The text, with "?" for each character that is not printable.
+
+    Example:
+        >>> printable("a\nb")
+        'a?b'
+    """
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -53,7 +64,7 @@ class DeclineReason(str, Enum):
     OTHER_SCHEMA = "other-schema"
     OTHER_CODEC = "other-codec"
     OTHER_VERSION = "other-version"
-    OTHER_RULE = "other-rule"  # in this run nobody offers
+    OTHER_RULE = "other-rule"  # by this run's rule no peer offers
     DRAINED = "drained"  # by its operator
     NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
     NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
@@ -61,59 +72,78 @@ class DeclineReason(str, Enum):
 
 
 class Stamp(Frozen):
-    """How fresh a copy of the centre variable is: the term of its centre, and exchanges counted since the run began."""
+    """How fresh a copy of the centre variable is."""
 
-    term: Annotated[int, Field(ge=0, le=TERM_MAX)] = 0
-    clock: Annotated[int, Field(ge=0, le=CLOCK_MAX)] = 0
+    term: Annotated[int, Field(ge=0, le=TERM_MAX)] = Field(
+        default=0, description="of its centre; it grows each time the centre moves to another peer"
+    )
+    clock: Annotated[int, Field(ge=0, le=CLOCK_MAX)] = Field(
+        default=0, description="exchanges counted since the run began"
+    )
 
     @property
     def age(self) -> tuple[int, int]:
-        """The greater, the fresher."""
+        """Terms and exchanges: the greater, the fresher."""
         return self.term, self.clock
 
     def counted(self) -> Stamp:
-        """One exchange later. Stays at the end of its range, where only a liar brings it."""
+        """Count one exchange.
+
+        Returns:
+            The next stamp. It stays at the end of its range, which only a liar's stamp reaches.
+        """
         return Stamp(term=self.term, clock=min(self.clock + 1, CLOCK_MAX))
 
     def next_term(self) -> Stamp:
-        """The same value under the next centre."""
+        """Stamp the same value under the next centre.
+
+        Returns:
+            The stamp.
+
+        Example:
+            >>> Stamp(term=1, clock=7).next_term().age
+            (2, 7)
+        """
         return Stamp(term=min(self.term + 1, TERM_MAX), clock=self.clock)
 
 
 class Apart(Frozen):
-    """What stands behind the sender's parameters since it lost others: its steps, and the peers on its side.
+    """What stands behind the sender's parameters since a partition cut it off from others."""
 
-    `merge`: the receiver is one of them, and they did not exchange since.
-    """
-
-    steps: Step
-    peers: Annotated[int, Field(ge=1, le=PEERS_MAX)] = 1
-    merge: bool = True
+    steps: Step = Field(description="its own steps since then")
+    peers: Annotated[int, Field(ge=1, le=PEERS_MAX)] = Field(default=1, description="the peers on its side")
+    merge: bool = Field(
+        default=True,
+        description="whether the receiver is one of those that it lost, and the two did not exchange since",
+    )
 
 
 class Offer(Frozen):
-    """The initiator's header. `apart` is there for a while after a partition. `centre` is there where its vector is a
-    centre variable that it gives up, since another one stands. `last`: the sender leaves, and does not offer again.
+    """The initiator's header.
 
     Vectors travel as `codec` says over `streams` streams, this one included; with a `part` only that part of them does.
     """
 
-    version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    schema_hash: SchemaHash
-    elements: Annotated[int, Field(gt=0, lt=2**40)]
-    codec: Annotated[str, Field(max_length=32)]
-    step: Step
-    loss: Loss
-    weight: Weight
-    share: Share = 0.0
-    apart: Apart | None = None
-    centre: Stamp | None = None
-    part: Part | None = None
-    streams: Streams = 1
-    last: bool = False
+    version: Annotated[int, Field(ge=1, le=1000)] = Field(default=PROTOCOL_VERSION, description="of this protocol")
+    id: ExchangeId = Field(description="of the exchange, chosen by the initiator")
+    peer: PeerId = Field(description="the initiator's peer id")
+    run: RunName = Field(description="the run that it trains")
+    schema_hash: SchemaHash = Field(description="of its model")
+    elements: Annotated[int, Field(gt=0, lt=2**40)] = Field(description="D, of its whole vector")
+    codec: Annotated[str, Field(max_length=32)] = Field(description="how the vectors are encoded")
+    step: Step = Field(description="at which its snapshot was taken")
+    loss: Loss = Field(description="its training loss in nats; None before it has one")
+    weight: Weight = Field(description="how much its parameters count, 0 to 1")
+    share: Share = Field(default=0.0, description="what it gives away of its sum weight (GoSGD)")
+    apart: Apart | None = Field(
+        default=None, description="what stands behind its parameters; there for a while after a partition"
+    )
+    centre: Stamp | None = Field(
+        default=None, description="there if its vector is a centre variable that it gives up, since another one stands"
+    )
+    part: Part | None = Field(default=None, description="the elements that travel; None: all")
+    streams: Streams = Field(default=1, description="over how many the vectors may travel")
+    last: bool = Field(default=False, description="the sender leaves, and does not offer again")
 
     @model_validator(mode="after")
     def _a_part_of_the_vector(self) -> Offer:
@@ -121,83 +151,87 @@ class Offer(Frozen):
 
 
 class Accept(Frozen):
-    """The responder's header: the same facts of its own. `centre` is there where its vector is the centre variable.
+    """The responder's header: the same facts about itself."""
 
-    `streams`: over how many streams the vectors travel, as many as were offered or fewer. `waited`: how many seconds
-    passed between the offer and this answer.
-    """
-
-    id: ExchangeId
-    peer: PeerId
-    schema_hash: SchemaHash
-    step: Step
-    loss: Loss
-    weight: Weight
-    share: Share = 0.0
-    centre: Stamp | None = None
-    apart: Apart | None = None
-    streams: Streams = 1
-    waited: Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)] = 0.0
+    id: ExchangeId = Field(description="of the exchange, as offered")
+    peer: PeerId = Field(description="the responder's peer id")
+    schema_hash: SchemaHash = Field(description="of its model")
+    step: Step = Field(description="at which its snapshot was taken")
+    loss: Loss = Field(description="its training loss in nats; None before it has one")
+    weight: Weight = Field(description="how much its parameters count, 0 to 1")
+    share: Share = Field(default=0.0, description="of its sum weight (GoSGD)")
+    centre: Stamp | None = Field(default=None, description="there if its vector is the centre variable")
+    apart: Apart | None = Field(
+        default=None, description="what stands behind its parameters; there for a while after a partition"
+    )
+    streams: Streams = Field(
+        default=1, description="over how many streams the vectors travel, as many as were offered or fewer"
+    )
+    waited: Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)] = Field(
+        default=0.0, description="seconds between the offer and this answer"
+    )
 
 
 class Lane(Frozen):
-    """This stream is another one for the vectors of the exchange `id`: the `number`-th, its first one being 0."""
+    """This stream is another one for the vectors of an exchange."""
 
-    id: ExchangeId
-    number: Annotated[int, Field(ge=1, lt=LANES_MAX)]
+    id: ExchangeId = Field(description="of the exchange")
+    number: Annotated[int, Field(ge=1, lt=LANES_MAX)] = Field(description="of this stream; the first one is 0")
 
 
 class Decline(Frozen):
     """No, with a reason."""
 
-    id: ExchangeId
-    reason: DeclineReason
-    detail: Text = ""
+    id: ExchangeId = Field(description="of what was asked")
+    reason: DeclineReason = Field(description="for programs")
+    detail: Text = Field(default="", description="for people")
 
 
 class Verified(Frozen):
     """All of the partner's numbers arrived, whole and finite."""
 
-    id: ExchangeId
+    id: ExchangeId = Field(description="of the exchange")
 
 
 class Committed(Frozen):
     """The exchange took place."""
 
-    id: ExchangeId
+    id: ExchangeId = Field(description="of the exchange")
 
 
 class Aborted(Frozen):
-    """The exchange did not take place; nobody moves."""
+    """The exchange did not take place; neither end moves."""
 
-    id: ExchangeId
-    reason: Text
+    id: ExchangeId = Field(description="of the exchange")
+    reason: Text = Field(description="for people")
 
 
 class Inquiry(Frozen):
-    """Did this exchange take place? Asked by its initiator, who missed the last word."""
+    """Did this exchange take place? Asked by its initiator, if it missed the last word."""
 
-    id: ExchangeId
+    id: ExchangeId = Field(description="of the exchange")
 
 
 class Fetch(Frozen):
     """Give me the newest snapshot of `origin` that you hold, unless it is the one of its step `have`.
 
-    With a `part`: give me that part of your own parameters (of the centre variable, where you hold it), as they were at
-    your step `step` where you still have those, otherwise as they are now.
+    With a `part`: give me that part of your own parameters (of the centre variable, if you hold it), as they were at
+    your step `step` if you still have those, otherwise as they are now.
     """
 
-    version: Annotated[int, Field(ge=1, le=1000)] = PROTOCOL_VERSION
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    schema_hash: SchemaHash
-    elements: Annotated[int, Field(gt=0, lt=2**40)]
-    codec: Annotated[str, Field(max_length=32)]
-    origin: PeerId
-    have: Step | None = None
-    part: Part | None = None
-    step: Step | None = None
+    version: Annotated[int, Field(ge=1, le=1000)] = Field(default=PROTOCOL_VERSION, description="of this protocol")
+    id: ExchangeId = Field(description="of this question")
+    peer: PeerId = Field(description="the asker's peer id")
+    run: RunName = Field(description="the run that it trains")
+    schema_hash: SchemaHash = Field(description="of its model")
+    elements: Annotated[int, Field(gt=0, lt=2**40)] = Field(description="D, of its whole vector")
+    codec: Annotated[str, Field(max_length=32)] = Field(description="how the vector is to be encoded")
+    origin: PeerId = Field(description="the peer whose parameters are wanted")
+    have: Step | None = Field(default=None, description="the step of the snapshot that the asker has; None: none")
+    part: Part | None = Field(default=None, description="the elements that are wanted; None: all")
+    step: Step | None = Field(
+        default=None, description="the holder's step of the parts that the asker has already; None for the first"
+    )
 
     @model_validator(mode="after")
     def _a_part_of_the_vector(self) -> Fetch:
@@ -205,61 +239,65 @@ class Fetch(Frozen):
 
 
 class Given(Frozen):
-    """Here it is; the vector, or the part with this digest, follows. `centre`: it is the centre variable."""
+    """Here it is; the vector, or the part with this digest, follows."""
 
-    id: ExchangeId
-    origin: PeerId
-    step: Step
-    loss: Loss
-    digest: Digest | None = None
-    centre: Stamp | None = None
+    id: ExchangeId = Field(description="of the question")
+    origin: PeerId = Field(description="the peer whose parameters these are")
+    step: Step = Field(description="at which they were taken")
+    loss: Loss = Field(description="its training loss in nats at that step; None before it has one")
+    digest: Digest | None = Field(default=None, description="of the part's bytes; None for a whole snapshot")
+    centre: Stamp | None = Field(default=None, description="there if it is the centre variable")
 
 
 class Unchanged(Frozen):
     """You have the newest one that is held here."""
 
-    id: ExchangeId
+    id: ExchangeId = Field(description="of the question")
 
 
 class Referral(Frozen):
     """It was sent from here often enough; these have it too."""
 
-    id: ExchangeId
-    holders: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=4)]
+    id: ExchangeId = Field(description="of the question")
+    holders: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=4)] = Field(description="their peer ids")
 
 
 class Tell(Frozen):
-    """How well our training goes; answered by the same of the partner's. For choosing leaders."""
+    """How well the sender's training goes; answered by the same of the receiver's. For choosing leaders."""
 
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    step: Step
-    loss: Loss
+    id: ExchangeId = Field(description="of this question, the same in the answer")
+    peer: PeerId = Field(description="the sender's peer id")
+    run: RunName = Field(description="the run that it trains")
+    step: Step = Field(description="how far it is")
+    loss: Loss = Field(description="its training loss in nats; None before it has one")
 
 
 class Goodbye(Frozen):
-    """We leave the run: choose us no more, whatever older records say.
+    """The sender leaves the run: do not choose it any more, whatever older records say.
 
-    With `seconds` above 0 there is something to be taken from us, and we stay for so long: where `heir` is the one that
-    we tell this, the centre variable, and with it our place; otherwise our parameters, by the run's rule. To all others
-    `heir` says who has the centre variable now, as it was at the stamp `centre`.
+    With `seconds` above 0 there is something to be taken from the sender, and it stays for that time. If `heir` is the
+    receiver, that is the centre variable, and with it the sender's place; otherwise the sender's parameters, by the
+    run's rule. To all others `heir` says which peer has the centre variable now, as it was at the stamp `centre`.
     """
 
-    id: ExchangeId
-    peer: PeerId
-    run: RunName
-    sequence: Annotated[int, Field(ge=0, lt=2**53)]  # no record up to this one counts any more
-    seconds: Annotated[float, Field(ge=0.0, le=STAY_SECONDS_MAX, allow_inf_nan=False)] = 0.0
-    heir: PeerId | None = None
-    centre: Stamp | None = None
+    id: ExchangeId = Field(description="of this message, the same in the answer")
+    peer: PeerId = Field(description="the sender's peer id")
+    run: RunName = Field(description="the run that it leaves")
+    sequence: Annotated[int, Field(ge=0, lt=2**53)] = Field(
+        description="no record of the sender up to this number counts any more"
+    )
+    seconds: Annotated[float, Field(ge=0.0, le=STAY_SECONDS_MAX, allow_inf_nan=False)] = Field(
+        default=0.0, description="how long it stays for the receiver; 0: it does not"
+    )
+    heir: PeerId | None = Field(default=None, description="the peer that gets, or has, the centre variable; None: none")
+    centre: Stamp | None = Field(default=None, description="how fresh the variable is; None without one")
 
 
 class Heard(Frozen):
-    """We know that you leave; `took`: and have what there was to be taken."""
+    """The receiver of a Goodbye knows that its sender leaves."""
 
-    id: ExchangeId
-    took: bool = False
+    id: ExchangeId = Field(description="of the Goodbye")
+    took: bool = Field(default=False, description="whether it has what there was to be taken")
 
 
 Message = (

@@ -1,4 +1,4 @@
-"""How an exchange ends."""
+"""The ways in which an exchange ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class Outcome(str, Enum):
     DECLINED = "declined"  # the partner said no, with a reason
     UNREACHABLE = "unreachable"  # no stream
     TIMEOUT = "timeout"  # the partner went silent
-    BROKEN = "broken"  # the stream was cut in the middle; nobody moved
+    BROKEN = "broken"  # the stream was cut in the middle; neither end moved
     REFUSED = "refused"  # the partner broke the protocol or sent numbers that are not finite
-    HALF = "half"  # the partner may have moved, we did not: its last word never came
+    HALF = "half"  # the partner may have moved, this peer did not: the partner's last word never came

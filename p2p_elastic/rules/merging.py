@@ -1,4 +1,4 @@
-"""After a partition: how far two ends move that trained without each other, and what they do where the middle is bad.
+"""After a partition: how far two ends move that trained without each other, and what they do if the middle is bad.
 
 Gossip that conserves the sum already weighs each half by its number of peers. So a pair weighs by steps only: when two
 peers meet again, each counts with the steps s that it did since it lost the other,
@@ -6,10 +6,10 @@ peers meet again, each counts with the steps s that it did since it lost the oth
     x^i <- x^i + s_j / (s_i + s_j) (x^j - x^i)        x^j <- x^j + s_i / (s_i + s_j) (x^i - x^j)
 
 They meet at the mean weighted by steps, and s_i x_i + s_j x_j stays what it was: over the swarm each half counts by its
-peers times its steps. Who hardly trained meanwhile moves to the others, as a newcomer would.
+peers times its steps. A peer that hardly trained meanwhile moves to the others, as a newcomer would.
 
 Two models that trained apart may lie in two valleys with a barrier between them. Then meeting in the middle would cost
-what both learnt: the one behind which less stands (steps times peers) copies the other, and the other one stays.
+what both learnt: the end with less behind it (steps times peers) copies the other, and the other one stays.
 """
 
 from __future__ import annotations
@@ -17,24 +17,40 @@ from __future__ import annotations
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
 
-RISE = 0.1  # of the worse end's loss: up to so much more at the point of meeting is no barrier
+RISE = 0.1  # a share of the worse end's loss: a rise up to this at the point of meeting is no barrier
 TRUST_MIN = 0.5  # below it a partner is not copied: its parameters do badly here
 
 
 def merges(mine: Facts, theirs: Facts) -> bool:
-    """Whether both ends lost each other, and this is how they meet again."""
+    """Whether both ends lost each other in a partition, so that they meet again by `merge_share`.
+
+    Args:
+        mine: what this end says of itself.
+        theirs: what the other end says of itself.
+
+    Returns:
+        True if each says that it lost the other and did not exchange with it since.
+    """
     return mine.apart is not None and theirs.apart is not None and mine.apart.merge and theirs.apart.merge
 
 
 def merge_share(mine: Facts, theirs: Facts) -> float:
-    """The share of the distance that `mine` moves where two ends merge: 0 to 1, both shares together 1.
+    """The share of the distance that `mine` moves when two ends merge.
 
     Weights count as well as steps: a weight of 0 copies, and is not copied. Distrust only ever shortens the move.
 
-    >>> from p2p_elastic.rules.base import Stake
-    >>> long, short = (Facts(9, None, 1.0, apart=Stake(steps, 3)) for steps in (300, 100))
-    >>> merge_share(long, short), merge_share(short, long)
-    (0.25, 0.75)
+    Args:
+        mine: what this end says of itself; `apart` must be there.
+        theirs: what the other end says of itself; `apart` must be there.
+
+    Returns:
+        0 to 1; both ends' shares together are 1 if they trust each other.
+
+    Example:
+        >>> from p2p_elastic.rules.base import Stake
+        >>> long, short = (Facts(9, None, 1.0, apart=Stake(steps, 3)) for steps in (300, 100))
+        >>> merge_share(long, short), merge_share(short, long)
+        (0.25, 0.75)
     """
     if theirs.trust <= 0.0:
         return 0.0
@@ -42,14 +58,14 @@ def merge_share(mine: Facts, theirs: Facts) -> float:
 
 
 def _share(mine: Facts, theirs: Facts, counts: float) -> float:
-    """The share where the other end counts so much."""
+    """The share of the distance if the other end counts with the weight `counts`."""
     assert mine.apart is not None
     assert theirs.apart is not None
     if mine.weight == 0.0 or counts == 0.0:
         equal = mine.weight == counts
         return 0.5 if equal else 1.0 if mine.weight == 0.0 else 0.0
     ours, others = mine.weight * mine.apart.steps, counts * theirs.apart.steps
-    if ours == others == 0.0:  # nobody learnt anything
+    if ours == others == 0.0:  # neither end learnt anything
         ours, others = mine.weight, counts
     return others / (ours + others)
 
@@ -59,14 +75,29 @@ def inherited_share(own: int, others: int) -> float:
 
     Each counts with the exchanges behind it since they were one.
 
-    >>> inherited_share(300, 100), inherited_share(0, 0)
-    (0.25, 0.0)
+    Args:
+        own: the exchanges behind the variable that stays.
+        others: the exchanges behind the variable that is given up; a negative number counts as 0.
+
+    Returns:
+        0 to 1; 0 if nothing is behind the other.
+
+    Example:
+        >>> inherited_share(300, 100), inherited_share(0, 0)
+        (0.25, 0.0)
     """
     return max(0, others) / (own + others) if others > 0 else 0.0
 
 
 def merging(rule: ExchangeRule) -> ExchangeRule:
-    """Any rule between pairs; where both ends were apart, they meet at the mean weighted by steps instead."""
+    """Any rule between pairs; two ends that were apart meet at the mean weighted by steps instead.
+
+    Args:
+        rule: the rule that holds between ends that did not lose each other.
+
+    Returns:
+        The same rule, with `merges` set.
+    """
 
     def update(distance: float, state: State, *, mine: Facts, theirs: Facts) -> tuple[float, State]:
         if not merges(mine, theirs):
@@ -79,17 +110,27 @@ def merging(rule: ExchangeRule) -> ExchangeRule:
 def is_barrier(landing: Trial, first_loss: float | None) -> bool:
     """Whether the point of meeting does clearly worse than both ends.
 
-    `landing` has it as `theirs`, and the worse of the two ends as `mine`; `first_loss`, in nats, is where training
-    began.
+    Args:
+        landing: has the point of meeting as `theirs`, and the worse of the two ends as `mine`.
+        first_loss: the loss in nats at which training began; None if it is not known.
+
+    Returns:
+        True if the loss rises there by more than RISE, a small floor and chance explain, or is not finite.
     """
     allowed = (1.0 + RISE) * landing.mine + FLOOR * (first_loss or 0.0)
-    return not landing.theirs - ERRORS * landing.error <= allowed  # not finite is one, too
+    return not landing.theirs - ERRORS * landing.error <= allowed  # a loss that is not finite is a barrier, too
 
 
 def crossing(mine: Facts, theirs: Facts, *, yields: bool) -> float:
-    """The share of the distance that `mine` moves where a barrier is between the two: all of it, or nothing.
+    """The share of the distance that `mine` moves if a barrier is between the two: all of it, or nothing.
 
-    `yields` says who copies where behind both stands the same. Where that is not known of both, nobody moves.
+    Args:
+        mine: what this end says of itself.
+        theirs: what the other end says of itself, with `trust` as this end measured it.
+        yields: whether this end copies if the same stands behind both.
+
+    Returns:
+        1 or 0. If it is not known of both what stands behind them, neither moves.
     """
     if theirs.trust < TRUST_MIN or theirs.weight == 0.0:
         return 0.0

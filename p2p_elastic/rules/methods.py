@@ -10,7 +10,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules.base import ExchangeRule, check_rate
 from p2p_elastic.rules.pairwise import elastic, follow, receive, stay, sum_weight
 
-BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; that of a live run is for so many
+BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; a live run takes that of BETA_PEERS
 
 
 class Topology(str, Enum):
@@ -21,12 +21,12 @@ class Topology(str, Enum):
     CENTRE_TOGETHER = "centre-together"  # all at once with the same centre (synchronous)
     LEADER = "leader"  # the best of the group, and of all groups
     ACCUMULATED = "accumulated"  # the centre gets what was learnt since the last time (DOWNPOUR)
-    GRADIENTS = "gradients"  # everybody averages gradients before each step
+    GRADIENTS = "gradients"  # all average their gradients before each step
     NOBODY = "nobody"
 
 
 class Flow(str, Enum):
-    """Which way parameters travel, seen from who asks."""
+    """Which way parameters travel, seen from the end that asks."""
 
     BOTH = "both"
     PULL = "pull"
@@ -36,11 +36,19 @@ class Flow(str, Enum):
 class Method(NamedTuple):
     """A named way to train together: the rule of both ends, with whom, which way, and the paper's defaults.
 
-    `rule` takes the moving rate (alpha, or lambda for a leader). `after_step`: the exchange uses the parameters after
-    the optimizer step and moves them at once; otherwise gradient and move are both taken at the old parameters and
-    added (sources in ALGORITHMS of each paper: EASGD eq. 3, Elastic Gossip; LSGD Algorithm 1). `momentum` None is the
-    task's. `live` is false for the baselines that only the simulator runs. `shares`: it weighs peers by shares of its
-    own (GoSGD).
+    Attributes:
+        summary: one line for people, with the source.
+        topology: with whom a peer exchanges.
+        rule: from the moving rate (alpha, or lambda for a leader) to the rule.
+        moving_rate: the default of a live run; without meaning for rules that have none.
+        flow: which way parameters travel.
+        symmetric: whether the two moves are negatives of each other, so that the sum is conserved.
+        after_step: whether the exchange uses the parameters after the optimizer step and moves them at once; otherwise
+            gradient and move are both taken at the old parameters and added (EASGD eq. 3, Elastic Gossip; LSGD
+            Algorithm 1).
+        momentum: of the optimizer, by the paper; None is the task's.
+        live: false for the baselines that only the simulator runs.
+        shares: whether it weighs peers by shares of its own (GoSGD).
     """
 
     summary: str
@@ -60,21 +68,34 @@ class Method(NamedTuple):
         return self.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER)
 
     def moving_rate_among(self, peers: int) -> float:
-        """The paper's moving rate where it is known how many there are (arXiv 1412.6651: beta = p alpha)."""
+        """The paper's moving rate if the number of peers is known (arXiv 1412.6651: beta = p alpha).
+
+        Args:
+            peers: p, 1 or more.
+
+        Returns:
+            beta / p for a method that pulls a centre; otherwise the default.
+
+        Example:
+            >>> RULES["easgd"].moving_rate_among(3), RULES["elastic-gossip"].moving_rate_among(3)
+            (0.3, 0.5)
+        """
         return BETA / peers if self.pulls_centre else self.moving_rate
 
     @property
     def rate(self) -> str:
         """The default moving rate, for people."""
         if self.pulls_centre:
-            of_live = f" (live, where p is not known: {self.moving_rate:g}, that of {BETA_PEERS})"
+            of_live = f" (live, if p is not known: {self.moving_rate:g}, that of {BETA_PEERS})"
             return f"moving rate {BETA:g} / p for p workers" + of_live * self.live
         return "no moving rate" if self.shares or not self.moving_rate else f"moving rate {self.moving_rate:g}"
 
     @property
     def fragments(self) -> bool:
-        """Whether an exchange may move a part of the vector: not where sum weights are of whole models, nor where a
-        leader is followed whole."""
+        """Whether an exchange may move a part of the vector.
+
+        Not if sum weights are of whole models (GoSGD), nor if a leader is followed whole.
+        """
         return self.topology in (Topology.PAIRS, Topology.CENTRE) and not self.shares
 
 
@@ -162,13 +183,34 @@ RULES: Mapping[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """The method of that name. Raises ConfigError with the names there are."""
+    """Find the method of a name.
+
+    Args:
+        name: a key of `RULES`, such as "elastic-gossip".
+
+    Returns:
+        The method with its defaults.
+
+    Raises:
+        ConfigError: if there is none; it names those there are.
+    """
     if name not in RULES:
         raise ConfigError("rule", name, f"allowed: {', '.join(RULES)}")
     return RULES[name]
 
 
 def find_rule(name: str, moving_rate: float) -> ExchangeRule:
-    """The exchange rule of the method of that name. Raises ConfigError."""
+    """Build the exchange rule of the method of a name.
+
+    Args:
+        name: a key of `RULES`.
+        moving_rate: 0 to 1; rules that have none ignore it.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: if there is no such method, or the rate is out of its range.
+    """
     check_rate("moving-rate", moving_rate, copies=True)
     return find_method(name).rule(moving_rate)

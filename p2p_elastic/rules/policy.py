@@ -18,15 +18,33 @@ DEFAULT_PROBABILITY = 1 / 32  # as good as 1/8 on MNIST in the paper's table, a 
 
 
 def default_schedule(topology: Topology) -> Schedule:
-    """When peers exchange unless somebody says otherwise, live and in the simulator."""
+    """When peers exchange unless an option says otherwise, live and in the simulator.
+
+    Args:
+        topology: with whom a peer exchanges.
+
+    Returns:
+        Every LEADER_PERIOD steps for a leader; otherwise with DEFAULT_PROBABILITY after each step.
+    """
     return Schedule(period=LEADER_PERIOD) if topology is Topology.LEADER else Schedule(probability=DEFAULT_PROBABILITY)
 
 
 def rule_of(method: Method, moving_rate: float, weighting: WeightingName) -> ExchangeRule:
-    """The exchange rule of a method. Raises ConfigError.
+    """Build the exchange rule of a method.
 
     Towards a centre or leader dynamic weighting is in the rule; between pairs it is in the facts that the rule gets.
     There the rule also merges what a partition had parted; GoSGD has shares of its own for that.
+
+    Args:
+        method: the way to train together.
+        moving_rate: alpha or lambda.
+        weighting: whether all count the same ("fixed") or by their health ("dynamic").
+
+    Returns:
+        The rule that both ends apply.
+
+    Raises:
+        ConfigError: if the moving rate is out of the rule's range.
     """
     rule = method.rule(moving_rate)
     if method.topology is Topology.PAIRS and not method.shares:
@@ -38,7 +56,14 @@ def rule_of(method: Method, moving_rate: float, weighting: WeightingName) -> Exc
 class Policy(NamedTuple):
     """A method with its numbers filled in.
 
-    `global_rule` and `global_period` are those of the pull towards the best of all groups (multi-leader LSGD).
+    Attributes:
+        rule: the exchange rule of both ends.
+        schedule: when a peer asks for an exchange.
+        topology: with whom.
+        flow: which way parameters travel.
+        global_rule: of the pull towards the best of all groups (multi-leader LSGD); None without groups.
+        global_period: steps between two such pulls; None without groups.
+        weighting: whether all count the same or by their health.
     """
 
     rule: ExchangeRule
@@ -55,7 +80,14 @@ class Policy(NamedTuple):
         return self.flow is not Flow.PULL
 
     def moves_the_other(self, *, asked: bool) -> bool:
-        """Whether an exchange brings our parameters to the other end, where we `asked` and where we answered."""
+        """Whether an exchange brings this end's parameters to the other end.
+
+        Args:
+            asked: whether this end asked for the exchange, or answered.
+
+        Returns:
+            True if the other end moves; only pairs and a centre exchange in this way.
+        """
         if self.topology not in (Topology.PAIRS, Topology.CENTRE):
             return False
         return self.flow is Flow.BOTH or asked is (self.flow is Flow.PUSH)

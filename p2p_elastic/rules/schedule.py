@@ -12,6 +12,10 @@ class Schedule(NamedTuple):
     """Either a communication period tau or a probability p per step; the effective period is 1/p.
 
     Source: Elastic Gossip, arXiv 1812.02407 (both forms).
+
+    Attributes:
+        period: tau in steps, 1 or more; None if a probability is given.
+        probability: p, 0 to 1; None if a period is given.
     """
 
     period: int | None = None
@@ -19,7 +23,22 @@ class Schedule(NamedTuple):
 
     @classmethod
     def build(cls, period: int | None, probability: float | None) -> Schedule:
-        """A checked schedule. Raises ConfigError unless exactly one of the two is given and in range."""
+        """Check the two and build a schedule.
+
+        Args:
+            period: tau in steps, 1 or more, or None.
+            probability: p, 0 to 1, or None.
+
+        Returns:
+            The schedule.
+
+        Raises:
+            ConfigError: unless exactly one of the two is given and in range.
+
+        Example:
+            >>> str(Schedule.build(32, None)), str(Schedule.build(None, 0.125))
+            ('every 32 steps', 'with probability 0.125 per step')
+        """
         if (period is None) == (probability is None):
             raise ConfigError("period/probability", (period, probability), "give one of the two, not both or none")
         if period is not None and period < 1:
@@ -30,13 +49,21 @@ class Schedule(NamedTuple):
 
     @property
     def mean_period(self) -> float:
-        """Steps between two exchanges that we ask for, on average."""
+        """Steps between two exchanges that the peer asks for, on average; infinite for a probability of 0."""
         if self.period is not None:
             return float(self.period)
         return 1.0 / self.probability if self.probability else float("inf")
 
     def due(self, step: int, rng: random.Random) -> bool:
-        """Whether an exchange is due after `step` (counted from 1)."""
+        """Whether an exchange is due after a step.
+
+        Args:
+            step: counted from 1.
+            rng: drawn from once per call if the schedule is a probability.
+
+        Returns:
+            True if it is due.
+        """
         if self.period is not None:
             return step % self.period == 0
         return rng.random() < (self.probability or 0.0)

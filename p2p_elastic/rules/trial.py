@@ -7,12 +7,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 ERRORS = 2.0  # standard errors that chance may make
-FLOOR = 0.05  # of the loss where training began: below it differences are no harm
+FLOOR = 0.05  # a share of the loss at which training began: smaller differences are no harm
 
 
 class Trial(NamedTuple):
-    """Mean losses in nats of the partner's and of our parameters on the same examples, and the standard error of their
-    difference. `barrier`: where the exchange would lead us, the loss is clearly worse than at both (`merging.py`)."""
+    """What two parameter vectors achieve on the same examples.
+
+    Attributes:
+        theirs: mean loss in nats of the partner's parameters.
+        mine: mean loss in nats of this peer's parameters.
+        error: the standard error of their difference, in nats.
+        barrier: whether the loss is clearly worse than at both where the exchange would lead (`merging.py`).
+    """
 
     theirs: float
     mine: float
@@ -21,7 +27,20 @@ class Trial(NamedTuple):
 
     @classmethod
     def of(cls, theirs: Tensor, mine: Tensor) -> Trial:
-        """From mean losses [n] over the same n groups of examples."""
+        """Build a trial from losses per group of examples.
+
+        Args:
+            theirs: mean losses [n] of the partner's parameters over n groups, on any device.
+            mine: mean losses [n] of this peer's parameters over the same groups.
+
+        Returns:
+            The trial; its error is 0 for a single group.
+
+        Example:
+            >>> import torch
+            >>> Trial.of(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
+            Trial(theirs=2.0, mine=1.0, error=1.0, barrier=False)
+        """
         theirs, mine = theirs.cpu().double(), mine.cpu().double()  # Apple's GPUs have no float64
         error = float((theirs - mine).std()) / len(mine) ** 0.5 if len(mine) > 1 else 0.0
         return cls(float(theirs.mean()), float(mine.mean()), error)

@@ -18,6 +18,16 @@ class Accumulated(Nobody):
 
     With `average_rate` a (MVADOWNPOUR) `centre` is the moving average z <- (1 - a) z + a centre, of the centre before
     each of its updates.
+
+    Args:
+        flat: rows [W, D] with which workers begin, all the same.
+        trainable: the elements that travel, the first ones; None: all.
+        average_rate: a, of MVADOWNPOUR; None: DOWNPOUR.
+        seed: of the order.
+
+    Attributes:
+        anchors: [W, n], what each worker had when it met the centre last.
+        centre: [D].
     """
 
     def __init__(
@@ -26,13 +36,22 @@ class Accumulated(Nobody):
         super().__init__()
         self._rng, self._average_rate = random.Random(seed), average_rate
         self._trainable = slice(flat.shape[1] if trainable is None else trainable)
-        self._origin = flat[0, self._trainable].clone()  # where workers restart
+        self._origin = flat[0, self._trainable].clone()  # workers restart from it
         self.anchors = flat[:, self._trainable].clone()
         self.centre: Tensor = flat[0].clone()
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
     ) -> None:
+        """Let due workers push to the centre what they learnt, and restart from it.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+            losses: [W], recent means, for choosing leaders.
+        """
         order = reached(due, connected)
         self._rng.shuffle(order)
         shown = self.centre[self._trainable]
@@ -48,5 +67,10 @@ class Accumulated(Nobody):
             shown.copy_(self._origin)
 
     def forget(self, row: int, flat: Tensor) -> None:
-        """What the worker learnt since it last met the centre is lost; the fault itself must not go to the centre."""
+        """Drop what the worker learnt since it last met the centre: the fault itself must not go to the centre.
+
+        Args:
+            row: of the worker.
+            flat: all rows [W, D], after the fault.
+        """
         self.anchors[row].copy_(flat[row, self._trainable])

@@ -1,4 +1,4 @@
-"""Which round a configuration's rule is, put together."""
+"""Builds the round of a configuration's rule."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ LSGD_GLOBAL_PERIODS = 4  # local pulls to one global pull, unless told otherwise
 def build_round(
     config: SimulationConfig, flat: Tensor, trainable: int | None = None, judging: Judging | None = None
 ) -> Round:
-    """The round of a configuration's rule for workers that begin with `flat` [W, D].
+    """Build the round of a configuration's rule.
 
-    The first `trainable` of D are parameters, the others BatchNorm's statistics; None is all. `judging` is there where
-    the configuration has dynamic weighting.
+    Args:
+        config: of the simulation.
+        flat: [W, D], with which workers begin.
+        trainable: the first elements of D that are parameters; the others are BatchNorm's statistics; None: all.
+        judging: there if the configuration has dynamic weighting.
+
+    Returns:
+        The round.
 
     Raises:
-        ConfigError: more fragments than elements.
+        ConfigError: if there are more fragments than elements.
     """
     if config.fragment > flat.shape[1]:
         raise ConfigError("fragment", config.fragment, f"at most one per element of the model ({flat.shape[1]})")

@@ -1,4 +1,4 @@
-"""What to simulate, and what comes out: frozen values, the same in JSON."""
+"""The configuration and the result of a simulation: frozen values, the same in JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Epochs = Annotated[float, Field(ge=0.0, le=2**31)]
 Loop = Literal["auto", "stacked", "looped"]
-"""How workers are computed, see `simulate`: of the engine, not of a configuration."""
+"""The way in which workers are computed, see `simulate`: of the engine, not of a configuration."""
 UNSENT = (Topology.ACCUMULATED, Topology.GRADIENTS, Topology.NOBODY)  # no vectors that a rule takes differences of
 
 
 class Failures(Frozen):
-    """What goes wrong, per worker and step (ALGORITHMS of dynamic weighting, arXiv 2409.09242). All zero: nothing."""
+    """Faults per worker and step (dynamic weighting, arXiv 2409.09242). All zero: none."""
 
     drop: Share = Field(default=0.0, description="probability that a due exchange of a worker does not take place")
     burst: Share = Field(default=0.0, description="share of the time that a worker is cut off, in bursts")
@@ -33,25 +33,27 @@ class Failures(Frozen):
     silent: bool = Field(
         default=False, description="a worker that crashed does not know it; otherwise it copies first, as live peers do"
     )
-    slow: Annotated[int, Field(ge=0, le=1024)] = Field(default=0, description="so many workers are slow, the last ones")
+    slow: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="number of workers that are slow, the last ones"
+    )
     slow_factor: Annotated[float, Field(ge=1.0, le=1e6)] = Field(
-        default=4.0, description="a slow worker takes one step while the others take so many"
+        default=4.0, description="steps that the others take while a slow worker takes one"
     )
     corrupt: Share = Field(default=0.0, description="probability per step that a worker's parameters get noise")
     noise: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
         default=1.0, description="noise relative to the root mean square of the worker's parameters"
     )
     diverge: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="so many workers have too high a learning rate, the first ones"
+        default=0, description="number of workers with too high a learning rate, the first ones"
     )
     diverge_factor: Annotated[float, Field(ge=1.0, le=1e6)] = Field(
         default=100.0, description="what the learning rate of a diverging worker is multiplied by"
     )
     flipped: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="so many workers, after the diverging ones, train on class C - 1 - c in the place of c"
+        default=0, description="number of workers, after the diverging ones, that train on class C - 1 - c instead of c"
     )
     nan: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="the parameters of so many workers, after the flipped ones, turn to NaN"
+        default=0, description="number of workers, after the flipped ones, whose parameters turn to NaN"
     )
     nan_step: Count = Field(default=100, description="the step at whose end they do")
 
@@ -59,7 +61,7 @@ class Failures(Frozen):
     def faulty(self) -> range:
         """The workers that do harm: diverging, then flipped, then those that turn to NaN, from worker 0 on.
 
-        The others are healthy, even where they are slow, or cut off, crash or are corrupted now and then.
+        The others are healthy, even if they are slow, or cut off, crash or are corrupted now and then.
         """
         return range(self.diverge + self.flipped + self.nan)
 
@@ -67,26 +69,26 @@ class Failures(Frozen):
 class SimulationConfig(Frozen):
     """One simulation. `None` means the task's recipe, or the method's default."""
 
-    task: str = "digits"
-    workers: Annotated[int, Field(ge=1, le=1024)] = 4
-    rule: str = "elastic-gossip"
-    moving_rate: float | None = None
+    task: str = Field(default="digits", description="name of the task")
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(default=4, description="number of workers")
+    rule: str = Field(default="elastic-gossip", description="name of the way to train together")
+    moving_rate: float | None = Field(default=None, description="alpha or lambda of the rule")
     global_moving_rate: float | None = Field(default=None, description="lsgd: pull towards the best of all groups")
-    period: Count | None = None
-    probability: Share | None = None
+    period: Count | None = Field(default=None, description="steps between two exchanges of a worker")
+    probability: Share | None = Field(default=None, description="of an exchange after each step, instead of a period")
     codec: str = Field(default="none", description="how parameters travel: none (float32), float16, bfloat16, int8")
-    fragment: Count = Field(default=1, description="an exchange is about one of so many parts of the vector, in turns")
+    fragment: Count = Field(default=1, description="parts of the vector; an exchange is about one, in turns")
     weighting: WeightingName = Field(
         default="fixed", description="dynamic: workers count by their health and by what others measure of them"
     )
     global_period: Count | None = Field(default=None, description="lsgd: steps between pulls to the best of all")
-    groups: Annotated[int, Field(ge=1, le=1024)] = 1
+    groups: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="lsgd: groups of neighbours")
     partners: Annotated[int, Field(ge=1, le=1023)] = Field(default=1, description="gossip: partners asked at once")
-    epochs: Count | None = None
+    epochs: Count | None = Field(default=None, description="passes of each worker over its part")
     steps: Count | None = Field(default=None, description="instead of epochs")
     batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = Field(default=None, description="per worker")
-    optimizer: Literal["sgd", "adahessian"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] | None = None
+    optimizer: Literal["sgd", "adahessian"] = Field(default="sgd", description="of every worker")
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] | None = Field(default=None, description="at the beginning")
     milestones: tuple[Epochs, ...] | None = Field(
         default=None,
         description="epochs, also parts of them, from which on the learning rate is the recipe's part of it",
@@ -94,15 +96,19 @@ class SimulationConfig(Frozen):
     lr_decay: Annotated[float, Field(ge=0.0, le=1e6)] = Field(
         default=0.0, description="gamma: the learning rate of step t = 0, 1, ... is divided by (1 + gamma t)^0.5"
     )
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    split: Literal["shards", "whole", "overlap", "dirichlet"] = "shards"
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(default=None, description="of SGD")
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(default=None, description="of the optimizer")
+    split: Literal["shards", "whole", "overlap", "dirichlet"] = Field(
+        default="shards", description="how the training data is divided, see `worker_parts`"
+    )
     overlap: Share = Field(default=0.25, description="split overlap: this share of the data goes to every worker")
     dirichlet: Annotated[float, Field(gt=0.0, le=1e6)] = Field(
         default=0.5, description="split dirichlet: concentration; small means few classes per worker"
     )
-    failures: Failures = Failures()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
+    failures: Failures = Field(default=Failures(), description="faults that are injected")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=1234, description="of all random choices but the first model's"
+    )
     evaluate_steps: Count | None = Field(default=None, description="steps between evaluations; None: each epoch")
 
     @model_validator(mode="after")
@@ -161,12 +167,12 @@ class SimulationConfig(Frozen):
 
     @property
     def rate(self) -> float:
-        """The moving rate, or the method's default among so many workers."""
+        """The moving rate, or the method's default among this number of workers."""
         return RULES[self.rule].moving_rate_among(self.workers) if self.moving_rate is None else self.moving_rate
 
     @property
     def global_rate(self) -> float | None:
-        """The pull towards the best of all groups; None where there is none. Defaults to the moving rate."""
+        """The pull towards the best of all groups; None if the rule has none. Defaults to the moving rate."""
         if RULES[self.rule].topology is not Topology.LEADER:
             return None
         return self.rate if self.global_moving_rate is None else self.global_moving_rate
@@ -179,7 +185,14 @@ class SimulationConfig(Frozen):
         return Schedule.build(self.period, self.probability)
 
     def momentum_of(self, recipe: Recipe) -> float:
-        """The momentum asked for, or the method's, or the recipe's."""
+        """Choose the momentum that was asked for, or else the method's, or else the recipe's.
+
+        Args:
+            recipe: of the task.
+
+        Returns:
+            The momentum.
+        """
         if self.momentum is not None:
             return self.momentum
         of_method = RULES[self.rule].momentum
@@ -187,37 +200,37 @@ class SimulationConfig(Frozen):
 
 
 class Point(Frozen):
-    """Where a simulation stood after `step`."""
+    """An evaluation of a simulation after `step`."""
 
-    step: int
-    epoch: float
+    step: int = Field(description="of the simulation, from 1")
+    epoch: float = Field(description="passes of the first worker over its part")
     bytes_per_worker: float = Field(description="bytes sent so far, mean over workers (the centre's are its own)")
-    exchanges: int
+    exchanges: int = Field(description="so far, of all workers")
     training_loss: float | None = Field(
-        description="mean over workers and the steps since the last point; None where that is not a finite number"
+        description="mean over workers and the steps since the last point; None if that is not a finite number"
     )
     accuracies: tuple[float, ...] = Field(
-        description="of each worker on the test split, 0..1; which of them are not healthy says `Failures.faulty`"
+        description="of each worker on the test split, 0..1; `Failures.faulty` says which of them are not healthy"
     )
     average_accuracy: float = Field(description="of the averaged parameters, BatchNorm statistics re-estimated")
-    centre_accuracy: float | None = Field(default=None, description="of the centre variable, where there is one")
+    centre_accuracy: float | None = Field(default=None, description="of the centre variable, if there is one")
     consensus_distance: float = Field(description="root mean square L2 distance of the workers to their average")
 
     @property
     def accuracy(self) -> float:
-        """Of what the method would deliver: the centre where there is one, otherwise the average."""
+        """The accuracy of what the method would deliver: the centre if there is one, otherwise the average."""
         return self.average_accuracy if self.centre_accuracy is None else self.centre_accuracy
 
 
 class SimulationResult(Frozen):
-    """What came out of a simulation."""
+    """All that came out of a simulation."""
 
-    version: str
-    config: SimulationConfig
-    device: str
-    parameters: int
-    steps: int
-    seconds: float
-    points: tuple[Point, ...]
+    version: str = Field(description="of p2p-elastic")
+    config: SimulationConfig = Field(description="of the simulation")
+    device: str = Field(description="on which it ran")
+    parameters: int = Field(description="D, elements of the vector")
+    steps: int = Field(description="that were done")
+    seconds: float = Field(description="that it took")
+    points: tuple[Point, ...] = Field(description="the evaluations, the first one first")
     faults: dict[str, int] = Field(default_factory=dict, description="injected: kind -> count")
     leaders: dict[int, int] = Field(default_factory=dict, description="lsgd: worker -> times that it led")

@@ -1,4 +1,4 @@
-"""What goes wrong with workers, drawn from seeds: the failure models of `Failures`."""
+"""Injects faults into workers, drawn from seeds: the failure models of `Failures`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ class FaultInjector:
     """The faults of all workers. Every kind and worker has its own random numbers: one does not shift another.
 
     A round is `begin()`, then `flip_(labels, classes)` and `exchanging(due)`, `step(workers, learning_rate, active)` in
-    place of the workers' own, and at its end `damage(workers, step)`. The first snapshots are `flat` [W, D], with which
-    workers begin.
+    place of the workers' own, and at its end `damage(workers, step)`.
 
-    `counts` has, by kind: "dropped" (due exchanges lost at random), "cut-off" (due exchanges lost to a burst), "bursts"
-    (begun), "skipped" (steps that a slow worker did not take), "crashes", "corruptions", "diverging" (steps that a
-    worker took at too high a rate), "flipped" (batches with flipped labels) and "nan" (workers that turned to NaN).
+    Args:
+        failures: what is injected, and how often.
+        flat: [W, D], with which workers begin; the first snapshots are copies of it.
+        seed: of all random numbers.
+
+    Attributes:
+        counts: by kind: "dropped" (due exchanges lost at random), "cut-off" (due exchanges lost to a burst), "bursts"
+            (begun), "skipped" (steps that a slow worker did not take), "crashes", "corruptions", "diverging" (steps at
+            too high a rate), "flipped" (batches with flipped labels) and "nan" (workers that turned to NaN).
+        restarted: workers that crashed in the last step, and know it.
     """
 
     def __init__(self, failures: Failures, flat: Tensor, seed: int) -> None:
@@ -33,7 +39,7 @@ class FaultInjector:
         self._nan = slice(self._flipped.stop, self._flipped.stop + failures.nan)
         self._credit = 0.0
         self.counts: Counter[str] = Counter()
-        self.restarted: list[int] = []  # after the last step, and know it
+        self.restarted: list[int] = []
         kinds = ("drop", "burst", "crash", "corrupt")
         self._rng = {kind: [random.Random(f"{seed} {kind} {i}") for i in range(workers)] for kind in kinds}
         self._noise = torch.Generator().manual_seed(seed)
@@ -43,7 +49,11 @@ class FaultInjector:
         self._snapshots = flat.clone() if failures.crash > 0.0 else None
 
     def begin(self) -> int:
-        """A round begins: so many workers, the first ones, take a step in it."""
+        """Begin a round.
+
+        Returns:
+            How many workers, the first ones, take a step in it.
+        """
         if self._failures.burst > 0.0:
             self._move_bursts()
         self._credit += 1.0
@@ -66,7 +76,14 @@ class FaultInjector:
         return [worker for worker, away in enumerate(self._away) if not away]
 
     def exchanging(self, due: Sequence[int]) -> list[int]:
-        """Those of the due workers whose exchange takes place."""
+        """Choose the due workers whose exchange takes place.
+
+        Args:
+            due: the workers that ask.
+
+        Returns:
+            Those of them that are neither cut off nor dropped, in their order.
+        """
         kept = []
         for worker in due:
             if self._away[worker]:
@@ -78,16 +95,30 @@ class FaultInjector:
         return kept
 
     def flip_(self, labels: Tensor, classes: int) -> Tensor:
-        """Change labels [n, B] of the first n workers, 0..classes - 1, to those that they train on; gives them."""
+        """Change the labels of the workers that train on flipped ones, in place.
+
+        Args:
+            labels: [n, B] of the first n workers, 0..classes - 1.
+            classes: of the task.
+
+        Returns:
+            `labels`.
+        """
         mine = labels[self._flipped]
         mine.copy_(classes - 1 - mine)
         self.counts["flipped"] += len(mine)
         return labels
 
     def step(self, workers: Workers, learning_rate: float, active: int) -> None:
-        """One optimizer step of the first `active` workers, at a higher rate for those that diverge."""
+        """Make one optimizer step, at a higher rate for the workers that diverge.
+
+        Args:
+            workers: all of them, with gradients of the first ones.
+            learning_rate: of those that do not diverge.
+            active: the number of workers that step, the first ones.
+        """
         # A step is proportional to the rate, and nothing that an optimizer keeps depends on it (SGD, AdaHessian): to go
-        # so many times as far is the higher rate, up to rounding.
+        # that many times as far is the higher rate, up to rounding.
         mine = workers.flat[: min(self._failures.diverge, active)]
         before = mine.clone()
         workers.step(learning_rate)
@@ -95,7 +126,15 @@ class FaultInjector:
         self.counts["diverging"] += len(mine)
 
     def damage(self, workers: Workers, step: int) -> list[int]:
-        """Crash and corrupt workers after their step, or turn them to NaN; gives which. Takes snapshots when due."""
+        """Crash and corrupt workers after their step, or turn them to NaN, and take snapshots when due.
+
+        Args:
+            workers: all of them; rows are changed in place.
+            step: of the simulation, from 1.
+
+        Returns:
+            The workers that were damaged.
+        """
         damaged: list[int] = []
         self.restarted = []
         if step == self._failures.nan_step:
@@ -131,7 +170,7 @@ def _rates(share: float, steps: int) -> tuple[float, float]:
     """The probabilities per step that a burst begins and ends, so that it lasts `steps` in the mean, and the stationary
     share of a two-state Markov chain is `share`.
 
-    Where both cannot be (a large share of short bursts), bursts follow each other at once and last longer.
+    If both are not possible (a large share of short bursts), bursts follow each other at once and last longer.
     """
     if share in (0.0, 1.0):
         return share, 1.0 - share

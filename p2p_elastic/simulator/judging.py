@@ -1,6 +1,6 @@
 """Dynamic weighting in a simulation: what each worker says of itself, and what it measures of those it meets.
 
-The same functions as in a live peer (`signals.py`, `trust.py`, `weighting.py`), over rows of one tensor.
+The same functions as in a live peer (`health/signals.py`, `health/trust.py`, `rules/ramp.py`), over rows of one tensor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from p2p_elastic.simulator.workers import Loss
 from p2p_elastic.tasks.evaluation import FEW
 
 CENTRE = -1
-Pair = tuple[int, int]  # who judges, who is judged: a row, or CENTRE
+Pair = tuple[int, int]  # the judge and the judged: a row each, or CENTRE
 
 
 class Judging:
@@ -31,6 +31,10 @@ class Judging:
     Args:
         model: whose parameters rows of `flat` [W, D] are; a copy of it is used.
         loss: the task's, in nats.
+        workers: their number, W.
+
+    Attributes:
+        weights: how much each worker counts, 0 to 1.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int) -> None:
@@ -44,7 +48,14 @@ class Judging:
         self._inputs = self._labels = torch.empty(0)
 
     def observe(self, inputs: Tensor, labels: Tensor, losses: Sequence[float], steps: Sequence[int]) -> None:
-        """A step begins: with these batches [n, B, ...], the workers' recent losses [W] and steps so far [W]."""
+        """Begin a step: take note of what each worker sees, and set its weight.
+
+        Args:
+            inputs: batches [n, B, ...] of the first n workers.
+            labels: [n, B].
+            losses: [W], recent means; not a number before the first.
+            steps: [W], taken so far.
+        """
         self._inputs, self._labels = inputs, labels
         for row, loss in enumerate(losses):
             if self._initial[row] is None and not math.isnan(loss):
@@ -52,7 +63,11 @@ class Judging:
             self.weights[row] = settled(self.weights[row], self._health(row, losses, steps))
 
     def restart(self, rows: Iterable[int]) -> None:
-        """These workers began anew, and know it: each copies the first that counts, and is not copied until then."""
+        """Note that workers began anew, and know it: each copies the first that counts, and is not copied until then.
+
+        Args:
+            rows: of these workers.
+        """
         self._newcomers.update(rows)
 
     def _health(self, row: int, losses: Sequence[float], steps: Sequence[int]) -> float:
@@ -67,11 +82,19 @@ class Judging:
         return min(self._own[row], signals.worst([one for one in found if one is not None]))
 
     def judge(self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair], parts: Sequence[Part]) -> dict[Pair, Verdict]:
-        """What these exchanges show to the judges of `pairs` [n], who have `mine` and received `theirs`, both [n, D].
+        """Judge exchanges by distances and trials.
 
-        They differ in `parts` [n] only.
-        The centre is held by the last worker, whose examples it uses. Who has no batch in this step, since it is slow,
-        judges by distances only.
+        The centre is held by the last worker, whose examples it uses. A worker that has no batch in this step, since it
+        is slow, judges by distances only.
+
+        Args:
+            mine: [n, D], the vectors of the judges of `pairs`.
+            theirs: [n, D], what they received; it differs from `mine` in `parts` only.
+            pairs: [n], the judge and the judged.
+            parts: [n], the elements that were received.
+
+        Returns:
+            The verdicts by pair.
         """
         active = len(self._inputs)
         examples = [active - 1 if judge == CENTRE else judge for judge, _ in pairs]

@@ -17,9 +17,23 @@ from p2p_elastic.simulator.sending import Wire
 class Leader(Nobody):
     """Leader SGD: due workers follow the best of their group, and every `global_period` steps the best of all.
 
-    The best has the smallest loss; who has none that is finite never leads. The pull to the best of all groups takes
-    its parameters after the pulls within groups, and the same losses. Groups are neighbours. Without `global_rule`
-    there is only the pull within groups. Each follower's copy is sent once, by the leader or a relay.
+    The best has the smallest loss; a worker with none that is finite never leads. The pull to the best of all groups
+    takes its parameters after the pulls within groups, and the same losses. Groups are neighbours. Without
+    `global_rule` there is only the pull within groups. Each follower's copy is sent once, by the leader or a relay.
+
+    Args:
+        rule: of the pull within groups.
+        flat: [W, D], with which workers begin.
+        groups: their number.
+        global_rule: of the pull to the best of all groups; None: no such pull.
+        global_period: steps between two such pulls.
+        judging: dynamic weighting; None: all count the same.
+        wire: how vectors travel; None: as they are.
+
+    Attributes:
+        groups: the rows of each group.
+        states: of the pull within groups, by follower and leader.
+        global_states: of the pull to the best of all.
     """
 
     def __init__(
@@ -37,12 +51,21 @@ class Leader(Nobody):
         self._rule, self._global_rule, self._global_period = rule, global_rule, global_period
         bounds = [len(flat) * group // groups for group in range(groups + 1)]
         self.groups = [range(start, stop) for start, stop in itertools.pairwise(bounds)]
-        self.states: dict[Pair, State] = {}  # of a follower and its leader
+        self.states: dict[Pair, State] = {}
         self.global_states: dict[Pair, State] = {}
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
     ) -> None:
+        """Let due workers follow their leaders.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+            losses: [W], recent means, for choosing leaders.
+        """
         if not due:
             return
         for group in self.groups:

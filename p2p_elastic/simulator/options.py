@@ -17,22 +17,28 @@ FAILURES = tuple(Failures.model_fields)
 KEYS = (*(ALIASES.get(name, name) for name in SimulationConfig.model_fields if name != "failures"), *FAILURES)
 """Every option of a simulation, with underscores; on the command line they have dashes."""
 
-DEFAULT = "default"  # as a value: what the option is when nobody gives it
+DEFAULT = "default"  # as a value: what the option is if it is not given
 _FIELDS = {alias: name for name, alias in ALIASES.items()}
 NO_MILESTONES = "none"
 
 
 def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> SimulationConfig:
-    """The configuration with these options, and for the rest those of `base` (or the defaults).
+    """Build the configuration with these options, and for the rest those of `base` (or the defaults).
 
-    A text like "1/32" is that number, the text "default" is the option's default. Milestones are a text like "15,30",
-    in a sweep "15+30".
+    Args:
+        options: by name, with underscores. A text like "1/32" is that number, the text "default" is the option's
+            default. Milestones are a text like "15,30", in a sweep "15+30".
+        base: gives what is not in `options`; None: the defaults.
 
-    >>> build({"workers": 8, "probability": "1/32", "drop": "0.1"}).failures.drop
-    0.1
+    Returns:
+        The configuration.
 
     Raises:
-        ConfigError: the first option that does not exist, is out of range, or contradicts another.
+        ConfigError: names the first option that does not exist, is out of range, or contradicts another.
+
+    Example:
+        >>> build({"workers": 8, "probability": "1/32", "drop": "0.1"}).failures.drop
+        0.1
     """
     values = {} if base is None else base.model_dump()
     failures = dict(values.get("failures", {}))
@@ -51,7 +57,14 @@ def build(options: Mapping[str, Any], base: SimulationConfig | None = None) -> S
 
 
 def refused(error: ValidationError) -> ConfigError:
-    """The first thing that pydantic found wrong, as an error about an option; say `raise refused(...) from ...`."""
+    """Turn what pydantic found wrong first into an error about an option; write `raise refused(...) from ...`.
+
+    Args:
+        error: of a configuration.
+
+    Returns:
+        The error to raise.
+    """
     first = error.errors()[0]
     names = [part for part in first["loc"] if isinstance(part, str)]
     return ConfigError(
@@ -60,12 +73,31 @@ def refused(error: ValidationError) -> ConfigError:
 
 
 def value_of(config: SimulationConfig, key: str) -> Any:
-    """The value that an option has in a configuration."""
+    """Read the value that an option has in a configuration.
+
+    Args:
+        config: of a simulation.
+        key: the option, with underscores.
+
+    Returns:
+        The value; None means the task's recipe, or the method's default.
+    """
     return getattr(config.failures, key) if key in FAILURES else getattr(config, _FIELDS.get(key, key))
 
 
 def shown(value: object) -> str:
-    """An option's value for people."""
+    """Write an option's value for people.
+
+    Args:
+        value: of any option.
+
+    Returns:
+        Its text, as `build` reads it.
+
+    Example:
+        >>> shown(0.03125), shown(None), shown((15, 30))
+        ('0.03125', 'default', '15+30')
+    """
     if value is None:
         return DEFAULT
     if isinstance(value, tuple):
@@ -74,7 +106,18 @@ def shown(value: object) -> str:
 
 
 def dashed(key: str) -> str:
-    """An option as it is spelled on the command line."""
+    """Spell an option as on the command line.
+
+    Args:
+        key: with underscores.
+
+    Returns:
+        With dashes.
+
+    Example:
+        >>> dashed("batch_size")
+        'batch-size'
+    """
     return key.replace("_", "-")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))
 PICTURES = ("accuracy-steps", "accuracy-bytes", "consensus-steps")
-LEGEND_MAX = 16  # more lines than that nobody can tell apart
+LEGEND_MAX = 16  # a reader cannot tell more lines apart
 MARKED_POINTS_MAX = 12
 DPI = 110
 WIDTH, HEIGHT, LEGEND_ROW = 7.2, 4.6, 0.19  # inches; every row of the legend adds to the height
@@ -34,9 +34,13 @@ Quantity = Callable[[Point], float]
 
 
 class Series(NamedTuple):
-    """A result and what to call it; equal labels (other seeds, say) share a colour and an entry in the legend.
+    """A result and what to call it.
 
-    `colour` and `style` are places in COLOURS and STYLES; None takes the next that is free.
+    Attributes:
+        label: equal labels (other seeds, say) share a colour and an entry in the legend.
+        result: its points are drawn.
+        colour: place in COLOURS; None: the next that is free.
+        style: place in STYLES.
     """
 
     label: str
@@ -46,7 +50,11 @@ class Series(NamedTuple):
 
 
 def require_matplotlib() -> None:
-    """Raises ConfigError where matplotlib is not installed: now, not after hours of simulating."""
+    """Check that matplotlib is installed: now, not after hours of simulating.
+
+    Raises:
+        ConfigError: if it is not.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -64,13 +72,23 @@ def draw(
     form: str = "png",
     which: Sequence[str] = PICTURES,
 ) -> list[Path]:
-    """Draw the pictures into `folder`, named STEMaccuracy-steps.png and so on; gives the files.
+    """Draw pictures of results.
 
-    A picture that would be empty is left out: no bytes where nobody communicates, no distance where there is one
-    worker.
+    A picture that would be empty is left out: no bytes if no worker communicates, no distance if there is one worker.
+
+    Args:
+        series: what is drawn; results without points are left out.
+        folder: receives the files; it is made if it is missing.
+        title: above each picture.
+        stem: with which file names begin, as in STEMaccuracy-steps.png.
+        form: file format by its extension, such as "png" or "svg".
+        which: names of PICTURES.
+
+    Returns:
+        The files.
 
     Raises:
-        ConfigError: there is no matplotlib, or the folder cannot be written.
+        ConfigError: if there is no matplotlib, or the folder cannot be written.
     """
     require_matplotlib()
     series = [one for one in series if one.result.points]
@@ -133,7 +151,7 @@ def _accuracy(point: Point) -> float:
 
 
 def _positive(value: float) -> float:
-    """`value`, or NaN where a logarithmic axis has no place for it."""
+    """`value`, or NaN if a logarithmic axis has no place for it."""
     return value if value > 0 and math.isfinite(value) else math.nan
 
 
@@ -157,7 +175,7 @@ def _figure(title: str, across: str, up: str) -> tuple[Figure, Axes]:
 
 
 def _lines(axes: Axes, series: Sequence[Series], across: Quantity, up: Quantity, *, still: bool = False) -> None:
-    """A line for each result. With `still`, one that never moves across is a level line at where it ended."""
+    """A line for each result. With `still`, one that never moves across is a level line at its last value."""
     numbers: dict[str, int] = {}
     for one in series:
         points = one.result.points
@@ -217,7 +235,7 @@ def _workers(series: Sequence[Series], point: Point) -> tuple[float, ...]:
 
 
 def _spread(ticks: Sequence[float], low: float, high: float, there: Callable[[Any], Any]) -> list[float]:
-    """Those of the ticks that are inside; round numbers in between where that leaves fewer than three."""
+    """Those of the ticks that are inside; round numbers in between if that leaves fewer than three."""
     inside = [tick for tick in ticks if low <= there(tick) <= high]
     for size in (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05):
         if len(inside) >= 3:
@@ -227,7 +245,7 @@ def _spread(ticks: Sequence[float], low: float, high: float, there: Callable[[An
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the picture, where no data is."""
+    """A legend below the picture: there is no data."""
     handles, labels = axes.get_legend_handles_labels()
     if not 1 < len(labels) <= LEGEND_MAX:
         return

@@ -20,12 +20,25 @@ RESULT_FILE, CURVE_FILE = "result.json", "curve.csv"
 
 
 class Headline(NamedTuple):
-    """How a simulation ended, in one line. Accuracies are shares, 0..1."""
+    """How a simulation ended, in one line. Accuracies are shares, 0..1.
 
-    accuracy: float  # of what the method would deliver: the centre, or the average
+    Attributes:
+        accuracy: of what the method would deliver: the centre, or the average.
+        average: of the averaged parameters.
+        centre: of the centre variable; None if there is none.
+        first: of the first worker, "rank 0" in the papers.
+        lowest: of all workers.
+        median: of all workers.
+        highest: of all workers.
+        consensus_distance: root mean square L2 distance of the workers to their average.
+        exchanges: of all workers.
+        bytes_per_worker: sent, mean over workers.
+    """
+
+    accuracy: float
     average: float
     centre: float | None
-    first: float  # of the first worker, "rank 0" in the papers
+    first: float
     lowest: float
     median: float
     highest: float
@@ -35,7 +48,14 @@ class Headline(NamedTuple):
 
 
 def headline(result: SimulationResult) -> Headline | None:
-    """The last evaluation; None where there was none."""
+    """Sum up the last evaluation.
+
+    Args:
+        result: of a simulation.
+
+    Returns:
+        The line; None if there was no evaluation.
+    """
     if not result.points:
         return None
     last = result.points[-1]
@@ -54,12 +74,29 @@ def headline(result: SimulationResult) -> Headline | None:
 
 
 def to_json(result: SimulationResult) -> str:
-    """A result as JSON of the strict kind: what is not finite (a simulation that diverged) is null."""
+    """Write a result as JSON of the strict kind: what is not finite (a simulation that diverged) is null.
+
+    Args:
+        result: of a simulation.
+
+    Returns:
+        The text.
+    """
     return json.dumps(finite(result.model_dump(mode="json")), indent=2) + "\n"
 
 
 def from_json(text: str | bytes) -> SimulationResult:
-    """The result that `to_json` wrote; null is NaN where there has to be a number. Raises ValueError."""
+    """Read the result that `to_json` wrote; null is NaN if there has to be a number.
+
+    Args:
+        text: the JSON.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: if it is no result of a simulation.
+    """
     document = json.loads(text)
     try:
         for point in document["points"]:
@@ -72,13 +109,28 @@ def from_json(text: str | bytes) -> SimulationResult:
 
 
 def write_result(result: SimulationResult, folder: Path) -> None:
-    """Leave `result.json` and `curve.csv` in `folder`, which is made. `result.json` comes last: it says "finished"."""
+    """Leave `result.json` and `curve.csv` in a folder. `result.json` comes last: it says "finished".
+
+    Args:
+        result: of a simulation.
+        folder: is made if it is missing.
+    """
     write_text(folder / CURVE_FILE, curve_csv(result))
     write_text(folder / RESULT_FILE, to_json(result))
 
 
 def read_result(folder: Path) -> SimulationResult:
-    """The result in a folder. Raises ConfigError where there is none, or it is damaged."""
+    """Read the result in a folder.
+
+    Args:
+        folder: with a `result.json`.
+
+    Returns:
+        The result.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
     path = folder / RESULT_FILE
     try:
         return from_json(path.read_bytes())
@@ -89,7 +141,14 @@ def read_result(folder: Path) -> SimulationResult:
 
 
 def curve_csv(result: SimulationResult) -> str:
-    """One row per evaluation; accuracies as shares, empty where there is no value."""
+    """Write one row per evaluation; accuracies as shares, empty if there is no value.
+
+    Args:
+        result: of a simulation.
+
+    Returns:
+        The CSV.
+    """
     workers = result.config.workers
     heading = ["step", "epoch", "exchanges", "bytes_per_worker", "training_loss", "average_accuracy"]
     heading += ["centre_accuracy", "consensus_distance", *(f"accuracy_{i}" for i in range(1, workers + 1))]
@@ -111,14 +170,30 @@ def curve_csv(result: SimulationResult) -> str:
 
 
 def csv_text(rows: list[list[object]]) -> str:
-    """Rows as CSV."""
+    r"""Write rows as CSV.
+
+    Args:
+        rows: of cells, the heading first.
+
+    Returns:
+        The text, with line feeds.
+
+    Example:
+        >>> csv_text([["rule", "seed"], ["lsgd", 1]])
+        'rule,seed\nlsgd,1\n'
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a file so that a crash in the middle leaves the previous one whole. Raises ConfigError."""
+    """Write a file so that a crash in the middle leaves the previous one whole. A ConfigError says why it cannot be.
+
+    Args:
+        target: its path; folders are made.
+        text: its content, written as UTF-8.
+    """
     with output_file(target, make_folder=True) as file:
         file.write(text.encode())
 
@@ -128,7 +203,18 @@ def _number(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for what JSON has no number for."""
+    """Replace by null what JSON has no number for.
+
+    Args:
+        value: numbers, texts, and lists and dictionaries of them.
+
+    Returns:
+        The same with None for each number that is not finite.
+
+    Example:
+        >>> finite({"loss": math.inf, "steps": [1, 2.5]})
+        {'loss': None, 'steps': [1, 2.5]}
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

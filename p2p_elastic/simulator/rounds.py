@@ -12,9 +12,9 @@ Pairs, Centre and CentreTogether make moves and settle nothing; Leader (`leader.
 make no moves and settle; Nobody (also for all-reduce, whose exchange is of gradients) does neither. `due` are the
 workers that ask, `connected` those that can be reached; a worker in `due` that is not in `connected` has no exchange.
 `traffic` counts. What is sent arrives as the `wire` makes it, in part and rounded; both ends take differences of that,
-and where only one end sends, the other takes it from its own vector as it is.
+and if only one end sends, the other takes it from its own vector as it is.
 
-Where papers say it: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726; EASGD 1412.6651
+Source: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726; EASGD 1412.6651
 (Algorithms 1 and 2, eq. 3-6).
 """
 
@@ -37,12 +37,18 @@ from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
 from p2p_elastic.simulator.sending import Wire
 
 Moves = dict[int, Tensor]
-Ask = tuple[int, int]  # who asks, who is asked
+Ask = tuple[int, int]  # the row that asks, the row that is asked
 
 
 @dataclass
 class Traffic:
-    """What was sent so far, without headers."""
+    """What was sent so far, without headers.
+
+    Attributes:
+        exchanges: of all workers.
+        worker_bytes: sent by all workers.
+        centre_bytes: sent by the centre.
+    """
 
     exchanges: int = 0
     worker_bytes: int = 0
@@ -50,7 +56,14 @@ class Traffic:
 
 
 class Received(NamedTuple):
-    """What a row got from another (or `CENTRE`): these values for this part of the vector."""
+    """What a row got from another.
+
+    Attributes:
+        receiver: a row, or CENTRE.
+        sender: a row, or CENTRE.
+        part: the elements of the vector.
+        values: of that part, as they arrived.
+    """
 
     receiver: int
     sender: int
@@ -59,31 +72,66 @@ class Received(NamedTuple):
 
 
 class Round(Protocol):
-    """See the module's text. `leaders` counts how often each worker led others."""
+    """One communication round; see the module's text.
+
+    Attributes:
+        traffic: what was sent so far.
+        leaders: how often each worker led others.
+    """
 
     traffic: Traffic
     leaders: Counter[int]
 
     @property
     def centre(self) -> Tensor | None:
-        """The centre variable [D], where there is one."""
+        """The centre variable [D]; None if there is none."""
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
-        """What this round adds to the rows, computed at `flat` [W, D], which it leaves as it is."""
+        """Compute what this round adds to the rows, at `flat`, which it leaves as it is.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+
+        Returns:
+            What to add to each row that moves: {row: [D]}.
+        """
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
     ) -> None:
-        """What is done in place after the optimizer step; `losses` [W] are recent means, for choosing leaders."""
+        """Do what is done in place after the optimizer step.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+            losses: [W], recent means, for choosing leaders.
+        """
 
     def forget(self, row: int, flat: Tensor) -> None:
-        """A fault has changed this row: what it is now was not learnt."""
+        """Take note that a fault has changed a row: what it is now was not learnt.
+
+        Args:
+            row: of the worker.
+            flat: all rows [W, D], after the fault.
+        """
 
 
 class Nobody:
     """No communication between rows. The other rounds are built on it.
 
-    With `judging` (dynamic weighting) rows have weights, and judge what they receive; otherwise all count the same.
+    Args:
+        judging: dynamic weighting: rows have weights, and judge what they receive; None: all count the same.
+        wire: how vectors travel; None: as they are.
+
+    Attributes:
+        traffic: what was sent so far.
+        centre: the centre variable [D]; None if there is none.
+        leaders: how often each worker led others.
     """
 
     def __init__(self, judging: Judging | None = None, wire: Wire | None = None) -> None:
@@ -93,15 +141,39 @@ class Nobody:
         self.leaders: Counter[int] = Counter()
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
+        """Move nothing.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+
+        Returns:
+            Nothing to add.
+        """
         return {}
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
     ) -> None:
-        return None
+        """Do nothing.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+            losses: [W], recent means, for choosing leaders.
+        """
 
     def forget(self, row: int, flat: Tensor) -> None:
-        return None
+        """Do nothing.
+
+        Args:
+            row: of the worker.
+            flat: all rows [W, D], after the fault.
+        """
 
     def _weight(self, row: int) -> float:
         return 1.0 if self._judging is None else self._judging.weights[row]
@@ -121,7 +193,7 @@ class Nobody:
         return self.centre if row == CENTRE and self.centre is not None else flat[row]
 
     def _count(self, elements: int, *, workers: int = 0, centre: int = 0) -> None:
-        """One exchange in which workers and centre sent so many vectors, or parts, of so many elements."""
+        """Count one exchange: the vectors, or parts, of `elements` that workers and centre sent."""
         size = self._wire.nbytes(elements)
         self.traffic.exchanges += 1
         self.traffic.worker_bytes += workers * size
@@ -131,12 +203,22 @@ class Nobody:
 class Pairs(Nobody):
     """Gossip: each due worker asks `partners` different others at random. All vectors are those before the round.
 
-    Flow.BOTH: moves of one worker add up, and where two ask each other it is one exchange (K_i is a set).
+    Flow.BOTH: moves of one worker add up, and if two ask each other it is one exchange (K_i is a set).
     Flow.PULL: as well, but only the asking end moves; its partners are those that it asked.
-    Flow.PUSH: a queue, as in GoSGD: everybody sends before anybody receives, and a receiver merges one message after
+    Flow.PUSH: a queue, as in GoSGD: all send before any receives, and a receiver merges one message after
     the other into what it has by then.
 
-    States of the rule are per worker, `states[i]`.
+    Args:
+        rule: of both ends.
+        flat: [W, D], with which workers begin.
+        flow: which way parameters travel.
+        partners: how many others a due worker asks.
+        seed: of the choices.
+        judging: dynamic weighting; None: all count the same.
+        wire: how vectors travel; None: as they are.
+
+    Attributes:
+        states: of the rule, one per worker.
     """
 
     def __init__(
@@ -156,10 +238,29 @@ class Pairs(Nobody):
         self.states: list[State] = [rule.init(row) for row in flat]
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
+        """Draw partners for the due workers, and exchange.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+
+        Returns:
+            What to add to each row that moves: {row: [D]}.
+        """
         return self.exchange(flat, self.draw(due, connected), step)
 
     def draw(self, due: Sequence[int], connected: Sequence[int]) -> list[Ask]:
-        """Who asks whom in this round, in the order of `due`."""
+        """Draw partners.
+
+        Args:
+            due: the workers that ask.
+            connected: the workers that can be reached.
+
+        Returns:
+            Pairs of the worker that asks and the one that is asked, in the order of `due`.
+        """
         asks = []
         for asker in due:
             others = [worker for worker in connected if worker != asker]
@@ -168,7 +269,16 @@ class Pairs(Nobody):
         return asks
 
     def exchange(self, flat: Tensor, asks: Iterable[Ask], step: int = 0) -> Moves:
-        """The moves of these exchanges."""
+        """Compute the moves of given exchanges.
+
+        Args:
+            flat: all rows [W, D].
+            asks: pairs of the worker that asks and the one that is asked.
+            step: of the simulation, from 1.
+
+        Returns:
+            What to add to each row that moves: {row: [D]}.
+        """
         asks = list(asks)
         if self._flow is Flow.PUSH:
             return self._push(flat, asks, step)
@@ -242,7 +352,15 @@ def _add(moves: Moves, row: int, part: slice, move: Tensor, flat: Tensor) -> Non
 
 
 def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:
-    """The facts of a partner as who judged it takes them."""
+    """The facts of a partner, with the trust of the end that judged it.
+
+    Args:
+        theirs: what the partner says of itself.
+        verdict: of the other end; None: it trusts.
+
+    Returns:
+        The facts.
+    """
     return theirs if verdict is None else theirs._replace(trust=verdict.trust)
 
 
@@ -257,6 +375,16 @@ class Centre(Nobody):
     A worker's move is computed at its old row. Both ends have the same rule; the worker is the end that asks. The
     centre's end has a state per worker, and both have one per fragment. A worker judges the centre as it was before the
     round.
+
+    Args:
+        rule: of both ends.
+        flat: [W, D], with which workers begin; the centre begins as the first row.
+        seed: of the order.
+        judging: dynamic weighting; None: all count the same.
+        wire: how vectors travel; None: as they are.
+
+    Attributes:
+        centre: the centre variable [D].
     """
 
     def __init__(
@@ -271,9 +399,20 @@ class Centre(Nobody):
         super().__init__(judging, wire)
         self._rule, self._rng = rule, random.Random(seed)
         self.centre: Tensor = flat[0].clone()
-        self._states: dict[tuple[int, int, int], State] = {}  # by both ends, and where the part begins
+        self._states: dict[tuple[int, int, int], State] = {}  # by both ends, and the beginning of the part
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
+        """Let the due workers meet the centre, which moves at once.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+
+        Returns:
+            What to add to each row that moves: {row: [D]}.
+        """
         order = reached(due, connected)
         self._rng.shuffle(order)
         parts = {row: self._wire.part(row, flat.shape[1]) for row in order}
@@ -322,6 +461,17 @@ class CentreTogether(Centre):
     """
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
+        """Let all due workers meet the same centre, which moves afterwards.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+
+        Returns:
+            What to add to each row that moves: {row: [D]}.
+        """
         moves: Moves = {}
         total = torch.zeros_like(self.centre)
         parts = {row: self._wire.part(row, flat.shape[1]) for row in reached(due, connected)}
@@ -335,6 +485,14 @@ class CentreTogether(Centre):
 
 
 def reached(due: Sequence[int], connected: Sequence[int]) -> list[int]:
-    """Those of the due that can be reached, in their order."""
+    """Choose the due workers that can be reached.
+
+    Args:
+        due: the workers that ask.
+        connected: the workers that can be reached.
+
+    Returns:
+        Those that are both, in the order of `due`.
+    """
     there = set(connected)
     return [row for row in due if row in there]

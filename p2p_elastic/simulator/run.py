@@ -1,4 +1,4 @@
-"""One simulation from beginning to end."""
+"""Runs one simulation from beginning to end."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from p2p_elastic.training import adahessian
 Progress = Callable[[int, int, Point | None], None]
 """(steps done, steps in all, the point that was just reached or None), after each step."""
 
-LEADER_LOSSES = 10  # a leader is chosen by the mean of so many minibatch losses (the authors' code of Leader SGD)
-COLLECTIVE = (Topology.LEADER, Topology.CENTRE_TOGETHER)  # everybody at the same step
+LEADER_LOSSES = 10  # minibatches whose mean loss chooses a leader (the authors' code of Leader SGD)
+COLLECTIVE = (Topology.LEADER, Topology.CENTRE_TOGETHER)  # all workers at the same step
 
 
 def _nothing(_step: int, _steps: int, _point: Point | None) -> None:
@@ -54,21 +54,26 @@ def simulate(
     """Train `config.workers` models together on one device, in lock step.
 
     Every worker begins with `initial_model(task, 0)`. A step t = 1, 2, ... is: failures are drawn, due workers
-    exchange, gradients at the parameters before, optimizer step, moves are added; or, where the method says so, the
+    exchange, gradients at the parameters before, optimizer step, moves are added; or, if the method says so, the
     exchange comes after the step. The same configuration and device type give the same numbers.
 
+    A simulation that diverges goes on to its end: no number of a worker is an error.
+
     Args:
+        config: what is simulated.
         data: that of `config.task`.
+        device: on which all workers train.
         clock: seconds from any beginning, such as `time.monotonic`.
         progress: called after each step.
         should_stop: asked before each step and within evaluations; the result is then what was done by then.
         loop: train all workers in each operation ("stacked") or one after the other ("looped"), see `workers`; "auto"
             is what is faster. The numbers agree to rounding, except that dropout draws other masks.
 
-    A simulation that diverges goes on to its end: no number of a worker is an error.
+    Returns:
+        The evaluations and counts.
 
     Raises:
-        ConfigError: more workers than examples.
+        ConfigError: if there are more workers than examples.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -144,7 +149,7 @@ class _Simulation:
         self._losses.append(losses.mean())
 
     def _due(self, step: int, active: int) -> list[int]:
-        """Who asks for an exchange after its own step, or all at once."""
+        """The workers that ask for an exchange after their own step, or all at once."""
         schedule = self._config.schedule
         if self._topology is Topology.NOBODY:
             return []
@@ -165,7 +170,7 @@ class _Simulation:
             self._round.traffic.worker_bytes += 2 * (len(rows) - 1) * size
 
     def _recent_losses(self, losses: Tensor, *, needed: bool) -> list[float]:
-        """The mean of each worker's last minibatch losses; infinite where one of them was not finite."""
+        """The mean of each worker's last minibatch losses; infinite if one of them was not finite."""
         if self._topology is not Topology.LEADER and self._judging is None:
             return []
         mine = self._recent[:, : len(losses)]
@@ -183,7 +188,7 @@ class _Simulation:
         return float(rate * decayed / (1.0 + config.lr_decay * (step - 1)) ** 0.5)
 
     def _point(self, step: int, stop: Callable[[], bool]) -> Point | None:
-        """Where the simulation stands, or None where `stop` said yes before that was known."""
+        """An evaluation of all workers, or None if `stop` said yes before it was complete."""
         mean = self._flat.mean(dim=0)
         centre = self._round.centre
         accuracies = [self._judge.accuracy(row, stop) for row in self._flat]
@@ -228,7 +233,7 @@ class _Feed:
         )
 
     def drawn(self, worker: int) -> int:
-        """How many batches a worker has had."""
+        """The number of batches that a worker has had."""
         return self._batches[worker].drawn
 
     def draw(self, workers: int) -> tuple[Tensor, Tensor]:
@@ -253,7 +258,7 @@ class _Judge:
         self._vector = ParameterVector(self._model)
 
     def accuracy(self, values: Tensor, stop: Callable[[], bool], *, fresh_statistics: bool = False) -> float | None:
-        """0..1, or None where `stop` said yes. BatchNorm's statistics are those in `values` [D], or re-estimated."""
+        """0..1, or None if `stop` said yes. BatchNorm's statistics are those in `values` [D], or re-estimated."""
         if stop():
             return None
         self._vector.load_(values)

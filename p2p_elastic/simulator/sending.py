@@ -1,4 +1,4 @@
-"""What of a worker's vector travels in one exchange, and as what it arrives."""
+"""The wire of a simulation: what of a worker's vector travels in one exchange, and what arrives of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ CHUNK = 2 * PIECE  # elements that are encoded at once
 
 
 class Wire:
-    """A codec, and how many fragments there are of a vector.
+    """A codec, and the number of fragments of a vector.
 
-    Who asks chooses the part that both ends send: the next of its own rotation, which begins at a random one. A part
-    is encoded by itself, and its end is where the last block may be short.
+    The worker that asks chooses the part that both ends send: the next of its own rotation, which begins at a random
+    one. A part is encoded by itself; the last block of a part may be short.
+
+    Args:
+        codec: as in live runs.
+        fragments: parts of a vector; 1: it travels whole.
+        seed: of the rotations' beginnings.
     """
 
     def __init__(self, codec: Codec = CODECS["none"], fragments: int = 1, *, seed: int = 0) -> None:
@@ -26,7 +31,15 @@ class Wire:
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def part(self, row: int, elements: int) -> slice:
-        """Where the part lies that this worker's next exchange is about."""
+        """Choose the part that a worker's next exchange is about, and turn its rotation.
+
+        Args:
+            row: of the worker that asks.
+            elements: D.
+
+        Returns:
+            Its place in the vector.
+        """
         if self.fragments == 1:
             return slice(0, elements)
         if row not in self._turns:
@@ -36,12 +49,28 @@ class Wire:
         return slice(*(part or (0, elements)))
 
     def sent(self, row: int, vector: Tensor, part: slice) -> Tensor:
-        """What arrives of this part of `vector` [D], which is the row's (`CENTRE`: the centre's) and stays as it is."""
+        """What arrives of a part of a vector, which stays as it is.
+
+        Args:
+            row: of the sender; CENTRE: the centre.
+            vector: of the sender, [D].
+            part: the elements that are sent.
+
+        Returns:
+            The values that arrive; a view of `vector` if the codec changes nothing.
+        """
         values = vector[part]
         return values if self.codec is CODECS["none"] else self.round_trip(values)
 
     def round_trip(self, values: Tensor) -> Tensor:
-        """What arrives where `values` [n] are sent; always a copy."""
+        """Encode and decode values.
+
+        Args:
+            values: [n].
+
+        Returns:
+            The values that arrive; always a copy.
+        """
         arrived = values.clone()
         if self._scratch.device != values.device or not len(self._scratch):
             self._scratch = torch.empty(self.codec.nbytes(CHUNK), dtype=torch.uint8, device=values.device)
@@ -50,5 +79,12 @@ class Wire:
         return arrived
 
     def nbytes(self, elements: int) -> int:
-        """Bytes of a vector, or part of one, of so many elements."""
+        """Bytes of a vector, or part of one, on the wire.
+
+        Args:
+            elements: of the vector or part.
+
+        Returns:
+            Its bytes, without headers.
+        """
         return self.codec.nbytes(elements)

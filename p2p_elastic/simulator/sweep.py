@@ -24,13 +24,20 @@ Axes = Mapping[str, Sequence[object]]
 
 
 def parse_axes(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Axes from texts like "probability=1/8,1/32"; the last one varies fastest.
+    """Read axes from texts like "probability=1/8,1/32"; the last one varies fastest.
 
-    >>> parse_axes(["rule=none,lsgd", "seed=1,2"])
-    {'rule': ('none', 'lsgd'), 'seed': ('1', '2')}
+    Args:
+        texts: each KEY=V1,V2; keys with dashes or underscores.
+
+    Returns:
+        Values by option, with underscores.
 
     Raises:
-        ConfigError: a text is no KEY=V1,V2, or names a key twice.
+        ConfigError: if a text is no KEY=V1,V2, or names a key twice.
+
+    Example:
+        >>> parse_axes(["rule=none,lsgd", "seed=1,2"])
+        {'rule': ('none', 'lsgd'), 'seed': ('1', '2')}
     """
     axes: dict[str, tuple[str, ...]] = {}
     for text in texts:
@@ -46,10 +53,17 @@ def parse_axes(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def plan(base: SimulationConfig, axes: Axes) -> list[SimulationConfig]:
-    """One configuration per combination, in the order of the axes; equal ones once.
+    """Build one configuration per combination, in the order of the axes; equal ones once.
+
+    Args:
+        base: gives what the axes do not.
+        axes: values by option.
+
+    Returns:
+        The configurations.
 
     Raises:
-        ConfigError: a combination cannot be, or there are too many.
+        ConfigError: if a combination is not possible, or there are too many.
     """
     combinations = 1
     for values in axes.values():
@@ -61,23 +75,48 @@ def plan(base: SimulationConfig, axes: Axes) -> list[SimulationConfig]:
 
 
 def digest(config: SimulationConfig) -> str:
-    """A short name of a configuration; options at their defaults do not count, so that new options change nothing."""
+    """Name a configuration shortly; options at their defaults do not count, so that new options change nothing.
+
+    Args:
+        config: of a simulation.
+
+    Returns:
+        DIGEST_DIGITS hexadecimal digits.
+    """
     text = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 class Store:
-    """Finished simulations below a folder, each in a folder named by its configuration."""
+    """Finished simulations below a folder, each in a folder named by its configuration.
+
+    Args:
+        folder: around them; it is made with the first result.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def place(self, config: SimulationConfig) -> Path:
-        """Where the result of a configuration is, or will be."""
+        """The folder of a configuration's result, whether it is there or not.
+
+        Args:
+            config: of a simulation.
+
+        Returns:
+            Its path.
+        """
         return self.folder / digest(config)
 
     def find(self, config: SimulationConfig) -> SimulationResult | None:
-        """The finished simulation of exactly this configuration; None where there is none, or it is damaged."""
+        """Find the finished simulation of exactly this configuration.
+
+        Args:
+            config: of a simulation.
+
+        Returns:
+            Its result; None if there is none, or it is damaged.
+        """
         if not (self.place(config) / RESULT_FILE).is_file():
             return None
         try:
@@ -87,11 +126,15 @@ class Store:
         return result if result.config == config else None
 
     def save(self, result: SimulationResult) -> None:
-        """Keep a finished simulation."""
+        """Keep a finished simulation.
+
+        Args:
+            result: goes to the place of its configuration.
+        """
         write_result(result, self.place(result.config))
 
     def __iter__(self) -> Iterator[SimulationResult]:
-        """Everything that is finished, in the order of names."""
+        """All results that are finished, in the order of names."""
         for path in sorted(self.folder.glob(f"*/{RESULT_FILE}")):
             try:
                 yield read_result(path.parent)
@@ -100,9 +143,16 @@ class Store:
 
 
 class Turn(NamedTuple):
-    """It is the turn of one simulation of a sweep; `found` where it was finished before."""
+    """One simulation of a sweep, when its turn comes.
 
-    number: int  # from 1
+    Attributes:
+        number: of this simulation, from 1.
+        total: of all simulations of the sweep.
+        config: of this simulation.
+        found: whether it was finished before.
+    """
+
+    number: int
     total: int
     config: SimulationConfig
     found: bool
@@ -116,7 +166,14 @@ def run_all(
 ) -> list[SimulationResult]:
     """Run what is not in the store yet, one after the other, keeping each as soon as it is finished.
 
-    `run` gives None where it was stopped before the end: then the sweep ends, and a later one does that run again.
+    Args:
+        configs: the sweep, in its order.
+        store: of finished simulations.
+        run: gives None if it was stopped before the end: then the sweep ends, and a later one does that run again.
+        announce: called before each simulation.
+
+    Returns:
+        The results so far, in the order of `configs`.
     """
     results: list[SimulationResult] = []
     for number, config in enumerate(configs, 1):
@@ -132,10 +189,18 @@ def run_all(
 
 
 def label(config: SimulationConfig, keys: Iterable[str]) -> str:
-    """What tells a configuration from the others of its sweep.
+    """Tell a configuration from the others of its sweep.
 
-    >>> label(build({"probability": 1 / 8}), ["rule", "probability"])
-    'rule=elastic-gossip probability=0.125'
+    Args:
+        config: of a simulation.
+        keys: the swept options.
+
+    Returns:
+        One line for people.
+
+    Example:
+        >>> label(build({"probability": 1 / 8}), ["rule", "probability"])
+        'rule=elastic-gossip probability=0.125'
     """
     return " ".join(f"{dashed(key)}={shown(value_of(config, key))}" for key in keys)
 
@@ -146,7 +211,15 @@ COLUMNS = tuple(field for field in Headline._fields if field != "first")
 
 
 def summary_csv(keys: Sequence[str], results: Sequence[SimulationResult]) -> str:
-    """One row per simulation: the swept options, how it ended, and where it is."""
+    """Write one row per simulation: the swept options, how it ended, and where it is.
+
+    Args:
+        keys: the swept options.
+        results: finished simulations.
+
+    Returns:
+        The CSV.
+    """
     rows: list[list[object]] = [[*map(dashed, keys), *COLUMNS, "seconds", "run"]]
     for result in results:
         end = headline(result)
@@ -157,7 +230,16 @@ def summary_csv(keys: Sequence[str], results: Sequence[SimulationResult]) -> str
 
 
 def summary_markdown(keys: Sequence[str], results: Sequence[SimulationResult], planned: int) -> str:
-    """The same for people; where seeds were swept also mean and standard deviation over them."""
+    """Write the same for people; if seeds were swept also mean and standard deviation over them.
+
+    Args:
+        keys: the swept options.
+        results: finished simulations.
+        planned: of all simulations of the sweep.
+
+    Returns:
+        The text in Markdown.
+    """
     heading = [*map(dashed, keys), "accuracy %", "average %", "workers %", "consensus distance", "MB per worker", "run"]
     rows = []
     for result in results:
@@ -165,7 +247,7 @@ def summary_markdown(keys: Sequence[str], results: Sequence[SimulationResult], p
         cells = ["-"] * 5 if end is None else _cells(end)
         rows.append([*(shown(value_of(result.config, key)) for key in keys), *cells, digest(result.config)])
     text = f"# Sweep: {len(results)} of {planned} runs finished\n\n{markdown_table(heading, rows)}"
-    text += "\naccuracy: test accuracy of what the method delivers, its centre where it has one, otherwise the average."
+    text += "\naccuracy: test accuracy of what the method delivers, its centre if it has one, otherwise the average."
     text += "\nworkers: the lowest and the highest. MB per worker: sent, mean over workers.\n"
     groups = _groups(keys, results)
     if groups:
@@ -185,7 +267,7 @@ def _cells(end: Headline) -> list[str]:
 
 
 def _groups(keys: Sequence[str], results: Sequence[SimulationResult]) -> list[list[str]]:
-    """Rows of what differs in nothing but the seed; none where seeds were not swept."""
+    """Rows of what differs in nothing but the seed; none if seeds were not swept."""
     if "seed" not in keys:
         return []
     others = [key for key in keys if key != "seed"]
@@ -204,6 +286,20 @@ def _deviation(values: Sequence[float]) -> str:
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Write a table in Markdown.
+
+    Args:
+        heading: of the columns.
+        rows: of cells.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> print(markdown_table(["rule", "accuracy"], [["lsgd", "97.2"]]), end="")
+        | rule | accuracy |
+        | --- | --- |
+        | lsgd | 97.2 |
+    """
     lines = [heading, ["---"] * len(heading), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,7 @@
 """Many workers with the same model: stacked, all of them in each operation, or looped, one plain module after another.
 
 Both hold all workers' values in `flat` [W, D] in the layout of `ParameterVector` and train on the same batches; they
-agree to rounding as long as the model has no dropout. The loop is the reference, the stack is what is fast.
+agree to rounding as long as the model has no dropout. The loop is the reference, the stack is faster on most models.
 
 A step is `gradients(inputs, labels)`, perhaps `average_gradients(rows)`, then `step(learning_rate)`. Batches of fewer
 than W workers are for the first ones: the others neither compute nor step.
@@ -32,7 +32,15 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Optimization(NamedTuple):
-    """The optimizer of every worker. `seed` is that of AdaHessian's Rademacher vectors; worker i has seed + i."""
+    """The optimizer of every worker.
+
+    Attributes:
+        optimizer: "sgd" or "adahessian".
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
+        seed: of AdaHessian's Rademacher vectors; worker i has seed + i.
+    """
 
     optimizer: Literal["sgd", "adahessian"] = "sgd"
     momentum: float = 0.0
@@ -42,33 +50,54 @@ class Optimization(NamedTuple):
 
 
 class Workers(Protocol):
-    """What a simulation needs of its workers. `flat` [W, D] is float32 and may be changed in place at any time.
+    """What a simulation needs of its workers.
 
-    Of D the first `trainable` are parameters, the others buffers.
+    Attributes:
+        flat: [W, D], float32; it may be changed in place at any time.
+        trainable: the first elements of D that are parameters; the others are buffers.
     """
 
     flat: Tensor
     trainable: int
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Compute and keep the gradients of the first n workers; returns their losses [n].
+        """Compute and keep the gradients of the first n workers.
 
         Args:
             inputs: prepared batches [n, B, ...] on the device of `flat`, n <= W.
             labels: [n, B].
+
+        Returns:
+            Their losses [n], in nats.
         """
 
     def average_gradients(self, rows: Sequence[int]) -> None:
-        """Replace what `gradients` kept by the mean over these workers, for each of them."""
+        """Replace what `gradients` kept by the mean over some workers, for each of them.
+
+        Args:
+            rows: of these workers.
+        """
 
     def step(self, learning_rate: float) -> None:
-        """One optimizer step of those workers that `gradients` was for."""
+        """Make one optimizer step of those workers that `gradients` was for.
+
+        Args:
+            learning_rate: of this step.
+        """
 
     def add_(self, moves: Mapping[int, Tensor]) -> None:
-        """Add each move [D] to the row of its worker; no row is left with a negative variance of BatchNorm."""
+        """Add moves to rows; no row is left with a negative variance of BatchNorm.
+
+        Args:
+            moves: [D] by row.
+        """
 
     def reset(self, row: int) -> None:
-        """Forget what the optimizer of one worker has gathered, as after a restart."""
+        """Forget what the optimizer of one worker has gathered, as after a restart.
+
+        Args:
+            row: of the worker.
+        """
 
 
 class _Rows:
@@ -97,8 +126,14 @@ class _Rows:
 class LoopedWorkers(_Rows):
     """W modules with plain autograd and one of torch's optimizers each; their values are views into `flat`.
 
+    Args:
+        model: with which each begins; it is copied.
+        loss: from outputs and labels to a scalar, in nats.
+        workers: W.
+        settings: of the optimizers.
+
     Raises:
-        ConfigError: where the model is not in float32, or two of its tensors share memory.
+        ConfigError: if the model is not in float32, or two of its tensors share memory.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
@@ -124,6 +159,15 @@ class LoopedWorkers(_Rows):
         )
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Compute and keep the gradients of the first n workers, one after the other.
+
+        Args:
+            inputs: prepared batches [n, B, ...].
+            labels: [n, B].
+
+        Returns:
+            Their losses [n], in nats.
+        """
         self._active = len(inputs)
         losses = []
         for module, optimizer, x, y in zip(self._modules, self._optimizers, inputs, labels, strict=False):
@@ -135,6 +179,11 @@ class LoopedWorkers(_Rows):
         return self._loss(module(inputs), labels)
 
     def average_gradients(self, rows: Sequence[int]) -> None:
+        """Replace what `gradients` kept by the mean over some workers, for each of them.
+
+        Args:
+            rows: of these workers; of fewer than two nothing changes.
+        """
         if len(rows) < 2:
             return
         with torch.no_grad():
@@ -149,12 +198,22 @@ class LoopedWorkers(_Rows):
         return [kept[parameter]] if parameter in kept else []
 
     def step(self, learning_rate: float) -> None:
+        """Make one optimizer step of those workers that `gradients` was for.
+
+        Args:
+            learning_rate: of this step.
+        """
         for optimizer in self._optimizers[: self._active]:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
 
     def reset(self, row: int) -> None:
+        """Forget what the optimizer of one worker has gathered.
+
+        Args:
+            row: of the worker.
+        """
         self._optimizers[row].state.clear()
 
 
@@ -163,6 +222,13 @@ def loop_is_faster(model: nn.Module, device: torch.device) -> bool:
 
     What stacking saves is the launching of small operations; many workers' kernels in one go defeat a CPU's caches, and
     convolutions become grouped ones. Measured with 3 M parameters and with PreActResNet18.
+
+    Args:
+        model: that each worker trains.
+        device: on which they train.
+
+    Returns:
+        True if they are expected to.
     """
     large = sum(p.numel() for p in model.parameters()) >= BLOCK_ELEMENTS
     return device.type == "cpu" and (large or any(isinstance(m, CONVOLUTIONS) for m in model.modules()))
@@ -192,8 +258,14 @@ class StackedWorkers(_Rows):
     Dropout draws different masks for each worker, from the global generator of the device. Buffers that a forward pass
     changes in place, such as BatchNorm's statistics, are kept per worker; a module that replaces them is not supported.
 
+    Args:
+        model: with which each begins; it is copied.
+        loss: from outputs and labels to a scalar, in nats.
+        workers: W.
+        settings: of the optimizers.
+
     Raises:
-        ConfigError: where the model is not in float32, or two of its tensors share memory.
+        ConfigError: if the model is not in float32, or two of its tensors share memory.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
@@ -216,6 +288,15 @@ class StackedWorkers(_Rows):
         self._active = 0
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Compute and keep the gradients of the first n workers, all at once.
+
+        Args:
+            inputs: prepared batches [n, B, ...].
+            labels: [n, B].
+
+        Returns:
+            Their losses [n], in nats.
+        """
         active = self._active = len(inputs)
         parameters, buffers = _first(self._parameters, active), _first(self._buffers, active)
         if isinstance(self._update, _AdaHessian):
@@ -233,7 +314,7 @@ class StackedWorkers(_Rows):
         return found
 
     def _forward(self, parameters: Named, buffers: Named, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Named]:
-        """Of one worker: the loss, and the buffers as the forward pass left them."""
+        """Of one worker, the loss, and the buffers as the forward pass left them."""
         # A transformed function must not change what is outside of it.
         inside = {name: buffer.clone() for name, buffer in buffers.items()}
         outputs = functional_call(self._model, (parameters, inside), (inputs,))
@@ -242,7 +323,7 @@ class StackedWorkers(_Rows):
     def _with_curvature(
         self, parameters: Named, buffers: Named, inputs: Tensor, labels: Tensor, signs: Named
     ) -> tuple[Named, Tensor, Named, Named]:
-        """Of one worker: gradient, loss, buffers, and the Hessian times `signs`."""
+        """Of one worker, gradient, loss, buffers, and the Hessian times `signs`."""
 
         def gradient_of(inner: Named) -> tuple[Named, tuple[Tensor, Named]]:
             gradient, aux = grad_and_value(self._forward, has_aux=True)(inner, buffers, inputs, labels)
@@ -255,6 +336,11 @@ class StackedWorkers(_Rows):
         return gradient, loss, changed, products
 
     def average_gradients(self, rows: Sequence[int]) -> None:
+        """Replace what `gradients` kept by the mean over some workers, for each of them.
+
+        Args:
+            rows: of these workers; of fewer than two nothing changes.
+        """
         if len(rows) < 2:
             return
         chosen = torch.tensor(rows, device=self.flat.device)
@@ -265,12 +351,22 @@ class StackedWorkers(_Rows):
                 values[chosen] = values[chosen].mean(dim=0)
 
     def step(self, learning_rate: float) -> None:
+        """Make one optimizer step of those workers that `gradients` was for.
+
+        Args:
+            learning_rate: of this step.
+        """
         parameters = _first(self._parameters, self._active)
         with torch.no_grad():
             self._update.step(parameters, self._gradients, self._curvatures, learning_rate)
         self._gradients, self._curvatures = {}, {}
 
     def reset(self, row: int) -> None:
+        """Forget what the optimizer of one worker has gathered.
+
+        Args:
+            row: of the worker.
+        """
         self._update.reset(row)
 
 

@@ -1,4 +1,4 @@
-"""What happened lately, one line each: bounded, numbered, readable from any thread."""
+"""The log of what happened lately, one line each: bounded, numbered, readable from any thread."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Event(Frozen):
 
     id: int = Field(description="counts up from 1 since this peer started")
     at: float = Field(description="seconds since 1970, by this machine's clock; for people only")
-    kind: Kind
+    kind: Kind = Field(description="what it is about; each kind keeps its own last ones")
     text: str = Field(description="what happened, for people")
     data: dict[str, JsonValue] = Field(default_factory=dict, description="the same for programs")
 
@@ -53,16 +53,35 @@ class EventLog:
         self._wall_clock = wall_clock
         self._ids = itertools.count(1)
         self._kept: dict[Kind, deque[Event]] = {kind: deque(maxlen=EVENTS_KEPT) for kind in KINDS}
-        self._lock = threading.Lock()  # who reads sees no event before one with a smaller number
+        self._lock = threading.Lock()  # no reader sees an event before one with a smaller number
 
     def add(self, kind: Kind, text: str, **data: JsonValue) -> None:
-        """Write down that this happened now."""
+        """Write down that something happened now.
+
+        Args:
+            kind: what it is about.
+            text: what happened, for people.
+            **data: the same for programs.
+        """
         with self._lock:
             event = Event(id=next(self._ids), at=self._wall_clock(), kind=kind, text=text, data=data)
             self._kept[kind].append(event)
 
     def since(self, last_id: int) -> tuple[Event, ...]:
-        """The kept events after that one, the oldest first; all for 0."""
+        """Read the kept events after one.
+
+        Args:
+            last_id: of the last event that the reader has; 0: it has none.
+
+        Returns:
+            The events, the oldest first.
+
+        Example:
+            >>> log = EventLog(wall_clock=lambda: 0.0)
+            >>> log.add("joined", "b joined", peer="b")
+            >>> [(event.id, event.text) for event in log.since(0)], log.since(1)
+            ([(1, 'b joined')], ())
+        """
         with self._lock:
             later = [event for kept in self._kept.values() for event in kept if event.id > last_id]
         return tuple(sorted(later, key=lambda event: event.id))

@@ -1,4 +1,4 @@
-"""How a peer's training went since it began: a curve of bounded length, whatever its duration."""
+"""The training curve of a peer since it began: of bounded length, whatever its duration."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ POINTS_MAX = 600
 
 
 class HistoryPoint(Frozen):
-    """Where the peer stood at one moment."""
+    """The state of a peer's training at one moment."""
 
     seconds: float = Field(description="since the peer started")
-    step: int
-    loss: float | None
+    step: int = Field(description="optimizer steps done")
+    loss: float | None = Field(description="mean over the last steps, in nats")
     accuracy: float | None = Field(description="share of the validation split, 0..1")
-    weight: float
-    steps_per_second: float | None
+    weight: float = Field(description="what the peer counted for in exchanges, 0..1")
+    steps_per_second: float | None = Field(description="over the last seconds")
 
 
 class History:
-    """The curve. Where it gets too long every second point goes, and points are taken half as often from then on."""
+    """The curve. When it gets too long every second point goes, and points are taken half as often from then on.
+
+    Args:
+        interval_seconds: between two points, at first.
+    """
 
     def __init__(self, interval_seconds: float = 1.0) -> None:
         self._interval = interval_seconds
@@ -30,11 +34,15 @@ class History:
 
     @property
     def points(self) -> tuple[HistoryPoint, ...]:
-        """The oldest first."""
+        """The points, the oldest first."""
         return self._points
 
     def observe(self, status: PeerStatus) -> None:
-        """Take a point, where it is time for one."""
+        """Take a point if it is time for one.
+
+        Args:
+            status: of the peer now.
+        """
         points, training = self._points, status.training
         if training.step == 0 and training.phase != "holding":
             return  # there is nothing to show yet

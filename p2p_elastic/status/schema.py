@@ -1,4 +1,4 @@
-"""What a peer says about itself: frozen values, the same on screen, in logs and over HTTP."""
+"""The status of a peer as frozen values, the same on screen, in logs and over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.values import Frozen, Many
 
-FAILED_LATELY_SECONDS = 300.0  # failures of so long are trouble; older ones are only counted
+FAILED_LATELY_SECONDS = 300.0  # failures in this time are trouble; older ones are only counted
 
 Phase = Literal["starting", "waiting", "joining", "training", "holding", "finishing", "done"]
 """`joining`: takes the parameters of members that are ahead. `holding`: the centre variable, without training."""
@@ -20,30 +20,34 @@ class ExchangeRecord(Frozen):
 
     id: str = Field(description="exchange id, the same at both ends")
     partner: str = Field(description="peer id of the partner")
-    initiated: bool = Field(description="true where this peer asked, false where it answered")
-    outcome: Outcome
+    initiated: bool = Field(description="true if this peer asked, false if it answered")
+    outcome: Outcome = Field(description="how it ended, seen from this peer")
     reason: str | None = Field(default=None, description="why it did not complete")
-    step: int = Field(description="our step when it ended")
+    step: int = Field(description="this peer's step when it ended")
     seconds: float = Field(description="from the first byte to the end")
-    bytes_sent: int
-    bytes_received: int
+    bytes_sent: int = Field(description="parameters and headers")
+    bytes_received: int = Field(description="parameters and headers")
     distance: float | None = Field(default=None, description="L2 distance to the partner's parameters before the move")
-    staleness: int | None = Field(default=None, description="our steps between snapshot and move")
+    staleness: int | None = Field(default=None, description="this peer's steps between snapshot and move")
     age_seconds: float = Field(description="seconds since it ended")
 
 
 class FarewellStatus(Frozen):
     """How a peer left its run."""
 
-    handed_to: str | None = Field(default=None, description="the peer that has our last parameters; null: nobody")
-    centre_to: str | None = Field(default=None, description="the peer that took the centre variable over from us")
+    handed_to: str | None = Field(default=None, description="the peer that has the last parameters; null: none")
+    centre_to: str | None = Field(default=None, description="the peer that took the centre variable over")
     reason: str | None = Field(default=None, description="why nothing, or not all, was handed over")
-    told: int = Field(default=0, description="members that heard our goodbye from ourselves")
-    members: int = Field(default=0, description="members that seemed alive when we began to leave")
-    withdrawn: bool = Field(default=False, description="whether the directory has our goodbye")
+    told: int = Field(default=0, description="members that heard the goodbye from the peer itself")
+    members: int = Field(default=0, description="members that seemed alive when the peer began to leave")
+    withdrawn: bool = Field(default=False, description="whether the directory has the goodbye")
 
     def describe(self) -> str:
-        """In one line, for people."""
+        """Describe it in one line, for people.
+
+        Returns:
+            What was handed over, and how many members know.
+        """
         if self.members == 0:
             return "Left: nobody else was there."
         handed = (
@@ -59,17 +63,17 @@ class FarewellStatus(Frozen):
 class MemberStatus(Frozen):
     """Another peer of the same run, as this peer knows it."""
 
-    peer: str
-    addresses: Many[str]
+    peer: str = Field(description="peer id")
+    addresses: Many[str] = Field(description="multiaddrs of its record")
     state: Literal["alive", "suspect", "dead"] = Field(
         description="suspect: an exchange failed, or nothing came for a while; dead: it is not chosen until it is heard"
     )
-    step: int
-    loss: float | None
+    step: int = Field(description="of its training, as its record says")
+    loss: float | None = Field(description="as its record says, in nats; null: it has none yet")
     weight: float = Field(default=1.0, description="what it claims to count for, 0..1")
     drained: bool = Field(default=False, description="it asks not to be chosen")
     steps_per_second: float | None = Field(default=None, description="as it says itself")
-    partners: Many[str] = Field(default=(), description="with whom it exchanged last, the latest first")
+    partners: Many[str] = Field(default=(), description="peers that it exchanged with last, the latest first")
     age_seconds: float = Field(description="seconds since its record changed, on this peer's own clock")
     heard_seconds: float | None = Field(default=None, description="seconds since anything came from it, on that clock")
 
@@ -77,84 +81,87 @@ class MemberStatus(Frozen):
 class SignalStatus(Frozen):
     """One signal of a peer's health. The worst one decides how much the peer counts."""
 
-    name: str
+    name: str = Field(description="such as temperature; see health/signals.py")
     health: float = Field(
         ge=0.0, le=1.0, description="1: nothing speaks against this peer; 0: it copies, is not copied"
     )
     value: float | None = Field(default=None, description="what was measured or reported, in `unit`")
-    unit: str = ""
+    unit: str = Field(default="", description="of the value")
     text: str = Field(default="", description="what it means, for people")
-    source: Literal["measured", "reported"] = "measured"
+    source: Literal["measured", "reported"] = Field(default="measured", description="by this peer, or from outside")
     seconds_left: float | None = Field(default=None, description="reported: until it expires")
 
 
 class PartnerStatus(Frozen):
     """A peer with which this one exchanged, and what came of it."""
 
-    peer: str
+    peer: str = Field(description="peer id")
     weight: float | None = Field(default=None, description="what it last claimed to count for, 0..1")
-    trust: float = Field(default=1.0, description="what our own measurements let it count for here, 0..1")
-    reasons: Many[str] = Field(default=(), description="why we trust it less than wholly")
+    trust: float = Field(default=1.0, description="what this peer's own measurements let it count for here, 0..1")
+    reasons: Many[str] = Field(default=(), description="why it is trusted less than wholly")
     score: float | None = Field(default=None, description="raw score: weighted growth of the log-distance to it")
     excess: float | None = Field(
-        default=None, description="by how much its parameters' loss on our examples exceeds what is usual, in nats"
+        default=None,
+        description="its parameters' loss on this peer's examples beyond what is usual, in nats",
     )
     distance: float | None = Field(default=None, description="last L2 distance to its parameters, before the move")
-    exchanges: dict[Outcome, int] = Field(default_factory=dict, description="how exchanges with it ended, and how many")
+    exchanges: dict[Outcome, int] = Field(default_factory=dict, description="exchanges with it: outcome -> count")
     failed_lately: int = Field(
         default=0, description=f"of those that failed, in the last {FAILED_LATELY_SECONDS:.0f} s"
     )
     last: ExchangeRecord | None = Field(default=None, description="the last exchange with it, while it is remembered")
     last_error: str | None = Field(default=None, description="of the last exchange that failed")
     deadline_seconds: float | None = Field(
-        default=None, description="how long we wait for its answer to an offer, by what it has shown; null: no member"
+        default=None,
+        description="longest wait for its answer to an offer, by what it has shown; null: no member",
     )
     exchange_seconds: float | None = Field(
-        default=None, description="how long an exchange that we ask for takes, by what it has shown; null: not known"
+        default=None,
+        description="of an exchange that this peer asks for, by what it has shown; null: not known",
     )
 
 
 class BootstrapStatus(Frozen):
     """One `--initial-peer` address and what came of it."""
 
-    address: str
-    problem: str | None = Field(default=None, description="nothing where it works")
+    address: str = Field(description="multiaddr, as given")
+    problem: str | None = Field(default=None, description="why it does not work; null if it does")
 
 
 class TrainingStatus(Frozen):
     """How far the training on this peer is."""
 
-    phase: Phase = "starting"
-    step: int = 0
-    steps_total: int | None = None
-    epoch: float = 0.0
-    steps_per_second: float | None = None
-    loss: float | None = Field(default=None, description="mean over the last steps, as partners hear of it")
+    phase: Phase = Field(default="starting", description="what it does now, such as training or done")
+    step: int = Field(default=0, description="optimizer steps done")
+    steps_total: int | None = Field(default=None, description="at which training ends")
+    epoch: float = Field(default=0.0, description="passes over its own data")
+    steps_per_second: float | None = Field(default=None, description="over the last seconds")
+    loss: float | None = Field(default=None, description="mean over the last steps, as partners hear of it, in nats")
     validation_accuracy: float | None = Field(default=None, description="share of the validation split, 0..1")
     test_accuracy: float | None = Field(default=None, description="share of the test split, 0..1, at the end")
-    seconds_since_step: float | None = None
+    seconds_since_step: float | None = Field(default=None, description="null before the first step")
 
 
 class ExchangeTotals(Frozen):
     """Counts since this peer started. `bytes_*` count parameters and headers, not libp2p's own overhead."""
 
-    by_outcome: dict[Outcome, int] = Field(default_factory=dict)
+    by_outcome: dict[Outcome, int] = Field(default_factory=dict, description="outcome -> count")
     failed_lately: int = Field(
         default=0, description=f"of those that failed, in the last {FAILED_LATELY_SECONDS:.0f} s"
     )
     declined_by_us: dict[str, int] = Field(default_factory=dict, description="reason -> count, as the answering side")
     declined_by_partner: dict[str, int] = Field(default_factory=dict, description="reason -> count")
     skipped: dict[str, int] = Field(default_factory=dict, description="due exchanges not begun: reason -> count")
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    bytes_sent: int = Field(default=0, description="parameters and headers")
+    bytes_received: int = Field(default=0, description="parameters and headers")
 
 
 class NetworkStatus(Frozen):
     """How this peer stands in the network."""
 
-    addresses: Many[str] = ()
+    addresses: Many[str] = Field(default=(), description="multiaddrs at which this peer listens")
     attached: bool = Field(default=False, description="at least one other peer of the DHT answers")
-    bootstrap: Many[BootstrapStatus] = ()
+    bootstrap: Many[BootstrapStatus] = Field(default=(), description="the initial peers that were given")
     failure: str | None = Field(default=None, description="why this peer trains alone for good")
     restarts: int = Field(default=0, description="times the p2pd child died and was replaced")
     records_ignored: int = Field(
@@ -166,18 +173,18 @@ class NetworkStatus(Frozen):
 class CentreStatus(Frozen):
     """The centre variable, in runs that have one (EASGD)."""
 
-    holder: str | None = Field(description="peer id of the centre; nothing while its place is vacant")
+    holder: str | None = Field(description="peer id of the centre; null while its place is vacant")
     here: bool = Field(description="whether this peer is the centre")
     term: int = Field(description="how often the centre has moved, counted from 1; 0: not seen yet")
     exchanges: int = Field(description="exchanges behind the value here: at the centre all of them")
 
 
 class LeaderStatus(Frozen):
-    """Whom this peer follows (Leader SGD)."""
+    """The leaders that this peer follows (Leader SGD)."""
 
-    group: str
-    leader: str | None = Field(description="of the group; this peer itself where it leads")
-    leader_of_all: str | None
+    group: str = Field(description="of this peer")
+    leader: str | None = Field(description="of the group; this peer itself if it leads")
+    leader_of_all: str | None = Field(description="the best of all groups")
     snapshots_published: int = Field(description="of this peer's parameters, while it led")
     disbelieved: dict[str, str] = Field(description="peer -> why it does not lead this peer at present")
 
@@ -189,12 +196,12 @@ class JoiningStatus(Frozen):
     reason: str | None = Field(default=None, description="why it began with its own instead")
     seconds: float | None = Field(default=None, description="from its start until it could begin to train")
     parts: int = Field(default=0, description="of the model that arrived, of `parts_all`")
-    parts_all: int = 0
-    bytes_received: int = 0
+    parts_all: int = Field(default=0, description="of the model")
+    bytes_received: int = Field(default=0, description="from donors")
     donors: Many[str] = Field(default=(), description="peers whose parameters it took")
     donors_step: int | None = Field(default=None, description="of the one that was the furthest; a centre's exchanges")
     loss: float | None = Field(default=None, description="of what it took, on its own examples, in nats")
-    untrained_loss: float | None = Field(default=None, description="of the parameters that nobody trained, in nats")
+    untrained_loss: float | None = Field(default=None, description="of parameters before any training, in nats")
     useful_seconds: float | None = Field(default=None, description="from its start until it counted for others")
     useful_steps: int | None = Field(default=None, description="of its own from copying until it counted for others")
 
@@ -204,10 +211,10 @@ class PartitionStatus(Frozen):
 
     lost: int = Field(description="members that vanished together")
     before: int = Field(description="other members that were there until then")
-    away: int = Field(description="of those lost, how many are away still; it ends when half of them are back")
+    away: int = Field(description="of those lost, the number still away; it ends when half of them are back")
     left: int = Field(description="other members that are there now")
     seconds: float = Field(description="since the last sign of life of the first that was lost")
-    steps: int = Field(description="our steps since then")
+    steps: int = Field(description="this peer's steps since then")
 
 
 class PaceStatus(Frozen):
@@ -218,8 +225,8 @@ class PaceStatus(Frozen):
     max_share: float | None = Field(default=None, description="of time with an exchange under way, 0..1")
     share: float | None = Field(default=None, description="the mean of about the last five minutes")
     wait_seconds: float = Field(default=0.0, description="until the next exchange may begin; 0: it may now")
-    exchange_seconds: float = Field(default=0.0, description="so long the budget pays for one exchange; 0: not known")
-    period: float | None = Field(default=None, description="of the run, in steps between exchanges that we ask for")
+    exchange_seconds: float = Field(default=0.0, description="how long the budget pays for one exchange; 0: not known")
+    period: float | None = Field(default=None, description="of the run, in steps between exchanges that it asks for")
     effective_period: float | None = Field(
         default=None, description="the same, or the steps between two exchanges that the budget allows: the longer one"
     )
@@ -228,54 +235,54 @@ class PaceStatus(Frozen):
 class CheckpointStatus(Frozen):
     """What was saved on disk, to resume from."""
 
-    step: int | None = Field(description="of the last checkpoint of this process; nothing before the first")
+    step: int | None = Field(description="of the last checkpoint of this process; null before the first")
     age_seconds: float | None = Field(description="since it was written")
     failures: int = Field(description="checkpoints that could not be written")
     skipped: int = Field(
         description="checkpoints left out: the one before was still being written, or the model was not finite"
     )
-    problem: str | None = Field(description="why the last one could not be written; nothing where it was")
+    problem: str | None = Field(description="why the last one could not be written; null if it was")
 
 
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
-    peer: str
-    version: str
-    run: str
-    task: str
-    schema_hash: str
-    rule: str
-    codec: str
-    device: str
-    uptime_seconds: float
+    peer: str = Field(description="peer id")
+    version: str = Field(description="of p2p-elastic")
+    run: str = Field(description="name of the run")
+    task: str = Field(description="name of the task")
+    schema_hash: str = Field(description="of the model: names, shapes and types")
+    rule: str = Field(description="name of the way to train together")
+    codec: str = Field(description="how parameters travel")
+    device: str = Field(description="on which it trains")
+    uptime_seconds: float = Field(description="since the peer started")
     weight: float = Field(description="what it counts for in exchanges, 0 (it copies, is not copied) to 1")
     weight_override: float | None = Field(default=None, description="set by its operator")
     drained: bool = Field(default=False, description="begins and answers no exchanges until it is resumed")
     signals: Many[SignalStatus] = Field(default=(), description="of its health, the worst first")
-    training: TrainingStatus
-    centre: CentreStatus | None = None
-    leaders: LeaderStatus | None = None
-    joining: JoiningStatus | None = Field(default=None, description="nothing at the founder of a run")
+    training: TrainingStatus = Field(description="how far it is")
+    centre: CentreStatus | None = Field(default=None, description="in runs that have a centre variable")
+    leaders: LeaderStatus | None = Field(default=None, description="in runs that follow a leader")
+    joining: JoiningStatus | None = Field(default=None, description="null at the founder of a run")
     partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
-    checkpoint: CheckpointStatus | None = Field(default=None, description="nothing where none are written")
-    pace: PaceStatus | None = Field(default=None, description="nothing where no budget was given")
-    exchanges: ExchangeTotals
-    last_exchanges: Many[ExchangeRecord] = ()
-    members: Many[MemberStatus] = ()
+    checkpoint: CheckpointStatus | None = Field(default=None, description="null if none are written")
+    pace: PaceStatus | None = Field(default=None, description="null if no budget was given")
+    exchanges: ExchangeTotals = Field(description="counts since the peer started")
+    last_exchanges: Many[ExchangeRecord] = Field(default=(), description="those that ended last")
+    members: Many[MemberStatus] = Field(default=(), description="other peers of the run")
     partners: Many[PartnerStatus] = Field(default=(), description="the latest first; one may have left since")
-    network: NetworkStatus
+    network: NetworkStatus = Field(description="how it stands in the network")
 
 
 class Reason(Frozen):
     """Why a peer is not well: a code for programs, a sentence for people."""
 
-    code: str
-    text: str
+    code: str = Field(description="for programs")
+    text: str = Field(description="a sentence for people, with what to do")
 
 
 class Health(Frozen):
     """ok, or degraded with every reason."""
 
-    status: Literal["ok", "degraded"]
-    reasons: Many[Reason] = ()
+    status: Literal["ok", "degraded"] = Field(description="degraded if there is any reason")
+    reasons: Many[Reason] = Field(default=(), description="all that is wrong; empty if ok")

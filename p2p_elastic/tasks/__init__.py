@@ -1,4 +1,4 @@
-"""What can be trained by name: model, data and recipe.
+"""Tasks that can be trained by name: model, data and recipe.
 
 >>> task = find_task("digits")
 >>> data = task.load(None)

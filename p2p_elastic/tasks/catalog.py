@@ -15,7 +15,17 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name; ConfigError with the names there are."""
+    """Find the task of a name.
+
+    Args:
+        name: a key of `TASKS`.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: if there is none; it names those there are.
+    """
     if name not in TASKS:
         raise ConfigError("task", name, f"allowed: {', '.join(TASKS)}")
     return TASKS[name]

@@ -24,7 +24,13 @@ PADDING = 4  # pixels on each side, of which a random crop keeps 32 rows and col
 
 
 class PreActBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm and ReLU before each, and a shortcut (He et al. 2016, arXiv:1603.05027)."""
+    """Two 3x3 convolutions with BatchNorm and ReLU before each, and a shortcut (He et al. 2016, arXiv:1603.05027).
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        stride: of the first convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -36,7 +42,14 @@ class PreActBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        """Compute the block's output.
+
+        Args:
+            x: [B, inputs, H, W].
+
+        Returns:
+            [B, outputs, H / stride, W / stride].
+        """
         activated = functional.relu(self.bn1(x))
         shortcut: Tensor = x if self.shortcut is None else self.shortcut(activated)
         residual: Tensor = self.conv2(functional.relu(self.bn2(self.conv1(activated))))
@@ -44,9 +57,10 @@ class PreActBlock(nn.Module):
 
 
 def model() -> nn.Module:
-    """PreActResNet18: images [B, 3, 32, 32] to logits [B, 10]; 11,171,146 parameters.
+    """Build PreActResNet18, 11,171,146 parameters, without BatchNorm after the last block; torch's default weights.
 
-    No BatchNorm after the last block; torch's default weights.
+    Returns:
+        From images [B, 3, 32, 32] to logits [B, 10].
     """
     widths, strides = (64, 64, 128, 256, 512), (1, 2, 2, 2)
     blocks: list[nn.Module] = []
@@ -57,14 +71,20 @@ def model() -> nn.Module:
 
 
 def load(data_dir: Path | None) -> Data:
-    """The images as uint8 [N, 3, 32, 32]; 5,200 of the 50,000 training images are for validation.
+    """Load the images; 5,200 of the 50,000 training images are for validation.
 
     A smaller training set gives the same share (5200/50000, rounded down, at least one image). Both torchvision's
     `cifar-10-batches-py` and class folders `cifar10/{train,test}/<class>/*.png` (or jpg) will do. The two have their
     images in different orders: the peers of one run whose shards shall be disjoint need the same layout.
 
+    Args:
+        data_dir: the folder around these; None: the default one.
+
+    Returns:
+        The splits, images as uint8 [N, 3, 32, 32].
+
     Raises:
-        ConfigError: a file is missing and cannot be downloaded, or is damaged.
+        ConfigError: if a file is missing and cannot be downloaded, or is damaged.
     """
     folder = data_folder(data_dir)
     images = folder / "cifar10"
@@ -139,16 +159,29 @@ def _read_image(path: Path) -> Tensor:
 
 
 def prepare(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Bytes to 0..1, then normalised; with a generator cropped and flipped at random before."""
+    """Bytes to 0..1, then normalised; with a generator cropped and mirrored at random before.
+
+    Args:
+        inputs: uint8 [B, 3, 32, 32].
+        generator: on the CPU; None: no augmentation.
+
+    Returns:
+        float32 [B, 3, 32, 32], on the images' device.
+    """
     chosen = inputs if generator is None else augment(inputs, generator)
     mean, std = (torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (MEAN, STD))
     return chosen.float().div(255).sub(mean).div(std)
 
 
 def augment(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Crop 32x32 at random from each black-padded image and mirror half of them: [B, 3, 32, 32] to the same.
+    """Crop 32x32 at random from each black-padded image and mirror half of them.
 
-    The generator is on the CPU wherever the images are, so that a seed means the same everywhere.
+    Args:
+        inputs: [B, 3, 32, 32], on any device.
+        generator: on the CPU, so that a seed means the same everywhere.
+
+    Returns:
+        [B, 3, 32, 32], of the same type.
     """
     batch, size = len(inputs), inputs.shape[-1]
     top, left = torch.randint(2 * PADDING + 1, (2, batch, 1), generator=generator)

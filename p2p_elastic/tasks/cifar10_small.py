@@ -16,9 +16,14 @@ CROP = 28  # pixels
 
 
 def crop(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Images [B, C, H, W] to [B, C, 28, 28]: at random and half of them mirrored, or with None the middle.
+    """Cut 28x28 pixels out of each image: at random and half of them mirrored, or the middle.
 
-    The generator is on the CPU wherever the images are, so that a seed means the same everywhere.
+    Args:
+        inputs: [B, C, H, W], on any device.
+        generator: on the CPU, so that a seed means the same everywhere; None: the middle.
+
+    Returns:
+        [B, C, 28, 28].
     """
     batch, margin = len(inputs), inputs.shape[-1] - CROP
     if generator is None:
@@ -35,20 +40,39 @@ def crop(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def prepare_plain(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A crop, bytes to 0..1."""
+    """A crop, bytes to 0..1.
+
+    Args:
+        inputs: uint8 [B, 3, 32, 32].
+        generator: on the CPU; None: the crop in the middle.
+
+    Returns:
+        float32 [B, 3, 28, 28].
+    """
     return crop(inputs, generator).float().div(255)
 
 
 def prepare_normalised(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A crop, bytes to 0..1, then normalised."""
+    """A crop, bytes to 0..1, then normalised.
+
+    Args:
+        inputs: uint8 [B, 3, 32, 32].
+        generator: on the CPU; None: the crop in the middle.
+
+    Returns:
+        float32 [B, 3, 28, 28].
+    """
     mean, std = (torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (MEAN, STD))
     return prepare_plain(inputs, generator).sub(mean).div(std)
 
 
 def cnn7() -> nn.Module:
-    """The seven layers of EASGD's CIFAR experiment: crops [B, 3, 28, 28] to logits [B, 10]; 351,946 parameters.
+    """Build the seven layers of EASGD's CIFAR experiment; 351,946 parameters.
 
     The sides of the maps are 28, 24, 12, 8, 4, 2. Torch's default weights, biases 0.
+
+    Returns:
+        From crops [B, 3, 28, 28] to logits [B, 10].
     """
     model = nn.Sequential(
         *(nn.Conv2d(3, 64, 5), nn.ReLU(), nn.MaxPool2d(2)),
@@ -65,7 +89,13 @@ def cnn7() -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, and a shortcut without parameters (He et al. 2015, option A)."""
+    """Two 3x3 convolutions with BatchNorm, and a shortcut without parameters (He et al. 2015, option A).
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out, as many or more.
+        stride: of the first convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -76,7 +106,14 @@ class Block(nn.Module):
         self._stride, self._new = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        """Compute the block's output.
+
+        Args:
+            x: [B, inputs, H, W].
+
+        Returns:
+            [B, outputs, H / stride, W / stride].
+        """
         residual = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self._stride, :: self._stride]
         if self._new:  # every other pixel, and zeros for half of the new channels on either side
@@ -85,9 +122,12 @@ class Block(nn.Module):
 
 
 def resnet20() -> nn.Module:
-    """ResNet20 for CIFAR (He et al. 2015, arXiv:1512.03385): crops [B, 3, 28, 28] to logits [B, 10].
+    """Build ResNet20 for CIFAR (He et al. 2015, arXiv:1512.03385); 269,722 parameters.
 
-    269,722 parameters; Kaiming-normal weights in convolutions and the last layer.
+    Kaiming-normal weights in convolutions and the last layer.
+
+    Returns:
+        From crops [B, 3, 28, 28] to logits [B, 10].
     """
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     for inputs, outputs, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):

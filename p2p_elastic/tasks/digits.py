@@ -16,14 +16,25 @@ TEST_SIZE, VALIDATION_SIZE = 360, 180  # of 1797; 1257 are left to train on
 
 
 def model() -> nn.Module:
-    """An MLP 64-256-256-10 with ReLU and torch's default weights: images [B, 8, 8] to logits [B, 10]."""
+    """Build an MLP 64-256-256-10 with ReLU and torch's default weights.
+
+    Returns:
+        From images [B, 8, 8] to logits [B, 10].
+    """
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
     )
 
 
 def load(data_dir: Path | None) -> Data:  # noqa: ARG001 - the images are inside scikit-learn
-    """The images as uint8 [N, 8, 8] with values 0..16, split in the same way everywhere."""
+    """Load the images, split in the same way everywhere.
+
+    Args:
+        data_dir: not used: the images are inside scikit-learn.
+
+    Returns:
+        The splits, images as uint8 [N, 8, 8] with values 0..16.
+    """
     # As `sklearn.datasets.load_digits` reads it; importing that takes 0.8 s and 50 MB.
     file = importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = torch.from_numpy(np.loadtxt(str(file), delimiter=",", dtype=np.uint8))
@@ -34,7 +45,15 @@ def load(data_dir: Path | None) -> Data:  # noqa: ARG001 - the images are inside
 
 
 def prepare(inputs: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 - no augmentation
-    """Values -1..1."""
+    """Scale to -1..1; there is no augmentation.
+
+    Args:
+        inputs: uint8 [B, 8, 8] with values 0..16.
+        generator: not used.
+
+    Returns:
+        float32 [B, 8, 8].
+    """
     return inputs.float().div(8).sub(1)
 
 

@@ -1,4 +1,4 @@
-"""How good a model is on a split, and BatchNorm statistics that fit parameters which came from elsewhere."""
+"""Evaluation of a model on a split, and BatchNorm statistics that fit parameters which came from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from p2p_elastic.tasks.base import Split, Task
 
 FEW = 8  # examples whose mean loss is one observation of a standard error,
-GROUPS_MIN = 4  # or fewer, so that there are so many observations
+GROUPS_MIN = 4  # or fewer examples, so that there are this many observations
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's result on one split: the share of right answers (0..1) and the mean loss in nats per example."""
+    """A model's result on one split.
+
+    Attributes:
+        accuracy: the share of right answers, 0 to 1.
+        loss: the mean per example, in nats.
+    """
 
     accuracy: float
     loss: float
@@ -34,9 +39,18 @@ def evaluate(
     batch_size: int = 1000,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """The accuracy and loss of a model, in eval mode and without gradients; the model is left as it was found.
+    """Measure accuracy and loss of a model, in eval mode and without gradients; the model is left as it was found.
 
-    None when `stop`, asked before every batch, said yes: a part of a split is no result.
+    Args:
+        model: on `device`.
+        task: prepares examples and has the loss.
+        split: all of it is used.
+        device: on which batches are computed.
+        batch_size: examples at once.
+        stop: asked before every batch.
+
+    Returns:
+        The result; None if `stop` said yes: a part of a split is no result.
     """
     right, loss = 0, 0.0
     with torch.no_grad(), _modes_kept(model):
@@ -51,7 +65,12 @@ def evaluate(
 
 
 class Estimate(NamedTuple):
-    """A mean and its standard error."""
+    """A mean and its standard error.
+
+    Attributes:
+        mean: of the observations.
+        error: its standard error, in the same unit.
+    """
 
     mean: float
     error: float
@@ -60,9 +79,16 @@ class Estimate(NamedTuple):
 def loss_at(
     model: nn.Module, task: Task, values: Mapping[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Estimate:
-    """The loss, in nats, of other parameters and buffers in this model, in eval mode, over prepared batches.
+    """Measure the loss of other parameters and buffers in this model, in eval mode; the model is left as it was found.
 
-    The model is left as it was found. `values` has its tensors by name.
+    Args:
+        model: on the batches' device.
+        task: has the loss.
+        values: the model's tensors by name.
+        batches: prepared inputs and labels.
+
+    Returns:
+        The loss in nats; not a number if there are fewer than two observations.
     """
     with _modes_kept(model):
         model.eval()
@@ -74,9 +100,16 @@ def loss_at(
 
 
 def losses_at(model: nn.Module, task: Task, values: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The mean losses [n], in nats, of each few examples of a prepared batch, by other parameters and buffers.
+    """Measure the losses of other parameters on each few examples of a batch; the model is left as it was found.
 
-    The model, which is in eval mode, is left as it was found.
+    Args:
+        model: in eval mode.
+        task: has the loss.
+        values: the model's tensors by name.
+        batch: prepared inputs and labels.
+
+    Returns:
+        Mean losses [n] in nats, each over FEW examples or fewer.
     """
     with torch.no_grad():
         outputs = torch.func.functional_call(model, dict(values), (batch[0],))
@@ -93,6 +126,13 @@ def reestimate_batchnorm(
     An average of models has the average of their statistics, which are not the statistics of the average: hence this
     pass (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). Only the BatchNorm layers are in train mode, so that
     dropout neither disturbs the statistics nor draws from the global generator.
+
+    Args:
+        model: its statistics are changed.
+        task: prepares examples.
+        split: usually the training data.
+        device: on which the model is.
+        batch_size: examples at once; a shorter last batch is left out.
     """
     layers = batchnorm_layers(model)
     if not layers:
@@ -107,7 +147,14 @@ def reestimate_batchnorm(
 
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """Those with running statistics."""
+    """List the BatchNorm layers with running statistics.
+
+    Args:
+        model: is searched.
+
+    Returns:
+        The layers, in the model's order.
+    """
     return [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
 
 

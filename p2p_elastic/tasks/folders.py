@@ -1,4 +1,4 @@
-"""Where data sets live on disk: finding them, downloading them whole or not at all, and saying what is missing."""
+"""Data sets on disk: finding them, downloading them whole or not at all, and saying what is missing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DOWNLOAD_STALL_SECONDS = 20.0  # without a byte for this long a download has fai
 class Source:
     """A downloadable data set as torchvision unpacks it.
 
-    Args:
-        name: the task it is for.
-        files: paths inside the data folder; the set is there when all of them are.
+    Attributes:
+        name: the task that it is for.
+        files: paths inside the data folder; the set is there if all of them are.
         page: the official page of the data set.
         download: puts the files below a folder; raises OSError, HTTPException or RuntimeError.
     """
@@ -34,27 +34,48 @@ class Source:
     download: Callable[[Path], None]
 
     def missing(self, folder: Path) -> list[str]:
+        """List the files that are not there.
+
+        Args:
+            folder: the data folder.
+
+        Returns:
+            Paths inside it.
+        """
         return [file for file in self.files if not (folder / file).is_file()]
 
 
 def default_data_dir() -> Path:
-    """`$P2P_ELASTIC_DATA`, or `~/.cache/p2p-elastic/data` where that is not set."""
+    """The data folder of a user that names none.
+
+    Returns:
+        `$P2P_ELASTIC_DATA`, or `~/.cache/p2p-elastic/data` if that is not set.
+    """
     return Path(os.environ.get("P2P_ELASTIC_DATA") or "~/.cache/p2p-elastic/data").expanduser()
 
 
 def data_folder(data_dir: Path | None) -> Path:
-    """The folder that a user's choice, or the lack of one, means."""
+    """The data folder that a user's choice, or the lack of one, means.
+
+    Args:
+        data_dir: as it was given, with `~` perhaps; None: not given.
+
+    Returns:
+        Its path.
+    """
     return default_data_dir() if data_dir is None else data_dir.expanduser()
 
 
 def ensure(source: Source, folder: Path, *, also: str = "") -> None:
-    """Download what is missing of a data set; write nothing where it is complete.
+    """Download what is missing of a data set; write nothing if it is complete.
 
     Args:
+        source: the data set.
+        folder: the data folder; it is made if it is missing.
         also: another layout that would do as well, in words, for the error message.
 
     Raises:
-        ConfigError: the download failed. It says which files are missing, where to get them and where to put them.
+        ConfigError: if the download failed. It says which files are missing, where to get them and where to put them.
     """
     missing = source.missing(folder)
     if not missing:
@@ -70,7 +91,15 @@ def ensure(source: Source, folder: Path, *, also: str = "") -> None:
 
 
 def unusable(path: Path, problem: object) -> ConfigError:
-    """The error for a file or folder that is there but wrong; say `raise unusable(...)`."""
+    """The error for a file or folder that is there but wrong; write `raise unusable(...)`.
+
+    Args:
+        path: of the file or folder.
+        problem: what is wrong with it.
+
+    Returns:
+        The error.
+    """
     return ConfigError("data-dir", str(path), f"damaged, incomplete or of another kind: {problem}; replace it")
 
 

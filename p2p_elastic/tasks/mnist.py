@@ -19,9 +19,12 @@ RECIPE = Recipe(batch_size=32, learning_rate=0.001, momentum=0.99, epochs=100)
 
 
 def model() -> nn.Module:
-    """An MLP 784-1024-1024-1024-10: images [B, 28, 28] to logits [B, 10]; 2,913,290 parameters.
+    """Build an MLP 784-1024-1024-1024-10; 2,913,290 parameters.
 
     ReLU; dropout 0.2 on the input and 0.5 after each hidden layer; Kaiming-normal weights (fan-in), zero biases.
+
+    Returns:
+        From images [B, 28, 28] to logits [B, 10].
     """
     layers: list[nn.Module] = [nn.Flatten(), nn.Dropout(0.2)]
     for inputs in (784, 1024, 1024):
@@ -30,7 +33,11 @@ def model() -> nn.Module:
 
 
 def small_model() -> nn.Module:
-    """An MLP 784-64-10 (50,890 parameters), ReLU, torch's default weights: images [B, 28, 28] to logits [B, 10]."""
+    """Build an MLP 784-64-10 (50,890 parameters) with ReLU and torch's default weights.
+
+    Returns:
+        From images [B, 28, 28] to logits [B, 10].
+    """
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, CLASSES))
 
 
@@ -42,12 +49,19 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def load(source: Source, data_dir: Path | None) -> Data:
-    """The images as uint8 [N, 28, 28]; 8,800 of the 60,000 training images are for validation.
+    """Load the images; 8,800 of the 60,000 training images are for validation.
 
     A smaller training set gives the same share (8800/60000, rounded down, at least one image).
 
+    Args:
+        source: MNIST or a data set like it.
+        data_dir: the folder around torchvision's; None: the default one.
+
+    Returns:
+        The splits, images as uint8 [N, 28, 28].
+
     Raises:
-        ConfigError: a file is missing and cannot be downloaded, or is damaged.
+        ConfigError: if a file is missing and cannot be downloaded, or is damaged.
     """
     folder = data_folder(data_dir)
     ensure(source, folder)
@@ -71,10 +85,19 @@ def _read_part(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(path: Path) -> Tensor:
-    """The bytes of an idx file (uint8, any shape); ConfigError where header and size disagree.
+    """Read an idx file.
 
     The format: two zero bytes, 8 for "unsigned byte", the number of dimensions, each dimension as a big-endian
     uint32, the bytes. Source: https://yann.lecun.com/exdb/mnist/
+
+    Args:
+        path: of the file, not compressed.
+
+    Returns:
+        uint8, of any shape.
+
+    Raises:
+        ConfigError: if it cannot be read, or header and size disagree.
     """
     try:
         content = np.fromfile(path, dtype=np.uint8)
@@ -92,7 +115,17 @@ def read_idx(path: Path) -> Tensor:
 
 
 def prepare(mean: float, std: float, inputs: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001
-    """Bytes to 0..1, then normalised; there is no augmentation."""
+    """Bytes to 0..1, then normalised; there is no augmentation.
+
+    Args:
+        mean: of the training pixels, 0..1.
+        std: their standard deviation.
+        inputs: uint8 [B, 28, 28].
+        generator: not used.
+
+    Returns:
+        float32 [B, 28, 28].
+    """
     return inputs.float().div(255).sub(mean).div(std)
 
 

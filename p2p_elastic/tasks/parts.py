@@ -1,4 +1,4 @@
-"""How the training data is divided among a given number of workers."""
+"""Divisions of the training data among a given number of workers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def worker_parts(
     dirichlet: float = 0.5,
     seed: int = SPLIT_SEED,
 ) -> list[Tensor]:
-    """The positions (int64) of the examples that each worker trains on; no worker is without any.
+    """Divide the training examples among workers; no worker is without any.
 
     The kinds:
         shards: disjoint parts of equal size, those of `shard_indices`.
-        whole: everything for everyone.
+        whole: everything for each worker.
         overlap: a random share of the data goes to every worker, the rest is dealt out as shards: of n examples each
             worker has overlap * n + (1 - overlap) * n / workers, up to rounding.
         dirichlet: disjoint, and of another mix of classes for each worker. The examples of a class are divided in
@@ -38,14 +38,21 @@ def worker_parts(
 
     Args:
         labels: of the training examples, [N].
-        workers: how many parts, at least one and at most N.
+        workers: the number of parts, at least one and at most N.
         kind: see above.
         overlap: 0 is the same as shards, 1 as whole (in another order).
         dirichlet: the concentration, above 0: a small one leaves few classes to each worker, a large one is even.
         seed: the same division for the same seed, on every machine.
 
+    Returns:
+        The positions (int64) of each worker's examples.
+
     Raises:
-        ConfigError: an argument out of range, or fewer examples than workers.
+        ConfigError: if an argument is out of range, or there are fewer examples than workers.
+
+    Example:
+        >>> [len(part) for part in worker_parts(torch.zeros(10), 4, "shards")]
+        [3, 3, 2, 2]
     """
     size = len(labels)
     if not 1 <= workers <= size:
@@ -87,7 +94,7 @@ def _skewed(labels: Tensor, workers: int, concentration: float, seed: int) -> li
 def _proportions(generator: np.random.RandomState, workers: int, concentration: float) -> list[float]:
     """A sample [workers] of the symmetric Dirichlet distribution: normalised Gamma variables, as logarithms.
 
-    Gamma(a) is Gamma(a + 1) U^(1/a) (Marsaglia and Tsang 2000). `RandomState.dirichlet` divides zero by zero where
+    Gamma(a) is Gamma(a + 1) U^(1/a) (Marsaglia and Tsang 2000). `RandomState.dirichlet` divides zero by zero if
     all of them underflow, which they do at a concentration of 0.001.
     """
     concentration = max(concentration, TINY_CONCENTRATION)

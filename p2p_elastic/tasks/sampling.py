@@ -1,4 +1,4 @@
-"""Which examples a peer sees, and in which order: a function of seeds, so that peers agree without talking."""
+"""The examples that a peer sees, and their order: a function of seeds, so that peers agree without talking."""
 
 from __future__ import annotations
 
@@ -18,21 +18,45 @@ _SHARD_ALLOWED = "allowed: INDEX/COUNT with 1 <= INDEX <= COUNT, for example 2/4
 
 
 def random_state(*seed: int) -> np.random.RandomState:
-    """A generator whose numbers are the same on every machine.
+    """Build a generator whose numbers are the same on every machine.
 
     NumPy promises never to change the stream of `RandomState` (NEP 19); torch promises that for no generator, and peers
     with different versions of torch must cut the same shards.
+
+    Args:
+        *seed: numbers that together are the seed, each taken modulo 2^32.
+
+    Returns:
+        The generator.
     """
     return np.random.RandomState([number % 2**32 for number in seed])
 
 
 def permutation(size: int, *seed: int) -> Tensor:
-    """The numbers 0..size-1 in a random order (int64) that is the same on every machine."""
+    """The numbers 0..size-1 in a random order that is the same on every machine.
+
+    Args:
+        size: how many, 0 or more.
+        *seed: numbers that together are the seed.
+
+    Returns:
+        int64 [size].
+    """
     return torch.from_numpy(random_state(*seed).permutation(size)).long()
 
 
 def hold_out(inputs: Tensor, labels: Tensor, size: int, seed: int = SPLIT_SEED) -> tuple[Split, Split]:
-    """Take `size` random examples away from a set: (the held out, the rest)."""
+    """Take random examples away from a set.
+
+    Args:
+        inputs: [N, ...].
+        labels: [N].
+        size: the number of examples that are taken away.
+        seed: the same examples for the same seed, on every machine.
+
+    Returns:
+        Those taken away, and the rest.
+    """
     order = permutation(len(labels), seed)
     held, rest = order[:size], order[size:]
     return Split(inputs[held], labels[held]), Split(inputs[rest], labels[rest])
@@ -40,7 +64,15 @@ def hold_out(inputs: Tensor, labels: Tensor, size: int, seed: int = SPLIT_SEED) 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` equal parts of the training data; the first has index 1. As text "2/4"."""
+    """One of `count` equal parts of the training data. As text "2/4".
+
+    Attributes:
+        index: of this part; the first has 1.
+        count: of all parts.
+
+    Raises:
+        ConfigError: if the index is not 1 to count.
+    """
 
     index: int
     count: int
@@ -53,12 +85,33 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def is_empty(self, size: int) -> bool:
-        """Whether nothing of a set of `size` examples is in it."""
+        """Whether no example of a set falls into this shard.
+
+        Args:
+            size: of the set, in examples.
+
+        Returns:
+            True if there are fewer examples than the shard's index.
+        """
         return self.index > size
 
     @staticmethod
     def parse(text: str) -> Shard:
-        """The shard that a text like "2/4" names; ConfigError for any other text."""
+        """Read a shard.
+
+        Args:
+            text: such as "2/4".
+
+        Returns:
+            The shard.
+
+        Raises:
+            ConfigError: for any other text.
+
+        Example:
+            >>> Shard.parse("2/4")
+            Shard(index=2, count=4)
+        """
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if match is None:
             raise ConfigError("shard", text, _SHARD_ALLOWED)
@@ -66,13 +119,21 @@ class Shard:
 
 
 def shard_indices(size: int, shard: Shard, seed: int = SPLIT_SEED) -> Tensor:
-    """The positions (int64) of a shard in a set of `size` examples.
+    """The positions of a shard in a set of examples.
 
     The shards of one count are disjoint, cover everything, and differ in size by one at most, provided that every peer
     uses the same seed.
 
+    Args:
+        size: of the set, in examples.
+        shard: the part that is wanted.
+        seed: of the division.
+
+    Returns:
+        int64 [n].
+
     Raises:
-        ConfigError: the shard would be empty.
+        ConfigError: if the shard would be empty.
     """
     if shard.is_empty(size):
         raise ConfigError("shard", str(shard), f"allowed: at most as many shards as examples, {size}")
@@ -92,8 +153,12 @@ class Batches:
         seed: of the orders; peers with the same part should differ in it.
         part: use only the examples at these positions (int64 [n]), such as `shard_indices`; None is all.
 
+    Attributes:
+        batches_per_epoch: batches in one pass over the part.
+        drawn: batches drawn so far.
+
     Raises:
-        ConfigError: no positive batch size, or an empty part.
+        ConfigError: if the batch size is not positive, or the part is empty.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int, part: Tensor | None = None) -> None:
@@ -121,6 +186,10 @@ class Batches:
         return self._split.inputs[chosen], self._split.labels[chosen]
 
     def skip(self, n: int) -> None:
-        """Go on as if n more batches had been drawn. Takes no time: every epoch's order has its own seed."""
+        """Go on as if more batches had been drawn. Takes no time: every epoch's order has its own seed.
+
+        Args:
+            n: the number of batches, 0 or more.
+        """
         assert n >= 0
         self.drawn += n

@@ -31,9 +31,14 @@ KERNEL_RANKS = (3, 4, 5)  # output channels, input channels and one to three spa
 
 
 def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
-    """+1 or -1, equally likely, of like's shape, type and device.
+    """Draw +1 or -1, equally likely, for each element.
 
-    The generator is one of the CPU, so that a seed means the same on every device.
+    Args:
+        like: gives shape, type and device.
+        generator: one of the CPU, so that a seed means the same on every device.
+
+    Returns:
+        A tensor like `like`.
     """
     # Drawing 32 of them at once takes a third of the time, and to a GPU go bits, not floats.
     words = torch.randint(-(2**31), 2**31, (-(-like.numel() // 32), 1), generator=generator, dtype=torch.int32)
@@ -51,7 +56,14 @@ def block_average(hz_abs: Tensor, leading: int = 0) -> Tensor:
 
     Args:
         hz_abs: the absolute values of the Hessian times a Rademacher vector, for one parameter tensor.
-        leading: so many dimensions in front are not the parameter's, such as 1 where workers are stacked.
+        leading: the number of dimensions in front that are not the parameter's, such as 1 if workers are stacked.
+
+    Returns:
+        A tensor of the same shape; `hz_abs` itself if nothing is averaged.
+
+    Example:
+        >>> block_average(torch.tensor([[[1.0, 3.0]]]))
+        tensor([[[2., 2.]]])
     """
     rank = hz_abs.dim() - leading
     if rank not in KERNEL_RANKS:
@@ -79,7 +91,7 @@ def precondition(
         m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) D^2
         theta <- theta - lr [ (m / (1 - b1^t)) / ((sqrt(v) / sqrt(1 - b2^t))^k + eps) + wd theta ]
 
-    All tensors have theta's shape. To be called where gradients are not recorded.
+    All tensors have theta's shape. Call it with gradients switched off.
 
     Args:
         theta: the parameter; overwritten.
@@ -115,7 +127,7 @@ def _bias(beta: float, step: int | Tensor) -> float | Tensor:
 
 
 class AdaHessian(EagerOptimizer):
-    """AdaHessian as a PyTorch optimizer, for parameters that are dense and real.
+    """AdaHessian as a PyTorch optimizer (Yao et al., arXiv 2006.00719), for parameters that are dense and real.
 
         optimizer.zero_grad()
         with twice_differentiable():  # needed for attention only
@@ -135,7 +147,7 @@ class AdaHessian(EagerOptimizer):
         betas: decay of the averages of gradient and squared curvature, each from 0 up to but not 1.
         eps: added to the denominator, above 0: the curvature can be zero.
         weight_decay: decoupled; each step shrinks a parameter by lr * weight_decay of itself. The authors pass
-            5e-4 / lr where they report 5e-4.
+            5e-4 / lr for the 5e-4 that they report.
         hessian_power: 0 to 1; 1 is the paper's, smaller values trust the curvature less.
         seed: of the Rademacher vectors; the same on every device.
 
@@ -177,8 +189,11 @@ class AdaHessian(EagerOptimizer):
 
         Unlike `loss.backward()` this replaces what an earlier call left: curvatures of parts of a batch do not add up.
 
+        Args:
+            loss: a scalar, with its graph.
+
         Raises:
-            ConfigError: something in the model cannot be differentiated twice, or has sparse gradients; by its name.
+            ConfigError: if something in the model cannot be differentiated twice, or has sparse gradients; by its name.
         """
         every = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         hidden = None if self.state else silent(loss)  # looked for at the first step
@@ -207,7 +222,7 @@ class AdaHessian(EagerOptimizer):
         self._curvature = {p: block_average(hz.abs_()) for (p, _), hz in zip(used, products, strict=True)}
 
     def _names(self) -> dict[Tensor, str]:
-        """Of the parameters; their places and shapes if they were given without names."""
+        """Names of the parameters; their places and shapes if they were given without names."""
         return {
             p: name
             for number, group in enumerate(self.param_groups)
@@ -225,7 +240,7 @@ class AdaHessian(EagerOptimizer):
         return self._curvature
 
     def _times_hessian(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
-        """Hz for each parameter; zero where no gradient depends on it."""
+        """Hz for each parameter; zero if no gradient depends on it."""
         signs = [rademacher(p, self._generator) for p in params]
         curved = [(grad, z) for grad, z in zip(grads, signs, strict=True) if grad.requires_grad]
         if not curved:
@@ -239,11 +254,13 @@ class AdaHessian(EagerOptimizer):
         """One step with what `backward` found.
 
         Args:
-            closure: zeroes the gradients, calls `backward` and returns the loss, which is then returned here. It runs
-                in `twice_differentiable`.
+            closure: zeroes the gradients, calls `backward` and returns the loss. It runs in `twice_differentiable`.
+
+        Returns:
+            What the closure returned; None without one.
 
         Raises:
-            RuntimeError: a parameter has a gradient that `backward` has not set since the last step.
+            RuntimeError: if a parameter has a gradient that `backward` has not set since the last step.
         """
         loss = None
         if closure is not None:
@@ -279,20 +296,32 @@ class AdaHessian(EagerOptimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """As for any optimizer, and where the random numbers stand (key "generator", uint8)."""
+        """As for any optimizer, with the state of the random numbers.
+
+        Returns:
+            PyTorch's dictionary, and under "generator" a uint8 tensor.
+        """
         return {**super().state_dict(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, with the same random numbers."""
+        """Go on from a `state_dict`, with the same random numbers.
+
+        Args:
+            state_dict: as `state_dict` gave it.
+        """
         super().load_state_dict(state_dict)
         self._generator.set_state(state_dict["generator"].cpu())
 
 
 def set_gradients(optimizer: torch.optim.Optimizer, forward: Callable[[], Tensor]) -> Tensor:
-    """Set the gradients of the scalar loss that `forward` returns, as this optimizer needs them; returns the loss.
+    """Set the gradients of a scalar loss, as this optimizer needs them. What raises is that of `AdaHessian.backward`.
 
-    Raises:
-        ConfigError: as `AdaHessian.backward`.
+    Args:
+        optimizer: any; AdaHessian gets second derivatives, too.
+        forward: computes the loss.
+
+    Returns:
+        The loss, detached.
     """
     if isinstance(optimizer, AdaHessian):
         with twice_differentiable():

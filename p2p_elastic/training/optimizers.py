@@ -1,8 +1,8 @@
 """Optimizers that do not load the compiler.
 
 Each of torch's optimizers imports `torch._dynamo`, and sympy with it, when it is built and when it steps, for
-`torch.compile`. That takes longer than all else at a peer's start (torch 2.14.1: 1.4 s of CPU, 160 MB). What these
-methods do otherwise is theirs, unchanged.
+`torch.compile`. That takes longer than all else at a peer's start (torch 2.14.1: 1.4 s of CPU, 160 MB). All else that
+these methods do is PyTorch's, unchanged.
 """
 
 from __future__ import annotations

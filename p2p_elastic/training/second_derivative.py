@@ -1,4 +1,4 @@
-"""Gradients of gradients: how to have them, and what has none."""
+"""Second derivatives: how to have them, and which operations have none."""
 
 from __future__ import annotations
 
@@ -30,22 +30,29 @@ ONCE = once_differentiable(lambda _: None).__code__
 
 @contextlib.contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """For the forward pass: attention runs by the plain kernel, since the fused ones have no second derivative.
+    """Run the forward pass with kernels that have a second derivative: attention takes the plain one, not a fused one.
 
-    They are chosen where no dropout is, such as by `nn.TransformerEncoderLayer(dropout=0)`. The plain kernel takes the
-    memory of the attention weights. Everything else is as without it. Process-wide while it lasts, as PyTorch has it.
+    PyTorch chooses fused kernels if there is no dropout, such as for `nn.TransformerEncoderLayer(dropout=0)`. The plain
+    kernel takes the memory of the attention weights. Everything else is as without it. Process-wide while it lasts, as
+    PyTorch has it.
+
+    Yields:
+        Nothing.
     """
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
 
 def refusal(error: RuntimeError, loss: Tensor, names: Mapping[Tensor, str]) -> ConfigError | None:
-    """The error that names what cannot be differentiated twice; None if `error` is about something else.
+    """The error that names what cannot be differentiated twice.
 
     Args:
         error: what a derivative of the loss ended with, first or second.
         loss: with its graph.
         names: of the parameters.
+
+    Returns:
+        The error to raise; None if `error` is about something else.
     """
     message = str(error)
     if not MISSING.search(message):
@@ -57,7 +64,15 @@ def refusal(error: RuntimeError, loss: Tensor, names: Mapping[Tensor, str]) -> C
 
 
 def refused(node: Node, names: Mapping[Tensor, str]) -> ConfigError:
-    """The error for an operation, under the name of the parameter that is next to it."""
+    """The error for an operation, under the name of the parameter that is next to it.
+
+    Args:
+        node: of the operation, in PyTorch's graph.
+        names: of the parameters.
+
+    Returns:
+        The error to raise, with advice.
+    """
     kind = _kind(node)
     advice = next((advice for start, advice in ADVICE.items() if kind.startswith(start)), OTHERWISE)
     near = (names.get(variable) for variable in map(_variable, _nodes_from(node)) if variable is not None)
@@ -65,10 +80,16 @@ def refused(node: Node, names: Mapping[Tensor, str]) -> ConfigError:
 
 
 def silent(loss: Tensor) -> Node | None:
-    """An operation whose second derivative is missing without an error, since PyTorch looks only along the graph.
+    """Find an operation whose second derivative is missing without an error, since PyTorch looks only along the graph.
 
     Behind `once_differentiable` the graph ends, so that the curvature counts as zero; what a reentrant checkpoint uses
     is not in the graph, so that its parameters count as unused.
+
+    Args:
+        loss: with its graph.
+
+    Returns:
+        Its node; None if there is none.
     """
     return next((node for node in _nodes(loss) if _is_once(node) or _kind(node) == CHECKPOINT), None)
 

@@ -1,4 +1,4 @@
-"""What a training loop needs to go on exactly where it was: numbers as JSON, tensors as safetensors."""
+"""The state of a training loop, to go on exactly from there: numbers as JSON, tensors as safetensors."""
 
 from __future__ import annotations
 
@@ -16,37 +16,52 @@ from p2p_elastic.values import Frozen
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 OPTIMIZER_NUMBERS_MAX, GROUPS_MAX = 100_000, 1000
-MODEL = "model"  # whose tensors those are in a checkpoint
+MODEL = "model"  # the file of the model's tensors in a checkpoint
 CPU, DEVICE, AUGMENTATION = "cpu", "device", "augmentation"
-"""Whose random numbers: dropout's on the CPU and on the device, and the augmentation's."""
+"""Names of the random numbers: dropout's on the CPU and on the device, and the augmentation's."""
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
 class TrainingMemory(Frozen):
-    """The numbers. `optimizer` has those of its state that are no tensors, as INDEX.NAME of the parameter's."""
+    """The numbers of a training loop."""
 
-    step: Count
+    step: Count = Field(description="optimizer steps done")
     drawn: Count = Field(description="batches drawn: the place in the data's order")
     epochs: Count = Field(description="of the learning rate's schedule")
-    schedule_steps: Count
+    schedule_steps: Count = Field(description="of PyTorch's schedule, which counts its first call, too")
     rates: Annotated[tuple[Finite, ...], Field(max_length=GROUPS_MAX)] = Field(description="learning rate per group")
     losses: Annotated[tuple[Finite | None, ...], Field(max_length=1000)] = Field(
-        description="of the last steps, nats; nothing where one was not finite"
+        description="of the last steps, nats; null for one that was not finite"
     )
-    optimizer: Annotated[dict[str, Finite | int | None], Field(max_length=OPTIMIZER_NUMBERS_MAX)]
+    optimizer: Annotated[dict[str, Finite | int | None], Field(max_length=OPTIMIZER_NUMBERS_MAX)] = Field(
+        description="what of its state is no tensor, as INDEX.NAME of the parameter's"
+    )
     validation: tuple[Finite, Finite | None] | None = Field(default=None, description="last accuracy and loss")
 
 
 class TrainingState(NamedTuple):
-    """The numbers, and the tensors by file: model, optimizer, random."""
+    """All that a training loop needs to go on exactly where it was.
+
+    Attributes:
+        memory: the numbers.
+        tensors: by file (model, optimizer, random) and name.
+    """
 
     memory: TrainingMemory
     tensors: Tensors
 
 
 class Machine(NamedTuple):
-    """The parts of a training loop that have a state of their own."""
+    """The parts of a training loop that have a state of their own.
+
+    Attributes:
+        model: what is trained.
+        optimizer: its state is part of the checkpoint.
+        schedule: of the learning rate.
+        augmentation: the generator that augments examples.
+        device: on which the model is; it has random numbers of its own.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -55,7 +70,11 @@ class Machine(NamedTuple):
     device: torch.device
 
     def tensors(self) -> Tensors:
-        """Copies of all tensors, on the CPU."""
+        """Copy all tensors.
+
+        Returns:
+            Copies on the CPU, by file and name.
+        """
         return {
             MODEL: {name: _copy(tensor) for name, tensor in self.model.state_dict().items()},
             "optimizer": {name: _copy(v) for name, v in _flat(self.optimizer) if isinstance(v, Tensor)},
@@ -63,7 +82,11 @@ class Machine(NamedTuple):
         }
 
     def numbers(self) -> dict[str, Any]:
-        """The fields of `TrainingMemory` that say how optimizer and schedule stand."""
+        """Read how optimizer and schedule stand.
+
+        Returns:
+            Those fields of `TrainingMemory`.
+        """
         schedule = self.schedule.state_dict()
         return {
             "epochs": schedule["last_epoch"],
@@ -73,7 +96,14 @@ class Machine(NamedTuple):
         }
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from there. Raises ConfigError where it is the state of another model or optimizer."""
+        """Go on from a state.
+
+        Args:
+            state: as it was taken.
+
+        Raises:
+            ConfigError: if it is the state of another model or optimizer.
+        """
         memory, tensors = state
         try:
             self.model.load_state_dict(dict(tensors[MODEL]))
@@ -112,7 +142,7 @@ class Machine(NamedTuple):
     def _restore_random(self, states: Mapping[str, Tensor]) -> None:
         torch.set_rng_state(states[CPU])
         self.augmentation.set_state(states[AUGMENTATION])
-        if DEVICE in states:  # of the device it was trained on, which may be another one now
+        if DEVICE in states:  # of the device that it was trained on, which may be another one now
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(states[DEVICE], self.device)
             elif self.device.type == "mps":
@@ -120,7 +150,18 @@ class Machine(NamedTuple):
 
 
 def plain_losses(losses: tuple[float, ...]) -> tuple[float | None, ...]:
-    """Losses as JSON has them."""
+    """Losses as JSON has them.
+
+    Args:
+        losses: in nats.
+
+    Returns:
+        The same, with None for each that is not finite.
+
+    Example:
+        >>> plain_losses((0.5, math.nan))
+        (0.5, None)
+    """
     return tuple(loss if math.isfinite(loss) else None for loss in losses)
 
 

@@ -1,4 +1,4 @@
-"""Training on one peer: SGD or AdaHessian on its own data, with moves from the swarm added between steps."""
+"""The training loop of one peer: SGD or AdaHessian on its own data, with moves from the swarm added between steps."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from p2p_elastic.training.optimizers import SGD
 from p2p_elastic.training.state import Machine, TrainingMemory, TrainingState, plain_losses
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
-LIVE_VALIDATION_SECONDS = 1.0  # at most so often
+LIVE_VALIDATION_SECONDS = 1.0  # the least time between two
 EVALUATION_BATCH = 50
-LOSS_STEPS = 50  # the loss shown is the mean of so many
+LOSS_STEPS = 50  # the loss shown is the mean of these last steps
 TRIAL_EXAMPLES = 32  # on which a partner's parameters are tried
 OWN_BATCHES = 8  # of EVALUATION_BATCH, on which a newcomer tries what it fetched
 RECENT_BATCHES = 4  # kept to try a leader's parameters on
-RATE_SECONDS = 10.0  # the speed shown is that of the last so many
+RATE_SECONDS = 10.0  # the speed shown is that of this last time
 
 Clock = Callable[[], float]
 
@@ -51,11 +51,22 @@ Clock = Callable[[], float]
 class Gossiping(Protocol):
     """What training needs of a peer."""
 
-    def after_step(self) -> bool: ...
+    def after_step(self) -> bool:
+        """Exchange if one is due, between two steps.
 
-    def report_loss(self, loss: float) -> None: ...
+        Returns:
+            Whether a partner's parameters took the place of the model's: they were not finite, or it is a newcomer.
+        """
 
-    def during_evaluation(self) -> None: ...
+    def report_loss(self, loss: float) -> None:
+        """Hear how well training goes, to tell partners.
+
+        Args:
+            loss: in nats.
+        """
+
+    def during_evaluation(self) -> None:
+        """Serve partners while no steps are made."""
 
 
 def _nothing() -> None:
@@ -68,13 +79,22 @@ def attach(
 ) -> Iterator[None]:
     """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
 
-    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). Where
-    the parameters were not finite and a partner's replaced them, the state is dropped, and `replaced` is called.
+    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). If a
+    partner's parameters took the place of the model's, which were not finite or a newcomer's, the state is dropped, and
+    `replaced` is called.
 
         with attach(peer, optimizer):
             for inputs, labels in batches:
                 ...
                 optimizer.step()
+
+    Args:
+        peer: exchanges in `after_step`.
+        optimizer: of the model that the peer was given.
+        replaced: called after a partner's parameters replaced the model's.
+
+    Yields:
+        Nothing.
     """
 
     def stepped(*_: object) -> None:
@@ -91,10 +111,18 @@ def attach(
 
 @dataclass(frozen=True)
 class Settings:
-    """How this peer trains: for so many optimizer steps, or passes over its part of the data where `steps` is None.
+    """How this peer trains.
 
-    `weight_decay` None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
-    AdaHessian has no use for `momentum`: it averages gradients with a decay of its own, 0.9.
+    Attributes:
+        steps: optimizer steps; None: `epochs` say how long.
+        epochs: passes over its part of the data, if `steps` is None.
+        batch_size: examples per step.
+        learning_rate: before the recipe's decay.
+        momentum: of SGD. AdaHessian has no use for it: it averages gradients with a decay of its own, 0.9.
+        seed: of the order of examples, the augmentation and AdaHessian's vectors.
+        shard: its part of the data; None: all.
+        optimizer: "sgd" or "adahessian".
+        weight_decay: None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the rate.
     """
 
     steps: int | None
@@ -109,7 +137,19 @@ class Settings:
 
 
 class Meter:
-    """Progress as others see it. Written by the training thread, read from any: each value is replaced whole."""
+    """Progress as others see it. Written by the training thread, read from any: each value is replaced whole.
+
+    Args:
+        steps_total: at which training ends.
+        clock: monotonic seconds.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: passes over the data.
+        validation: the last evaluation on the validation split; None before it.
+        test: the evaluation on the test split; None before it.
+        loss: mean of the last LOSS_STEPS steps, in nats; None before the first.
+    """
 
     def __init__(self, steps_total: int, clock: Clock) -> None:
         self._clock, self._steps_total = clock, steps_total
@@ -122,11 +162,15 @@ class Meter:
         self.loss: float | None = None
 
     def begin(self) -> None:
-        """Training begins now: what came before does not count for the speed."""
+        """Begin to measure the speed: what came before does not count for it."""
         self._marks = deque([(self._clock(), self.step)])
 
     def stepped(self, loss: float) -> None:
-        """The gradient of an optimizer step with this loss (nats) is there."""
+        """Count an optimizer step, once its gradient is there.
+
+        Args:
+            loss: of its batch, in nats.
+        """
         self._losses.append(loss)
         self.loss = sum(self._losses) / len(self._losses)
         self.step += 1
@@ -137,22 +181,32 @@ class Meter:
                 self._marks.popleft()
 
     def forget(self) -> None:
-        """The model was replaced: what its losses were, the one of this step too, says nothing about it."""
+        """Forget the losses: the model was replaced, and the loss of this step, too, says nothing about the new one."""
         self._losses.clear()
         self.loss = None
 
     def resume(self, step: int, losses: Sequence[float]) -> None:
-        """Go on from there."""
+        """Go on from a checkpoint.
+
+        Args:
+            step: optimizer steps done.
+            losses: of the last steps, in nats.
+        """
         self.step = step
         self._losses.extend(losses)
         self.loss = sum(self._losses) / len(self._losses) if self._losses else None
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """Of the last steps, nats."""
+        """Losses of the last steps, in nats."""
         return tuple(self._losses)
 
     def status(self) -> TrainingStatus:
+        """What others see, from any thread.
+
+        Returns:
+            The progress; its phase is filled in elsewhere.
+        """
         marks, now = tuple(self._marks), self._clock()
         (t0, n0), (t1, n1) = marks[0], marks[-1]
         return TrainingStatus(
@@ -168,7 +222,21 @@ class Meter:
 
 
 class Trainer:
-    """The loop that the command line runs. Use it from one thread."""
+    """The loop that the command line runs. Use it from one thread.
+
+    Args:
+        model: on `device`; it is trained in place.
+        task: says loss, preparation of examples, and recipe.
+        data: all splits.
+        settings: how this peer trains.
+        device: on which it trains.
+        clock: monotonic seconds.
+
+    Attributes:
+        model: what is trained.
+        meter: progress as others see it.
+        optimizer: of the model.
+    """
 
     def __init__(
         self, model: nn.Module, task: Task, data: Data, settings: Settings, device: torch.device, clock: Clock
@@ -189,7 +257,13 @@ class Trainer:
         self.optimizer, self._schedule = _optimizer(model, settings, task.recipe)
 
     def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
-        """Train until the settings' length is reached or `should_stop`."""
+        """Train until the settings' length is reached or `should_stop` says so.
+
+        Args:
+            peer: exchanges after each step.
+            should_stop: asked before each step and between batches of an evaluation.
+            on_step: called after each step.
+        """
         self.meter.begin()
         self.model.train()
         with attach(peer, self.optimizer, self.meter.forget):
@@ -208,7 +282,11 @@ class Trainer:
                 self._validate(peer, should_stop)
 
     def state(self) -> TrainingState:
-        """A copy of all that `restore` needs, for the training thread between two steps."""
+        """Copy all that `restore` needs; for the training thread, between two steps.
+
+        Returns:
+            The copy, on the CPU.
+        """
         machine, validation = self._machine(), self.meter.validation
         memory = TrainingMemory(
             step=self.meter.step,
@@ -220,7 +298,11 @@ class Trainer:
         return TrainingState(memory, machine.tensors())
 
     def restore(self, state: TrainingState) -> None:
-        """Before `train`: go on exactly where a `state` was taken. Raises ConfigError where it is of another model."""
+        """Go on exactly where a `state` was taken; before `train`. A ConfigError says that it is of another model.
+
+        Args:
+            state: as it was taken.
+        """
         memory = state.memory
         self._machine().restore(state)
         self._batches.skip(memory.drawn - self._batches.drawn)
@@ -234,7 +316,7 @@ class Trainer:
         return Machine(self.model, self.optimizer, self._schedule, self._augmentation, self._device)
 
     def replaced(self) -> None:
-        """A partner's parameters replaced the model: what was gathered about the one before is worth nothing."""
+        """Forget what was gathered about the model before: a partner's parameters replaced it."""
         self.optimizer.state.clear()
         self.meter.forget()
 
@@ -256,23 +338,41 @@ class Trainer:
         self._validated_at = self._clock()
 
     def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
-        """The loss, in nats, that other parameters give on our latest batches; for the training thread."""
+        """Try other parameters on this peer's latest batches; for the training thread.
+
+        Args:
+            values: tensors by name, as `ParameterVector.views` gives them.
+
+        Returns:
+            The mean loss in nats, and its standard error.
+        """
         return loss_at(self.model, self._task, values, self._recent)
 
     def untrained_loss(self) -> float:
-        """The loss, in nats, of the model as it is on batches of its own, as the first steps would see it."""
+        """Measure the model as it is on this peer's own batches, as the first steps would see it.
+
+        Returns:
+            The mean loss in nats.
+        """
         model = copy_model(self.model).train()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             losses = [self._task.loss(model(inputs), labels) for inputs, labels in self._own_examples()]
         return float(torch.stack(losses).mean())
 
     def own_loss(self, values: Tensor) -> Estimate:
-        """The loss, in nats, that parameters [D] give on examples of our own; before training, for any thread."""
+        """Try parameters on this peer's own examples; before training, for any thread.
+
+        Args:
+            values: [D].
+
+        Returns:
+            The mean loss in nats, and its standard error.
+        """
         model = copy_model(self.model)
         return loss_at(model, self._task, ParameterVector(model).views(values), self._own_examples())
 
     def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
-        """The first batches of our part, in the order in which they are stored, and as they are."""
+        """The first batches of this peer's part, in the order in which they are stored, and as they are."""
         split, chosen = self._data.train, self._part[: OWN_BATCHES * EVALUATION_BATCH]
         chosen = chosen[: len(chosen) // EVALUATION_BATCH * EVALUATION_BATCH or None]  # no BatchNorm over one example
         batches = [
@@ -282,7 +382,12 @@ class Trainer:
         return [(self._task.prepare(inputs, None), labels) for inputs, labels in batches]
 
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
-        """What tries parameters [D] against others, by a model of its own: for any thread."""
+        """Build what tries parameters against others, by a model of its own.
+
+        Returns:
+            A function of (their parameters [D], this peer's [D]) that any thread may call; its trial is on the latest
+            batch, or on unseen examples if there is none.
+        """
         vector, lock = ParameterVector(self.model), threading.Lock()
         model = copy_model(self.model).eval()
         standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
@@ -299,7 +404,11 @@ class Trainer:
         return examine
 
     def unseen_loss(self) -> float:
-        """The loss, in nats, of our own parameters on examples that they were not trained on, or the training loss."""
+        """Estimate the loss of this peer's parameters on examples that they were not trained on.
+
+        Returns:
+            In nats: the larger of the validation loss and the training loss.
+        """
         validation = self.meter.validation.loss if self.meter.validation is not None else 0.0
         return max(validation, self.meter.loss or 0.0)
 
@@ -308,7 +417,15 @@ class Trainer:
         self.meter.validation = self._evaluate(self._live_split, bool) or self.meter.validation
 
     def test_values(self, values: Tensor, should_stop: Callable[[], bool]) -> Evaluation | None:
-        """Evaluate the parameters `values` [D] on the test split, with BatchNorm statistics of their own."""
+        """Evaluate other parameters on the test split, with BatchNorm statistics of their own.
+
+        Args:
+            values: [D].
+            should_stop: asked between batches.
+
+        Returns:
+            The evaluation; None if it was stopped.
+        """
         if should_stop():
             return None
         model = copy_model(self.model)
@@ -317,7 +434,15 @@ class Trainer:
         return evaluate(model, self._task, self._data.test, self._device, stop=should_stop)
 
     def test(self, should_stop: Callable[[], bool], grace_seconds: float) -> Evaluation | None:
-        """Evaluate on the whole test split; None where it is not done so many seconds after `should_stop`."""
+        """Evaluate the model on the whole test split.
+
+        Args:
+            should_stop: asked between batches.
+            grace_seconds: how long it may go on after that.
+
+        Returns:
+            The evaluation; None if it was not done in time.
+        """
         stopped_at: float | None = None
 
         def over() -> bool:

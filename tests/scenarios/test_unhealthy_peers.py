@@ -139,7 +139,7 @@ def test_a_liar_that_claims_to_count_moves_nobody_and_training_goes_on(rule: str
         assert float(values(member.model).abs().max()) < 0.02
         mistrusted = partner(member, "evil")
         assert (mistrusted.trust, mistrusted.weight) == (0.0, 1.0)
-        assert "on our data, ours 0.1" in mistrusted.reasons[0]
+        assert "this peer's own 0.1" in mistrusted.reasons[0]
         assert all(partner(member, n).trust == 1.0 for n in "abc" if n != member.peer.peer)
         assert any("trust in evil 1 -> 0" in text for text in told(member, "trust"))
 
