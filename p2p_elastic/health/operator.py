@@ -22,7 +22,6 @@ class Condition:
     Attributes:
         override: the weight that the operator set; None: the signals decide.
         drained: whether the peer begins and answers no exchanges.
-        changed: called after each change from outside, before the request is answered.
     """
 
     def __init__(
