@@ -43,7 +43,7 @@ class Curve(Frozen):
     points: tuple[HistoryPoint, ...] = Field(description="the oldest first; a bounded number, however long it took")
 
 
-class Progress(Frozen):
+class ProgressEvent(Frozen):
     """How far the peer is, in short: what /v1/events says once a second."""
 
     step: int
@@ -60,7 +60,7 @@ class Progress(Frozen):
     health: Literal["ok", "degraded"]
 
     @classmethod
-    def of(cls, status: PeerStatus) -> Progress:
+    def of(cls, status: PeerStatus) -> ProgressEvent:
         """The short form of a status."""
         training = status.training
         return cls(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from papers_claims import CLAIMS, Asked, mean, measure
+from papers_claims import CLAIMS, RowsAsked, mean, measure
 from papers_rows import GROUPS, WITH, Group, Row
 from rich.console import Console
 
@@ -245,7 +245,7 @@ def _claims(targets: set[str], rows: Found) -> list[list[str]]:
     for claim in CLAIMS:
         if targets.isdisjoint(WITH.get(target, target) for target in claim.target.split(", ")):
             continue
-        numbers = Asked(rows)
+        numbers = RowsAsked(rows)
         try:
             verdict = claim.check(numbers)
         except KeyError as missing:

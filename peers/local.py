@@ -35,7 +35,7 @@ from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.terms import Bargain, Terms
 from p2p_elastic.peers.transfer import Vectors
 from p2p_elastic.peers.watch import Watch
-from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
+from p2p_elastic.peers.weigher import Observed, StepRate, Weigher, judged
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.limits import FRAGMENTS_MAX
 from p2p_elastic.protocol.messages import Apart, Tell
@@ -52,7 +52,7 @@ Examine = Callable[[Tensor, Tensor], Awaitable[Trial | None]]
 """(their parameters [D], ours [D]) -> how both do on our latest examples; None where there are none."""
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """What the training thread last said."""
 
     step: int = 0
@@ -79,7 +79,7 @@ class Local:
         self.peer, self.vector, self.membership = peer, vector, membership
         self.condition, self.events = condition, events
         self.examine: Examine | None = None
-        self.weigher, self.pace = Weigher(), Pace()
+        self.weigher, self.step_rate = Weigher(), StepRate()
         self.broken = False  # our own parameters are not finite
         self.own = 1.0  # what our last exchange showed of ourselves
         self._weight_told = 1.0  # by the last event
@@ -90,7 +90,7 @@ class Local:
         self.departed = Departed()
         # When the directory last answered: up to then silence is a partner's, later it may be ours.
         self.looked_at = 0.0
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.newcomer, self.arrival = membership.newcomer, Arrival(newcomer=membership.newcomer)
         self.returning = False  # resumed from a checkpoint, and has not met anybody since
         self.returned_at: float | None = None  # seconds of the event loop's clock
@@ -159,7 +159,7 @@ class Local:
         seen = Observed(
             loss=self.progress.loss,
             initial_loss=self.progress.first_loss,
-            steps_per_second=self.pace.steps_per_second,
+            steps_per_second=self.step_rate.steps_per_second,
             records=self.journal.recent(asyncio.get_running_loop().time()),
             period=self.policy.schedule.mean_period,
             addresses=self.membership.addresses,
@@ -235,7 +235,7 @@ class Local:
 
     def terms(self, waits: Waits) -> Terms:
         """On what terms to offer what was taken for an exchange to a partner with those deadlines."""
-        speed = self.pace.steps_per_second
+        speed = self.step_rate.steps_per_second
         period = None if not speed else self.policy.schedule.mean_period / speed
         return self.bargain.propose(self.handover.part, waits, period)
 

@@ -62,7 +62,7 @@ class Presence:
                 loss=local.loss(),
                 weight=local.weight,
                 drained=local.condition.drained,
-                steps_per_second=local.pace.steps_per_second,
+                steps_per_second=local.step_rate.steps_per_second,
                 partners=local.journal.latest(PARTNERS_TOLD),
                 group=local.membership.group,
                 centre=local.centre.claim() if local.centre is not None else None,
@@ -99,7 +99,7 @@ class Presence:
         """Read who else is in the run, and how we are. Raises DirectoryError."""
         local = self._local
         local.condition.look()  # whether the directory answers or not
-        local.pace.mark(asyncio.get_running_loop().time(), local.progress.step)
+        local.step_rate.mark(asyncio.get_running_loop().time(), local.progress.step)
         try:
             listed = await self._directory.members()
         except DirectoryError:

@@ -114,7 +114,7 @@ class OwnSeat:
 
     async def _snapshot(self) -> Refusal | None:
         local = self._local
-        seconds = local.step_time.patience(local.pace.steps_per_second, self._limits.snapshot_seconds)
+        seconds = local.step_time.patience(local.step_rate.steps_per_second, self._limits.snapshot_seconds)
         try:
             await wait_for(self._until_published(), seconds)
         except asyncio.TimeoutError:

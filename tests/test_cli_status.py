@@ -27,7 +27,7 @@ from statuses import status_of
 from p2p_elastic import __version__
 from p2p_elastic.api import bind
 from p2p_elastic.cli.status import status
-from p2p_elastic.client.status import ANSWER_BYTES_MAX, PORT, Asked, ask, ask_all, exit_code, parse_url, tame
+from p2p_elastic.client.status import ANSWER_BYTES_MAX, PORT, BaseUrl, ask, ask_all, exit_code, parse_url, tame
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import HTTP_PORT
 from p2p_elastic.screens.status import line, view
@@ -248,7 +248,7 @@ def test_nothing_there_is_refused_with_a_hint() -> None:
 
 
 def test_an_unknown_host_is_named() -> None:
-    answer = ask(Asked("no-such-host.invalid", 80), 5.0)
+    answer = ask(BaseUrl("no-such-host.invalid", 80), 5.0)
     assert answer.problem is not None
     assert "'no-such-host.invalid' is not known here" in answer.problem.text
 
@@ -550,7 +550,7 @@ def test_a_narrow_terminal_is_no_error() -> None:
         members=(MEMBER,) * 40, exchanges=totals, network={"bootstrap": (BootstrapStatus(address="/ip4/x"),)}
     )
     with peer(lambda: read) as url:
-        answers = ask_all([parse_url(url), Asked("127.0.0.1", 1)], 5.0)
+        answers = ask_all([parse_url(url), BaseUrl("127.0.0.1", 1)], 5.0)
     for width in (10, 40, 200):
         for shown in (answers, answers[:1], answers[1:]):
             out = io.StringIO()

@@ -71,7 +71,7 @@ class Answer(Frozen):
     status: PeerStatus | None = None
 
 
-class Asked(NamedTuple):
+class BaseUrl(NamedTuple):
     """Where to ask."""
 
     host: str
@@ -95,7 +95,7 @@ class _Failed(P2PElasticError):
 # -- where -------------------------------------------------------------------------------------------------------------
 
 
-def parse_url(text: str) -> Asked:
+def parse_url(text: str) -> BaseUrl:
     """The peer meant by `http://host:port`, `host:port`, `host` or `port`, with or without the path of an endpoint.
 
     Raises:
@@ -108,11 +108,11 @@ def parse_url(text: str) -> Asked:
         raise _bad_url(text, str(error)) from error
     if parts.scheme != "http":
         raise _bad_url(text, "the status is plain HTTP")
-    if not host or not printable(text) == text or " " in text or parts.username is not None or port == 0:
+    if not host or not tame_text(text) == text or " " in text or parts.username is not None or port == 0:
         raise _bad_url(text, "no host and port")
     path = parts.path.rstrip("/")
     endpoint = next((e for e in ENDPOINTS if path.endswith(e)), "")
-    return Asked(host, PORT if port is None else port, path.removesuffix(endpoint))
+    return BaseUrl(host, PORT if port is None else port, path.removesuffix(endpoint))
 
 
 def _with_scheme(text: str) -> str:
@@ -130,7 +130,7 @@ def _bad_url(text: str, reason: str) -> ConfigError:
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 
-def ask(where: Asked, timeout_seconds: float) -> Answer:
+def ask(where: BaseUrl, timeout_seconds: float) -> Answer:
     """Ask one peer how it is. Never raises what the network or the peer does."""
     began = time.monotonic()
     end = began + timeout_seconds
@@ -146,7 +146,7 @@ def ask(where: Asked, timeout_seconds: float) -> Answer:
     )
 
 
-def _health(where: Asked, end: float, timeout_seconds: float, status: PeerStatus) -> tuple[Health, tuple[str, ...]]:
+def _health(where: BaseUrl, end: float, timeout_seconds: float, status: PeerStatus) -> tuple[Health, tuple[str, ...]]:
     """The peer's own judgement; ours where it gives none."""
     try:
         return _validated(Health, _get(where, "/health", end, timeout_seconds))[0], ()
@@ -154,7 +154,7 @@ def _health(where: Asked, end: float, timeout_seconds: float, status: PeerStatus
         return judge(status), (f"health as judged here, /health said nothing usable: {failed.problem.text}",)
 
 
-def ask_all(asked: Sequence[Asked], timeout_seconds: float) -> tuple[Answer, ...]:
+def ask_all(asked: Sequence[BaseUrl], timeout_seconds: float) -> tuple[Answer, ...]:
     """Ask all at the same time; an answer for each, in their order."""
     answers: dict[int, Answer] = {}
 
@@ -171,18 +171,18 @@ def ask_all(asked: Sequence[Asked], timeout_seconds: float) -> tuple[Answer, ...
     return tuple(answers.get(i) or _silent(where, timeout_seconds) for i, where in enumerate(asked))
 
 
-def _silent(where: Asked, timeout_seconds: float) -> Answer:
+def _silent(where: BaseUrl, timeout_seconds: float) -> Answer:
     return _unanswered(where, f"no answer within {timeout_seconds:g} s, not even to the name lookup", timeout_seconds)
 
 
-def _unanswered(where: Asked, text: str, seconds: float) -> Answer:
+def _unanswered(where: BaseUrl, text: str, seconds: float) -> Answer:
     return Answer(url=where.url, state="unreachable", problem=Problem(kind="timed_out", text=text), seconds=seconds)
 
 
 class Watch:
     """Asks each peer again and again, each in a thread of its own, so that a dead one does not hold up the others."""
 
-    def __init__(self, asked: Sequence[Asked], timeout_seconds: float, every_seconds: float) -> None:
+    def __init__(self, asked: Sequence[BaseUrl], timeout_seconds: float, every_seconds: float) -> None:
         self._asked, self._timeout, self._every = tuple(asked), timeout_seconds, every_seconds
         self._latest: dict[int, Answer] = {}
         self._began: dict[int, float] = {}  # when those were asked that are being asked now
@@ -228,7 +228,7 @@ class Watch:
 # -- one request -------------------------------------------------------------------------------------------------------
 
 
-def _get(where: Asked, path: str, end: float, timeout_seconds: float) -> bytes:
+def _get(where: BaseUrl, path: str, end: float, timeout_seconds: float) -> bytes:
     """The body of one GET before `end`. Raises _Failed."""
     connected = False
     late = f"within {timeout_seconds:g} s"
@@ -249,7 +249,7 @@ def _get(where: Asked, path: str, end: float, timeout_seconds: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _connection(where: Asked, end: float) -> Iterator[http.client.HTTPConnection]:
+def _connection(where: BaseUrl, end: float) -> Iterator[http.client.HTTPConnection]:
     """A connection that is cut at `end`: timeouts of sockets are for each piece, and pieces can be many and small."""
     connection = http.client.HTTPConnection(where.host, where.port, timeout=_left(end))
     connection.connect()
@@ -296,7 +296,7 @@ def _check_code(response: http.client.HTTPResponse, body: bytes) -> None:
     if code == 200:
         return
     if 300 <= code < 400:
-        target = printable(response.getheader("Location") or "nowhere")[:200]
+        target = tame_text(response.getheader("Location") or "nowhere")[:200]
         raise _Failed("not_a_peer", f"not a p2p-elastic peer: it redirects to {target}")
     if code == 503:
         raise _Failed("failing", "too busy to answer (HTTP 503); try again")
@@ -313,7 +313,7 @@ def _timed_out(late: str, connected: bool) -> _Failed:
     return _Failed("timed_out", f"timed out: no answer {late}; wrong address, machine off, or a firewall in between")
 
 
-def _explained(where: Asked, error: Exception, connected: bool) -> _Failed:
+def _explained(where: BaseUrl, error: Exception, connected: bool) -> _Failed:
     if isinstance(error, ConnectionRefusedError):
         hint = "is the peer running? It prints its status address at its start"
         if where.host not in ("127.0.0.1", "localhost", "::1"):
@@ -325,7 +325,7 @@ def _explained(where: Asked, error: Exception, connected: bool) -> _Failed:
         return _Failed(
             "not_a_peer", f"that is a port for peers (libp2p); the status is on the peer's HTTP port, usually {PORT}"
         )
-    said = printable(str(error) or type(error).__name__)[:200]
+    said = tame_text(str(error) or type(error).__name__)[:200]
     if connected:
         return _Failed("not_a_peer", f"not a p2p-elastic peer: it does not speak HTTP properly ({said})")
     return _Failed("unreachable", f"cannot be reached: {said}")
@@ -390,7 +390,7 @@ def _unreadable(content: Json, error: ValidationError) -> _Failed:
     first = next((e for e in errors if e["type"] != "extra_forbidden"), errors[0] if errors else None)
     where = f"{error.error_count()} of its values are not as they should be"
     if first is not None:
-        where = f"{_dotted(_place(first['loc'])) or 'the whole'}: {printable(first['msg'][:200])}"
+        where = f"{_dotted(_place(first['loc'])) or 'the whole'}: {tame_text(first['msg'][:200])}"
     theirs = content.get("version") if isinstance(content, dict) else None
     if not isinstance(theirs, str) or "peer" not in content:
         return _Failed("not_a_peer", f"not a p2p-elastic peer: its JSON is another ({where})")
@@ -423,7 +423,7 @@ def tame(value: Json) -> Json:
         ValueError: a number or an object does not.
     """
     if isinstance(value, str):
-        return printable(value[:TEXT_MAX])
+        return tame_text(value[:TEXT_MAX])
     if isinstance(value, dict):
         if len(value) > KEYS_MAX:
             raise ValueError("too many keys")
@@ -437,7 +437,7 @@ def tame(value: Json) -> Json:
     return value
 
 
-def printable(text: str) -> str:
+def tame_text(text: str) -> str:
     """`text` with every character that could move the cursor, colour or reorder the line replaced."""
     return "".join("\ufffd" if unicodedata.category(c) in UNPRINTABLE else c for c in text)
 

@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import base58
-
 from p2p_elastic.errors import ConfigError
 
 CHARACTERS_MAX = 200  # as in a peer's record
@@ -31,7 +29,7 @@ LIBP2P_KEY = b"\x01\x72"  # begins a peer id that is written as CIDv1
 IDENTITY_BYTES_MAX, SHA256_BYTES = 42, 32
 
 
-class Part(NamedTuple):
+class Component(NamedTuple):
     """One protocol of an address with its value, empty where it has none, and the bytes of both."""
 
     protocol: str
@@ -45,7 +43,7 @@ class Part(NamedTuple):
 class PeerAddress(NamedTuple):
     """Where to dial, and the peer that is meant there; `peer` is empty where the address does not name it."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Component, ...]
     peer: str = ""
 
     @property
@@ -59,8 +57,13 @@ class PeerAddress(NamedTuple):
         return b"".join(part.packed for part in self.parts)
 
     @property
-    def host(self) -> Part:
+    def host(self) -> Component:
         return self.parts[0]
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the host is that of a relay."""
+        return self.parts[-1].protocol == "p2p-circuit"
 
     @property
     def tcp_port(self) -> int | None:
@@ -119,6 +122,22 @@ def read_address(text: str, key: str) -> PeerAddress:
     return address
 
 
+def host_of(text: str) -> str:
+    """The host in a multiaddr; empty where that cannot be dialled. Raises nothing."""
+    try:
+        return read_address(text, "address").host.value
+    except ConfigError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that host, an IP address or a name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def listening_host(host: str) -> str:
     """An IP address to listen on, in its usual spelling. Raises ConfigError."""
     try:
@@ -134,7 +153,7 @@ def listening_host(host: str) -> str:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _parts(text: str, key: str) -> Iterator[Part]:
+def _parts(text: str, key: str) -> Iterator[Component]:
     words = iter(text[1:].rstrip("/").split("/"))
     for word in words:
         protocol = "p2p" if word == "ipfs" else word  # its name until 2019
@@ -142,14 +161,14 @@ def _parts(text: str, key: str) -> Iterator[Part]:
             raise ConfigError(key, text, f"{word[:SHOWN_MAX]!r} cannot be dialled here; what can: {DIALABLE}")
         code, read = PROTOCOLS[protocol]
         if read is None:
-            yield Part(protocol, "", _varint(code))
+            yield Component(protocol, "", _varint(code))
             continue
         value = next(words, "")
         try:
             shown, packed = read(value)
         except ValueError as error:
             raise ConfigError(key, text, f"not {EXAMPLE} (/{word}/{value[:SHOWN_MAX]}: {error})") from error
-        yield Part(protocol, shown, _varint(code) + packed)
+        yield Component(protocol, shown, _varint(code) + packed)
 
 
 def _ip4(text: str) -> tuple[str, bytes]:
@@ -185,6 +204,8 @@ def _name(text: str) -> tuple[str, bytes]:
 
 
 def _peer(text: str) -> tuple[str, bytes]:
+    import base58
+
     peer = _peer_bytes(text)
     code, length = peer[:1], len(peer) - 2
     known = (code == b"\x00" and 1 <= length <= IDENTITY_BYTES_MAX) or (code == b"\x12" and length == SHA256_BYTES)
@@ -195,6 +216,8 @@ def _peer(text: str) -> tuple[str, bytes]:
 
 def _peer_bytes(text: str) -> bytes:
     """Of a peer id as it is usually written, in base58, or as CIDv1 in base 32, 36 or 58."""
+    import base58  # here, so that the doctor can say that it is missing
+
     if not re.fullmatch(r"[A-Za-z0-9]+", text):
         raise ValueError("no peer id: copy it whole")
     if text.startswith(("1", "Qm")):

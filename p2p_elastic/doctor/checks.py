@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from p2p_elastic.common.addresses import host_of, is_loopback
 from p2p_elastic.common.platforms import Build, unused_gpu
 from p2p_elastic.status.schema import Frozen
 
@@ -244,18 +245,12 @@ def check_port(check: str, option: str, port: int, asked: bool, problem: PortPro
 
 def check_http_host(host: str) -> Finding | None:
     """Whether the status is shown to the network."""
-    if scope_of(host) == "loopback" or host == "localhost":
+    if is_loopback(host):
         return None
     return warning("http", f"the status would be shown on {host}, without any password", "only in networks you trust")
 
 
 # -- reachability ------------------------------------------------------------------------------------------------------
-
-
-def host_of(address: str) -> str:
-    """The host in a multiaddr."""
-    parts = address.split("/")
-    return parts[2] if len(parts) > 2 else ""
 
 
 def scope_of(host: str) -> Scope:

@@ -54,7 +54,7 @@ def gpu_of(device: torch.device) -> Gpu | None:
 def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], list[str]] | None = None) -> Found:
     """Load the data where they are here; otherwise see whether they could be downloaded. Downloads nothing."""
     source, folder = source_of(task), data_folder(data_dir)
-    if source is not None and not is_here(task, data_dir):
+    if source is not None and not has_data(task, data_dir):
         return _to_download(source, folder, servers or download_urls)
     began = time.monotonic()
     try:
@@ -83,7 +83,7 @@ def check_batch(batch_size: int, examples: int | None) -> list[Finding]:
     return []
 
 
-def is_here(task: Task, data_dir: Path | None) -> bool:
+def has_data(task: Task, data_dir: Path | None) -> bool:
     """Whether the data of a task can be loaded without a download."""
     source, folder = source_of(task), data_folder(data_dir)
     return source is None or not source.missing(folder) or _class_folders(source, folder)

@@ -67,7 +67,7 @@ class Condition:
             self.drained = True
             self._note("drained", "drained: begins and answers no exchanges")
 
-    def resume(self) -> None:
+    def undrain(self) -> None:
         if self.drained:
             self.drained = False
             self._note("resumed", "resumed: exchanges again")

@@ -29,6 +29,18 @@ ERRORS = 2.0  # standard errors that chance may make
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
 FLOOR = 0.05  # of the loss where training began: below it differences are no harm
+CLAIM_MARGIN, CLAIM_SLACK = 1.5, 0.1  # times a loss that was claimed, and nats: so much is still as good
+CLAIM_ERRORS = 3.0  # standard errors that chance may make where a claim is tried
+
+
+def as_good_as(claimed: float) -> float:
+    """The highest loss that is still as good as the one claimed, on other examples; in nats."""
+    return CLAIM_MARGIN * claimed + CLAIM_SLACK
+
+
+def is_above(loss: float, error: float, most: float, errors: float = CLAIM_ERRORS) -> bool:
+    """Whether a measured loss is clearly above `most`: by more than so many standard errors. One of NaN is."""
+    return not loss - errors * error <= most
 
 
 class Trial(NamedTuple):

@@ -14,7 +14,7 @@ from p2p_elastic.training.trainer import Trainer
 
 ALONE_SECONDS = 30.0  # with nobody left for so long, the run is over
 EVALUATION_SECONDS = 5.0
-LOOK_SECONDS = 0.1
+PASS_SECONDS = 0.1
 
 
 def hold_centre(
@@ -34,7 +34,7 @@ def hold_centre(
         if due():
             _show(peer, vector, trainer)
         progress()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(PASS_SECONDS)
     _show(peer, vector, trainer)
 
 

@@ -26,8 +26,8 @@ Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Loss = Annotated[float, Field(allow_inf_nan=False)] | None
 Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
 Element = Annotated[int, Field(ge=0, lt=2**40)]
-Part = tuple[Element, Element]
-"""The elements of the vector from the first number up to, not including, the second."""
+CheckedPart = tuple[Element, Element]
+"""A `vector.Part` that comes off the wire."""
 Streams = Annotated[int, Field(ge=1, le=LANES_MAX)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """BLAKE2b of 32 bytes, over the bytes of a part."""
@@ -111,7 +111,7 @@ class Offer(Frozen):
     share: Share = 0.0
     apart: Apart | None = None
     centre: Stamp | None = None
-    part: Part | None = None
+    part: CheckedPart | None = None
     streams: Streams = 1
     last: bool = False
 
@@ -196,7 +196,7 @@ class Fetch(Frozen):
     codec: Annotated[str, Field(max_length=32)]
     origin: PeerId
     have: Step | None = None
-    part: Part | None = None
+    part: CheckedPart | None = None
     step: Step | None = None
 
     @model_validator(mode="after")
@@ -279,10 +279,10 @@ Message = (
     | Heard
     | Lane
 )
-Asked = TypeVar("Asked", Offer, Fetch)
+Request = TypeVar("Request", Offer, Fetch)
 
 
-def _checked(asked: Asked) -> Asked:
+def _checked(asked: Request) -> Request:
     if asked.part is not None and not asked.part[0] < asked.part[1] <= asked.elements:
         raise ValueError("no part of the vector")
     return asked

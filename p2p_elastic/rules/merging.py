@@ -14,7 +14,7 @@ what both learnt: the one behind which less stands (steps times peers) copies th
 
 from __future__ import annotations
 
-from p2p_elastic.health.trust import ERRORS, FLOOR, Trial
+from p2p_elastic.health.trust import ERRORS, FLOOR, Trial, is_above
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 
 RISE = 0.1  # of the worse end's loss: up to so much more at the point of meeting is no barrier
@@ -83,7 +83,7 @@ def is_barrier(landing: Trial, first_loss: float | None) -> bool:
     began.
     """
     allowed = (1.0 + RISE) * landing.mine + FLOOR * (first_loss or 0.0)
-    return not landing.theirs - ERRORS * landing.error <= allowed  # not finite is one, too
+    return is_above(landing.theirs, landing.error, allowed, ERRORS)
 
 
 def crossing(mine: Facts, theirs: Facts, *, yields: bool) -> float:

@@ -24,7 +24,7 @@ LEADERS_MAX = 16
 Clock = Callable[[], float]
 
 
-class Progress(Protocol):
+class ProgressDisplay(Protocol):
     """Called by a simulation as it goes on; `steps` is the number that it will make, None before the first call."""
 
     steps: int | None
@@ -34,7 +34,7 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-def open_progress(console: Console, what: str) -> Progress:
+def open_progress(console: Console, what: str) -> ProgressDisplay:
     """A bar in a terminal, a line now and then elsewhere."""
     return BarProgress(console, what) if console.is_terminal else LineProgress(console)
 
