@@ -14,11 +14,11 @@ from starlette.routing import Match, Route
 from p2p_elastic.api import pages
 from p2p_elastic.api import routes_control as writing
 from p2p_elastic.api import routes_read as reading
+from p2p_elastic.api.answers import problem
 from p2p_elastic.api.dependencies import Source
 from p2p_elastic.api.events_stream import Streams
 from p2p_elastic.api.head import Head
 from p2p_elastic.api.hosts import Hosts
-from p2p_elastic.api.schemas import Problem
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.controls import Controls
 from p2p_elastic.status.events import EventLog
@@ -80,28 +80,24 @@ def create_app(
     return app
 
 
-def _problem(code: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(Problem(detail=detail).model_dump_json(), code, headers, media_type="application/json")
-
-
 async def _other_method(request: Request, _error: Exception) -> Response:
     # Starlette names only the methods of the first route with this path.
     routes = (route for route in request.app.routes if isinstance(route, Route))
     methods = {m for route in routes if route.matches(request.scope)[0] is not Match.NONE for m in route.methods or ()}
     allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-    return _problem(405, f"this address answers to {allowed}", {"Allow": allowed})
+    return problem(405, f"this address answers to {allowed}", {"Allow": allowed})
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
     # FastAPI's own answer repeats what was sent; this one says what is wrong with it.
     assert isinstance(error, RequestValidationError)
     problems = (f"{'.'.join(map(str, one['loc'][1:])) or one['loc'][0]}: {one['msg']}" for one in error.errors())
-    return _problem(422, "; ".join(problems))
+    return problem(422, "; ".join(problems))
 
 
 async def _not_allowed(_request: Request, error: Exception) -> Response:
-    return _problem(422, str(error))
+    return problem(422, str(error))
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return _problem(500, "a bug of p2p-elastic; the log of this peer has it")
+    return problem(500, "a bug of p2p-elastic; the log of this peer has it")

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from p2p_elastic.api.schemas import Progress
+from p2p_elastic.api.schemas import ProgressEvent
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import PeerStatus
 
@@ -126,7 +126,7 @@ async def feed(
             except HTTPException:  # logged already; the head of the answer is sent
                 return
             due = clock() + streams.progress_seconds
-            yield _message("progress", Progress.of(now))
+            yield _message("progress", ProgressEvent.of(now))
         for event in events.since(last) if events is not None else ():
             last = event.id
             if wanted.exchanges or event.kind != "exchange":

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2p_elastic.api.schemas import Problem
+from p2p_elastic.api.answers import problem
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
 _SHOWN_MAX = 100  # characters of a name that is refused
@@ -84,5 +84,4 @@ def _refusal(header: str) -> Response:
         f"this peer does not answer for the host {name!r}: ask by its IP address or localhost, "
         "or start it with --http-allow-host and that name"
     )
-    code = HTTPStatus.MISDIRECTED_REQUEST
-    return Response(Problem(detail=text).model_dump_json(), code, media_type="application/json")
+    return problem(HTTPStatus.MISDIRECTED_REQUEST, text)

@@ -15,8 +15,8 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
+from p2p_elastic.api.answers import answer
 from p2p_elastic.api.dependencies import Given, read, source_of
-from p2p_elastic.api.routes_read import answer
 from p2p_elastic.api.schemas import NewWeight, Problem, Standing
 from p2p_elastic.health.controls import Controls, Report, SignalName
 
@@ -160,10 +160,10 @@ async def drain(controls: Begun, source: Given) -> Response:
     return _standing(source)
 
 
-@router.post("/v1/resume", summary="Exchange again", response_model=Standing, responses=_problems())
-async def resume(controls: Begun, source: Given) -> Response:
+@router.post("/v1/resume", name="resume", summary="Exchange again", response_model=Standing, responses=_problems())
+async def undrain(controls: Begun, source: Given) -> Response:
     """End a drain."""
-    controls.resume()
+    controls.undrain()
     return _standing(source)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
-from pydantic import BaseModel
 
+from p2p_elastic.api.answers import answer
 from p2p_elastic.api.dependencies import Given, Now, read
 from p2p_elastic.api.events_stream import EventStream, Wanted, feed
 from p2p_elastic.api.head import ASKED
@@ -23,20 +23,6 @@ ID_MAX = 2**53
 UNREADABLE: dict[int | str, dict[str, Any]] = {500: {"model": Problem, "description": "the status could not be read"}}
 
 router = APIRouter(responses=UNREADABLE, generate_unique_id_function=lambda route: route.name)
-
-
-def answer(value: BaseModel, code: int = 200) -> Response:
-    """Answer with a value as JSON.
-
-    Args:
-        value: numbers that are not finite become null.
-        code: of HTTP.
-
-    Returns:
-        The response.
-    """
-    # pydantic writes NaN as null; the way through a dict, in older FastAPI, fails on it.
-    return Response(value.model_dump_json(), status_code=code, media_type="application/json")
 
 
 @router.get("/health", summary="Is the peer well?", response_model=Health, tags=["probes"])

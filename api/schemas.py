@@ -44,7 +44,7 @@ class Curve(Frozen):
     points: tuple[HistoryPoint, ...] = Field(description="the oldest first; a bounded number, however long it took")
 
 
-class Progress(Frozen):
+class ProgressEvent(Frozen):
     """How far the peer is, in short: what /v1/events says once a second."""
 
     step: int = Field(description="optimizer steps so far")
@@ -61,7 +61,7 @@ class Progress(Frozen):
     health: Literal["ok", "degraded"] = Field(description="/health says why")
 
     @classmethod
-    def of(cls, status: PeerStatus) -> Progress:
+    def of(cls, status: PeerStatus) -> ProgressEvent:
         """Shorten a status.
 
         Args:

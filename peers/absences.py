@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from p2p_elastic.peers.partners import Member, Members
+from p2p_elastic.peers.partners import DOUBTED, SILENT_ANNOUNCEMENTS, Member, Members
 from p2p_elastic.protocol.messages import PEERS_MAX, Apart
 from p2p_elastic.rules.base import Stake
 from p2p_elastic.status.schema import PartitionStatus
 
-SILENT_ANNOUNCEMENTS = 3.0  # who is silent for so long is lost;
-SUSPECT_ANNOUNCEMENTS = 2.0  # for so long where an exchange with it failed, too
 WINDOW_ANNOUNCEMENTS = 6.0  # who is lost within so long vanished together: 30 s where peers announce every 5 s
 HEALING_ANNOUNCEMENTS = 120.0  # for so long after somebody came back each move is tried before it is made: 10 minutes
 FORGOTTEN_SECONDS = 3600.0
@@ -58,8 +56,13 @@ class Partition(NamedTuple):
 
 
 def is_lost(seen: Seen, member: Member | None, now: float, announce_seconds: float) -> bool:
-    """Whether nothing was heard of a member for too long; None: it is not listed any more."""
-    announcements = SUSPECT_ANNOUNCEMENTS if member is not None and member.failures else SILENT_ANNOUNCEMENTS
+    """Whether nothing was heard of a member for too long; None: it is not listed any more.
+
+    As `partners.is_gone`, but without more time for those that announce themselves irregularly: half of a swarm that
+    is cut off has to be seen as one.
+    """
+    doubted = member is not None and member.failures > 0
+    announcements = SILENT_ANNOUNCEMENTS * (DOUBTED if doubted else 1.0)
     return now - seen.at > announcements * announce_seconds
 
 

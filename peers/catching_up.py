@@ -31,18 +31,17 @@ from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.trial import as_good_as, is_above
 
 log = logging.getLogger(__name__)
 DONORS = 4  # asked at the same time
 WEIGHT_MIN = 0.2  # who counts less is not copied
 STEPS_SHARE = 0.5  # of the most advanced candidate's
-LOSS_MARGIN, LOSS_SLACK = 1.5, 0.1  # times the median of the candidates' losses, and nats
 SEE_SECONDS = 5.0  # so long members are looked for
-LOOK_SECONDS = 0.2
+REFRESH_SECONDS = 0.2
 PATIENCE_SECONDS = 30.0  # without a part: begin as we are
 DECLINED_SECONDS, FAILED_SECONDS = 1.0, 5.0  # so long a donor is left alone, doubled each time
 MIXED_SHARE, SINGLE_SHARE = 0.25, 0.5  # of the way from what donors claim back to where training began
-ERRORS = 3.0  # standard errors that chance may make
 
 
 Try = Callable[[Tensor], Awaitable[Measured]]
@@ -61,7 +60,7 @@ def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
     losses = [r.loss for r in near if r.loss is not None]
     if not losses:
         return near
-    usual = LOSS_MARGIN * statistics.median_low(losses) + LOSS_SLACK
+    usual = as_good_as(statistics.median_low(losses))
     return [r for r in counting if r.loss is not None and r.loss <= usual]
 
 
@@ -85,8 +84,8 @@ def disbelief(download: Download, untrained: float, measured: Measured) -> str |
     """
     claimed = untrained if download.loss is None else download.loss
     share = MIXED_SHARE if len(download.given) > 1 else SINGLE_SHARE
-    most = max(LOSS_MARGIN * claimed + LOSS_SLACK, claimed + share * (untrained - claimed))
-    if measured.loss - ERRORS * measured.error <= most:  # NaN is not
+    most = max(as_good_as(claimed), claimed + share * (untrained - claimed))
+    if not is_above(measured.loss, measured.error, most):
         return None
     return f"a loss of {claimed:.3g} was claimed, our own examples give {measured.loss:.3g}"
 
@@ -156,7 +155,7 @@ class CatchingUp:
     async def _see_members(self) -> None:
         await attempt(self._refresh)
         while not self._local.members.alive() and self._now() - self._began_at < SEE_SECONDS:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(REFRESH_SECONDS)
             await attempt(self._refresh)
 
     async def _fetch(self, untrained: float, try_out: Try | None) -> CaughtUp | str:
@@ -165,7 +164,7 @@ class CatchingUp:
         while self._now() - self._gained_at < PATIENCE_SECONDS:
             donors = self._donors()
             if not donors:
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(REFRESH_SECONDS)
                 await attempt(self._refresh)
                 continue
             if self._single and donors[0].peer != source:

@@ -8,19 +8,22 @@ have met, each clock has as many votes as there are peers that agree with it, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 AGREE_SECONDS = 1.0  # clocks that differ by no more are the same clock; records live for 60
 TIME_MAX = 2.0**33  # seconds since 1970: the year 2242
 ASK_AT_ONCE = 8
-LOOK_SECONDS = 10.0
-LOOK_AGAIN_SECONDS = 2.0  # while clocks differ
+COMPARE_SECONDS = 10.0
+DISAGREEING_SECONDS = 2.0  # while clocks differ
+_CURRENT: contextvars.ContextVar[SwarmClock | None] = contextvars.ContextVar("the swarm's clock", default=None)
 
 
 class Reading(NamedTuple):
@@ -85,6 +88,20 @@ class SwarmClock:
         """From now on show what that one shows."""
         self._base = other.base
 
+    @contextlib.contextmanager
+    def as_current(self) -> Iterator[None]:
+        """Make this the current clock of what runs inside, and of the tasks that begin there until their end."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+    @staticmethod
+    def get_current() -> SwarmClock | None:
+        """The current clock of the caller; None outside of the work of any network."""
+        return _CURRENT.get()
+
 
 def _monotonic() -> float:
     boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux; elsewhere a sleep is made good by the others' votes
@@ -115,4 +132,4 @@ async def keep_time(
             await follow(better)
         calm = all(agree(clock.reading, other) for other in others.values())
         # Not in step with the others: two sides that follow each other at the same moment would change places.
-        await asyncio.sleep(rng.uniform(0.5, 1.0) * (LOOK_SECONDS if calm and others else LOOK_AGAIN_SECONDS))
+        await asyncio.sleep(rng.uniform(0.5, 1.0) * (COMPARE_SECONDS if calm and others else DISAGREEING_SECONDS))

@@ -38,17 +38,18 @@ DOMAIN = b"p2p-elastic/record/1"
 CALL_SECONDS = 5.0  # nothing in hivemind has a deadline
 KEYS_PER_SIGNER = 8
 SIGNERS_REMEMBERED = 4096
-CLOCK = SwarmClock()  # one for the process, as hivemind has it: peers in one process belong to one swarm
 TIMED_MODULES = (hivemind_auth, hivemind_node, hivemind_protocol, hivemind_routing, hivemind_storage)
+_time_elsewhere = hivemind_storage.get_dht_time  # hivemind's own
 
 
 def swarm_time() -> float:
-    """Seconds since 1970 as our swarm counts them."""
-    return CLOCK.now()
+    """Seconds since 1970 as the swarm of the calling task counts them; as hivemind does where there is none."""
+    clock = SwarmClock.get_current()
+    return float(_time_elsewhere()) if clock is None else clock.now()
 
 
 def tell_hivemind_the_time() -> None:
-    """Let hivemind's DHT go by the swarm's clock; its modules have imported the machine's by name."""
+    """Let hivemind's DHT go by the clock of each swarm; its modules have imported the machine's by name."""
     for module in TIMED_MODULES:
         module.get_dht_time = swarm_time
 
@@ -70,9 +71,10 @@ def _is_genuine(key: bytes, subkey: bytes, value: bytes, expiration: float) -> b
 
 
 class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no types
-    """Accepts nothing but signed dictionary entries; counts what it refuses."""
+    """Accepts nothing but signed dictionary entries that end soon by that clock; counts what it refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: SwarmClock) -> None:
+        self._clock = clock
         self.refused = 0
         self._keys: dict[bytes, dict[bytes, float]] = {}
 
@@ -80,7 +82,7 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
         accepted = (
             record.subkey not in DHTProtocol.RESERVED_SUBKEYS
             and len(record.value) <= RECORD_BYTES_MAX
-            and record.expiration_time <= CLOCK.now() + RECORD_SECONDS_MAX
+            and record.expiration_time <= self._clock.now() + RECORD_SECONDS_MAX
             and _is_genuine(record.key, record.subkey, record.value, record.expiration_time)
             and self._has_room(record)
         )
@@ -93,7 +95,7 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
 
     def _has_room(self, record: DHTRecord) -> bool:
         """hivemind stores as many keys as one likes: a signer gets KEYS_PER_SIGNER, an honest one needs three."""
-        now = CLOCK.now()
+        now = self._clock.now()
         if len(self._keys) > SIGNERS_REMEMBERED:
             self._keys = {s: keys for s, keys in self._keys.items() if max(keys.values()) > now}
         live = {key: end for key, end in self._keys.get(record.subkey, {}).items() if end > now}
@@ -105,11 +107,12 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
 
 
 class SignedDHT:
-    """put and get of signed entries, and the way into the swarm. Survives restarts of the host."""
+    """put and get of signed entries, and the way into the swarm, by the host's clock. Survives restarts of the host."""
 
     def __init__(self, host: Libp2pHost, identity: Identity) -> None:
         self._host, self._identity = host, identity
-        self._validator = SignedRecords()
+        self._clock = host.clock
+        self._validator = SignedRecords(host.clock)
         self._node: DHTNode | None = None
         self._expirations: dict[str, float] = {}
         self._own: dict[str, tuple[bytes, float]] = {}  # key -> body, until when (monotonic)
@@ -122,9 +125,10 @@ class SignedDHT:
         await self._host.on_start(self._build)
 
     async def _build(self) -> None:
-        self._node = await DHTNode.create(
-            p2p=self._host.p2p, record_validator=self._validator, wait_timeout=2.0, cache_refresh_before_expiry=0
-        )
+        with self._clock.as_current():
+            self._node = await DHTNode.create(
+                p2p=self._host.p2p, record_validator=self._validator, wait_timeout=2.0, cache_refresh_before_expiry=0
+            )
 
     @property
     def refused(self) -> int:
@@ -142,11 +146,11 @@ class SignedDHT:
     async def put(self, key: str, body: bytes, seconds: float) -> None:
         """Store our entry under `key` for so long. Replaces an earlier one. Raises DirectoryError."""
         async with self._putting:
-            self._own[key] = body, CLOCK.monotonic() + seconds
+            self._own[key] = body, self._clock.monotonic() + seconds
             await self._put(key, body, seconds)
 
     async def _put(self, key: str, body: bytes, seconds: float) -> None:
-        now, last = CLOCK.now(), self._expirations.get(key, 0.0)
+        now, last = self._clock.now(), self._expirations.get(key, 0.0)
         # An entry is only replaced by one that expires later. But no node has one from before our clock was put back.
         expiration = max(now + seconds, last + 0.001 if last < now + RECORD_SECONDS_MAX else 0.0)
         key_bytes = DHTID.generate(source=key).to_bytes()
@@ -177,7 +181,8 @@ class SignedDHT:
         if self._node is None:
             raise DirectoryError("the DHT node is not running")
         try:
-            return await wait_for(call(self._node), CALL_SECONDS)
+            with self._clock.as_current():
+                return await wait_for(call(self._node), CALL_SECONDS)
         except asyncio.TimeoutError as error:
             raise DirectoryError(f"{name}: no answer from the DHT within {CALL_SECONDS:g} s") from error
         except (OSError, NetworkError, ValueError) as error:
@@ -205,20 +210,22 @@ class SignedDHT:
         if clock is not None and self.neighbours <= {peer}:
             await self.follow(clock)
         node.blacklist.register_success(peer_id)  # otherwise not asked for a while, for having been silent
-        await node.protocol.update_routing_table(node_id, peer_id, responded=True)
+        with self._clock.as_current():
+            await node.protocol.update_routing_table(node_id, peer_id, responded=True)
 
     async def _ping(self, node: DHTNode, peer_id: PeerID) -> tuple[Any, Reading | None]:
         request = dht_pb2.PingRequest(peer=node.protocol.node_info, validate=False)
-        asked_at = CLOCK.monotonic()
-        answer = await wait_for(node.protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
-        return answer, reading(answer.dht_time, asked_at, CLOCK.monotonic())
+        asked_at = self._clock.monotonic()
+        with self._clock.as_current():
+            answer = await wait_for(node.protocol.get_stub(peer_id).rpc_ping(request), CALL_SECONDS)
+        return answer, reading(answer.dht_time, asked_at, self._clock.monotonic())
 
     # -- the clock ----------------------------------------------------------------------------------------------------
 
     async def keep_time(self) -> None:
         """For ever: go by the clock that most of our neighbours have."""
         peer = self._identity.peer
-        await keep_time(peer, CLOCK, lambda: self.neighbours, self.ask_time, self.follow, random.Random(peer))
+        await keep_time(peer, self._clock, lambda: self.neighbours, self.ask_time, self.follow, random.Random(peer))
 
     async def ask_time(self, peer: str) -> Reading | None:
         """What a neighbour's clock shows; None where it does not answer."""
@@ -233,8 +240,8 @@ class SignedDHT:
     async def follow(self, clock: Reading) -> None:
         """Go by that clock from now on. What we store is of the old time; our own entries are stored anew at once."""
         async with self._putting:
-            ahead = clock.base - CLOCK.reading.base
-            CLOCK.follow(clock)
+            ahead = clock.base - self._clock.reading.base
+            self._clock.follow(clock)
             if abs(ahead) <= AGREE_SECONDS + clock.doubt:
                 return
             log.warning("the swarm's clock is %+.1f s from ours: going by the swarm's", ahead)
@@ -250,8 +257,8 @@ class SignedDHT:
             try:
                 async with self._putting:
                     body, end = self._own[key]
-                    if end > CLOCK.monotonic():
-                        await self._put(key, body, end - CLOCK.monotonic())
+                    if end > self._clock.monotonic():
+                        await self._put(key, body, end - self._clock.monotonic())
             except DirectoryError as error:  # the next announcement does it
                 log.info("storing our records anew: %s", error)
 

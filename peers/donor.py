@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import digest_of
 from p2p_elastic.peers.local_context import LocalContext
@@ -17,12 +18,12 @@ from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import bytes_of
-from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Part, Stamp
+from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Stamp
 from p2p_elastic.rules.methods import Topology
 
 FRESH_SECONDS = 10.0  # who comes within so long gets the same copy
 HELD_SECONDS = 10.0  # after its last use it is dropped: the memory of a vector
-LOOK_SECONDS = 1.0  # at most so often the directory is read for the sake of strangers
+STRANGER_REFRESH_SECONDS = 1.0  # at most so often the directory is read for the sake of strangers
 GIVEN_MAX = 16  # parts on their way at the same time; who asks meanwhile is asked to come back
 DIGESTS_MAX = 1024
 
@@ -135,7 +136,7 @@ class Donor:
 
     async def _look_soon(self) -> None:
         now = asyncio.get_running_loop().time
-        await asyncio.sleep(max(0.0, self._looked_at + LOOK_SECONDS - now()))
+        await asyncio.sleep(max(0.0, self._looked_at + STRANGER_REFRESH_SECONDS - now()))
         self._looked_at = now()
         await attempt(self._look)
 

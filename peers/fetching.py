@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
+from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
 from p2p_elastic.peers.records import PeerRecord
@@ -20,7 +21,7 @@ from p2p_elastic.peers.run_context import Asking
 from p2p_elastic.peers.transfer import EXACT, Vectors, bytes_of
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.exchange import fetch
-from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Part, Stamp
+from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Stamp
 from p2p_elastic.protocol.outcome import Outcome
 
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time

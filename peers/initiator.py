@@ -38,7 +38,7 @@ TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.B
 SUSPICIOUS = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)
 
 
-class Asked(NamedTuple):
+class Attempt(NamedTuple):
     """What came of asking one partner."""
 
     result: Result
@@ -52,7 +52,7 @@ class Initiator:
 
     def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
-        self._so_far: Asked | None = None  # of the exchange under way, from when it may have moved the partner
+        self._so_far: Attempt | None = None  # of the exchange under way, from when it may have moved the partner
 
     async def run_once(self) -> None:
         """One due exchange. When it returns, a move is waiting or the mailbox is free again."""
@@ -178,7 +178,7 @@ class Initiator:
         self._enter(exchange_id, partner, asked, started)
         return asked.result.outcome, asked.intact
 
-    def _enter(self, exchange_id: str, partner: PeerRecord, asked: Asked, started: float) -> None:
+    def _enter(self, exchange_id: str, partner: PeerRecord, asked: Attempt, started: float) -> None:
         enter(
             self._local,
             exchange_id,
@@ -190,12 +190,12 @@ class Initiator:
             distance=asked.distance,
         )
 
-    async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Asked:
+    async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Attempt:
         local, waits = self._local, self._local.members.waits(partner)
         try:
             stream = await open_stream(self._transport, partner, self._limits, waits)
         except ExchangeError as error:
-            return Asked(Result(Outcome.UNREACHABLE, reason=str(error)))
+            return Attempt(Result(Outcome.UNREACHABLE, reason=str(error)))
         lanes = Lanes(lambda: open_stream(self._transport, partner, self._limits, waits), exchange_id)
         conversation = Conversation(stream, self._limits, waits)
         conversation.widening = lanes.open
@@ -211,19 +211,19 @@ class Initiator:
         except asyncio.CancelledError:
             if conversation.said is Verified:
                 given_up = Result(Outcome.HALF, reason="given up before the last word")
-                self._so_far = Asked(given_up, traffic=conversation.traffic)
+                self._so_far = Attempt(given_up, traffic=conversation.traffic)
             raise
         finally:
             await lanes.close()
             await stream.close()
         if result.outcome is Outcome.HALF:
-            self._so_far = Asked(result, traffic=conversation.traffic)
+            self._so_far = Attempt(result, traffic=conversation.traffic)
             result = await self._resolve(partner, exchange_id, result)
         if result.outcome is Outcome.COMPLETED:
-            self._so_far = Asked(result, traffic=conversation.traffic)
+            self._so_far = Attempt(result, traffic=conversation.traffic)
         came = conversation.received
         distance = await self._move(partner.peer, exchange_id, result, came if local.run.policy.receives else None)
-        return Asked(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
+        return Attempt(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
 
     async def _move(self, partner: str, exchange_id: str, result: Result, received: Received | None) -> float | None:
         local = self._local

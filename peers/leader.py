@@ -12,10 +12,10 @@ from typing import NamedTuple
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.partners import Members, is_gone, liveness
 from p2p_elastic.peers.snapshots import Snapshot, Snapshots
+from p2p_elastic.rules.trial import as_good_as, is_above
 from p2p_elastic.status.schema import LeaderStatus
 
 DISBELIEF_SECONDS = 20.0  # so long a leader that was not believed does not lead us; doubled each time
-MARGIN, SLACK, ERRORS = 1.5, 0.1, 3.0
 HEARD_MAX = 1000
 
 
@@ -51,7 +51,7 @@ def disbelief(claimed: float, measured: Measured) -> str | None:
     parameters give on examples that we never saw is no lie either; clearly more than one and a half times both is.
     """
     theirs, error, own = measured
-    if theirs - ERRORS * error <= MARGIN * max(claimed, own) + SLACK:
+    if not is_above(theirs, error, as_good_as(max(claimed, own))):
         return None
     return f"claims a loss of {claimed:.3g}, its parameters give {theirs:.3g} on our data (ours {own:.3g} on unseen)"
 

@@ -19,10 +19,11 @@ import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from p2p_elastic.common.addresses import PeerAddress, listening_host, parse_address, usable
+from p2p_elastic.common.addresses import PeerAddress, host_of, is_loopback, listening_host, parse_address, usable
 from p2p_elastic.common.machine import cores
 from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers import start_p2pd
+from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.lean_import import import_lazily
 from p2p_elastic.peers.probing import probe
@@ -94,11 +95,24 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
 
 
 class Libp2pHost:
-    """Our p2pd: started, watched, and started again on the same port with the same identity when it dies."""
+    """Our p2pd: started, watched, and started again on the same port with the same identity when it dies.
 
-    def __init__(self, identity: Identity, host: str, port: int, announce: Sequence[str] = ()) -> None:
+    Args:
+        clock: the swarm's, by which requests of others are answered.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        host: str,
+        port: int,
+        announce: Sequence[str] = (),
+        *,
+        clock: SwarmClock | None = None,
+    ) -> None:
         self._identity, self._host, self._port = identity, host, port
         self._announce = tuple(announce)
+        self.clock = SwarmClock() if clock is None else clock
         self._p2p: P2P | None = None
         self._folder: SocketFolder
         self._on_start: list[Callable[[], Awaitable[None]]] = []
@@ -128,15 +142,16 @@ class Libp2pHost:
         daemon: type[P2P] = type("_DaemonThere", (_Daemon,), {"_UNIX_SOCKET_PREFIX": f"/unix{self._folder.path}/"})
         try:
             self._identity.write(key)
-            self._p2p = await daemon.create(
-                host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
-                announce_maddrs=list(self._announce) or None,
-                identity_path=str(key),
-                check_if_identity_free=False,
-                nat_port_map=not _is_loopback(self._host),
-                idle_timeout=ORPHAN_SECONDS,
-                startup_timeout=START_SECONDS,
-            )
+            with self.clock.as_current():  # of the task that it begins here, which answers others
+                self._p2p = await daemon.create(
+                    host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
+                    announce_maddrs=list(self._announce) or None,
+                    identity_path=str(key),
+                    check_if_identity_free=False,
+                    nat_port_map=not is_loopback(self._host),
+                    idle_timeout=ORPHAN_SECONDS,
+                    startup_timeout=START_SECONDS,
+                )
             key.unlink()
         except (P2PDaemonError, OSError) as error:
             raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
@@ -153,7 +168,7 @@ class Libp2pHost:
             found = await wait_for(self.p2p.get_visible_maddrs(latest=True), CONNECT_SECONDS)
         except (P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
             raise NetworkError(f"libp2p (p2pd) does not tell our addresses: {error!r}") from error
-        self.addresses = tuple(sorted(map(str, found), key=is_loopback_address))
+        self.addresses = tuple(sorted(map(str, found), key=lambda address: is_loopback(host_of(address))))
 
     async def on_start(self, action: Callable[[], Awaitable[None]]) -> None:
         """Do `action` now and after each restart."""
@@ -356,11 +371,6 @@ def _free_port(host: str, port: int) -> int:
         raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
 
 
-def is_loopback_address(address: str) -> bool:
-    """Whether a multiaddr means the machine itself."""
-    return address.startswith(("/ip4/127.", "/ip6/::1/"))
-
-
 def is_here(address: str, port: int) -> bool:
     """Whether a multiaddr means that TCP port of this machine."""
     try:
@@ -371,7 +381,3 @@ def is_here(address: str, port: int) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host == "::1"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from p2p_elastic.common.addresses import announced, parse_address
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.peers.clock import SwarmClock
-from p2p_elastic.peers.dht import CLOCK, SignedDHT
+from p2p_elastic.peers.dht import SignedDHT
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
@@ -40,23 +40,49 @@ class Interrupted(Exception):  # not an error: the user asked to stop
     """The wait was given up because the user asked to stop."""
 
 
+class _SwitchInterval:
+    """Python's switch interval, which is one for the process: short while any network thread runs, then as it was."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._before = self._shortened = 0.0
+
+    def shorten(self) -> None:
+        with self._lock:
+            if self._running == 0:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(SWITCH_SECONDS, self._before))
+                self._shortened = sys.getswitchinterval()
+            self._running += 1
+
+    def restore(self) -> None:
+        """To be called once for each `shorten`. What somebody else has set since then stays."""
+        with self._lock:
+            self._running -= 1
+            if self._running == 0 and sys.getswitchinterval() == self._shortened:
+                sys.setswitchinterval(self._before)
+
+
+_SWITCH_INTERVAL = _SwitchInterval()
+
+
 class NetworkThread:
     """An event loop in a thread of its own, for everything that talks to others."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="network", daemon=True)
-        self._switch_interval = sys.getswitchinterval()
 
     def __enter__(self) -> NetworkThread:
-        sys.setswitchinterval(SWITCH_SECONDS)
+        _SWITCH_INTERVAL.shorten()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        sys.setswitchinterval(self._switch_interval)
+        _SWITCH_INTERVAL.restore()
 
     def _main(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # of the main thread; not of a p2pd that starts
@@ -107,6 +133,7 @@ class LiveNetwork:
         identity: ours.
         initial_peers, announce: addresses, from the command line.
         cache: where peers are remembered that we meet; None: nowhere.
+        clock: what time it is here, until others are met; None: what this machine says.
     """
 
     def __init__(
@@ -115,19 +142,22 @@ class LiveNetwork:
         initial_peers: Sequence[str],
         announce: Sequence[str] = (),
         cache: PeerCache | None = None,
+        *,
+        clock: SwarmClock | None = None,
     ) -> None:
         grouped: dict[str, tuple[str, ...]] = {}
         for address in map(parse_address, initial_peers):
             grouped[address.peer] = (*grouped.get(address.peer, ()), str(address))
         self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
+        self.clock = SwarmClock() if clock is None else clock  # the swarm's, as far as we have met it
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: str | None = None
 
     async def open(self, host: str, port: int) -> None:
         """Start listening. Raises ConfigError where host or port cannot be used, NetworkError."""
-        self.host = Libp2pHost(self.identity, host, port, self._announce)
+        self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
         await self.host.start()
         self.dht = SignedDHT(self.host, self.identity)
         await self.dht.start()
@@ -140,11 +170,6 @@ class LiveNetwork:
             self._remembering = Remembering(self._cache, self.directory, self._initial_peers)
             self._live(self._remembering.run())
         self._live(self._refresh_addresses())
-
-    @property
-    def clock(self) -> SwarmClock:
-        """The swarm's, as far as we have met it."""
-        return CLOCK
 
     async def stay_attached(self) -> None:
         """From now on, look for the way into the swarm whenever it is lost."""

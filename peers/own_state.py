@@ -18,7 +18,7 @@ from p2p_elastic.peers.mailbox import Mailbox
 from p2p_elastic.peers.members import Membership
 from p2p_elastic.peers.partners import own_weight
 from p2p_elastic.peers.terms import Terms
-from p2p_elastic.peers.weigher import Observed, Pace, Weigher, judged
+from p2p_elastic.peers.weigher import Observed, StepRate, Weigher, judged
 from p2p_elastic.protocol.messages import Apart, Tell
 from p2p_elastic.status.events import EventLog
 
@@ -48,7 +48,7 @@ class OwnState:
         self._run, self._members, self._journal, self._events = run, members, journal, events
         self.condition = condition
         self.progress = Progress()
-        self.weigher, self.pace = Weigher(), Pace()
+        self.weigher, self.step_rate = Weigher(), StepRate()
         self.broken = False  # our own parameters are not finite
         self._compared = 1.0  # what our last exchange showed of ourselves
         self._weight_told = 1.0  # by the last event
@@ -79,7 +79,7 @@ class OwnState:
         seen = Observed(
             loss=self.progress.loss,
             initial_loss=self.progress.first_loss,
-            steps_per_second=self.pace.steps_per_second,
+            steps_per_second=self.step_rate.steps_per_second,
             records=self._journal.recent(asyncio.get_running_loop().time()),
             period=self._run.policy.schedule.mean_period,
             addresses=self._run.context.addresses,
@@ -209,6 +209,6 @@ class OwnState:
 
     def terms(self, part: Part | None, waits: Waits) -> Terms:
         """On what terms to offer an exchange of that part to a partner with those deadlines."""
-        speed = self.pace.steps_per_second
+        speed = self.step_rate.steps_per_second
         period = None if not speed else self._run.policy.schedule.mean_period / speed
         return self._run.bargain.propose(part, waits, period)

@@ -59,7 +59,7 @@ class Presence:
                 loss=local.own.loss(),
                 weight=local.own.weight,
                 drained=local.own.condition.drained,
-                steps_per_second=local.own.pace.steps_per_second,
+                steps_per_second=local.own.step_rate.steps_per_second,
                 partners=local.journal.latest(PARTNERS_TOLD),
                 group=local.run.context.group,
                 centre=local.run.centre.claim() if local.run.centre is not None else None,
@@ -96,7 +96,7 @@ class Presence:
         """Read who else is in the run, and how we are. Raises DirectoryError."""
         local = self._local
         local.own.condition.look()  # whether the directory answers or not
-        local.own.pace.mark(asyncio.get_running_loop().time(), local.own.progress.step)
+        local.own.step_rate.mark(asyncio.get_running_loop().time(), local.own.progress.step)
         try:
             listed = await self._directory.members()
         except DirectoryError:

@@ -11,7 +11,7 @@ from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.peer_cache import PeerCache
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 5.0
+FIRST_SAVE_SECONDS = 5.0
 SAVE_SECONDS = 60.0
 SAVE_AGAIN_SECONDS = 600.0  # the latest runs are kept; and another process may just have written over us
 
@@ -40,7 +40,7 @@ class Remembering:
     async def run(self) -> None:
         """For ever: save whom we met, soon after the first and then every minute, where it changed."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS if self._saved is None else SAVE_SECONDS)
+            await asyncio.sleep(FIRST_SAVE_SECONDS if self._saved is None else SAVE_SECONDS)
             await self.save()
 
     async def save(self) -> None:

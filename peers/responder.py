@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
+from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.donor import Donor, Shown
 from p2p_elastic.peers.goodbyes import Goodbyes
@@ -32,7 +33,6 @@ from p2p_elastic.protocol.messages import (
     Inquiry,
     Lane,
     Offer,
-    Part,
     Referral,
     Tell,
     Unchanged,

@@ -115,7 +115,7 @@ class OwnSeat:
 
     async def _snapshot(self) -> Refusal | None:
         local = self._local
-        seconds = local.members.step_time.patience(local.own.pace.steps_per_second, self._limits.snapshot_seconds)
+        seconds = local.members.step_time.patience(local.own.step_rate.steps_per_second, self._limits.snapshot_seconds)
         try:
             await wait_for(self._until_published(), seconds)
         except asyncio.TimeoutError:

@@ -13,10 +13,10 @@ from p2p_elastic.peers.partners import Member
 from p2p_elastic.rules.ramp import settled
 from p2p_elastic.status.schema import SignalStatus
 
-PACE_SECONDS = 20.0  # the speed that others hear of is that of the last so many
+STEP_RATE_SECONDS = 20.0  # the speed that others hear of is that of the last so many
 
 
-class Pace:
+class StepRate:
     """Steps per second over the last while."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Pace:
         """So many steps are done, `now` in seconds."""
         if step and (not self._marks or now > self._marks[-1][0]):
             self._marks.append((now, step))
-        while len(self._marks) > 2 and now - self._marks[1][0] >= PACE_SECONDS:
+        while len(self._marks) > 2 and now - self._marks[1][0] >= STEP_RATE_SECONDS:
             self._marks.popleft()
 
     @property

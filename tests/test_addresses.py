@@ -19,6 +19,8 @@ from p2p_elastic.common.addresses import (
     PROTOCOLS,
     PeerAddress,
     announced,
+    host_of,
+    is_loopback,
     listening_host,
     parse_address,
     read_address,
@@ -296,6 +298,26 @@ def test_p2pd_reads_our_bytes_and_asks_the_relay_that_they_name() -> None:
 
     said = asyncio.run(main())
     assert "NO_RESERVATION" in said or "protocols not supported" in said, said
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        (PLAIN, "192.168.1.7"),
+        (f"/dns4/A.b/tcp/1/p2p/{PEER}", "a.b"),
+        (f"{PLAIN}/p2p/{RELAY}/p2p-circuit", "192.168.1.7"),
+        ("/ip4/1.2.3.4/sctp/1", ""),
+        ("1.2.3.4", ""),
+    ],
+)
+def test_the_host_is_read_where_the_address_can_be_dialled(text: str, host: str) -> None:
+    assert host_of(text) == host
+    assert is_loopback(host_of(text)) is False
+
+
+def test_an_address_behind_a_relay_is_known() -> None:
+    assert read_address(f"{PLAIN}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}", "x").relayed
+    assert not read_address(f"{PLAIN}/p2p/{PEER}", "x").relayed
 
 
 def test_a_strangers_bad_addresses_do_not_cost_its_good_ones() -> None:

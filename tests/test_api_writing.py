@@ -48,7 +48,7 @@ class FakePeer:
     def drain(self) -> None:
         self.drained = True
 
-    def resume(self) -> None:
+    def undrain(self) -> None:
         self.drained = False
 
     def status(self) -> PeerStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_signals import met
 
 from p2p_elastic.health import signals
@@ -15,12 +16,14 @@ from p2p_elastic.health.causes import (
     advice_on_silence,
     on_one_machine,
 )
+from p2p_elastic.peers.identity import Identity
 from p2p_elastic.protocol.outcome import Outcome
 
 OK, LATE, GONE, HALF = Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.HALF
 BUSY = LOAD_BUSY + 1.0
 LOOPBACK, OURS = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.7/tcp/1"
 NETWORK = "faster network"
+RELAY, PEER = (Identity(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)).peer for n in (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,9 @@ def test_each_kind_of_failure_has_its_own_advice(outcomes: tuple[Outcome, ...], 
         ([OURS, LOOPBACK], [["/ip4/192.168.1.8/tcp/2", OURS]], False),
         (["/ip4/8.8.8.8/tcp/1"], [["/ip4/8.8.8.8/tcp/2"]], False),  # behind one router
         ([OURS], [["/dns4/peer.example/tcp/1", OURS]], False),
-        ([OURS], [["/ip4/192.168.1.7/tcp/1/p2p/12D3R/p2p-circuit/p2p/12D3A"]], False),
+        ([OURS], [[f"{OURS}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"]], False),
+        ([OURS], [[f"{OURS}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}", OURS]], True),
+        ([OURS], [[OURS, "/warp/9"]], False),
         ([OURS], [[]], False),
         ([OURS], [], False),
         ([], [["a", "/ip4"]], False),

@@ -28,7 +28,7 @@ from p2p_elastic import __version__
 from p2p_elastic.api import bind
 from p2p_elastic.cli.status import status
 from p2p_elastic.client.reading import ANSWER_BYTES_MAX, tame
-from p2p_elastic.client.status import PORT, Asked, ask, ask_all, exit_code, parse_url
+from p2p_elastic.client.status import PORT, BaseUrl, ask, ask_all, exit_code, parse_url
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import HTTP_PORT
 from p2p_elastic.protocol.outcome import Outcome
@@ -249,7 +249,7 @@ def test_nothing_there_is_refused_with_a_hint() -> None:
 
 
 def test_an_unknown_host_is_named() -> None:
-    answer = ask(Asked("no-such-host.invalid", 80), 5.0)
+    answer = ask(BaseUrl("no-such-host.invalid", 80), 5.0)
     assert answer.problem is not None
     assert "'no-such-host.invalid' is not known here" in answer.problem.text
 
@@ -551,7 +551,7 @@ def test_a_narrow_terminal_is_no_error() -> None:
         members=(MEMBER,) * 40, exchanges=totals, network={"bootstrap": (BootstrapStatus(address="/ip4/x"),)}
     )
     with peer(lambda: read) as url:
-        answers = ask_all([parse_url(url), Asked("127.0.0.1", 1)], 5.0)
+        answers = ask_all([parse_url(url), BaseUrl("127.0.0.1", 1)], 5.0)
     for width in (10, 40, 200):
         for shown in (answers, answers[:1], answers[1:]):
             out = io.StringIO()

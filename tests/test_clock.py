@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import importlib.util
+import itertools
 import math
 import random
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,9 +20,10 @@ from hypothesis import strategies as st
 
 from p2p_elastic.peers import dht
 from p2p_elastic.peers.clock import Reading, SwarmClock, keep_time, reading, to_follow
-from p2p_elastic.peers.dht import CLOCK, SignedDHT, swarm_time, tell_hivemind_the_time
+from p2p_elastic.peers.dht import SignedDHT, swarm_time, tell_hivemind_the_time
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost
+from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.simulation import run_virtual
 
 pytestmark = pytest.mark.processes
@@ -232,12 +236,11 @@ def test_hiveminds_dht_asks_for_the_time_nowhere_else() -> None:
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR, 50.0, -50.0])
 def test_after_following_another_clock_our_records_are_there_again_at_once(jump: float) -> None:
-    before = CLOCK.reading
-
     async def main() -> None:
         identity = Identity.generate()
         host = Libp2pHost(identity, "127.0.0.1", 0)
         await host.start()
+        before = host.clock.reading
         try:
             node = SignedDHT(host, identity)
             await node.start()
@@ -247,12 +250,101 @@ def test_after_following_another_clock_our_records_are_there_again_at_once(jump:
             await node.put("key", b"{1}", 60.0)
             assert dict(await node.get("key")) == {identity.peer: b"{1}"}
             assert node.refused == 0
-            assert abs(swarm_time() - time.time() - jump) < 5.0
+            assert abs(host.clock.now() - time.time() - jump) < 5.0
             await node.close()
         finally:
             await host.close()
 
+    asyncio.run(asyncio.wait_for(main(), 30.0))
+
+
+# ---------------------------------------------------------------- several swarms in one process
+
+
+def set_to(ahead: float) -> SwarmClock:
+    """A clock that is ahead of this machine's by so many seconds."""
+    return SwarmClock(lambda: time.time() + ahead)
+
+
+def test_each_task_has_the_clock_that_was_current_where_it_began() -> None:
+    one, other = set_to(HOUR), set_to(-HOUR)
+
+    async def shown() -> float:
+        await asyncio.sleep(0.0)
+        return swarm_time() - time.time()
+
+    async def main() -> list[float]:
+        with one.as_current():
+            first = asyncio.ensure_future(shown())
+            with other.as_current():
+                second = asyncio.ensure_future(shown())
+            third = asyncio.ensure_future(shown())
+        assert SwarmClock.get_current() is None
+        return await asyncio.gather(first, second, third, shown())
+
+    assert asyncio.run(main()) == pytest.approx([HOUR, -HOUR, HOUR, 0.0], abs=5.0)
+
+
+def test_two_swarms_in_one_process_have_a_clock_and_records_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[SwarmClock | None] = Counter()
+
+    def ask_and_count() -> float:
+        asked[SwarmClock.get_current()] += 1
+        return swarm_time()
+
+    async def opened(skew: float) -> tuple[LiveNetwork, LiveNetwork]:
+        first = LiveNetwork(Identity.generate(), (), clock=set_to(skew))
+        await first.open("127.0.0.1", 0)
+        second = LiveNetwork(Identity.generate(), first.host.addresses)  # a newcomer with this machine's clock
+        await second.open("127.0.0.1", 0)
+        for module in dht.TIMED_MODULES:
+            monkeypatch.setattr(module, "get_dht_time", ask_and_count)
+        assert await second.directory.attach()
+        return first, second
+
+    async def use(skew: float, first: LiveNetwork, second: LiveNetwork) -> None:
+        assert [n.clock.now() - time.time() for n in (first, second)] == pytest.approx([skew, skew], abs=5.0)
+        await first.dht.put("key", b"{1}", 60.0)
+        await second.dht.put("key", b"{2}", 60.0)
+        for network in (first, second):
+            entries = await network.dht.get("key")
+            assert entries == {first.identity.peer: b"{1}", second.identity.peer: b"{2}"}
+            assert network.dht.refused == 0
+        told = await second.dht.ask_time(first.identity.peer)
+        assert told is not None
+        assert told.base == pytest.approx(first.clock.reading.base, abs=5.0)
+
+    async def main() -> None:
+        skews = (HOUR, -HOUR)
+        swarms = [await opened(skew) for skew in skews]
+        try:
+            await asyncio.gather(*(use(skew, *swarm) for skew, swarm in zip(skews, swarms, strict=True)))
+            await swarms[0][0].dht.follow(swarms[1][0].clock.reading)
+            assert swarms[0][1].clock.now() - time.time() == pytest.approx(HOUR, abs=5.0)
+        finally:
+            for network in itertools.chain(*swarms):
+                await network.close()
+        assert set(asked) == {network.clock for swarm in swarms for network in swarm}  # nobody asked outside of them
+
+    asyncio.run(asyncio.wait_for(main(), 60.0))
+
+
+def test_the_switch_interval_is_as_it_was_once_the_last_network_thread_has_ended() -> None:
+    before = sys.getswitchinterval()
+    first, second = NetworkThread(), NetworkThread()
+    with contextlib.ExitStack() as later:
+        with first:
+            later.enter_context(second)
+            short = sys.getswitchinterval()
+        assert short == sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before
+
+
+def test_a_switch_interval_that_was_set_meanwhile_stays() -> None:
+    before = sys.getswitchinterval()
     try:
-        asyncio.run(asyncio.wait_for(main(), 30.0))
+        with NetworkThread():
+            sys.setswitchinterval(0.002)
+        assert sys.getswitchinterval() == pytest.approx(0.002)
     finally:
-        CLOCK.follow(before)
+        sys.setswitchinterval(before)

@@ -122,12 +122,12 @@ def test_whoever_depends_on_it_is_told_of_each_change_and_of_nothing_else() -> N
 
 def test_to_drain_twice_is_to_drain_once() -> None:
     machine = Machine()
-    machine.condition.resume()
+    machine.condition.undrain()
     for _ in range(2):
         machine.condition.drain()
     assert machine.condition.drained
     for _ in range(2):
-        machine.condition.resume()
+        machine.condition.undrain()
     assert not machine.condition.drained
     assert machine.told() == ["drained", "resumed"]
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.dht import DOMAIN, KEYS_PER_SIGNER, DHTProtocol, DHTRecord, MSGPackSerializer, SignedRecords
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
@@ -29,7 +30,7 @@ def changed(original: DHTRecord, **changes: object) -> DHTRecord:
 
 
 def test_a_signed_entry_is_accepted() -> None:
-    validator = SignedRecords()
+    validator = SignedRecords(SwarmClock())
     assert validator.validate(record(Identity.generate()))
     assert validator.refused == 0
 
@@ -70,13 +71,13 @@ GOOD = record(ME)
     ],
 )
 def test_anything_else_is_refused_and_counted(bad: DHTRecord) -> None:
-    validator = SignedRecords()
+    validator = SignedRecords(SwarmClock())
     assert not validator.validate(bad)
     assert validator.refused == 1
 
 
 def test_a_signer_gets_a_few_keys_and_can_go_on_with_those() -> None:
-    validator, greedy = SignedRecords(), Identity.generate()
+    validator, greedy = SignedRecords(SwarmClock()), Identity.generate()
     keys = [bytes([i]) * 20 for i in range(KEYS_PER_SIGNER + 3)]
     assert [validator.validate(record(greedy, key=key)) for key in keys].count(True) == KEYS_PER_SIGNER
     assert validator.validate(record(greedy, key=keys[0]))

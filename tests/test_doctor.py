@@ -252,7 +252,7 @@ def test_from_where_an_address_can_be_used(host: str, scope: str) -> None:
 
 
 def test_addresses_are_sorted_by_who_can_use_them() -> None:
-    addresses = ["/ip4/127.0.0.1/tcp/1/p2p/X", "/ip4/10.0.0.1/tcp/1/p2p/X", "/ip4/8.8.8.8/tcp/1/p2p/X"]
+    addresses = [f"/ip4/{host}/tcp/1/p2p/{FOUNDER.peer}" for host in ("127.0.0.1", "10.0.0.1", "8.8.8.8")]
     texts = [finding.text for finding in check_addresses(addresses, frozenset({"10.0.0.1", "127.0.0.1"}), False)]
     assert texts[0].startswith("from the internet")
     assert texts[1] == "from the same network (private addresses): /ip4/10.0.0.1/tcp/1"

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import p2p_elastic.peers
+from p2p_elastic.peers.clock import SwarmClock
 from p2p_elastic.peers.dht import SignedRecords
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.libp2p import Libp2pHost
@@ -97,6 +98,7 @@ NAMES: dict[str, Shape] = {
     "utils.MSGPackSerializer.loads": takes("data"),
     "utils.auth": module("get_dht_time"),
     "utils.timed_storage": module("get_dht_time"),
+    "utils.timed_storage.get_dht_time": callable,
     "dht.node": module("get_dht_time"),
     "dht.protocol": module("get_dht_time"),
     "dht.routing": module("get_dht_time"),
@@ -166,7 +168,7 @@ def test_a_daemon_and_a_node_have_what_we_rely_on() -> None:
             started = Started()
             started.p2p = host.p2p  # type: ignore[attr-defined]
             started.node = node = await hivemind.dht.node.DHTNode.create(  # type: ignore[attr-defined]
-                p2p=host.p2p, record_validator=SignedRecords()
+                p2p=host.p2p, record_validator=SignedRecords(SwarmClock())
             )
             wrong = lacking(started, STARTED)
             await node.shutdown()

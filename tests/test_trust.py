@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.health.trust import DRIFT, PARTNERS_MAX, Judge, Verdict
-from p2p_elastic.rules.trial import ERRORS, Trial
+from p2p_elastic.rules.trial import ERRORS, Trial, as_good_as, is_above
 
 checked = settings(max_examples=100)
 LOSSES = st.floats(1e-6, 1e6)
@@ -19,6 +19,16 @@ NAN, INF = math.nan, math.inf
 
 def judge(ours: Judge, theirs: float, mine: float, error: float = 0.0, distance: float = 1.0) -> Verdict:
     return ours.judge("b", distance, Trial(theirs, mine, error))
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "above"),
+    [(1.59, 0.0, False), (1.61, 0.0, True), (1.8, 0.1, False), (2.0, 0.1, True), (NAN, 0.0, True), (INF, 0.0, True)],
+)
+def test_a_claim_is_exceeded_by_what_is_clearly_more_than_one_and_a_half_times_as_much(
+    loss: float, error: float, above: bool
+) -> None:
+    assert is_above(loss, error, as_good_as(1.0)) is above
 
 
 def used(exchanges: int = 10) -> Judge:

@@ -11,7 +11,7 @@ from test_signals import met
 from p2p_elastic.health.causes import Timing
 from p2p_elastic.peers.partners import Members, observe
 from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.weigher import PACE_SECONDS, Observed, Pace, Weigher, judged
+from p2p_elastic.peers.weigher import STEP_RATE_SECONDS, Observed, StepRate, Weigher, judged
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import SignalStatus
 
@@ -36,39 +36,39 @@ def healths(observed: Observed, members: Members | None = None) -> dict[str, flo
 # ---------------------------------------------------------------- speed
 
 
-def test_the_pace_is_that_of_the_last_while() -> None:
-    pace = Pace()
+def test_the_step_rate_is_that_of_the_last_while() -> None:
+    step_rate = StepRate()
     for second in range(0, 1000, 3):
-        pace.mark(float(second), 10 * second)
-    assert pace.steps_per_second == pytest.approx(10.0)
-    for second in range(1000, 1000 + int(PACE_SECONDS) + 6, 3):
-        pace.mark(float(second), 9990 + 2 * (second - 999))
-    assert pace.steps_per_second == pytest.approx(2.0)
-    assert len(pace._marks) < 12
+        step_rate.mark(float(second), 10 * second)
+    assert step_rate.steps_per_second == pytest.approx(10.0)
+    for second in range(1000, 1000 + int(STEP_RATE_SECONDS) + 6, 3):
+        step_rate.mark(float(second), 9990 + 2 * (second - 999))
+    assert step_rate.steps_per_second == pytest.approx(2.0)
+    assert len(step_rate._marks) < 12
 
 
-def test_a_pace_is_known_from_two_marks_on_and_what_came_before_the_first_step_does_not_count() -> None:
-    pace = Pace()
+def test_a_step_rate_is_known_from_two_marks_on_and_what_came_before_the_first_step_does_not_count() -> None:
+    step_rate = StepRate()
     for second in range(100):
-        pace.mark(float(second), 0)
-    assert pace.steps_per_second is None
-    pace.mark(100.0, 5)
-    pace.mark(100.0, 6)
-    assert pace.steps_per_second is None
-    pace.mark(101.0, 9)
-    assert pace.steps_per_second == 4.0
+        step_rate.mark(float(second), 0)
+    assert step_rate.steps_per_second is None
+    step_rate.mark(100.0, 5)
+    step_rate.mark(100.0, 6)
+    assert step_rate.steps_per_second is None
+    step_rate.mark(101.0, 9)
+    assert step_rate.steps_per_second == 4.0
 
 
 def test_who_hangs_gets_slower_and_slower() -> None:
-    pace = Pace()
-    pace.mark(0.0, 1)
-    pace.mark(1.0, 11)
-    paces = []
+    step_rate = StepRate()
+    step_rate.mark(0.0, 1)
+    step_rate.mark(1.0, 11)
+    rates = []
     for second in range(2, 40, 2):
-        pace.mark(float(second), 11)
-        paces.append(pace.steps_per_second or 0.0)
-    assert paces == sorted(paces, reverse=True)
-    assert paces[-1] == 0.0
+        step_rate.mark(float(second), 11)
+        rates.append(step_rate.steps_per_second or 0.0)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == 0.0
 
 
 # ---------------------------------------------------------------- signals

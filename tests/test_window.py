@@ -12,10 +12,11 @@ import pytest
 import torch
 from statuses import status_of
 
+from p2p_elastic.common.addresses import is_loopback
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import JoinConfig
-from p2p_elastic.node.http import Window, _is_loopback, _token, with_preferred_port
+from p2p_elastic.node.http import Window, _token, with_preferred_port
 from p2p_elastic.peers.network import NetworkThread
 from p2p_elastic.status.schema import PeerStatus
 
@@ -65,7 +66,7 @@ def test_a_token_file_that_was_named_and_cannot_be_used_is_an_error(state: Path)
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("a.b", False)],
 )
 def test_what_only_this_machine_can_reach(host: str, loopback: bool) -> None:
-    assert _is_loopback(host) is loopback
+    assert is_loopback(host) is loopback
 
 
 # ---------------------------------------------------------------- the port

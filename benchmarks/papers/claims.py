@@ -45,7 +45,7 @@ def measure(result: SimulationResult) -> dict[str, float]:
     return numbers
 
 
-class Asked(dict[str, dict[str, float]]):
+class RowsAsked(dict[str, dict[str, float]]):
     """The numbers of rows, remembering which rows a claim asked for.
 
     Rows that should exchange and never did in so short a run say nothing: asking for one is a KeyError.

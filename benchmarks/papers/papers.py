@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from claims import CLAIMS, Asked, mean, measure
+from claims import CLAIMS, RowsAsked, mean, measure
 from rich.console import Console
 from rows import GROUPS, WITH, Group, Row
 
@@ -245,7 +245,7 @@ def _claims(targets: set[str], rows: Found) -> list[list[str]]:
     for claim in CLAIMS:
         if targets.isdisjoint(WITH.get(target, target) for target in claim.target.split(", ")):
             continue
-        numbers = Asked(rows)
+        numbers = RowsAsked(rows)
         try:
             verdict = claim.check(numbers)
         except KeyError as missing:

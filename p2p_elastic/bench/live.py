@@ -32,7 +32,7 @@ from p2p_elastic.status.schema import ExchangeRecord
 BARE_PROTOCOL = "/p2p-elastic/bench/1"
 PIECE_BYTES = 1 << 20
 POLL_SECONDS = 0.001
-LOOK_SECONDS = 0.05
+WAKE_SECONDS = 0.05
 EXCHANGE_SECONDS_MAX, ENTER_SECONDS_MAX = 300.0, 5.0
 RUN = "bench"
 
@@ -246,10 +246,10 @@ class LivePeer:
         began = looked_at = time.perf_counter()
         peer.after_step()
         while vector.added_at is None:
-            peer.wait(LOOK_SECONDS)
+            peer.wait(WAKE_SECONDS)
             peer.settle()
             now = time.perf_counter()
-            if now - looked_at > LOOK_SECONDS:
+            if now - looked_at > WAKE_SECONDS:
                 looked_at, before, last = now, last, self._last()
                 if last is not None and (before is None or last.id != before.id):
                     self._ask_again(last)
@@ -282,7 +282,7 @@ class LivePeer:
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
             self.peer.settle()
-            self.peer.wait(LOOK_SECONDS)
+            self.peer.wait(WAKE_SECONDS)
 
     def answer_until(self, over: Callable[[], bool]) -> None:
         """Answer a partner's exchanges.
@@ -294,7 +294,7 @@ class LivePeer:
         self.peer.after_step()
         while not over():
             self.peer.settle()
-            self.peer.wait(LOOK_SECONDS)
+            self.peer.wait(WAKE_SECONDS)
 
     def extra_bytes(self) -> int | None:
         """Measure the peak of memory beyond what the process had, model included, before the peer was built.

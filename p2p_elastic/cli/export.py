@@ -30,11 +30,11 @@ HELP = """Write the swarm's current model to a file, without training.
 
 def _export(source: str, **options: Any) -> None:
     with Stop().signals() as stop, clean_errors():
-        from p2p_elastic.export.command import Asked, export
+        from p2p_elastic.export.command import ExportOptions, export
         from p2p_elastic.peers.network import Interrupted
 
         try:
-            export(Asked(source=source, **options), click.echo, stop)
+            export(ExportOptions(source=source, **options), click.echo, stop)
         except Interrupted:
             raise KeyboardInterrupt from None
 

@@ -21,7 +21,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import EITHER_OR
 from p2p_elastic.node.results import check_writable
 from p2p_elastic.parameters.devices import choose_device
-from p2p_elastic.screens.simulation import Progress, open_progress, outcome_line, outcome_table, sweep_table
+from p2p_elastic.screens.simulation import ProgressDisplay, open_progress, outcome_line, outcome_table, sweep_table
 from p2p_elastic.simulator import plots
 from p2p_elastic.simulator.config import Loop, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.options import KEYS, build, dashed, refused, shown, value_of
@@ -240,7 +240,7 @@ class Engine:
         return self._data[task]
 
 
-def _whole(result: SimulationResult, progress: Progress) -> bool:
+def _whole(result: SimulationResult, progress: ProgressDisplay) -> bool:
     return bool(result.points) and result.points[-1].step == progress.steps
 
 

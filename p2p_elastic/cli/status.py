@@ -15,7 +15,7 @@ from p2p_elastic.common.stop import Stop
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from p2p_elastic.client.status import Answer, Asked, Watch
+    from p2p_elastic.client.status import Answer, BaseUrl, Watch
 
 WATCH_SECONDS = 1.0
 POLL_SECONDS = 0.05
@@ -83,7 +83,7 @@ def _json(answers: tuple[Answer, ...], *, single: bool, indent: int | None = Non
     return TypeAdapter(tuple[Answer, ...]).dump_json(answers, indent=indent).decode()
 
 
-def _follow(seen: Watch, asked: tuple[Asked, ...], console: Console, as_json: bool, stop: Stop) -> None:
+def _follow(seen: Watch, asked: tuple[BaseUrl, ...], console: Console, as_json: bool, stop: Stop) -> None:
     """Show the newest answers every second until `stop`: redrawn in a terminal, else a line for each peer."""
     from p2p_elastic.screens.status import line, view
 

@@ -149,7 +149,7 @@ def _unreadable(content: Json, error: ValidationError) -> AskError:
     first = next((e for e in errors if e["type"] != "extra_forbidden"), errors[0] if errors else None)
     where = f"{error.error_count()} of its values are not as they should be"
     if first is not None:
-        where = f"{_dotted(_place(first['loc'])) or 'the whole'}: {printable(first['msg'][:200])}"
+        where = f"{_dotted(_place(first['loc'])) or 'the whole'}: {tame_text(first['msg'][:200])}"
     theirs = content.get("version") if isinstance(content, dict) else None
     if not isinstance(theirs, str) or "peer" not in content:
         return AskError("not_a_peer", f"not a p2p-elastic peer: its JSON is another ({where})")
@@ -176,7 +176,7 @@ def _without(value: Json, places: set[Place], here: Place = ()) -> Json:
 
 
 def tame(value: Json) -> Json:
-    r"""Bound a JSON value: short printable texts, whole numbers of 64 bits, objects of few keys.
+    r"""Bound a JSON value: short tame_text texts, whole numbers of 64 bits, objects of few keys.
 
     Args:
         value: as `json.loads` gives it.
@@ -192,7 +192,7 @@ def tame(value: Json) -> Json:
         {'loss': None, 'rule': 'easgd�'}
     """
     if isinstance(value, str):
-        return printable(value[:TEXT_MAX])
+        return tame_text(value[:TEXT_MAX])
     if isinstance(value, dict):
         if len(value) > KEYS_MAX:
             raise ValueError("too many keys")
@@ -206,7 +206,7 @@ def tame(value: Json) -> Json:
     return value
 
 
-def printable(text: str) -> str:
+def tame_text(text: str) -> str:
     """Replace every character that could move the cursor, colour or reorder the line.
 
     Args:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from p2p_elastic.client.reading import ANSWER_BYTES_MAX, AskError, Problem, parsed, printable, read_status, validated
+from p2p_elastic.client.reading import ANSWER_BYTES_MAX, AskError, Problem, parsed, read_status, tame_text, validated
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.checks import judge
 from p2p_elastic.status.schema import Health, PeerStatus
@@ -48,7 +48,7 @@ class Answer(Frozen):
     status: PeerStatus | None = None
 
 
-class Asked(NamedTuple):
+class BaseUrl(NamedTuple):
     """Where to ask.
 
     Attributes:
@@ -71,7 +71,7 @@ class Asked(NamedTuple):
 # -- where -------------------------------------------------------------------------------------------------------------
 
 
-def parse_url(text: str) -> Asked:
+def parse_url(text: str) -> BaseUrl:
     """Read where a peer can be asked.
 
     Args:
@@ -94,11 +94,11 @@ def parse_url(text: str) -> Asked:
         raise _bad_url(text, str(error)) from error
     if parts.scheme != "http":
         raise _bad_url(text, "the status is plain HTTP")
-    if not host or not printable(text) == text or " " in text or parts.username is not None or port == 0:
+    if not host or not tame_text(text) == text or " " in text or parts.username is not None or port == 0:
         raise _bad_url(text, "no host and port")
     path = parts.path.rstrip("/")
     endpoint = next((e for e in ENDPOINTS if path.endswith(e)), "")
-    return Asked(host, PORT if port is None else port, path.removesuffix(endpoint))
+    return BaseUrl(host, PORT if port is None else port, path.removesuffix(endpoint))
 
 
 def _with_scheme(text: str) -> str:
@@ -116,7 +116,7 @@ def _bad_url(text: str, reason: str) -> ConfigError:
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 
-def ask(where: Asked, timeout_seconds: float) -> Answer:
+def ask(where: BaseUrl, timeout_seconds: float) -> Answer:
     """Ask one peer how it is. Never raises what the network or the peer does.
 
     Args:
@@ -140,7 +140,7 @@ def ask(where: Asked, timeout_seconds: float) -> Answer:
     )
 
 
-def _health(where: Asked, end: float, timeout_seconds: float, status: PeerStatus) -> tuple[Health, tuple[str, ...]]:
+def _health(where: BaseUrl, end: float, timeout_seconds: float, status: PeerStatus) -> tuple[Health, tuple[str, ...]]:
     """Fetch the peer's own judgement; without one, judge by its status."""
     try:
         return validated(Health, _get(where, "/health", end, timeout_seconds))[0], ()
@@ -148,7 +148,7 @@ def _health(where: Asked, end: float, timeout_seconds: float, status: PeerStatus
         return judge(status), (f"health as judged here, /health said nothing usable: {failed.problem.text}",)
 
 
-def ask_all(asked: Sequence[Asked], timeout_seconds: float) -> tuple[Answer, ...]:
+def ask_all(asked: Sequence[BaseUrl], timeout_seconds: float) -> tuple[Answer, ...]:
     """Ask all peers at the same time.
 
     Args:
@@ -173,11 +173,11 @@ def ask_all(asked: Sequence[Asked], timeout_seconds: float) -> tuple[Answer, ...
     return tuple(answers.get(i) or _silent(where, timeout_seconds) for i, where in enumerate(asked))
 
 
-def _silent(where: Asked, timeout_seconds: float) -> Answer:
+def _silent(where: BaseUrl, timeout_seconds: float) -> Answer:
     return _unanswered(where, f"no answer within {timeout_seconds:g} s, not even to the name lookup", timeout_seconds)
 
 
-def _unanswered(where: Asked, text: str, seconds: float) -> Answer:
+def _unanswered(where: BaseUrl, text: str, seconds: float) -> Answer:
     return Answer(url=where.url, state="unreachable", problem=Problem(kind="timed_out", text=text), seconds=seconds)
 
 
@@ -190,7 +190,7 @@ class Watch:
         every_seconds: pause after each answer.
     """
 
-    def __init__(self, asked: Sequence[Asked], timeout_seconds: float, every_seconds: float) -> None:
+    def __init__(self, asked: Sequence[BaseUrl], timeout_seconds: float, every_seconds: float) -> None:
         self._asked, self._timeout, self._every = tuple(asked), timeout_seconds, every_seconds
         self._latest: dict[int, Answer] = {}
         self._began: dict[int, float] = {}  # when those were asked that are being asked now
@@ -240,7 +240,7 @@ class Watch:
 # -- one request -------------------------------------------------------------------------------------------------------
 
 
-def _get(where: Asked, path: str, end: float, timeout_seconds: float) -> bytes:
+def _get(where: BaseUrl, path: str, end: float, timeout_seconds: float) -> bytes:
     """Fetch the body of one GET before `end`. Raises AskError."""
     connected = False
     late = f"within {timeout_seconds:g} s"
@@ -261,7 +261,7 @@ def _get(where: Asked, path: str, end: float, timeout_seconds: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _connection(where: Asked, end: float) -> Iterator[http.client.HTTPConnection]:
+def _connection(where: BaseUrl, end: float) -> Iterator[http.client.HTTPConnection]:
     """Connect, and cut the connection at `end`: timeouts of sockets are for each piece, and pieces can be small."""
     connection = http.client.HTTPConnection(where.host, where.port, timeout=_left(end))
     connection.connect()
@@ -308,7 +308,7 @@ def _check_code(response: http.client.HTTPResponse, body: bytes) -> None:
     if code == 200:
         return
     if 300 <= code < 400:
-        target = printable(response.getheader("Location") or "nowhere")[:200]
+        target = tame_text(response.getheader("Location") or "nowhere")[:200]
         raise AskError("not_a_peer", f"not a p2p-elastic peer: it redirects to {target}")
     if code == 503:
         raise AskError("failing", "too busy to answer (HTTP 503); try again")
@@ -325,7 +325,7 @@ def _timed_out(late: str, connected: bool) -> AskError:
     return AskError("timed_out", f"timed out: no answer {late}; wrong address, machine off, or a firewall in between")
 
 
-def _explained(where: Asked, error: Exception, connected: bool) -> AskError:
+def _explained(where: BaseUrl, error: Exception, connected: bool) -> AskError:
     if isinstance(error, ConnectionRefusedError):
         hint = "is the peer running? It prints its status address at its start"
         if where.host not in ("127.0.0.1", "localhost", "::1"):
@@ -337,7 +337,7 @@ def _explained(where: Asked, error: Exception, connected: bool) -> AskError:
         return AskError(
             "not_a_peer", f"that is a port for peers (libp2p); the status is on the peer's HTTP port, usually {PORT}"
         )
-    said = printable(str(error) or type(error).__name__)[:200]
+    said = tame_text(str(error) or type(error).__name__)[:200]
     if connected:
         return AskError("not_a_peer", f"not a p2p-elastic peer: it does not speak HTTP properly ({said})")
     return AskError("unreachable", f"cannot be reached: {said}")

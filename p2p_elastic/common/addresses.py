@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import base58
-
 from p2p_elastic.errors import ConfigError
 
 CHARACTERS_MAX = 200  # as in a peer's record
@@ -32,7 +30,7 @@ LIBP2P_KEY = b"\x01\x72"  # begins a peer id that is written as CIDv1
 IDENTITY_BYTES_MAX, SHA256_BYTES = 42, 32
 
 
-class Part(NamedTuple):
+class Component(NamedTuple):
     """One protocol of an address with its value.
 
     Attributes:
@@ -57,7 +55,7 @@ class PeerAddress(NamedTuple):
         peer: peer id in base58; empty if the address does not name it.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Component, ...]
     peer: str = ""
 
     @property
@@ -71,9 +69,14 @@ class PeerAddress(NamedTuple):
         return b"".join(part.packed for part in self.parts)
 
     @property
-    def host(self) -> Part:
+    def host(self) -> Component:
         """The first part: an IP address or a name."""
         return self.parts[0]
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the host is that of a relay."""
+        return self.parts[-1].protocol == "p2p-circuit"
 
     @property
     def tcp_port(self) -> int | None:
@@ -179,6 +182,40 @@ def read_address(text: str, key: str) -> PeerAddress:
     return address
 
 
+def host_of(text: str) -> str:
+    """The host in a multiaddr.
+
+    Args:
+        text: the multiaddr, from anybody.
+
+    Returns:
+        An IP address or a name; empty if the multiaddr cannot be dialled.
+
+    Example:
+        >>> host_of("/ip4/192.0.2.1/tcp/31330"), host_of("nonsense")
+        ('192.0.2.1', '')
+    """
+    try:
+        return read_address(text, "address").host.value
+    except ConfigError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host.
+
+    Args:
+        host: an IP address or a name.
+
+    Returns:
+        True for a loopback address and for `localhost`.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def listening_host(host: str) -> str:
     """Check an IP address to listen on.
 
@@ -208,7 +245,7 @@ def listening_host(host: str) -> str:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _parts(text: str, key: str) -> Iterator[Part]:
+def _parts(text: str, key: str) -> Iterator[Component]:
     words = iter(text[1:].rstrip("/").split("/"))
     for word in words:
         protocol = "p2p" if word == "ipfs" else word  # its name until 2019
@@ -216,14 +253,14 @@ def _parts(text: str, key: str) -> Iterator[Part]:
             raise ConfigError(key, text, f"{word[:SHOWN_MAX]!r} cannot be dialled here; what can: {DIALABLE}")
         code, read = PROTOCOLS[protocol]
         if read is None:
-            yield Part(protocol, "", _varint(code))
+            yield Component(protocol, "", _varint(code))
             continue
         value = next(words, "")
         try:
             shown, packed = read(value)
         except ValueError as error:
             raise ConfigError(key, text, f"not {EXAMPLE} (/{word}/{value[:SHOWN_MAX]}: {error})") from error
-        yield Part(protocol, shown, _varint(code) + packed)
+        yield Component(protocol, shown, _varint(code) + packed)
 
 
 def _ip4(text: str) -> tuple[str, bytes]:
@@ -259,6 +296,8 @@ def _name(text: str) -> tuple[str, bytes]:
 
 
 def _peer(text: str) -> tuple[str, bytes]:
+    import base58
+
     peer = _peer_bytes(text)
     code, length = peer[:1], len(peer) - 2
     known = (code == b"\x00" and 1 <= length <= IDENTITY_BYTES_MAX) or (code == b"\x12" and length == SHA256_BYTES)
@@ -269,6 +308,8 @@ def _peer(text: str) -> tuple[str, bytes]:
 
 def _peer_bytes(text: str) -> bytes:
     """Read a peer id as it is usually written, in base58, or as CIDv1 in base 32, 36 or 58."""
+    import base58  # here, so that the doctor can say that it is missing
+
     if not re.fullmatch(r"[A-Za-z0-9]+", text):
         raise ValueError("no peer id: copy it whole")
     if text.startswith(("1", "Qm")):

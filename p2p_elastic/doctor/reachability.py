@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from p2p_elastic.common.addresses import host_of, is_loopback
 from p2p_elastic.doctor.checks import Finding, failure, ok, warning
 
 Scope = Literal["loopback", "link", "private", "public", "name"]
@@ -71,26 +72,9 @@ def check_http_host(host: str) -> Finding | None:
     Returns:
         A warning; None if it is loopback.
     """
-    if scope_of(host) == "loopback" or host == "localhost":
+    if is_loopback(host):
         return None
     return warning("http", f"the status would be shown on {host}, without any password", "only in networks you trust")
-
-
-def host_of(address: str) -> str:
-    """Find the host in a multiaddr.
-
-    Args:
-        address: such as `/ip4/192.168.1.7/tcp/31330`.
-
-    Returns:
-        An IP address or a name; empty if there is none.
-
-    Example:
-        >>> host_of("/ip4/192.168.1.7/tcp/31330")
-        '192.168.1.7'
-    """
-    parts = address.split("/")
-    return parts[2] if len(parts) > 2 else ""
 
 
 def scope_of(host: str) -> Scope:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2p_elastic.common.addresses import host_of
 from p2p_elastic.common.machine import cores
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.doctor import probes
@@ -33,7 +34,6 @@ from p2p_elastic.doctor.reachability import (
     check_http_host,
     check_port,
     check_reachable,
-    host_of,
 )
 from p2p_elastic.errors import ConfigError, NetworkError
 

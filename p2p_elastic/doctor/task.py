@@ -84,7 +84,7 @@ def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], lis
         What was found.
     """
     source, folder = source_of(task), data_folder(data_dir)
-    if source is not None and not is_here(task, data_dir):
+    if source is not None and not has_data(task, data_dir):
         return _to_download(source, folder, servers or download_urls)
     began = time.monotonic()
     try:
@@ -129,7 +129,7 @@ def check_batch(batch_size: int, examples: int | None) -> list[Finding]:
     return []
 
 
-def is_here(task: Task, data_dir: Path | None) -> bool:
+def has_data(task: Task, data_dir: Path | None) -> bool:
     """Say whether the data of a task can be loaded without a download.
 
     Args:

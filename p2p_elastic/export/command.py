@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2p_elastic.doctor.task import is_here
+from p2p_elastic.doctor.task import has_data
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.export.observer import Observer, attached
 from p2p_elastic.node.results import check_writable, save_json, save_model
@@ -37,7 +37,7 @@ SOURCES = ("auto", "average", "leader", "centre")
 AUTO = {Topology.CENTRE: "centre", Topology.LEADER: "leader", Topology.NOBODY: "leader"}
 
 
-class Asked(NamedTuple):
+class ExportOptions(NamedTuple):
     """What the user asked for.
 
     Attributes:
@@ -106,7 +106,7 @@ class Report(Frozen):
     model: str
 
 
-def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
+def export(asked: ExportOptions, say: Say, stop: Callable[[], bool]) -> Report:
     """Fetch the model, write it and its report, and say what was done.
 
     Args:
@@ -138,7 +138,7 @@ def export(asked: Asked, say: Say, stop: Callable[[], bool]) -> Report:
             thread.call(network.close())
 
 
-async def _find(network: LiveNetwork, asked: Asked) -> RunManifest:
+async def _find(network: LiveNetwork, asked: ExportOptions) -> RunManifest:
     await attached(network, min(asked.timeout, 30.0))
     return await known_run(network, asked.run)
 
@@ -148,7 +148,7 @@ class _Export:
 
     def __init__(
         self,
-        asked: Asked,
+        asked: ExportOptions,
         manifest: RunManifest,
         say: Say,
         stop: Callable[[], bool],
@@ -315,7 +315,7 @@ def _centre(members: Sequence[PeerRecord]) -> str | None:
 
 
 def _data(task: Task, data_dir: Path | None, say: Say) -> Data | None:
-    if is_here(task, data_dir):
+    if has_data(task, data_dir):
         return task.load(data_dir)
     say(f"The data of task {task.name} is not here: nothing is evaluated (--data-dir DIR)")
     return None

@@ -25,7 +25,7 @@ from p2p_elastic.protocol.messages import Given
 from p2p_elastic.protocol.outcome import Outcome
 
 log = logging.getLogger(__name__)
-ANNOUNCE_SECONDS, LOOK_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0
+ANNOUNCE_SECONDS, REFRESH_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0
 ATTACH_SECONDS = 1.0
 MEMBERS_SECONDS = 10.0  # to look for a member to copy
 TRIES, PAUSE_SECONDS = 4, 1.0  # for one member that declines or cannot be reached
@@ -104,7 +104,7 @@ class Observer:
                 log.info("directory: %s", error)
             if enough(found) or loop.time() > end:
                 return found
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(REFRESH_SECONDS)
 
     async def take(self, member: PeerRecord, out: Tensor, *, of_centre: bool) -> Given | str:
         """Download the parameters of a member.

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
 
+from p2p_elastic.common.addresses import read_address
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import SignalStatus
 
@@ -200,15 +202,14 @@ def on_one_machine(own: Iterable[str], others: Sequence[Iterable[str]]) -> bool:
 @functools.lru_cache(maxsize=1024)  # asked after each exchange, of all members
 def _hosts(addresses: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address]:
     """The hosts in multiaddrs that are reached directly, without loopback if there is another; empty if one of them
-    is a name or public."""
+    is a name or public, or cannot be read."""
     hosts = set()
-    for address in addresses:
-        parts = address.split("/")
-        if len(parts) < 3 or "p2p-circuit" in parts:
-            continue
+    for text in addresses:
         try:
-            hosts.add(ip_address(parts[2]))
-        except ValueError:
+            address = read_address(text, "address")
+            if not address.relayed:
+                hosts.add(ip_address(address.host.value))
+        except (ConfigError, ValueError):
             return frozenset()
     if any(host.is_global for host in hosts):
         return frozenset()

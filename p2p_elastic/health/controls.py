@@ -70,5 +70,5 @@ class Controls(Protocol):
     def drain(self) -> None:
         """End the exchange under way, then begin and answer none; training goes on."""
 
-    def resume(self) -> None:
+    def undrain(self) -> None:
         """Exchange again."""

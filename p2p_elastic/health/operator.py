@@ -108,7 +108,7 @@ class Condition:
             self.drained = True
             self._note("drained", "drained: begins and answers no exchanges")
 
-    def resume(self) -> None:
+    def undrain(self) -> None:
         """Exchange again."""
         if self.drained:
             self.drained = False

@@ -14,7 +14,7 @@ from p2p_elastic.training.trainer import Trainer
 
 ALONE_SECONDS = 30.0  # after that time without any other peer, the run is over
 EVALUATION_SECONDS = 5.0
-LOOK_SECONDS = 0.1
+PASS_SECONDS = 0.1
 
 
 def hold_centre(
@@ -42,7 +42,7 @@ def hold_centre(
         if due():
             _show(peer, vector, trainer)
         progress()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(PASS_SECONDS)
     _show(peer, vector, trainer)
 
 

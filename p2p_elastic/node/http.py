@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from p2p_elastic.api.app import create_app
 from p2p_elastic.api.server import ApiServer, bind
 from p2p_elastic.api.token import default_path, load_or_create
+from p2p_elastic.common.addresses import is_loopback
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.health.sensors import Sensors
@@ -98,7 +98,7 @@ class Window:
 
 def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
     """Find the token, and the file if it was just written. None if nobody may change anything."""
-    if config.http_token_file is None and not _is_loopback(config.http_host):
+    if config.http_token_file is None and not is_loopback(config.http_host):
         return None, None
     try:
         path = config.http_token_file or default_path()
@@ -109,13 +109,6 @@ def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
         log.warning("nothing can be changed over HTTP: %s", error)  # no reason not to train
         return None, None
     return token, path if created else None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(config: JoinConfig) -> socket.socket:

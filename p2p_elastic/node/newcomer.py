@@ -17,7 +17,7 @@ from p2p_elastic.screens.units import size
 from p2p_elastic.status.schema import JoiningStatus
 from p2p_elastic.training.trainer import Trainer
 
-LOOK_SECONDS = 0.05
+SCREEN_SECONDS = 0.05
 
 
 class Newcomer:
@@ -55,7 +55,7 @@ class Newcomer:
             if stop():
                 caught.cancel()
             self._screen.progress(self._board)
-            concurrent.futures.wait([caught], LOOK_SECONDS)
+            concurrent.futures.wait([caught], SCREEN_SECONDS)
         if not caught.cancelled() and (found := caught.result()) is not None:
             self._peer.begin_with(found)
         self._say_caught_up()

@@ -17,7 +17,7 @@ import torch
 from p2p_elastic import __version__
 from p2p_elastic.checkpoint.saver import Interval, Saver
 from p2p_elastic.checkpoint.store import FOLDER, OutputLock, Store, checkpoint_folder, has_checkpoints
-from p2p_elastic.common.addresses import parse_address
+from p2p_elastic.common.addresses import host_of, is_loopback, parse_address
 from p2p_elastic.common.port_claim import PortClaim
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
@@ -36,7 +36,7 @@ from p2p_elastic.parameters.devices import choose_device
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.leader import Measured
-from p2p_elastic.peers.libp2p import is_here, is_loopback_address
+from p2p_elastic.peers.libp2p import is_here
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.run_context import RunContext
@@ -47,7 +47,7 @@ from p2p_elastic.tasks import Data, Task, find_task, initial_model, shard_indice
 from p2p_elastic.training.trainer import Settings, Trainer
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 0.2
+REFRESH_SECONDS = 0.2
 HERE = "    # from this machine only"
 SAVE_SECONDS, STOPPED_SAVE_SECONDS = 60.0, 1.0  # for the last checkpoint, after the test
 SEQUENCE_MARGIN = 100_000  # records announced after the checkpoint that this peer resumes from: five days of them
@@ -225,7 +225,9 @@ class Participation:
 
     def _say_how_to_join(self) -> None:
         addresses = self._network.host.addresses
-        others = "\n".join(f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback_address(a)}" for a in addresses)
+        others = "\n".join(
+            f"    p2p-elastic join --initial-peer {a}{HERE * is_loopback(host_of(a))}" for a in addresses
+        )
         self._screen.say("joinable", f"others join with:\n{others}", addresses=addresses)
 
     def _load(self, task: Task, manifest: RunManifest) -> Data:
@@ -394,4 +396,4 @@ class Participation:
             await peer.refresh()
         except DirectoryError as error:
             log.info("directory: %s", error)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(REFRESH_SECONDS)

@@ -26,8 +26,8 @@ Weight = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Loss = Annotated[float, Field(allow_inf_nan=False)] | None
 Share = Annotated[float, Field(ge=0.0, le=SHARE_MAX, allow_inf_nan=False)]
 Element = Annotated[int, Field(ge=0, lt=2**40)]
-Part = tuple[Element, Element]
-"""The elements of the vector from the first number up to, not including, the second."""
+CheckedPart = tuple[Element, Element]
+"""A `vector.Part` that comes off the wire."""
 Streams = Annotated[int, Field(ge=1, le=LANES_MAX)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """BLAKE2b of 32 bytes, over the bytes of a part."""
@@ -141,7 +141,7 @@ class Offer(Frozen):
     centre: Stamp | None = Field(
         default=None, description="there if its vector is a centre variable that it gives up, since another one stands"
     )
-    part: Part | None = Field(default=None, description="the elements that travel; None: all")
+    part: CheckedPart | None = Field(default=None, description="the elements that travel; None: all")
     streams: Streams = Field(default=1, description="over how many the vectors may travel")
     last: bool = Field(default=False, description="the sender leaves, and does not offer again")
 
@@ -228,7 +228,7 @@ class Fetch(Frozen):
     codec: Annotated[str, Field(max_length=32)] = Field(description="how the vector is to be encoded")
     origin: PeerId = Field(description="the peer whose parameters are wanted")
     have: Step | None = Field(default=None, description="the step of the snapshot that the asker has; None: none")
-    part: Part | None = Field(default=None, description="the elements that are wanted; None: all")
+    part: CheckedPart | None = Field(default=None, description="the elements that are wanted; None: all")
     step: Step | None = Field(
         default=None, description="the holder's step of the parts that the asker has already; None for the first"
     )
@@ -317,10 +317,10 @@ Message = (
     | Heard
     | Lane
 )
-Asked = TypeVar("Asked", Offer, Fetch)
+Request = TypeVar("Request", Offer, Fetch)
 
 
-def _checked(asked: Asked) -> Asked:
+def _checked(asked: Request) -> Request:
     if asked.part is not None and not asked.part[0] < asked.part[1] <= asked.elements:
         raise ValueError("no part of the vector")
     return asked

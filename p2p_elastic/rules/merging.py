@@ -15,7 +15,7 @@ what both learnt: the end with less behind it (steps times peers) copies the oth
 from __future__ import annotations
 
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
-from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
+from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial, is_above
 
 RISE = 0.1  # a share of the worse end's loss: a rise up to this at the point of meeting is no barrier
 TRUST_MIN = 0.5  # below it a partner is not copied: its parameters do badly here
@@ -118,7 +118,7 @@ def is_barrier(landing: Trial, first_loss: float | None) -> bool:
         True if the loss rises there by more than RISE, a small floor and chance explain, or is not finite.
     """
     allowed = (1.0 + RISE) * landing.mine + FLOOR * (first_loss or 0.0)
-    return not landing.theirs - ERRORS * landing.error <= allowed  # a loss that is not finite is a barrier, too
+    return is_above(landing.theirs, landing.error, allowed, ERRORS)
 
 
 def crossing(mine: Facts, theirs: Facts, *, yields: bool) -> float:

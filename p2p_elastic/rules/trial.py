@@ -8,6 +8,35 @@ from torch import Tensor
 
 ERRORS = 2.0  # standard errors that chance may make
 FLOOR = 0.05  # a share of the loss at which training began: smaller differences are no harm
+CLAIM_MARGIN, CLAIM_SLACK = 1.5, 0.1  # a factor of a claimed loss, and nats: a loss up to this is still as good
+CLAIM_ERRORS = 3.0  # standard errors that chance may make if a claim is tried
+
+
+def as_good_as(claimed: float) -> float:
+    """The highest loss that is still as good as a claimed one, on other examples.
+
+    Args:
+        claimed: in nats.
+
+    Returns:
+        Nats.
+    """
+    return CLAIM_MARGIN * claimed + CLAIM_SLACK
+
+
+def is_above(loss: float, error: float, most: float, errors: float = CLAIM_ERRORS) -> bool:
+    """Whether a measured loss is clearly above a limit.
+
+    Args:
+        loss: in nats.
+        error: its standard error, in nats.
+        most: the limit, in nats.
+        errors: standard errors that chance may make.
+
+    Returns:
+        True also if the loss is NaN.
+    """
+    return not loss - errors * error <= most
 
 
 class Trial(NamedTuple):

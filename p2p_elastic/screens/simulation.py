@@ -25,7 +25,7 @@ LEADERS_MAX = 16
 Clock = Callable[[], float]
 
 
-class Progress(Protocol):
+class ProgressDisplay(Protocol):
     """Shows how far a simulation is. Called after each step with its number, the number of all steps, and an evaluation
     if one was just made.
 
@@ -41,7 +41,7 @@ class Progress(Protocol):
         """Leave the terminal as it was."""
 
 
-def open_progress(console: Console, what: str) -> Progress:
+def open_progress(console: Console, what: str) -> ProgressDisplay:
     """Show a bar in a terminal, and a line every few seconds elsewhere.
 
     Args:

@@ -30,7 +30,7 @@ from p2p_elastic.tasks import (
 )
 from p2p_elastic.training import adahessian
 
-Progress = Callable[[int, int, Point | None], None]
+OnProgress = Callable[[int, int, Point | None], None]
 """(steps done, steps in all, the point that was just reached or None), after each step."""
 
 LEADER_LOSSES = 10  # minibatches whose mean loss chooses a leader (the authors' code of Leader SGD)
@@ -47,7 +47,7 @@ def simulate(
     device: torch.device | str,
     *,
     clock: Callable[[], float],
-    progress: Progress = _nothing,
+    progress: OnProgress = _nothing,
     should_stop: Callable[[], bool] = lambda: False,
     loop: Loop = "auto",
 ) -> SimulationResult:
@@ -102,7 +102,9 @@ class _Simulation:
         self._recent = self._flat.new_full((LEADER_LOSSES, config.workers), torch.nan)
         self._losses: list[Tensor] = []
 
-    def run(self, clock: Callable[[], float], progress: Progress, should_stop: Callable[[], bool]) -> SimulationResult:
+    def run(
+        self, clock: Callable[[], float], progress: OnProgress, should_stop: Callable[[], bool]
+    ) -> SimulationResult:
         began, points = clock(), list[Point]()
         every = self._config.evaluate_steps or self._feed.batches_per_epoch
         done = 0

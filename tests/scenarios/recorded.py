@@ -255,7 +255,7 @@ def fragments_by_a_budget() -> Digests:
         alone.peer.adopt("test", policy, codec="int8", fragments=4)
         await asyncio.sleep(6.0)
         for member in swarm.members[:2]:
-            member.peer.condition.resume()
+            member.peer.condition.undrain()
         await asyncio.sleep(10.0)
         await swarm.leave(swarm.members[0], 0.5)
         await asyncio.sleep(5.0)

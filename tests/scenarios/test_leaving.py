@@ -680,7 +680,7 @@ def test_where_nobody_takes_the_centre_over_the_others_choose_one_as_if_it_had_d
         status = await leave(members[0])
         assert (status.centre_to, status.reason) == (None, "nobody took the centre variable over")
         for member in members[1:]:
-            member.peer.condition.resume()
+            member.peer.condition.undrain()
         await until(lambda: sum(centre_of(m).here for m in members[1:]) == 1, 10.0)
 
     swarm(members, scenario)

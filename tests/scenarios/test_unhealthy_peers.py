@@ -322,7 +322,7 @@ def test_a_broken_peer_that_everybody_declines_trains_on_and_is_healed_later() -
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: broken.steps > 300, 20.0)
         assert broken.replaced == 0
-        member.peer.condition.resume()
+        member.peer.condition.undrain()
         await until(lambda: broken.replaced == 1, 20.0)
 
     living([member, broken], scenario)
@@ -441,7 +441,7 @@ def test_a_drained_peer_ends_its_exchange_begins_and_answers_none_and_trains_on(
         assert drained.peer.exchanges().skipped["drained"] > 10
         assert drained.steps > steps + 300
         assert all(completed(m) > n + 20 for m, n in zip(members[:2], others, strict=True))
-        drained.peer.condition.resume()
+        drained.peer.condition.undrain()
         await until(lambda: completed(drained) > before + 10, 10.0)
         assert not network.records["drained"][0].drained
 
@@ -492,7 +492,7 @@ def test_a_drained_centre_hands_its_place_to_another_and_the_value_with_it() -> 
         other = next(m for m in members[1:] if m is not heir)
         await until(lambda: completed(other) > before[members.index(other)] + 5, 10.0)
         assert completed(members[0]) == before[0]
-        members[0].peer.condition.resume()
+        members[0].peer.condition.undrain()
         await until(lambda: completed(members[0]) > before[0] + 5, 10.0)
         assert centre_of(heir).here
 
@@ -513,7 +513,7 @@ def test_a_drained_centre_that_nobody_can_follow_keeps_its_place() -> None:
         await asyncio.sleep(20.0)
         assert centre_of(alone).here
         assert not any(centre_of(m).here for m in late)  # they have no copy: the run's value would be lost
-        alone.peer.condition.resume()
+        alone.peer.condition.undrain()
         await until(lambda: all(completed(m) > 3 for m in late), 10.0)
         now = alone.peer.centre_value()
         assert value is not None
@@ -546,7 +546,7 @@ def test_a_drained_leader_does_not_lead() -> None:
         await until(lambda: [leaders_of(m).leader for m in members] == ["a"] * 3, 20.0)
         members[0].peer.condition.drain()
         await until(lambda: [leaders_of(m).leader for m in members[1:]] == ["b"] * 2, 10.0)
-        members[0].peer.condition.resume()
+        members[0].peer.condition.undrain()
         await until(lambda: [leaders_of(m).leader for m in members] == ["a"] * 3, 10.0)
 
     living(members, scenario)
@@ -629,7 +629,7 @@ def test_whatever_happens_to_a_peer_is_written_down() -> None:
         a.peer.condition.report("battery", Report(value=5.0))
         a.peer.condition.drain()
         await asyncio.sleep(3.0)
-        a.peer.condition.resume()
+        a.peer.condition.undrain()
         await kill(evil, network, lives[2])
         await network.directory("evil").withdraw()
         await until(lambda: "left" in kinds(a), 5.0)
