@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 
 import torch
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.centre import Centre, Given
-from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.conversation import Conversation
 from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
-from p2p_elastic.peers.local_context import LocalContext, enter
+from p2p_elastic.peers.local_context import enter
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.strategy_parts import StrategyParts
 from p2p_elastic.peers.transfer import Vectors
-from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.exchange import Result, initiate
 from p2p_elastic.protocol.messages import Offer
 from p2p_elastic.protocol.outcome import Outcome
@@ -28,51 +27,30 @@ FINAL = (Outcome.COMPLETED, Outcome.HALF)  # nothing is taken in twice
 class Bequest:
     """Tries to hand over what this peer gave up. Where that fails, only what was learnt there is lost."""
 
-    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
-        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
-        self._wanted = asyncio.Event()
-
-    @property
-    def _given(self) -> Given | None:
-        centre = self._local.run.centre
-        return None if centre is None else centre.given
-
-    def look(self) -> None:
-        """Begin, where there is something to hand over."""
-        if self._given is not None:
-            self._wanted.set()
-
-    async def run(self) -> None:
-        """Hand over what there is, with a pause of one announcement between two tries, until cancelled."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while self._given is not None:
-                await self.hand_over()
-                await asyncio.sleep(self._local.run.context.announce_seconds)
+    def __init__(self, centre: Centre, parts: StrategyParts) -> None:
+        self._centre, self._parts, self._local = centre, parts, parts.local
 
     async def hand_over(self) -> None:
         """Try once, where there is something to hand over."""
-        local = self._local
-        centre = local.run.centre
-        if centre is None or centre.given is None or local.own.condition.drained or local.departure.leaving:
+        local, centre = self._local, self._centre
+        if centre.given is None or local.own.condition.drained or local.departure.leaving:
             return
         heir, given = local.members.known.get(centre.holder or ""), centre.given
         if heir is None:
             return
-        result = await self._give(centre, given, heir.record)
+        result = await self._give(given, heir.record)
         log.info("the centre given up for %s: %s %s", heir.record.peer, result.outcome.value, result.reason or "")
         tries = TRIES_MAX if result.outcome in FINAL else given.tries + 1
         if centre.given is given:  # we are not the centre again, nor gave up another one, meanwhile
             centre.given = given._replace(tries=tries) if tries < TRIES_MAX else None
 
-    async def _give(self, centre: Centre, given: Given, heir: PeerRecord) -> Result:
+    async def _give(self, given: Given, heir: PeerRecord) -> Result:
         local, started = self._local, asyncio.get_running_loop().time()
         offer = self._offer(given)
         vectors, traffic = Vectors(given.value, torch.empty_like(given.value), offer.codec, shared=True), (0, 0)
         try:
-            stream = await open_stream(self._transport, heir, self._limits)
-            conversation = Conversation(stream, self._limits)
+            stream = await open_stream(self._parts.transport, heir, self._parts.limits)
+            conversation = Conversation(stream, self._parts.limits)
             try:
                 result = await conversation.run(initiate(offer), vectors)
             finally:
@@ -81,14 +59,14 @@ class Bequest:
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         if result.outcome is Outcome.COMPLETED and result.centre is not None:
-            centre.saw(vectors.theirs, result.centre)
+            self._centre.saw(vectors.theirs, result.centre)
         enter(local, offer.id, heir.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
         return result
 
     def _offer(self, given: Given) -> Offer:
         local = self._local
         return Offer(
-            id=new_id(self._rng),
+            id=new_id(self._parts.rng),
             **local.run.asking._asdict(),
             step=local.own.progress.step,
             loss=local.own.loss(),

@@ -6,8 +6,8 @@
 
 By elastic gossip and its like members are near each other, so that a vector whose parts come from several of them is
 about as far from their average as each of them is. Where they are far apart that does not hold: the result then does
-clearly worse on our examples than its donors say, and everything is fetched again from one donor alone. From a centre
-or a leader everything comes from one donor in the first place.
+clearly worse on our examples than its donors say, and everything is fetched again from one donor alone. Whom a newcomer
+can copy is for the topology to say.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import statistics
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 
 from torch import Tensor
 
@@ -30,13 +29,10 @@ from p2p_elastic.peers.repeat import attempt
 from p2p_elastic.peers.transport import Transport
 from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.trial import as_good_as, is_above
 
 log = logging.getLogger(__name__)
 DONORS = 4  # asked at the same time
-WEIGHT_MIN = 0.2  # who counts less is not copied
-STEPS_SHARE = 0.5  # of the most advanced candidate's
 SEE_SECONDS = 5.0  # so long members are looked for
 REFRESH_SECONDS = 0.2
 PATIENCE_SECONDS = 30.0  # without a part: begin as we are
@@ -46,34 +42,6 @@ MIXED_SHARE, SINGLE_SHARE = 0.25, 0.5  # of the way from what donors claim back 
 
 Try = Callable[[Tensor], Awaitable[Measured]]
 """Parameters [D] -> how they do on examples of our own."""
-
-
-def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """Those worth copying: they count, and their loss is not clearly above what is usual among the most advanced.
-
-    A member that came late has few steps of its own and is as good as the others: steps alone leave nobody out, unless
-    no losses are known.
-    """
-    counting = [r for r in members if not r.drained and not r.left and r.weight >= WEIGHT_MIN]
-    furthest = max((r.step for r in counting), default=0)
-    near = [r for r in counting if r.step >= STEPS_SHARE * furthest]
-    losses = [r.loss for r in near if r.loss is not None]
-    if not losses:
-        return near
-    usual = as_good_as(statistics.median_low(losses))
-    return [r for r in counting if r.loss is not None and r.loss <= usual]
-
-
-def by_loss(records: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """The lowest loss first; who has none comes last."""
-    return sorted(records, key=lambda r: (r.loss is None, r.loss or 0.0, r.peer))
-
-
-def donors_for(topology: Topology, candidates: Sequence[PeerRecord], holder: str | None) -> list[PeerRecord]:
-    """Who can be copied under that topology, the best first: the centre's holder alone, or whoever is healthy."""
-    if topology is Topology.CENTRE:
-        return [r for r in candidates if r.peer == holder and not r.drained]
-    return by_loss(healthy(candidates))
 
 
 def disbelief(download: Download, untrained: float, measured: Measured) -> str | None:
@@ -113,7 +81,7 @@ class CatchingUp:
         self._began_at = self._gained_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}  # donor -> until when it is left alone, and how often it was
         self._refused: set[str] = set()  # not asked again
-        self._single = local.run.policy.topology is not Topology.PAIRS
+        self._single = local.run.topology.one_donor
         self._report: Callable[[Fetching], None] = lambda _progress: None
         self._last_failure = ""
 
@@ -131,8 +99,7 @@ class CatchingUp:
                 arrival.not_caught_up(result, fetcher.bytes_received, self._now())
         if isinstance(found, str):
             return None
-        if local.run.centre is not None and found.stamp is not None:
-            local.run.centre.saw(found.values, found.stamp)
+        local.run.topology.caught_up(found)
         arrival.caught_up(found, fetcher.bytes_received, self._now())
         return found
 
@@ -142,8 +109,9 @@ class CatchingUp:
         """What to begin with, or why we begin as we are. `untrained`: the loss that we would begin with, in nats."""
         self._report = report or self._report
         self._began_at = self._gained_at = self._now()
-        if self._local.run.policy.topology is Topology.NOBODY:
-            return "by this run's rule everybody trains alone"
+        why_alone = self._local.run.topology.why_alone
+        if why_alone is not None:
+            return why_alone
         await self._see_members()
         alive = self._local.members.alive()
         if not alive:
@@ -169,8 +137,7 @@ class CatchingUp:
                 continue
             if self._single and donors[0].peer != source:
                 download, source = Download.begin(out, self._part_elements), donors[0].peer
-            of_centre = local.run.policy.topology is Topology.CENTRE
-            failures = await self.fetcher.fill(download, donors, of_centre=of_centre)
+            failures = await self.fetcher.fill(download, donors, local.run.topology.objection_to)
             self._note(failures)
             if not download.complete:
                 continue
@@ -189,10 +156,8 @@ class CatchingUp:
     def _donors(self) -> list[PeerRecord]:
         """Whom to ask now: several at random of the healthy ones, or the best alone."""
         local, now = self._local, self._now()
-        topology = local.run.policy.topology
         seen = [m.record for m in local.members.alive().values() if self._may_ask(m.record.peer, now)]
-        holder = None if local.run.centre is None else local.run.centre.holder
-        found = donors_for(topology, [r for r in seen if is_ahead(r, 0)], holder)
+        found = local.run.topology.donors([r for r in seen if is_ahead(r, 0)])
         if self._single:
             return found[:1]
         return self._rng.sample(found, min(DONORS, len(found)))

@@ -25,7 +25,8 @@ from p2p_elastic.peers.records import CentreClaim
 from p2p_elastic.peers.rule_states import share_of
 from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.transfer import Vectors
-from p2p_elastic.protocol.messages import CLOCK_MAX, Stamp
+from p2p_elastic.protocol.messages import CLOCK_MAX, DeclineReason, Stamp
+from p2p_elastic.protocol.messages import Given as PartGiven
 from p2p_elastic.rules.base import ExchangeRule, Facts
 from p2p_elastic.rules.merging import inherited_share
 from p2p_elastic.status.schema import CentreStatus
@@ -72,6 +73,44 @@ def candidates(members: Members, now: float, announce_seconds: float) -> Iterato
             yield Candidate(peer, claim.stamp, claim.seated)
 
 
+def only_centre(given: PartGiven) -> DeclineReason | None:
+    """Why what a donor gives is not the centre variable; None where it is."""
+    return DeclineReason.NOT_CENTRE if given.centre is None else None
+
+
+class _Shares:
+    """The rule, and what it remembers: of each partner, or of all together."""
+
+    def __init__(self, rule: ExchangeRule) -> None:
+        self._rule = rule
+        self.states: dict[str, Any] = {}
+
+    def of(self, history: str, value: torch.Tensor, distance: float, *, mine: Facts, theirs: Facts) -> float:
+        """How far the centre moves to the partner of that history, of the L2 distance."""
+        key = history if self._rule.per_partner else ""
+        return share_of(self._rule, self.states, key, value, distance, mine=mine, theirs=theirs)
+
+
+class _Vacancy:
+    """How long nobody has been the centre, in announcements."""
+
+    def __init__(self, announce_seconds: float) -> None:
+        self.announce_seconds = announce_seconds
+        self._since: float | None = None
+
+    def begins(self, now: float) -> None:
+        """Nobody is, at `now` in seconds; said again, nothing changes."""
+        self._since = now if self._since is None else self._since
+
+    def lasts(self, announcements: float, now: float) -> bool:
+        """Whether it has lasted for so many."""
+        return self._since is not None and now - self._since >= announcements * self.announce_seconds
+
+    def ends(self) -> None:
+        """Somebody is."""
+        self._since = None
+
+
 class Centre:
     """The value [D] and its stamp. Belongs to the network thread.
 
@@ -89,16 +128,14 @@ class Centre:
         self.stamp = Stamp(term=1 if seated else 0)
         self.seated = seated
         self.holder: str | None = None  # who is the centre, as far as we know; None: nobody
-        self._announce_seconds = announce_seconds
-        self._rule = rule
-        self._rule_states: dict[str, Any] = {}  # one for each partner, or one for all
+        self._vacancy = _Vacancy(announce_seconds)
+        self._shares = _Shares(rule)
         self.judge = Judge()  # of those who meet the centre here
         self.given: Given | None = None  # ours, until it is handed over
         self.since = self.stamp.clock  # the clock when we became the centre,
         self.behind = 0  # and the exchanges behind the value since then
         self._inherited: dict[tuple[str, int], None] = {}  # who handed over which term
         self._vectors: Vectors | None = None
-        self._vacant_since: float | None = None
         self._shown: Snapshot | None = None
         self.part: Part | None = None  # that is exchanged now; None: all of it
         self._lock = asyncio.Lock()
@@ -147,8 +184,7 @@ class Centre:
         distance = float(torch.linalg.vector_norm(delta))
         if self.seated and math.isfinite(distance):
             theirs = theirs._replace(trust=judged(distance))
-            key = history_of(partner, self.part) if self._rule.per_partner else ""
-            share = share_of(self._rule, self._rule_states, key, self.value, distance, mine=mine, theirs=theirs)
+            share = self._shares.of(history_of(partner, self.part), self.value, distance, mine=mine, theirs=theirs)
             value = self.value.clone()
             value[place].add_(delta, alpha=share)
             self.value = value
@@ -209,7 +245,7 @@ class Centre:
 
         Who is `drained` gives the place up, once another member has a copy.
         """
-        others = list(candidates(members, now, self._announce_seconds))
+        others = list(candidates(members, now, self._vacancy.announce_seconds))
         heirs = any(c.stamp.term > 0 and not c.seated for c in others)  # those that have a copy
         if drained and self.seated and heirs and not self._lock.locked():  # the exchange under way ends first
             log.warning("drained: the others choose another centre")
@@ -219,19 +255,18 @@ class Centre:
         top = rightful([own, *others])
         self.holder = None if top is None else top.peer
         if top is not None:
-            self._vacant_since = None
+            self._vacancy.ends()
             return self._step_down(top) if self.seated and top.peer != peer else False
-        if self._vacant_since is None:
-            self._vacant_since = now
+        self._vacancy.begins(now)
         turn = VACANT_ANNOUNCEMENTS + TURN_ANNOUNCEMENTS * succession([own, *others]).index(own)
-        if leaving or drained or not others or now - self._vacant_since < turn * self._announce_seconds:
+        if leaving or drained or not others or not self._vacancy.lasts(turn, now):
             return False
         self._take_over(peer, others)
         return True
 
     def inherit(self, peer: str, members: Members, now: float) -> None:
         """Take the place of a centre that leaves, and whose value this is; `now` in seconds."""
-        self._take_over(peer, list(candidates(members, now, self._announce_seconds)))
+        self._take_over(peer, list(candidates(members, now, self._vacancy.announce_seconds)))
 
     def give_up(self, heir: str) -> None:
         """Leave the place to the peer that has our value and took it."""
@@ -248,5 +283,6 @@ class Centre:
         highest = max([self.stamp.term, *(c.stamp.term for c in others)])
         self.stamp = Stamp(term=highest, clock=self.stamp.clock).next_term()
         log.warning("this peer is the centre from now on (term %d)", self.stamp.term)
-        self.seated, self.holder, self._vacant_since = True, peer, None
+        self.seated, self.holder = True, peer
+        self._vacancy.ends()
         self.given, self.since, self.behind = None, self.stamp.clock, 0

@@ -67,6 +67,7 @@ class Conversation:
         self.widening: Widening | None = None
         self.received: Received | None = None  # what a transfer brought, also where it failed
         self.said: type[Message] | None = None  # the last message that we began to send
+        self.exchanging = False  # who leaves waits until the partner has heard what came of it
         self._end = math.inf  # of the whole exchange, by the event loop's clock
 
     @property

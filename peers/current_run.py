@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.leader import Following
 from p2p_elastic.peers.rule_states import RulesAtWork
 from p2p_elastic.peers.run_context import Asking, RunContext
-from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.terms import Bargain
+from p2p_elastic.peers.topology import Strategy, Undecided
 from p2p_elastic.protocol.limits import FRAGMENTS_MAX
-from p2p_elastic.rules.methods import Flow, Topology
+from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 
 
@@ -28,6 +26,7 @@ class CurrentRun:
 
     def __init__(self, peer: str, vector: ParameterVector, context: RunContext, policy: Policy) -> None:
         self.peer, self.vector = peer, vector
+        self.topology: Strategy = Undecided()  # until that of the policy is taken up (`topologies.py`)
         self.adopt(context, policy)
 
     def adopt(self, context: RunContext, policy: Policy) -> None:
@@ -37,23 +36,6 @@ class CurrentRun:
             context, self.vector.elements, first_turn=random.Random(self.peer).randrange(FRAGMENTS_MAX)
         )
         self.rules = RulesAtWork(policy, self.vector.empty(0))
-        self.centre: Centre | None = None
-        self.following: Following | None = None
-        if policy.topology is Topology.CENTRE:
-            self.centre = Centre(
-                self.vector.snapshot(self.vector.empty()),  # where nobody trains yet; else until the centre was seen
-                policy.rule,
-                seated=not context.newcomer,
-                announce_seconds=context.announce_seconds,
-            )
-        if policy.topology is Topology.LEADER:
-            self.following = Following(self.peer, context.group, context.announce_seconds)
-
-    @property
-    def compares(self) -> bool:
-        """Whether a partner's parameters are kept beside ours: to be tried, or, of the centre, as they came."""
-        topology = self.policy.topology
-        return topology is Topology.CENTRE or (topology is Topology.PAIRS and self.policy.weighting == "dynamic")
 
     @property
     def exchange_bytes(self) -> int:
@@ -65,13 +47,3 @@ class CurrentRun:
         """What we say of ourselves where we ask."""
         codec, vector = self.bargain.codec_of_copies, self.vector
         return Asking(self.peer, self.context.run, vector.schema_hash, vector.elements, codec)
-
-    def snapshot_of(self, origin: str) -> Snapshot | None:
-        """The newest snapshot of that peer that is held here."""
-        if self.centre is not None and origin == self.peer:
-            return self.centre.shown(self.peer)
-        if self.following is None:
-            return None
-        if origin == self.peer:
-            self.following.asked_for = True
-        return self.following.snapshots.newest(origin)

@@ -19,7 +19,6 @@ from p2p_elastic.peers.snapshots import Snapshot
 from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.peers.transfer import bytes_of
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Stamp
-from p2p_elastic.rules.methods import Topology
 
 FRESH_SECONDS = 10.0  # who comes within so long gets the same copy
 HELD_SECONDS = 10.0  # after its last use it is dropped: the memory of a vector
@@ -30,7 +29,7 @@ DIGESTS_MAX = 1024
 
 @dataclass(eq=False)
 class Shown:
-    """A copy of our parameters, or the centre variable with its stamp; held since `taken_at` (monotonic seconds)."""
+    """A copy of our parameters, or what all exchange with and its stamp; held since `taken_at` (monotonic seconds)."""
 
     snapshot: Snapshot
     taken_at: float
@@ -122,9 +121,8 @@ class Donor:
         )
 
     def _counts(self) -> bool:
-        """Who does not count is not copied; the centre variable is the swarm's, whoever holds it."""
-        centre = self._local.run.centre
-        return (centre is not None and centre.seated) or self._local.own.weight > 0.0
+        """Who does not count is not copied; what all exchange with is the swarm's, whoever holds it."""
+        return self._local.run.topology.here or self._local.own.weight > 0.0
 
     async def _is_member(self, peer: str) -> bool:
         """Whether it is listed. For who is not known yet the directory is read anew: one look serves all who wait."""
@@ -143,10 +141,9 @@ class Donor:
     async def _take(self) -> Shown | None:
         """A new copy, made between two steps; None where no step ends in time (the copy may still come, for later)."""
         local, loop = self._local, asyncio.get_running_loop()
-        if local.run.centre is not None and local.run.policy.topology is Topology.CENTRE and local.run.centre.seated:
-            snapshot = local.run.centre.shown(local.peer)
-            assert snapshot is not None, "seated without a value"
-            self._held = Shown(snapshot, loop.time(), local.run.centre.stamp)
+        reference = local.run.topology.reference()
+        if reference is not None:
+            self._held = Shown(reference.snapshot, loop.time(), reference.stamp)
             return self._held
         if self._asked_at is None:
             self._asked_at = loop.time()

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
-from typing import Literal
 
 from p2p_elastic.peers.current_run import CurrentRun
 from p2p_elastic.peers.journal import Journal
-from p2p_elastic.rules.methods import Topology
-
-Errand = Literal["exchange", "global"]  # the latter with the leader of all groups
+from p2p_elastic.peers.topology import Errand
 
 
 class Errands:
@@ -35,22 +31,11 @@ class Errands:
 
     def stepped(self, step: int, held: str | None) -> None:
         """That step ended; `held` says why nothing is begun now: what was due while "drained" is not owed."""
-        for errand in self._due(step):
+        for errand in self._run.topology.due(step, self.coin):
             if held == "drained" or errand in self._owed:
                 self._journal.skipped[held or "busy"] += 1
             else:
                 self._owed.append(errand)
-
-    def _due(self, step: int) -> Iterator[Errand]:
-        """What is to be done after this step, in this order."""
-        policy = self._run.policy
-        if policy.topology is Topology.NOBODY:
-            return
-        last = policy.global_period is not None and step % policy.global_period == 0
-        if policy.schedule.due(step, self.coin) and not (last and policy.global_period == policy.schedule.period):
-            yield "exchange"
-        if last:
-            yield "global"
 
     def begin(self) -> None:
         """The next one is under way."""

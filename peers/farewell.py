@@ -1,33 +1,30 @@
 """Leaving a run: let the exchange under way end, hand over what was learnt, and say goodbye.
 
 The goodbye always gets out, at whatever cost for the rest: most members hear it at once, so that nobody chooses us any
-more, while the hand-over to one of them goes on. Only a centre hands its place over first, and then says to whom.
+more, while the hand-over to one of them goes on. Only who holds what all exchange with hands that over first, and then
+says to whom.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from p2p_elastic.errors import DirectoryError, ExchangeError
-from p2p_elastic.peers.centre import Centre, candidates, succession
-from p2p_elastic.peers.conversation import Conversation, Limits
+from p2p_elastic.peers.conversation import Conversation
 from p2p_elastic.peers.initiator import Initiator, new_id
-from p2p_elastic.peers.local_context import LocalContext
-from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.peers.strategy_parts import StrategyParts
 from p2p_elastic.peers.timeouts import wait_for
-from p2p_elastic.peers.transport import Directory, Transport
+from p2p_elastic.peers.transport import Directory
 from p2p_elastic.protocol.exchange import say_goodbye
-from p2p_elastic.protocol.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard, Stamp
+from p2p_elastic.protocol.messages import STAY_SECONDS_MAX, DeclineReason, Goodbye, Heard
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.methods import Flow, Topology
+from p2p_elastic.rules.methods import Flow
 from p2p_elastic.status.schema import FarewellStatus
 
 log = logging.getLogger(__name__)
@@ -44,18 +41,9 @@ STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wai
 class Farewell:
     """The end of one peer in its run. Belongs to the network thread."""
 
-    def __init__(
-        self,
-        local: LocalContext,
-        transport: Transport,
-        directory: Directory,
-        presence: Presence,
-        seat: OwnSeat,
-        limits: Limits,
-        rng: random.Random,
-    ) -> None:
-        self._local, self._transport, self._directory = local, transport, directory
-        self._presence, self._seat, self._limits, self._rng = presence, seat, limits, rng
+    def __init__(self, parts: StrategyParts, directory: Directory, presence: Presence) -> None:
+        self._parts, self._local, self._limits = parts, parts.local, parts.limits
+        self._directory, self._presence = directory, presence
         self._status = FarewellStatus()
         self._told = set[str]()  # members that are not told again
         self._heard = set[str]()  # those of them that said that they heard it
@@ -68,11 +56,11 @@ class Farewell:
         alive = self._alive()
         self._note(members=max(self._status.members, len(alive)))
         end, last = loop.time() + seconds, min(GOODBYE_SECONDS, GOODBYE_SHARE * seconds)
-        if local.run.centre is not None and local.run.centre.seated:
+        if local.run.topology.here:
             await self._hand_over(end - last, None)
             await asyncio.gather(self._withdraw(end), self._say_to_all(end, except_for=None))
             return self._status
-        partner = self._choose(set())
+        partner = local.run.topology.taker(set())
         await asyncio.gather(
             self._withdraw(end),
             self._say_to_all(loop.time() + last, except_for=partner),
@@ -92,43 +80,36 @@ class Farewell:
     async def _say_to_all(self, end: float, *, except_for: PeerRecord | None) -> None:
         """Tell the members that were not told yet, all at the same time."""
         open_ones = sorted(self._alive().keys() - self._told - {except_for.peer if except_for is not None else ""})
-        chosen = self._rng.sample(open_ones, max(0, min(len(open_ones), TOLD_MAX - len(self._told))))
+        chosen = self._parts.rng.sample(open_ones, max(0, min(len(open_ones), TOLD_MAX - len(self._told))))
         self._told.update(chosen)
         records = self._alive()
         await asyncio.gather(*(self._tell(records[peer], end) for peer in chosen))
 
     async def _tell(
-        self, member: PeerRecord, end: float, *, stay: float = 0.0, heir: str | None = None, stamp: Stamp | None = None
+        self, member: PeerRecord, end: float, *, stay: float = 0.0, place: Mapping[str, Any] | None = None
     ) -> Heard | None:
-        """Say goodbye to one member; its answer, None where there is none in time."""
+        """Say goodbye to one member, and offer it that `place`; its answer, None where there is none in time."""
         goodbye = Goodbye(
-            id=new_id(self._rng),
+            id=new_id(self._parts.rng),
             peer=self._local.peer,
             run=self._local.run.context.run,
             sequence=self._presence.next_sequence,
             seconds=min(stay, STAY_SECONDS_MAX),
-            heir=heir or self._status.centre_to,
-            centre=stamp or self._stamp_left,
+            **(self._local.run.topology.goodbye() if place is None else place),
         )
         try:
             heard = await _until(end, self._converse(member, goodbye))
         except (ExchangeError, asyncio.TimeoutError) as error:
             log.info("goodbye to %s: %s", member.peer, error or "no answer")
             return None
-        if heard is not None and (heir is None or heard.took):  # a refusing heir is told again, who it is instead
+        if heard is not None and (place is None or heard.took):  # a refusing heir is told again, who it is instead
             self._heard.add(member.peer)
             self._told.add(member.peer)
             self._note(told=len(self._heard))
         return heard
 
-    @property
-    def _stamp_left(self) -> Stamp | None:
-        """That of the centre variable which we handed over."""
-        centre = self._local.run.centre
-        return centre.stamp if centre is not None and self._status.centre_to is not None else None
-
     async def _converse(self, member: PeerRecord, goodbye: Goodbye) -> Heard | None:
-        stream = await self._transport.open(member)
+        stream = await self._parts.transport.open(member)
         conversation = Conversation(stream, self._limits)
         try:
             return await conversation.run(say_goodbye(goodbye))
@@ -159,42 +140,44 @@ class Farewell:
             self._local.departure.handed_over()
 
     async def _hand_over_all(self, end: float, partner: PeerRecord | None) -> None:
-        local, centre = self._local, self._local.run.centre
+        local = self._local
         local.departure.hand_over()
         reason = self._nothing_to_give()
         if reason is None:
             reason = await self._hand_parameters(end, partner)
-        if centre is not None and centre.seated:
-            reason = await self._hand_centre(end, centre)
-        self._note(reason=reason)
+        facts: Mapping[str, Any] = {"reason": reason}
+        if local.run.topology.here:
+            facts = await local.run.topology.hand_place(
+                lambda heir, failed, place: self._offer(heir, _turn(end, failed), place), TRIES
+            )
+        self._note(**facts)
 
     def _nothing_to_give(self) -> str | None:
         """Why our parameters are of no use to others; None where they are."""
         local = self._local
-        if local.run.policy.topology not in (Topology.PAIRS, Topology.CENTRE):
+        if not local.run.topology.hands_parameters:
             return "this rule hands nothing over"
         if local.own.condition.drained:
             return "drained"
         if local.own.progress.step == 0 or local.own.weight == 0.0:
             return "it counts for nobody"
-        share = local.run.rules.share(last=local.departure.handing_over)
-        if local.slot.handed_step == local.own.progress.step and share == 0.0:
+        if local.slot.handed_step == local.own.progress.step and local.share == 0.0:
             return "nothing new since the last exchange"
         return None
 
     async def _hand_parameters(self, end: float, partner: PeerRecord | None) -> str | None:
         """One last exchange. Says why it did not come to that, None where it did."""
-        centre, vain, failed = self._local.run.centre, set[str](), 0
+        topology, vain, failed = self._local.run.topology, set[str](), 0
         limits = replace(self._limits, idle_seconds=min(self._limits.idle_seconds, _left(end) / TRIES), inquiries=1)
-        initiator = Initiator(self._local, self._transport, limits, self._rng)
-        if centre is not None and centre.seated:
-            return await self._meet_own(centre, initiator)
+        initiator = Initiator(self._local, self._parts.transport, limits, self._parts.rng)
+        if topology.here:
+            return await self._meet_here()
         busy = set[str]()
         for pause in BUSY_PAUSES:
             await asyncio.sleep(pause)
             busy.clear()
             while len(vain | busy) < ASKED_MAX:
-                partner = partner or self._choose(vain | busy)
+                partner = partner or topology.taker(vain | busy)
                 if partner is None:
                     break
                 outcome = await self._give(partner, initiator, _turn(end, failed))
@@ -212,36 +195,19 @@ class Farewell:
 
     def _was_busy(self, partner: PeerRecord, outcome: Outcome | None) -> bool:
         met = self._local.journal.met.get(partner.peer)
-        reasons = {DeclineReason.BUSY.value}
-        if self._local.run.policy.topology is Topology.CENTRE:  # it leaves as well: soon there is another one
-            reasons |= {DeclineReason.LEAVING.value, DeclineReason.NOT_CENTRE.value}
+        reasons = {reason.value for reason in (DeclineReason.BUSY, *self._local.run.topology.asks_again)}
         return outcome is Outcome.DECLINED and met is not None and met.last.reason in reasons
 
-    def _choose(self, tried: set[str]) -> PeerRecord | None:
-        """Who is to have our parameters: the centre, or any partner; one that does not count only copies them."""
-        local = self._local
-        if local.run.policy.topology is Topology.CENTRE:
-            holder = (
-                local.members.not_dead().get(local.run.centre.holder or "") if local.run.centre is not None else None
-            )
-            return None if holder is None or holder.record.peer in tried else holder.record
-        if local.run.policy.topology is not Topology.PAIRS:
-            return None
-        trust = local.judge.trust
-        excluding = tried | {peer for peer, trusted in trust.items() if trusted == 0.0}
-        counting = {peer: member for peer, member in local.members.known.items() if member.record.weight > 0.0}
-        for members in (counting, local.members.known):
-            chosen = choose_partner(
-                members,
-                self._rng,
-                now=local.members.looked_at,
-                announce_seconds=local.run.context.announce_seconds,
-                excluding=excluding,
-                trust=trust,
-            )
-            if chosen is not None:
-                return chosen
-        return None
+    async def _meet_here(self) -> str | None:
+        if not await self._parts.own.take_snapshot():
+            return "no snapshot could be had"
+        reason: str | None = "interrupted"
+        try:
+            reason = await self._local.run.topology.meet_here()
+        finally:
+            if reason is not None:
+                self._local.slot.release()
+        return reason
 
     async def _give(self, partner: PeerRecord, initiator: Initiator, end: float) -> Outcome | None:
         local = self._local
@@ -250,70 +216,17 @@ class Farewell:
             if heard is None:
                 return None
             return Outcome.COMPLETED if heard.took else Outcome.DECLINED
-        if not await self._seat.take_snapshot():
+        if not await self._parts.own.take_snapshot():
             return None
         return await initiator.exchange_with(partner)
 
-    async def _offer(
-        self, partner: PeerRecord, end: float, heir: str | None = None, stamp: Stamp | None = None
-    ) -> Heard | None:
+    async def _offer(self, partner: PeerRecord, end: float, place: Mapping[str, Any] | None = None) -> Heard | None:
         """Say goodbye to a member that is to take something from us, and let it."""
         self._local.departure.await_taker(partner.peer)
         try:
-            return await self._tell(partner, end, stay=STAY_SHARE * _left(end), heir=heir, stamp=stamp)
+            return await self._tell(partner, end, stay=STAY_SHARE * _left(end), place=place)
         finally:
             self._local.departure.await_nobody()
-
-    # -- the centre variable ------------------------------------------------------------------------------------------
-
-    async def _meet_own(self, centre: Centre, initiator: Initiator) -> str | None:
-        if not await self._seat.take_snapshot():
-            return "no snapshot could be had"
-        done = False
-        try:
-            done = await initiator.meet_own(centre)
-        finally:
-            if not done:
-                self._local.slot.release()
-        return None if done else "the centre was busy"
-
-    async def _hand_centre(self, end: float, centre: Centre) -> str | None:
-        """Let the freshest copy's member take the value and the place. Says why nobody did, None where one did."""
-        await centre.reserve()  # the exchanges under way there end first, and none begins any more
-        asked, failed = set[str](), 0
-        try:
-            while failed < TRIES and (heir := self._heir(asked)) is not None:
-                asked.add(heir.peer)
-                gave = await self._give_place(centre, heir, _turn(end, failed))
-                if gave:
-                    return None
-                failed += gave is None  # who leaves as well says so at once
-        finally:
-            centre.free()
-        return "nobody took the centre variable over"
-
-    def _heir(self, asked: set[str]) -> PeerRecord | None:
-        """Who has the freshest copy, of those that were not asked."""
-        local = self._local
-        alive = local.members.alive()
-        now, announce_seconds = asyncio.get_running_loop().time(), local.run.context.announce_seconds
-        line = succession(c for c in candidates(alive, now, announce_seconds) if not c.seated and c.peer not in asked)
-        return alive[line[0].peer].record if line else None
-
-    async def _give_place(self, centre: Centre, heir: PeerRecord, end: float) -> bool | None:
-        """Whether that member took the place; None where it did not answer."""
-        local = self._local
-        shown = centre.shown(local.peer)
-        had_it = shown is None or heir.peer in shown.holders
-        heard = await self._offer(heir, end, heir.peer, centre.stamp)
-        # Where its answer was lost, who fetched the value took the place.
-        fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
-        if not fetched and (heard is None or not heard.took):
-            return None if heard is None else False
-        centre.give_up(heir.peer)
-        self._note(centre_to=heir.peer)
-        local.events.add("centre", f"the centre is {heir.peer}: we leave", holder=heir.peer)
-        return True
 
 
 def _left(end: float) -> float:

@@ -30,6 +30,10 @@ SLOW_SECONDS_MIN = 2.0  # so long, or as long as all took so far, a donor may ta
 DIGEST_BYTES = 1 << 18
 
 
+Objection = Callable[[Given], DeclineReason | None]
+"""Why what a donor gives will not do; None where it does."""
+
+
 class Failure(NamedTuple):
     """Why a donor gave nothing. REFUSED: it broke the protocol, and is not to be asked again."""
 
@@ -109,16 +113,16 @@ class Fetcher:
         self.bytes_sent = self.bytes_received = 0
 
     async def fill(
-        self, download: Download, donors: Sequence[PeerRecord], *, of_centre: bool = False
+        self, download: Download, donors: Sequence[PeerRecord], objection_to: Objection | None = None
     ) -> dict[str, Failure]:
         """Fetch what is missing, from these donors at the same time, each part from one of them.
 
         Says who failed; its parts went to the others, as far as there were any left. So does who is much slower than
-        the others. `of_centre`: only the centre variable will do.
+        the others. `objection_to` says why what a donor gives will not do.
         """
         failures: dict[str, Failure] = {}
         workers = {
-            asyncio.ensure_future(self._work(download, donor, failures, of_centre)): donor.peer
+            asyncio.ensure_future(self._work(download, donor, failures, objection_to)): donor.peer
             for donor in donors[: max(1, len(download.todo))]
         }
         try:
@@ -146,15 +150,18 @@ class Fetcher:
             idle = idle or any(workers[worker] not in failures for worker in done)
         return left
 
-    async def _work(self, download: Download, donor: PeerRecord, failures: dict[str, Failure], of_centre: bool) -> None:
+    async def _work(
+        self, download: Download, donor: PeerRecord, failures: dict[str, Failure], objection_to: Objection | None
+    ) -> None:
         step, busy = None, 0
         while download.todo:
             part = download.todo.popleft()
             got: Given | Failure = Failure(Outcome.BROKEN, "given up")
             try:
                 got = await self.part(donor, part, step, download.out[slice(*part)])
-                if isinstance(got, Given) and of_centre and got.centre is None:
-                    got = Failure(Outcome.DECLINED, DeclineReason.NOT_CENTRE.value)
+                objection = objection_to(got) if objection_to is not None and isinstance(got, Given) else None
+                if objection is not None:
+                    got = Failure(Outcome.DECLINED, objection.value)
             finally:  # cancelled, too
                 if isinstance(got, Failure):
                     download.todo.appendleft(part)

@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable
 
-from torch import Tensor
-
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
-from p2p_elastic.peers.leader import Following, Measured, disbelief
-from p2p_elastic.peers.local_context import LocalContext, enter
+from p2p_elastic.peers.conversation import Conversation
+from p2p_elastic.peers.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.leader import Following, disbelief
 from p2p_elastic.peers.moving import move
 from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.snapshot_fetch import SnapshotFetcher
 from p2p_elastic.peers.snapshots import Snapshot, next_holder
-from p2p_elastic.peers.transfer import Vectors
-from p2p_elastic.peers.transport import Transport
-from p2p_elastic.protocol.exchange import Fetched, Result, compare, fetch
-from p2p_elastic.protocol.messages import DeclineReason, Fetch
-from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.peers.strategy_parts import StrategyParts
+from p2p_elastic.protocol.exchange import compare
+from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.rules.base import Facts
 
 log = logging.getLogger(__name__)
@@ -32,16 +27,12 @@ BUSY_SECONDS = 0.05  # first pause before a busy holder is asked again; doubled 
 COMPARED = 2  # members whose loss is asked for before each pull; those that ask us tell us theirs
 
 
-Measure = Callable[[Snapshot], Measured]
-"""Called by the training thread."""
-
-
 class Follower:
     """Asks the leader, or whoever it refers to, for its snapshot."""
 
-    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
-        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
-        self.measure: Measure | None = None
+    def __init__(self, parts: StrategyParts) -> None:
+        self._parts, self._local = parts, parts.local
+        self._fetcher = SnapshotFetcher(parts.local, parts.transport, parts.limits, parts.rng)
 
     async def run_once(self, following: Following, *, of_all: bool) -> None:
         """One due pull. When it returns, a move is waiting or the mailbox is free again."""
@@ -80,16 +71,16 @@ class Follower:
     async def _compare(self, following: Following) -> None:
         """Compare losses with a few members: records are announced too seldom to choose a leader by them."""
         alive = {p: m for p, m in self._local.members.alive().items() if not m.record.drained}
-        chosen = self._rng.sample(sorted(alive), min(COMPARED, len(alive)))
+        chosen = self._parts.rng.sample(sorted(alive), min(COMPARED, len(alive)))
         await asyncio.gather(*(self._compare_with(following, alive[peer].record) for peer in chosen))
 
     async def _compare_with(self, following: Following, partner: PeerRecord) -> None:
         local, waits = self._local, self._local.members.waits(partner)
         try:
-            stream = await open_stream(self._transport, partner, self._limits, waits)
-            conversation = Conversation(stream, self._limits, waits)
+            stream = await open_stream(self._parts.transport, partner, self._parts.limits, waits)
+            conversation = Conversation(stream, self._parts.limits, waits)
             try:
-                told = await conversation.run(compare(local.own.tell(new_id(self._rng))))
+                told = await conversation.run(compare(local.own.tell(new_id(self._parts.rng))))
             finally:
                 local.journal.gave(conversation.traffic)
                 await stream.close()
@@ -121,7 +112,7 @@ class Follower:
                 return held
             asked.add(target)
             into = local.vector.empty()  # the snapshot's own: it is kept, and sent on
-            answer = await self.ask(member.record, leader, None if held is None else held.step, into=into)
+            answer = await self._fetcher.ask(member.record, leader, None if held is None else held.step, into=into)
             given = answer.given
             if given is not None and (target == leader or held is None or given.step > held.step):
                 taken = Snapshot(leader, given.step, given.loss, into, target)
@@ -136,40 +127,9 @@ class Follower:
                 return held
             named.update(answer.holders)
             holders = set[str]() if following.insists_on(leader, now()) else named
-            target = (
-                next_holder(holders, asked, local.members.alive(), self._rng) or leader
-            )  # it helps whoever comes back
+            # The leader helps whoever comes back.
+            target = next_holder(holders, asked, local.members.alive(), self._parts.rng) or leader
         return held
-
-    async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Tensor) -> Fetched:
-        """Ask `partner` for the newest snapshot of `origin`; where one is given, it is `into` [D]."""
-        local, started = self._local, asyncio.get_running_loop().time()
-        asked = Fetch(
-            id=new_id(self._rng),
-            **local.run.asking._asdict(),
-            origin=origin,
-            have=have,
-        )
-        traffic, waits = (0, 0), local.members.waits(partner)
-        try:
-            stream = await open_stream(self._transport, partner, self._limits, waits)
-            conversation = Conversation(stream, self._limits, waits)
-            try:
-                answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec))
-            finally:
-                traffic = conversation.traffic
-                await stream.close()
-            result = Result(_outcome(answer), reason=_why(answer))
-        except ExchangeError as error:
-            outcome = outcome_of(error) if traffic != (0, 0) else Outcome.UNREACHABLE
-            answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
-        if result.outcome in SUSPICIOUS:
-            log.info("snapshot of %s from %s: %s: %s", origin, partner.peer, result.outcome.value, result.reason)
-            local.members.failed(partner.peer, result.outcome)
-        else:
-            local.members.heard(partner.peer)
-        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
-        return answer
 
     def _follow(self, following: Following, snapshot: Snapshot, claimed: float, of_all: bool) -> None:
         local, loop = self._local, asyncio.get_running_loop()
@@ -179,7 +139,7 @@ class Follower:
         check = self._check(following, snapshot, claimed, loop)
         move(
             local,
-            new_id(self._rng),
+            new_id(self._parts.rng),
             mine,
             theirs,
             partner=snapshot.origin,
@@ -195,7 +155,7 @@ class Follower:
 
         The snapshot has to give the loss that its origin `claimed` when it was chosen, whatever comes with it.
         """
-        local, measure = self._local, self.measure
+        local, measure = self._local, self._parts.measure
         if measure is None or snapshot.believed:
             return None
 
@@ -212,15 +172,3 @@ class Follower:
             return False
 
         return believed
-
-
-def _outcome(answer: Fetched) -> Outcome:
-    if answer.refused:
-        return Outcome.REFUSED
-    return Outcome.COMPLETED if answer.given else Outcome.DECLINED
-
-
-def _why(answer: Fetched) -> str | None:
-    if answer.unchanged:
-        return "unchanged"
-    return "referred to others" if answer.holders else answer.reason

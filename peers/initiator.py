@@ -1,4 +1,4 @@
-"""The side that asks: one due exchange, with whoever agrees first, or with the centre."""
+"""The side that asks: one due exchange, with whoever agrees first."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from p2p_elastic.errors import (
     RemoteProtocolError,
     SchemaMismatch,
 )
-from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.deadlines import Waits
 from p2p_elastic.peers.exchange_slot import Phase
 from p2p_elastic.peers.lanes import Lanes
 from p2p_elastic.peers.local_context import LocalContext, enter
 from p2p_elastic.peers.moving import move
-from p2p_elastic.peers.partners import choose_partner
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.terms import Terms
 from p2p_elastic.peers.timeouts import wait_for
-from p2p_elastic.peers.transfer import EXACT, Received
+from p2p_elastic.peers.transfer import Received
 from p2p_elastic.peers.transport import Stream, Transport
 from p2p_elastic.protocol.exchange import Result, initiate, inquire
 from p2p_elastic.protocol.messages import Offer, Verified
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.base import Facts
 
 log = logging.getLogger(__name__)
 TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN)  # nobody moved
@@ -48,7 +45,7 @@ class Attempt(NamedTuple):
 
 
 class Initiator:
-    """Asks live members, at random, until one agrees; or the centre. All of them are offered the same snapshot."""
+    """Asks whom the topology names until one agrees. All of them are offered the same snapshot."""
 
     def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
@@ -74,14 +71,13 @@ class Initiator:
                 return False
             local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
         local.own.weigh()
-        centre = local.run.centre
-        if centre is not None and centre.seated:
-            return await self.meet_own(centre)
+        if local.run.topology.here:
+            return await local.run.topology.meet_here() is None
         for _ in range(self._limits.attempts):
             if local.own.condition.drained or local.pacing.closed():
                 local.journal.skipped["drained" if local.own.condition.drained else "paced"] += 1
                 return False
-            partner = self._choose(tried)
+            partner = local.run.topology.next_partner(tried)
             if partner is None:
                 local.journal.skipped["no further partner" if tried else "no partner"] += 1
                 return False
@@ -93,31 +89,6 @@ class Initiator:
                 local.journal.skipped["snapshot used up"] += 1
                 return False
         return False
-
-    @property
-    def _share(self) -> float:
-        """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
-        return self._local.run.rules.share(last=self._local.departure.handing_over)
-
-    def _choose(self, tried: set[str]) -> PeerRecord | None:
-        local = self._local
-        if local.run.centre is None:
-            # Where we only send, a slow partner would hear less and be heard as much; sum weights (GoSGD) allow for it.
-            by_time = local.pacing.chances() if local.run.policy.receives or self._share > 0.0 else None
-            return choose_partner(
-                local.members.known,
-                self._rng,
-                now=local.members.looked_at,
-                announce_seconds=local.run.context.announce_seconds,
-                excluding=tried,
-                trust=local.judge.trust,
-                by_time=by_time,
-                receives=local.run.policy.receives,
-            )
-        member = local.members.not_dead().get(local.run.centre.holder or "")
-        if member is None or member.record.drained or member.record.peer in tried:
-            return None
-        return member.record
 
     async def exchange_with(self, partner: PeerRecord) -> Outcome:
         """One exchange outside of the schedule, of the snapshot that was taken for it.
@@ -131,30 +102,6 @@ class Initiator:
             if outcome is not Outcome.COMPLETED:
                 self._local.slot.release()
         return outcome
-
-    async def meet_own(self, centre: Centre) -> bool:
-        """The centre is here: no stream is needed. True where a move is waiting."""
-        local = self._local
-        try:
-            await wait_for(centre.reserve(local.slot.mailbox.part), self._limits.snapshot_seconds)
-        except asyncio.TimeoutError:
-            local.journal.skipped["centre busy"] += 1
-            return False
-        try:
-            mine = Facts(local.slot.mailbox.snapshot_step, local.own.loss(), local.own.weight, asked=True)
-            theirs = mine._replace(weight=1.0, asked=False, centre=True)
-            vectors = local.slot.mailbox.vectors(EXACT)
-            centre.vectors.theirs[centre.place] = vectors.mine
-            received = local.slot.mailbox.bring(centre.vectors.mine[centre.place])
-            trial = await local.judge.try_ours(local.slot.mailbox.both, theirs)
-            if not centre.seated or local.run.centre is not centre:  # any more; or we joined another run
-                return False
-            of_us = None if trial is None else trial.the_other_way_round
-            centre.move(local.peer, theirs, mine, local.judge.trusted_at(centre, local.peer, mine, of_us))
-            move(local, new_id(self._rng), mine, theirs, partner=local.peer, received=received, trial=trial)
-        finally:
-            centre.free()
-        return True
 
     async def _ask(self, partner: PeerRecord) -> tuple[Outcome, bool]:
         """How the exchange ended, and whether our snapshot is still as it was."""
@@ -231,19 +178,12 @@ class Initiator:
             return None
         if result.mine is None or result.theirs is None:
             raise LocalProtocolError("an exchange completed without facts")
-        if local.run.centre is not None and result.centre is not None:
-            came = local.slot.mailbox.received
-            local.run.centre.saw(came, result.centre, local.slot.mailbox.part)
-        theirs = result.theirs._replace(centre=result.centre is not None)
-        trial, distance = None, None
+        local.run.topology.exchanged(result)
+        mine, theirs, trial, distance = result.mine, result.theirs, None, None
         try:
-            trial = (
-                await local.judge.try_ours(local.slot.mailbox.both, theirs, result.mine)
-                if received is not None
-                else None
-            )
+            trial = await local.judge.try_ours(local.slot.mailbox.both, theirs, mine) if received is not None else None
         finally:  # whatever came between: the partner has moved
-            distance = move(local, exchange_id, result.mine, theirs, partner=partner, received=received, trial=trial)
+            distance = move(local, exchange_id, mine, theirs, partner=partner, received=received, trial=trial)
             if self._so_far is not None:
                 self._so_far = self._so_far._replace(distance=distance)
         return distance
@@ -256,7 +196,7 @@ class Initiator:
             step=local.slot.mailbox.snapshot_step,
             loss=local.own.loss(),
             weight=local.own.weight,
-            share=self._share,
+            share=local.share,
             apart=local.own.apart_from(partner),
             last=local.departure.handing_over,
         )

@@ -38,13 +38,17 @@ class LocalContext:
     journal: Journal
     pacing: Pacing
 
+    @property
+    def share(self) -> float:
+        """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
+        return self.run.rules.share(last=self.departure.handing_over)
+
 
 def assembled(
     run: CurrentRun, condition: Condition, events: EventLog, *, limits: Limits, budget: Budget | None = None
 ) -> LocalContext:
     """The parts of a peer of that run, put together."""
     slot, members = ExchangeSlot(run.vector), Membership(run, events, limits)
-    slot.mailbox.compare(run.compares)
     pacing = Pacing(budget or Budget(), members.step_time, run.policy, run.bargain.vector_bytes)
     journal = Journal(spent=pacing.spent)
     own = OwnState(run, members, condition, journal, events)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from p2p_elastic.peers.absences import Absences
 from p2p_elastic.peers.conversation import Limits
@@ -12,7 +13,7 @@ from p2p_elastic.peers.current_run import CurrentRun
 from p2p_elastic.peers.deadlines import Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.departed import Departed
 from p2p_elastic.peers.partners import Member, heard, liveness, observe, suspected
-from p2p_elastic.peers.records import CentreClaim, PeerRecord
+from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.watch import Watch
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.events import EventLog
@@ -137,19 +138,17 @@ class Membership:
         self._departed.remember(gone.record, gone.sequence, asyncio.get_running_loop().time(), asked=True)
         return gone.record
 
-    def name_centre(self, heir: str, claim: CentreClaim) -> None:
-        """That member has the centre variable now: this counts until its own next record."""
-        known = self._known.get(heir)
+    def revise(self, peer: str, facts: Mapping[str, Any]) -> None:
+        """We know better than that member's record: these facts count until its next one."""
+        known = self._known.get(peer)
         if known is not None:
-            named = known._replace(record=known.record.model_copy(update={"centre": claim}))
-            self._replace({**self._known, heir: named})
+            self._replace({**self._known, peer: known._replace(record=known.record.model_copy(update=facts))})
 
     # -- how long to wait ---------------------------------------------------------------------------------------------
 
     def waits(self, record: PeerRecord) -> Waits:
         """The deadlines of a conversation with that peer."""
-        # The centre waits for others, not for its own steps.
-        speed = None if self._run.centre is not None else record.steps_per_second
+        speed = record.steps_per_second if self._run.topology.waits_for_steps else None
         return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
 
     def waits_of(self, peer: str) -> Waits:

@@ -31,7 +31,7 @@ def move(
     """Turn what was received into our move and hand it to the training thread. Returns the L2 distance.
 
     Where nothing was `received` only the rule's state changes, and the mailbox is free again. `trial` is how the
-    partner's parameters did here. `of_all`: by the rule for the leader of all groups. `check` is asked by the
+    partner's parameters did here. `of_all`: by the rule for the best of all groups. `check` is asked by the
     training thread before it adds the move.
     """
     if local.run.policy.moves_the_other(asked=mine.asked):

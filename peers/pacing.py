@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX
@@ -14,14 +15,25 @@ from p2p_elastic.peers.partners import chance_by_time, usual_time
 from p2p_elastic.protocol.messages import Offer
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
-from p2p_elastic.rules.methods import Flow, Topology
+from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.schema import PaceStatus
 
 SLOW_SHARE = 0.05  # of our time, for all partners together that are much slower than the others
 SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent
-RETRY_TIMES = 3.0  # what an exchange of a centre with one of them took: until the next one, though that is spent
+RETRY_TIMES = 3.0  # what an exchange took with one that has nobody else to ask: until the next, though that is spent
 TIME_GAIN = 1 / 2  # a link that got better is soon known to be
+
+
+class Precedence(NamedTuple):
+    """How the budget treats an offer: beside what is said here, all are alike."""
+
+    exempt: bool = False  # it is declined for another reason, which the asker has to hear
+    once: bool = False  # it does not come again
+    only: bool = False  # its asker has nobody else to ask: where it is slow it is tried again
+
+
+ORDINARY = Precedence()
 
 
 class Times:
@@ -41,7 +53,7 @@ class Times:
 class Retries:
     """When partners that were slow are tried again though their share is spent: links get better. Ever more seldom.
 
-    For a centre, which is all that its partners have; among equals there are others.
+    For those that have nobody else to ask; among equals there are others.
     """
 
     def __init__(self) -> None:
@@ -122,19 +134,20 @@ class Pacing:
         """Whether even what should not wait has to: too much of that came."""
         return not self._budget.bears(asyncio.get_running_loop().time(), self.exchange_bytes)
 
-    def objection(self, offer: Offer) -> str | None:
+    def objection(self, offer: Offer, precedence: Precedence = ORDINARY) -> str | None:
         """Why that exchange does not begin now, for people; None where it may.
 
-        The last offer of one that leaves, and a centre variable that is given up, do not come again; so whoever says
-        so another time is like any other.
+        The last offer of one that leaves does not come again; so whoever says so another time is like any other.
         """
+        if precedence.exempt:
+            return None
         last = offer.last and offer.peer not in self._left
-        if last or (offer.centre is not None and self._policy.topology is Topology.CENTRE):
+        if last or precedence.once:
             return "budget" if self.in_debt() else None
         if self.closed():
             return "budget"
         now = asyncio.get_running_loop().time()
-        retried = self._policy.topology is Topology.CENTRE and self._retries.due(now)
+        retried = precedence.only and self._retries.due(now)
         spent = self._slow.wait(now) > 0.0 and not retried
         return "slow link" if spent and self._is_slow(offer.peer) else None
 

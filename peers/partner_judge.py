@@ -11,7 +11,6 @@ from torch import Tensor
 from p2p_elastic.health.trust import Judge, JudgeMemory, Verdict
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.barrier import guards, landing, with_barrier
-from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.current_run import CurrentRun
 from p2p_elastic.peers.own_state import OwnState
 from p2p_elastic.peers.transfer import Vectors
@@ -37,7 +36,7 @@ class PartnerJudge:
     def __init__(self, run: CurrentRun, own: OwnState, events: EventLog) -> None:
         self._run, self._own, self._events = run, own, events
         self._examine: Examine | None = None
-        self._pairs = Judge()  # of exchanges between equals; a centre that is here has its own
+        self._pairs = Judge()  # of exchanges between equals
 
     def examine_with(self, examine: Examine | None) -> None:
         """From now on try parameters so; None: try none."""
@@ -114,7 +113,7 @@ class PartnerJudge:
     ) -> Verdict | None:
         """What an exchange shows; None where it shows nothing, or all count the same in this run.
 
-        `judge`: whose measurements count, those of a centre or, by default, those between equals.
+        `judge`: whose measurements count; by default, those between equals.
         """
         judge = judge or self._pairs
         if not self._judges(theirs) or not math.isfinite(distance):
@@ -130,12 +129,3 @@ class PartnerJudge:
             text = f"trust in {partner} {before:.2g} -> {verdict.trust:.2g}: {why}"
             self._events.add("trust", text, partner=partner)
         return verdict
-
-    def trusted_at(self, centre: Centre, partner: str, theirs: Facts, trial: Trial | None) -> Callable[[float], float]:
-        """Given the distance, how far the centre, which is here, trusts a partner."""
-
-        def trusted(distance: float) -> float:
-            verdict = self.verdict(partner, theirs, distance, trial, centre.part, judge=centre.judge)
-            return 1.0 if verdict is None else verdict.trust
-
-        return trusted

@@ -15,26 +15,24 @@ from torch import Tensor
 
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector, Part
+from p2p_elastic.peers.answered import answered_by, responder_of
 from p2p_elastic.peers.arrival import CaughtUp
-from p2p_elastic.peers.bequest import Bequest
 from p2p_elastic.peers.catching_up import CatchingUp, Try
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.current_run import CurrentRun
 from p2p_elastic.peers.errands import Errands
 from p2p_elastic.peers.exchange_slot import Slot
 from p2p_elastic.peers.farewell import Farewell
-from p2p_elastic.peers.follower import Follower, Measure
-from p2p_elastic.peers.goodbyes import Goodbyes
-from p2p_elastic.peers.initiator import Initiator
 from p2p_elastic.peers.local_context import LocalContext, assembled
-from p2p_elastic.peers.memory import PeerMemory, recall, remembered
+from p2p_elastic.peers.memory import recall, remembered
 from p2p_elastic.peers.partner_judge import Examine
+from p2p_elastic.peers.peer_memory import PeerMemory
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
-from p2p_elastic.peers.responder import Responder
 from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.seats import OwnSeat
+from p2p_elastic.peers.strategy_parts import Measure, parts_of
 from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.peers.topologies import take_up
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.peers.views import members_of, partners_of
 from p2p_elastic.rate_limit import Budget
@@ -86,28 +84,23 @@ class Peer:
         events: EventLog | None = None,
         budget: Budget | None = None,
     ) -> None:
-        limits = limits or Limits()
-        self._transport = transport
-        events = events or EventLog(lambda: 0.0)
+        limits, events = limits or Limits(), events or EventLog(lambda: 0.0)
         condition = condition or Condition(self._now, events=events)
-        self._local = assembled(
-            CurrentRun(transport.peer, vector, context, policy), condition, events, limits=limits, budget=budget
-        )
+        run = CurrentRun(transport.peer, vector, context, policy)
+        self._local = assembled(run, condition, events, limits=limits, budget=budget)
         condition.tells(self._weigh_at_once)
         self._loop: asyncio.AbstractEventLoop | None = None
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
-        rng = random.Random(f"{seed} {self.peer} {self._local.run.context.first_sequence} partners")
-        self._initiator = Initiator(self._local, transport, limits, rng)
-        self._follower = Follower(self._local, transport, limits, rng)
-        self._seat = OwnSeat(self._local, limits)
-        self._bequest = Bequest(self._local, transport, limits, rng)
-        self._presence = Presence(self._local, directory, self._follower)
-        goodbyes = Goodbyes(self._local, self._presence, self._follower, self._initiator, self._seat)
-        self._responder = Responder(self._local, limits, self._seat, goodbyes, self.refresh)
-        self._farewell = Farewell(self._local, transport, directory, self._presence, self._seat, limits, rng)
+        rng = random.Random(f"{seed} {self.peer} {context.first_sequence} partners")
+        self._strategy_parts = parts_of(self._local, transport, limits, rng)
+        take_up(self._strategy_parts)
+        self._presence = Presence(self._local, directory)
+        self._answered = answered_by(self._strategy_parts, self._presence, self.refresh)
+        self._responder = responder_of(self._answered, self._strategy_parts)
+        self._farewell = Farewell(self._strategy_parts, directory, self._presence)
         self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
-        self._errands = Errands(self._local.run, self._local.journal, random.Random(f"{seed} {self.peer} coin"))
-        self._to_initiate = asyncio.Event()
+        self._errands = Errands(run, self._local.journal, random.Random(f"{seed} {self.peer} coin"))
+        self._to_initiate, self._to_attend = asyncio.Event(), asyncio.Event()
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
@@ -148,9 +141,8 @@ class Peer:
         return self._between_steps(due=self._errands.owed and held is None)
 
     def _paced(self) -> bool:
-        """Whether what is due has to wait for the budget. To meet a centre variable that is here costs nothing."""
-        centre = self._local.run.centre
-        return not (centre is not None and centre.seated) and self._local.pacing.closed(self._now())
+        """Whether what is due has to wait for the budget. To meet what is here costs nothing."""
+        return not self._local.run.topology.here and self._local.pacing.closed(self._now())
 
     def _arrive(self) -> None:
         """See whether we, a newcomer, count from now on."""
@@ -172,7 +164,7 @@ class Peer:
 
     def restore(self, memory: PeerMemory, *, loss: float | None = None, centre: Tensor | None = None) -> None:
         """Before `run`: go on as that life of this peer. `loss` (nats) is its last, `centre` [D] what it knew."""
-        recall(memory, self._local, coin=self._errands.coin, loss=loss, centre=centre)
+        recall(memory, self._local, coin=self._errands.coin, loss=loss, value=centre)
 
     def _between_steps(self, *, due: bool) -> bool:
         """Whether a partner's model took the place of ours."""
@@ -185,7 +177,7 @@ class Peer:
             if settled.added:
                 local.journal.settled(settled.exchange_id, settled.staleness)
             else:
-                local.journal.skipped["leader not believed"] += 1
+                local.journal.skipped[local.run.topology.refused_as] += 1
             if settled.replaced:
                 local.own.replaced()
             self._wake(local.slot.freed)
@@ -204,7 +196,7 @@ class Peer:
     def _snapshot_taken(self, due: bool) -> None:
         if due:
             self._errands.begin()
-        self._wake(self._to_initiate if due else self._seat.published)
+        self._wake(self._to_initiate if due else self._strategy_parts.own.published)
 
     def _wake(self, event: asyncio.Event) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -261,22 +253,19 @@ class Peer:
 
     def judge_leaders(self, measure: Measure) -> None:
         """From now on, try a leader's parameters with `measure` before following them (LSGD)."""
-        self._follower.measure = measure
+        self._strategy_parts.measure = measure
 
     def centre(self) -> CentreStatus | None:
         """Who holds the centre variable, and how fresh the copy here is; None in runs without one."""
-        centre = self._local.run.centre
-        return None if centre is None else centre.status()
+        return self._local.run.topology.status(self._now()).centre
 
     def centre_value(self) -> Tensor | None:
         """A copy [D] of the centre variable as it is known here."""
-        centre = self._local.run.centre
-        return None if centre is None else centre.value.clone()
+        return self._local.run.topology.value()
 
     def leaders(self) -> LeaderStatus | None:
         """Whom this peer follows (LSGD); None in other runs."""
-        following = self._local.run.following
-        return None if following is None else following.status(self._now())
+        return self._local.run.topology.status(self._now()).leader
 
     def joining(self) -> JoiningStatus | None:
         """How we caught up with the run, and since when we count; None at its founder."""
@@ -311,18 +300,18 @@ class Peer:
         """Serve, announce, refresh and initiate until cancelled."""
         self._loop = asyncio.get_running_loop()
         self._local.own.arrival.began(self._now())
-        await self._transport.serve(self._responder.answer)
+        await self._strategy_parts.transport.serve(self._responder.answer)
         context = self._local.run.context
         await attempt(self.announce)  # first: the directory lists the members of the run that we announced
         tasks = [
             asyncio.ensure_future(every(context.announce_seconds, self.announce)),
             asyncio.ensure_future(self._announce_soon()),
             asyncio.ensure_future(every(context.refresh_seconds, self.refresh)),
-            asyncio.ensure_future(self._bequest.run()),
+            asyncio.ensure_future(self._attend()),
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if context.standby:
-            tasks.append(asyncio.ensure_future(every(context.announce_seconds, self._presence.copy_centre)))
+            tasks.append(asyncio.ensure_future(every(context.announce_seconds, self._stand_by)))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -353,7 +342,7 @@ class Peer:
         local.members.forget()
         local.own.join(self._now())
         local.judge.forget()
-        local.slot.mailbox.compare(local.run.compares)
+        take_up(self._strategy_parts)
         local.pacing.adopt(policy, local.run.bargain.vector_bytes)
 
     async def catch_up(self, untrained: float, try_out: Try | None = None) -> CaughtUp | None:
@@ -375,7 +364,20 @@ class Peer:
     async def refresh(self) -> None:
         """Read who else is in the run, and how we are. Raises DirectoryError."""
         await self._presence.refresh()
-        self._bequest.look()
+        if self._local.run.topology.pending:
+            self._to_attend.set()
+
+    async def _attend(self) -> None:
+        """Do what the topology has to do, with a pause of one announcement between two tries, until cancelled."""
+        while True:
+            await self._to_attend.wait()
+            self._to_attend.clear()
+            while self._local.run.topology.pending:
+                await self._local.run.topology.attend()
+                await asyncio.sleep(self._local.run.context.announce_seconds)
+
+    async def _stand_by(self) -> None:
+        await self._local.run.topology.stand_by()
 
     def _weigh_at_once(self) -> None:
         """Who changed something at our condition is told what comes of it."""
@@ -387,12 +389,4 @@ class Peer:
         while True:
             await self._to_initiate.wait()
             self._to_initiate.clear()
-            following = self._local.run.following
-            if following is None:
-                await self._initiator.run_once()
-            else:
-                before = following.leader
-                await self._follower.run_once(following, of_all=self._errands.current == "global")
-                if following.leader != before:
-                    who = "nobody" if following.leader is None else following.leader
-                    self._local.events.add("leader", f"we follow {who}", leader=following.leader)
+            await self._local.run.topology.run_due(self._errands.current)

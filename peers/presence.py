@@ -1,4 +1,4 @@
-"""This peer's place among the members: what it announces, whom it sees, and who holds the centre variable."""
+"""This peer's place among the members: what it announces, and whom it sees."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import asyncio
 import logging
 
 from p2p_elastic.errors import DirectoryError, IdentityInUse
-from p2p_elastic.peers.follower import Follower
 from p2p_elastic.peers.instances import Instances
 from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.records import PARTNERS_TOLD, PeerRecord
 from p2p_elastic.peers.transport import Directory
-from p2p_elastic.protocol.messages import Stamp
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +17,8 @@ log = logging.getLogger(__name__)
 class Presence:
     """Announces this peer and looks who else is there. Belongs to the network thread."""
 
-    def __init__(self, local: LocalContext, directory: Directory, follower: Follower) -> None:
-        self._local, self._directory, self._follower = local, directory, follower
+    def __init__(self, local: LocalContext, directory: Directory) -> None:
+        self._local, self._directory = local, directory
         self._instances = Instances(local.run.context.first_sequence)
         self._displaced: IdentityInUse | None = None
         self._drained = False  # what our record says
@@ -50,21 +48,23 @@ class Presence:
         if local.departure.leaving:
             return
         self._instances.sequence += 1
-        await self._directory.announce(
-            PeerRecord(
-                peer=local.peer,
-                run=local.run.context.run,
-                schema_hash=local.vector.schema_hash,
-                step=local.own.progress.step,
-                loss=local.own.loss(),
-                weight=local.own.weight,
-                drained=local.own.condition.drained,
-                steps_per_second=local.own.step_rate.steps_per_second,
-                partners=local.journal.latest(PARTNERS_TOLD),
-                group=local.run.context.group,
-                centre=local.run.centre.claim() if local.run.centre is not None else None,
-                sequence=self._instances.sequence,
-            )
+        await self._directory.announce(self._record())
+
+    def _record(self) -> PeerRecord:
+        local = self._local
+        return PeerRecord(
+            peer=local.peer,
+            run=local.run.context.run,
+            schema_hash=local.vector.schema_hash,
+            step=local.own.progress.step,
+            loss=local.own.loss(),
+            weight=local.own.weight,
+            drained=local.own.condition.drained,
+            steps_per_second=local.own.step_rate.steps_per_second,
+            partners=local.journal.latest(PARTNERS_TOLD),
+            group=local.run.context.group,
+            sequence=self._instances.sequence,
+            **local.run.topology.claim(),
         )
 
     async def _look_for_others(self) -> None:
@@ -100,9 +100,8 @@ class Presence:
         try:
             listed = await self._directory.members()
         except DirectoryError:
-            local.members.look_apart(
-                local.own.progress.step
-            )  # who is silent is so whether the directory answers or not
+            # Who is silent is so whether the directory answers or not.
+            local.members.look_apart(local.own.progress.step)
             raise
         now = asyncio.get_running_loop().time()
         local.members.look(listed, now)
@@ -112,39 +111,8 @@ class Presence:
         if local.own.condition.drained != self._drained:
             self._drained = local.own.condition.drained
             await self.announce()
-        await self.look_for_centre()
+        await self.look()
 
-    async def look_for_centre(self) -> None:
-        """See who holds the centre variable, and take the place where it is ours. Raises DirectoryError."""
-        local = self._local
-        centre = local.run.centre
-        if centre is None:
-            return
-        holder, drained = centre.holder, local.own.condition.drained
-        if centre.look(
-            local.peer,
-            local.members.known,
-            asyncio.get_running_loop().time(),
-            leaving=local.departure.leaving,
-            drained=drained,
-        ):
-            await self.announce()
-        if centre.holder != holder:
-            who = "nobody" if centre.holder is None else centre.holder
-            local.events.add("centre", f"the centre is {who}", holder=centre.holder)
-
-    async def copy_centre(self) -> None:
-        """Stand by: see the centre variable as it is now."""
-        local = self._local
-        centre = local.run.centre
-        holder = local.members.known.get(centre.holder or "") if centre is not None else None
-        if centre is None or centre.seated or holder is None or holder.record.centre is None:
-            return
-        if local.own.condition.drained or holder.record.drained or local.pacing.closed():
-            return
-        stamp = holder.record.centre.stamp
-        known = centre.stamp.clock if centre.stamp.term == stamp.term else None
-        out = local.vector.empty()
-        answer = await self._follower.ask(holder.record, holder.record.peer, known, into=out)
-        if answer.given is not None:
-            centre.saw(out, Stamp(term=stamp.term, clock=answer.given.step))
+    async def look(self) -> None:
+        """See what follows from who is there. Raises DirectoryError."""
+        await self._local.run.topology.look(self.announce)

@@ -12,12 +12,11 @@ from p2p_elastic.health.trust import PARTNERS_MAX, history_of
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.protocol.messages import SHARE_MAX
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
-from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.policy import Policy
 
 
 class RuleStates(NamedTuple):
-    """What the rules remember: of all exchanges, of each partner, and of those with the leader of all groups."""
+    """What the rules remember: of all exchanges, of each partner, and of those with the best of all groups."""
 
     own: Any
     partners: Mapping[str, Any]
@@ -67,11 +66,10 @@ class RulesAtWork:
     def update(
         self, distance: float, mine: Facts, theirs: Facts, *, partner: str, part: Part | None, of_all: bool
     ) -> float:
-        """The share by the rule, or by that for the leader of all groups, of a difference of that part and L2 norm."""
+        """The share by the rule, or by that for the best of all groups, of a difference of that part and L2 norm."""
         rule = (self._policy.global_rule if of_all else None) or self._policy.rule
         if rule.per_partner:
-            # The centre is the same wherever it is.
-            who = "centre" if self._policy.topology is Topology.CENTRE else f"{partner} {of_all}"
+            who = self._policy.one_partner or f"{partner} {of_all}"
             key = history_of(who, part)
             return share_of(rule, self._partners, key, self._vector, distance, mine=mine, theirs=theirs)
         if of_all and self._policy.global_rule is not None:

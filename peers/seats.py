@@ -1,53 +1,24 @@
-"""What a partner can exchange with at this peer: the model that trains here, or the centre variable."""
+"""What a partner can exchange with at any peer: the model that trains here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple, Protocol
 
-import torch
-
-from p2p_elastic.peers.centre import Centre
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.exchange_slot import Phase
 from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.mailbox import State
 from p2p_elastic.peers.moving import move
+from p2p_elastic.peers.pacing import ORDINARY, Precedence
 from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.peers.topology import Refusal
 from p2p_elastic.peers.transfer import Received, Vectors
 from p2p_elastic.protocol.exchange import facts
-from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer, Stamp
-from p2p_elastic.rules.merging import is_barrier
+from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer
 from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
-
-
-class Refusal(NamedTuple):
-    reason: DeclineReason
-    detail: str = ""
-
-
-class Seat(Protocol):
-    """One end of an exchange that somebody asked for. After `reserve` it is ours until `commit` or `free`."""
-
-    async def reserve(self, offer: Offer) -> Refusal | None:
-        """Make ours ready to be sent, or say why not."""
-
-    def vectors(self, offer: Offer) -> Vectors:
-        """What travels."""
-
-    def accept(self, offer: Offer) -> Accept: ...
-
-    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
-        """How what was received does on the examples here."""
-
-    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
-        """The exchange took place: move. Returns the L2 distance before it, None where nothing was received."""
-
-    def free(self) -> None:
-        """It did not take place."""
 
 
 class OwnSeat:
@@ -56,6 +27,10 @@ class OwnSeat:
     def __init__(self, local: LocalContext, limits: Limits) -> None:
         self._local, self._limits = local, limits
         self.published = asyncio.Event()
+
+    def precedence(self, offer: Offer) -> Precedence:
+        """All offers are alike."""
+        return ORDINARY
 
     def vectors(self, offer: Offer) -> Vectors:
         return self._local.slot.mailbox.vectors(offer.codec)
@@ -156,64 +131,3 @@ class OwnSeat:
 
     def free(self) -> None:
         self._local.slot.release()
-
-
-class CentreSeat:
-    """The centre variable: changed at once, by the network thread, one exchange after the other."""
-
-    def __init__(self, local: LocalContext, centre: Centre, limits: Limits) -> None:
-        self._local, self._centre, self._limits = local, centre, limits
-
-    def vectors(self, offer: Offer) -> Vectors:
-        return self._centre.travelling(offer.codec)
-
-    async def reserve(self, offer: Offer) -> Refusal | None:
-        if not self._centre.seated:
-            return Refusal(DeclineReason.NOT_CENTRE)
-        if offer.centre is not None and not self._inherits(offer.peer, offer.centre):
-            return Refusal(DeclineReason.NOT_CENTRE, "nothing to be taken in")
-        try:
-            await wait_for(self._centre.reserve(offer.part), self._limits.snapshot_seconds)
-        except asyncio.TimeoutError:
-            return Refusal(DeclineReason.BUSY)
-        if not self._centre.seated:  # it went elsewhere while we waited
-            self._centre.free()
-            return Refusal(DeclineReason.NOT_CENTRE)
-        return None
-
-    def _inherits(self, peer: str, stamp: Stamp) -> bool:
-        return peer in self._local.members.known and self._centre.inherits(peer, stamp)
-
-    def accept(self, offer: Offer) -> Accept:
-        return Accept(
-            id=offer.id,
-            peer=self._local.peer,
-            schema_hash=self._local.vector.schema_hash,
-            step=self._local.own.progress.step,
-            loss=self._local.own.loss(),
-            weight=1.0,
-            centre=self._centre.stamp,
-        )
-
-    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
-        local, theirs = self._local, facts(offer)
-        if offer.centre is None:
-            return await local.judge.try_out(self._centre.vectors, theirs)
-        mine, other = self._centre.vectors.mine, self._centre.vectors.theirs
-        share = self._centre.inheritance(offer.centre)  # what is tried is the place where it leads
-        trial = await local.judge.try_out(Vectors(mine, torch.lerp(mine, other, share)), theirs)
-        return trial and trial._replace(barrier=is_barrier(trial, local.own.progress.first_loss))
-
-    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
-        mine, theirs = facts(accept)._replace(centre=True), facts(offer)
-        if offer.centre is None:
-            trusted = self._local.judge.trusted_at(self._centre, offer.peer, theirs, trial)
-            distance = self._centre.move(offer.peer, mine, theirs, trusted)
-        else:
-            share = 0.0 if trial is not None and trial.barrier else self._centre.inheritance(offer.centre)
-            distance = self._centre.take_in(offer.peer, offer.centre, share)
-        self._centre.free()
-        return distance
-
-    def free(self) -> None:
-        self._centre.free()

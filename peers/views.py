@@ -9,9 +9,8 @@ from p2p_elastic.status.schema import MemberStatus, PartnerStatus
 
 def partners_of(local: LocalContext, now: float) -> tuple[PartnerStatus, ...]:
     """Those with whom there were exchanges, the latest first. `now` in seconds of the event loop's clock."""
-    centre, members, seconds = local.run.centre, local.members.known, local.pacing.expected()
-    of_centre = {} if centre is None or not centre.seated else centre.judge.verdicts
-    found = local.journal.partners(now, {**local.judge.verdicts, **of_centre})
+    members, seconds = local.members.known, local.pacing.expected()
+    found = local.journal.partners(now, {**local.judge.verdicts, **local.run.topology.verdicts()})
     deadlines = {p.peer: local.members.waits(members[p.peer].record).answer() for p in found if p.peer in members}
     return tuple(
         p.model_copy(update={"deadline_seconds": deadlines.get(p.peer), "exchange_seconds": seconds.get(p.peer)})

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.centre import Centre
+from p2p_elastic.peers.centre_strategy import CentreStrategy
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.current_run import CurrentRun
+from p2p_elastic.peers.leader import Following
+from p2p_elastic.peers.leader_strategy import LeaderStrategy
 from p2p_elastic.peers.local_context import LocalContext, assembled
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.run_context import RunContext
@@ -34,6 +38,20 @@ def tiny_model(seed: int, width: int = 8) -> nn.Module:
 def values(model: nn.Module) -> Tensor:
     vector = ParameterVector(model)
     return vector.snapshot(vector.empty())
+
+
+def centre_at(peer: Peer) -> Centre:
+    """The centre variable as that peer has it."""
+    strategy = peer.parts.run.topology
+    assert isinstance(strategy, CentreStrategy)
+    return strategy.centre
+
+
+def following_at(peer: Peer) -> Following:
+    """Whom that peer follows."""
+    strategy = peer.parts.run.topology
+    assert isinstance(strategy, LeaderStrategy)
+    return strategy.following
 
 
 @dataclass

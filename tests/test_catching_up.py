@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from p2p_elastic.peers.arrival import STEPS_MAX, STEPS_MIN, Arrival, Measured
-from p2p_elastic.peers.catching_up import disbelief, donors_for, healthy
+from p2p_elastic.peers.catching_up import disbelief
 from p2p_elastic.peers.fetching import Download, bytes_of, digest_of, parts_of
+from p2p_elastic.peers.healthy import healthy
 from p2p_elastic.peers.partners import Member
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.protocol.messages import Given
-from p2p_elastic.rules.methods import Topology
 
 
 def record(peer: str, **facts: object) -> PeerRecord:
@@ -47,14 +47,6 @@ def test_who_is_worth_copying(facts: dict[str, object], copied: bool) -> None:
 def test_where_no_losses_are_known_the_most_advanced_are_copied() -> None:
     assert names(healthy([record("a", loss=None), record("b", loss=None, step=499)])) == "a"
     assert healthy([]) == []
-
-
-def test_from_a_centre_everything_comes_from_its_holder_and_else_the_best_comes_first() -> None:
-    members = [record("a", loss=0.5), record("b", loss=0.4, weight=0.0), record("c", loss=0.4)]
-    assert names(donors_for(Topology.CENTRE, members, "b")) == "b"
-    assert donors_for(Topology.CENTRE, members, None) == []
-    assert names(donors_for(Topology.LEADER, members, None)) == "ca"
-    assert names(donors_for(Topology.PAIRS, members, "b")) == "ca"
 
 
 def test_parts_cover_the_vector_once_and_the_last_one_is_shorter() -> None:

@@ -118,8 +118,8 @@ def test_a_named_centre_counts_until_its_own_next_record() -> None:
     members, _ = built()
     claim = CentreClaim(stamp=Stamp(term=2, clock=3), seated=True)
     members.look([record("b", 1)], now=0.0)
-    members.name_centre("b", claim)
-    members.name_centre("stranger", claim)
+    members.revise("b", {"centre": claim})
+    members.revise("stranger", {"centre": claim})
     assert members.known["b"].record.centre == claim
     members.look([record("b", 2)], now=1.0)
     assert members.known["b"].record.centre is None

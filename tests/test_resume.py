@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from swarm import Member, build_member, run_members, simulate, tiny_model, values
+from swarm import Member, build_member, centre_at, run_members, simulate, tiny_model, values
 from test_training import Notes, never, nothing, split_of
 from torch import Tensor, nn
 
@@ -21,8 +21,8 @@ from p2p_elastic.node.results import Summary, save_summary
 from p2p_elastic.node.resume import IDENTITY, Saved, options_kept, resume, resume_or_found
 from p2p_elastic.peers.away import AWAY_STEPS_MIN, was_away_long
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.partners import Member as Known
+from p2p_elastic.peers.peer_memory import PeerMemory
 from p2p_elastic.peers.records import PeerRecord
 from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.protocol.manifest import RunManifest
@@ -189,8 +189,7 @@ def test_a_centre_that_was_resumed_counts_by_the_exchanges_behind_it_as_before()
     # By its clock, which counts since the run began, it gave way wholly to whatever other centre it met.
     policy = manifest_of(rule="easgd", period=4, probability=None).policy()
     before = build_member(SimulatedNetwork(), "a", policy=policy).peer
-    centre = before.parts.run.centre
-    assert centre is not None
+    centre = centre_at(before)
     centre.stamp, centre.since, centre.behind = Stamp(term=2, clock=500), 480, 20
     other = Stamp(term=2, clock=500)
     assert centre.inheritance(other) == 0.5
@@ -200,8 +199,7 @@ def test_a_centre_that_was_resumed_counts_by_the_exchanges_behind_it_as_before()
     for remembered, share in ((memory, 0.5), (unknown, 0.0)):
         after = build_member(SimulatedNetwork(), "a", policy=policy).peer
         after.restore(remembered, centre=before.centre_value())
-        assert after.parts.run.centre is not None
-        assert after.parts.run.centre.inheritance(other) == share
+        assert centre_at(after).inheritance(other) == share
 
 
 def test_the_sum_weight_of_gosgd_is_not_begun_anew() -> None:

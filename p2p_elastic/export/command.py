@@ -18,9 +18,9 @@ from p2p_elastic.export.observer import Observer, attached
 from p2p_elastic.node.results import check_writable, save_json, save_model
 from p2p_elastic.node.run_finder import installed_task, known_run
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.catching_up import WEIGHT_MIN, by_loss, healthy
 from p2p_elastic.peers.centre import Candidate, rightful
 from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.healthy import WEIGHT_MIN, by_loss, healthy
 from p2p_elastic.peers.identity import Identity
 from p2p_elastic.peers.network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.records import PeerRecord

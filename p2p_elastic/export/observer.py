@@ -13,6 +13,7 @@ from torch import Tensor
 
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.node.run_finder import problems_of
+from p2p_elastic.peers.centre import only_centre
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.fetching import Download, Fetcher
 from p2p_elastic.peers.network import LiveNetwork
@@ -121,7 +122,7 @@ class Observer:
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(PAUSE_SECONDS)
-            failures = await self.fetcher.fill(download, [member], of_centre=of_centre)
+            failures = await self.fetcher.fill(download, [member], only_centre if of_centre else None)
             if download.complete:
                 return download.given[member.peer]
             failure = failures[member.peer]

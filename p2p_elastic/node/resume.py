@@ -16,8 +16,8 @@ from p2p_elastic.node.config import EITHER_OR, JoinConfig
 from p2p_elastic.node.results import SUMMARY_FILE, Summary
 from p2p_elastic.peers.directory import DHTDirectory
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.peer_memory import PeerMemory
 from p2p_elastic.peers.records import SignedManifest
 from p2p_elastic.protocol.manifest import BINDING, RunManifest
 from p2p_elastic.protocol.messages import Address, PeerId

@@ -140,7 +140,8 @@ def facts(header: Offer | Accept) -> Facts:
     """
     asked = isinstance(header, Offer)
     stake = None if header.apart is None else Stake(header.apart.steps, header.apart.peers, header.apart.merge)
-    return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share, apart=stake)
+    centre = header.centre is not None
+    return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share, centre=centre, apart=stake)
 
 
 def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:

@@ -93,6 +93,11 @@ class Policy(NamedTuple):
         return self.flow is Flow.BOTH or asked is (self.flow is Flow.PUSH)
 
     @property
+    def one_partner(self) -> str | None:
+        """What rules remember all partners as, where they are one: the centre is the same wherever it is."""
+        return "centre" if self.topology is Topology.CENTRE else None
+
+    @property
     def receives(self) -> bool:
         """Whether the end that asks receives parameters."""
         return self.flow is not Flow.PUSH

@@ -211,7 +211,7 @@ def memory_bounded(run: Run) -> Iterator[str]:
         for path, entries in tables(life.peer):
             if entries > TABLE_ENTRIES_MAX:
                 yield f"{life.owner}: {path} has {entries} entries"
-        ledger = life.peer._responder._ledger
+        ledger = life.peer._answered.exchanges._ledger
         if max(len(ledger._verdicts), len(ledger._never)) > LEDGER_ENTRIES:
             yield f"{life.owner}: its ledger has more than {LEDGER_ENTRIES} entries"
 

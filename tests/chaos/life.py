@@ -15,8 +15,8 @@ from chaos.plan import Setting
 from chaos.weather import Weather, WeatheredDirectory
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.memory import PeerMemory
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.peer_memory import PeerMemory
 from p2p_elastic.peers.run_context import RunContext
 from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
 from p2p_elastic.peers.transport import Handler

@@ -9,16 +9,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, begin_as_equals, build_member, run_members, tiny_model, values
+from swarm import Member, begin_as_equals, build_member, following_at, run_members, tiny_model, values
 from test_topologies import EASGD, LSGD, NAMES, centre_of, completed, gossip, kill, leaders_of, living, until, with_loss
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.centre_strategy import CentreStrategy
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE
+from p2p_elastic.peers.giving import OUTGOING_MAX
 from p2p_elastic.peers.leader import Measured
+from p2p_elastic.peers.leader_strategy import LeaderStrategy
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
-from p2p_elastic.peers.responder import OUTGOING_MAX
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.peers.wire import CHUNK_HEADER
 from p2p_elastic.protocol.exchange import fetch, give, initiate
@@ -118,13 +120,13 @@ def check_sane(members: list[Member]) -> None:
         not_begun = member.peer._to_initiate.is_set()  # a snapshot that nobody took up before the end
         assert member.peer.exchange_state in (IDLE, DELIVERED) or not_begun
         assert bool(torch.isfinite(values(member.model)).all())
-        if run.centre is not None:
-            assert bool(torch.isfinite(run.centre.value).all())
-            assert not run.centre._lock.locked()
-        if run.following is not None:
-            held = run.following.snapshots._held.values()
+        if isinstance(run.topology, CentreStrategy):
+            assert bool(torch.isfinite(run.topology.centre.value).all())
+            assert not run.topology.centre._lock.locked()
+        if isinstance(run.topology, LeaderStrategy):
+            held = run.topology.following.snapshots._held.values()
             assert all(s.sending == 0 and bool(torch.isfinite(s.vector).all()) for s in held)
-        assert not member.peer._responder._outgoing
+        assert not member.peer._answered.fetches._outgoing
 
 
 # ---------------------------------------------------------------- strangers
@@ -155,7 +157,7 @@ def test_a_stranger_gets_no_snapshot(policy: Policy, change: dict[str, object], 
         assert members[0].peer.exchanges().declined_by_us[reason.value] >= 1
         if policy is LSGD:
             assert isinstance(await say(network, "a", asks(), source="evil"), Decline)
-            assert not members[1].peer.parts.run.following.asked_for  # type: ignore[union-attr]
+            assert not following_at(members[1].peer).asked_for
 
     living(members, scenario)
     check_sane(members)
@@ -170,9 +172,7 @@ def test_strangers_words_do_not_count_and_false_names_are_refused() -> None:
         for i in range(200):
             told = Tell(id=ID, peer=f"s{i}", run="test", step=1, loss=0.0)
             assert isinstance(await say(network, "a", told, source=f"s{i}"), Tell)
-        following = members[0].peer.parts.run.following
-        assert following is not None
-        assert set(following._heard) <= set(NAMES)
+        assert set(following_at(members[0].peer)._heard) <= set(NAMES)
         other = await say(network, "a", Tell(id=ID, peer="evil", run="other", step=1, loss=0.0))
         assert isinstance(other, Decline)
         for message in (Tell(id=ID, peer="b", run="test", step=1, loss=0.0), asks(peer="b"), offers(peer="b")):
@@ -276,7 +276,7 @@ def test_slow_readers_keep_few_snapshots_in_memory() -> None:
             tasks.append(asyncio.ensure_future(take(name)))
         while wide[1].steps < 300:
             await asyncio.sleep(0.01)
-            outgoing = {id(snapshot) for snapshot, _ in wide[0].peer._responder._outgoing}
+            outgoing = {id(snapshot) for snapshot, _ in wide[0].peer._answered.fetches._outgoing}
             most = max(most, len(outgoing))
         for task in tasks:
             task.cancel()
@@ -349,7 +349,7 @@ def test_a_leader_that_gives_no_snapshot_worth_the_name_is_not_followed(way: str
         assert way == "no loss" or counted & set(member.peer.exchanges().by_outcome)
         torch.testing.assert_close(values(member.model), start, rtol=0, atol=1e-3)  # they followed the honest best
     if way in ("not finite", "no loss"):
-        assert all("evil" in m.peer.parts.run.following.disbelieved for m in members)  # type: ignore[union-attr]
+        assert all("evil" in following_at(m.peer).disbelieved for m in members)
     check_sane(members)
 
 

@@ -88,7 +88,7 @@ def living(members: list[Member], scenario: Callable[[], Awaitable[None]], ahead
 
 
 def held(member: Member) -> bool:
-    return member.peer._responder.donor.held
+    return member.peer._answered.fetches.donor.held
 
 
 # ---------------------------------------------------------------- catching up
@@ -353,13 +353,13 @@ def test_a_stranger_gets_nothing_and_costs_one_look_per_second() -> None:
     looks: list[float] = []
 
     async def scenario() -> None:
-        real = old.peer._responder.donor._look
+        real = old.peer._answered.fetches.donor._look
 
         async def look() -> None:
             looks.append(asyncio.get_running_loop().time())
             await real()
 
-        old.peer._responder.donor._look = look
+        old.peer._answered.fetches.donor._look = look
         record = network.records["a"][0]
         for number in range(40):
             stream = await network.transport(f"stranger-{number % 20}").open(record)
@@ -499,7 +499,7 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
     (old,) = old_members(network, "a")
     late = [late_member(network, f"late-{i:02}") for i in range(20)]
     copies: list[object] = []
-    donor, on_their_way = old.peer._responder.donor, list[int]()
+    donor, on_their_way = old.peer._answered.fetches.donor, list[int]()
     given = donor.given
 
     async def watched(*args: object) -> Given:
@@ -519,7 +519,7 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
         done = await asyncio.gather(*(catch_up(member) for member in late))
         assert all(caught is not None for caught, _ in done)
         assert held(old)
-        assert len(old.peer._responder._outgoing) == 0
+        assert len(old.peer._answered.fetches._outgoing) == 0
         await asyncio.sleep(donor_module.HELD_SECONDS + 1.0)
         assert not held(old)
         for _, life in done:

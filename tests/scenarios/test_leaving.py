@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, Switch, begin_as_equals, build_member, tiny_model, values
+from swarm import Member, Switch, begin_as_equals, build_member, centre_at, tiny_model, values
 from test_topologies import EASGD, LSGD, centre_of, completed, gossip, kill, leaders_of, until
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.centre import candidates, succession
+from p2p_elastic.peers.centre_strategy import CentreStrategy
 from p2p_elastic.peers.conversation import Conversation, Limits
 from p2p_elastic.peers.departed import DEPARTED_MAX, Departed
 from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE, Phase, Slot
@@ -279,7 +280,7 @@ def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
 def test_an_exchange_that_the_end_of_the_time_cuts_off_is_counted_where_the_partner_has_moved(late: str) -> None:
     # A leaver knew nothing of it: its partner had moved, and it counted no half exchange.
     def slow(event: Event) -> Verdict:
-        verdicts = members[1].peer._responder._ledger._verdicts.values()
+        verdicts = members[1].peer._answered.exchanges._ledger._verdicts.values()
         last = event.source == "b" and event.kind == "piece" and any(v.done() for v in verdicts)
         return Verdict(seconds=30.0 if last and late == "last word" else 0.001)
 
@@ -318,7 +319,7 @@ def test_who_leaves_itself_by_then_takes_nothing_from_another_leaver() -> None:
         asking.on = False
         first = asyncio.ensure_future(leave(members[0]))
         await until(lambda: "a" not in known(taker), 1.0)
-        assert taker.peer._responder._goodbyes._turn.locked()  # "a" chose it; it waits until its own move is added
+        assert taker.peer._answered.goodbyes._turn.locked()  # "a" chose it; it waits until its own move is added
         second = await leave(taker)
         assert (second.handed_to, (await first).handed_to) == ("b", "b")
         assert [one.initiated for one in taker.peer.last_exchanges()] == [False, True]  # the latest first
@@ -561,14 +562,12 @@ def test_a_centre_that_leaves_loses_no_exchange_and_its_heir_takes_over_at_once(
     async def scenario(_lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(leaver).exchanges > 50, 30.0)
         status = await leave(leaver)
-        centre = leaver.peer.parts.run.centre
-        assert centre is not None
+        centre = centre_at(leaver.peer)
         assert status.centre_to is not None
         assert not centre.seated
         assert {centre_of(m).holder for m in others} == {status.centre_to}  # all know it, no directory was read
         heir = next(m for m in others if m.peer.peer == status.centre_to)
-        new = heir.peer.parts.run.centre
-        assert new is not None
+        new = centre_at(heir.peer)
         assert new.seated
         assert (new.stamp.term, new.stamp.clock >= centre.stamp.clock) == (2, True)
         if new.stamp.clock == centre.stamp.clock:
@@ -616,7 +615,9 @@ def test_a_dead_heir_is_passed_over() -> None:
 
     async def scenario(lives: dict[str, asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
-        heir = members[0].peer._farewell._heir(set())
+        strategy = members[0].peer.parts.run.topology
+        assert isinstance(strategy, CentreStrategy)
+        heir = strategy.heir(set())
         assert heir is not None
         first = heir.peer
         dead = next(m for m in members if m.peer.peer == first)
@@ -694,8 +695,7 @@ def test_only_the_centre_names_its_heir() -> None:
         await until(lambda: all(centre_of(m).holder == "a" for m in members), 10.0)
         liar, victim = members[3], members[1]
         liar.stopped = True
-        assert liar.peer.parts.run.centre is not None
-        liar.peer.parts.run.centre.seated = True  # it has a value to give
+        centre_at(liar.peer).seated = True  # it has a value to give
         liar.peer.parts.departure.leave()
         liar.peer.parts.departure.await_taker("b")
         await say(network, "d", "b", seconds=60.0, heir="b", centre=Stamp(term=1000, clock=10**9).model_dump())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from statuses import status_of
-from swarm import Member, build_member, run_members, tiny_model, values
+from swarm import Member, build_member, centre_at, run_members, tiny_model, values
 from torch import Tensor, nn
 
 from p2p_elastic.health.checks import judge
@@ -308,7 +308,7 @@ class Meeting:
         self.holders = set[str | None]()  # after it healed, before anybody left
         for member in self.members:
             member.on_step = lambda model, number=float(member.peer.peer in side): self._learn(model, number)
-        self.old = self.members[0].peer.parts.run.centre
+        self.old = centre_at(self.members[0].peer)
 
     def _learn(self, model: nn.Module, number: float) -> None:
         if asyncio.get_running_loop().time() < HEALED:
@@ -316,12 +316,12 @@ class Meeting:
 
     def _is_handover(self, event: Event) -> bool:
         centre = self.old
-        return self.cut_handover and centre is not None and centre.given is not None and event.source == "a"
+        return self.cut_handover and centre.given is not None and event.source == "a"
 
     async def watch(self) -> None:
         while asyncio.get_running_loop().time() < HEALED + 10.0:
             await asyncio.sleep(0.001)
-            self.given_up |= self.old is not None and self.old.given is not None
+            self.given_up |= self.old.given is not None
         self.holders = {centre.holder for m in self.members if (centre := m.peer.centre()) is not None}
 
     def run(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
-from swarm import Member, begin_as_equals, build_member, run_members, tiny_model, values
+from swarm import Member, begin_as_equals, build_member, centre_at, run_members, tiny_model, values
 from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector
@@ -315,11 +315,10 @@ def test_a_centre_given_up_while_an_earlier_one_is_handed_over_is_not_forgotten(
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: centre_of(members[1]).holder == "a", 10.0)
-        centre, bequest = members[1].peer.parts.run.centre, members[1].peer._bequest
-        assert centre is not None
+        centre = centre_at(members[1].peer)
         second = Given(centre.value + 1.0, Stamp(term=1, clock=9))
         centre.given = Given(centre.value, Stamp(term=1, clock=3))
-        handing = asyncio.ensure_future(bequest.hand_over())
+        handing = asyncio.ensure_future(members[1].peer.parts.run.topology.attend())
         await asyncio.sleep(0.1)
         centre.given = second  # it had been the centre again for a moment
         await handing

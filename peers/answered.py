@@ -1,0 +1,43 @@
+"""All that a peer answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from p2p_elastic.peers.admission import Admission
+from p2p_elastic.peers.answering import Answering
+from p2p_elastic.peers.answers import table_of
+from p2p_elastic.peers.comparing import Comparing
+from p2p_elastic.peers.donor import Donor
+from p2p_elastic.peers.giving import Giving
+from p2p_elastic.peers.goodbyes import Goodbyes
+from p2p_elastic.peers.presence import Presence
+from p2p_elastic.peers.responder import Responder
+from p2p_elastic.peers.strategy_parts import StrategyParts
+
+
+class Answered(NamedTuple):
+    """Each of these registers its messages in the table of the responder."""
+
+    exchanges: Answering
+    fetches: Giving
+    comparisons: Comparing
+    goodbyes: Goodbyes
+
+
+def responder_of(answered: Answered, parts: StrategyParts) -> Responder:
+    """What serves the streams to that peer."""
+    local = parts.local
+    return Responder(table_of(answered), parts.limits, local.members.waits_of, local.journal.streams_refused)
+
+
+def answered_by(parts: StrategyParts, presence: Presence, look: Callable[[], Awaitable[None]]) -> Answered:
+    """What a peer of those parts answers; `look` reads the directory anew."""
+    local, limits, admission = parts.local, parts.limits, Admission(parts.local)
+    return Answered(
+        Answering(local, limits, admission),
+        Giving(local, admission, Donor(local, limits, look)),
+        Comparing(local, admission),
+        Goodbyes(local, admission, presence, parts.initiator, parts.own),
+    )
