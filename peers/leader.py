@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.partners import Members, is_gone, liveness
-from p2p_elastic.peers.snapshots import Snapshot, Snapshots
+from p2p_elastic.peers.snapshots import Snapshot, SnapshotLosses, Snapshots
 from p2p_elastic.rules.trial import as_good_as, is_above
 from p2p_elastic.status.schema import LeaderStatus
 
@@ -35,16 +35,7 @@ def leader_of(contenders: list[Contender]) -> str | None:
     return min(ranked)[1] if ranked else None
 
 
-class Measured(NamedTuple):
-    """Losses in nats: of a leader's parameters on our latest examples, with its standard error, and of our own
-    parameters on examples that we never saw."""
-
-    theirs: float
-    error: float
-    own: float
-
-
-def disbelief(claimed: float, measured: Measured) -> str | None:
+def disbelief(claimed: float, measured: SnapshotLosses) -> str | None:
     """Why a leader is not followed; None where it is. Losses in nats.
 
     Its parameters must give about the loss that it claims on our own examples. It never saw these, so what our own

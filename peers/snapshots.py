@@ -19,6 +19,15 @@ REFERRED_MAX = 4
 SNAPSHOTS_MAX = 3  # our own, that of the group's leader, and that of the leader of all
 
 
+class SnapshotLosses(NamedTuple):
+    """Losses in nats: of a leader's parameters on our latest examples, with its standard error, and of our own
+    parameters on examples that we never saw."""
+
+    theirs: float
+    error: float
+    own: float
+
+
 @dataclass(eq=False)
 class Snapshot:
     """The parameters [D] that `origin` published after its step, and to whom we sent them."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from p2p_elastic.peers.conversation import Limits
 from p2p_elastic.peers.initiator import Initiator
-from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.local_context import LocalContext
 from p2p_elastic.peers.seats import OwnSeat
-from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.snapshots import Snapshot, SnapshotLosses
 from p2p_elastic.peers.transport import Transport
 
-Measure = Callable[[Snapshot], Measured]
+Measure = Callable[[Snapshot], SnapshotLosses]
 """How a snapshot does on our own examples. Called by the training thread."""
 
 

@@ -35,11 +35,11 @@ from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.parameters.devices import choose_device
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.libp2p import is_here
 from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.run_context import RunContext
+from p2p_elastic.peers.snapshots import SnapshotLosses
 from p2p_elastic.protocol.manifest import RunManifest, check_batch_size
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.screens.live import Every, Screen
@@ -259,7 +259,7 @@ class Participation:
         saver = self._saver(trainer, peer, options_kept(self._config, settings), output)
         if saver is not None and self._config.resume_or_found and self._past is None:
             saver.save_first()  # before any peer is told of this one: a restart goes on with it, however early
-        peer.judge_leaders(lambda s: Measured(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
+        peer.judge_leaders(lambda s: SnapshotLosses(*trainer.loss_at(vector.views(s.vector)), trainer.unseen_loss()))
         examine = trainer.examiner()
         peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
         self._board.trainer, self._board.peer, self._board.saver = trainer, peer, saver

@@ -26,10 +26,9 @@ from chaos.world import run_plan
 from swarm import Member, build_member, tiny_model, values
 
 from p2p_elastic.peers.arrival import Measured as TriedOut
-from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.snapshots import Snapshot, SnapshotLosses
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.pairwise import follow
@@ -290,8 +289,8 @@ def leaders_of_groups() -> Digests:
     """LSGD with two groups and the leader of all; one leader lies, one leaves."""
     swarm = Swarm("abc")
 
-    def measure(snapshot: Snapshot) -> Measured:
-        return Measured(3.0 if snapshot.origin == "d" else 1.0, 0.01, 1.0)
+    def measure(snapshot: Snapshot) -> SnapshotLosses:
+        return SnapshotLosses(3.0 if snapshot.origin == "d" else 1.0, 0.01, 1.0)
 
     leads = policy_of("lsgd", Schedule(period=8))._replace(global_rule=follow(0.25), global_period=32)
     for place, name in enumerate("abcdef"):

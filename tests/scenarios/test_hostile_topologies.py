@@ -18,10 +18,10 @@ from p2p_elastic.peers.centre_strategy import CentreStrategy
 from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
 from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE
 from p2p_elastic.peers.giving import OUTGOING_MAX
-from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.leader_strategy import LeaderStrategy
 from p2p_elastic.peers.records import CentreClaim, PeerRecord
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.snapshots import SnapshotLosses
 from p2p_elastic.peers.wire import CHUNK_HEADER
 from p2p_elastic.protocol.exchange import fetch, give, initiate
 from p2p_elastic.protocol.messages import (
@@ -335,7 +335,7 @@ def test_a_leader_that_gives_no_snapshot_worth_the_name_is_not_followed(way: str
     network = SimulatedNetwork()
     members = swarm(network, LSGD)
     for member in members:
-        member.peer.judge_leaders(lambda snapshot: Measured(1.0, 0.1, 1.0))
+        member.peer.judge_leaders(lambda snapshot: SnapshotLosses(1.0, 0.1, 1.0))
     start = values(members[0].model).clone()
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
@@ -358,7 +358,7 @@ def test_a_low_claim_is_held_against_a_snapshot_that_admits_to_be_bad() -> None:
     network = SimulatedNetwork()
     members = swarm(network, LSGD)
     for member in members:
-        member.peer.judge_leaders(lambda s: Measured(90.0 if s.origin == "evil" else 1.0, 0.1, 1.0))
+        member.peer.judge_leaders(lambda s: SnapshotLosses(90.0 if s.origin == "evil" else 1.0, 0.1, 1.0))
 
     async def answer(conversation: Conversation, message: Message) -> None:
         if isinstance(message, Tell):
@@ -384,7 +384,7 @@ def test_a_relay_that_changes_a_snapshot_harms_neither_followers_nor_the_leader(
     network = SimulatedNetwork()
     members = swarm(network, LSGD)
     for member in members:
-        member.peer.judge_leaders(lambda s: Measured(9.0 if s.vector.max() > 40.0 else 1.0, 0.1, 1.0))
+        member.peer.judge_leaders(lambda s: SnapshotLosses(9.0 if s.vector.max() > 40.0 else 1.0, 0.1, 1.0))
     start, lies = values(members[0].model).clone(), 0
 
     async def answer(conversation: Conversation, message: Message) -> None:
@@ -417,7 +417,7 @@ def test_a_newcomer_that_does_not_believe_its_first_leader_stays_one() -> None:
     network = SimulatedNetwork()
     liar = with_loss(build_member(network, "a", seed=0, policy=LSGD), 0.001)
     late = with_loss(build_member(network, "z", seed=1, policy=LSGD, newcomer=True, step_seconds=0.02), 1.0)
-    late.peer.judge_leaders(lambda _snapshot: Measured(9.0, 0.1, 1.0))
+    late.peer.judge_leaders(lambda _snapshot: SnapshotLosses(9.0, 0.1, 1.0))
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: "a" in leaders_of(late).disbelieved, 30.0)
@@ -430,7 +430,7 @@ def test_a_newcomer_that_does_not_believe_its_first_leader_stays_one() -> None:
 def test_training_survives_a_network_that_ended_before_it() -> None:
     network = SimulatedNetwork()
     liar, other = (with_loss(build_member(network, n, seed=i, policy=LSGD), 0.1 + i) for i, n in enumerate("ab"))
-    other.peer.judge_leaders(lambda _snapshot: Measured(90.0, 0.1, 1.0))
+    other.peer.judge_leaders(lambda _snapshot: SnapshotLosses(90.0, 0.1, 1.0))
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         delivered = other.peer.parts.slot.deliver

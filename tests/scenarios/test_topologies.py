@@ -13,8 +13,8 @@ from torch import Tensor
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre import Given
 from p2p_elastic.peers.exchange_slot import IDLE
-from p2p_elastic.peers.leader import Measured
 from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.snapshots import SnapshotLosses
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow, Topology, find_method
@@ -426,7 +426,7 @@ def test_a_leader_that_lies_low_is_not_followed_and_the_reason_is_said() -> None
     truth = {"a": 9.0, "b": 1.0, "c": 1.1, "d": 1.2}
     for member in members:
         own = truth[member.peer.peer]
-        member.peer.judge_leaders(lambda snapshot, own=own: Measured(truth[snapshot.origin], 0.1, own))  # type: ignore[misc]
+        member.peer.judge_leaders(lambda snapshot, own=own: SnapshotLosses(truth[snapshot.origin], 0.1, own))  # type: ignore[misc]
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: all(m.steps > 500 for m in members), 60.0)
