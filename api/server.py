@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from p2p_elastic.api.connection import Connection
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.peers.timeouts import wait_for
 
 REQUEST_HEAD_BYTES_MAX = 16 * 1024
 KEEP_ALIVE_SECONDS = 5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from p2p_elastic.common.files import creating, make_private_folder, read_private
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.peers.peer_cache import state_folder
+from p2p_elastic.peers.discovery.peer_cache import state_folder
 
 KEY = "http-token-file"
 TOKEN_BYTES = 32  # 256 bits

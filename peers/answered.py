@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from p2p_elastic.peers.admission import Admission
-from p2p_elastic.peers.answering import Answering
-from p2p_elastic.peers.answers import table_of
-from p2p_elastic.peers.comparing import Comparing
-from p2p_elastic.peers.donor import Donor
-from p2p_elastic.peers.giving import Giving
-from p2p_elastic.peers.goodbyes import Goodbyes
-from p2p_elastic.peers.presence import Presence
-from p2p_elastic.peers.responder import Responder
-from p2p_elastic.peers.strategy_parts import StrategyParts
+from p2p_elastic.peers.gossip.admission import Admission
+from p2p_elastic.peers.gossip.answering import Answering
+from p2p_elastic.peers.gossip.comparing import Comparing
+from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
+from p2p_elastic.peers.lifecycle.announcer import Presence
+from p2p_elastic.peers.lifecycle.departures import Goodbyes
+from p2p_elastic.peers.lifecycle.donor import Donor
+from p2p_elastic.peers.lifecycle.giving import Giving
+from p2p_elastic.peers.session.answers import table_of
+from p2p_elastic.peers.session.responder import Responder
 
 
 class Answered(NamedTuple):

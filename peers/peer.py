@@ -13,28 +13,28 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.answered import answered_by, responder_of
-from p2p_elastic.peers.arrival import CaughtUp
-from p2p_elastic.peers.catching_up import CatchingUp, Try
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.current_run import CurrentRun
-from p2p_elastic.peers.errands import Errands
-from p2p_elastic.peers.exchange_slot import Slot
-from p2p_elastic.peers.farewell import Farewell
-from p2p_elastic.peers.local_context import LocalContext, assembled
-from p2p_elastic.peers.memory import recall, remembered
-from p2p_elastic.peers.partner_judge import Examine
-from p2p_elastic.peers.peer_memory import PeerMemory
-from p2p_elastic.peers.presence import Presence
-from p2p_elastic.peers.repeat import attempt, every
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.strategy_parts import Measure, parts_of
-from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.peers.exchange.slot import Slot
+from p2p_elastic.peers.gossip.errands import Errands
+from p2p_elastic.peers.gossip.strategy_parts import Measure, parts_of
+from p2p_elastic.peers.lifecycle.announcer import Presence
+from p2p_elastic.peers.lifecycle.catch_up import CatchingUp, Try
+from p2p_elastic.peers.lifecycle.leave import Farewell
+from p2p_elastic.peers.lifecycle.persistence import recall, remembered
+from p2p_elastic.peers.membership.newcomer import CaughtUp
+from p2p_elastic.peers.membership.periodic import attempt, every
+from p2p_elastic.peers.membership.run_context import RunContext
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.state.context import LocalContext, assembled
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.peers.state.partner_judge import Examine
+from p2p_elastic.peers.state.peer_memory import PeerMemory
+from p2p_elastic.peers.state.views import members_of, partners_of
 from p2p_elastic.peers.topologies import take_up
-from p2p_elastic.peers.transport import Directory, Transport
-from p2p_elastic.peers.views import members_of, partners_of
+from p2p_elastic.peers.transport.interfaces import Directory, Transport
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.events import EventLog

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from p2p_elastic.peers.centre_strategy import CentreStrategy
-from p2p_elastic.peers.leader_strategy import LeaderStrategy
-from p2p_elastic.peers.nobody import NobodyStrategy
-from p2p_elastic.peers.pairs import PairsStrategy
-from p2p_elastic.peers.strategy_parts import StrategyParts
-from p2p_elastic.peers.topology import Strategy
+from p2p_elastic.peers.centre.strategy import CentreStrategy
+from p2p_elastic.peers.gossip.nobody import NobodyStrategy
+from p2p_elastic.peers.gossip.strategy import PairsStrategy
+from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
+from p2p_elastic.peers.leader.strategy import LeaderStrategy
+from p2p_elastic.peers.state.topology import Strategy
 from p2p_elastic.rules.methods import Topology
 
 STRATEGIES: Mapping[Topology, Callable[[StrategyParts], Strategy]] = {

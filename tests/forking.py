@@ -36,7 +36,7 @@ PARTS = [
         "p2p_elastic.node.participation",
         "p2p_elastic.tasks",
     ),
-    *("p2p_elastic.peers.dht", "hivemind.p2p", "uvicorn"),
+    *("p2p_elastic.peers.discovery.signed_dht", "hivemind.p2p", "uvicorn"),
 ]
 AT_ONCE = 64  # bytes of a message on a child's socket: its process id, later its exit code
 HEADER = 8

@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.centre_strategy import CentreStrategy
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.current_run import CurrentRun
-from p2p_elastic.peers.leader import Following
-from p2p_elastic.peers.leader_strategy import LeaderStrategy
-from p2p_elastic.peers.local_context import LocalContext, assembled
+from p2p_elastic.peers.centre.strategy import CentreStrategy
+from p2p_elastic.peers.centre.variable import Centre
+from p2p_elastic.peers.leader.election import Following
+from p2p_elastic.peers.leader.strategy import LeaderStrategy
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.state.context import LocalContext, assembled
+from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 
 def tiny_model(seed: int, width: int = 8) -> nn.Module:

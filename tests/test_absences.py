@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from p2p_elastic.peers.absences import FORGOTTEN_SECONDS, LOST_MAX, Absences, vanished_together
-from p2p_elastic.peers.partners import Members, observe, suspected
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.membership.liveness import Members, observe, suspected
+from p2p_elastic.peers.membership.partition import FORGOTTEN_SECONDS, LOST_MAX, Absences, vanished_together
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.base import Stake
 
 OTHERS = "bcdef"

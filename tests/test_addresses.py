@@ -27,12 +27,12 @@ from p2p_elastic.common.addresses import (
     usable,
 )
 from p2p_elastic.errors import ConfigError, PartnerUnreachable
-from p2p_elastic.peers.directory import explain
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport
-from p2p_elastic.peers.probing import Probe, probe
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.discovery.dht_directory import explain
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
+from p2p_elastic.peers.transport.probing import Probe, probe
 from p2p_elastic.protocol.messages import Address
+from p2p_elastic.protocol.records import PeerRecord
 
 OURS, THEIRS = (Identity(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2))  # parameters of tests
 PEER, RELAY = OURS.peer, THEIRS.peer

@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
-from p2p_elastic.peers.answers import Answers, table_of
-from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.deadlines import Deadlines, Waits
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.responder import Responder
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.peers.transport import Stream
-from p2p_elastic.peers.wire import pack
+from p2p_elastic.peers.session.answers import Answers, table_of
+from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.session.deadlines import Deadlines, Waits
+from p2p_elastic.peers.session.responder import Responder
+from p2p_elastic.peers.transport.interfaces import Stream
+from p2p_elastic.protocol.framing import pack
 from p2p_elastic.protocol.messages import Committed, Heard, Inquiry, Message, Verified
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 ID = "0" * 32
 RECORD = PeerRecord(peer="asked", run="r", schema_hash="0" * 32)

@@ -8,13 +8,13 @@ import hashlib
 import pytest
 import torch
 
-from p2p_elastic.peers.arrival import STEPS_MAX, STEPS_MIN, Arrival, Measured
-from p2p_elastic.peers.catching_up import disbelief
-from p2p_elastic.peers.fetching import Download, bytes_of, digest_of, parts_of
-from p2p_elastic.peers.healthy import healthy
-from p2p_elastic.peers.partners import Member
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.lifecycle.catch_up import disbelief
+from p2p_elastic.peers.lifecycle.download import Download, bytes_of, digest_of, parts_of
+from p2p_elastic.peers.membership.healthy import healthy
+from p2p_elastic.peers.membership.liveness import Member
+from p2p_elastic.peers.membership.newcomer import STEPS_MAX, STEPS_MIN, Arrival, Measured
 from p2p_elastic.protocol.messages import Given
+from p2p_elastic.protocol.records import PeerRecord
 
 
 def record(peer: str, **facts: object) -> PeerRecord:

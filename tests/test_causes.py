@@ -16,7 +16,7 @@ from p2p_elastic.health.causes import (
     advice_on_silence,
     on_one_machine,
 )
-from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.outcome import Outcome
 
 OK, LATE, GONE, HALF = Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.UNREACHABLE, Outcome.HALF

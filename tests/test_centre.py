@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swarm import tiny_model, values
 
 from p2p_elastic.health.trust import PARTNERS_MAX
-from p2p_elastic.peers.centre import (
+from p2p_elastic.peers.centre.variable import (
     TURN_ANNOUNCEMENTS,
     VACANT_ANNOUNCEMENTS,
     Candidate,
@@ -20,9 +20,9 @@ from p2p_elastic.peers.centre import (
     rightful,
     succession,
 )
-from p2p_elastic.peers.partners import SILENT_ANNOUNCEMENTS, Member
-from p2p_elastic.peers.records import CentreClaim, PeerRecord
+from p2p_elastic.peers.membership.liveness import SILENT_ANNOUNCEMENTS, Member
 from p2p_elastic.protocol.messages import CLOCK_MAX, TERM_MAX, Stamp
+from p2p_elastic.protocol.records import CentreClaim, PeerRecord
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.pairwise import elastic
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.health.trust import PARTNERS_MAX
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.deadlines import (
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.session.deadlines import (
     FLOOR_SECONDS,
     MISSES_MAX,
     PATIENCE_MAX_SECONDS,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from p2p_elastic.peers.departure import Departure, Way
+from p2p_elastic.peers.membership.departure import Departure, Way
 
 DO: dict[str, Callable[[Departure], None]] = {
     "leave": lambda departure: departure.leave(),

@@ -7,10 +7,17 @@ import time
 
 import pytest
 
-from p2p_elastic.peers.clock import SwarmClock
-from p2p_elastic.peers.dht import DOMAIN, KEYS_PER_SIGNER, DHTProtocol, DHTRecord, MSGPackSerializer, SignedRecords
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
+from p2p_elastic.peers.discovery.signed_dht import (
+    DOMAIN,
+    KEYS_PER_SIGNER,
+    DHTProtocol,
+    DHTRecord,
+    MSGPackSerializer,
+    SignedRecords,
+)
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.swarm_clock import SwarmClock
+from p2p_elastic.protocol.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
 
 KEY = b"k" * 20
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.directory import (
+from p2p_elastic.peers.discovery.dht_directory import (
     ATTACH_SECONDS_MAX,
     FIRST_KEY_MEMBERS,
     KEEPERS,
@@ -29,13 +29,19 @@ from p2p_elastic.peers.directory import (
     members_key,
     shard_of,
 )
-from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity
-from p2p_elastic.peers.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
-from p2p_elastic.peers.seeker import PAUSE_ALONE_MAX, PAUSE_MAX, PAUSE_REMEMBERED_MAX, SEEK_AT_ONCE, SEEK_SECONDS
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.discovery.reconnect import (
+    PAUSE_ALONE_MAX,
+    PAUSE_MAX,
+    PAUSE_REMEMBERED_MAX,
+    SEEK_AT_ONCE,
+    SEEK_SECONDS,
+)
+from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Stamp
+from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.status.schema import BootstrapStatus
+from p2p_elastic.testing.virtual_network import run_virtual
 
 checked = settings(max_examples=60)
 SCHEMA = "0" * 32

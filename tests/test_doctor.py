@@ -50,11 +50,11 @@ from p2p_elastic.doctor.task import check_batch, look_at_data, source_of
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.directory import NAMESPACE
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.network import LiveNetwork, NetworkThread
-from p2p_elastic.peers.records import PeerRecord
+from p2p_elastic.peers.discovery.dht_directory import NAMESPACE
+from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.tasks import TASKS, find_task, initial_model
 
 pytestmark = pytest.mark.processes

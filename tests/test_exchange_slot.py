@@ -10,8 +10,8 @@ import torch
 from swarm import tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.exchange_slot import CHOOSING, DELIVERED, IDLE, ExchangeSlot, Phase, Slot
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, ExchangeSlot, Phase, Slot
+from p2p_elastic.testing.virtual_network import run_virtual
 
 OFFERING, YIELDING, ANSWERING = (Slot(phase, "b") for phase in (Phase.OFFERING, Phase.YIELDING, Phase.ANSWERING))
 FORBIDDEN = "an assertion"

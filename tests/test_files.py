@@ -21,8 +21,8 @@ from p2p_elastic.common.files import creating, new_file, read_private, remove_dr
 from p2p_elastic.demo.processes import Swarm
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.results import BEFORE, MODEL_FILE, SUMMARY_FILE, check_writable, save_json, save_model, set_aside
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.peer_cache import PeerCache
+from p2p_elastic.peers.discovery.peer_cache import PeerCache
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.simulator.plots import Series, draw
 from p2p_elastic.simulator.report import write_result
 from p2p_elastic.status.schema import FarewellStatus

@@ -12,9 +12,9 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.run_finder import RunFinder, known_run
 from p2p_elastic.node.status_board import StatusBoard
-from p2p_elastic.peers.network import LiveNetwork
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.testing.virtual_network import run_virtual
 
 
 class Lone:

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 import p2p_elastic.peers
-from p2p_elastic.peers.clock import SwarmClock
-from p2p_elastic.peers.dht import SignedRecords
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost
+from p2p_elastic.peers.discovery.signed_dht import SignedRecords
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.libp2p import Libp2pHost
+from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 
 pytestmark = pytest.mark.processes
 
@@ -208,7 +208,7 @@ def test_its_import_starts_no_further_process_and_leaves_the_start_method_alone(
     program = """
 import multiprocessing, os, sys, psutil
 multiprocessing.set_start_method("forkserver")
-import p2p_elastic.peers.libp2p
+import p2p_elastic.peers.transport.libp2p
 assert multiprocessing.get_start_method() == "forkserver"
 print([child.cmdline() for child in psutil.Process().children(recursive=True)], flush=True)
 os._exit(0)  # as the command line ends

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.peers.identity import SIGNATURE_BYTES, Identity, peer_from_text, peer_text, verify
+from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_from_text, peer_text, verify
 
 checked = settings(max_examples=60)
 

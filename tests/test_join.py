@@ -18,7 +18,7 @@ from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.participation import Opened, Participation
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.tasks import find_task, initial_model
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from test_directory import manifest_of
 
-from p2p_elastic.peers.directory import DHTDirectory
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.remembering import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
+from p2p_elastic.peers.discovery.peer_cache_sync import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.testing.virtual_network import run_virtual
 
 A, B, C = (Identity.generate().peer for _ in range(3))
 

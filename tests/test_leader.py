@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_elastic.peers.leader import (
+from p2p_elastic.peers.exchange.snapshots import Snapshot
+from p2p_elastic.peers.leader.election import (
     DISBELIEF_SECONDS,
     HEARD_MAX,
     Contender,
@@ -18,9 +19,8 @@ from p2p_elastic.peers.leader import (
     disbelief,
     leader_of,
 )
-from p2p_elastic.peers.partners import DOUBTED, SILENT_ANNOUNCEMENTS, Member, is_gone
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.membership.liveness import DOUBTED, SILENT_ANNOUNCEMENTS, Member, is_gone
+from p2p_elastic.protocol.records import PeerRecord
 
 ANNOUNCE = 5.0
 losses = st.none() | st.floats(allow_nan=False, allow_infinity=False)

@@ -13,9 +13,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.tasks import find_task
+from p2p_elastic.testing.virtual_network import run_virtual
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
 from p2p_elastic.training.optimizers import SGD
 
@@ -36,7 +36,7 @@ print("LOADED", *sys.modules)
 
 HIVEMIND = """
 import warnings
-import p2p_elastic.peers.dht
+import p2p_elastic.peers.discovery.signed_dht
 warnings.simplefilter("ignore")
 import hivemind.p2p
 from hivemind import DHT, Optimizer

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_elastic.peers.partners import (
+from p2p_elastic.peers.membership.liveness import (
     UNLISTED_MAX,
     UNLISTED_SECONDS,
     Liveness,
@@ -24,8 +24,8 @@ from p2p_elastic.peers.partners import (
     silence_allowed,
     suspected,
 )
-from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
-from p2p_elastic.peers.watch import Watch
+from p2p_elastic.peers.membership.liveness_events import Watch
+from p2p_elastic.protocol.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.status.events import EventLog
 
 checked = settings(max_examples=100)

@@ -9,17 +9,17 @@ import pytest
 from swarm import tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.current_run import CurrentRun
-from p2p_elastic.peers.members import Membership
-from p2p_elastic.peers.records import CentreClaim, PeerRecord
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.membership.run_context import RunContext
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.peers.state.members import Membership
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import CentreClaim, PeerRecord
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.virtual_network import run_virtual
 
 POLICY = Policy(elastic(0.5), Schedule(period=1))
 RUN = CurrentRun("a", ParameterVector(tiny_model(0)), RunContext("test", announce_seconds=1.0), POLICY)

@@ -11,14 +11,14 @@ import torch
 from swarm import build_parts, tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.local_context import LocalContext
-from p2p_elastic.peers.mailbox import Mailbox
-from p2p_elastic.peers.own_state import Progress
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.exchange.mailbox import Mailbox
+from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.peers.state.own_state import Progress
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import run_virtual
 
 FIXED = Policy(elastic(0.5), Schedule(period=10))
 DYNAMIC = FIXED._replace(weighting="dynamic")

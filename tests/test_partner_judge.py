@@ -10,14 +10,14 @@ from swarm import build_parts
 from torch import Tensor
 
 from p2p_elastic.health.trust import Judge
-from p2p_elastic.peers.simulation import run_virtual
-from p2p_elastic.peers.transfer import Vectors
+from p2p_elastic.protocol.chunks import Vectors
 from p2p_elastic.rules.base import Facts, Stake
 from p2p_elastic.rules.merging import merging
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
+from p2p_elastic.testing.virtual_network import run_virtual
 
 FIXED = Policy(elastic(0.5), Schedule(period=10))
 DYNAMIC = FIXED._replace(weighting="dynamic")

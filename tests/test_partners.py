@@ -18,12 +18,10 @@ from torch import nn
 
 from p2p_elastic.health.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.deadlines import Estimate
-from p2p_elastic.peers.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
-from p2p_elastic.peers.ledger import Key, Ledger
-from p2p_elastic.peers.mailbox import Mailbox, Settled, State
-from p2p_elastic.peers.pacing import Times
-from p2p_elastic.peers.partners import (
+from p2p_elastic.peers.exchange.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
+from p2p_elastic.peers.exchange.mailbox import Mailbox, Settled, State
+from p2p_elastic.peers.exchange.pacing import Times
+from p2p_elastic.peers.membership.liveness import (
     CHANCE_MIN,
     FAR,
     SLOW_CHANCE_MIN,
@@ -38,10 +36,12 @@ from p2p_elastic.peers.partners import (
     suspected,
     usual_time,
 )
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import run_virtual
+from p2p_elastic.peers.session.commit_log import Key, Ledger
+from p2p_elastic.peers.session.deadlines import Estimate
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, PartnerStatus
+from p2p_elastic.testing.virtual_network import run_virtual
 
 checked = settings(max_examples=60)
 

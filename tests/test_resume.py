@@ -19,19 +19,19 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.results import Summary, save_summary
 from p2p_elastic.node.resume import IDENTITY, Saved, options_kept, resume, resume_or_found
-from p2p_elastic.peers.away import AWAY_STEPS_MIN, was_away_long
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.partners import Member as Known
-from p2p_elastic.peers.peer_memory import PeerMemory
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.peers.membership.away import AWAY_STEPS_MIN, was_away_long
+from p2p_elastic.peers.membership.liveness import Member as Known
+from p2p_elastic.peers.state.peer_memory import PeerMemory
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Stamp
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import RULES
 from p2p_elastic.rules.pairwise import elastic, sum_weight
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 from p2p_elastic.training.state import TrainingMemory, TrainingState
 from p2p_elastic.training.trainer import Settings, Trainer
 

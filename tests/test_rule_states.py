@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p2p_elastic.peers.rule_states import RulesAtWork
+from p2p_elastic.peers.exchange.rule_states import RulesAtWork
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy, rule_of

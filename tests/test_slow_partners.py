@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from swarm import build_member
 
-from p2p_elastic.peers.deadlines import StepTime
-from p2p_elastic.peers.journal import Entry
-from p2p_elastic.peers.pacing import Pacing
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.peers.exchange.journal import Entry
+from p2p_elastic.peers.exchange.pacing import Pacing
+from p2p_elastic.peers.session.deadlines import StepTime
 from p2p_elastic.protocol.messages import Offer, Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 MODEL_BYTES = 4000
 STAMP = Stamp(term=1, clock=5)

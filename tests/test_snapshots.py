@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_elastic.peers.snapshots import (
+from p2p_elastic.peers.exchange.snapshots import (
     COPIES,
     REFERRED_MAX,
     SNAPSHOTS_MAX,

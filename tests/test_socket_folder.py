@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.peers.socket_folder import SocketFolder
+from p2p_elastic.peers.transport.socket_folder import SocketFolder
 
 pytestmark = pytest.mark.processes
 
-HOLD = "from p2p_elastic.peers.socket_folder import SocketFolder as S; print(S().path, flush=True); input()"
+HOLD = "from p2p_elastic.peers.transport.socket_folder import SocketFolder as S; print(S().path, flush=True); input()"
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_peers_that_start_together_take_no_folder_from_each_other(base: Path) ->
 def test_a_machine_whose_tmp_is_read_only_uses_another_place() -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces for this user")
-    code = "from p2p_elastic.peers.socket_folder import SocketFolder as S; s = S(); print(s.path); s.close()"
+    code = "from p2p_elastic.peers.transport.socket_folder import SocketFolder as S; s = S(); print(s.path); s.close()"
     script = 'mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp && exec "$@"'  # its content stays: Python, say
     environment = {key: value for key, value in os.environ.items() if key not in ("TMPDIR", "TEMP", "TMP")}
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable, RemoteProtocolError
-from p2p_elastic.peers.socket_stream import SocketStream
-from p2p_elastic.peers.transfer import Incoming, Outgoing, Vectors
+from p2p_elastic.peers.transport.socket_stream import SocketStream
+from p2p_elastic.protocol.chunks import Incoming, Outgoing, Vectors
 
 LARGE = 3_000_000  # elements; more than kernels keep for a reader that does not come
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from p2p_elastic.peers import start_p2pd
+from p2p_elastic.peers.transport import start_p2pd
 
 pytestmark = pytest.mark.processes
 

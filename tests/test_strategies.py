@@ -12,19 +12,19 @@ import torch
 from swarm import Member, build_member, centre_at, following_at, tiny_model, values
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.arrival import CaughtUp
-from p2p_elastic.peers.exchange_slot import IDLE
-from p2p_elastic.peers.records import CentreClaim, PeerRecord
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.peers.snapshots import Snapshot
+from p2p_elastic.peers.exchange.slot import IDLE
+from p2p_elastic.peers.exchange.snapshots import Snapshot
+from p2p_elastic.peers.membership.newcomer import CaughtUp
+from p2p_elastic.peers.state.topology import Strategy, TopologyStatus
 from p2p_elastic.peers.topologies import STRATEGIES
-from p2p_elastic.peers.topology import Strategy, TopologyStatus
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Heard, Offer, Stamp
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import CentreClaim, PeerRecord
 from p2p_elastic.rules.methods import RULES, Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 HASH, ID = ParameterVector(tiny_model(0)).schema_hash, "0" * 32
 EVERY_TWO = Schedule(period=2)

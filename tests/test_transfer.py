@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.peers.transfer import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
-from p2p_elastic.peers.wire import CHUNK_ELEMENTS, CHUNK_HEADER
+from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
 from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, CHUNK_HEADER
 
 checked = settings(max_examples=30)
 ELEMENTS = st.sampled_from([1, 7, 1000, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 3 * CHUNK_ELEMENTS + 5])
@@ -165,7 +165,7 @@ def test_zeros_are_told_from_parameters() -> None:
 @given(data=st.binary(min_size=1, max_size=2000), codec=st.sampled_from(sorted(CODECS)))
 @checked
 def test_any_bytes_with_a_right_checksum_are_values_or_refused(data: bytes, codec: str) -> None:
-    from p2p_elastic.peers.wire import chunk_header
+    from p2p_elastic.protocol.framing import chunk_header
 
     elements = next((n for n in range(1, 2100) if CODECS[codec].nbytes(n) == len(data)), None)
     if elements is None:

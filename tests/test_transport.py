@@ -1,4 +1,4 @@
-"""One contract for every Transport and Directory: what `peers/transport.py` promises, simulated and over libp2p."""
+"""One contract for every Transport and Directory (`interfaces.py`), for the simulated ones and those over libp2p."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.dht import SignedDHT
-from p2p_elastic.peers.directory import DHTDirectory
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import Libp2pHost, Libp2pTransport, is_here
-from p2p_elastic.peers.partners import observe
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
-from p2p_elastic.peers.transport import Directory, Stream, Transport
+from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.signed_dht import SignedDHT
+from p2p_elastic.peers.membership.liveness import observe
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.interfaces import Directory, Stream, Transport
+from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport, is_here
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 pytestmark = pytest.mark.processes
 

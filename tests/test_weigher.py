@@ -9,10 +9,10 @@ import pytest
 from test_signals import met
 
 from p2p_elastic.health.causes import Timing
-from p2p_elastic.peers.partners import Members, observe
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.weigher import STEP_RATE_SECONDS, Observed, StepRate, Weigher, judged
+from p2p_elastic.peers.exchange.own_weight import STEP_RATE_SECONDS, Observed, StepRate, Weigher, judged
+from p2p_elastic.peers.membership.liveness import Members, observe
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.status.schema import SignalStatus
 
 

@@ -17,7 +17,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.http import Window, _token, with_preferred_port
-from p2p_elastic.peers.network import NetworkThread
+from p2p_elastic.peers.discovery.live_network import NetworkThread
 from p2p_elastic.status.schema import PeerStatus
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.peers.wire import (
+from p2p_elastic.protocol.framing import (
     CHUNK_ELEMENTS,
     CHUNK_HEADER,
     KINDS,

@@ -21,11 +21,11 @@ import psutil
 from p2p_elastic.common.addresses import parse_address
 from p2p_elastic.demo.processes import Process, Swarm
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.network import LiveNetwork
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, pack
+from p2p_elastic.peers.discovery.live_network import LiveNetwork
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.protocol.framing import CHUNK_HEADER, MESSAGE_HEADER, pack
 from p2p_elastic.protocol.messages import Offer
+from p2p_elastic.protocol.records import PeerRecord
 
 FLOOD_BYTES = 8 << 20
 START_SECONDS = 120.0

@@ -18,11 +18,11 @@ from p2p_elastic.bench.delay import DelayProxy
 from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
 from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.parameters.vector import ParameterVector, Part
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.socket_stream import SocketStream
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.socket_stream import SocketStream
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy

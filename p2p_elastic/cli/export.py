@@ -31,7 +31,7 @@ HELP = """Write the swarm's current model to a file, without training.
 def _export(source: str, **options: Any) -> None:
     with Stop().signals() as stop, clean_errors():
         from p2p_elastic.export.command import ExportOptions, export
-        from p2p_elastic.peers.network import Interrupted
+        from p2p_elastic.peers.discovery.live_network import Interrupted
 
         try:
             export(ExportOptions(source=source, **options), click.echo, stop)

@@ -20,7 +20,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "torchvision": ("torchvision", "0.18"),
     "pydantic": ("pydantic", "2.8"),
     "protobuf": ("google.protobuf", "0"),  # hivemind says which
-    "hivemind": ("p2p_elastic.peers.dht", "1.1.12"),  # importing it directly is noisy
+    "hivemind": ("p2p_elastic.peers.discovery.signed_dht", "1.1.12"),  # importing it directly is noisy
     "fastapi": ("fastapi", "0.115"),
     "uvicorn": ("uvicorn", "0.30"),
     "pillow": ("PIL", "10"),

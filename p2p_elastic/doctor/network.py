@@ -12,17 +12,17 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from p2p_elastic.common.addresses import parse_address, read_address
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.directory import explain, members_key
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
-from p2p_elastic.peers.probing import probe
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.peers.discovery.dht_directory import explain, members_key
+from p2p_elastic.peers.discovery.live_network import Interrupted, LiveNetwork, NetworkThread
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.probing import probe
 from p2p_elastic.protocol.manifest import RunManifest, check_against, choose_run
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.tasks import find_task, initial_model
 

@@ -119,7 +119,7 @@ class Examination:
 
     def _key_files(self) -> Iterator[Finding]:
         from p2p_elastic.api.token import load_or_create
-        from p2p_elastic.peers.identity import Identity
+        from p2p_elastic.peers.transport.identity import Identity
 
         config = self._config
         if config.identity is not None:
@@ -223,7 +223,7 @@ class Examination:
 
     def _founding(self, task: Task) -> Iterator[Finding]:
         """Check that a run can be founded with these options, if there is none to be joined."""
-        from p2p_elastic.peers.identity import Identity
+        from p2p_elastic.peers.transport.identity import Identity
 
         config = self._config
         if config.initial_peer:

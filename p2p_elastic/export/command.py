@@ -12,21 +12,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.task import has_data
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.export.observer import Observer, attached
 from p2p_elastic.node.results import check_writable, save_json, save_model
 from p2p_elastic.node.run_finder import installed_task, known_run
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre import Candidate, rightful
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.healthy import WEIGHT_MIN, by_loss, healthy
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.network import LiveNetwork, NetworkThread
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.peers.centre.variable import Candidate, rightful
+from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.membership.healthy import WEIGHT_MIN, by_loss, healthy
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Given
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.screens.units import percent, size
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm

@@ -11,19 +11,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.node.run_finder import problems_of
-from p2p_elastic.peers.centre import only_centre
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.fetching import Download, Fetcher
-from p2p_elastic.peers.network import LiveNetwork
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.repeat import every
-from p2p_elastic.peers.run_context import Asking
-from p2p_elastic.peers.timeouts import wait_for
+from p2p_elastic.peers.centre.variable import only_centre
+from p2p_elastic.peers.discovery.live_network import LiveNetwork
+from p2p_elastic.peers.lifecycle.download import Download, Fetcher
+from p2p_elastic.peers.membership.periodic import every
+from p2p_elastic.peers.membership.run_context import Asking
+from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Given
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
 
 log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS, REFRESH_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0

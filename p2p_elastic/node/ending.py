@@ -14,7 +14,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, save_values, set_aside
 from p2p_elastic.node.status_board import StatusBoard
-from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.screens.units import percent, size

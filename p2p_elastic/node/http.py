@@ -19,7 +19,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import HTTP_PORT, JoinConfig
-from p2p_elastic.peers.network import NetworkThread
+from p2p_elastic.peers.discovery.live_network import NetworkThread
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.history import History

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from p2p_elastic.node.status_board import StatusBoard
-from p2p_elastic.peers.arrival import Measured
-from p2p_elastic.peers.network import NetworkThread
+from p2p_elastic.peers.discovery.live_network import NetworkThread
+from p2p_elastic.peers.membership.newcomer import Measured
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.screens.units import size

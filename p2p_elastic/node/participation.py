@@ -34,12 +34,12 @@ from p2p_elastic.node.run_finder import RunFinder, installed_task, peer_cache
 from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.parameters.devices import choose_device
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.libp2p import is_here
-from p2p_elastic.peers.network import Interrupted, LiveNetwork, NetworkThread
+from p2p_elastic.peers.discovery.live_network import Interrupted, LiveNetwork, NetworkThread
+from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.snapshots import SnapshotLosses
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.libp2p import is_here
 from p2p_elastic.protocol.manifest import RunManifest, check_batch_size
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.screens.live import Every, Screen

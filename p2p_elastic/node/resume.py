@@ -14,13 +14,13 @@ from p2p_elastic.checkpoint.store import Content, Found, Store, checkpoint_folde
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import EITHER_OR, JoinConfig
 from p2p_elastic.node.results import SUMMARY_FILE, Summary
-from p2p_elastic.peers.directory import DHTDirectory
-from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.peer_memory import PeerMemory
-from p2p_elastic.peers.records import SignedManifest
+from p2p_elastic.peers.state.peer_memory import PeerMemory
+from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import BINDING, RunManifest
 from p2p_elastic.protocol.messages import Address, PeerId
+from p2p_elastic.protocol.records import SignedManifest
 from p2p_elastic.training.state import TrainingMemory, TrainingState
 from p2p_elastic.training.trainer import Settings, Trainer
 from p2p_elastic.values import Frozen

@@ -9,16 +9,16 @@ from collections.abc import Coroutine
 from typing import Any
 
 from p2p_elastic.common.stop import Stop
+from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig
 from p2p_elastic.node.resume import Past
 from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.discovery.peer_cache import PeerCache, state_folder
+from p2p_elastic.peers.membership.periodic import attempt
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.peer_cache import PeerCache, state_folder
-from p2p_elastic.peers.repeat import attempt
-from p2p_elastic.peers.timeouts import wait_for
 from p2p_elastic.protocol.manifest import RunManifest, check_against
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.screens.live import Screen

@@ -9,7 +9,7 @@ import torch
 from p2p_elastic import __version__
 from p2p_elastic.checkpoint.saver import Saver
 from p2p_elastic.health.operator import Condition
-from p2p_elastic.peers.network import LiveNetwork
+from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus

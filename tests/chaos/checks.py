@@ -12,7 +12,7 @@ from torch import Tensor
 from chaos.life import LEDGER_ENTRIES, Life
 from chaos.plan import QUIET_FROM
 from chaos.world import LIMIT_SECONDS, Report
-from p2p_elastic.peers.journal import Entry
+from p2p_elastic.peers.exchange.journal import Entry
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Topology, find_method

@@ -14,16 +14,16 @@ from chaos.observe import Observer, WatchedVector
 from chaos.plan import Setting
 from chaos.weather import Weather, WeatheredDirectory
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.conversation import Limits
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.peer_memory import PeerMemory
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.simulation import SimulatedNetwork, SimulatedStream, SimulatedTransport
-from p2p_elastic.peers.transport import Handler
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.state.peer_memory import PeerMemory
+from p2p_elastic.peers.transport.interfaces import Handler
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, SimulatedStream, SimulatedTransport
 
 PERIOD = 14  # steps
 LEAVE_SECONDS = 20.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector, Part
-from p2p_elastic.peers.journal import Entry
+from p2p_elastic.peers.exchange.journal import Entry
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.outcome import Outcome
 

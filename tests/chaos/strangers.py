@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import SimulatedNetwork
-from p2p_elastic.peers.wire import pack
+from p2p_elastic.protocol.framing import pack
 from p2p_elastic.protocol.messages import Inquiry, Offer, Tell
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 
 AT_ONCE = 15
 

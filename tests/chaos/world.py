@@ -32,7 +32,7 @@ from chaos.plan import (
 )
 from chaos.strangers import flood
 from chaos.weather import Weather
-from p2p_elastic.peers.simulation import SimulatedNetwork
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 
 LIMIT_SECONDS = 600.0  # virtual; a run that is not over by then hangs
 SEEN_AT = QUIET_FROM + 40.0

@@ -24,6 +24,12 @@ LAYERS = (
     *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "node"),
     *("doctor", "export", "demo", "cli", "__main__"),
 )
+INSIDE = {  # what stands directly in the package is above all of these
+    "peers": (
+        *("transport", "discovery", "session", "membership", "exchange", "state", "gossip"),
+        *("centre", "leader", "lifecycle"),
+    )
+}
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -56,10 +62,13 @@ def graph(sources: dict[str, ast.Module]) -> dict[str, set[str]]:
     }
 
 
-def layer(name: str) -> int:
-    """How high a module stands. Raises ValueError for a package that is not in `LAYERS`."""
+def layer(name: str) -> tuple[int, int]:
+    """How high a module stands. Raises ValueError for a package that is in neither tuple."""
     parts = name.split(".")
-    return LAYERS.index(parts[1]) if len(parts) > 1 else -1
+    if len(parts) == 1:
+        return -1, 0
+    inside = INSIDE.get(parts[1], ())
+    return LAYERS.index(parts[1]), inside.index(parts[2]) if inside and len(parts) > 3 else len(inside)
 
 
 def upwards(sources: dict[str, ast.Module]) -> list[str]:

@@ -14,7 +14,7 @@ from running import START_SECONDS
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm
-from p2p_elastic.peers.run_context import RunContext
+from p2p_elastic.peers.membership.run_context import RunContext
 
 ANNOUNCE_SECONDS = RunContext(run="any").announce_seconds
 

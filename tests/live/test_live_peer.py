@@ -15,13 +15,13 @@ from swarm import Member, run_members, tiny_model, values
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.identity import Identity
-from p2p_elastic.peers.network import LiveNetwork
+from p2p_elastic.peers.discovery.live_network import LiveNetwork
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.wire import MESSAGE_HEADER
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.protocol.framing import MESSAGE_HEADER
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule

@@ -15,7 +15,7 @@ from running import START_SECONDS, kill
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm
-from p2p_elastic.peers.identity import Identity
+from p2p_elastic.peers.transport.identity import Identity
 
 STEPS = 2000  # with rests long enough to be killed in the middle
 

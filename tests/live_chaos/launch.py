@@ -69,7 +69,8 @@ def rest_between_steps(seconds: float) -> None:
 
 def record_to(path: Path) -> None:
     """Write down each step, exchange and announcement, so that nothing is lost when we are killed."""
-    from p2p_elastic.peers import journal, presence
+    from p2p_elastic.peers.exchange import journal
+    from p2p_elastic.peers.lifecycle import announcer as presence
     from p2p_elastic.training import trainer as training
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -25,10 +25,9 @@ from chaos.plan import plan_of
 from chaos.world import run_plan
 from swarm import Member, build_member, tiny_model, values
 
-from p2p_elastic.peers.arrival import Measured as TriedOut
+from p2p_elastic.peers.exchange.snapshots import Snapshot, SnapshotLosses
+from p2p_elastic.peers.membership.newcomer import Measured as TriedOut
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.peers.snapshots import Snapshot, SnapshotLosses
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.pairwise import follow
@@ -36,6 +35,7 @@ from p2p_elastic.rules.policy import Policy, rule_of
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 CUT, HEALED, STEP, UNTRAINED = 5.0, 15.0, 0.05, 2.3
 

@@ -7,13 +7,13 @@ import asyncio
 from swarm import Member, build_member, run_members, tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 STEPS = 100
 

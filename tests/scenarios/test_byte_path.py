@@ -12,16 +12,16 @@ from swarm import Member, build_member, run_members, simulate, tiny_model, value
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.peers.wire import CHUNK_ELEMENTS, pack
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, pack
 from p2p_elastic.protocol.messages import Lane
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy, rule_of
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -24,13 +24,13 @@ from chaos.trial import Trial, try_seed, undisturbed
 from chaos.world import World, run_plan
 from torch import Tensor
 
-from p2p_elastic.peers import initiator
-from p2p_elastic.peers.ledger import Ledger
-from p2p_elastic.peers.mailbox import Mailbox
+from p2p_elastic.peers.exchange.mailbox import Mailbox
+from p2p_elastic.peers.exchange.rule_states import RulesAtWork
+from p2p_elastic.peers.gossip import initiator
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.responder import Responder
-from p2p_elastic.peers.rule_states import RulesAtWork
-from p2p_elastic.peers.simulation import SimulatedTransport
+from p2p_elastic.peers.session.commit_log import Ledger
+from p2p_elastic.peers.session.responder import Responder
+from p2p_elastic.testing.virtual_network import SimulatedTransport
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SEEDS, CHUNK = 100, 10

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 from swarm import Member, build_member
 
-from p2p_elastic.peers.exchange_slot import IDLE
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.exchange.slot import IDLE
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import ExchangeRecord
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 NAMES = ["a", "b", "c", "d"]
 FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.HALF)

@@ -8,15 +8,15 @@ import random
 from swarm import Member, build_member, tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.partners import choose_partner, observe
+from p2p_elastic.peers.membership.liveness import choose_partner, observe
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 OFTEN, NEVER = Schedule(period=5), Schedule(probability=0.0)
 

@@ -14,16 +14,14 @@ from test_topologies import EASGD, LSGD, NAMES, centre_of, completed, gossip, ki
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre_strategy import CentreStrategy
-from p2p_elastic.peers.conversation import Conversation, Limits, Vectors
-from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE
-from p2p_elastic.peers.giving import OUTGOING_MAX
-from p2p_elastic.peers.leader_strategy import LeaderStrategy
-from p2p_elastic.peers.records import CentreClaim, PeerRecord
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.peers.snapshots import SnapshotLosses
-from p2p_elastic.peers.wire import CHUNK_HEADER
+from p2p_elastic.peers.centre.strategy import CentreStrategy
+from p2p_elastic.peers.exchange.slot import DELIVERED, IDLE
+from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
+from p2p_elastic.peers.leader.strategy import LeaderStrategy
+from p2p_elastic.peers.lifecycle.giving import OUTGOING_MAX
+from p2p_elastic.peers.session.conversation import Conversation, Limits, Vectors
 from p2p_elastic.protocol.exchange import fetch, give, initiate
+from p2p_elastic.protocol.framing import CHUNK_HEADER
 from p2p_elastic.protocol.messages import (
     CLOCK_MAX,
     SHARE_MAX,
@@ -43,9 +41,11 @@ from p2p_elastic.protocol.messages import (
     Verified,
 )
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import CentreClaim, PeerRecord
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 SCHEMA = ParameterVector(tiny_model(0)).schema_hash
 ELEMENTS = ParameterVector(tiny_model(0)).elements

@@ -12,10 +12,9 @@ from swarm import Member, begin_as_equals, build_member, tiny_model, values
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers import donor as donor_module
-from p2p_elastic.peers.arrival import CaughtUp, Measured
-from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.lifecycle import donor as donor_module
+from p2p_elastic.peers.membership.newcomer import CaughtUp, Measured
+from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow, Topology
@@ -23,6 +22,7 @@ from p2p_elastic.rules.pairwise import elastic, follow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import JoiningStatus
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 NEVER = Schedule(probability=0.0)
 EASGD = Policy(elastic(0.2), Schedule(period=5), topology=Topology.CENTRE)

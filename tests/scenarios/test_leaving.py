@@ -13,16 +13,15 @@ from test_topologies import EASGD, LSGD, centre_of, completed, gossip, kill, lea
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.peers.centre import candidates, succession
-from p2p_elastic.peers.centre_strategy import CentreStrategy
-from p2p_elastic.peers.conversation import Conversation, Limits
-from p2p_elastic.peers.departed import DEPARTED_MAX, Departed
-from p2p_elastic.peers.exchange_slot import DELIVERED, IDLE, Phase, Slot
-from p2p_elastic.peers.records import RECORD_SECONDS_MAX, PeerRecord
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.centre.strategy import CentreStrategy
+from p2p_elastic.peers.centre.variable import candidates, succession
+from p2p_elastic.peers.exchange.slot import DELIVERED, IDLE, Phase, Slot
+from p2p_elastic.peers.membership.tombstones import DEPARTED_MAX, Departed
+from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.protocol.exchange import say_goodbye
 from p2p_elastic.protocol.messages import Goodbye, Stamp
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.pairwise import elastic, stay
 from p2p_elastic.rules.policy import Policy
@@ -30,6 +29,7 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import FarewellStatus
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 NEVER, LONG = Schedule(probability=0.0), 10.0
 ALONE_LATER = Policy(elastic(0.5), NEVER)

@@ -10,16 +10,16 @@ from swarm import Member, build_member, run_members, tiny_model
 
 from p2p_elastic.errors import IdentityInUse
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.instances import LOOKS_ALONE, TAKEN_OVER, Instances
+from p2p_elastic.peers.membership.instances import LOOKS_ALONE, TAKEN_OVER, Instances
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.simulation import SimulatedNetwork, run_virtual
+from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
 
 ANNOUNCE_SECONDS = 1.0
 STEP_SECONDS = 0.05

@@ -10,14 +10,14 @@ import pytest
 import torch
 from swarm import Member, build_member, run_members, tiny_model, values
 
-from p2p_elastic.peers.pacing import SLOW_SHARE
-from p2p_elastic.peers.simulation import Event, Judge, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.exchange.pacing import SLOW_SHARE
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import BURST_SECONDS, Budget
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import ExchangeTotals, PaceStatus
+from p2p_elastic.testing.virtual_network import Event, Judge, SimulatedNetwork, Verdict, run_virtual
 
 NAMES = ["a", "b", "c", "d"]
 STEP_SECONDS = 0.2

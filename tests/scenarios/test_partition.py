@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.health.checks import judge
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import find_method
@@ -23,6 +22,7 @@ from p2p_elastic.rules.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 NAMES = "abcdef"
 CUT, HEALED, STEP = 5.0, 15.0, 0.05  # seconds; peers announce every second

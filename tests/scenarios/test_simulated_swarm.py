@@ -12,9 +12,15 @@ from torch import Tensor, nn
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.conversation import Limits
-from p2p_elastic.peers.records import PeerRecord
-from p2p_elastic.peers.simulation import (
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.protocol.framing import CHUNK_HEADER, MESSAGE_HEADER, chunk_header, pack
+from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.rules.methods import find_method
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import (
     Event,
     Judge,
     SimulatedNetwork,
@@ -22,12 +28,6 @@ from p2p_elastic.peers.simulation import (
     Verdict,
     run_virtual,
 )
-from p2p_elastic.peers.wire import CHUNK_HEADER, MESSAGE_HEADER, chunk_header, pack
-from p2p_elastic.protocol.messages import Offer, Verified
-from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rules.methods import find_method
-from p2p_elastic.rules.policy import Policy
-from p2p_elastic.rules.schedule import Schedule
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -11,10 +11,9 @@ from swarm import Member, begin_as_equals, build_member, centre_at, run_members,
 from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre import Given
-from p2p_elastic.peers.exchange_slot import IDLE
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
-from p2p_elastic.peers.snapshots import SnapshotLosses
+from p2p_elastic.peers.centre.variable import Given
+from p2p_elastic.peers.exchange.slot import IDLE
+from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Flow, Topology, find_method
@@ -23,6 +22,7 @@ from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.schema import CentreStatus, LeaderStatus
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 NAMES = ["a", "b", "c", "d"]
 EASGD = Policy(elastic(0.2), Schedule(period=5), topology=Topology.CENTRE)

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from p2p_elastic.health.controls import Report
 from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre import Centre
-from p2p_elastic.peers.exchange_slot import IDLE, Phase
-from p2p_elastic.peers.simulation import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.peers.centre.variable import Centre
+from p2p_elastic.peers.exchange.slot import IDLE, Phase
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import find_method
@@ -37,6 +36,7 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import PartnerStatus
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
 
 OFTEN, NEVER = Schedule(probability=1 / 4), Schedule(probability=0.0)
 OPTIMUM, LIE = 0.0, 5.0

@@ -1,0 +1,186 @@
+"""Vectors on their way, chunk by chunk, without I/O: what a stream is to send next, and what it is to fill.
+
+Each stream of an exchange has an `Outgoing`, an `Incoming`, or both. With several streams each has every n-th chunk. A
+chunk is encoded just before it is sent, and checked, decoded and turned into its part of the move as it arrives, while
+it is in the processor's cache.
+
+In place (`Vectors.in_place`) one tensor does for both directions: a chunk that was sent is no longer needed as it was,
+and becomes the difference to the partner's. So an exchange takes the memory of one model. Only the receiver has to wait
+until its own chunk is sent, never for anything at the partner: two ends that do so cannot wait for each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from p2p_elastic.protocol.codecs import CODECS, FLOAT32_BYTES
+from p2p_elastic.protocol.framing import (
+    CHUNK_ELEMENTS,
+    CHUNK_HEADER,
+    check_chunk,
+    check_chunk_length,
+    chunk_header,
+    chunks,
+)
+
+EXACT = "none"
+Vector = npt.NDArray[np.float32]
+
+
+class Vectors(NamedTuple):
+    """The two ends of a transfer, float32 [n], contiguous, on the CPU: `mine` travels out, `theirs` is filled.
+
+    Where only one of them travels, the other may be anything. A lossy codec replaces `mine` by what it makes of it at
+    the other end, unless it is `shared` with others.
+    """
+
+    mine: Tensor
+    theirs: Tensor
+    codec: str = EXACT
+    in_place: bool = False  # `mine` becomes theirs - mine
+    shared: bool = False
+
+    @classmethod
+    def moving(cls, vector: Tensor, codec: str = EXACT) -> Vectors:
+        """One vector, which becomes the difference to the partner's."""
+        return cls(vector, vector, codec, in_place=True)
+
+    @classmethod
+    def sending(cls, values: Tensor, codec: str = EXACT) -> Vectors:
+        """Only ours travels, and stays as it is."""
+        return cls(values, values, codec, shared=True)
+
+    @classmethod
+    def into(cls, out: Tensor, codec: str = EXACT) -> Vectors:
+        """Only theirs travels."""
+        return cls(out, out, codec)
+
+    @property
+    def wire_bytes(self) -> int:
+        """What both of them take on the wire."""
+        return wire_bytes(len(self.mine), self.codec) + wire_bytes(len(self.theirs), self.codec)
+
+
+def wire_bytes(elements: int, codec: str) -> int:
+    """What so many elements take on the wire, headers included."""
+    return sum(CHUNK_HEADER.size + CODECS[codec].nbytes(c.stop - c.start) for c in chunks(elements))
+
+
+class Outgoing:
+    """What one of `lanes` streams sends. `sent`: chunks of it that were handed on."""
+
+    def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1) -> None:
+        self._values, self._codec, self._shared = vectors.mine, CODECS[vectors.codec], vectors.shared
+        self._exact = vectors.codec == EXACT
+        self._chunks = chunks(len(self._values), lane, lanes)
+        self.sent = self.nbytes = 0
+
+    def pieces(self) -> Iterator[tuple[bytes, memoryview]]:
+        """The next chunk to send and the header that goes before it, asked for once the one before was handed on."""
+        for data in self._exactly() if self._exact else self._encoded():
+            yield chunk_header(data), data
+            self.sent += 1
+            self.nbytes += CHUNK_HEADER.size + len(data)
+
+    def _exactly(self) -> Iterator[memoryview]:
+        everything = bytes_of(self._values)
+        for place in self._chunks:
+            yield everything[FLOAT32_BYTES * place.start : FLOAT32_BYTES * place.stop]
+
+    def _encoded(self) -> Iterator[memoryview]:
+        size = min(CHUNK_ELEMENTS, len(self._values))
+        scratch = torch.empty(self._codec.nbytes(size), dtype=torch.uint8)
+        copy = torch.empty(size if self._shared else 0)
+        for place in self._chunks:
+            values = self._values[place]
+            if self._shared:
+                values = copy[: len(values)].copy_(values)
+            yield bytes_of(self._codec.encode(values, scratch))
+
+
+class Incoming:
+    """What one of `lanes` streams fills.
+
+    `finite`: every number that came so far is; `zero`: every one is 0; `square`: in place, the squared L2 distance.
+    """
+
+    def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1, after: Outgoing | None = None) -> None:
+        self._into, self._codec, self._in_place = vectors.theirs, CODECS[vectors.codec], vectors.in_place
+        self._exact = vectors.codec == EXACT
+        self._direct = self._exact and not vectors.in_place
+        self._after = after if vectors.in_place else None
+        self._chunks = chunks(len(self._into), lane, lanes)
+        self.finite = self.zero = True
+        self.square, self.nbytes = 0.0, 0
+
+    def pieces(self) -> Iterator[memoryview | int]:
+        """The next piece to fill, asked for once the one before was; or how many chunks of the `Outgoing` beside it
+        must be sent before the next one is asked for.
+
+        Raises:
+            RemoteProtocolError: a chunk has another length than it must, or was changed on its way.
+        """
+        size = min(CHUNK_ELEMENTS, len(self._into))
+        stage = torch.empty(0 if self._direct else self._codec.nbytes(size), dtype=torch.uint8)
+        scratch = stage if self._exact else torch.empty(size)  # what came exactly is not decoded into anything
+        header, into = bytearray(CHUNK_HEADER.size), self._into.numpy()
+        data, view = stage, bytes_of(stage)
+        for number, place in enumerate(self._chunks):
+            mine = into[place]
+            nbytes = self._codec.nbytes(len(mine))
+            if self._direct:
+                view = memoryview(mine.view(np.uint8))  # type: ignore[arg-type, unused-ignore]  # buffers: old stubs do not say so
+            elif nbytes != len(view):  # only the last chunk has another length
+                data, view = stage[:nbytes], bytes_of(stage[:nbytes])
+            yield memoryview(header)
+            check_chunk_length(header, nbytes)
+            yield view
+            check_chunk(header, view)
+            self.nbytes += CHUNK_HEADER.size + nbytes
+            if self._after is not None and self._after.sent <= number:
+                yield number + 1
+            theirs = mine if self._direct else self._codec.decode(data, scratch).numpy()
+            with np.errstate(all="ignore"):  # what is not finite is counted
+                self._take(mine, theirs)
+
+    def _take(self, mine: Vector, theirs: Vector) -> None:
+        """In numpy, which calls with a fraction of PyTorch's overhead, and never shares out work among threads."""
+        if self.zero and bool(theirs.any()):
+            self.zero = False
+        if self._in_place:
+            np.subtract(theirs, mine, out=mine)
+            square = float(np.einsum("i,i", mine, mine))  # not np.dot: BLAS would use other threads
+            self.square += square
+            # Nearly always this shows it, for nothing; a square may overflow where the numbers do not.
+            self.finite = self.finite and (math.isfinite(square) or bool(np.isfinite(theirs).all()))
+            return
+        # The sum is finite only where every element is, and faster than asking each one.
+        self.finite = self.finite and math.isfinite(float(theirs.sum()))
+        if not self._direct:
+            mine[:] = theirs
+
+
+class Received(NamedTuple):
+    """What a transfer brought: whether all of it is finite, whether all of it is 0, and, in place, the L2 distance."""
+
+    finite: bool = True
+    zero: bool = True
+    distance: float = 0.0
+
+    @classmethod
+    def of(cls, incoming: list[Incoming]) -> Received:
+        """Of all streams together."""
+        square = sum(one.square for one in incoming)
+        return cls(all(one.finite for one in incoming), all(one.zero for one in incoming), math.sqrt(square))
+
+
+def bytes_of(vector: Tensor) -> memoryview:
+    """The bytes of a vector, without a copy."""
+    return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type, unused-ignore]  # buffers: old stubs do not say so

@@ -1,0 +1,1 @@
+"""EASGD: the centre variable, who holds it, and who is next."""

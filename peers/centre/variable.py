@@ -1,0 +1,288 @@
+"""The centre variable of EASGD: its value where this peer is the centre, a copy of it elsewhere, and who is next.
+
+Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
+member with the freshest copy takes its place, with the next term; where it does not, the next one in line does
+(`succession`). Each member judges for itself from the same records; where two claim the place, the higher term stands,
+then the smaller peer id (`rightful`), and the other one steps down: it hands over its value, which the one that stands
+takes in, each weighted by the exchanges behind it since the two were one. A peer that sees nobody else claims nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.trust import PARTNERS_MAX, Judge, history_of
+from p2p_elastic.parameters.vector import Part, place_of
+from p2p_elastic.peers.exchange.rule_states import share_of
+from p2p_elastic.peers.exchange.snapshots import Snapshot
+from p2p_elastic.peers.membership.liveness import Members, is_gone
+from p2p_elastic.protocol.chunks import Vectors
+from p2p_elastic.protocol.messages import CLOCK_MAX, DeclineReason, Stamp
+from p2p_elastic.protocol.messages import Given as PartGiven
+from p2p_elastic.protocol.records import CentreClaim
+from p2p_elastic.rules.base import ExchangeRule, Facts
+from p2p_elastic.rules.merging import inherited_share
+from p2p_elastic.status.schema import CentreStatus
+
+log = logging.getLogger(__name__)
+VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
+TURN_ANNOUNCEMENTS = 2.0  # and so long each one in line has for it before it is the next one's turn
+
+
+class Given(NamedTuple):
+    """A centre variable [D] that is given up, for the one that stands; and how often that was tried."""
+
+    value: torch.Tensor
+    stamp: Stamp
+    tries: int = 0
+
+
+class Candidate(NamedTuple):
+    """A member and its claim to the centre."""
+
+    peer: str
+    stamp: Stamp
+    seated: bool
+
+
+def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The one whose claim stands; None where nobody claims to be the centre."""
+    seated = [c for c in candidates if c.seated]
+    return min(seated, key=lambda c: (-c.stamp.term, c.peer)) if seated else None
+
+
+def succession(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Whose turn it is to take the vacant place, and whose then: the freshest copy, then the smaller peer id."""
+    return sorted(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
+
+
+def candidates(members: Members, now: float, announce_seconds: float) -> Iterator[Candidate]:
+    """The other members that are there and could be, or are, the centre."""
+    for peer, member in members.items():
+        claim = member.record.centre
+        if claim is None or is_gone(member, now, announce_seconds):
+            continue
+        if claim.seated or not member.record.drained:  # who is drained goes as soon as somebody can come
+            yield Candidate(peer, claim.stamp, claim.seated)
+
+
+def only_centre(given: PartGiven) -> DeclineReason | None:
+    """Why what a donor gives is not the centre variable; None where it is."""
+    return DeclineReason.NOT_CENTRE if given.centre is None else None
+
+
+class _Shares:
+    """The rule, and what it remembers: of each partner, or of all together."""
+
+    def __init__(self, rule: ExchangeRule) -> None:
+        self._rule = rule
+        self.states: dict[str, Any] = {}
+
+    def of(self, history: str, value: torch.Tensor, distance: float, *, mine: Facts, theirs: Facts) -> float:
+        """How far the centre moves to the partner of that history, of the L2 distance."""
+        key = history if self._rule.per_partner else ""
+        return share_of(self._rule, self.states, key, value, distance, mine=mine, theirs=theirs)
+
+
+class _Vacancy:
+    """How long nobody has been the centre, in announcements."""
+
+    def __init__(self, announce_seconds: float) -> None:
+        self.announce_seconds = announce_seconds
+        self._since: float | None = None
+
+    def begins(self, now: float) -> None:
+        """Nobody is, at `now` in seconds; said again, nothing changes."""
+        self._since = now if self._since is None else self._since
+
+    def lasts(self, announcements: float, now: float) -> bool:
+        """Whether it has lasted for so many."""
+        return self._since is not None and now - self._since >= announcements * self.announce_seconds
+
+    def ends(self) -> None:
+        """Somebody is."""
+        self._since = None
+
+
+class Centre:
+    """The value [D] and its stamp. Belongs to the network thread.
+
+    `value` is replaced whole and never changed in place: any thread may read the one that it got hold of.
+
+    Args:
+        value: the first one [D]: the model's parameters, the same at every peer of the run.
+        rule: the run's, for the centre's end of each exchange.
+        seated: whether this peer is the centre: at first the founder.
+        announce_seconds: how often members announce themselves.
+    """
+
+    def __init__(self, value: torch.Tensor, rule: ExchangeRule, *, seated: bool, announce_seconds: float) -> None:
+        self.value = value
+        self.stamp = Stamp(term=1 if seated else 0)
+        self.seated = seated
+        self.holder: str | None = None  # who is the centre, as far as we know; None: nobody
+        self._vacancy = _Vacancy(announce_seconds)
+        self._shares = _Shares(rule)
+        self.judge = Judge()  # of those who meet the centre here
+        self.given: Given | None = None  # ours, until it is handed over
+        self.since = self.stamp.clock  # the clock when we became the centre,
+        self.behind = 0  # and the exchanges behind the value since then
+        self._inherited: dict[tuple[str, int], None] = {}  # who handed over which term
+        self._vectors: Vectors | None = None
+        self._shown: Snapshot | None = None
+        self.part: Part | None = None  # that is exchanged now; None: all of it
+        self._lock = asyncio.Lock()
+
+    # -- exchanges ----------------------------------------------------------------------------------------------------
+
+    @property
+    def vectors(self) -> Vectors:
+        """What goes out, as it was when it was reserved, and where the partner's comes in; both [D]."""
+        if self._vectors is None:  # two vectors more, at the centre only
+            self._vectors = Vectors(torch.empty_like(self.value), torch.empty_like(self.value))
+        return self._vectors
+
+    async def reserve(self, part: Part | None = None) -> None:
+        """Wait for our turn, and freeze the value that goes out, or this part of it."""
+        await self._lock.acquire()
+        self.vectors.mine.copy_(self.value)
+        self.part = part
+        if part is not None:
+            self.vectors.theirs.copy_(self.value)  # what does not travel is the same at both
+
+    def travelling(self, codec: str) -> Vectors:
+        """What goes out and comes in, since it was reserved."""
+        mine, theirs = self.vectors.mine[self.place], self.vectors.theirs[self.place]
+        return Vectors(mine, theirs, codec)
+
+    @property
+    def place(self) -> slice:
+        """Where in the vectors that part is."""
+        return place_of(self.part)
+
+    def free(self) -> None:
+        """Let the next one in."""
+        self._lock.release()
+
+    def move(
+        self, partner: str, mine: Facts, theirs: Facts, judged: Callable[[float], float] = lambda _distance: 1.0
+    ) -> float:
+        """Move towards the vector received, which is overwritten. Returns the L2 distance.
+
+        Nothing moves where another peer became the centre meanwhile, or by a distance that is not finite. `judged` says
+        how far the partner is trusted, given the distance.
+        """
+        vectors, place = self.vectors, self.place
+        delta = vectors.theirs[place].sub_(vectors.mine[place])
+        distance = float(torch.linalg.vector_norm(delta))
+        if self.seated and math.isfinite(distance):
+            theirs = theirs._replace(trust=judged(distance))
+            share = self._shares.of(history_of(partner, self.part), self.value, distance, mine=mine, theirs=theirs)
+            value = self.value.clone()
+            value[place].add_(delta, alpha=share)
+            self.value = value
+            self.stamp = self.stamp.counted()
+            self.behind += 1
+        return distance
+
+    def inherits(self, peer: str, stamp: Stamp) -> bool:
+        """Whether a centre variable that is given up for ours is taken in: once each."""
+        return self.seated and stamp.term <= self.stamp.term and (peer, stamp.term) not in self._inherited
+
+    def inheritance(self, stamp: Stamp) -> float:
+        """How far ours would move to the one of that stamp: 0 to 1 of the distance."""
+        return inherited_share(self.behind, stamp.clock - self.since)
+
+    def take_in(self, peer: str, stamp: Stamp, share: float) -> float:
+        """Take in the vector received, which is overwritten. Returns the L2 distance."""
+        vectors = self.vectors
+        delta = vectors.theirs.sub_(vectors.mine)
+        distance = float(torch.linalg.vector_norm(delta))
+        self._inherited[peer, stamp.term] = None
+        forget_oldest(self._inherited, PARTNERS_MAX)
+        if self.seated and share > 0.0 and math.isfinite(distance):
+            self.value = self.value + delta.mul_(share)
+            self.stamp = self.stamp.counted()
+            self.behind = min(self.behind + max(0, stamp.clock - self.since), CLOCK_MAX)
+            log.warning("took in the centre of %s (term %d): %.2g of the way to it", peer, stamp.term, share)
+        return distance
+
+    def saw(self, value: torch.Tensor, stamp: Stamp, part: Part | None = None) -> None:
+        """Keep what the centre just sent us, all of it or a part, where nothing that we know is fresher."""
+        if not self.seated and stamp.age >= self.stamp.age:
+            known = value.clone() if part is None else self.value.clone()
+            if part is not None:
+                known[slice(*part)] = value
+            self.value, self.stamp = known, stamp
+
+    def shown(self, peer: str) -> Snapshot | None:
+        """The value for somebody who only wants to see it; None where we are not the centre."""
+        if not self.seated:
+            return None
+        if self._shown is None or self._shown.vector is not self.value:
+            self._shown = Snapshot(peer, self.stamp.clock, None, self.value)
+        return self._shown
+
+    # -- the succession -----------------------------------------------------------------------------------------------
+
+    def status(self) -> CentreStatus:
+        """What people see of it."""
+        return CentreStatus(holder=self.holder, here=self.seated, term=self.stamp.term, exchanges=self.stamp.clock)
+
+    def claim(self) -> CentreClaim:
+        """What our record says."""
+        return CentreClaim(stamp=self.stamp, seated=self.seated)
+
+    def look(self, peer: str, members: Members, now: float, *, leaving: bool = False, drained: bool = False) -> bool:
+        """Judge who is the centre, `now` in seconds; True where that was changed by us and should be announced.
+
+        Who is `drained` gives the place up, once another member has a copy.
+        """
+        others = list(candidates(members, now, self._vacancy.announce_seconds))
+        heirs = any(c.stamp.term > 0 and not c.seated for c in others)  # those that have a copy
+        if drained and self.seated and heirs and not self._lock.locked():  # the exchange under way ends first
+            log.warning("drained: the others choose another centre")
+            self.seated, self.holder = False, None
+            return True
+        own = Candidate(peer, self.stamp, self.seated)
+        top = rightful([own, *others])
+        self.holder = None if top is None else top.peer
+        if top is not None:
+            self._vacancy.ends()
+            return self._step_down(top) if self.seated and top.peer != peer else False
+        self._vacancy.begins(now)
+        turn = VACANT_ANNOUNCEMENTS + TURN_ANNOUNCEMENTS * succession([own, *others]).index(own)
+        if leaving or drained or not others or not self._vacancy.lasts(turn, now):
+            return False
+        self._take_over(peer, others)
+        return True
+
+    def inherit(self, peer: str, members: Members, now: float) -> None:
+        """Take the place of a centre that leaves, and whose value this is; `now` in seconds."""
+        self._take_over(peer, list(candidates(members, now, self._vacancy.announce_seconds)))
+
+    def give_up(self, heir: str) -> None:
+        """Leave the place to the peer that has our value and took it."""
+        self.seated, self.holder = False, heir
+
+    def _step_down(self, top: Candidate) -> bool:
+        log.warning("the centre is %s (term %d) now; ours, term %d, ends", top.peer, top.stamp.term, self.stamp.term)
+        self.seated = False
+        self.given = Given(self.value, self.stamp) if self.behind else None
+        self.stamp = Stamp(term=0)  # whatever it sends us next is the run's
+        return True
+
+    def _take_over(self, peer: str, others: list[Candidate]) -> None:
+        highest = max([self.stamp.term, *(c.stamp.term for c in others)])
+        self.stamp = Stamp(term=highest, clock=self.stamp.clock).next_term()
+        log.warning("this peer is the centre from now on (term %d)", self.stamp.term)
+        self.seated, self.holder = True, peer
+        self._vacancy.ends()
+        self.given, self.since, self.behind = None, self.stamp.clock, 0

@@ -1,0 +1,1 @@
+"""Finding peers: the DHT, signed records in it, and peers seen before."""

@@ -1,0 +1,385 @@
+"""The live directory: who is in the run and which runs there are, as signed entries in the DHT."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
+from p2p_elastic.peers.discovery.reconnect import Seeker
+from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
+from p2p_elastic.protocol.manifest import RunManifest, read_manifest
+from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedManifest
+from p2p_elastic.status.schema import BootstrapStatus
+
+log = logging.getLogger(__name__)
+NAMESPACE = "p2p-elastic/1"
+RUNS_KEY = f"{NAMESPACE}/runs"
+RECORD_SECONDS = 60.0  # announced every 5: a peer that died is forgotten after a minute, long before that it is suspect
+FIRST_KEY_MEMBERS = 500  # beyond so many, newcomers announce under one of SHARDS further keys (a key holds about 1,000)
+SHARDS = 16
+KEEPERS = 3  # members besides the founder that keep the run manifest alive
+ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
+NOT_TRIED = "not tried yet"
+ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of our own in our record: the rest of it needs up to 800 bytes
+
+
+class Entries(Protocol):
+    """What the directory needs of the DHT; `SignedDHT` is it."""
+
+    async def put(self, key: str, body: bytes, seconds: float) -> None: ...
+
+    async def get(self, key: str) -> Mapping[str, bytes]: ...
+
+    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None: ...
+
+    async def explore(self) -> None: ...
+
+    @property
+    def neighbours(self) -> frozenset[str]: ...
+
+    @property
+    def refused(self) -> int: ...
+
+
+def members_key(run: str, shard: int = 0) -> str:
+    """Where members announce themselves; shard 0 first, 1..SHARDS once that is full."""
+    return f"{NAMESPACE}/run/{run}/members/{shard}"
+
+
+def shard_of(peer: str) -> int:
+    """The further shard of a peer, 1..SHARDS."""
+    return 1 + hashlib.sha256(peer.encode()).digest()[0] % SHARDS
+
+
+def is_keeper(peer: str, others: frozenset[str]) -> bool:
+    """Whether this peer is among the KEEPERS that republish the manifest: the first by hash, everywhere the same."""
+    ranked = sorted({peer, *others}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    return peer in ranked[:KEEPERS]
+
+
+def explain(address: str, error: str) -> str:
+    """What went wrong with an address, in words that help. `error` is what libp2p says."""
+    where = address.split("/p2p/")[0]
+    lines = error.splitlines()
+    said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
+    timed_out = "timed out: wrong address, machine off, or a firewall in between"
+    if "has no IPv" in said:  # in words that help already
+        return said
+    known = (
+        ("no good addresses", "libp2p finds no address there that it can dial"),
+        ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
+        (
+            "peer id mismatch",
+            "wrong peer id: another peer answers there. Copy the address anew from that peer's screen",
+        ),
+        ("timed out", timed_out),
+        ("i/o timeout", timed_out),
+        ("no route", "no route to that network from here"),
+        ("unreachable", "no route to that network from here"),
+        ("no such host", "the host name is not known here"),
+        ("name or service not known", "the host name is not known here"),
+        ("name resolution", "the host name is not known here"),
+        ("dial to self", "we listen there ourselves: give another peer's address, or us another --port"),
+    )
+    problem = next((words for sign, words in known if sign in said.lower()), None)
+    if problem is None:
+        return said.strip(" *")
+    if where.startswith(("/ip4/127.", "/ip6/::1/")):
+        problem = problem if problem.endswith(("?", ".")) else problem + "."
+        problem += " A loopback address means this machine itself: for a peer on another machine use its LAN address"
+    return problem
+
+
+class DHTDirectory:
+    """`Directory` over signed DHT entries, plus run manifests and the way into the swarm.
+
+    Args:
+        entries: the DHT.
+        identity: ours.
+        initial_peers: peer id -> addresses, from the command line.
+        known: the same of further peers, of an earlier life of ours.
+    """
+
+    def __init__(
+        self,
+        entries: Entries,
+        identity: Identity,
+        initial_peers: Mapping[str, tuple[str, ...]],
+        known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        self._entries, self._identity = entries, identity
+        self._initial_peers = dict(initial_peers)
+        self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
+        self._members: frozenset[str] = frozenset()
+        self._own_record: PeerRecord | None = None
+        self._shard = 0
+        self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
+        self._manifest: SignedManifest | None = None
+        self._seen: dict[tuple[str, str], SignedManifest] = {}
+        self.refused: Mapping[str, ConfigError] = {}  # runs of the last look that nobody can join, and why
+        self._malformed = 0
+        self._seeker = Seeker(entries, random.Random(identity.peer))
+        self._seeker.seek_too(initial_peers)
+        self.remember(known)
+        self.own_addresses: tuple[str, ...] = ()
+
+    # -- Directory ----------------------------------------------------------------------------------------------------
+
+    async def announce(self, record: PeerRecord) -> None:
+        """Store our record, with our addresses, for RECORD_SECONDS; keep the manifest alive where that is our turn."""
+        async with self._announcing:
+            await self._announce(record)
+
+    async def _announce(self, record: PeerRecord) -> None:
+        if self._own_record is None or self._own_record.run != record.run:
+            first = await self._entries.get(members_key(record.run))
+            full = len(first) >= FIRST_KEY_MEMBERS and record.peer not in first
+            self._shard = shard_of(record.peer) if full else 0
+        self._own_record = record.model_copy(update={"addresses": fitting(self.own_addresses)})
+        await self._put(members_key(record.run, self._shard), self._own_record)
+        if self._manifest is not None and self._keeps_manifest():
+            await self._put(RUNS_KEY, self._manifest)
+
+    async def own(self, run: str) -> PeerRecord | None:
+        """The record in that run under our peer id: ours, of this life or another, or that of another process."""
+        entries = await self._entries.get(members_key(run, self._shard))
+        body = entries.get(self._identity.peer)
+        return next(iter(self._parse({self._identity.peer: body}, run)), None) if body is not None else None
+
+    async def withdraw(self) -> None:
+        """Replace our record by a goodbye, which expires soon after it."""
+        async with self._announcing:
+            if self._own_record is None:
+                return
+            goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
+            await self._put(members_key(goodbye.run, self._shard), goodbye, seconds=1.0)
+
+    async def members(self) -> tuple[PeerRecord, ...]:
+        """The other members of the run of our last announcement."""
+        if self._own_record is None:
+            return ()
+        run = self._own_record.run
+        first = await self._entries.get(members_key(run))
+        found = self._parse(first, run)
+        if len(first) >= FIRST_KEY_MEMBERS // 2:
+            shards = await asyncio.gather(*(self._entries.get(members_key(run, s)) for s in range(1, SHARDS + 1)))
+            found += [record for shard in shards for record in self._parse(shard, run)]
+        else:
+            self._shard = 0  # the swarm shrank: come back to where everybody looks
+        newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
+        others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
+        self._members = frozenset(r.peer for r in others if not r.left)
+        self._seeker.note(others)
+        return others
+
+    def _parse(self, entries: Mapping[str, bytes], run: str) -> list[PeerRecord]:
+        records = []
+        for peer, body in entries.items():
+            try:
+                record = PeerRecord.model_validate_json(body)
+            except ValidationError:
+                record = None
+            if record is None or record.peer != peer or record.run != run:
+                self._malformed += 1
+                log.info("ignored a malformed record of %s", peer)
+                continue
+            records.append(record)
+        return records
+
+    async def _put(self, key: str, value: PeerRecord | SignedManifest, seconds: float = RECORD_SECONDS) -> None:
+        await self._entries.put(key, value.model_dump_json().encode(), seconds)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def found(self, manifest: RunManifest) -> None:
+        """From the next announcement on, publish this run as its founder."""
+        signature = self._identity.sign(_manifest_bytes(manifest.model_dump()))
+        self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
+
+    @property
+    def manifest(self) -> SignedManifest | None:
+        """The run that we keep alive, with its founder's signature."""
+        return self._manifest
+
+    async def come_back(self, manifest: SignedManifest | None, known: Mapping[str, tuple[str, ...]]) -> bool:
+        """Resume our place in a run: keep its manifest alive as before, and look once for whoever is there.
+
+        True where somebody is; otherwise `stay_attached` goes on looking.
+        """
+        self._manifest = manifest
+        self.remember(known)
+        return await self.attach() or await self.try_remembered()
+
+    def _keeps_manifest(self) -> bool:
+        assert self._manifest is not None
+        founder = self._manifest.manifest.founder
+        return founder == self._identity.peer or is_keeper(self._identity.peer, self._members - {founder})
+
+    async def runs(self) -> tuple[RunManifest, ...]:
+        """The runs of this DHT whose manifest was signed by its founder. Raises DirectoryError."""
+        manifests, refused, self._seen = [], {}, {}
+        for peer, body in (await self._entries.get(RUNS_KEY)).items():
+            published = _signed_by_its_founder(body)
+            try:
+                if published is None:
+                    raise ConfigError("signature", peer, "a manifest that its founder signed")
+                manifest = read_manifest(published.manifest)
+                if _manifest_bytes(manifest.model_dump()) != _manifest_bytes(published.manifest):
+                    raise ConfigError("manifest", peer, "other fields than in this version: update p2p-elastic")
+            except ConfigError as error:
+                self._malformed += 1
+                log.info("ignored a run manifest published by %s: %s", peer, error)
+                if published is not None:
+                    refused[str(published.manifest.get("run"))] = error
+                continue
+            self._seen[manifest.run, manifest.founder] = SignedManifest(
+                manifest=manifest, signature=published.signature
+            )
+            manifests.append(manifest)
+        self.refused = refused
+        return tuple(manifests)
+
+    def join(self, manifest: RunManifest) -> None:
+        """From now on help to keep this run's manifest alive. It must have come from `runs`."""
+        self._manifest = self._seen[manifest.run, manifest.founder]
+
+    # -- the way into the swarm ---------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether at least one other peer of the DHT is known to answer."""
+        return bool(self._entries.neighbours)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no peer of the DHT that we know has a smaller id: of several that could do something, one does."""
+        return all(self._identity.peer < other for other in self._entries.neighbours)
+
+    @property
+    def ignored(self) -> int:
+        """Records that were ignored, by the DHT node or by us."""
+        return self._entries.refused + self._malformed
+
+    def bootstrap(self) -> tuple[BootstrapStatus, ...]:
+        """Each initial address and what came of it."""
+        return tuple(BootstrapStatus(address=a, problem=p) for a, p in self._problems.items())
+
+    async def until_attached(self) -> None:
+        """Wait, while `stay_attached` runs, until another peer of the DHT answers."""
+        while not self.attached:  # hivemind has no event for it  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+
+    async def attach(self) -> bool:
+        """Try every initial peer once. True where at least one is there."""
+        met = await asyncio.gather(*(self._meet_initial(p, a) for p, a in self._initial_peers.items()))
+        if any(met):
+            await self._explore()
+        return any(met)
+
+    @property
+    def run(self) -> str | None:
+        """The run of our last announcement."""
+        return None if self._own_record is None else self._own_record.run
+
+    @property
+    def founder(self) -> str | None:
+        """Of the run that we founded or joined; None while we train alone until we can join one."""
+        return None if self._manifest is None else self._manifest.manifest.founder
+
+    @property
+    def ourselves(self) -> Mapping[str, tuple[str, ...]]:
+        """Our peer id -> our addresses."""
+        return {self._identity.peer: fitting(self.own_addresses)}
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, ...]]:
+        """Peer id -> addresses of the members of the last hour, the latest first."""
+        return self._seeker.known
+
+    def remember(self, addresses: Mapping[str, tuple[str, ...]]) -> int:
+        """Look for these peers, too: they were members once. How many they are, without ourselves."""
+        others = {peer: those for peer, those in addresses.items() if peer != self._identity.peer}
+        self._seeker.remember(others)
+        return len(others)
+
+    def forget_remembered(self) -> None:
+        """Look for the remembered peers no more."""
+        self._seeker.forget_remembered()
+
+    async def try_remembered(self) -> bool:
+        """Try the remembered peers until one is there. Whether one was."""
+        return await self._seeker.try_remembered()
+
+    async def _meet_initial(self, peer: str, addresses: tuple[str, ...]) -> bool:
+        met = False
+        for address in addresses:
+            self._problems[address] = problem = await self._problem(peer, address)
+            met = met or problem is None
+        return met
+
+    async def _problem(self, peer: str, address: str) -> str | None:
+        try:
+            await self._entries.meet(peer, (address,))
+        except (PartnerUnreachable, DirectoryError) as error:
+            known = self._problems[address]
+            if "dial backoff" in str(error) and known not in (None, NOT_TRIED):
+                return known  # libp2p will not try again so soon; what it said the last time still holds
+            return explain(address, str(error))
+        return None
+
+    async def _explore(self) -> None:
+        try:
+            await self._entries.explore()
+        except DirectoryError as error:
+            log.info("exploring the DHT: %s", error)
+
+    async def stay_attached(self) -> None:
+        """For ever: find the way in while alone, with backoff, and meet known peers that we lost touch with."""
+        seeking = asyncio.ensure_future(self._seeker.run())
+        try:
+            await asyncio.gather(seeking, self._try_initial())
+        finally:
+            seeking.cancel()
+
+    async def _try_initial(self) -> None:
+        """For ever: try the initial peers while alone."""
+        pause = ATTACH_SECONDS_MIN
+        while True:
+            if self.attached or not self._initial_peers:
+                pause = ATTACH_SECONDS_MIN
+            else:
+                await self.attach()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, ATTACH_SECONDS_MAX)
+
+
+def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """As many of the first addresses as a record has room for."""
+    chosen: list[str] = []
+    for address in addresses[:ADDRESSES_MAX]:
+        if sum(map(len, chosen)) + len(address) <= ADDRESSES_LENGTH_MAX:
+            chosen.append(address)
+    return tuple(chosen)
+
+
+def _signed_by_its_founder(body: bytes) -> PublishedManifest | None:
+    try:
+        entry = PublishedManifest.model_validate_json(body)
+        founder = peer_from_text(str(entry.manifest.get("founder")))
+        genuine = verify(founder, bytes.fromhex(entry.signature), _manifest_bytes(entry.manifest))
+    except ValueError:
+        return None
+    return entry if genuine else None
+
+
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    return b"p2p-elastic/manifest/1" + json.dumps(manifest, sort_keys=True).encode()

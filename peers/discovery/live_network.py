@@ -1,0 +1,249 @@
+"""The live network of one peer: host, DHT and directory together, and the thread that they live in."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from p2p_elastic.common.addresses import announced, parse_address
+from p2p_elastic.common.timeouts import wait_for
+from p2p_elastic.errors import DirectoryError, NetworkError
+from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.peer_cache import PeerCache
+from p2p_elastic.peers.discovery.peer_cache_sync import Remembering
+from p2p_elastic.peers.discovery.signed_dht import SignedDHT
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
+from p2p_elastic.peers.transport.start_p2pd import STOPPING
+from p2p_elastic.peers.transport.swarm_clock import SwarmClock
+from p2p_elastic.protocol.manifest import RunManifest, choose_run
+from p2p_elastic.status.schema import NetworkStatus
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+SWITCH_SECONDS = 0.0005  # Python's default of 5 ms lets a training thread starve the network: 36 against 395 MB/s
+POLL_SECONDS = 0.1
+ADDRESS_SECONDS = 30.0
+SAVE_SECONDS = 1.0
+FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
+REFUSE_SECONDS = 6.0  # so long one that can be joined may come beside one that cannot
+
+
+class Interrupted(Exception):  # not an error: the user asked to stop
+    """The wait was given up because the user asked to stop."""
+
+
+class _SwitchInterval:
+    """Python's switch interval, which is one for the process: short while any network thread runs, then as it was."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._before = self._shortened = 0.0
+
+    def shorten(self) -> None:
+        with self._lock:
+            if self._running == 0:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(SWITCH_SECONDS, self._before))
+                self._shortened = sys.getswitchinterval()
+            self._running += 1
+
+    def restore(self) -> None:
+        """To be called once for each `shorten`. What somebody else has set since then stays."""
+        with self._lock:
+            self._running -= 1
+            if self._running == 0 and sys.getswitchinterval() == self._shortened:
+                sys.setswitchinterval(self._before)
+
+
+_SWITCH_INTERVAL = _SwitchInterval()
+
+
+class NetworkThread:
+    """An event loop in a thread of its own, for everything that talks to others."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name="network", daemon=True)
+
+    def __enter__(self) -> NetworkThread:
+        _SWITCH_INTERVAL.shorten()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        _SWITCH_INTERVAL.restore()
+
+    def _main(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # of the main thread; not of a p2pd that starts
+        asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(_log_exception)
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(_cancel_others())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Begin `coroutine` on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def call(self, coroutine: Coroutine[Any, Any, T], interrupted: Callable[[], bool] = lambda: False) -> T:
+        """Run `coroutine` on the loop and wait for it. Raises Interrupted once `interrupted()` is true."""
+        future = self.spawn(coroutine)
+        while True:
+            try:
+                return future.result(POLL_SECONDS)
+            except concurrent.futures.TimeoutError:
+                if future.done():  # it ended just now, or with a timeout of its own
+                    return future.result()
+                if interrupted():
+                    future.cancel()
+                    raise Interrupted from None
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await wait_for(asyncio.gather(*others, return_exceptions=True), 1.0)
+
+
+def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # hivemind leaves failed tasks behind on timeouts; nobody waits for them and nothing depends on them.
+    log.debug("in the network loop: %s: %r", context.get("message"), context.get("exception"))
+
+
+class LiveNetwork:
+    """libp2p, DHT and directory of one peer. Belongs to the network thread; `status` may be read from any.
+
+    Args:
+        identity: ours.
+        initial_peers, announce: addresses, from the command line.
+        cache: where peers are remembered that we meet; None: nowhere.
+        clock: what time it is here, until others are met; None: what this machine says.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        initial_peers: Sequence[str],
+        announce: Sequence[str] = (),
+        cache: PeerCache | None = None,
+        *,
+        clock: SwarmClock | None = None,
+    ) -> None:
+        grouped: dict[str, tuple[str, ...]] = {}
+        for address in map(parse_address, initial_peers):
+            grouped[address.peer] = (*grouped.get(address.peer, ()), str(address))
+        self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
+        self._initial_peers, self._cache = grouped, cache
+        self.clock = SwarmClock() if clock is None else clock  # the swarm's, as far as we have met it
+        self._remembering: Remembering | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failure: str | None = None
+
+    async def open(self, host: str, port: int) -> None:
+        """Start listening. Raises ConfigError where host or port cannot be used, NetworkError."""
+        self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
+        await self.host.start()
+        self.dht = SignedDHT(self.host, self.identity)
+        await self.dht.start()
+        self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
+        self.directory.own_addresses = self.host.addresses
+        self.transport = Libp2pTransport(self.host)
+        self._live(self.host.supervise())
+        self._live(self.dht.keep_time())
+        if self._cache is not None:
+            self._remembering = Remembering(self._cache, self.directory, self._initial_peers)
+            self._live(self._remembering.run())
+        self._live(self._refresh_addresses())
+
+    async def stay_attached(self) -> None:
+        """From now on, look for the way into the swarm whenever it is lost."""
+        self._live(self.directory.stay_attached())
+
+    async def find_run(self, wanted: str | None, seconds: float = FIND_RUN_SECONDS) -> RunManifest | None:
+        """The wanted run, or the only one there is; None where it does not appear for so long.
+
+        Raises:
+            ConfigError: see `choose_run`.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while (waited := loop.time() - began) < seconds:
+            try:
+                manifests = await self.directory.runs()
+                found = choose_run(manifests, wanted, self.directory.refused if waited > REFUSE_SECONDS else {})
+            except DirectoryError as error:
+                log.info("looking for the run: %s", error)
+                found = None
+            if found is not None:
+                return found
+            await asyncio.sleep(0.5)
+        return None
+
+    async def run_before(self, name: str | None) -> str | None:
+        """The run that our peer id was seen in last, as is remembered here; of that name, if one is given."""
+        if self._cache is None:
+            return None
+        return await asyncio.to_thread(self._cache.last_run_of, self.identity.peer, name)
+
+    async def recall(self, run: str | None) -> int:
+        """From now on look also for peers of that run that were met in an earlier life; how many they are."""
+        return 0 if self._remembering is None else await self._remembering.recall(run)
+
+    def _live(self, life: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(life)
+        task.add_done_callback(self.report_end)
+        self._tasks.append(task)
+
+    def report_end(self, task: asyncio.Task[None] | concurrent.futures.Future[Any]) -> None:
+        """To be called with what should never end: if it failed, say so in the log and the status."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failure = f"{type(error).__name__}: {error}"
+            log.error("the network side failed, training goes on alone: %s", self.failure)
+
+    async def _refresh_addresses(self) -> None:
+        while True:
+            await asyncio.sleep(ADDRESS_SECONDS)
+            try:
+                await self.host.refresh_addresses()
+            except NetworkError as error:
+                log.info("%s", error)
+            self.directory.own_addresses = self.host.addresses
+
+    async def close(self) -> None:
+        """Stop everything; p2pd is gone when this returns."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks, timeout=1.0)
+        if self._remembering is not None:
+            with contextlib.suppress(asyncio.TimeoutError):  # a disk that hangs must not hold us up
+                await wait_for(self._remembering.save(), SAVE_SECONDS)
+        await self.transport.close()
+        await self.dht.close()
+        await self.host.close()
+
+    def status(self, streams_refused: dict[str, int]) -> NetworkStatus:
+        return NetworkStatus(
+            addresses=self.host.addresses,
+            attached=self.directory.attached,
+            bootstrap=self.directory.bootstrap(),
+            failure=self.failure,
+            restarts=self.host.restarts,
+            records_ignored=self.directory.ignored,
+            streams_refused=streams_refused,
+        )

@@ -1,0 +1,1 @@
+"""The parts of one exchange: mailbox, slot, pacing, terms, memory of the rule, journal."""

@@ -1,0 +1,274 @@
+"""Where the training thread and the network thread meet: one snapshot out, one move in.
+
+    free --request--> wanted --step--> taking --> ready --deliver--> delivered --step--> free
+    free ----------due step----------> taking
+    wanted, taking, ready --release--> free
+
+At most one exchange is under way per peer, so memory stays at one vector, which is first the snapshot and then, in
+place, the move; at two where a partner's parameters are tried before we move. Parameters are read and changed only in
+`between_steps`, which the training thread calls. A copy for newcomers (`show`) is apart from all that: it neither waits
+for an exchange nor keeps one waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
+from p2p_elastic.protocol.chunks import Received, Vectors
+
+
+class State(Enum):
+    FREE = "free"
+    WANTED = "wanted"  # the network asked for a snapshot
+    TAKING = "taking"  # the training thread copies the parameters
+    READY = "ready"  # `mine` holds a snapshot, the network may read it
+    DELIVERED = "delivered"  # `theirs` holds a move, the training thread adds it
+
+
+Check = Callable[[], bool]
+"""Asked by the training thread whether a move that was delivered shall be added."""
+
+
+class Settled(NamedTuple):
+    """A move that was added, or not: of which exchange, and how many steps after its snapshot."""
+
+    exchange_id: str
+    staleness: int
+    added: bool = True
+    replaced: bool = False  # the model was replaced, whatever it was
+    copied: bool = False  # the move led all the way to a partner's parameters
+
+
+class Delivered(NamedTuple):
+    """A move that waits: of which exchange, `share` times `delta` [of the part]; `Mailbox.deliver` says the rest."""
+
+    exchange_id: str
+    delta: Tensor
+    share: float
+    check: Check | None
+    replaces: bool
+    copied: bool
+
+
+class Wanted(NamedTuple):
+    """A copy for newcomers: where it goes [D], and who hears of the step that it was made after."""
+
+    out: Tensor
+    taken: Callable[[int], None]
+
+
+class Mailbox:
+    """The vectors and the state of the one exchange that may be under way.
+
+    `mine` [D] is the snapshot, or that `part` of it. Where `compares`, it is all of it, and a second vector beside it
+    takes the partner's parameters, so that the two can be tried; from the next snapshot on.
+    """
+
+    def __init__(self, vector: ParameterVector) -> None:
+        vector.flatten()
+        self._vector = vector
+        self._compares = self._both = False
+        self._mine = self._theirs = vector.empty(0)
+        self.part: Part | None = None  # of the vector that is exchanged; None: all of it
+        self._wanted_part: Part | None = None
+        self.snapshot_step = 0
+        self._delivered: Delivered | None = None
+        self._wanted: Wanted | None = None
+        self._state = State.FREE
+        self._lock = threading.Condition()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def mine(self) -> Tensor:
+        """Our snapshot: all of it, or what is exchanged."""
+        return self._mine[: self._size()]
+
+    @property
+    def theirs(self) -> Tensor:
+        """Where a partner's parameters go that are to be compared with ours [D]."""
+        self._theirs = self._fit(self._theirs, self._vector.elements)
+        return self._theirs
+
+    def _size(self) -> int:
+        return self._vector.elements if self._both or self.part is None else self.part[1] - self.part[0]
+
+    def _fit(self, buffer: Tensor, size: int) -> Tensor:
+        """Memory for so many elements, without keeping much more than that."""
+        return buffer if size <= len(buffer) <= 2 * size else self._vector.empty(size)
+
+    def vectors(self, codec: str) -> Vectors:
+        """What travels in the exchange under way."""
+        if not self._both:
+            return Vectors.moving(self.mine, codec)
+        if self.part is not None:
+            self.theirs.copy_(self.mine)  # what does not travel is the same at both
+        return Vectors(self.mine[place_of(self.part)], self.theirs[place_of(self.part)], codec)
+
+    @property
+    def received(self) -> Tensor:
+        """What was received, where it was kept beside ours."""
+        return self.theirs[place_of(self.part)]
+
+    @property
+    def both(self) -> Vectors | None:
+        """Ours and theirs, whole, in the exchange under way; None where they are not compared."""
+        return Vectors(self.mine, self.theirs) if self._both else None
+
+    def bring(self, values: Tensor) -> Received:
+        """Take in a partner's parameters, or this part of them, that are already here."""
+        if self._both:
+            self.theirs.copy_(self.mine)
+            self.theirs[place_of(self.part)] = values
+        else:
+            torch.sub(values, self.mine, out=self.mine)
+        distance = 0.0 if self._both else float(torch.linalg.vector_norm(self.mine))
+        return Received(zero=not bool(values.any()), distance=distance)
+
+    def difference(self, received: Received) -> tuple[Tensor, float]:
+        """Theirs minus ours, of what was exchanged, and its L2 norm. What was received is overwritten by it."""
+        if not self._both:
+            return self.mine, received.distance
+        delta = self.theirs[place_of(self.part)].sub_(self.mine[place_of(self.part)])
+        return delta, float(torch.linalg.vector_norm(delta))
+
+    # -- training thread ----------------------------------------------------------------------------------------------
+
+    def between_steps(
+        self,
+        step: int,
+        *,
+        due: bool,
+        settle: bool,
+        published: Callable[[bool], None],
+        part: Callable[[], Part | None] = lambda: None,
+    ) -> Settled | None:
+        """Add a delivered move, then take a snapshot where one is wanted, or one of this `part` where that is `due`.
+
+        Returns what was added, None where nothing was. `published(due)` is called when a snapshot was taken; its
+        argument says whether we are to initiate. With `settle` false only snapshots are taken: during an evaluation the
+        parameters must stand still.
+        """
+        settled = self._settle(step) if settle and self._state is State.DELIVERED else None
+        self.copy_for_newcomers(step)
+        with self._lock:
+            wanted = self._state is State.WANTED
+            if not wanted and not (due and self._state is State.FREE):
+                return settled
+            self._state = State.TAKING
+        self.part = self._wanted_part if wanted else part()
+        self._both = self._compares
+        self._mine = self._fit(self._mine, self._size())
+        # Not under the lock: the network thread must not wait for a copy.
+        self._vector.begin_snapshot(self.mine, None if self._both else self.part)
+        self.snapshot_step = step
+        with self._lock:
+            if self._state is not State.TAKING:  # given up meanwhile
+                return settled
+            self._state = State.READY
+        published(not wanted)
+        return settled
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, at most so long, until `between_steps` has something to do for the network."""
+        with self._lock:
+            self._lock.wait_for(self._to_do, seconds)
+
+    def _to_do(self) -> bool:
+        return self._wanted is not None or self._state in (State.WANTED, State.DELIVERED)
+
+    def copy_for_newcomers(self, step: int) -> None:
+        """Make the copy that `show` asked for."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self._vector.snapshot(wanted.out)
+            wanted.taken(step)
+
+    def _settle(self, step: int) -> Settled:
+        move = self._delivered
+        assert move is not None, "a move was delivered without a difference"
+        added = move.check is None or move.check()
+        if added and move.replaces:
+            self._vector.load_(move.delta)
+        elif added:
+            self._vector.add_(move.delta, self.part, move.share)
+        self._delivered = None
+        settled = Settled(
+            move.exchange_id,
+            step - self.snapshot_step,
+            added,
+            replaced=added and move.replaces,
+            copied=added and move.copied,
+        )
+        with self._lock:
+            self._state = State.FREE
+        return settled
+
+    # -- network thread -----------------------------------------------------------------------------------------------
+
+    def compare(self, on: bool) -> None:
+        """From the next snapshot on, keep a partner's parameters beside ours, or do not."""
+        self._compares = on
+
+    def show(self, out: Tensor, taken: Callable[[int], None]) -> None:
+        """Copy the parameters into `out` [D] at the next step; the training thread then calls `taken` with it."""
+        with self._lock:
+            self._wanted = Wanted(out, taken)
+            self._lock.notify()
+
+    def request(self, part: Part | None = None) -> bool:
+        """Ask for a snapshot, for an exchange of this part, at the next step. False where an exchange is under way."""
+        with self._lock:
+            if self._state is not State.FREE:
+                return False
+            self._state, self._wanted_part = State.WANTED, part
+            self._lock.notify()
+            return True
+
+    def release(self) -> None:
+        """Give up the exchange under way: nobody moves."""
+        with self._lock:
+            if self._state is not State.DELIVERED:
+                self._state = State.FREE
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the snapshot that was taken is whole: it may still be on its way from a GPU."""
+        return self._vector.has_arrived
+
+    def arrive(self) -> None:
+        """Wait until it is."""
+        self._vector.arrive()
+
+    def deliver(
+        self,
+        exchange_id: str,
+        delta: Tensor,
+        share: float,
+        check: Check | None = None,
+        *,
+        replaces: bool = False,
+        copied: bool = False,
+    ) -> None:
+        """That exchange's move, `share` times `delta` [of the part]; the training thread adds it between two steps, if
+        `check`.
+
+        Where it `replaces` the model, `delta` is loaded instead: to add something to what is not finite is no help.
+        `copied`: it leads all the way to a partner's parameters.
+        """
+        brought = self._vector.bring(delta)
+        with self._lock:
+            assert self._state is State.READY, f"a move delivered while {self._state.value}"
+            self._state = State.DELIVERED
+            self._delivered = Delivered(exchange_id, brought, share, check, replaces, copied)
+            self._lock.notify()

@@ -1,0 +1,139 @@
+"""Who has the mailbox: the one exchange that may be under way, as a state machine.
+
+    from           take      answer(by)     offer(to)     yield_to(to)  declined      deliver    settle  release
+    idle           choosing  answering(by)  -             -             -             -          none    idle
+    choosing       busy      busy           offering(to)  -             -             delivered  none    idle
+    offering(to)   busy      busy           -             yielding(to)  choosing      delivered  none    idle
+    yielding(to)   busy      busy           -             -             yielding(to)  delivered  none    idle
+    answering(by)  busy      busy           -             -             -             delivered  none    idle
+    delivered      busy      busy           -             -             -             -          idle    delivered
+
+`-`: a bug of ours, which an assertion shows. `busy`: False, nothing changes. `settle` is the training thread's, between
+two steps (`Mailbox.between_steps`); by itself it also goes from idle to choosing, where an exchange is due. `yield_to`
+takes only the partner that is offered to. A move that was delivered is not taken back: `release` leaves it.
+
+Two things are apart from this. How far the snapshot is (wanted, taking, ready) is between the two threads:
+`mailbox.py`. Whether this peer leaves, and whom it awaits, goes on beside any of these states: `departure.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import NamedTuple
+
+from torch import Tensor
+
+from p2p_elastic.parameters.vector import ParameterVector, Part
+from p2p_elastic.peers.exchange.mailbox import Check, Mailbox, State
+
+
+class Phase(Enum):
+    IDLE = "idle"
+    CHOOSING = "choosing"  # a snapshot of ours is wanted or there, and nobody has it yet
+    OFFERING = "offering"  # it is offered to a partner
+    YIELDING = "yielding"  # the same, and that partner offered to us, and goes first
+    ANSWERING = "answering"  # a partner asked for it
+    DELIVERED = "delivered"  # a move waits for the training thread
+
+
+class Slot(NamedTuple):
+    """One state: with whom, in those that have a partner."""
+
+    phase: Phase
+    partner: str | None = None
+
+
+IDLE, CHOOSING, DELIVERED = Slot(Phase.IDLE), Slot(Phase.CHOOSING), Slot(Phase.DELIVERED)
+
+
+class ExchangeSlot:
+    """The mailbox and who has it. Belongs to the network thread; `state` may be read from any."""
+
+    def __init__(self, vector: ParameterVector) -> None:
+        self.mailbox = Mailbox(vector)
+        self.handed_step: int | None = None  # of our last snapshot that somebody else moved by: past, so no state
+        self.freed = asyncio.Event()  # set where waiting for another state may be over
+        self._held = CHOOSING  # what the snapshot is for, while there is one
+
+    @property
+    def state(self) -> Slot:
+        mailbox = self.mailbox.state
+        if mailbox is State.FREE:
+            return IDLE
+        return DELIVERED if mailbox is State.DELIVERED else self._held
+
+    # -- transitions --------------------------------------------------------------------------------------------------
+
+    def take(self) -> bool:
+        """Ask for a snapshot of ours, for an exchange outside of the schedule. False where one is under way."""
+        return self._request(CHOOSING, None)
+
+    def answer(self, partner: str, part: Part | None) -> bool:
+        """Ask for one of that part, for a partner that asked us. False where an exchange is under way."""
+        return self._request(Slot(Phase.ANSWERING, partner), part)
+
+    def _request(self, held: Slot, part: Part | None) -> bool:
+        if not self.mailbox.request(part):
+            return False
+        self._held = held
+        return True
+
+    def offer(self, partner: str) -> None:
+        """Offer our snapshot to that partner."""
+        self._move(Slot(Phase.OFFERING, partner), Phase.CHOOSING)
+
+    def yield_to(self, partner: str) -> None:
+        """The partner that we offer to offered to us, and goes first."""
+        assert self.state.partner == partner, f"yields to {partner} while {self.state}"
+        self._move(Slot(Phase.YIELDING, partner), Phase.OFFERING)
+
+    def declined(self) -> None:
+        """The partner that we offered to did not take it: it is another's turn, unless we yield to that one."""
+        state = self.state
+        self._move(state if state.phase is Phase.YIELDING else CHOOSING, Phase.OFFERING, Phase.YIELDING)
+
+    def deliver(
+        self,
+        exchange_id: str,
+        delta: Tensor,
+        share: float,
+        check: Check | None = None,
+        *,
+        replaces: bool = False,
+        copied: bool = False,
+    ) -> None:
+        """Hand that exchange's move to the training thread, as `Mailbox.deliver` says."""
+        self.mailbox.deliver(exchange_id, delta, share, check, replaces=replaces, copied=copied)
+        self._held = CHOOSING
+        self.freed.set()
+
+    def release(self) -> None:
+        """Give up the exchange under way: nobody moves."""
+        self.mailbox.release()
+        self._held = CHOOSING
+        self.freed.set()
+
+    def _move(self, to: Slot, *sources: Phase) -> None:
+        state = self.state
+        assert state.phase in sources, f"{to.phase.value} after {state.phase.value}"
+        self._held = to
+
+    # -- beside them --------------------------------------------------------------------------------------------------
+
+    def gave(self) -> None:
+        """Somebody else moves by the snapshot under way."""
+        self.handed_step = self.mailbox.snapshot_step
+
+    async def until_idle(self) -> None:
+        """Wait until no exchange is under way and no move waits to be added."""
+        await self._until(Phase.IDLE)
+
+    async def until_quiet(self) -> None:
+        """Wait until no exchange is under way; a move may still wait to be added."""
+        await self._until(Phase.IDLE, Phase.DELIVERED)
+
+    async def _until(self, *phases: Phase) -> None:
+        while self.state.phase not in phases:
+            self.freed.clear()
+            await self.freed.wait()

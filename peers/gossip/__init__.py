@@ -1,0 +1,1 @@
+"""Exchanges between two members: asking, answering and moving; the topology of pairs."""

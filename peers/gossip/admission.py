@@ -1,0 +1,67 @@
+"""What is checked of whoever asks for something, before a feature looks at what it asks for."""
+
+from __future__ import annotations
+
+from p2p_elastic.errors import RemoteProtocolError
+from p2p_elastic.peers.session.conversation import Conversation
+from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.protocol.chunks import EXACT
+from p2p_elastic.protocol.exchange import objection
+from p2p_elastic.protocol.messages import Decline, DeclineReason, Fetch, Goodbye, Offer, Tell
+
+
+class Admission:
+    """Says no for all features alike. Belongs to the network thread."""
+
+    def __init__(self, local: LocalContext) -> None:
+        self._local = local
+
+    def identify(self, conversation: Conversation, claimed: str | None = None) -> str:
+        """Who is at the other end: its proven peer id. It was heard of.
+
+        Raises:
+            RemoteProtocolError: it says that it is another one.
+        """
+        partner = conversation.stream.partner
+        self._local.members.heard(partner)
+        if claimed is not None and claimed != partner:
+            raise RemoteProtocolError(f"claims to be {claimed!a}, is {partner}", partner=partner)
+        return partner
+
+    async def declines(self, conversation: Conversation, asked: Offer | Fetch) -> bool:
+        """Whether it is declined, whatever it is in detail; then it was told so."""
+        decline = self._objection(asked)
+        if decline is not None:
+            await self.say_no(conversation, decline)
+        return decline is not None
+
+    async def declines_other_run(self, conversation: Conversation, told: Tell | Goodbye) -> bool:
+        """Whether it is of another run; then it was told so."""
+        if told.run == self._local.run.context.run:
+            return False
+        await self.say_no(conversation, Decline(id=told.id, reason=DeclineReason.OTHER_RUN))
+        return True
+
+    async def say_no(self, conversation: Conversation, decline: Decline) -> None:
+        """Decline, and count that."""
+        self._local.journal.declined_by_us[decline.reason.value] += 1
+        await conversation.send(decline)
+
+    def _objection(self, asked: Offer | Fetch) -> Decline | None:
+        local = self._local
+        bargain, vector = local.run.bargain, local.vector
+        codecs = bargain.codecs if isinstance(asked, Offer) else {*bargain.codecs, EXACT}
+        general = objection(
+            asked,
+            run=local.run.context.run,
+            schema_hash=vector.schema_hash,
+            elements=vector.elements,
+            codecs=codecs,
+        )
+        if general is None and isinstance(asked, Offer) and asked.part is not None and bargain.fragments == 1:
+            general = Decline(id=asked.id, reason=DeclineReason.OTHER_RULE, detail="this run exchanges whole models")
+        if general is not None or asked.peer == local.departure.awaited:
+            return general
+        if local.departure.leaving:
+            return Decline(id=asked.id, reason=DeclineReason.LEAVING)
+        return Decline(id=asked.id, reason=DeclineReason.DRAINED) if local.own.condition.drained else None

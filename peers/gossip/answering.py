@@ -1,0 +1,136 @@
+"""Answering exchanges: offers, the further streams of an exchange, and inquiries after a lost last word."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from p2p_elastic.errors import ExchangeError, RemoteProtocolError
+from p2p_elastic.peers.gossip.admission import Admission
+from p2p_elastic.peers.gossip.initiator import outcome_of
+from p2p_elastic.peers.session.answers import Answers
+from p2p_elastic.peers.session.commit_log import Key, Ledger
+from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.session.parallel_streams import AwaitedLanes
+from p2p_elastic.peers.state.context import LocalContext, enter
+from p2p_elastic.peers.state.topology import Refusal, Seat
+from p2p_elastic.protocol.chunks import Received
+from p2p_elastic.protocol.exchange import Result, respond
+from p2p_elastic.protocol.messages import Aborted, Accept, Committed, Decline, DeclineReason, Inquiry, Lane, Offer
+from p2p_elastic.rules.trial import Trial
+
+log = logging.getLogger(__name__)
+WAITED_MAX = 3600.0
+
+
+class Answering:
+    """Exchanges that others ask for, each committed once. Belongs to the network thread."""
+
+    def __init__(self, local: LocalContext, limits: Limits, admission: Admission) -> None:
+        self._local, self._limits, self._admission = local, limits, admission
+        self._ledger = Ledger(limits.ledger_entries)
+        self._awaited = AwaitedLanes(limits.header_seconds)
+
+    def register(self, answers: Answers) -> None:
+        """It answers offers, inquiries and lanes."""
+        answers.register(Offer, self.answer)
+        answers.register(Inquiry, self.say_verdict)
+        answers.register(Lane, self.join)
+
+    async def join(self, conversation: Conversation, lane: Lane) -> None:
+        """This stream is another one of an exchange under way. Raises ExchangeError."""
+        key = Key(conversation.stream.partner, lane.id)
+        await self._awaited.join(key, lane.number, conversation.stream)
+
+    async def say_verdict(self, conversation: Conversation, inquiry: Inquiry) -> None:
+        """Say whether that exchange took place. Raises ExchangeError."""
+        key = Key(self._admission.identify(conversation), inquiry.id)
+        committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
+        await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
+
+    async def answer(self, conversation: Conversation, offer: Offer) -> None:
+        """Exchange, or say why not. Raises ExchangeError."""
+        key = Key(self._admission.identify(conversation, offer.peer), offer.id)
+        if await self._admission.declines(conversation, offer):
+            return
+        seat, asked_at = self._local.run.topology.seat(), asyncio.get_running_loop().time()
+        refusal = Refusal(DeclineReason.OTHER_RULE) if seat is None else await self._reserve(seat, offer)
+        if seat is not None and refusal is None:
+            await self._exchange(conversation, offer, key, seat, asked_at)
+        elif refusal is not None:
+            decline = Decline(id=offer.id, reason=refusal.reason, detail=refusal.detail)
+            await self._admission.say_no(conversation, decline)
+
+    async def _reserve(self, seat: Seat, offer: Offer) -> Refusal | None:
+        """Make our end ready, or say why not. While it waits for its turn, the budget may be spent on others."""
+        refusal = self._paced(seat, offer) or await seat.reserve(offer)
+        if refusal is None and (refusal := self._paced(seat, offer)) is not None:
+            seat.free()
+        return refusal
+
+    def _paced(self, seat: Seat, offer: Offer) -> Refusal | None:
+        local = self._local
+        why = None if offer.peer == local.departure.awaited else local.pacing.objection(offer, seat.precedence(offer))
+        return None if why is None else Refusal(DeclineReason.PACED, why)
+
+    async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat, asked_at: float) -> None:
+        local, started = self._local, asyncio.get_running_loop().time()
+        terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX)}
+        accept = seat.accept(offer).model_copy(update=terms)
+        reply, trial, distance = _Reply(self._ledger, key), None, None
+        conversation.exchanging = True
+        try:
+            result = await self._converse(conversation, offer, accept, seat, reply)
+            trial = await seat.try_out(offer, accept) if reply.committed else None
+        except ExchangeError as error:
+            result = Result(outcome_of(error), reason=str(error))
+            log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)
+        finally:
+            self._ledger.end(key, committed=False)
+            if reply.committed:  # whatever came between: the partner was told so
+                distance = _commit(seat, offer, accept, trial, conversation.received)
+            else:
+                seat.free()
+        enter(
+            local,
+            offer.id,
+            key.partner,
+            result,
+            initiated=False,
+            started=started,
+            traffic=conversation.traffic,
+            distance=distance,
+        )
+
+    async def _converse(
+        self, conversation: Conversation, offer: Offer, accept: Accept, seat: Seat, reply: _Reply
+    ) -> Result:
+        key = reply.key
+        if not self._ledger.begin(key):
+            raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
+        if offer.last:
+            self._local.pacing.takes_last(key.partner)
+        with self._awaited.expect(key, offer.streams) as conversation.widening:
+            exchange = respond(offer, accept, self._local.run.policy.flow)
+            return await conversation.run(exchange, seat.vectors(offer), reply.commit, seated=True)
+
+
+class _Reply:
+    """One exchange under way, and whether the partner is told that it took place."""
+
+    def __init__(self, ledger: Ledger, key: Key) -> None:
+        self._ledger, self.key = ledger, key
+        self.committed = False
+
+    def commit(self) -> None:
+        """It takes place."""
+        self.committed = True
+        self._ledger.end(self.key, committed=True)
+
+
+def _commit(seat: Seat, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
+    try:
+        return seat.commit(offer, accept, trial, received)
+    except BaseException:  # such as a GPU that failed: the next exchange finds the seat free
+        seat.free()
+        raise

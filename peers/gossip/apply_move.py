@@ -1,0 +1,84 @@
+"""From what an exchange brought to the move that the training thread adds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+from p2p_elastic.peers.exchange.mailbox import Check
+from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.protocol.chunks import Received
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.rules.merging import crossing, merges
+from p2p_elastic.rules.trial import Trial
+
+log = logging.getLogger(__name__)
+
+
+def move(
+    local: LocalContext,
+    exchange_id: str,
+    mine: Facts,
+    theirs: Facts,
+    *,
+    partner: str,
+    received: Received | None,
+    trial: Trial | None = None,
+    of_all: bool = False,
+    check: Check | None = None,
+) -> float | None:
+    """Turn what was received into our move and hand it to the training thread. Returns the L2 distance.
+
+    Where nothing was `received` only the rule's state changes, and the mailbox is free again. `trial` is how the
+    partner's parameters did here. `of_all`: by the rule for the best of all groups. `check` is asked by the
+    training thread before it adds the move.
+    """
+    if local.run.policy.moves_the_other(asked=mine.asked):
+        local.slot.gave()
+    part = local.slot.mailbox.part
+    if received is None:
+        local.run.rules.update(0.0, mine, theirs, partner=partner, part=part, of_all=of_all)
+        local.slot.release()
+        return None
+    claimed = theirs.weight
+    if claimed == 0.0 and received.zero:
+        theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
+    elif local.own.broken:
+        theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
+    delta, distance = local.slot.mailbox.difference(received)
+    if merges(mine, theirs):
+        local.judge.forget_distances(partner)
+    judges = not local.own.broken and check is None
+    verdict = local.judge.verdict(partner, theirs, distance, trial, part) if judges else None
+    if verdict is not None:
+        theirs = theirs._replace(trust=verdict.trust)
+        local.own.compared(verdict.own)
+    finite = math.isfinite(distance)
+    good = theirs.trust > 0.0 and finite
+    if trial is not None and trial.barrier and verdict is not None:
+        share = _cross(local, mine, theirs, partner)
+    else:
+        share = local.run.rules.update(distance, mine, theirs, partner=partner, part=part, of_all=of_all)
+    if not finite:
+        share = 0.0  # what overflows a difference would break the model
+    if local.own.broken and not (good and share):
+        local.slot.release()  # nothing to be healed by
+        return distance
+    copied = False
+    if claimed > 0.0 and good and check is None:
+        if local.own.newcomer or local.own.broken:
+            local.own.compared(1.0)  # what was measured is what we were
+        copied = local.own.newcomer and mine.weight == 0.0 and part is None
+        local.own.met(copied=copied)
+    local.slot.deliver(exchange_id, delta, share, check, replaces=local.own.broken, copied=copied)
+    return distance
+
+
+def _cross(local: LocalContext, mine: Facts, theirs: Facts, partner: str) -> float:
+    """Our share where the middle between the partner and us is bad: to it, or none."""
+    share = crossing(mine, theirs, yields=local.peer > partner)
+    log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
+    if share:
+        local.members.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
+    return share

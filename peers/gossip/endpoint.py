@@ -1,0 +1,133 @@
+"""What a partner can exchange with at any peer: the model that trains here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from p2p_elastic.common.timeouts import wait_for
+from p2p_elastic.peers.exchange.mailbox import State
+from p2p_elastic.peers.exchange.pacing import ORDINARY, Precedence
+from p2p_elastic.peers.exchange.slot import Phase
+from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.peers.state.topology import Refusal
+from p2p_elastic.protocol.chunks import Received, Vectors
+from p2p_elastic.protocol.exchange import facts
+from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer
+from p2p_elastic.rules.trial import Trial
+
+log = logging.getLogger(__name__)
+
+
+class OwnSeat:
+    """The model that trains here: a snapshot of it goes out, the move waits for the training thread."""
+
+    def __init__(self, local: LocalContext, limits: Limits) -> None:
+        self._local, self._limits = local, limits
+        self.published = asyncio.Event()
+
+    def precedence(self, offer: Offer) -> Precedence:
+        """All offers are alike."""
+        return ORDINARY
+
+    def vectors(self, offer: Offer) -> Vectors:
+        return self._local.slot.mailbox.vectors(offer.codec)
+
+    async def reserve(self, offer: Offer) -> Refusal | None:
+        local = self._local
+        if local.own.progress.step == 0:
+            return Refusal(DeclineReason.NOT_TRAINING, "not begun")
+        local.own.weigh()
+        await self._yield_to(offer.peer)
+        if offer.part is not None and (local.own.broken or local.own.newcomer):
+            return Refusal(DeclineReason.NOT_TRAINING, "it needs a whole model first")
+        if local.departure.leaving and offer.peer != local.departure.awaited:  # since the offer came
+            return Refusal(DeclineReason.LEAVING)
+        if not local.slot.answer(offer.peer, offer.part):
+            return Refusal(DeclineReason.BUSY)
+        refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting
+        try:
+            refusal = await self._snapshot()
+        finally:
+            if refusal is not None:
+                local.slot.release()
+        return refusal
+
+    async def take_snapshot(self) -> bool:
+        """Freeze our parameters for an exchange outside of the schedule, that we ask for.
+
+        False where the one under way does not end in time, no step does, or they are not finite.
+        """
+        local, taken = self._local, False
+        try:
+            await wait_for(local.slot.until_idle(), self._limits.snapshot_seconds)
+        except asyncio.TimeoutError:
+            return False
+        if not local.slot.take():
+            return False
+        try:
+            await wait_for(self._until_published(), self._limits.snapshot_seconds)
+            taken = await local.own.finite(local.slot.mailbox)
+        except asyncio.TimeoutError:
+            log.info("no step ended in %g s", self._limits.snapshot_seconds)
+        finally:
+            if not taken:
+                local.slot.release()
+        return taken
+
+    async def _yield_to(self, partner: str) -> None:
+        """Two peers that offered to each other at once: the offer of the smaller id stands, the other's is declined."""
+        local = self._local
+        if local.slot.state != (Phase.OFFERING, partner) or partner > local.peer:
+            return
+        local.slot.yield_to(partner)
+        try:
+            await wait_for(local.slot.until_idle(), self._limits.header_seconds)
+        except asyncio.TimeoutError:
+            log.info("our own offer to %s did not end", partner)
+
+    async def _snapshot(self) -> Refusal | None:
+        local = self._local
+        seconds = local.members.step_time.patience(local.own.step_rate.steps_per_second, self._limits.snapshot_seconds)
+        try:
+            await wait_for(self._until_published(), seconds)
+        except asyncio.TimeoutError:
+            return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
+        if not await local.own.finite(local.slot.mailbox):
+            if not local.run.policy.sends or local.slot.mailbox.part is not None:  # nothing comes that could heal us
+                return Refusal(DeclineReason.NOT_FINITE)
+            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model
+        return None
+
+    async def _until_published(self) -> None:
+        while self._local.slot.mailbox.state is not State.READY:
+            self.published.clear()
+            await self.published.wait()
+
+    def accept(self, offer: Offer) -> Accept:
+        local = self._local
+        return Accept(
+            id=offer.id,
+            peer=local.peer,
+            schema_hash=local.vector.schema_hash,
+            step=local.slot.mailbox.snapshot_step,
+            loss=local.own.loss(),
+            weight=local.own.weight,
+            apart=local.own.apart_from(offer.peer),
+        )
+
+    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
+        return (
+            await self._local.judge.try_ours(self._local.slot.mailbox.both, facts(offer), facts(accept))
+            if self._local.run.policy.sends
+            else None
+        )
+
+    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
+        came = received if self._local.run.policy.sends else None
+        return move(self._local, offer.id, facts(accept), facts(offer), partner=offer.peer, received=came, trial=trial)
+
+    def free(self) -> None:
+        self._local.slot.release()

@@ -1,0 +1,42 @@
+"""What a peer is to do on its own: exchanges that are due, and were not begun while another one was under way."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from p2p_elastic.peers.exchange.journal import Journal
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.peers.state.topology import Errand
+
+
+class Errands:
+    """Belongs to the training thread; `current` may be read from any.
+
+    Args:
+        run: the run that this peer is in.
+        journal: where it is counted what was due in vain.
+        coin: the random numbers of the schedule.
+    """
+
+    def __init__(self, run: CurrentRun, journal: Journal, coin: random.Random) -> None:
+        self._run, self._journal, self.coin = run, journal, coin
+        self._owed: deque[Errand] = deque()
+        self.current: Errand = "exchange"  # the one under way
+
+    @property
+    def owed(self) -> bool:
+        """Whether something waits to be begun."""
+        return bool(self._owed)
+
+    def stepped(self, step: int, held: str | None) -> None:
+        """That step ended; `held` says why nothing is begun now: what was due while "drained" is not owed."""
+        for errand in self._run.topology.due(step, self.coin):
+            if held == "drained" or errand in self._owed:
+                self._journal.skipped[held or "busy"] += 1
+            else:
+                self._owed.append(errand)
+
+    def begin(self) -> None:
+        """The next one is under way."""
+        self.current = self._owed.popleft()

@@ -1,0 +1,247 @@
+"""The side that asks: one due exchange, with whoever agrees first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import NamedTuple
+
+from p2p_elastic.common.timeouts import wait_for
+from p2p_elastic.errors import (
+    ExchangeError,
+    ExchangeTimeout,
+    LocalProtocolError,
+    PartnerUnreachable,
+    RemoteProtocolError,
+    SchemaMismatch,
+)
+from p2p_elastic.peers.exchange.negotiation import Terms
+from p2p_elastic.peers.exchange.slot import Phase
+from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.session.deadlines import Waits
+from p2p_elastic.peers.session.parallel_streams import Lanes
+from p2p_elastic.peers.state.context import LocalContext, enter
+from p2p_elastic.peers.transport.interfaces import Stream, Transport
+from p2p_elastic.protocol.chunks import Received
+from p2p_elastic.protocol.exchange import Result, initiate, inquire
+from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
+
+log = logging.getLogger(__name__)
+TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN)  # nobody moved
+SUSPICIOUS = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED, Outcome.HALF)
+
+
+class Attempt(NamedTuple):
+    """What came of asking one partner."""
+
+    result: Result
+    distance: float | None = None
+    traffic: tuple[int, int] = (0, 0)  # bytes sent and received
+    intact: bool = True  # our snapshot is still as it was
+
+
+class Initiator:
+    """Asks whom the topology names until one agrees. All of them are offered the same snapshot."""
+
+    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
+        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+        self._so_far: Attempt | None = None  # of the exchange under way, from when it may have moved the partner
+
+    async def run_once(self) -> None:
+        """One due exchange. When it returns, a move is waiting or the mailbox is free again."""
+        done = False
+        try:
+            done = await self._ask_around()
+        finally:
+            if not done:
+                self._local.slot.release()
+
+    async def _ask_around(self) -> bool:
+        local, tried = self._local, set[str]()
+        if not await local.own.finite(local.slot.mailbox):
+            if not local.run.policy.receives:
+                local.journal.skipped["own parameters not finite"] += 1
+                return False
+            if local.slot.mailbox.part is not None:  # the next one is of all
+                local.journal.skipped["own parameters not finite"] += 1
+                return False
+            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
+        local.own.weigh()
+        if local.run.topology.here:
+            return await local.run.topology.meet_here() is None
+        for _ in range(self._limits.attempts):
+            if local.own.condition.drained or local.pacing.closed():
+                local.journal.skipped["drained" if local.own.condition.drained else "paced"] += 1
+                return False
+            partner = local.run.topology.next_partner(tried)
+            if partner is None:
+                local.journal.skipped["no further partner" if tried else "no partner"] += 1
+                return False
+            tried.add(partner.peer)
+            outcome, intact = await self._ask(partner)
+            if outcome not in TRY_ANOTHER or local.slot.state.phase is Phase.YIELDING:
+                return outcome is Outcome.COMPLETED
+            if not intact:
+                local.journal.skipped["snapshot used up"] += 1
+                return False
+        return False
+
+    async def exchange_with(self, partner: PeerRecord) -> Outcome:
+        """One exchange outside of the schedule, of the snapshot that was taken for it.
+
+        When it returns, a move is waiting or the mailbox is free again.
+        """
+        outcome = None
+        try:
+            outcome, _ = await self._ask(partner)
+        finally:
+            if outcome is not Outcome.COMPLETED:
+                self._local.slot.release()
+        return outcome
+
+    async def _ask(self, partner: PeerRecord) -> tuple[Outcome, bool]:
+        """How the exchange ended, and whether our snapshot is still as it was."""
+        local, exchange_id = self._local, new_id(self._rng)
+        started = asyncio.get_running_loop().time()
+        local.slot.offer(partner.peer)
+        self._so_far = None
+        try:
+            asked = await self._exchange(partner, exchange_id)
+        except asyncio.CancelledError:  # such as by who leaves, whose time is over
+            if self._so_far is not None:
+                self._enter(exchange_id, partner, self._so_far, started)
+            raise
+        if asked.result.outcome is not Outcome.COMPLETED:
+            local.slot.declined()
+        if asked.result.outcome in SUSPICIOUS:
+            log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
+            local.members.failed(partner.peer, asked.result.outcome)
+        else:
+            local.members.heard(partner.peer)
+        self._enter(exchange_id, partner, asked, started)
+        return asked.result.outcome, asked.intact
+
+    def _enter(self, exchange_id: str, partner: PeerRecord, asked: Attempt, started: float) -> None:
+        enter(
+            self._local,
+            exchange_id,
+            partner.peer,
+            asked.result,
+            initiated=True,
+            started=started,
+            traffic=asked.traffic,
+            distance=asked.distance,
+        )
+
+    async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Attempt:
+        local, waits = self._local, self._local.members.waits(partner)
+        try:
+            stream = await open_stream(self._transport, partner, self._limits, waits)
+        except ExchangeError as error:
+            return Attempt(Result(Outcome.UNREACHABLE, reason=str(error)))
+        lanes = Lanes(lambda: open_stream(self._transport, partner, self._limits, waits), exchange_id)
+        conversation = Conversation(stream, self._limits, waits)
+        conversation.widening = lanes.open
+        offer, flow = (
+            self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits)),
+            local.run.policy.flow,
+        )
+        vectors = local.slot.mailbox.vectors(offer.codec)
+        try:
+            result = await conversation.run(initiate(offer, flow), vectors, seated=True)
+        except ExchangeError as error:
+            result = Result(outcome_of(error), reason=str(error))
+        except asyncio.CancelledError:
+            if conversation.said is Verified:
+                given_up = Result(Outcome.HALF, reason="given up before the last word")
+                self._so_far = Attempt(given_up, traffic=conversation.traffic)
+            raise
+        finally:
+            await lanes.close()
+            await stream.close()
+        if result.outcome is Outcome.HALF:
+            self._so_far = Attempt(result, traffic=conversation.traffic)
+            result = await self._resolve(partner, exchange_id, result)
+        if result.outcome is Outcome.COMPLETED:
+            self._so_far = Attempt(result, traffic=conversation.traffic)
+        came = conversation.received
+        distance = await self._move(partner.peer, exchange_id, result, came if local.run.policy.receives else None)
+        return Attempt(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
+
+    async def _move(self, partner: str, exchange_id: str, result: Result, received: Received | None) -> float | None:
+        local = self._local
+        if result.outcome is not Outcome.COMPLETED:
+            return None
+        if result.mine is None or result.theirs is None:
+            raise LocalProtocolError("an exchange completed without facts")
+        local.run.topology.exchanged(result)
+        mine, theirs, trial, distance = result.mine, result.theirs, None, None
+        try:
+            trial = await local.judge.try_ours(local.slot.mailbox.both, theirs, mine) if received is not None else None
+        finally:  # whatever came between: the partner has moved
+            distance = move(local, exchange_id, mine, theirs, partner=partner, received=received, trial=trial)
+            if self._so_far is not None:
+                self._so_far = self._so_far._replace(distance=distance)
+        return distance
+
+    def _offer(self, exchange_id: str, partner: str, terms: Terms) -> Offer:
+        local = self._local
+        return Offer(
+            id=exchange_id,
+            **{**local.run.asking._asdict(), **terms._asdict()},
+            step=local.slot.mailbox.snapshot_step,
+            loss=local.own.loss(),
+            weight=local.own.weight,
+            share=local.share,
+            apart=local.own.apart_from(partner),
+            last=local.departure.handing_over,
+        )
+
+    async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:
+        """Ask, under the same id, for the last word that was lost."""
+        for attempt in range(self._limits.inquiries):
+            await asyncio.sleep(0.1 * 4**attempt)
+            try:
+                stream = await open_stream(self._transport, partner, self._limits)
+                try:
+                    verdict = await Conversation(stream, self._limits).run(inquire(exchange_id))
+                finally:
+                    await stream.close()
+            except ExchangeError as error:
+                log.info("exchange %s with %s: no last word yet: %s", exchange_id, partner.peer, error)
+                continue
+            return half._replace(outcome=verdict.outcome, reason=verdict.reason)
+        return half
+
+
+def new_id(rng: random.Random) -> str:
+    """An id for an exchange, a fetch or a comparison that we ask for."""
+    return f"{rng.getrandbits(128):032x}"
+
+
+async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits, waits: Waits | None = None) -> Stream:
+    """A stream to that peer, soon. Raises PartnerUnreachable."""
+    loop = asyncio.get_running_loop()
+    began, seconds = loop.time(), limits.idle_seconds if waits is None else waits.opening()
+    try:
+        stream = await wait_for(transport.open(partner), seconds)
+    except asyncio.TimeoutError as error:
+        if waits is not None:
+            waits.missed("opening")
+        raise PartnerUnreachable(f"no stream within {seconds:.3g} s") from error
+    if waits is not None:
+        waits.saw("opening", loop.time() - began)
+    return stream
+
+
+def outcome_of(error: ExchangeError) -> Outcome:
+    """How an exchange ended that raised `error` after its stream was open."""
+    if isinstance(error, ExchangeTimeout):
+        return Outcome.TIMEOUT
+    if isinstance(error, (RemoteProtocolError, SchemaMismatch)):
+        return Outcome.REFUSED
+    return Outcome.BROKEN

@@ -1,0 +1,71 @@
+"""Asking a member for a snapshot that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from torch import Tensor
+
+from p2p_elastic.errors import ExchangeError
+from p2p_elastic.peers.gossip.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
+from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.state.context import LocalContext, enter
+from p2p_elastic.peers.transport.interfaces import Transport
+from p2p_elastic.protocol.chunks import Vectors
+from p2p_elastic.protocol.exchange import Fetched, Result, fetch
+from p2p_elastic.protocol.messages import Fetch
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotFetcher:
+    """Fetches whole snapshots, one at a time, and enters each try in the journal."""
+
+    def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
+        self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+
+    async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Tensor) -> Fetched:
+        """Ask `partner` for the newest snapshot of `origin`; where one is given, it is `into` [D]."""
+        local, started = self._local, asyncio.get_running_loop().time()
+        asked = Fetch(
+            id=new_id(self._rng),
+            **local.run.asking._asdict(),
+            origin=origin,
+            have=have,
+        )
+        traffic, waits = (0, 0), local.members.waits(partner)
+        try:
+            stream = await open_stream(self._transport, partner, self._limits, waits)
+            conversation = Conversation(stream, self._limits, waits)
+            try:
+                answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec))
+            finally:
+                traffic = conversation.traffic
+                await stream.close()
+            result = Result(_outcome(answer), reason=_why(answer))
+        except ExchangeError as error:
+            outcome = outcome_of(error) if traffic != (0, 0) else Outcome.UNREACHABLE
+            answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
+        if result.outcome in SUSPICIOUS:
+            log.info("snapshot of %s from %s: %s: %s", origin, partner.peer, result.outcome.value, result.reason)
+            local.members.failed(partner.peer, result.outcome)
+        else:
+            local.members.heard(partner.peer)
+        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+        return answer
+
+
+def _outcome(answer: Fetched) -> Outcome:
+    if answer.refused:
+        return Outcome.REFUSED
+    return Outcome.COMPLETED if answer.given else Outcome.DECLINED
+
+
+def _why(answer: Fetched) -> str | None:
+    if answer.unchanged:
+        return "unchanged"
+    return "referred to others" if answer.holders else answer.reason

@@ -1,0 +1,1 @@
+"""LSGD: who leads, and following the one that does."""

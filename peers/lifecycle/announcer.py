@@ -1,0 +1,118 @@
+"""This peer's place among the members: what it announces, and whom it sees."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from p2p_elastic.errors import DirectoryError, IdentityInUse
+from p2p_elastic.peers.membership.instances import Instances
+from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.peers.transport.interfaces import Directory
+from p2p_elastic.protocol.records import PARTNERS_TOLD, PeerRecord
+
+log = logging.getLogger(__name__)
+
+
+class Presence:
+    """Announces this peer and looks who else is there. Belongs to the network thread."""
+
+    def __init__(self, local: LocalContext, directory: Directory) -> None:
+        self._local, self._directory = local, directory
+        self._instances = Instances(local.run.context.first_sequence)
+        self._displaced: IdentityInUse | None = None
+        self._drained = False  # what our record says
+
+    @property
+    def next_sequence(self) -> int:
+        """Beyond that of any record of ours so far."""
+        return self._instances.sequence + 1
+
+    @property
+    def sequence(self) -> int:
+        """Of our last record."""
+        return self._instances.sequence
+
+    async def announce(self) -> None:
+        """Make our record known, unless we are leaving.
+
+        Raises:
+            DirectoryError: nobody took it.
+            IdentityInUse: another process with our identity began earlier, and is alive.
+        """
+        local = self._local
+        if not local.departure.leaving:
+            await self._look_for_others()
+        if self._displaced is not None:
+            raise self._displaced
+        if local.departure.leaving:
+            return
+        self._instances.sequence += 1
+        await self._directory.announce(self._record())
+
+    def _record(self) -> PeerRecord:
+        local = self._local
+        return PeerRecord(
+            peer=local.peer,
+            run=local.run.context.run,
+            schema_hash=local.vector.schema_hash,
+            step=local.own.progress.step,
+            loss=local.own.loss(),
+            weight=local.own.weight,
+            drained=local.own.condition.drained,
+            steps_per_second=local.own.step_rate.steps_per_second,
+            partners=local.journal.latest(PARTNERS_TOLD),
+            group=local.run.context.group,
+            sequence=self._instances.sequence,
+            **local.run.topology.claim(),
+        )
+
+    async def _look_for_others(self) -> None:
+        """See whether another process has our identity."""
+        local = self._local
+        try:
+            own = await self._directory.own(local.run.context.run)
+        except DirectoryError as error:
+            log.info("directory: %s", error)
+            return
+        other = self._instances.saw(own)
+        if other is None:
+            return
+        assert own is not None, "another process without a record"
+        where = ", ".join(own.addresses) or "unknown addresses"
+        if other == "earlier":
+            local.departure.leave()  # no word more of ours: it would be taken for the other's
+            self._displaced = IdentityInUse(
+                f"peer {local.peer} is alive elsewhere, with the same identity, since before this process began "
+                f"(there: instance {own.sequence}, step {own.step}, {where}; here: instance {self.sequence}). "
+                "This one ends, that one goes on. End that one first, or give each an identity of its own (--identity)"
+            )
+            return
+        text = f"another process used our identity (instance {own.sequence}, {where}): it began later, and ends by that"
+        local.events.add("duplicate", text, instance=own.sequence)
+        log.warning("%s", text)
+
+    async def refresh(self) -> None:
+        """Read who else is in the run, and how we are. Raises DirectoryError."""
+        local = self._local
+        local.own.condition.look()  # whether the directory answers or not
+        local.own.step_rate.mark(asyncio.get_running_loop().time(), local.own.progress.step)
+        try:
+            listed = await self._directory.members()
+        except DirectoryError:
+            # Who is silent is so whether the directory answers or not.
+            local.members.look_apart(local.own.progress.step)
+            raise
+        now = asyncio.get_running_loop().time()
+        local.members.look(listed, now)
+        local.members.look_apart(local.own.progress.step)
+        local.own.look_back(now)
+        local.own.weigh()
+        if local.own.condition.drained != self._drained:
+            self._drained = local.own.condition.drained
+            await self.announce()
+        await self.look()
+
+    async def look(self) -> None:
+        """See what follows from who is there. Raises DirectoryError."""
+        await self._local.run.topology.look(self.announce)

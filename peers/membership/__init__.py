@@ -1,0 +1,1 @@
+"""Who is there: alive, suspect or dead, parted, gone, or new."""

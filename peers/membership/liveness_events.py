@@ -1,0 +1,34 @@
+"""Writes down, once per change, that a member is suspect, dead, or alive again."""
+
+from __future__ import annotations
+
+from p2p_elastic.peers.membership.liveness import Liveness, Members, judge
+from p2p_elastic.status.events import EventLog
+
+
+class Watch:
+    """What was last said of each member. Belongs to the network thread."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._told: dict[str, Liveness] = {}  # of those that are not alive
+
+    def look(self, members: Members, now: float, announce_seconds: float) -> None:
+        """Judge all members; forget those that are none any more."""
+        for peer in sorted(members):
+            self.look_at(peer, members, now, announce_seconds)
+        self._told = {peer: state for peer, state in self._told.items() if peer in members}
+
+    def look_at(self, peer: str, members: Members, now: float, announce_seconds: float, last: str = "") -> None:
+        """Judge one of them; `last` is what went wrong just now."""
+        if peer not in members:
+            return
+        state, why = judge(members[peer], now, announce_seconds)
+        if state == self._told.get(peer, "alive"):
+            return
+        why = f"{why} ({last})" if last else why
+        text = f"{peer} is alive again" if state == "alive" else f"{peer} is {state}: {why}"
+        self._told[peer] = state
+        if state == "alive":
+            del self._told[peer]
+        self._events.add(state, text, peer=peer)

@@ -1,0 +1,73 @@
+"""The side that is asked. Whatever a stranger sends costs bounded memory and time, and is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from p2p_elastic.errors import ExchangeError
+from p2p_elastic.peers.session.answers import Answers
+from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.session.deadlines import Waits
+from p2p_elastic.peers.transport.interfaces import Stream
+from p2p_elastic.protocol.messages import Message
+
+log = logging.getLogger(__name__)
+
+
+class Responder:
+    """Lets the feature answer that the table has for the first message: a few streams per peer, and so many in all.
+
+    Args:
+        answers: the table.
+        limits: how many streams there may be, and how long one may say nothing.
+        waits_of: the deadlines of a conversation with that peer.
+        refused: counts the streams that were refused, by why.
+    """
+
+    def __init__(
+        self, answers: Answers, limits: Limits, waits_of: Callable[[str], Waits], refused: Counter[str]
+    ) -> None:
+        self._answers, self._limits, self._waits_of = answers, limits, waits_of
+        self._refused = refused
+        self._streams: Counter[str] = Counter()
+        self._open: set[Conversation] = set()
+        self._told = asyncio.Event()
+
+    async def until_told(self) -> None:
+        """Wait until every initiator heard what came of its exchange: who goes before that leaves a half one behind."""
+        while any(conversation.exchanging for conversation in self._open):
+            self._told.clear()
+            await self._told.wait()
+
+    async def answer(self, stream: Stream) -> None:
+        """Serve one stream to its end."""
+        partner = stream.partner
+        if (
+            self._streams[partner] >= self._limits.streams_per_peer
+            or self._streams.total() >= self._limits.streams_total
+        ):
+            self._refused["too many streams"] += 1
+            stream.abort()
+            return
+        self._streams[partner] += 1
+        conversation = Conversation(stream, self._limits, self._waits_of(partner))
+        self._open.add(conversation)
+        try:
+            await self._answers.answer(conversation, await self._first_message(conversation))
+            await conversation.until_closed()
+        except ExchangeError as error:
+            self._refused[type(error).__name__] += 1
+            log.info("stream from %s refused: %s", partner, error)
+            stream.abort()
+        finally:
+            self._streams[partner] -= 1
+            self._streams += Counter()  # drops zeros: strangers must not fill the table
+            self._open.discard(conversation)
+            self._told.set()
+            await stream.close()
+
+    async def _first_message(self, conversation: Conversation) -> Message:
+        return await conversation.receive(self._answers.kinds, self._limits.header_seconds)

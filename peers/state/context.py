@@ -1,0 +1,100 @@
+"""The parts of one peer that its exchanges share, and what is done with several of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from p2p_elastic.health.operator import Condition
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.exchange.journal import Entry, Journal
+from p2p_elastic.peers.exchange.pacing import Pacing
+from p2p_elastic.peers.exchange.slot import ExchangeSlot
+from p2p_elastic.peers.membership.departure import Departure
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.peers.state.members import Membership
+from p2p_elastic.peers.state.own_state import OwnState
+from p2p_elastic.peers.state.partner_judge import PartnerJudge
+from p2p_elastic.protocol.exchange import Result
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.rate_limit import Budget
+from p2p_elastic.status.events import EventLog
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """What most of a peer's classes need several parts of. Each part says itself which thread it belongs to."""
+
+    peer: str
+    vector: ParameterVector
+    events: EventLog
+    run: CurrentRun
+    members: Membership
+    own: OwnState
+    slot: ExchangeSlot
+    departure: Departure
+    judge: PartnerJudge
+    journal: Journal
+    pacing: Pacing
+
+    @property
+    def share(self) -> float:
+        """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
+        return self.run.rules.share(last=self.departure.handing_over)
+
+
+def assembled(
+    run: CurrentRun, condition: Condition, events: EventLog, *, limits: Limits, budget: Budget | None = None
+) -> LocalContext:
+    """The parts of a peer of that run, put together."""
+    slot, members = ExchangeSlot(run.vector), Membership(run, events, limits)
+    pacing = Pacing(budget or Budget(), members.step_time, run.policy, run.bargain.vector_bytes)
+    journal = Journal(spent=pacing.spent)
+    own = OwnState(run, members, condition, journal, events)
+    return LocalContext(
+        peer=run.peer,
+        vector=run.vector,
+        events=events,
+        run=run,
+        members=members,
+        own=own,
+        slot=slot,
+        departure=Departure(),
+        judge=PartnerJudge(run, own, events),
+        journal=journal,
+        pacing=pacing,
+    )
+
+
+def enter(
+    local: LocalContext,
+    exchange_id: str,
+    partner: str,
+    result: Result,
+    *,
+    initiated: bool,
+    started: float,
+    traffic: tuple[int, int],
+    distance: float | None,
+) -> None:
+    """Write an exchange that just ended into the journal. `started` in seconds of the event loop's clock."""
+    now, step = asyncio.get_running_loop().time(), local.own.progress.step
+    if result.outcome is Outcome.COMPLETED:
+        local.members.apart.met(partner, now, step)
+    entry = Entry(
+        id=exchange_id,
+        partner=partner,
+        initiated=initiated,
+        outcome=result.outcome,
+        reason=result.reason,
+        step=step,
+        seconds=now - started,
+        bytes_sent=traffic[0],
+        bytes_received=traffic[1],
+        distance=distance,
+        ended_at=now,
+    )
+    local.journal.enter(entry, result.theirs.weight if result.theirs is not None else None)
+    text, facts = entry.event()
+    local.events.add("exchange", text, **facts)

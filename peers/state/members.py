@@ -1,0 +1,159 @@
+"""Who is in the run, and how long to wait for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
+from p2p_elastic.peers.membership.liveness_events import Watch
+from p2p_elastic.peers.membership.partition import Absences
+from p2p_elastic.peers.membership.tombstones import Departed
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.session.deadlines import Deadlines, StepTime, Waits, patience
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.status.events import EventLog
+
+PEERS_NAMED = 20  # in an event
+
+
+class Membership:
+    """The members of the run, as this peer sees them. Belongs to the network thread; `known` may be read from any.
+
+    Args:
+        run: the run that this peer is in.
+        events: where it is written down who came, left, or is not heard any more.
+        limits: deadlines and bounds.
+    """
+
+    def __init__(self, run: CurrentRun, events: EventLog, limits: Limits | None = None) -> None:
+        self._run, self._events, self._limits = run, events, limits or Limits()
+        self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
+        # When the directory last answered: up to then silence is a partner's, later it may be ours.
+        self.looked_at = 0.0
+        self._departed, self._watch = Departed(), Watch(events)
+        self.apart = Absences(run.context.announce_seconds)
+        self.deadlines, self.step_time = Deadlines(self._limits.bounds), StepTime()
+
+    @property
+    def known(self) -> Mapping[str, Member]:
+        """All of them, by peer id: a value that does not change later."""
+        return self._known
+
+    def alive(self) -> dict[str, Member]:
+        """The members that are neither suspect nor dead."""
+        return self._in("alive")
+
+    def not_dead(self) -> dict[str, Member]:
+        """The members that are alive or suspect."""
+        return self._in("alive", "suspect")
+
+    def _in(self, *states: str) -> dict[str, Member]:
+        now, announce_seconds = self.looked_at, self._announce_seconds
+        return {p: m for p, m in self._known.items() if liveness(m, now, announce_seconds) in states}
+
+    @property
+    def _announce_seconds(self) -> float:
+        return self._run.context.announce_seconds
+
+    @property
+    def departed(self) -> Collection[str]:
+        """Those that said goodbye lately."""
+        return self._departed.peers
+
+    # -- what is seen and heard ---------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Another run begins: nobody is known there yet."""
+        self._known = MappingProxyType({})
+        self.apart = Absences(self._announce_seconds)
+
+    def look(self, listed: Collection[PeerRecord], now: float) -> None:
+        """The directory has these records of the run; `now` in seconds of the event loop's clock."""
+        before = self._known
+        records = (r for r in self._departed.without(listed, now) if r.schema_hash == self._run.vector.schema_hash)
+        self._replace(observe(before, records, now))
+        self.looked_at = now
+        for peer in sorted(before.keys() ^ self._known.keys()):
+            joined = peer in self._known
+            self._events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
+        for record in listed:
+            if record.left:
+                self.apart.left(record.peer, record.sequence)
+        self._watch.look(self._known, now, self._announce_seconds)
+
+    def _replace(self, members: Mapping[str, Member]) -> None:
+        self._known = members if isinstance(members, MappingProxyType) else MappingProxyType(dict(members))
+
+    def heard(self, peer: str) -> None:
+        """It answered us, or asked us something."""
+        self._replace(heard(self._known, peer, asyncio.get_running_loop().time()))
+        self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds)
+
+    def failed(self, peer: str, outcome: Outcome) -> None:
+        """An exchange with it failed so."""
+        self._replace(suspected(self._known, peer))
+        self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds, outcome.value)
+
+    def look_apart(self, step: int) -> None:
+        """Judge who was lost, and say so. `step` is ours."""
+        before = self.apart.partition
+        self.apart.look(self._known, asyncio.get_running_loop().time(), step)
+        after = self.apart.partition
+        if after is not None and (before is None or after.lost != before.lost):
+            text = (
+                f"{len(after.lost)} of {after.before} members vanished at once: they crashed, or the network is split"
+            )
+            self._events.add("partition", text, peers=[*sorted(after.lost)[:PEERS_NAMED]], left=after.left)
+        if before is not None and after is None:
+            steps = step - before.step
+            text = f"the partition ended, {steps} of our steps after it began; what both sides learnt is merged"
+            self._events.add("healed", text, steps=steps)
+
+    # -- goodbyes -----------------------------------------------------------------------------------------------------
+
+    def left(self, peer: str, sequence: int, *, asked: bool) -> PeerRecord | None:
+        """That member said goodbye: drop it, and believe no record of it up to that `sequence`.
+
+        `asked`: it wants something to be taken from it. Its record, where it was a member until now.
+        """
+        member = self._known.get(peer)
+        if member is None or sequence < member.record.sequence:  # back already: this is the end of an earlier life
+            return None
+        self._departed.remember(member.record, sequence, asyncio.get_running_loop().time(), asked=asked)
+        self.apart.left(peer, sequence)
+        self._replace({other: m for other, m in self._known.items() if other != peer})
+        self._events.add("left", f"{peer} left", peer=peer)
+        return member.record
+
+    def asked_after_leaving(self, peer: str) -> PeerRecord | None:
+        """The record of one that left before, where it asks for the first time that something is taken from it."""
+        gone = self._departed.get(peer)
+        if gone is None or gone.asked:
+            return None
+        self._departed.remember(gone.record, gone.sequence, asyncio.get_running_loop().time(), asked=True)
+        return gone.record
+
+    def revise(self, peer: str, facts: Mapping[str, Any]) -> None:
+        """We know better than that member's record: these facts count until its next one."""
+        known = self._known.get(peer)
+        if known is not None:
+            self._replace({**self._known, peer: known._replace(record=known.record.model_copy(update=facts))})
+
+    # -- how long to wait ---------------------------------------------------------------------------------------------
+
+    def waits(self, record: PeerRecord) -> Waits:
+        """The deadlines of a conversation with that peer."""
+        speed = record.steps_per_second if self._run.topology.waits_for_steps else None
+        return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
+
+    def waits_of(self, peer: str) -> Waits:
+        """The same for one that asks, member or stranger."""
+        known = self._known.get(peer)
+        if known is None:
+            return self.deadlines.of_stranger(peer, self._limits.snapshot_seconds)
+        return self.waits(known.record)

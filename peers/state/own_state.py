@@ -1,0 +1,214 @@
+"""What this peer says of itself: how its training goes, how much it counts, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import NamedTuple
+
+from p2p_elastic.health.causes import Timing, load_of
+from p2p_elastic.health.operator import Condition
+from p2p_elastic.parameters.vector import Part
+from p2p_elastic.peers.exchange.journal import Journal
+from p2p_elastic.peers.exchange.mailbox import Mailbox
+from p2p_elastic.peers.exchange.negotiation import Terms
+from p2p_elastic.peers.exchange.own_weight import Observed, StepRate, Weigher, judged
+from p2p_elastic.peers.membership.away import RETURN_SECONDS, was_away_long
+from p2p_elastic.peers.membership.liveness import own_weight
+from p2p_elastic.peers.membership.newcomer import Arrival
+from p2p_elastic.peers.session.deadlines import UNKNOWN, Waits
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.peers.state.members import Membership
+from p2p_elastic.protocol.messages import Apart, Tell
+from p2p_elastic.status.events import EventLog
+
+
+class Progress(NamedTuple):
+    """What the training thread last said."""
+
+    step: int = 0
+    loss: float | None = None
+    first_loss: float | None = None
+
+
+class OwnState:
+    """Belongs to the network thread, but for `progress` and `arrival`.
+
+    Args:
+        run: the run that this peer is in.
+        members: who else is in it.
+        condition: what the machine, its operator and other programs say about this peer.
+        journal: the exchanges so far.
+        events: where it is written down how much this peer counts.
+    """
+
+    def __init__(
+        self, run: CurrentRun, members: Membership, condition: Condition, journal: Journal, events: EventLog
+    ) -> None:
+        self._run, self._members, self._journal, self._events = run, members, journal, events
+        self.condition = condition
+        self.progress = Progress()
+        self.weigher, self.step_rate = Weigher(), StepRate()
+        self.broken = False  # our own parameters are not finite
+        self._compared = 1.0  # what our last exchange showed of ourselves
+        self._weight_told = 1.0  # by the last event
+        self.newcomer, self.arrival = run.context.newcomer, Arrival(newcomer=run.context.newcomer)
+        self._returning = False  # resumed from a checkpoint, and has not met anybody since
+        self._returned_at: float | None = None  # seconds of the event loop's clock
+
+    # -- how much we count --------------------------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> float:
+        """How much we count for a partner, 0 to 1; 0 for a newcomer and where our parameters or loss are broken."""
+        loss = self.progress.loss
+        if self.broken or (loss is not None and not math.isfinite(loss)) or self._copies_first:
+            return 0.0
+        override = self.condition.override
+        if override is not None:
+            return override
+        return self.weigher.weight if self._run.policy.weighting == "dynamic" else 1.0
+
+    @property
+    def _copies_first(self) -> bool:
+        behind = self.newcomer and own_weight(True, self.progress.step, self._members.not_dead()) == 0.0
+        return self.arrival.proving or behind
+
+    def weigh(self) -> None:
+        """Judge anew how much we count."""
+        seen = Observed(
+            loss=self.progress.loss,
+            initial_loss=self.progress.first_loss,
+            steps_per_second=self.step_rate.steps_per_second,
+            records=self._journal.recent(asyncio.get_running_loop().time()),
+            period=self._run.policy.schedule.mean_period,
+            addresses=self._run.context.addresses,
+            own=self._compared,
+            newcomer=self._copies_first,
+            broken=self.broken,
+            timing=self._timing(),
+        )
+        members, reported = self._members.alive(), self.condition.signals()
+        if self._run.policy.weighting == "dynamic":
+            self.weigher.weigh(judged(seen, members), reported)
+        else:
+            self.weigher.show(seen, members, reported)
+        before, self._weight_told = self._weight_told, self.weight
+        if self._weight_told != before:
+            text = f"weight {before:.2g} -> {self._weight_told:.2g}: {self._why()}"
+            self._events.add("weight", text, weight=self._weight_told)
+
+    def _timing(self) -> Timing:
+        shown = self._members.deadlines.of_all
+        answer, byte = shown.get("answer", UNKNOWN).smoothed, shown.get("byte", UNKNOWN).smoothed
+        transfer = None if byte is None else byte * self._run.exchange_bytes
+        return Timing(load_of(self.condition.signals()), answer, transfer)
+
+    def _why(self) -> str:
+        against = [signal.text or signal.name for signal in self.weigher.signals if signal.health < 1.0]
+        if self.condition.override is not None and self._weight_told == self.condition.override:
+            return "its operator set that"
+        return against[0] if against and round(self._weight_told, 2) < 1.0 else "nothing speaks against it"
+
+    def compared(self, shown: float) -> None:
+        """What an exchange showed of ourselves, 0 to 1."""
+        self._compared = shown
+
+    # -- as training goes ---------------------------------------------------------------------------------------------
+
+    def report_loss(self, loss: float) -> None:
+        """How well training goes (nats)."""
+        first = self.progress.first_loss
+        first = loss if first is None and math.isfinite(loss) else first
+        self.progress = self.progress._replace(loss=loss, first_loss=first)
+
+    def report_untrained_loss(self, loss: float) -> None:
+        """With what finite loss (nats) training would begin."""
+        self.progress = self.progress._replace(first_loss=loss)
+        self.arrival.untrained(loss)
+
+    def stepped(self) -> int:
+        """A step ended: how many there were."""
+        self.progress = self.progress._replace(step=self.progress.step + 1)
+        return self.progress.step
+
+    def arrives(self, now: float) -> bool:
+        """Whether we, a newcomer, count from now on; to be asked after each step. `now` in monotonic seconds."""
+        if not self.arrival.proving:  # nearly always: members are not to be judged at each step
+            return False
+        progress = self.progress
+        counts = self.arrival.stepped(progress.loss, progress.first_loss, self._members.alive(), now)
+        if counts:
+            self._events.add("weight", "our loss is in range of the others': from now on we count")
+        return counts
+
+    def replaced(self) -> None:
+        """Our parameters are a partner's now: they are finite."""
+        self.broken = False
+
+    async def finite(self, mailbox: Mailbox) -> bool:
+        """Whether our own snapshot there may be shown to others, once all of it is here."""
+        if not mailbox.has_arrived:
+            await asyncio.to_thread(mailbox.arrive)
+        self.broken = not math.isfinite(float(mailbox.mine.sum()))
+        return not self.broken
+
+    # -- as a newcomer, and after a restart ---------------------------------------------------------------------------
+
+    def met(self, *, copied: bool) -> None:
+        """A newcomer copied a member that counts, and counts once its loss shows that; or it moved as its equal."""
+        if self.newcomer and copied:
+            self.arrival.copied()
+        self.newcomer = self._returning = False
+
+    def join(self, now: float) -> None:
+        """Be a newcomer, of another run. `now` in monotonic seconds."""
+        self.newcomer, self.arrival = True, Arrival(newcomer=True)
+        self.arrival.began(now)
+
+    def resume(self, progress: Progress, *, newcomer: bool) -> None:
+        """Go on from there, after a restart."""
+        self.progress, self.newcomer, self._returning = progress, newcomer, True
+
+    def look_back(self, now: float) -> None:
+        """After a restart, once others are seen: exchange as before, or as a newcomer. `now` in seconds of the loop."""
+        if not self._returning:
+            return
+        if self._returned_at is None:
+            self._returned_at = now
+        period = self._run.policy.schedule.mean_period
+        if now - self._returned_at > RETURN_SECONDS:
+            self._returning = False
+        elif was_away_long(self.progress.step, self._members.alive(), period):
+            self._returning, self.newcomer = False, True
+            self._events.add("weight", "away for long: copies a partner before it counts, as a newcomer would")
+
+    # -- what partners hear -------------------------------------------------------------------------------------------
+
+    def loss(self) -> float | None:
+        """The last loss, where it is a number that JSON has."""
+        loss = self.progress.loss
+        return loss if loss is not None and math.isfinite(loss) else None
+
+    def tell(self, exchange_id: str) -> Tell:
+        """How well our training goes."""
+        run = self._run
+        return Tell(id=exchange_id, peer=run.peer, run=run.context.run, step=self.progress.step, loss=self.loss())
+
+    def apart_from(self, partner: str) -> Apart | None:
+        """What our header says to that partner of what stands behind us since a partition; None in quiet times."""
+        if not self._run.policy.rule.merges:
+            return None
+        return self._members.apart.header(partner, asyncio.get_running_loop().time(), self.progress.step)
+
+    def next_part(self) -> Part | None:
+        """What the next exchange that is due moves; all of the vector where a part is no help. For the training
+        thread."""
+        copies = self.broken or self.newcomer or self.arrival.proving or self._members.apart.awaits_merging
+        return None if copies else self._run.bargain.next_part()
+
+    def terms(self, part: Part | None, waits: Waits) -> Terms:
+        """On what terms to offer an exchange of that part to a partner with those deadlines."""
+        speed = self.step_rate.steps_per_second
+        period = None if not speed else self._run.policy.schedule.mean_period / speed
+        return self._run.bargain.propose(part, waits, period)

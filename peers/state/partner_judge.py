@@ -1,0 +1,131 @@
+"""How far to trust partners: their parameters are tried on examples of our own before we move towards them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+
+from torch import Tensor
+
+from p2p_elastic.health.trust import Judge, JudgeMemory, Verdict
+from p2p_elastic.parameters.vector import Part
+from p2p_elastic.peers.exchange.barrier import guards, landing, with_barrier
+from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.peers.state.own_state import OwnState
+from p2p_elastic.protocol.chunks import Vectors
+from p2p_elastic.rules.base import Facts
+from p2p_elastic.rules.trial import Trial
+from p2p_elastic.status.events import EventLog
+
+log = logging.getLogger(__name__)
+
+Examine = Callable[[Tensor, Tensor], Awaitable[Trial | None]]
+"""(their parameters [D], ours [D]) -> how both do on our latest examples; None where there are none."""
+
+
+class PartnerJudge:
+    """Trials and verdicts of partners, where the run weighs by them. Belongs to the network thread.
+
+    Args:
+        run: the run that this peer is in.
+        own: what this peer says of itself.
+        events: where it is written down whom it trusts no more.
+    """
+
+    def __init__(self, run: CurrentRun, own: OwnState, events: EventLog) -> None:
+        self._run, self._own, self._events = run, own, events
+        self._examine: Examine | None = None
+        self._pairs = Judge()  # of exchanges between equals
+
+    def examine_with(self, examine: Examine | None) -> None:
+        """From now on try parameters so; None: try none."""
+        self._examine = examine
+
+    # -- what is remembered -------------------------------------------------------------------------------------------
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """Of each partner, the last one."""
+        return self._pairs.verdicts
+
+    @property
+    def trust(self) -> dict[str, float]:
+        """How far each partner is trusted, 0 to 1."""
+        return {peer: verdict.trust for peer, verdict in self._pairs.verdicts.items()}
+
+    def forget(self) -> None:
+        """Another run begins."""
+        self._pairs = Judge()
+
+    def forget_distances(self, partner: str) -> None:
+        """What lay between it and us says nothing any more."""
+        self._pairs.forget_distances(partner)
+
+    def memory(self) -> JudgeMemory:
+        """To be kept over a restart."""
+        return self._pairs.memory()
+
+    def recall(self, memory: JudgeMemory) -> None:
+        """Go on from there."""
+        self._pairs = Judge()
+        self._pairs.recall(memory)
+
+    # -- trials -------------------------------------------------------------------------------------------------------
+
+    async def try_ours(self, both: Vectors | None, theirs: Facts, mine: Facts | None = None) -> Trial | None:
+        """`try_out` for `both` vectors of the exchange under way, unless our own parameters are broken."""
+        return None if both is None or self._own.broken else await self.try_out(both, theirs, mine)
+
+    async def try_out(self, vectors: Vectors, theirs: Facts, mine: Facts | None = None) -> Trial | None:
+        """How the partner's parameters and ours do on our examples, where this run weighs by that.
+
+        Given our own facts, after a partition, also whether a barrier is where the exchange would lead us.
+        """
+        if self._examine is None or not self._judges(theirs):
+            return None
+        rule = self._run.policy.rule
+        try:
+            trial = await self._examine(vectors.theirs, vectors.mine)
+            if trial is None or mine is None or not guards(rule, mine, theirs):
+                return trial
+            where = landing(rule, self._run.rules.states.own, vectors, mine, theirs)
+            return await with_barrier(self._examine, where, vectors, trial, self._own.progress.first_loss)
+        except RuntimeError as error:  # such as no memory left on the device
+            log.warning("a partner's parameters could not be tried: %s", error)
+            return None
+
+    def _judges(self, theirs: Facts) -> bool:
+        """Whether anything is to be said of a partner: who counts for nothing may have sent zeros, and moves nobody."""
+        return self._run.policy.weighting == "dynamic" and theirs.weight > 0.0
+
+    # -- verdicts -----------------------------------------------------------------------------------------------------
+
+    def verdict(
+        self,
+        partner: str,
+        theirs: Facts,
+        distance: float,
+        trial: Trial | None,
+        part: Part | None = None,
+        *,
+        judge: Judge | None = None,
+    ) -> Verdict | None:
+        """What an exchange shows; None where it shows nothing, or all count the same in this run.
+
+        `judge`: whose measurements count; by default, those between equals.
+        """
+        judge = judge or self._pairs
+        if not self._judges(theirs) or not math.isfinite(distance):
+            return None
+        first_loss = self._own.progress.first_loss
+        if first_loss is not None:  # who trained alone before is far below it at its first trial
+            judge.begins_at(first_loss)
+        known = judge.verdicts.get(partner)
+        verdict = judge.judge(partner, distance, trial, part)
+        before = 1.0 if known is None else known.trust
+        if (verdict.trust == 0.0) != (before == 0.0):
+            why = "; ".join(verdict.reasons) or "it does as well as others again"
+            text = f"trust in {partner} {before:.2g} -> {verdict.trust:.2g}: {why}"
+            self._events.add("trust", text, partner=partner)
+        return verdict

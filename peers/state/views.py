@@ -1,0 +1,24 @@
+"""What people see of the others: partners and members, as one peer knows them."""
+
+from __future__ import annotations
+
+from p2p_elastic.peers.membership.liveness import shown
+from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.status.schema import MemberStatus, PartnerStatus
+
+
+def partners_of(local: LocalContext, now: float) -> tuple[PartnerStatus, ...]:
+    """Those with whom there were exchanges, the latest first. `now` in seconds of the event loop's clock."""
+    members, seconds = local.members.known, local.pacing.expected()
+    found = local.journal.partners(now, {**local.judge.verdicts, **local.run.topology.verdicts()})
+    deadlines = {p.peer: local.members.waits(members[p.peer].record).answer() for p in found if p.peer in members}
+    return tuple(
+        p.model_copy(update={"deadline_seconds": deadlines.get(p.peer), "exchange_seconds": seconds.get(p.peer)})
+        for p in found
+    )
+
+
+def members_of(local: LocalContext, now: float) -> tuple[MemberStatus, ...]:
+    """Those of the run, by peer id. `now` in seconds of the event loop's clock."""
+    looked_at, announce_seconds = local.members.looked_at, local.run.context.announce_seconds
+    return tuple(shown(m, now, looked_at, announce_seconds) for _, m in sorted(local.members.known.items()))

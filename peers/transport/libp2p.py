@@ -1,0 +1,383 @@
+"""libp2p through hivemind's p2pd: one daemon process, streams to and from partners.
+
+Everything here runs on one event loop in our own process; the daemon ends when its connection to us does, even after a
+SIGKILL. This file and `dht.py` are the only ones that know hivemind, and translate its exceptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from p2p_elastic.common.addresses import PeerAddress, host_of, is_loopback, listening_host, parse_address, usable
+from p2p_elastic.common.machine import cores
+from p2p_elastic.common.timeouts import wait_for
+from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
+from p2p_elastic.peers.transport import start_p2pd
+from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.interfaces import Handler
+from p2p_elastic.peers.transport.lean_import import import_lazily
+from p2p_elastic.peers.transport.probing import probe
+from p2p_elastic.peers.transport.socket_folder import OURS, SocketFolder
+from p2p_elastic.peers.transport.socket_stream import SocketStream
+from p2p_elastic.peers.transport.swarm_clock import SwarmClock
+from p2p_elastic.protocol.records import PeerRecord
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """hivemind warns and configures logging when it is imported; none of that is meant for our users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    if "HIVEMIND_LOGLEVEL" not in os.environ:
+        logging.getLogger("hivemind").setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _untracked_locks() -> Iterator[None]:
+    """hivemind makes multiprocessing locks when it is imported, which nobody here uses. Made for `fork`, they have no
+    name in the system. For the default of Python 3.14 and of macOS each has one, and one more process tracks them."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+with _quiet(), _untracked_locks():
+    import_lazily("hivemind")  # its averager, optimizer and experts need scipy and 70 MB
+    from hivemind.p2p import P2P, PeerID
+    from hivemind.p2p.p2p_daemon_bindings.utils import (
+        P2PDaemonError,
+        raise_if_failed,
+        read_pbmsg_safe,
+        write_pbmsg,
+    )
+    from hivemind.proto import p2pd_pb2
+
+log = logging.getLogger(__name__)
+PROTOCOL = "/p2p-elastic/exchange/1"
+START_SECONDS = 30.0
+CONNECT_SECONDS = 8.0
+RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
+STOP_SECONDS = 1.0
+ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
+
+
+class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
+    """p2pd that outlives what asks its peer to stop, see `start_p2pd`. It runs on half of the cores at once, unless
+    GOMAXPROCS says otherwise: training has the rest, and on two cores an exchange costs an eighth less CPU."""
+
+    @staticmethod
+    def _make_process_args(*args: object, **kwargs: object) -> list[str]:
+        half = str(max(1, cores() // 2))
+        return [sys.executable, "-I", "-S", start_p2pd.__file__, half, *P2P._make_process_args(*args, **kwargs)]
+
+    def _terminate(self) -> None:
+        """hivemind's SIGTERM is ignored: one that did not end with its connection is ended here."""
+        with contextlib.suppress(OSError):  # it has just ended; its sockets go with their folder
+            if self._child is not None and self._child.returncode is None:
+                self._child.kill()
+        with contextlib.suppress(OSError):
+            super()._terminate()
+
+
+class Libp2pHost:
+    """Our p2pd: started, watched, and started again on the same port with the same identity when it dies.
+
+    Args:
+        clock: the swarm's, by which requests of others are answered.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        host: str,
+        port: int,
+        announce: Sequence[str] = (),
+        *,
+        clock: SwarmClock | None = None,
+    ) -> None:
+        self._identity, self._host, self._port = identity, host, port
+        self._announce = tuple(announce)
+        self.clock = SwarmClock() if clock is None else clock
+        self._p2p: P2P | None = None
+        self._folder: SocketFolder
+        self._on_start: list[Callable[[], Awaitable[None]]] = []
+        self._streams: dict[asyncio.Task[None], SocketStream] = {}
+        self._closing = False
+        self.restarts = 0
+        self.addresses: tuple[str, ...] = ()
+
+    @property
+    def peer(self) -> str:
+        return self._identity.peer
+
+    @property
+    def p2p(self) -> P2P:
+        """hivemind's handle. Raises NetworkError while there is none."""
+        if self._p2p is None:
+            raise NetworkError("the libp2p daemon is not running")
+        return self._p2p
+
+    async def start(self) -> None:
+        """Start p2pd. Raises ConfigError where host, port or TMPDIR cannot be used, NetworkError: it does not start."""
+        self._host = listening_host(self._host)
+        self._port = _free_port(self._host, self._port)
+        family = "ip6" if ":" in self._host else "ip4"
+        self._folder = SocketFolder()
+        key = self._folder.path / f"{OURS}-identity"  # for p2pd to read at its start
+        daemon: type[P2P] = type("_DaemonThere", (_Daemon,), {"_UNIX_SOCKET_PREFIX": f"/unix{self._folder.path}/"})
+        try:
+            self._identity.write(key)
+            with self.clock.as_current():  # of the task that it begins here, which answers others
+                self._p2p = await daemon.create(
+                    host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
+                    announce_maddrs=list(self._announce) or None,
+                    identity_path=str(key),
+                    check_if_identity_free=False,
+                    nat_port_map=not is_loopback(self._host),
+                    idle_timeout=ORPHAN_SECONDS,
+                    startup_timeout=START_SECONDS,
+                )
+            key.unlink()
+        except (P2PDaemonError, OSError) as error:
+            raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
+        except (EOFError, ValueError) as error:  # it ended before it answered
+            raise NetworkError(f"libp2p (p2pd) ended at its start: {error!r}") from error
+        finally:
+            if self._p2p is None:
+                self._folder.close()
+        await self.refresh_addresses()
+
+    async def refresh_addresses(self) -> None:
+        """Ask p2pd for our addresses: a router's port mapping may add one later. Raises NetworkError."""
+        try:
+            found = await wait_for(self.p2p.get_visible_maddrs(latest=True), CONNECT_SECONDS)
+        except (P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            raise NetworkError(f"libp2p (p2pd) does not tell our addresses: {error!r}") from error
+        self.addresses = tuple(sorted(map(str, found), key=lambda address: is_loopback(host_of(address))))
+
+    async def on_start(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do `action` now and after each restart."""
+        self._on_start.append(action)
+        await action()
+
+    async def supervise(self) -> None:
+        """Watch p2pd and start it again when it dies; hivemind itself would not notice.
+
+        Raises:
+            NetworkError: when it keeps dying.
+        """
+        deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
+        what = await self._death()
+        while not self._closing:
+            now = time.monotonic()
+            if len(deaths) == RESTARTS_MAX and now - deaths[0] < RESTARTS_SECONDS:
+                raise NetworkError(f"libp2p failed {RESTARTS_MAX + 1} times in a row, at last: {what}")
+            deaths.append(now)
+            log.warning("libp2p: %s; starting it again", what)
+            what = await self._restart() or await self._death()
+
+    async def _restart(self) -> str | None:
+        """Start anew, and all that is registered with it. Says what failed; nothing where it works."""
+        await self._stop()
+        try:
+            await self.start()
+            for action in self._on_start:
+                await wait_for(action(), START_SECONDS)
+        except (P2PElasticError, P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            await asyncio.sleep(1.0)
+            return f"could not be started again: {type(error).__name__}: {error}"
+        self.restarts += 1
+        return None
+
+    async def _death(self) -> str:
+        """Wait until p2pd, or hivemind's connection to it, ends; says what did."""
+        control = self.p2p._client.control
+        daemon = asyncio.ensure_future(self.p2p._child.wait())
+        # A response that meets a call cancelled in the same instant kills the reading task, and with it all DHT calls.
+        connection = {control._read_task: "stopped reading", control._write_task: "stopped writing"}
+        try:
+            done, _ = await asyncio.wait({daemon, *connection}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            daemon.cancel()
+        if daemon in done:
+            return f"p2pd ended with exit code {daemon.result()}"
+        return f"the connection to p2pd {connection[done.pop()]}"
+
+    async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
+        """Connect to a peer by its addresses. Raises PartnerUnreachable with libp2p's reason."""
+        try:
+            # Not hivemind's Multiaddr: it writes the peer id of a relay as CIDv1, which p2pd refuses.
+            where = p2pd_pb2.ConnectRequest(
+                peer=PeerID.from_base58(peer).to_bytes(), addrs=[address.packed for address in addresses]
+            )
+            request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=where)
+            _, writer = await wait_for(self._ask(request), CONNECT_SECONDS)
+            writer.close()
+        except asyncio.TimeoutError as error:
+            raise PartnerUnreachable(f"timed out after {CONNECT_SECONDS:g} s", partner=peer) from error
+        except (P2PDaemonError, OSError, ValueError, EOFError, NetworkError) as error:
+            raise PartnerUnreachable(str(error), partner=peer) from error
+
+    async def _ask(self, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to p2pd on which it did that; after opening a stream it is that stream.
+
+        hivemind's calls leave theirs open where p2pd refuses or nobody waits any more: one number of a file here and
+        one there each time, until the garbage collector comes by, and before Python 3.11.5 for ever.
+        """
+        reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
+        try:
+            await write_pbmsg(writer, request)
+            response = p2pd_pb2.Response()
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """Of this process and of p2pd. Raises NetworkError while there is none."""
+        return os.getpid(), int(self.p2p._child.pid)
+
+    async def open_stream(self, peer: str, protocol: str = PROTOCOL) -> SocketStream:
+        """A stream to a connected peer's handler of that protocol. Raises PartnerUnreachable."""
+        try:
+            whose = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer).to_bytes(), proto=[protocol])
+            request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=whose)
+            return await SocketStream.take_over(peer, *await self._ask(request))
+        except (P2PDaemonError, OSError, ValueError, EOFError, NetworkError) as error:
+            raise PartnerUnreachable(str(error), partner=peer) from error
+
+    async def serve(self, protocol: str, handler: Callable[[SocketStream], Awaitable[None]]) -> None:
+        """From now on, and after each restart, call `handler` for each stream of that protocol, as a task of its own
+        that closes the stream."""
+
+        async def handle(stream: SocketStream) -> None:
+            try:
+                await handler(stream)
+            finally:
+                await stream.close()
+
+        async def accept(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                stream = await SocketStream.take_over(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
+            except OSError:  # it went as it came
+                return
+            task = asyncio.ensure_future(handle(stream))
+            self._streams[task] = stream
+            task.add_done_callback(self._streams.pop)
+
+        await self.on_start(lambda: self.p2p.add_binary_stream_handler(protocol, accept))
+
+    async def cut(self) -> None:
+        """End every stream that was opened to us."""
+        streams = dict(self._streams)
+        for task, stream in streams.items():
+            stream.abort()
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop p2pd and wait until it is gone."""
+        self._closing = True
+        await self._stop()
+
+    async def _stop(self) -> None:
+        if self._p2p is not None:
+            p2p, self._p2p = self._p2p, None
+            p2p._client.close()  # p2pd ends with its last connection
+            with contextlib.suppress(asyncio.TimeoutError):
+                await wait_for(p2p._child.wait(), STOP_SECONDS)
+            await p2p.shutdown()
+            self._folder.close()
+
+
+class Libp2pTransport:
+    """`Transport` over a Libp2pHost."""
+
+    def __init__(self, host: Libp2pHost) -> None:
+        self._host = host
+        self._handler: Handler | None = None
+
+    @property
+    def peer(self) -> str:
+        return self._host.peer
+
+    async def open(self, record: PeerRecord) -> SocketStream:
+        # By the record's own addresses: libp2p's lookup does not know a peer that we never met.
+        await self._host.connect(record.peer, usable(record.peer, record.addresses))
+        return await self._host.open_stream(record.peer)
+
+    async def serve(self, handler: Handler) -> None:
+        self._handler = handler
+        await self._host.serve(PROTOCOL, self._handle)
+
+    async def _handle(self, stream: SocketStream) -> None:
+        if self._handler is not None:
+            await self._handler(stream)
+
+    async def close(self) -> None:
+        self._handler = None
+        await self._host.cut()
+
+
+async def answering(addresses: Sequence[PeerAddress]) -> tuple[PeerAddress, ...]:
+    """Those of the addresses whose TCP port answers, and those that have none.
+
+    Asked before libp2p is, which after a failed dial refuses to try that address again for up to five minutes, and then
+    says nothing but "dial backoff".
+
+    Raises:
+        PartnerUnreachable: where none answers; with what the system says of each.
+    """
+    probes = await asyncio.gather(*map(probe, addresses))
+    good = tuple(address for address, found in zip(addresses, probes, strict=True) if found.problem is None)
+    if not good:
+        raise PartnerUnreachable("; ".join(str(found.problem) for found in probes) or "no usable address is known")
+    return good
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port to listen on; a free one for 0. p2pd itself would silently share a port that is taken (SO_REUSEPORT)."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+            return int(probe.getsockname()[1])
+    except OverflowError as error:
+        raise ConfigError("port", port, "a port from 1 to 65535, or 0 for any free one") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError("port", port, f"in use on {host}; choose another, or 0 for any free one") from error
+        if error.errno == errno.EACCES:
+            raise ConfigError("port", port, "not allowed for this user; choose one above 1023, or 0") from error
+        raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
+
+
+def is_here(address: str, port: int) -> bool:
+    """Whether a multiaddr means that TCP port of this machine."""
+    try:
+        read = parse_address(address)
+        if read.tcp_port != port or not read.host.protocol.startswith("ip"):
+            return False
+        _free_port(read.host.value, 0)
+    except ConfigError:
+        return False
+    return True
