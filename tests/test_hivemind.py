@@ -25,7 +25,7 @@ from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 pytestmark = pytest.mark.processes
 
 Shape = Callable[[Any], bool]
-FILES = ("libp2p.py", "dht.py")
+FILES = ("transport/libp2p.py", "discovery/signed_dht.py")
 hivemind = sys.modules["hivemind"]  # as those two files have imported it
 
 

@@ -1,6 +1,6 @@
 """What the peer needs of a network: streams to partners, and a directory of them.
 
-Both protocols have a live implementation (`libp2p.py`, `directory.py`) and a simulated one (`simulation.py`) that pass
+Both protocols have a live implementation (`libp2p.py`, `discovery/dht_directory.py`) and a simulated one (`testing/virtual_network.py`) that pass
 the same contract tests (`tests/test_transport.py`).
 """
 

@@ -1,7 +1,7 @@
 """libp2p through hivemind's p2pd: one daemon process, streams to and from partners.
 
 Everything here runs on one event loop in our own process; the daemon ends when its connection to us does, even after a
-SIGKILL. This file and `dht.py` are the only ones that know hivemind, and translate its exceptions.
+SIGKILL. This file and `discovery/signed_dht.py` are the only ones that know hivemind, and translate its exceptions.
 """
 
 from __future__ import annotations
