@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test quick lint types structure check lowest clean
+.PHONY: demo test quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
@@ -32,6 +32,14 @@ structure: $(VENV)/.installed
 
 check: lint types test
 
+# The site, in build/docs. Needs no network once the tools are there; warnings and broken links within it are errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --jobs 1 docs build/docs
+
+# The architecture as a picture; needs Graphviz (`apt install graphviz`, `brew install graphviz`).
+picture:
+	dot -Tsvg -o docs/architecture.svg docs/architecture.dot
+
 # The quick tests with the lowest versions that pyproject.toml allows. That PyTorch is not made for Python 3.13 or newer.
 lowest: PYTHON = python3.10
 lowest: LOWEST = $(VENV)-lowest
@@ -49,6 +57,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing p2p-elastic with PyTorch: a few minutes the first time."
 	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[docs]'
 	touch $@
 
 clean:

@@ -25,6 +25,7 @@ else:
 REPOSITORY = Path(__file__).parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 README = (REPOSITORY / "README.md").read_text()
+OPTIONS = (REPOSITORY / "docs/guides/options.md").read_text()
 
 
 def test_every_package_is_listed() -> None:
@@ -73,7 +74,7 @@ def test_every_command_with_a_data_folder_says_where_that_is_by_default(monkeypa
     assert default_data_dir() == Path("~/.cache/p2p-elastic/data").expanduser()
     for place in ("$P2P_ELASTIC_DATA", "~/.cache/p2p-elastic/data"):
         assert place in DATA_DIR_DEFAULT
-        assert f"`{place}`" in README
+        assert f"`{place}`" in OPTIONS
 
 
 def test_the_rules_are_listed_with_moving_rates_where_they_have_one_and_where_they_run() -> None:

@@ -51,7 +51,7 @@ goes on with what is missing:
 \b
   p2p-elastic simulate --sweep rule=elastic-gossip,gossip-pull --sweep probability=1/8,1/32 --sweep seed=1,2,3
 
-All workers are in one process and take their steps together: what is exact and what is not says docs/simulator.md.
+All workers are in one process and take their steps together; docs/guides/simulate.md says what is exact and what not.
 """
 
 
