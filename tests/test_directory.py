@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from helpers.directories import SCHEMA, Fixture, Node, Table, address_of, join, manifest_of, publish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,130 +36,12 @@ from p2p_elastic.peers.discovery.reconnect import (
     SEEK_SECONDS,
 )
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity
-from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.status.schema import BootstrapStatus
 from p2p_elastic.testing.virtual_network import run_virtual
 
 checked = settings(max_examples=60)
-SCHEMA = "0" * 32
-REFUSED = "dial backoff\n  * [{}] dial tcp4: connect: connection refused"
-
-
-@dataclass
-class Table:
-    """What all nodes of the DHT hold together: key -> peer -> (body, when it expires)."""
-
-    entries: dict[str, dict[str, tuple[bytes, float]]] = field(default_factory=lambda: defaultdict(dict))
-    dead: set[str] = field(default_factory=set)  # they answer nobody
-    cut: set[frozenset[str]] = field(default_factory=set)  # pairs between which nothing arrives
-
-    def put(self, key: str, peer: str, body: bytes, seconds: float = RECORD_SECONDS) -> None:
-        self.entries[key][peer] = body, asyncio.get_running_loop().time() + seconds
-
-    def get(self, key: str) -> dict[str, bytes]:
-        now = asyncio.get_running_loop().time()
-        return {peer: body for peer, (body, expires) in self.entries[key].items() if expires > now}
-
-
-class Node:
-    """`Entries` of one peer; `met` says when it tried to meet whom."""
-
-    def __init__(self, table: Table, peer: str) -> None:
-        self._table, self._peer = table, peer
-        self.links: set[str] = set()
-        self.met: list[tuple[float, str, tuple[str, ...]]] = []
-        self.explored = 0
-        self.refused = 0
-        self.on_neighbours: Callable[[], None] = lambda: None
-        self.before_get: Callable[[], Awaitable[None]] | None = None
-
-    async def put(self, key: str, body: bytes, seconds: float) -> None:
-        self._table.put(key, self._peer, body, seconds)
-
-    async def get(self, key: str) -> Mapping[str, bytes]:
-        if self.before_get is not None:
-            await self.before_get()
-        return self._table.get(key)
-
-    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
-        self.met.append((asyncio.get_running_loop().time(), peer, addresses))
-        if frozenset({peer, self._peer}) in self._table.cut:
-            await asyncio.sleep(5.0)
-            raise PartnerUnreachable("timed out after 5 s", partner=peer)
-        if peer in self._table.dead:
-            raise PartnerUnreachable(REFUSED.format(addresses[0].split("/p2p/")[0]), partner=peer)
-        self.links.add(peer)
-
-    async def explore(self) -> None:
-        self.explored += 1
-
-    @property
-    def neighbours(self) -> frozenset[str]:
-        self.on_neighbours()
-        return frozenset(self.links)
-
-
-@dataclass
-class Fixture:
-    """One peer: its identity, its node and its directory."""
-
-    identity: Identity
-    node: Node
-    directory: DHTDirectory
-    sequence: int = 0
-
-    @property
-    def peer(self) -> str:
-        return self.identity.peer
-
-    async def announce(self, run: str = "run", **facts: Any) -> None:
-        self.sequence += 1
-        record = PeerRecord(peer=self.peer, run=run, schema_hash=SCHEMA, sequence=self.sequence, **facts)
-        await self.directory.announce(record)
-
-    async def members(self) -> dict[str, PeerRecord]:
-        return {record.peer: record for record in await self.directory.members()}
-
-    async def take_part(self) -> None:
-        while True:
-            await self.announce()
-            await self.directory.members()
-            await asyncio.sleep(5.0)
-
-
-def join(table: Table, *initial: str) -> Fixture:
-    """A peer of this DHT, given the addresses of these peers."""
-    identity = Identity.generate()
-    node = Node(table, identity.peer)
-    given_peers = {peer: (address_of(peer),) for peer in initial}
-    directory = DHTDirectory(node, identity, given_peers)
-    directory.own_addresses = (address_of(identity.peer),)
-    return Fixture(identity, node, directory)
-
-
-def address_of(peer: str) -> str:
-    return f"/ip4/10.0.0.7/tcp/4001/p2p/{peer}"
-
-
-def manifest_of(founder: str, **changes: Any) -> RunManifest:
-    values: dict[str, Any] = {
-        "run": "run",
-        "founder": founder,
-        "task": "digits",
-        "schema_hash": SCHEMA,
-        "rule": "elastic-gossip",
-        "moving_rate": 0.5,
-        "period": 8,
-        "probability": None,
-        "codec": "none",
-        "batch_size": 32,
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "init_seed": 0,
-    }
-    return RunManifest(**{**values, **changes})
 
 
 def filler(peer: str, sequence: int = 1, run: str = "run", **facts: Any) -> bytes:
@@ -399,13 +280,6 @@ def test_a_signed_manifest_with_no_usable_schedule_is_ignored_and_counted(
         assert other.directory.ignored == 1
 
     run_virtual(main())
-
-
-def publish(table: Table, founder: Fixture, **changes: Any) -> None:
-    """A manifest that its founder signed, whatever it says."""
-    values = {**manifest_of(founder.peer).model_dump(), **changes}
-    signature = founder.identity.sign(b"p2p-elastic/manifest/1" + json.dumps(values, sort_keys=True).encode()).hex()
-    table.put(RUNS_KEY, founder.peer, json.dumps({"manifest": values, "signature": signature}).encode())
 
 
 @in_virtual_time

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_join import PEER, Said, manifest
+from helpers.participations import PEER, Said, manifest
 from torch import nn
 
 from p2p_elastic.common.stop import Stop

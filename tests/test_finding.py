@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from test_directory import Fixture, Table, join, publish
+from helpers.directories import Fixture, Table, join, publish
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.participations import ADDRESS, PEER, Said, manifest
 
 from p2p_elastic.checkpoint.store import OutputLock
 from p2p_elastic.common.stop import Stop
@@ -17,28 +18,10 @@ from p2p_elastic.node import participation as module
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.participation import Opened, Participation
 from p2p_elastic.node.run_finder import RunFinder
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.tasks import find_task, initial_model
 
-PEER, ADDRESS = "12D3KooWme", "/ip4/10.0.0.1/tcp/31330/p2p/12D3KooWme"
 CPU = torch.device("cpu")
-
-
-class Said:
-    """A screen that remembers."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str]] = []
-
-    def say(self, event: str, text: str, **facts: object) -> None:
-        self.events.append((event, text))
-
-    def progress(self, *_: object, **__: object) -> None:
-        pass
-
-    close = progress
 
 
 def participation(screen: Said, *initial_peers: str) -> Participation:
@@ -53,12 +36,6 @@ def participation(screen: Said, *initial_peers: str) -> Participation:
     config = JoinConfig(initial_peer=initial_peers)
     thread: Any = SimpleNamespace(call=lambda *_: None)
     return Participation(config, screen, Stop(), Opened(thread, network, board, window))
-
-
-def manifest() -> RunManifest:
-    task = find_task("digits")
-    schema = ParameterVector(initial_model(task, 0)).schema_hash
-    return JoinConfig(task="digits").found("digits-1", PEER, "digits", schema, task.recipe)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from test_directory import manifest_of
+from helpers.directories import manifest_of
 
 from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
 from p2p_elastic.peers.discovery.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.trainings import Notes, never, nothing, split_of
 from swarm import Member, build_member, centre_at, run_members, simulate, tiny_model, values
-from test_training import Notes, never, nothing, split_of
 from torch import Tensor, nn
 
 from p2p_elastic.checkpoint.store import Content, Store

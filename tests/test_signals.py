@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers.ended import met
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health import signals
-from p2p_elastic.health.causes import Ended
 from p2p_elastic.health.controls import Report
 from p2p_elastic.health.signals import Reported, merge, ramp, worst
 from p2p_elastic.protocol.outcome import Outcome
@@ -22,11 +22,6 @@ FAILED = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFUSED,
 ANY = st.floats()  # NaN and infinities too
 Maybe = float | None
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12)
-
-
-def met(partner: str, outcome: Outcome, age: float = 1.0, **changes: Any) -> Ended:
-    values = {"seconds": 1.0, "bytes_sent": 1, "bytes_received": 1, "staleness": None}
-    return Ended(**{**values, "partner": partner, "outcome": outcome, "age_seconds": age, **changes})
 
 
 def signal(name: str, health: float, text: str = "") -> SignalStatus:

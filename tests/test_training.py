@@ -11,33 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.trainings import Notes, never, nothing, split_of
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Split, Task, find_task, initial_model, loss_at
+from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Task, find_task, initial_model, loss_at
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.training.trainer import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach
-
-
-class Notes:
-    """A peer that writes down what training tells it."""
-
-    def __init__(self, on_step: Callable[[], None] = lambda: None) -> None:
-        self.steps = self.evaluations = 0
-        self.losses: list[float] = []
-        self._on_step = on_step
-
-    def after_step(self) -> bool:
-        self.steps += 1
-        self._on_step()
-        return False
-
-    def report_loss(self, loss: float) -> None:
-        self.losses.append(loss)
-
-    def during_evaluation(self) -> None:
-        self.evaluations += 1
 
 
 class Time:
@@ -54,12 +35,6 @@ def ticking(seconds: float) -> Callable[[], float]:
     """A clock that goes on by so many seconds each time it is read."""
     numbers = count()
     return lambda: next(numbers) * seconds
-
-
-def split_of(examples: int) -> Split:
-    generator = torch.Generator().manual_seed(5)
-    labels = torch.randint(0, 2, (examples,), generator=generator)
-    return Split(torch.randn(examples, 4, generator=generator) + labels[:, None], labels)
 
 
 SMALL = Data(train=split_of(32), validation=split_of(16), test=split_of(24))  # two batches of 16 per epoch
@@ -87,14 +62,6 @@ def trainer_of(
     task = task or task_of()
     model = initial_model(task, 0)
     return Trainer(model, task, SMALL, settings_of(**settings), torch.device("cpu"), clock), model
-
-
-def never() -> bool:
-    return False
-
-
-def nothing() -> None:
-    pass
 
 
 # ---------------------------------------------------------------- attach

@@ -9,8 +9,20 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
+from helpers.topologies import (
+    EASGD,
+    LSGD,
+    NAMES,
+    centre_of,
+    completed,
+    gossip,
+    kill,
+    leaders_of,
+    living,
+    until,
+    with_loss,
+)
 from swarm import Member, begin_as_equals, build_member, following_at, run_members, tiny_model, values
-from test_topologies import EASGD, LSGD, NAMES, centre_of, completed, gossip, kill, leaders_of, living, until, with_loss
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.parameters.vector import ParameterVector

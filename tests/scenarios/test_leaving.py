@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
+from helpers.topologies import EASGD, LSGD, centre_of, completed, gossip, kill, leaders_of, until
 from swarm import Member, Switch, begin_as_equals, build_member, centre_at, tiny_model, values
-from test_topologies import EASGD, LSGD, centre_of, completed, gossip, kill, leaders_of, until
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recorded import RUNS, Digests, arithmetic
+from helpers.recorded import RUNS, Digests, arithmetic
 
 ARITHMETIC = "d1e839c62a780734"  # of the machine and the PyTorch that the digests of exact numbers are from
 EXPECTED = {

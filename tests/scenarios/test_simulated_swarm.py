@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 import pytest
 import torch
+from helpers.topologies import seeded
 from swarm import Member, build_member, run_members, simulate, tiny_model, values
 from torch import Tensor, nn
 
@@ -22,7 +22,6 @@ from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.testing.virtual_network import (
     Event,
-    Judge,
     SimulatedNetwork,
     SimulationDeadlock,
     Verdict,
@@ -42,12 +41,6 @@ def end(members: list[Member]) -> Tensor:
 
 def count(members: list[Member], outcome: Outcome) -> int:
     return sum(m.peer.exchanges().by_outcome.get(outcome, 0) for m in members)
-
-
-def seeded(seed: int, probability: float, verdict: Verdict) -> Judge:
-    """A network that gives `verdict` to a share of everything sent."""
-    rng = random.Random(seed)
-    return lambda event: verdict if event.kind in ("open", "piece") and rng.random() < probability else Verdict()
 
 
 def test_a_quiet_network_conserves_the_sum_and_brings_consensus() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.topologies import centre_of, completed, kill, leaders_of, living, seeded, until, with_loss
 from swarm import (
     Member,
     Switch,
@@ -19,8 +20,6 @@ from swarm import (
     tiny_model,
     values,
 )
-from test_simulated_swarm import seeded
-from test_topologies import centre_of, completed, kill, leaders_of, living, until, with_loss
 from torch import Tensor, nn
 
 from p2p_elastic.health.controls import Report
