@@ -16,7 +16,7 @@ test: $(VENV)/.installed
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live --ignore tests/scenarios --ignore tests/simulator \
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live --ignore tests/simulation --ignore tests/unit/simulator \
 		-m 'not processes'
 
 lint: $(VENV)/.installed

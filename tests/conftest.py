@@ -1,4 +1,4 @@
-"""Makes `swarm.py` importable from every folder of tests, and keeps what peers remember out of the user's home."""
+"""Makes `helpers` importable from every folder of tests, and keeps what peers remember out of the user's home."""
 
 from __future__ import annotations
 

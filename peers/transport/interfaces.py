@@ -1,7 +1,7 @@
 """What the peer needs of a network: streams to partners, and a directory of them.
 
 Both protocols have a live implementation (`libp2p.py`, `discovery/dht_directory.py`) and a simulated one
-(`testing/virtual_network.py`), which pass the same contract tests (`tests/test_transport.py`).
+(`testing/virtual_network.py`), which pass the same contract tests (`tests/unit/peers/transport/test_interfaces.py`).
 """
 
 from __future__ import annotations

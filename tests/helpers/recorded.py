@@ -1,7 +1,7 @@
 """Twelve varied runs in virtual time, and a digest of what each of them did: the same before and after a change of code
 that is to change nothing.
 
-`python tests/scenarios/recorded.py` prints the digests of the tree as it is.
+`python tests/simulation/recorded.py` prints the digests of the tree as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from chaos.learning import Learner, new_model
 from chaos.plan import plan_of
 from chaos.world import run_plan
-from swarm import Member, build_member, tiny_model, values
+from helpers.swarm import Member, build_member, tiny_model, values
 
 from p2p_elastic.peers.exchange.snapshots import Snapshot, SnapshotLosses
 from p2p_elastic.peers.membership.newcomer import Measured as TriedOut

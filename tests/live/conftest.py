@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forking import launch
+from helpers.forking import launch
 from live_chaos.lives import RESTING
 
 from p2p_elastic.demo.processes import Swarm

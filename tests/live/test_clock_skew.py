@@ -6,8 +6,8 @@ import json
 import urllib.request
 
 import pytest
+from helpers.running import START_SECONDS
 from live_chaos.lives import launched
-from running import START_SECONDS
 
 from p2p_elastic.demo.processes import Process, Swarm
 

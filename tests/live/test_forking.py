@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from forking import launch
-from running import START_SECONDS
+from helpers.forking import launch
+from helpers.running import START_SECONDS
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Swarm
@@ -37,7 +37,7 @@ RANDOM = (
 )
 STARTER = """
 import subprocess, sys, time
-from forking import launch, server
+from helpers.forking import launch, server
 with open("errors", "wb") as errors:
     command = [sys.executable, "sleep.py"]
     child = launch(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from forking import launch
+from helpers.forking import launch
+from helpers.running import START_SECONDS
 from live_chaos.lives import RESTING
-from running import START_SECONDS
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm

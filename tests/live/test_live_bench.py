@@ -10,7 +10,7 @@ import time
 
 import psutil
 from click.testing import CliRunner
-from daemons import daemons_of
+from helpers.daemons import daemons_of
 
 from p2p_elastic.bench.exchange import ExchangeOptions, ends
 from p2p_elastic.bench.overhead import OverheadOptions, _row

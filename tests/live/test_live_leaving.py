@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from daemons import daemons_of
-from forking import launch
+from helpers.daemons import daemons_of
+from helpers.forking import launch
+from helpers.running import START_SECONDS, centre, completed
 from live_chaos.lives import RESTING
-from running import START_SECONDS, centre, completed
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from swarm import Member, run_members, tiny_model, values
+from helpers.swarm import Member, run_members, tiny_model, values
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.parameters.vector import ParameterVector

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from forking import launch
+from helpers.forking import launch
+from helpers.running import START_SECONDS, kill
 from live_chaos.lives import RESTING
-from running import START_SECONDS, kill
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from running import START_SECONDS, centre, completed, kill
+from helpers.running import START_SECONDS, centre, completed, kill
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm

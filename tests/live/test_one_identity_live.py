@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from running import START_SECONDS, members
+from helpers.running import START_SECONDS, members
 
 from p2p_elastic.demo.processes import Swarm
 from p2p_elastic.errors import IdentityInUse

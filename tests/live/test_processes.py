@@ -6,8 +6,8 @@ import os
 import signal
 
 import psutil
-from daemons import daemons_of
-from running import START_SECONDS, completed
+from helpers.daemons import daemons_of
+from helpers.running import START_SECONDS, completed
 from safetensors.torch import load_file
 
 from p2p_elastic.demo.processes import Process, Swarm

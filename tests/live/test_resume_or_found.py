@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from running import START_SECONDS, kill, members
+from helpers.running import START_SECONDS, kill, members
 
 from p2p_elastic.demo.processes import Swarm
 

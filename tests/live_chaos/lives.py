@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from daemons import daemons_of, runs
+from helpers.daemons import daemons_of, runs
 
 from p2p_elastic.demo.processes import Process, Swarm
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from forking import launch
+from helpers.forking import launch
 from live_chaos import verdict
 from live_chaos.disk import SmallDisk
 from live_chaos.lives import Life, Watcher, free_port, say, start
