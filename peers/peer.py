@@ -30,9 +30,9 @@ from p2p_elastic.peers.peer_memory import PeerMemory
 from p2p_elastic.peers.presence import Presence
 from p2p_elastic.peers.repeat import attempt, every
 from p2p_elastic.peers.run_context import RunContext
-from p2p_elastic.peers.strategy_parts import Measure, parts_of
+from p2p_elastic.peers.strategy_parts import Measure
 from p2p_elastic.peers.timeouts import wait_for
-from p2p_elastic.peers.topologies import take_up
+from p2p_elastic.peers.topologies import parts_of, take_up
 from p2p_elastic.peers.transport import Directory, Transport
 from p2p_elastic.peers.views import members_of, partners_of
 from p2p_elastic.rate_limit import Budget
@@ -93,7 +93,6 @@ class Peer:
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
         rng = random.Random(f"{seed} {self.peer} {context.first_sequence} partners")
         self._strategy_parts = parts_of(self._local, transport, limits, rng)
-        take_up(self._strategy_parts)
         self._presence = Presence(self._local, directory)
         self._answered = answered_by(self._strategy_parts, self._presence, self.refresh)
         self._responder = responder_of(self._answered, self._strategy_parts)
