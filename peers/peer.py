@@ -19,7 +19,7 @@ from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.answered import answered_by, responder_of
 from p2p_elastic.peers.exchange.slot import Slot
 from p2p_elastic.peers.gossip.errands import Errands
-from p2p_elastic.peers.gossip.strategy_parts import Measure, parts_of
+from p2p_elastic.peers.gossip.strategy_parts import Measure
 from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.lifecycle.catch_up import CatchingUp, Try
 from p2p_elastic.peers.lifecycle.leave import Farewell
@@ -33,7 +33,7 @@ from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.partner_judge import Examine
 from p2p_elastic.peers.state.peer_memory import PeerMemory
 from p2p_elastic.peers.state.views import members_of, partners_of
-from p2p_elastic.peers.topologies import take_up
+from p2p_elastic.peers.topologies import parts_of, take_up
 from p2p_elastic.peers.transport.interfaces import Directory, Transport
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.policy import Policy
@@ -93,7 +93,6 @@ class Peer:
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
         rng = random.Random(f"{seed} {self.peer} {context.first_sequence} partners")
         self._strategy_parts = parts_of(self._local, transport, limits, rng)
-        take_up(self._strategy_parts)
         self._presence = Presence(self._local, directory)
         self._answered = answered_by(self._strategy_parts, self._presence, self.refresh)
         self._responder = responder_of(self._answered, self._strategy_parts)

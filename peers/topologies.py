@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 
 from p2p_elastic.peers.centre.strategy import CentreStrategy
+from p2p_elastic.peers.gossip.endpoint import OwnSeat
+from p2p_elastic.peers.gossip.initiator import Initiator
 from p2p_elastic.peers.gossip.nobody import NobodyStrategy
 from p2p_elastic.peers.gossip.strategy import PairsStrategy
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.leader.strategy import LeaderStrategy
+from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.topology import Strategy
+from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.rules.methods import Topology
 
 STRATEGIES: Mapping[Topology, Callable[[StrategyParts], Strategy]] = {
@@ -19,6 +25,24 @@ STRATEGIES: Mapping[Topology, Callable[[StrategyParts], Strategy]] = {
     Topology.NOBODY: NobodyStrategy,
 }
 """Those that run live; the simulator has the others."""
+
+
+def parts_of(local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> StrategyParts:
+    """The parts of a peer, which does as the topology of its policy says.
+
+    Args:
+        local: the peer's state.
+        transport: opens streams.
+        limits: of each conversation.
+        rng: for the choice of partners.
+
+    Returns:
+        What every strategy works with.
+    """
+    own, initiator = OwnSeat(local, limits), Initiator(local, transport, limits, rng)
+    parts = StrategyParts(local, transport, limits, rng, initiator, own)
+    take_up(parts)
+    return parts
 
 
 def take_up(parts: StrategyParts) -> None:

@@ -146,13 +146,10 @@ class Initiator:
         lanes = Lanes(lambda: open_stream(self._transport, partner, self._limits, waits), exchange_id)
         conversation = Conversation(stream, self._limits, waits)
         conversation.widening = lanes.open
-        offer, flow = (
-            self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits)),
-            local.run.policy.flow,
-        )
+        offer = self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits))
         vectors = local.slot.mailbox.vectors(offer.codec)
         try:
-            result = await conversation.run(initiate(offer, flow), vectors, seated=True)
+            result = await conversation.run(initiate(offer, local.run.policy.flow), vectors, seated=True)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         except asyncio.CancelledError:
@@ -168,12 +165,13 @@ class Initiator:
             result = await self._resolve(partner, exchange_id, result)
         if result.outcome is Outcome.COMPLETED:
             self._so_far = Attempt(result, traffic=conversation.traffic)
-        came = conversation.received
-        distance = await self._move(partner.peer, exchange_id, result, came if local.run.policy.receives else None)
-        return Attempt(result, distance, conversation.traffic, intact=came is None or not vectors.in_place)
+        distance = await self._move(partner.peer, exchange_id, result, conversation.received)
+        intact = conversation.received is None or not vectors.in_place
+        return Attempt(result, distance, conversation.traffic, intact)
 
-    async def _move(self, partner: str, exchange_id: str, result: Result, received: Received | None) -> float | None:
+    async def _move(self, partner: str, exchange_id: str, result: Result, came: Received | None) -> float | None:
         local = self._local
+        received = came if local.run.policy.receives else None
         if result.outcome is not Outcome.COMPLETED:
             return None
         if result.mine is None or result.theirs is None:

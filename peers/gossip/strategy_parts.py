@@ -31,10 +31,3 @@ class StrategyParts:
     initiator: Initiator
     own: OwnSeat
     measure: Measure | None = None
-
-
-def parts_of(local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> StrategyParts:
-    """Those of the peer that `local` is of."""
-    return StrategyParts(
-        local, transport, limits, rng, Initiator(local, transport, limits, rng), OwnSeat(local, limits)
-    )

@@ -88,7 +88,7 @@ def test_of_two_processes_with_one_identity_the_later_one_ends_within_an_announc
         assert asyncio.get_running_loop().time() - began <= 1.1 * ANNOUNCE_SECONDS
         with pytest.raises(IdentityInUse):  # whoever asks it to announce itself
             await second.peer.announce()
-        await second.peer._transport.close()
+        await second.peer._strategy_parts.transport.close()
 
         states = []
         for _ in range(40):  # the others never lose the first one
@@ -133,7 +133,7 @@ def test_a_restart_is_not_hindered_by_the_record_of_the_life_before(
                 first.peer.settle()
                 await asyncio.sleep(0.01)
         life.cancel()  # without another word, where it is killed
-        await first.peer._transport.close()
+        await first.peer._strategy_parts.transport.close()
         await asyncio.sleep(pause)
 
         second = process(network, policy, first_sequence)

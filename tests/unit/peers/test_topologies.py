@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.swarm import Member, build_member, centre_at, following_at, tiny_model, values
+from helpers.swarm import Member, build_member, centre_at, following_at, simulate, tiny_model, values
 
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers import topologies
 from p2p_elastic.peers.exchange.slot import IDLE
 from p2p_elastic.peers.exchange.snapshots import Snapshot
+from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.newcomer import CaughtUp
-from p2p_elastic.peers.state.topology import Strategy, TopologyStatus
+from p2p_elastic.peers.state.topology import Errand, Seat, Strategy, TopologyStatus
 from p2p_elastic.peers.topologies import STRATEGIES
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Heard, Offer, Stamp
@@ -377,3 +380,42 @@ def test_another_run_may_have_another_topology() -> None:
     member.peer.during_evaluation()  # takes the snapshot
     assert member.peer.parts.slot.mailbox.both is not None
     assert member.peer.centre() is not None
+
+
+# -- one more ----------------------------------------------------------------------------------------------------------
+
+
+class RingStrategy(Strategy):
+    """Each asks the next one by name: all that another topology has to say."""
+
+    def __init__(self, parts: StrategyParts) -> None:
+        self._parts, self._local = parts, parts.local
+
+    def due(self, step: int, coin: random.Random) -> Iterator[Errand]:
+        if self._local.run.policy.schedule.due(step, coin):
+            yield "exchange"
+
+    async def run_due(self, errand: Errand) -> None:
+        await self._parts.initiator.run_once()
+
+    def next_partner(self, tried: set[str]) -> PeerRecord | None:
+        around = sorted({**self._local.members.alive(), self._local.peer: None})
+        found = around[(around.index(self._local.peer) + 1) % len(around)]
+        return None if found in tried | {self._local.peer} else self._local.members.known[found].record
+
+    def seat(self) -> Seat:
+        return self._parts.own
+
+
+def test_another_topology_is_one_class_and_one_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(topologies.STRATEGIES, Topology.PAIRS, RingStrategy)  # type: ignore[arg-type]
+    members = simulate(SimulatedNetwork(), ["a", "b", "c"], policy=policy(Topology.PAIRS))
+    for member, following in zip(members, "bca", strict=True):
+        asked = {entry.partner for entry in member.peer.last_exchanges() if entry.initiated}
+        assert asked == {following}
+        assert member.peer.exchanges().by_outcome[Outcome.COMPLETED] > 10
+
+
+def test_only_the_table_names_topologies() -> None:
+    folder = Path(topologies.__file__).parent
+    assert [p.name for p in sorted(folder.rglob("*.py")) if "Topology." in p.read_text()] == ["topologies.py"]
