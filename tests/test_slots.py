@@ -16,7 +16,8 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.results import save_model, save_values
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization
 from p2p_elastic.training.state import TrainingMemory
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from p2p_elastic.bench.figures import Spread, machine, quantile, ratio
 from p2p_elastic.bench.live import LivePeer, Setup, mlp
 from p2p_elastic.bench.process import PeerProcess
+from p2p_elastic.training.attach import attach
 from p2p_elastic.training.optimizers import SGD
-from p2p_elastic.training.trainer import attach
 
 STEP_SECONDS = 0.015  # length of a step: the batch is chosen for it
 WARM_UP_STEPS = 20

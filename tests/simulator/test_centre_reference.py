@@ -8,7 +8,7 @@ import torch
 from stepwise import STEP_SIZE, STEPS, Recorder, Setting, each_size
 
 from p2p_elastic.simulator.accumulated import Accumulated
-from p2p_elastic.simulator.rounds import Centre
+from p2p_elastic.simulator.centre import Centre
 
 
 @each_size
