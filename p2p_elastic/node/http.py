@@ -40,10 +40,16 @@ class Window:
     def __init__(self, config: JoinConfig, sensors: Sensors) -> None:
         self.events, self.history = EventLog(time.time), History(HISTORY_SECONDS)
         self.condition = Condition(time.monotonic, lambda: sensors.signals(sensors.read()), self.events)
-        self._token, self._fresh_token = _token(config)
+        self._token, self._fresh_token = token_of(config)
         self._hosts = (config.http_host, *config.http_allow_host)
         self._sock = _listen(config)
         self._server: ApiServer | None = None
+
+    @property
+    def port(self) -> int:
+        """TCP port that is bound, from the beginning."""
+        port: int = self._sock.getsockname()[1]
+        return port
 
     @property
     def url(self) -> str:
@@ -96,9 +102,19 @@ class Window:
             thread.call(self._server.close())
 
 
-def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
-    """Find the token, and the file if it was just written. None if nobody may change anything."""
-    if config.http_token_file is None and not _is_loopback(config.http_host):
+def token_of(config: JoinConfig) -> tuple[str | None, Path | None]:
+    """Find the token that allows changes, or make one. Only a peer that listens on loopback makes one unasked.
+
+    Args:
+        config: where the peer listens, and the file that its user named.
+
+    Returns:
+        The token, None if nobody may change anything; and its file if it was just written.
+
+    Raises:
+        ConfigError: if the file that was named cannot be used.
+    """
+    if config.http_token_file is None and not is_loopback(config.http_host):
         return None, None
     try:
         path = config.http_token_file or default_path()
@@ -111,7 +127,15 @@ def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
     return token, path if created else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    Args:
+        host: IP address or name.
+
+    Returns:
+        True for a loopback address and "localhost".
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
