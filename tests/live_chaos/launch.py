@@ -7,7 +7,7 @@ OPTIONS is one JSON object:
     clock       seconds by which this peer's wall clock is wrong
     fsync       seconds that each fsync and rename take longer: a slow disk
     namespace   network namespace to live in (root)
-    snapshots   {"folder": ..., "seconds": ..., "for": ...}: a copy of the parameters each so many seconds of training
+    snapshots   {"folder": ..., "seconds": ..., "for": ...}: a copy of the parameters, `seconds` apart
 """
 
 from __future__ import annotations
