@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization
 from p2p_elastic.tasks import Batches, find_task, initial_model
 
 CHUNK = 2 * PIECE  # elements

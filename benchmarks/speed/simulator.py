@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import find_task, initial_model
 
 DIFFERENCE_STEPS = 100

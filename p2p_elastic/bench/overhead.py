@@ -21,8 +21,8 @@ from torch import Tensor
 from p2p_elastic.bench.figures import Spread, machine, quantile, ratio
 from p2p_elastic.bench.live import LivePeer, Setup, mlp
 from p2p_elastic.bench.process import PeerProcess
+from p2p_elastic.training.attach import attach
 from p2p_elastic.training.optimizers import SGD
-from p2p_elastic.training.trainer import attach
 
 STEP_SECONDS = 0.015  # length of a step: the batch is chosen for it
 WARM_UP_STEPS = 20
@@ -156,16 +156,28 @@ def _row(options: OverheadOptions, megabytes: float, period: int) -> dict[str, A
                     exchanging.append(loop.steps_for(options.seconds))
                 live.settle()
             after = live.peer.exchanges()
-    return _figures(size, period, alone, exchanging, _completed(after) - _completed(before))
+    return figures(size, period, alone, exchanging, _completed(after) - _completed(before))
 
 
 def _completed(totals: Any) -> int:
     return sum(count for outcome, count in totals.by_outcome.items() if outcome.value == "completed")
 
 
-def _figures(
+def figures(
     size: float, period: int, alone: list[list[float]], exchanging: list[list[float]], exchanges: int
 ) -> dict[str, Any]:
+    """Compare windows in which the loop exchanged with those in which it was alone.
+
+    Args:
+        size: of the model, in millions of bytes.
+        period: steps between exchanges.
+        alone: seconds of each step, by window.
+        exchanging: likewise; each window is compared with the one of `alone` before it.
+        exchanges: that completed, in all windows.
+
+    Returns:
+        A row of the table, for JSON.
+    """
     steps = {name: list(itertools.chain(*w)) for name, w in (("exchanging", exchanging), ("alone", alone))}
     speeds = [[len(window) / sum(window) for window in windows] for windows in (exchanging, alone)]
     return {

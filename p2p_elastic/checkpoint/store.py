@@ -18,24 +18,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
-import torch
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from p2p_elastic.common.files import make_subfolder, new_file, open_lock, read_private, remove_drafts, sync
+from p2p_elastic.checkpoint.disk import CHUNK_BYTES, Chunks, Disk, LocalDisk
+from p2p_elastic.checkpoint.tensor_file import safetensors_chunks
+from p2p_elastic.common.files import open_lock, read_private, remove_drafts
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.values import Frozen
 
@@ -44,119 +43,10 @@ FOLDER, BEFORE, INDEX, TENSORS = "checkpoint", "checkpoint-before", "checkpoint.
 UNFINISHED, DROPPED, LOCK = ".unfinished", ".dropped", ".checkpoint.lock"
 KEPT = 2  # the newest, and one to fall back to if that is damaged
 INDEX_BYTES_MAX = 2**24
-CHUNK_BYTES = 2**20  # hashed and written at once, without holding Python's lock: training goes on meanwhile
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NAME = re.compile(r"step-([0-9]{9,12})(?:\.([0-9]{1,9}))?")
 
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
 Facts = TypeVar("Facts", bound=BaseModel)
-Chunks = Iterable["bytes | memoryview"]
-
-
-class Disk(Protocol):
-    """What may fail or be the last thing that happens. All raise OSError."""
-
-    def make(self, folder: Path) -> None:
-        """Make a folder, and those around it, if they are missing.
-
-        Args:
-            folder: its path.
-        """
-
-    def write(self, path: Path, chunks: Chunks, *, private: bool) -> None:
-        """Write a new file; when this returns it is on the disk.
-
-        Args:
-            path: of the file; nothing is there yet.
-            chunks: its content.
-            private: whether its owner alone may read it.
-        """
-
-    def sync(self, folder: Path) -> None:
-        """Put the names in a folder on the disk, before this returns.
-
-        Args:
-            folder: its path.
-        """
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give a folder another name, at once.
-
-        Args:
-            old: is there.
-            new: is not there yet.
-        """
-
-    def remove(self, folder: Path) -> None:
-        """Remove a folder with all that is in it, if it is there; a crash may leave a part.
-
-        Args:
-            folder: its path.
-        """
-
-
-class LocalDisk:
-    """The `Disk` of this machine."""
-
-    def make(self, folder: Path) -> None:
-        """Make a folder and the one around it.
-
-        Args:
-            folder: its path.
-        """
-        make_subfolder(folder.parent)
-        make_subfolder(folder)
-
-    def write(self, path: Path, chunks: Chunks, *, private: bool) -> None:
-        """Write and sync a new file.
-
-        Args:
-            path: of the file.
-            chunks: its content.
-            private: mode 0o400 instead of what the umask leaves of 0o666.
-        """
-        with new_file(path, 0o400 if private else 0o666) as file:
-            file.writelines(chunks)
-
-    def sync(self, folder: Path) -> None:
-        """Sync a folder.
-
-        Args:
-            folder: its path.
-        """
-        sync(folder)
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Rename a folder.
-
-        Args:
-            old: its path.
-            new: its new path.
-        """
-        old.rename(new)
-
-    def remove(self, folder: Path) -> None:
-        """Remove a folder, or the link that is in its place.
-
-        Args:
-            folder: its path.
-        """
-        if folder.is_symlink():
-            folder.unlink()
-        elif folder.exists():
-            shutil.rmtree(folder)
 
 
 class Content(NamedTuple):
@@ -383,41 +273,6 @@ class Store(Generic[Facts]):
             if not n.endswith(TENSORS)
         }
         return Found(folder, index.step, index.facts, tensors, private)
-
-
-def safetensors_chunks(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[bytes | memoryview]:
-    """Write tensors in the safetensors format, piece by piece: no copy of the whole is made.
-
-    Source: https://github.com/huggingface/safetensors, "Format".
-
-    Args:
-        tensors: contiguous, on the CPU, by name.
-        metadata: texts for the header.
-
-    Yields:
-        The bytes of the file in their order; tensors as views of their memory.
-
-    Raises:
-        ConfigError: if a tensor has a type that the format has no name for.
-    """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    at = 0
-    for name, tensor in ordered:
-        if tensor.dtype not in DTYPES:
-            raise ConfigError(name, tensor.dtype, f"a file can hold {', '.join(DTYPES.values())}")
-        end = at + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for _, tensor in ordered:
-        data = tensor.reshape(-1).view(torch.uint8).numpy().data
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield data[start : start + CHUNK_BYTES]
 
 
 def checkpoint_folder(given: Path) -> Path:

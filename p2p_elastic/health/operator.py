@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.controls import Report
-from p2p_elastic.health.signals import Reported, merge
+from p2p_elastic.health.reported import Reported
+from p2p_elastic.health.signals import merge
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import SignalStatus
 

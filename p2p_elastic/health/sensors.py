@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 import torch
 
-from p2p_elastic.health.signals import battery, cpu_temperature, load, memory, temperature, throttling
+from p2p_elastic.health.hardware import battery, cpu_temperature, load, memory, temperature, throttling
 from p2p_elastic.status.schema import SignalStatus
 
 T = TypeVar("T")

@@ -40,10 +40,16 @@ class Window:
     def __init__(self, config: JoinConfig, sensors: Sensors) -> None:
         self.events, self.history = EventLog(time.time), History(HISTORY_SECONDS)
         self.condition = Condition(time.monotonic, lambda: sensors.signals(sensors.read()), self.events)
-        self._token, self._fresh_token = _token(config)
+        self._token, self._fresh_token = token_of(config)
         self._hosts = (config.http_host, *config.http_allow_host)
         self._sock = _listen(config)
         self._server: ApiServer | None = None
+
+    @property
+    def port(self) -> int:
+        """TCP port that is bound, from the beginning."""
+        port: int = self._sock.getsockname()[1]
+        return port
 
     @property
     def url(self) -> str:
@@ -96,8 +102,18 @@ class Window:
             thread.call(self._server.close())
 
 
-def _token(config: JoinConfig) -> tuple[str | None, Path | None]:
-    """Find the token, and the file if it was just written. None if nobody may change anything."""
+def token_of(config: JoinConfig) -> tuple[str | None, Path | None]:
+    """Find the token that allows changes, or make one. Only a peer that listens on loopback makes one unasked.
+
+    Args:
+        config: where the peer listens, and the file that its user named.
+
+    Returns:
+        The token, None if nobody may change anything; and its file if it was just written.
+
+    Raises:
+        ConfigError: if the file that was named cannot be used.
+    """
     if config.http_token_file is None and not is_loopback(config.http_host):
         return None, None
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from p2p_elastic.checkpoint.store import safetensors_chunks
+from p2p_elastic.checkpoint.tensor_file import safetensors_chunks
 from p2p_elastic.common.files import make_subfolder, output_file
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.slots import copy_model, region

@@ -10,10 +10,11 @@ from p2p_elastic.rules.base import ExchangeRule
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.rules.policy import rule_of
 from p2p_elastic.simulator.accumulated import Accumulated
+from p2p_elastic.simulator.centre import Centre, CentreTogether
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.leader import Leader
-from p2p_elastic.simulator.rounds import Centre, CentreTogether, Nobody, Pairs, Round
+from p2p_elastic.simulator.rounds import Nobody, Pairs, Round
 from p2p_elastic.simulator.sending import Wire
 
 LSGD_GLOBAL_PERIODS = 4  # local pulls to one global pull, unless told otherwise

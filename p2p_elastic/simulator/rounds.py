@@ -8,14 +8,13 @@ A round says what each worker moves, or moves it at once:
     flat[row] += moves[row]                     # for each of them
     round_.settle_(flat, due, connected, step, losses)  # after the step: what changes flat in place
 
-Pairs, Centre and CentreTogether make moves and settle nothing; Leader (`leader.py`) and Accumulated (`accumulated.py`)
-make no moves and settle; Nobody (also for all-reduce, whose exchange is of gradients) does neither. `due` are the
-workers that ask, `connected` those that can be reached; a worker in `due` that is not in `connected` has no exchange.
-`traffic` counts. What is sent arrives as the `wire` makes it, in part and rounded; both ends take differences of that,
-and if only one end sends, the other takes it from its own vector as it is.
+Pairs, Centre and CentreTogether (`centre.py`) make moves and settle nothing; Leader (`leader.py`) and Accumulated
+(`accumulated.py`) make no moves and settle; Nobody (also for all-reduce, whose exchange is of gradients) does neither.
+`due` are the workers that ask, `connected` those that can be reached; a worker in `due` that is not in `connected` has
+no exchange. `traffic` counts. What is sent arrives as the `wire` makes it, in part and rounded; both ends take
+differences of that, and if only one end sends, the other takes it from its own vector as it is.
 
-Source: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726; EASGD 1412.6651
-(Algorithms 1 and 2, eq. 3-6).
+Source: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726.
 """
 
 from __future__ import annotations
@@ -317,7 +316,7 @@ class Pairs(Nobody):
     ) -> None:
         move, self.states[row] = self._rule.move(delta, self.states[row], mine=mine, theirs=theirs)
         if move.numel():
-            _add(moves, row, part, move, flat)
+            add_move(moves, row, part, move, flat)
 
     def _push(self, flat: Tensor, asks: list[Ask], step: int) -> Moves:
         # A queue has one partner at a time, so the facts say one.
@@ -341,8 +340,16 @@ class Pairs(Nobody):
         return moves
 
 
-def _add(moves: Moves, row: int, part: slice, move: Tensor, flat: Tensor) -> None:
-    """Add a move of a part to what the row moves in all."""
+def add_move(moves: Moves, row: int, part: slice, move: Tensor, flat: Tensor) -> None:
+    """Add a move of a part to what the row moves in all.
+
+    Args:
+        moves: what rows move in all; changed in place.
+        row: of the worker.
+        part: the elements of the vector.
+        move: of that part.
+        flat: all rows [W, D].
+    """
     if row not in moves and len(move) == flat.shape[1]:
         moves[row] = move
         return
@@ -367,121 +374,6 @@ def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:
 def _each_pair_once(asks: Sequence[Ask]) -> list[Ask]:
     seen: set[frozenset[int]] = set()
     return [ask for ask in asks if frozenset(ask) not in seen and not seen.add(frozenset(ask))]  # type: ignore[func-returns-value]
-
-
-class Centre(Nobody):
-    """EASGD, EAMSGD: due workers meet the centre one after another, in random order, each as it is by then.
-
-    A worker's move is computed at its old row. Both ends have the same rule; the worker is the end that asks. The
-    centre's end has a state per worker, and both have one per fragment. A worker judges the centre as it was before the
-    round.
-
-    Args:
-        rule: of both ends.
-        flat: [W, D], with which workers begin; the centre begins as the first row.
-        seed: of the order.
-        judging: dynamic weighting; None: all count the same.
-        wire: how vectors travel; None: as they are.
-
-    Attributes:
-        centre: the centre variable [D].
-    """
-
-    def __init__(
-        self,
-        rule: ExchangeRule,
-        flat: Tensor,
-        *,
-        seed: int = 0,
-        judging: Judging | None = None,
-        wire: Wire | None = None,
-    ) -> None:
-        super().__init__(judging, wire)
-        self._rule, self._rng = rule, random.Random(seed)
-        self.centre: Tensor = flat[0].clone()
-        self._states: dict[tuple[int, int, int], State] = {}  # by both ends, and the beginning of the part
-
-    def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
-        """Let the due workers meet the centre, which moves at once.
-
-        Args:
-            flat: all rows [W, D].
-            due: the workers that ask.
-            connected: the workers that can be reached.
-            step: of the simulation, from 1.
-
-        Returns:
-            What to add to each row that moves: {row: [D]}.
-        """
-        order = reached(due, connected)
-        self._rng.shuffle(order)
-        parts = {row: self._wire.part(row, flat.shape[1]) for row in order}
-        verdicts = self._judge_centre(flat, parts)
-        moves: Moves = {}
-        for row, part in parts.items():
-            move, of_centre = self._meet(flat, row, part, step, verdicts)
-            _add(moves, row, part, move, flat)
-            self.centre[part].add_(of_centre)
-        return moves
-
-    def _judge_centre(self, flat: Tensor, parts: Mapping[int, slice]) -> Mapping[Pair, Verdict]:
-        if self._judging is None:
-            return {}
-        received = []
-        for row, part in parts.items():
-            received.append(Received(row, CENTRE, part, self._wire.sent(CENTRE, self.centre, part)))
-            received.append(Received(CENTRE, row, part, self._wire.sent(row, flat[row], part)))
-        return self._judge(flat, received)
-
-    def _meet(
-        self, flat: Tensor, row: int, part: slice, step: int, verdicts: Mapping[Pair, Verdict]
-    ) -> tuple[Tensor, Tensor]:
-        """The moves of a worker and of the centre, both of this part."""
-        mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
-        of_worker = self._wire.sent(row, flat[row], part)
-        of_centre = self._wire.sent(CENTRE, self.centre, part)
-        trusted = trusting(theirs, verdicts.get((row, CENTRE)))
-        move = self._end_of(row, CENTRE, part, of_centre - of_worker, mine, trusted)
-        trusted = trusting(mine, verdicts.get((CENTRE, row)))
-        back = self._end_of(CENTRE, row, part, of_worker - of_centre, theirs, trusted)
-        self._count(len(of_worker), workers=1, centre=1)
-        return move, back
-
-    def _end_of(self, end: int, other: int, part: slice, delta: Tensor, mine: Facts, theirs: Facts) -> Tensor:
-        key = end, other, part.start
-        state = self._states[key] if key in self._states else self._rule.init(self.centre)
-        move, self._states[key] = self._rule.move(delta, state, mine=mine, theirs=theirs)
-        return move
-
-
-class CentreTogether(Centre):
-    """Synchronous EASGD: all due workers meet the same centre, which then adds the sum of its moves (eq. 3-6).
-
-    So beta = p alpha. Unlike gossip, alpha is not capped by the number of exchanges at once: the equations do not.
-    """
-
-    def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
-        """Let all due workers meet the same centre, which moves afterwards.
-
-        Args:
-            flat: all rows [W, D].
-            due: the workers that ask.
-            connected: the workers that can be reached.
-            step: of the simulation, from 1.
-
-        Returns:
-            What to add to each row that moves: {row: [D]}.
-        """
-        moves: Moves = {}
-        total = torch.zeros_like(self.centre)
-        parts = {row: self._wire.part(row, flat.shape[1]) for row in reached(due, connected)}
-        verdicts = self._judge_centre(flat, parts)
-        for row, part in parts.items():
-            move, of_centre = self._meet(flat, row, part, step, verdicts)
-            _add(moves, row, part, move, flat)
-            total[part].add_(of_centre)
-        self.centre.add_(total)
-        return moves
 
 
 def reached(due: Sequence[int], connected: Sequence[int]) -> list[int]:

@@ -16,7 +16,8 @@ from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.judging import Judging
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import (
     Batches,
     Data,

@@ -81,7 +81,7 @@ class MemberStatus(Frozen):
 class SignalStatus(Frozen):
     """One signal of a peer's health. The worst one decides how much the peer counts."""
 
-    name: str = Field(description="such as temperature; see health/signals.py")
+    name: str = Field(description="such as temperature; see health/signals.py and health/hardware.py")
     health: float = Field(
         ge=0.0, le=1.0, description="1: nothing speaks against this peer; 0: it copies, is not copied"
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.status.schema import TrainingStatus
 from p2p_elastic.tasks import (
     Batches,
     Data,
@@ -33,80 +31,17 @@ from p2p_elastic.tasks import (
     shard_indices,
 )
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
+from p2p_elastic.training.attach import Gossiping, attach
+from p2p_elastic.training.meter import Clock, Meter
 from p2p_elastic.training.optimizers import SGD
 from p2p_elastic.training.state import Machine, TrainingMemory, TrainingState, plain_losses
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # the least time between two
 EVALUATION_BATCH = 50
-LOSS_STEPS = 50  # the loss shown is the mean of these last steps
 TRIAL_EXAMPLES = 32  # on which a partner's parameters are tried
 OWN_BATCHES = 8  # of EVALUATION_BATCH, on which a newcomer tries what it fetched
 RECENT_BATCHES = 4  # kept to try a leader's parameters on
-RATE_SECONDS = 10.0  # the speed shown is that of this last time
-
-Clock = Callable[[], float]
-
-
-class Gossiping(Protocol):
-    """What training needs of a peer."""
-
-    def after_step(self) -> bool:
-        """Exchange if one is due, between two steps.
-
-        Returns:
-            Whether a partner's parameters took the place of the model's: they were not finite, or it is a newcomer.
-        """
-
-    def report_loss(self, loss: float) -> None:
-        """Hear how well training goes, to tell partners.
-
-        Args:
-            loss: in nats.
-        """
-
-    def during_evaluation(self) -> None:
-        """Serve partners while no steps are made."""
-
-
-def _nothing() -> None:
-    return None
-
-
-@contextmanager
-def attach(
-    peer: Gossiping, optimizer: torch.optim.Optimizer, replaced: Callable[[], None] = _nothing
-) -> Iterator[None]:
-    """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
-
-    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). If a
-    partner's parameters took the place of the model's, which were not finite or a newcomer's, the state is dropped, and
-    `replaced` is called.
-
-        with attach(peer, optimizer):
-            for inputs, labels in batches:
-                ...
-                optimizer.step()
-
-    Args:
-        peer: exchanges in `after_step`.
-        optimizer: of the model that the peer was given.
-        replaced: called after a partner's parameters replaced the model's.
-
-    Yields:
-        Nothing.
-    """
-
-    def stepped(*_: object) -> None:
-        if peer.after_step():
-            optimizer.state.clear()
-            replaced()
-
-    handle = optimizer.register_step_post_hook(stepped)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -134,91 +69,6 @@ class Settings:
     shard: Shard | None = None
     optimizer: Literal["sgd", "adahessian"] = "sgd"
     weight_decay: float | None = None
-
-
-class Meter:
-    """Progress as others see it. Written by the training thread, read from any: each value is replaced whole.
-
-    Args:
-        steps_total: at which training ends.
-        clock: monotonic seconds.
-
-    Attributes:
-        step: optimizer steps done.
-        epoch: passes over the data.
-        validation: the last evaluation on the validation split; None before it.
-        test: the evaluation on the test split; None before it.
-        loss: mean of the last LOSS_STEPS steps, in nats; None before the first.
-    """
-
-    def __init__(self, steps_total: int, clock: Clock) -> None:
-        self._clock, self._steps_total = clock, steps_total
-        self.step = 0
-        self.epoch = 0.0
-        self.validation: Evaluation | None = None
-        self.test: Evaluation | None = None
-        self._losses: deque[float] = deque(maxlen=LOSS_STEPS)
-        self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
-        self.loss: float | None = None
-
-    def begin(self) -> None:
-        """Begin to measure the speed: what came before does not count for it."""
-        self._marks = deque([(self._clock(), self.step)])
-
-    def stepped(self, loss: float) -> None:
-        """Count an optimizer step, once its gradient is there.
-
-        Args:
-            loss: of its batch, in nats.
-        """
-        self._losses.append(loss)
-        self.loss = sum(self._losses) / len(self._losses)
-        self.step += 1
-        now = self._clock()
-        if now - self._marks[-1][0] > RATE_SECONDS / 20:
-            self._marks.append((now, self.step))
-            while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
-                self._marks.popleft()
-
-    def forget(self) -> None:
-        """Forget the losses: the model was replaced, and the loss of this step, too, says nothing about the new one."""
-        self._losses.clear()
-        self.loss = None
-
-    def resume(self, step: int, losses: Sequence[float]) -> None:
-        """Go on from a checkpoint.
-
-        Args:
-            step: optimizer steps done.
-            losses: of the last steps, in nats.
-        """
-        self.step = step
-        self._losses.extend(losses)
-        self.loss = sum(self._losses) / len(self._losses) if self._losses else None
-
-    @property
-    def losses(self) -> tuple[float, ...]:
-        """Losses of the last steps, in nats."""
-        return tuple(self._losses)
-
-    def status(self) -> TrainingStatus:
-        """What others see, from any thread.
-
-        Returns:
-            The progress; its phase is filled in elsewhere.
-        """
-        marks, now = tuple(self._marks), self._clock()
-        (t0, n0), (t1, n1) = marks[0], marks[-1]
-        return TrainingStatus(
-            step=self.step,
-            steps_total=self._steps_total,
-            epoch=self.epoch,
-            steps_per_second=(n1 - n0) / (t1 - t0) if t1 > t0 else None,
-            loss=self.loss,
-            validation_accuracy=self.validation.accuracy if self.validation else None,
-            test_accuracy=self.test.accuracy if self.test else None,
-            seconds_since_step=now - t1 if self.step else None,
-        )
 
 
 class Trainer:

@@ -58,5 +58,12 @@ class Setting:
         config = SimulationConfig.model_validate({"rule": rule, "workers": self.workers, **options})
         return build_round(config, self.flat)
 
+    def build_recorded(self, rule: str, **options: object) -> tuple[Round, Recorder]:
+        """A round, and what remembers the random order of its workers."""
+        recorder = Recorder(1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(random, "Random", lambda seed: recorder)
+            return self.build(rule, **options), recorder
+
     def agree(self, reference: Array) -> None:
         np.testing.assert_allclose(self.flat.numpy(), reference, rtol=1e-10, atol=1e-12)

@@ -9,11 +9,12 @@ import sys
 import time
 
 import psutil
+import torch
 from click.testing import CliRunner
 from helpers.daemons import daemons_of
 
+from p2p_elastic.bench import overhead
 from p2p_elastic.bench.exchange import ExchangeOptions, ends
-from p2p_elastic.bench.overhead import OverheadOptions, _row
 from p2p_elastic.cli.main import main
 
 START_SECONDS, END_SECONDS = 120.0, 10.0
@@ -47,7 +48,12 @@ def test_the_command_measures_two_real_processes() -> None:
 
 
 def test_a_training_loop_is_measured_alone_and_while_it_exchanges() -> None:
-    found = _row(OverheadOptions(seconds=0.5, windows=1), 0.1, 4)
+    threads = torch.get_num_threads()
+    options = overhead.OverheadOptions(megabytes=(0.1,), periods=(4,), seconds=0.5, windows=1)
+    try:
+        (found,) = overhead.run(options, lambda _: None)["rows"]
+    finally:
+        torch.set_num_threads(threads)  # it measures with one
     assert found["exchanges"] > 0
     assert 0.0 < found["throughput"].median < 10.0
 

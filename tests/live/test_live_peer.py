@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from helpers.daemons import daemons_of
 from helpers.swarm import Member, run_members, tiny_model, values
 
 from p2p_elastic.errors import PartnerUnreachable
@@ -87,8 +89,8 @@ def test_exchanges_go_on_after_the_daemon_of_a_peer_was_killed() -> None:
 
         async def kill() -> None:
             await _until(lambda: members[0].peer.exchanges().by_outcome.get(Outcome.COMPLETED, 0) > 3)
-            opened[0].host.p2p._child.kill()
-            await _until(lambda: opened[0].host.restarts == 1)
+            daemons_of(os.getpid())[0].kill()
+            await _until(lambda: sum(network.host.restarts for network in opened) == 1)
             before = members[0].peer.exchanges().by_outcome[Outcome.COMPLETED]
             await _until(lambda: members[0].peer.exchanges().by_outcome[Outcome.COMPLETED] > before + 3)
             for member in members:

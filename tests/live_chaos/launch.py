@@ -7,7 +7,7 @@ OPTIONS is one JSON object:
     clock       seconds by which this peer's wall clock is wrong
     fsync       seconds that each fsync and rename take longer: a slow disk
     namespace   network namespace to live in (root)
-    snapshots   {"folder": ..., "seconds": ..., "for": ...}: a copy of the parameters each so many seconds of training
+    snapshots   {"folder": ..., "seconds": ..., "for": ...}: a copy of the parameters, `seconds` apart
 """
 
 from __future__ import annotations
@@ -56,32 +56,32 @@ def _late(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 def rest_between_steps(seconds: float) -> None:
     """Sleep after each step: several peers share few cores, and most tests wait for something else than training."""
-    from p2p_elastic.training import trainer as training
+    from p2p_elastic.training.meter import Meter
 
-    stepped = training.Meter.stepped
+    stepped = Meter.stepped
 
-    def step(meter: training.Meter, loss: float) -> None:
+    def step(meter: Meter, loss: float) -> None:
         stepped(meter, loss)
         time.sleep(seconds)
 
-    training.Meter.stepped = step  # type: ignore[method-assign, assignment]
+    Meter.stepped = step  # type: ignore[method-assign, assignment]
 
 
 def record_to(path: Path) -> None:
     """Write down each step, exchange and announcement, so that nothing is lost when we are killed."""
     from p2p_elastic.peers.exchange import journal
     from p2p_elastic.peers.lifecycle import announcer as presence
-    from p2p_elastic.training import trainer as training
+    from p2p_elastic.training.meter import Meter
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(**line: Any) -> None:
         os.write(file, json.dumps({"at": time.monotonic(), **line}).encode() + b"\n")
 
-    stepped, announce = training.Meter.stepped, presence.Presence.announce
+    stepped, announce = Meter.stepped, presence.Presence.announce
     enter, settled = journal.Journal.enter, journal.Journal.settled
 
-    def step(meter: training.Meter, loss: float) -> None:
+    def step(meter: Meter, loss: float) -> None:
         stepped(meter, loss)
         write(step=meter.step, loss=loss)
 
@@ -98,32 +98,39 @@ def record_to(path: Path) -> None:
         write(announced=mine.sequence)
 
     presence.Presence.announce = announced  # type: ignore[method-assign, assignment]
-    training.Meter.stepped = step  # type: ignore[method-assign, assignment]
+    Meter.stepped = step  # type: ignore[method-assign, assignment]
     journal.Journal.enter, journal.Journal.settled = entered, added  # type: ignore[method-assign, assignment]
 
 
 def take_snapshots(folder: Path, seconds: float, during: float) -> None:
-    """Copy the parameters before a step, each so many seconds; the file's name is the time."""
+    """Copy the parameters between two steps, `seconds` apart; the file's name is the time."""
     import torch
 
     from p2p_elastic.parameters.vector import ParameterVector
-    from p2p_elastic.training import trainer as training
+    from p2p_elastic.training.attach import Gossiping
+    from p2p_elastic.training.trainer import Trainer
 
     folder.mkdir(parents=True, exist_ok=True)
-    gradient, moments = training.Trainer._gradient, {"first": 0.0, "last": 0.0}
+    train, moments = Trainer.train, {"first": 0.0, "last": 0.0}
 
-    def watched(trainer: training.Trainer) -> float:
-        now = time.monotonic()
-        moments["first"] = moments["first"] or now
-        if now - moments["last"] >= seconds and now - moments["first"] <= during:
-            moments["last"] = now
-            vector = ParameterVector(trainer.model)
-            values = vector.snapshot(vector.empty()).cpu().contiguous()
-            values.view(torch.uint8).numpy().tofile(folder / f"{now:.3f}.{trainer.meter.step}.part")
-            (folder / f"{now:.3f}.{trainer.meter.step}.part").rename(folder / f"{now:.3f}.{trainer.meter.step}.f32")
-        return gradient(trainer)
+    def watched(
+        trainer: Trainer, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]
+    ) -> None:
+        def look_then_ask() -> bool:
+            now = time.monotonic()
+            moments["first"] = moments["first"] or now
+            if now - moments["last"] >= seconds and now - moments["first"] <= during:
+                moments["last"] = now
+                vector = ParameterVector(trainer.model)
+                values = vector.snapshot(vector.empty()).cpu().contiguous()
+                part = folder / f"{now:.3f}.{trainer.meter.step}.part"
+                values.view(torch.uint8).numpy().tofile(part)
+                part.rename(part.with_suffix(".f32"))
+            return should_stop()
 
-    training.Trainer._gradient = watched  # type: ignore[method-assign, assignment]
+        train(trainer, peer, look_then_ask, on_step)  # asks before each step
+
+    Trainer.train = watched  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_a_bare_stream_has_no_seconds_of_asking() -> None:
 
 def test_overhead_compares_each_window_with_the_one_before_it() -> None:
     alone, exchanging = [[0.01] * 100, [0.02] * 50], [[0.0125] * 80, [0.025] * 40]
-    found = overhead._figures(1.0, 8, alone, exchanging, exchanges=13)
+    found = overhead.figures(1.0, 8, alone, exchanging, exchanges=13)
     assert found["throughput"].median == pytest.approx(0.8)
     assert found["p99_ratio"] == pytest.approx((1.25, 1.25, 1.25, 2))
     assert found["exchanges_due"] == 15
@@ -172,7 +173,7 @@ def test_the_table_of_exchanges_has_medians_spread_and_ratio(monkeypatch: pytest
 
 @pytest.mark.parametrize("own_core", [True, False])
 def test_the_table_of_overhead_says_who_had_which_core(monkeypatch: pytest.MonkeyPatch, own_core: bool) -> None:
-    figures = overhead._figures(12.0, 32, [[0.01] * 64], [[0.01] * 64], exchanges=2)
+    figures = overhead.figures(12.0, 32, [[0.01] * 64], [[0.01] * 64], exchanges=2)
     monkeypatch.setattr(overhead, "run", lambda options, say: {"own_core": own_core, "rows": [figures]})
     result = run("overhead", "--size", "12", "--period", "32")
     assert "2 of 2 due" in result.stdout
@@ -204,7 +205,12 @@ def test_the_proxy_holds_every_byte_back_but_not_the_rate() -> None:
 
 
 def test_the_proxy_ends_with_whoever_started_it() -> None:
-    with DelayProxy(0.01) as proxy:
-        proxy._ours.close()  # as the system does for a killed process
-        proxy._process.join(10.0)
-        assert proxy._process.exitcode == 0
+    code = """
+import os, signal
+from p2p_elastic.bench.delay import DelayProxy
+with DelayProxy(0.01):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # The proxy has the same standard error: this returns once both processes have ended.
+    killed = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60.0)
+    assert (killed.returncode, killed.stderr) == (-signal.SIGKILL, "")

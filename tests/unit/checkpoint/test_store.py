@@ -13,18 +13,8 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from p2p_elastic.checkpoint.store import (
-    BEFORE,
-    CHUNK_BYTES,
-    INDEX,
-    KEPT,
-    Chunks,
-    Content,
-    LocalDisk,
-    OutputLock,
-    Store,
-    checkpoint_folder,
-)
+from p2p_elastic.checkpoint.disk import CHUNK_BYTES, Chunks, LocalDisk
+from p2p_elastic.checkpoint.store import BEFORE, INDEX, KEPT, Content, OutputLock, Store, checkpoint_folder
 from p2p_elastic.errors import ConfigError
 
 

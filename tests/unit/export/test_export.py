@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from p2p_elastic.cli.main import main
-from p2p_elastic.export.command import _Export, report_file
-from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.export import command
+from p2p_elastic.export.command import report_file
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.tasks import find_task
 
 NOBODY = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWRaxMR5LqJ7Pq5yQTPkVGtBRYfC1hXN1S2wFhJbTq1kKc"
 
@@ -53,19 +57,44 @@ def test_the_report_is_beside_the_model(model: str, report: str) -> None:
     assert report_file(Path(model)).name == report
 
 
-def test_one_member_that_sends_nan_does_not_spoil_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Linear(1, 1, bias=False)
-    one = object.__new__(_Export)
-    one._vector, one._model, one._left_out = ParameterVector(model), model, {}
-    one._source, one._say = "average", lambda _: None
-    sent = {"a": 1.0, "b": math.nan, "c": 3.0}
-    records: Any = [SimpleNamespace(peer=peer, weight=1.0) for peer in sent]
+SENT = {"a": 1.0, "b": math.nan, "c": 3.0}
 
-    def fetched(_: object, record: Any, out: Tensor) -> Any:
-        out.fill_(sent[record.peer])
-        return SimpleNamespace(step=1, loss=0.5)
 
-    monkeypatch.setattr(_Export, "_fetch", fetched)
-    monkeypatch.setattr(_Export, "_write", lambda _, values, taken, data: (values.tolist(), [t.peer for t in taken]))
-    assert one._take(records, None) == ([2.0], ["a", "c"])
-    assert one._left_out == {"b": "its parameters are not finite"}
+class Swarm:
+    """In the place of the network and of the observer in it: members that send the same number in every place."""
+
+    def __init__(self, *_: object) -> None:
+        self.fetcher = SimpleNamespace(bytes_received=12)
+
+    async def nothing(self, *_: object) -> None:
+        pass
+
+    open = close = stay = leave = nothing
+
+    async def members(self, enough: Callable[[list[PeerRecord]], object]) -> list[PeerRecord]:
+        found = [PeerRecord(peer=p, run="run", schema_hash="0" * 32, step=1, loss=0.5) for p in SENT]
+        assert enough(found)
+        return found
+
+    async def take(self, member: PeerRecord, out: Tensor, *, of_centre: bool) -> Any:
+        out.fill_(SENT[member.peer])
+        return SimpleNamespace(step=member.step, loss=member.loss)
+
+
+def test_one_member_that_sends_nan_does_not_spoil_the_average(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def run_of(*_: object) -> Any:
+        return SimpleNamespace(run="run", task="digits", rule="elastic-gossip", describe=str)
+
+    async def attached(*_: object) -> None:
+        pass
+
+    for name in ("LiveNetwork", "Observer"):
+        monkeypatch.setattr(command, name, Swarm)
+    monkeypatch.setattr(command, "attached", attached)
+    monkeypatch.setattr(command, "known_run", run_of)
+    monkeypatch.setattr(command, "installed_task", lambda manifest: find_task(manifest.task))
+    output = tmp_path / "model.safetensors"
+    report = command.export(command.Asked((NOBODY,), output), lambda _: None, lambda: False)
+    assert {float(x) for values in load_file(output).values() for x in values.flatten()} == {2.0}
+    assert [t.peer for t in report.taken] == ["a", "c"]
+    assert report.left_out == {"b": "its parameters are not finite"}

@@ -10,7 +10,7 @@ import pytest
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.controls import Report
 from p2p_elastic.health.operator import Condition
-from p2p_elastic.health.signals import REPORTS_MAX
+from p2p_elastic.health.reported import REPORTS_MAX
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import SignalStatus
 

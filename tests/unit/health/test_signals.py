@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.health import signals
+from p2p_elastic.health import hardware, signals
 from p2p_elastic.health.controls import Report
-from p2p_elastic.health.signals import Reported, merge, ramp, worst
+from p2p_elastic.health.reported import KNOWN, Reported
+from p2p_elastic.health.signals import merge, worst
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.rules.ramp import ramp
 from p2p_elastic.status.schema import SignalStatus
 
 OK, NO, LATE, GONE = Outcome.COMPLETED, Outcome.DECLINED, Outcome.TIMEOUT, Outcome.UNREACHABLE
@@ -199,11 +201,11 @@ def test_deadlines_are_the_share_of_timeouts(late: int, other: int, health: Mayb
 @pytest.mark.parametrize(
     ("judge", "values", "unit"),
     [
-        (signals.memory, (0.02, 0.05, 0.08), "share"),
-        (signals.temperature, (95.0, 90.0, 85.0), "°C"),
-        (signals.throttling, (0.2, 0.5, 0.8), "share"),
-        (lambda percent: signals.battery(percent, False), (5.0, 17.5, 30.0), "%"),
-        (lambda percent: signals.battery(percent, None), (5.0, 17.5, 30.0), "%"),
+        (hardware.memory, (0.02, 0.05, 0.08), "share"),
+        (hardware.temperature, (95.0, 90.0, 85.0), "°C"),
+        (hardware.throttling, (0.2, 0.5, 0.8), "share"),
+        (lambda percent: hardware.battery(percent, False), (5.0, 17.5, 30.0), "%"),
+        (lambda percent: hardware.battery(percent, None), (5.0, 17.5, 30.0), "%"),
         (signals.link, (20e3, math.sqrt(20e3 * 200e3), 200e3), "B/s"),
         (signals.link, (0.0, math.sqrt(20e3 * 200e3), 1e12), "B/s"),
     ],
@@ -215,7 +217,7 @@ def test_bad_middling_and_good_values_of_the_machine(judge: Any, values: tuple[f
 
 
 def test_a_battery_may_be_empty_while_the_machine_is_plugged_in() -> None:
-    check(signals.battery(1.0, True), 1.0)
+    check(hardware.battery(1.0, True), 1.0)
 
 
 CIRCUIT = "/ip4/1.2.3.4/tcp/1/p2p/12D3R/p2p-circuit/p2p/12D3A"
@@ -253,10 +255,10 @@ JUDGES: dict[str, tuple[Callable[[float], SignalStatus | None], int]] = {
     "speed": (lambda x: signals.speed(x, (10.0,)), 1),
     "speed, others": (lambda x: signals.speed(5.0, (x,)), -1),
     "staleness, period": (lambda x: signals.staleness((90, 90, 90), x), 1),
-    "memory": (signals.memory, 1),
-    "temperature": (signals.temperature, -1),
-    "throttling": (signals.throttling, 1),
-    "battery": (lambda x: signals.battery(x, False), 1),
+    "memory": (hardware.memory, 1),
+    "temperature": (hardware.temperature, -1),
+    "throttling": (hardware.throttling, 1),
+    "battery": (lambda x: hardware.battery(x, False), 1),
     "link": (signals.link, 1),
 }
 
@@ -310,7 +312,7 @@ def test_a_report_of_a_known_signal_needs_a_value_only(name: str, value: float, 
     reported = Reported()
     reported.report(name, Report(value=value, ttl_seconds=10.0), now=100.0)
     (found,) = reported.current(103.0)
-    ours = signals.KNOWN[name](value)
+    ours = KNOWN[name](value)
     assert ours is not None
     assert found == ours.model_copy(update={"source": "reported", "seconds_left": 7.0})
     assert found.health == pytest.approx(health)
@@ -385,14 +387,15 @@ def test_of_two_reports_at_once_none_is_lost() -> None:
     reported = Reported()
     other = threading.Thread(target=reported.report, args=("other", Report(health=0.5), 0.0))
 
-    class Meanwhile(dict[str, Any]):
-        def items(self) -> Any:
+    class Meanwhile(float):
+        """A time; while the first report adds its own to it, the other one comes."""
+
+        def __add__(self, seconds: float) -> float:
             other.start()
             other.join(0.1)
-            return super().items()
+            return super().__add__(seconds)
 
-    reported._entries = Meanwhile()
-    reported.report("one", Report(health=0.5), now=0.0)
+    reported.report("one", Report(health=0.5), now=Meanwhile(0.0))
     other.join()
     assert [s.name for s in reported.current(0.0)] == ["one", "other"]
 

@@ -187,7 +187,7 @@ def test_however_many_partners_there_are_memory_is_bounded_and_the_latest_are_kn
     for number in range(5000):
         ours.judge(f"p{number}", 1.0, Trial(1.0, 1.0))
     assert list(ours.verdicts) == [f"p{number}" for number in range(5000 - PARTNERS_MAX, 5000)]
-    assert len(ours._distances) == PARTNERS_MAX
+    assert len(ours.memory().distances) == PARTNERS_MAX
 
 
 def test_who_holds_the_verdicts_sees_no_later_ones() -> None:

@@ -16,7 +16,7 @@ from p2p_elastic.common.addresses import is_loopback
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import JoinConfig
-from p2p_elastic.node.http import Window, _token, with_preferred_port
+from p2p_elastic.node.http import Window, token_of, with_preferred_port
 from p2p_elastic.peers.discovery.live_network import NetworkThread
 from p2p_elastic.status.schema import PeerStatus
 
@@ -32,25 +32,25 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_on_loopback_a_token_is_made_once_and_kept(state: Path) -> None:
-    token, fresh = _token(JoinConfig())
+    token, fresh = token_of(JoinConfig())
     assert token is not None
     assert fresh is not None
     assert state in fresh.parents
     assert fresh.read_text().strip() == token
-    assert _token(JoinConfig()) == (token, None)
+    assert token_of(JoinConfig()) == (token, None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "peer.example"])
 def test_elsewhere_nobody_may_change_anything_unless_a_token_was_given(host: str, tmp_path: Path) -> None:
-    assert _token(JoinConfig(http_host=host)) == (None, None)
-    token, fresh = _token(JoinConfig(http_host=host, http_token_file=tmp_path / "mine"))
+    assert token_of(JoinConfig(http_host=host)) == (None, None)
+    token, fresh = token_of(JoinConfig(http_host=host, http_token_file=tmp_path / "mine"))
     assert token
     assert fresh == tmp_path / "mine"
 
 
 def test_a_machine_that_can_keep_no_token_trains_all_the_same(state: Path, caplog: pytest.LogCaptureFixture) -> None:
     (state / "p2p-elastic").write_text("in the way")
-    assert _token(JoinConfig()) == (None, None)
+    assert token_of(JoinConfig()) == (None, None)
     assert "nothing can be changed over HTTP" in caplog.text
 
 
@@ -58,7 +58,7 @@ def test_a_token_file_that_was_named_and_cannot_be_used_is_an_error(state: Path)
     file = state / "token"
     file.write_text("short")
     with pytest.raises(ConfigError, match="http-token-file"):
-        _token(JoinConfig(http_token_file=file))
+        token_of(JoinConfig(http_token_file=file))
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,9 @@ def test_what_is_asked_of_the_window_reaches_the_peer_and_shows_in_its_history_a
 def test_a_window_that_was_never_opened_gives_its_port_back() -> None:
     sensors = Sensors(torch.device("cpu"))
     window = Window(JoinConfig(http_port=0), sensors)
-    port = window._sock.getsockname()[1]
+    port = window.port
     with NetworkThread() as thread:
         window.close(thread)
-    again = Window(JoinConfig(http_port=port), sensors)
-    again._sock.close()
+        again = Window(JoinConfig(http_port=port), sensors)
+        assert again.port == port
+        again.close(thread)

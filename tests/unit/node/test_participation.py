@@ -111,14 +111,13 @@ def others_may_write_into(folder: Path) -> bool:
     return True
 
 
-def founder(config: JoinConfig) -> Participation:
+def founder(config: JoinConfig, screen: Any = None) -> Participation:
     network = SimpleNamespace(
         identity=Identity.generate(), host=SimpleNamespace(addresses=()), directory=Quiet(), clock=Quiet()
     )
     network.run_before = lambda _: None
-    screen: Any = Quiet()
     opened: Any = Opened(Quiet(), network, Quiet(), Quiet())
-    return Participation(config, screen, Stop(), opened)
+    return Participation(config, screen or Quiet(), Stop(), opened)
 
 
 def test_nobody_else_may_write_into_the_folder_that_a_peer_made_up(
@@ -160,12 +159,11 @@ def test_a_founder_that_cannot_train_tells_nobody_of_its_run(
     options: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said: list[str] = []
-    one = founder(JoinConfig(task="digits", **options))
-    one._screen.say = lambda event, *_, **__: said.append(event)  # type: ignore[method-assign]
+    screen = Said()
+    one = founder(JoinConfig(task="digits", **options), screen)
     with pytest.raises(ConfigError, match=problem):
         one.run(torch.device("cpu"))
-    assert said == ["loading"]
+    assert [event for event, _ in screen.events] == ["loading"]
     assert list(tmp_path.iterdir()) == []
 
 

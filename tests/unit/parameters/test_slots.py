@@ -16,7 +16,8 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.results import save_model, save_values
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization
 from p2p_elastic.training.state import TrainingMemory
 
 
@@ -37,7 +38,7 @@ class Wrapped(Tensor):
 
     @staticmethod
     def __new__(cls) -> Wrapped:
-        return Tensor._make_wrapper_subclass(cls, (2, 2))  # type: ignore[attr-defined, no-any-return]
+        return torch.ones(2, 2).as_subclass(cls)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -57,6 +58,13 @@ def freed() -> Tensor:
     tensor = torch.ones(2)
     tensor.untyped_storage().resize_(0)
     return tensor
+
+
+def negated(numbers: Tensor) -> Tensor:
+    """A view of every second number with the opposite sign, which the memory does not have."""
+    view = torch.view_as_complex(numbers.view(-1, 2)).conj().imag
+    assert view.is_neg()
+    return view
 
 
 REFUSED: dict[str, tuple[Callable[[], Tensor], str]] = {
@@ -122,7 +130,7 @@ TRAVELS: dict[str, Callable[[], Tensor]] = {
     "no dimension": lambda: torch.tensor(2.0),
     "double": lambda: torch.arange(3.0, dtype=torch.float64),
     "subclass": lambda: torch.arange(3.0).as_subclass(Plain),
-    "negated": lambda: torch._neg_view(torch.arange(3.0)),
+    "negated": lambda: negated(torch.arange(6.0)),
     "integers": lambda: torch.arange(3),
 }
 
@@ -295,7 +303,7 @@ OVERLAPPING: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "rows over rows": lambda table: (table[:3], table[1:]),
     "a column": lambda table: (table[:, ::2], table[:, 2]),
     "other types": lambda table: (table, table.view(torch.bfloat16)),
-    "negated": lambda table: (table, torch._neg_view(table)),
+    "negated": lambda table: (table.view(-1)[1::2], negated(table.view(-1))),
 }
 
 

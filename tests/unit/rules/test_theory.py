@@ -19,8 +19,8 @@ from torch import Tensor
 from p2p_elastic.rules.base import ExchangeRule, Facts
 from p2p_elastic.rules.dynamic import Weighting, dynamic
 from p2p_elastic.rules.pairwise import elastic, follow
+from p2p_elastic.simulator.centre import Centre
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
-from p2p_elastic.simulator.rounds import Centre
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.tasks import Data, find_task
 

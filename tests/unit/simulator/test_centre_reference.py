@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.stepwise import STEP_SIZE, STEPS, Recorder, Setting, each_size
+from helpers.stepwise import STEP_SIZE, STEPS, Setting, each_size
 
 from p2p_elastic.simulator.accumulated import Accumulated
-from p2p_elastic.simulator.rounds import Centre
+from p2p_elastic.simulator.centre import Centre
 
 
 @each_size
@@ -20,9 +20,8 @@ def test_asynchronous_easgd(workers: int, rule: str, delta: float) -> None:
     x^i <- x^i + v - alpha (x^i - x~), v = delta v - eta g;   x~ <- x~ + alpha (x^i - x~), all at the old x^i.
     """
     here, alpha = Setting(workers, same_start=True), 0.9 / workers
-    round_ = here.build(rule, moving_rate=alpha)
+    round_, recorder = here.build_recorded(rule, moving_rate=alpha)
     assert isinstance(round_, Centre)
-    round_._rng = recorder = Recorder(1)
     x, centre, v = here.start.copy(), here.start[0].copy(), np.zeros_like(here.start)
     velocity = torch.zeros_like(here.flat)
     for step in range(1, STEPS + 1):
@@ -51,9 +50,8 @@ def test_easgd_with_dynamic_weights(workers: int) -> None:
     x^i <- x^i - (alpha + (1 - alpha) w)(x^i - x~);   x~ <- x~ + alpha (1 - w)(x^i - x~). Distances jump now and then.
     """
     here, alpha = Setting(workers, same_start=False), 0.1
-    round_ = here.build("eamsgd", moving_rate=alpha, weighting="dynamic")
+    round_, recorder = here.build_recorded("eamsgd", moving_rate=alpha, weighting="dynamic")
     assert isinstance(round_, Centre)
-    round_._rng = recorder = Recorder(1)
     x, centre, seen = here.start.copy(), here.start[0].copy(), [[] for _ in range(workers)]
     lags = []
     for step in range(1, 40):
@@ -116,9 +114,8 @@ def test_workers_and_centre_together_keep_their_sum(rule: str) -> None:
 def test_downpour(workers: int) -> None:
     """Algorithm 3: what a worker learnt since its last meeting goes to the centre, and the worker restarts there."""
     here = Setting(workers, same_start=True)
-    round_ = here.build("downpour")
+    round_, recorder = here.build_recorded("downpour")
     assert isinstance(round_, Accumulated)
-    round_._rng = recorder = Recorder(1)
     x, centre, v = here.start.copy(), here.start[0].copy(), np.zeros_like(here.start)
     for step in range(1, STEPS + 1):
         gradients, losses = here.draw()
@@ -138,9 +135,8 @@ def test_downpour(workers: int) -> None:
 def test_mvadownpour(workers: int) -> None:
     """DOWNPOUR, and z <- (1 - a) z + a x~ with the centre before each of its updates; z is what is evaluated."""
     here, a = Setting(workers, same_start=True), 0.3
-    round_ = here.build("mvadownpour", moving_rate=a)
+    round_, recorder = here.build_recorded("mvadownpour", moving_rate=a)
     assert isinstance(round_, Accumulated)
-    round_._rng = recorder = Recorder(1)
     x, centre, z, v = here.start.copy(), here.start[0].copy(), here.start[0].copy(), np.zeros_like(here.start)
     for step in range(1, STEPS + 1):
         gradients, losses = here.draw()

@@ -17,8 +17,9 @@ from torch import nn
 
 from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.leader import Leader
+from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.rounds import Ask, Nobody, Pairs
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization
+from p2p_elastic.simulator.workers import Optimization
 
 # ---------------------------------------------------------------- gossip
 

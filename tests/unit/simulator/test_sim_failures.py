@@ -14,9 +14,10 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.config import Failures, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
+from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.run import simulate
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers
+from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers
 from p2p_elastic.tasks import Data, find_task
 
 WORKERS, STEPS = 4, 5000

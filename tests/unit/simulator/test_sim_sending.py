@@ -15,10 +15,11 @@ from p2p_elastic.rules.dynamic import dynamic
 from p2p_elastic.rules.methods import RULES, Flow
 from p2p_elastic.rules.pairwise import elastic, follow, receive
 from p2p_elastic.simulator.assembly import build_round
+from p2p_elastic.simulator.centre import Centre, CentreTogether
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.leader import Leader
 from p2p_elastic.simulator.options import build
-from p2p_elastic.simulator.rounds import Centre, CentreTogether, Moves, Pairs
+from p2p_elastic.simulator.rounds import Moves, Pairs
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.sending import CHUNK, Wire
 from p2p_elastic.tasks import find_task

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers, Workers, loop_is_faster
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import Batches, Shard, find_task, initial_model, shard_indices
 
 WORKERS, BATCH, CLASSES = 3, 8, 4

@@ -221,13 +221,17 @@ def test_skip_is_the_same_as_drawing(n: int) -> None:
 
 def test_skipping_a_long_way_draws_nothing() -> None:
     class Untouchable:
-        def __getitem__(self, chosen: object) -> Tensor:
-            raise AssertionError("skip must not index the data")
+        def __len__(self) -> int:
+            return 29
 
-    batches = Batches(numbered(29), 4, seed=3)
-    batches._split = Untouchable()  # type: ignore[assignment]
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError("skip must not touch the data")
+
+    batches = Batches(Untouchable(), 4, seed=3)  # type: ignore[arg-type]
     batches.skip(10**12)
     assert batches.drawn == 10**12
+    with pytest.raises(AssertionError, match="must not touch"):
+        next(batches)
 
 
 def test_empty_shard_empty_part_and_batch_size_zero_are_errors() -> None:

@@ -102,7 +102,7 @@ def test_many_vectors_average_to_the_diagonal_and_on_a_diagonal_hessian_each_one
     optimizer = AdaHessian([p])
     for _ in range(3):
         optimizer.backward((curvatures * p * p).sum() / 2)
-        torch.testing.assert_close(optimizer._curvature[p], curvatures.abs())
+        torch.testing.assert_close(optimizer.curvature[p], curvatures.abs())
     a = randn(6, 6, seed=1)
     hessian, signs = a @ a.T, seeded(1)
     zs = [rademacher(p.detach(), signs) for _ in range(4000)]
@@ -240,7 +240,7 @@ def test_gradients_are_those_of_backward_and_belong_to_no_graph() -> None:
     assert p.grad is not None
     torch.testing.assert_close(p.grad, expected)
     assert not p.grad.requires_grad
-    assert not optimizer._curvature[p].requires_grad
+    assert not optimizer.curvature[p].requires_grad
 
 
 def test_the_graph_is_free_without_the_garbage_collector() -> None:
@@ -295,7 +295,7 @@ def test_a_linear_loss_has_no_curvature_and_gradient_over_eps_for_a_step() -> No
     torch.testing.assert_close(q.detach(), torch.full((2,), 1 - 0.1 * 1 / 1.5))
     only = AdaHessian([p], lr=0.0)
     only.backward(p.sum())
-    assert not only._curvature[p].any()
+    assert not only.curvature[p].any()
 
 
 @pytest.mark.parametrize("forgotten", ["never", "since the last step"])

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.simulator.workers import LoopedWorkers, Optimization, StackedWorkers
+from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.workers import Optimization, StackedWorkers
 from p2p_elastic.tasks import Data, Recipe, Split, Task
 from p2p_elastic.training.adahessian import AdaHessian, rademacher, set_gradients
 from p2p_elastic.training.second_derivative import twice_differentiable

@@ -18,7 +18,9 @@ from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Task, find_task, initial_model, loss_at
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
-from p2p_elastic.training.trainer import LOSS_STEPS, RATE_SECONDS, Meter, Settings, Trainer, attach
+from p2p_elastic.training.attach import attach
+from p2p_elastic.training.meter import LOSS_STEPS, RATE_SECONDS, Meter
+from p2p_elastic.training.trainer import Settings, Trainer
 
 
 class Time:
