@@ -17,6 +17,7 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.answered import answered_by, responder_of
+from p2p_elastic.peers.exchange.journal import Skip
 from p2p_elastic.peers.exchange.slot import Slot
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.gossip.strategy_parts import Measure
@@ -134,7 +135,7 @@ class Peer:
         self._arrive()
         if self._loop is not None:
             local.members.step_time.ended(self._loop.time())
-        held = "drained" if local.own.condition.drained else "paced" if self._paced() else None
+        held: Skip | None = "drained" if local.own.condition.drained else "paced" if self._paced() else None
         if not local.departure.leaving:
             self._errands.stepped(step, held)
         return self._between_steps(due=self._errands.owed and held is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.causes import FAILURES, Ended
@@ -13,6 +13,21 @@ from p2p_elastic.health.trust import Verdict
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, PartnerStatus
 
+Skip = Literal[
+    "busy",
+    "paced",
+    "drained",
+    "no partner",
+    "no further partner",
+    "snapshot used up",
+    "own parameters not finite",
+    "centre busy",
+    "no leader",
+    "leading",
+    "leader not believed",
+    "no snapshot of the leader",
+]
+"""Why an exchange that was due was not begun (`docs/errors.md`)."""
 PARTNERS_KEPT = 50
 FAILURES_KEPT = 1000
 
@@ -62,7 +77,7 @@ class Journal:
         self._by_outcome: Counter[Outcome] = Counter()
         self.declined_by_us: Counter[str] = Counter()
         self._declined_by_partner: Counter[str] = Counter()
-        self.skipped: Counter[str] = Counter()
+        self.skipped: Counter[Skip] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
         self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # with whom, and when
@@ -122,7 +137,7 @@ class Journal:
             failed_lately=self._failed_lately(now).total(),
             declined_by_us=dict(self.declined_by_us),
             declined_by_partner=dict(self._declined_by_partner),
-            skipped=dict(self.skipped),
+            skipped={reason: count for reason, count in self.skipped.items()},
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
-from p2p_elastic.peers.exchange.journal import Journal
+from p2p_elastic.peers.exchange.journal import Journal, Skip
 from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.topology import Errand
 
@@ -29,7 +29,7 @@ class Errands:
         """Whether something waits to be begun."""
         return bool(self._owed)
 
-    def stepped(self, step: int, held: str | None) -> None:
+    def stepped(self, step: int, held: Skip | None) -> None:
         """That step ended; `held` says why nothing is begun now: what was due while "drained" is not owed."""
         for errand in self._run.topology.due(step, self.coin):
             if held == "drained" or errand in self._owed:

@@ -38,11 +38,6 @@ class LeaderStrategy(Strategy):
         if after != before:
             self._local.events.add("leader", f"we follow {'nobody' if after is None else after}", leader=after)
 
-    @property
-    def refused_as(self) -> str:
-        """Its parameters do not give what it claims."""
-        return "leader not believed"
-
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """That of any leader that is held here; who asks for ours sees the leader in us."""
         if origin == self._local.peer:

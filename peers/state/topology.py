@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from torch import Tensor
 
 from p2p_elastic.health.trust import Verdict
+from p2p_elastic.peers.exchange.journal import Skip
 from p2p_elastic.peers.exchange.pacing import Precedence
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.membership.healthy import by_loss, healthy
@@ -103,9 +104,9 @@ class Asking(Protocol):
         return "nothing is here"
 
     @property
-    def refused_as(self) -> str:
+    def refused_as(self) -> Skip:
         """What a move counts as that the training thread's check refused."""
-        return "not believed"
+        return "leader not believed"  # the only one whose moves are checked
 
     def exchanged(self, result: Result) -> None:
         """An exchange that we asked for completed, and what came is in the mailbox still."""
