@@ -269,6 +269,6 @@ class Mailbox:
         brought = self._vector.bring(delta)
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._state = State.DELIVERED
             self._delivered = Delivered(exchange_id, brought, share, check, replaces, copied)
+            self._state = State.DELIVERED  # last: the training thread looks at it without the lock
             self._lock.notify()
