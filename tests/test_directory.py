@@ -15,20 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.discovery.dht_directory import (
-    ATTACH_SECONDS_MAX,
+from p2p_elastic.peers.discovery.dht_directory import ATTACH_SECONDS_MAX, RECORD_SECONDS, DHTDirectory, fitting
+from p2p_elastic.peers.discovery.dht_keys import (
     FIRST_KEY_MEMBERS,
     KEEPERS,
-    RECORD_SECONDS,
     RUNS_KEY,
     SHARDS,
-    DHTDirectory,
-    explain,
-    fitting,
     is_keeper,
     members_key,
     shard_of,
 )
+from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.reconnect import (
     PAUSE_ALONE_MAX,
     PAUSE_MAX,
@@ -41,7 +38,7 @@ from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.status.schema import BootstrapStatus
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 checked = settings(max_examples=60)
 SCHEMA = "0" * 32

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
+from p2p_elastic.peers.discovery.dht_keys import (
+    FIRST_KEY_MEMBERS,
+    RUNS_KEY,
+    SHARDS,
+    Entries,
+    is_keeper,
+    members_key,
+    shard_of,
+)
+from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.reconnect import Seeker
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
@@ -21,82 +30,10 @@ from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedMa
 from p2p_elastic.status.schema import BootstrapStatus
 
 log = logging.getLogger(__name__)
-NAMESPACE = "p2p-elastic/1"
-RUNS_KEY = f"{NAMESPACE}/runs"
 RECORD_SECONDS = 60.0  # announced every 5: a peer that died is forgotten after a minute, long before that it is suspect
-FIRST_KEY_MEMBERS = 500  # beyond so many, newcomers announce under one of SHARDS further keys (a key holds about 1,000)
-SHARDS = 16
-KEEPERS = 3  # members besides the founder that keep the run manifest alive
 ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
 NOT_TRIED = "not tried yet"
 ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of our own in our record: the rest of it needs up to 800 bytes
-
-
-class Entries(Protocol):
-    """What the directory needs of the DHT; `SignedDHT` is it."""
-
-    async def put(self, key: str, body: bytes, seconds: float) -> None: ...
-
-    async def get(self, key: str) -> Mapping[str, bytes]: ...
-
-    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None: ...
-
-    async def explore(self) -> None: ...
-
-    @property
-    def neighbours(self) -> frozenset[str]: ...
-
-    @property
-    def refused(self) -> int: ...
-
-
-def members_key(run: str, shard: int = 0) -> str:
-    """Where members announce themselves; shard 0 first, 1..SHARDS once that is full."""
-    return f"{NAMESPACE}/run/{run}/members/{shard}"
-
-
-def shard_of(peer: str) -> int:
-    """The further shard of a peer, 1..SHARDS."""
-    return 1 + hashlib.sha256(peer.encode()).digest()[0] % SHARDS
-
-
-def is_keeper(peer: str, others: frozenset[str]) -> bool:
-    """Whether this peer is among the KEEPERS that republish the manifest: the first by hash, everywhere the same."""
-    ranked = sorted({peer, *others}, key=lambda p: hashlib.sha256(p.encode()).digest())
-    return peer in ranked[:KEEPERS]
-
-
-def explain(address: str, error: str) -> str:
-    """What went wrong with an address, in words that help. `error` is what libp2p says."""
-    where = address.split("/p2p/")[0]
-    lines = error.splitlines()
-    said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
-    timed_out = "timed out: wrong address, machine off, or a firewall in between"
-    if "has no IPv" in said:  # in words that help already
-        return said
-    known = (
-        ("no good addresses", "libp2p finds no address there that it can dial"),
-        ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
-        (
-            "peer id mismatch",
-            "wrong peer id: another peer answers there. Copy the address anew from that peer's screen",
-        ),
-        ("timed out", timed_out),
-        ("i/o timeout", timed_out),
-        ("no route", "no route to that network from here"),
-        ("unreachable", "no route to that network from here"),
-        ("no such host", "the host name is not known here"),
-        ("name or service not known", "the host name is not known here"),
-        ("name resolution", "the host name is not known here"),
-        ("dial to self", "we listen there ourselves: give another peer's address, or us another --port"),
-    )
-    problem = next((words for sign, words in known if sign in said.lower()), None)
-    if problem is None:
-        return said.strip(" *")
-    if where.startswith(("/ip4/127.", "/ip6/::1/")):
-        problem = problem if problem.endswith(("?", ".")) else problem + "."
-        problem += " A loopback address means this machine itself: for a peer on another machine use its LAN address"
-    return problem
 
 
 class DHTDirectory:

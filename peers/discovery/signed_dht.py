@@ -18,7 +18,8 @@ from p2p_elastic.common.addresses import usable
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_text, verify
-from p2p_elastic.peers.transport.libp2p import Libp2pHost, answering
+from p2p_elastic.peers.transport.libp2p import Libp2pHost
+from p2p_elastic.peers.transport.probing import answering
 from p2p_elastic.peers.transport.swarm_clock import AGREE_SECONDS, Reading, SwarmClock, keep_time, reading
 from p2p_elastic.protocol.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
 

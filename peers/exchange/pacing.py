@@ -10,7 +10,7 @@ from typing import NamedTuple
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.exchange.journal import Entry
-from p2p_elastic.peers.membership.liveness import chance_by_time, usual_time
+from p2p_elastic.peers.membership.selection import chance_by_time, usual_time
 from p2p_elastic.peers.session.deadlines import StepTime
 from p2p_elastic.protocol.messages import Offer
 from p2p_elastic.protocol.outcome import Outcome

@@ -36,7 +36,8 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import PartnerStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.virtual_time import run_virtual
 
 OFTEN, NEVER = Schedule(probability=1 / 4), Schedule(probability=0.0)
 OPTIMUM, LIE = 0.0, 5.0

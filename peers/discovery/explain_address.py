@@ -1,0 +1,36 @@
+"""Why an address does not lead to a peer, in words that help."""
+
+from __future__ import annotations
+
+
+def explain(address: str, error: str) -> str:
+    """What went wrong with an address, in words that help. `error` is what libp2p says."""
+    where = address.split("/p2p/")[0]
+    lines = error.splitlines()
+    said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
+    timed_out = "timed out: wrong address, machine off, or a firewall in between"
+    if "has no IPv" in said:  # in words that help already
+        return said
+    known = (
+        ("no good addresses", "libp2p finds no address there that it can dial"),
+        ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
+        (
+            "peer id mismatch",
+            "wrong peer id: another peer answers there. Copy the address anew from that peer's screen",
+        ),
+        ("timed out", timed_out),
+        ("i/o timeout", timed_out),
+        ("no route", "no route to that network from here"),
+        ("unreachable", "no route to that network from here"),
+        ("no such host", "the host name is not known here"),
+        ("name or service not known", "the host name is not known here"),
+        ("name resolution", "the host name is not known here"),
+        ("dial to self", "we listen there ourselves: give another peer's address, or us another --port"),
+    )
+    problem = next((words for sign, words in known if sign in said.lower()), None)
+    if problem is None:
+        return said.strip(" *")
+    if where.startswith(("/ip4/127.", "/ip6/::1/")):
+        problem = problem if problem.endswith(("?", ".")) else problem + "."
+        problem += " A loopback address means this machine itself: for a peer on another machine use its LAN address"
+    return problem
