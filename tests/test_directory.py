@@ -487,7 +487,10 @@ def test_peers_that_know_each_other_agree_on_the_keepers(peers: set[str]) -> Non
         ("dial tcp4 10.0.0.7:4001: i/o timeout", "timed out: wrong address, machine off, or a firewall"),
         ("dial tcp4: connect: no route to host", "no route to that network from here"),
         ("lookup nowhere: no such host", "the host name is not known here"),
-        ("dial to self attempted", "we listen there ourselves: give another peer's address, or us another --port"),
+        (
+            "dial to self attempted",
+            "this peer listens there itself: give another peer's address, or this one another --port",
+        ),
         ("  * something new *  ", "something new"),
     ],
 )

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 
 def explain(address: str, error: str) -> str:
-    """What went wrong with an address, in words that help. `error` is what libp2p says."""
+    """Say what went wrong with an address, in words that help.
+
+    Args:
+        address: the multiaddr that was dialled, with or without `/p2p/...`.
+        error: what libp2p or the system says, on one line or several.
+
+    Returns:
+        One sentence, with what to do if that is known; otherwise the line of `error` about this address.
+
+    Example:
+        >>> explain("/ip4/192.0.2.1/tcp/4100/p2p/12D3KooW", "dial tcp 192.0.2.1:4100: no route to host")
+        'no route to that network from here'
+    """
     where = address.split("/p2p/")[0]
     lines = error.splitlines()
     said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
@@ -25,7 +37,7 @@ def explain(address: str, error: str) -> str:
         ("no such host", "the host name is not known here"),
         ("name or service not known", "the host name is not known here"),
         ("name resolution", "the host name is not known here"),
-        ("dial to self", "we listen there ourselves: give another peer's address, or us another --port"),
+        ("dial to self", "this peer listens there itself: give another peer's address, or this one another --port"),
     )
     problem = next((words for sign, words in known if sign in said.lower()), None)
     if problem is None:

@@ -77,7 +77,7 @@ class Libp2pHost:
         identity: the key of this peer.
         host: the IP address to listen on, or a name of this machine.
         port: the TCP port to listen on; 0 for any free one.
-        announce: multiaddrs to announce instead of those that p2pd finds; empty: those.
+        announce: multiaddrs under which others reach this peer; empty: those that p2pd finds.
         clock: the swarm's, by which requests of others are answered; None: a new one.
     """
 
