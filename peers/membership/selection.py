@@ -10,24 +10,47 @@ from p2p_elastic.peers.membership.liveness import Members, liveness
 from p2p_elastic.protocol.records import PeerRecord
 
 CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
-FAR = 3.0  # whose exchanges take more than so many times what is usual is slow;
-USUAL_SECONDS_MIN = 0.5  # less than that is always usual
+FAR = 3.0  # a partner is slow if its exchanges take more than FAR times what is usual;
+USUAL_SECONDS_MIN = 0.5  # less is always usual
 SLOW_CHANCE_MIN = 0.02  # of the slowest partner, against one that is as quick as usual
 
 
 def usual_time(seconds: Collection[float], interval: float = 0.0) -> float:
-    """What an exchange may take without being slow, divided by FAR: the median over partners, in seconds.
+    """Work out what an exchange may take without being slow, divided by FAR: the median over partners.
 
-    It is no matter how long one takes that is over when our next one is due, `interval` seconds after it.
+    An exchange that is over when this peer's next one is due is never slow, however long it takes.
+
+    Args:
+        seconds: what an exchange takes, of each partner; empty if nothing is known.
+        interval: the time between two exchanges of this peer, in seconds.
+
+    Returns:
+        Seconds, at least USUAL_SECONDS_MIN.
+
+    Example:
+        >>> usual_time([1.0, 2.0, 60.0]), usual_time([]), usual_time([1.0], interval=30.0)
+        (2.0, 0.5, 10.0)
     """
     return max(statistics.median_low(seconds) if seconds else 0.0, USUAL_SECONDS_MIN, interval / FAR)
 
 
 def chance_by_time(seconds: float, usual: float) -> float:
-    """How often a partner is to be chosen, of 1, with which an exchange takes so many seconds.
+    """Work out how often a partner is to be chosen, by how long an exchange with it takes.
 
-    1, but for those that take more than FAR times what is usual. These are chosen in proportion, `usual / seconds`: so
-    each costs us about as much time as any other, however thin its link; never less than SLOW_CHANCE_MIN.
+    Slow ones are chosen in proportion, `usual / seconds`: so each costs this peer about as much time as any other,
+    however
+    thin its link.
+
+    Args:
+        seconds: what an exchange with the partner takes.
+        usual: what is usual, as `usual_time` says.
+
+    Returns:
+        1 up to FAR times what is usual; less above, but never less than SLOW_CHANCE_MIN.
+
+    Example:
+        >>> chance_by_time(3.0, 1.0), chance_by_time(10.0, 1.0), chance_by_time(1000.0, 1.0)
+        (1.0, 0.1, 0.02)
     """
     return max(SLOW_CHANCE_MIN, usual / seconds) if seconds > FAR * usual else 1.0
 
@@ -43,13 +66,26 @@ def choose_partner(
     by_time: Mapping[str, float] | None = None,
     receives: bool = True,
 ) -> PeerRecord | None:
-    """One of the live members that are not drained, at random; None where there is none.
+    """Choose one of the live members that are not drained, at random.
 
-    Where nobody is alive, a suspect is tried: better than nobody. The dead never are. Those that count less, by their
-    own word or by our `trust` (1 where nothing is said), are chosen less often, but never not at all: they may be well
-    again. So are those that are slow, `by_time` (`chance_by_time`; 1 where nothing is said): where others were asked
-    before, in vain, it may come to nobody rather than to them. Who only sends (`receives` false) minds no weights:
-    those that count less need it most.
+    If nobody is alive, a suspect is tried: better than nobody. The dead never are. Members that count less, by their
+    own
+    word or by `trust`, are chosen less often, but never not at all: they may be well again. So are slow ones, by
+    `by_time`;
+    if others were asked before, in vain, it may come to nobody rather than to a slow one.
+
+    Args:
+        members: the other members, by peer id.
+        rng: draws the partner.
+        now: this peer's own monotonic seconds.
+        announce_seconds: the time between two announcements.
+        excluding: members that were asked before for the same exchange.
+        trust: peer id -> how much this peer trusts it, 0 to 1; 1 if nothing is said.
+        by_time: peer id -> its chance by `chance_by_time`; 1 if nothing is said.
+        receives: False if this peer only sends: then weights do not matter, since those that count less need it most.
+
+    Returns:
+        The partner's record; None if there is none.
     """
     states = {
         peer: liveness(member, now, announce_seconds) for peer, member in members.items() if not member.record.drained
