@@ -17,7 +17,8 @@ from p2p_elastic.doctor.checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.discovery.dht_directory import explain, members_key
+from p2p_elastic.peers.discovery.dht_keys import members_key
+from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.live_network import Interrupted, LiveNetwork, NetworkThread
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.probing import probe

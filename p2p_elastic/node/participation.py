@@ -39,7 +39,7 @@ from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.peers.transport.libp2p import is_here
+from p2p_elastic.peers.transport.ports import is_here
 from p2p_elastic.protocol.manifest import RunManifest, check_batch_size
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.screens.live import Every, Screen

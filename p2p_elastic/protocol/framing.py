@@ -106,7 +106,7 @@ def check_chunk_length(header: bytes | bytearray, expected: int) -> None:
     """Raises RemoteProtocolError where a chunk announces another length than schema and codec give it."""
     length, _ = CHUNK_HEADER.unpack(header)
     if length != expected:
-        raise RemoteProtocolError(f"chunk of {length} bytes where {expected} are due")
+        raise RemoteProtocolError(f"chunk of {length} bytes; {expected} are due")
 
 
 def check_chunk(header: bytes | bytearray, chunk: memoryview) -> None:

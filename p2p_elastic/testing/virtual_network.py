@@ -8,8 +8,6 @@ Faults live here, as verdicts of the network on each open and each piece sent; p
 from __future__ import annotations
 
 import asyncio
-import selectors
-import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -17,85 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import DirectoryError, ExchangeTimeout, P2PElasticError, PartnerUnreachable
+from p2p_elastic.errors import DirectoryError, ExchangeTimeout, PartnerUnreachable
 from p2p_elastic.peers.transport.interfaces import Handler
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 from p2p_elastic.protocol.records import PeerRecord
 
 T = TypeVar("T")
 STREAM_BYTES_MAX = 1 << 20  # a sender waits while so much is under way: back-pressure
-
-
-class SimulationDeadlock(P2PElasticError):
-    """Every task waits for something that will never come."""
-
-
-class _VirtualSelector(selectors.BaseSelector):
-    """Instead of sleeping until the next timer, moves the clock there."""
-
-    def __init__(self) -> None:
-        self._real = selectors.DefaultSelector()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout == 0:  # callbacks are due: sockets and threads, if any, are looked at when there are none
-            return []
-        events = self._real.select(0)
-        if events:
-            return events
-        if timeout is None:
-            raise SimulationDeadlock("every task waits and no timer is set")
-        self.now += timeout
-        return []
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._real.unregister(fileobj)
-
-    def close(self) -> None:
-        self._real.close()
-
-    def get_map(self) -> Any:
-        return self._real.get_map()
-
-
-class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0 and jumps from timer to timer."""
-
-    def __init__(self) -> None:
-        self._virtual = _VirtualSelector()
-        self._thread = threading.get_ident()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
-
-    def call_soon_threadsafe(  # type: ignore[override, unused-ignore]
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        """From the loop's own thread, that of the simulated training too: it does not sleep, so no socket wakes it."""
-        if threading.get_ident() == self._thread:
-            return self.call_soon(callback, *args, context=context)
-        return super().call_soon_threadsafe(callback, *args, context=context)
-
-
-def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in virtual time, cancel what it left behind, and return its result."""
-    loop = VirtualClockLoop()
-    try:
-        return loop.run_until_complete(main)
-    finally:
-        loop.run_until_complete(_cancel_others())
-        loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 class Verdict(NamedTuple):

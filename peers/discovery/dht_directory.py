@@ -1,19 +1,28 @@
-"""The live directory: who is in the run and which runs there are, as signed entries in the DHT."""
+"""The live directory: the members of a run and the runs there are, as signed entries in the DHT."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
+from p2p_elastic.peers.discovery.dht_keys import (
+    FIRST_KEY_MEMBERS,
+    RUNS_KEY,
+    SHARDS,
+    Entries,
+    is_keeper,
+    members_key,
+    shard_of,
+)
+from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.reconnect import Seeker
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
@@ -21,82 +30,10 @@ from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedMa
 from p2p_elastic.status.schema import BootstrapStatus
 
 log = logging.getLogger(__name__)
-NAMESPACE = "p2p-elastic/1"
-RUNS_KEY = f"{NAMESPACE}/runs"
-RECORD_SECONDS = 60.0  # announced every 5: a peer that died is forgotten after a minute, long before that it is suspect
-FIRST_KEY_MEMBERS = 500  # beyond so many, newcomers announce under one of SHARDS further keys (a key holds about 1,000)
-SHARDS = 16
-KEEPERS = 3  # members besides the founder that keep the run manifest alive
+RECORD_SECONDS = 60.0  # announced every 5: a dead peer is forgotten after a minute; it is suspect long before that
 ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
 NOT_TRIED = "not tried yet"
-ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of our own in our record: the rest of it needs up to 800 bytes
-
-
-class Entries(Protocol):
-    """What the directory needs of the DHT; `SignedDHT` is it."""
-
-    async def put(self, key: str, body: bytes, seconds: float) -> None: ...
-
-    async def get(self, key: str) -> Mapping[str, bytes]: ...
-
-    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None: ...
-
-    async def explore(self) -> None: ...
-
-    @property
-    def neighbours(self) -> frozenset[str]: ...
-
-    @property
-    def refused(self) -> int: ...
-
-
-def members_key(run: str, shard: int = 0) -> str:
-    """Where members announce themselves; shard 0 first, 1..SHARDS once that is full."""
-    return f"{NAMESPACE}/run/{run}/members/{shard}"
-
-
-def shard_of(peer: str) -> int:
-    """The further shard of a peer, 1..SHARDS."""
-    return 1 + hashlib.sha256(peer.encode()).digest()[0] % SHARDS
-
-
-def is_keeper(peer: str, others: frozenset[str]) -> bool:
-    """Whether this peer is among the KEEPERS that republish the manifest: the first by hash, everywhere the same."""
-    ranked = sorted({peer, *others}, key=lambda p: hashlib.sha256(p.encode()).digest())
-    return peer in ranked[:KEEPERS]
-
-
-def explain(address: str, error: str) -> str:
-    """What went wrong with an address, in words that help. `error` is what libp2p says."""
-    where = address.split("/p2p/")[0]
-    lines = error.splitlines()
-    said = next((line for line in lines if f"[{where}]" in line), lines[-1] if lines else error)
-    timed_out = "timed out: wrong address, machine off, or a firewall in between"
-    if "has no IPv" in said:  # in words that help already
-        return said
-    known = (
-        ("no good addresses", "libp2p finds no address there that it can dial"),
-        ("refused", "refused: nothing listens there. Is that peer running, and is the port right?"),
-        (
-            "peer id mismatch",
-            "wrong peer id: another peer answers there. Copy the address anew from that peer's screen",
-        ),
-        ("timed out", timed_out),
-        ("i/o timeout", timed_out),
-        ("no route", "no route to that network from here"),
-        ("unreachable", "no route to that network from here"),
-        ("no such host", "the host name is not known here"),
-        ("name or service not known", "the host name is not known here"),
-        ("name resolution", "the host name is not known here"),
-        ("dial to self", "we listen there ourselves: give another peer's address, or us another --port"),
-    )
-    problem = next((words for sign, words in known if sign in said.lower()), None)
-    if problem is None:
-        return said.strip(" *")
-    if where.startswith(("/ip4/127.", "/ip6/::1/")):
-        problem = problem if problem.endswith(("?", ".")) else problem + "."
-        problem += " A loopback address means this machine itself: for a peer on another machine use its LAN address"
-    return problem
+ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of this peer in its record: the rest of it needs up to 800 bytes
 
 
 class DHTDirectory:
@@ -104,9 +41,9 @@ class DHTDirectory:
 
     Args:
         entries: the DHT.
-        identity: ours.
+        identity: of this peer.
         initial_peers: peer id -> addresses, from the command line.
-        known: the same of further peers, of an earlier life of ours.
+        known: peer id -> addresses of further peers, which an earlier life of this peer met.
     """
 
     def __init__(
@@ -135,7 +72,14 @@ class DHTDirectory:
     # -- Directory ----------------------------------------------------------------------------------------------------
 
     async def announce(self, record: PeerRecord) -> None:
-        """Store our record, with our addresses, for RECORD_SECONDS; keep the manifest alive where that is our turn."""
+        """Store this peer's record for RECORD_SECONDS, and keep the manifest alive if that is this peer's turn.
+
+        Args:
+            record: what this peer says of itself; its addresses are replaced by `own_addresses`, as many as fit.
+
+        Raises:
+            DirectoryError: if no node of the DHT takes it.
+        """
         async with self._announcing:
             await self._announce(record)
 
@@ -150,13 +94,27 @@ class DHTDirectory:
             await self._put(RUNS_KEY, self._manifest)
 
     async def own(self, run: str) -> PeerRecord | None:
-        """The record in that run under our peer id: ours, of this life or another, or that of another process."""
+        """Read the record under this peer's id: of this life or another, or of another process.
+
+        Args:
+            run: the run in which to look.
+
+        Returns:
+            The record; None if there is none, or it is malformed.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
         entries = await self._entries.get(members_key(run, self._shard))
         body = entries.get(self._identity.peer)
         return next(iter(self._parse({self._identity.peer: body}, run)), None) if body is not None else None
 
     async def withdraw(self) -> None:
-        """Replace our record by a goodbye, which expires soon after it."""
+        """Replace this peer's record by a goodbye, which expires soon after it; nothing before the first announcement.
+
+        Raises:
+            DirectoryError: if no node of the DHT takes it.
+        """
         async with self._announcing:
             if self._own_record is None:
                 return
@@ -164,7 +122,14 @@ class DHTDirectory:
             await self._put(members_key(goodbye.run, self._shard), goodbye, seconds=1.0)
 
     async def members(self) -> tuple[PeerRecord, ...]:
-        """The other members of the run of our last announcement."""
+        """Read the other members of the run of the last announcement.
+
+        Returns:
+            The newest record of each; empty before the first announcement.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
         if self._own_record is None:
             return ()
         run = self._own_record.run
@@ -174,7 +139,7 @@ class DHTDirectory:
             shards = await asyncio.gather(*(self._entries.get(members_key(run, s)) for s in range(1, SHARDS + 1)))
             found += [record for shard in shards for record in self._parse(shard, run)]
         else:
-            self._shard = 0  # the swarm shrank: come back to where everybody looks
+            self._shard = 0  # the swarm shrank: come back to the key that everybody reads
         newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
         self._members = frozenset(r.peer for r in others if not r.left)
@@ -201,19 +166,28 @@ class DHTDirectory:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def found(self, manifest: RunManifest) -> None:
-        """From the next announcement on, publish this run as its founder."""
+        """From the next announcement on, publish a run as its founder.
+
+        Args:
+            manifest: what the run trains; signed here.
+        """
         signature = self._identity.sign(_manifest_bytes(manifest.model_dump()))
         self._manifest = SignedManifest(manifest=manifest, signature=signature.hex())
 
     @property
     def manifest(self) -> SignedManifest | None:
-        """The run that we keep alive, with its founder's signature."""
+        """The run that this peer keeps alive, with its founder's signature; None before it founded or joined one."""
         return self._manifest
 
     async def come_back(self, manifest: SignedManifest | None, known: Mapping[str, tuple[str, ...]]) -> bool:
-        """Resume our place in a run: keep its manifest alive as before, and look once for whoever is there.
+        """Resume this peer's place in a run: keep its manifest alive as before, and look once for other peers.
 
-        True where somebody is; otherwise `stay_attached` goes on looking.
+        Args:
+            manifest: the run, as it was signed; None if the run has none.
+            known: peer id -> addresses of peers of the earlier life.
+
+        Returns:
+            True if a peer is there; otherwise `stay_attached` goes on looking.
         """
         self._manifest = manifest
         self.remember(known)
@@ -225,7 +199,14 @@ class DHTDirectory:
         return founder == self._identity.peer or is_keeper(self._identity.peer, self._members - {founder})
 
     async def runs(self) -> tuple[RunManifest, ...]:
-        """The runs of this DHT whose manifest was signed by its founder. Raises DirectoryError."""
+        """Read the runs of this DHT whose manifest was signed by its founder.
+
+        Returns:
+            Their manifests. Runs that this version cannot join are in `refused`, with the reason.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
         manifests, refused, self._seen = [], {}, {}
         for peer, body in (await self._entries.get(RUNS_KEY)).items():
             published = _signed_by_its_founder(body)
@@ -249,7 +230,11 @@ class DHTDirectory:
         return tuple(manifests)
 
     def join(self, manifest: RunManifest) -> None:
-        """From now on help to keep this run's manifest alive. It must have come from `runs`."""
+        """From now on help to keep a run's manifest alive.
+
+        Args:
+            manifest: the run; it must have come from the last `runs`.
+        """
         self._manifest = self._seen[manifest.run, manifest.founder]
 
     # -- the way into the swarm ---------------------------------------------------------------------------------------
@@ -261,16 +246,20 @@ class DHTDirectory:
 
     @property
     def is_first(self) -> bool:
-        """Whether no peer of the DHT that we know has a smaller id: of several that could do something, one does."""
+        """Whether no peer of the DHT that is known has a smaller id: of several that could do something, one does."""
         return all(self._identity.peer < other for other in self._entries.neighbours)
 
     @property
     def ignored(self) -> int:
-        """Records that were ignored, by the DHT node or by us."""
+        """Records that were ignored, by the DHT node or by the directory."""
         return self._entries.refused + self._malformed
 
     def bootstrap(self) -> tuple[BootstrapStatus, ...]:
-        """Each initial address and what came of it."""
+        """Tell what came of each initial address.
+
+        Returns:
+            One status for each address, in the order of the command line.
+        """
         return tuple(BootstrapStatus(address=a, problem=p) for a, p in self._problems.items())
 
     async def until_attached(self) -> None:
@@ -279,7 +268,11 @@ class DHTDirectory:
             await asyncio.sleep(0.5)
 
     async def attach(self) -> bool:
-        """Try every initial peer once. True where at least one is there."""
+        """Try every initial peer once.
+
+        Returns:
+            True if at least one is there.
+        """
         met = await asyncio.gather(*(self._meet_initial(p, a) for p, a in self._initial_peers.items()))
         if any(met):
             await self._explore()
@@ -287,17 +280,17 @@ class DHTDirectory:
 
     @property
     def run(self) -> str | None:
-        """The run of our last announcement."""
+        """The run of the last announcement; None before the first."""
         return None if self._own_record is None else self._own_record.run
 
     @property
     def founder(self) -> str | None:
-        """Of the run that we founded or joined; None while we train alone until we can join one."""
+        """The founder of the run that this peer founded or joined; None while it trains alone until it can join one."""
         return None if self._manifest is None else self._manifest.manifest.founder
 
     @property
     def ourselves(self) -> Mapping[str, tuple[str, ...]]:
-        """Our peer id -> our addresses."""
+        """This peer's id -> its addresses."""
         return {self._identity.peer: fitting(self.own_addresses)}
 
     @property
@@ -306,7 +299,14 @@ class DHTDirectory:
         return self._seeker.known
 
     def remember(self, addresses: Mapping[str, tuple[str, ...]]) -> int:
-        """Look for these peers, too: they were members once. How many they are, without ourselves."""
+        """Look for further peers, which were members once.
+
+        Args:
+            addresses: peer id -> addresses.
+
+        Returns:
+            How many they are, without this peer.
+        """
         others = {peer: those for peer, those in addresses.items() if peer != self._identity.peer}
         self._seeker.remember(others)
         return len(others)
@@ -316,7 +316,11 @@ class DHTDirectory:
         self._seeker.forget_remembered()
 
     async def try_remembered(self) -> bool:
-        """Try the remembered peers until one is there. Whether one was."""
+        """Try the remembered peers until one is there.
+
+        Returns:
+            True if one was.
+        """
         return await self._seeker.try_remembered()
 
     async def _meet_initial(self, peer: str, addresses: tuple[str, ...]) -> bool:
@@ -343,7 +347,7 @@ class DHTDirectory:
             log.info("exploring the DHT: %s", error)
 
     async def stay_attached(self) -> None:
-        """For ever: find the way in while alone, with backoff, and meet known peers that we lost touch with."""
+        """For ever: find the way in while alone, with backoff, and meet known peers that were lost from sight."""
         seeking = asyncio.ensure_future(self._seeker.run())
         try:
             await asyncio.gather(seeking, self._try_initial())
@@ -363,7 +367,18 @@ class DHTDirectory:
 
 
 def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
-    """As many of the first addresses as a record has room for."""
+    """Choose as many of the first addresses as a record has room for.
+
+    Args:
+        addresses: the best first.
+
+    Returns:
+        At most ADDRESSES_MAX, of ADDRESSES_LENGTH_MAX characters in all; one that is too long is left out.
+
+    Example:
+        >>> fitting(("/ip4/192.0.2.1/tcp/1", "/dns/" + "x" * 1190, "/ip4/192.0.2.2/tcp/1"))
+        ('/ip4/192.0.2.1/tcp/1', '/ip4/192.0.2.2/tcp/1')
+    """
     chosen: list[str] = []
     for address in addresses[:ADDRESSES_MAX]:
         if sum(map(len, chosen)) + len(address) <= ADDRESSES_LENGTH_MAX:

@@ -33,7 +33,7 @@ POLL_SECONDS = 0.1
 ADDRESS_SECONDS = 30.0
 SAVE_SECONDS = 1.0
 FIND_RUN_SECONDS = 15.0  # a manifest is announced every 5
-REFUSE_SECONDS = 6.0  # so long one that can be joined may come beside one that cannot
+REFUSE_SECONDS = 6.0  # until then a run that can be joined may appear beside one that cannot
 
 
 class Interrupted(Exception):  # not an error: the user asked to stop
@@ -57,7 +57,7 @@ class _SwitchInterval:
             self._running += 1
 
     def restore(self) -> None:
-        """To be called once for each `shorten`. What somebody else has set since then stays."""
+        """To be called once for each `shorten`. What other code has set since then stays."""
         with self._lock:
             self._running -= 1
             if self._running == 0 and sys.getswitchinterval() == self._shortened:
@@ -68,7 +68,7 @@ _SWITCH_INTERVAL = _SwitchInterval()
 
 
 class NetworkThread:
-    """An event loop in a thread of its own, for everything that talks to others."""
+    """An event loop in a thread of its own, for everything that talks to others; a context that starts and ends it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -96,11 +96,29 @@ class NetworkThread:
             self._loop.close()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Begin `coroutine` on the loop."""
+        """Begin a coroutine on the loop; for any thread.
+
+        Args:
+            coroutine: what to run.
+
+        Returns:
+            Its result, to wait for or to cancel.
+        """
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def call(self, coroutine: Coroutine[Any, Any, T], interrupted: Callable[[], bool] = lambda: False) -> T:
-        """Run `coroutine` on the loop and wait for it. Raises Interrupted once `interrupted()` is true."""
+        """Run a coroutine on the loop and wait for it; for any thread but the loop's own.
+
+        Args:
+            coroutine: what to run.
+            interrupted: asked every POLL_SECONDS; once it is true the coroutine is cancelled.
+
+        Returns:
+            The coroutine's result.
+
+        Raises:
+            Interrupted: if `interrupted()` was true before the coroutine ended.
+        """
         future = self.spawn(coroutine)
         while True:
             try:
@@ -130,9 +148,10 @@ class LiveNetwork:
     """libp2p, DHT and directory of one peer. Belongs to the network thread; `status` may be read from any.
 
     Args:
-        identity: ours.
-        initial_peers, announce: addresses, from the command line.
-        cache: where peers are remembered that we meet; None: nowhere.
+        identity: of this peer.
+        initial_peers: multiaddrs of peers with which to begin, from the command line.
+        announce: multiaddrs under which others reach this peer; empty: those that libp2p finds.
+        cache: where the peers that are met are remembered; None: nowhere.
         clock: what time it is here, until others are met; None: what this machine says.
     """
 
@@ -150,13 +169,22 @@ class LiveNetwork:
             grouped[address.peer] = (*grouped.get(address.peer, ()), str(address))
         self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
-        self.clock = SwarmClock() if clock is None else clock  # the swarm's, as far as we have met it
+        self.clock = SwarmClock() if clock is None else clock  # the swarm's, once others are met
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: str | None = None
 
     async def open(self, host: str, port: int) -> None:
-        """Start listening. Raises ConfigError where host or port cannot be used, NetworkError."""
+        """Start listening.
+
+        Args:
+            host: the IP address to listen on, or a name of this machine.
+            port: the TCP port; 0 for any free one.
+
+        Raises:
+            ConfigError: if host or port cannot be used.
+            NetworkError: if libp2p does not start.
+        """
         self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
         await self.host.start()
         self.dht = SignedDHT(self.host, self.identity)
@@ -176,10 +204,17 @@ class LiveNetwork:
         self._live(self.directory.stay_attached())
 
     async def find_run(self, wanted: str | None, seconds: float = FIND_RUN_SECONDS) -> RunManifest | None:
-        """The wanted run, or the only one there is; None where it does not appear for so long.
+        """Wait until the wanted run appears, or the only one there is.
+
+        Args:
+            wanted: the run's name; None for the only one there is.
+            seconds: how long to look.
+
+        Returns:
+            The run; None if it does not appear in time.
 
         Raises:
-            ConfigError: see `choose_run`.
+            ConfigError: if it cannot be joined, or several may be meant; see `choose_run`.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -196,13 +231,27 @@ class LiveNetwork:
         return None
 
     async def run_before(self, name: str | None) -> str | None:
-        """The run that our peer id was seen in last, as is remembered here; of that name, if one is given."""
+        """Recall the run that this peer id was seen in last.
+
+        Args:
+            name: only a run of that name counts; None: any.
+
+        Returns:
+            The run's name; None if nothing is remembered of it.
+        """
         if self._cache is None:
             return None
         return await asyncio.to_thread(self._cache.last_run_of, self.identity.peer, name)
 
     async def recall(self, run: str | None) -> int:
-        """From now on look also for peers of that run that were met in an earlier life; how many they are."""
+        """From now on look also for peers of a run that were met in an earlier life.
+
+        Args:
+            run: the run's name; None for runs that the initial peers led to.
+
+        Returns:
+            How many peers they are.
+        """
         return 0 if self._remembering is None else await self._remembering.recall(run)
 
     def _live(self, life: Coroutine[Any, Any, None]) -> None:
@@ -211,7 +260,11 @@ class LiveNetwork:
         self._tasks.append(task)
 
     def report_end(self, task: asyncio.Task[None] | concurrent.futures.Future[Any]) -> None:
-        """To be called with what should never end: if it failed, say so in the log and the status."""
+        """Note in the log and the status that something failed which should never end.
+
+        Args:
+            task: what ended; nothing happens if it was cancelled or ended well.
+        """
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failure = f"{type(error).__name__}: {error}"
             log.error("the network side failed, training goes on alone: %s", self.failure)
@@ -231,13 +284,21 @@ class LiveNetwork:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=1.0)
         if self._remembering is not None:
-            with contextlib.suppress(asyncio.TimeoutError):  # a disk that hangs must not hold us up
+            with contextlib.suppress(asyncio.TimeoutError):  # a disk that hangs must not hold up the end
                 await wait_for(self._remembering.save(), SAVE_SECONDS)
         await self.transport.close()
         await self.dht.close()
         await self.host.close()
 
     def status(self, streams_refused: dict[str, int]) -> NetworkStatus:
+        """Report the state of the network; for any thread.
+
+        Args:
+            streams_refused: reason -> how many streams were refused for it.
+
+        Returns:
+            The status, as `/v1/status` shows it.
+        """
         return NetworkStatus(
             addresses=self.host.addresses,
             attached=self.directory.attached,

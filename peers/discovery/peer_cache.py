@@ -1,6 +1,6 @@
-"""The peers that this user's peers have met, on disk: with whom to begin where no initial peer answers any more.
+"""The peers that this user's peers have met, on disk: those to begin with if no initial peer answers any more.
 
-One small JSON file for each run. It only helps to find peers; who they are is proven when they are met.
+One small JSON file for each run. It only helps to find peers; their identity is proven when they are met.
 """
 
 from __future__ import annotations
@@ -26,14 +26,24 @@ Addresses = Annotated[tuple[Address, ...], Field(min_length=1, max_length=ADDRES
 
 
 class SeenPeer(Frozen):
-    """A member of a run, and where it was."""
+    """A member of a run, and where it was.
+
+    Attributes:
+        peer: the peer id.
+        addresses: its multiaddrs, ADDRESSES_MAX at most.
+    """
 
     peer: PeerId
     addresses: Addresses
 
 
 class KnownPeers(Frozen):
-    """What is remembered of a run."""
+    """What is remembered of a run: the content of one file.
+
+    Attributes:
+        version: of the file's format.
+        run: the run's name.
+    """
 
     version: Literal[1] = 1
     run: RunName
@@ -46,19 +56,38 @@ class KnownPeers(Frozen):
 
 
 def state_folder() -> Path:
-    """Where programs of this user keep what should survive a restart. Raises RuntimeError: there is no home folder."""
+    """Find the folder for what should survive a restart, by the XDG rules.
+
+    Returns:
+        `p2p-elastic` in XDG_STATE_HOME, or in `~/.local/state`; it may not exist yet.
+
+    Raises:
+        RuntimeError: if there is no home folder.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "p2p-elastic"
 
 
 class PeerCache:
-    """The files. A damaged one is as good as none, with a warning."""
+    """The files of all runs, RUNS_MAX of them. A damaged one is as good as none, with a warning.
+
+    Args:
+        folder: where the files are; made at the first `save`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def recall(self, run: str | None, initial_peers: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
-        """Peer id -> addresses, of that run; without one, of those that one of these peers belongs to or led to."""
+        """Read the peers of a run.
+
+        Args:
+            run: the run's name; None for all runs that one of `initial_peers` belongs to or led to.
+            initial_peers: peer ids; they count only if `run` is None.
+
+        Returns:
+            Peer id -> addresses; empty if nothing is known or the files cannot be read.
+        """
         try:
             files = self._files() if run is None else [self._path(run)]
         except OSError as error:
@@ -72,7 +101,15 @@ class PeerCache:
         return found
 
     def last_run_of(self, peer: str, run: str | None = None) -> str | None:
-        """The run that this peer was seen in last; of that name, where one is given."""
+        """Find the run that a peer was seen in last.
+
+        Args:
+            peer: the peer id.
+            run: only a run of that name counts; None: any.
+
+        Returns:
+            The run's name; None if no file knows the peer.
+        """
         try:
             files = self._files()
         except OSError as error:
@@ -82,10 +119,15 @@ class PeerCache:
         return next((known.run for known in read if known is not None and _leads_to(known, [peer])), None)
 
     def save(self, run: str, through: Collection[str], peers: Mapping[str, tuple[str, ...]]) -> None:
-        """Remember these peers of the run, the one seen last first, and of those already remembered as many as fit.
+        """Remember peers of a run, and of those already remembered as many as fit.
+
+        Args:
+            run: the run's name.
+            through: ids of the initial peers that led to it, and of its founder.
+            peers: peer id -> addresses, the one seen last first; one with malformed addresses is left out.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: if the disk does not take it.
         """
         make_private_folder(self._folder)
         before = self._read(self._path(run)) or KnownPeers(run=run)
@@ -102,7 +144,7 @@ class PeerCache:
         return self._folder / f"{run}.json"
 
     def _files(self) -> list[Path]:
-        """The latest first."""
+        """The files, the latest first."""
         files = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("[!.]*.json")]
         return [path for _, path in sorted(files, reverse=True)]
 
@@ -132,7 +174,7 @@ def _seen(peer: str, addresses: tuple[str, ...]) -> SeenPeer | None:
 
 
 def _fitting(known: KnownPeers) -> bytes:
-    """The file, without the peers seen longest ago that it has no room for."""
+    """Write the file's content, without the peers seen longest ago that it has no room for."""
     while len(content := json.dumps(known.model_dump(), indent=1).encode()) > FILE_BYTES_MAX:
         known = known.model_copy(update={"peers": known.peers[: len(known.peers) * 9 // 10]})
     return content + b"\n" if len(content) < FILE_BYTES_MAX else content

@@ -1,4 +1,4 @@
-"""Finding again the peers that we lost touch with: after a partition nothing else does.
+"""Finds again the peers that were lost from sight: after a partition nothing else does.
 
 hivemind's routing tables empty themselves in a partition and never recover from it on their own.
 """
@@ -25,36 +25,62 @@ Addresses = Mapping[str, tuple[str, ...]]
 
 
 class Meeting(Protocol):
-    """What is needed of the DHT."""
+    """What `Seeker` needs of the DHT."""
 
-    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None: ...
+    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
+        """Connect to a peer, so that both know each other as nodes of the DHT.
 
-    async def explore(self) -> None: ...
+        Args:
+            peer: the peer id.
+            addresses: multiaddrs to dial.
+
+        Raises:
+            PartnerUnreachable: if none of them leads to the peer.
+            DirectoryError: if the peer is there but is no node of this DHT.
+        """
+
+    async def explore(self) -> None:
+        """Ask the nodes that are known for those that they know.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
 
     @property
-    def neighbours(self) -> frozenset[str]: ...
+    def neighbours(self) -> frozenset[str]:
+        """The peer ids in the routing table."""
 
 
 class Known(NamedTuple):
-    """Where a member was, and when its record was last seen (our own monotonic seconds)."""
+    """Where a member was, and when.
+
+    Attributes:
+        addresses: its multiaddrs.
+        seen_at: when its record was last seen, in this peer's monotonic seconds.
+    """
 
     addresses: tuple[str, ...]
     seen_at: float
 
 
 class Tries(NamedTuple):
-    """How often in a row a peer was not there, and when it was tried last."""
+    """How often in a row a peer was not there.
+
+    Attributes:
+        failures: tries that failed since it was met last.
+        last_at: when it was tried last, in this peer's monotonic seconds.
+    """
 
     failures: int
     last_at: float
 
 
 class Seeker:
-    """Knows where peers were and meets those that are not our neighbours (any more), a few at a time.
+    """Knows where peers were and meets those that are not neighbours (any more), a few at a time.
 
     Args:
         entries: the DHT.
-        rng: for whom to try, and when.
+        rng: draws which peer to try, and when.
     """
 
     def __init__(self, entries: Meeting, rng: random.Random) -> None:
@@ -71,7 +97,11 @@ class Seeker:
         return {peer: known.addresses for peer, known in reversed(self._members.items())}
 
     def note(self, others: Iterable[PeerRecord]) -> None:
-        """Keep addresses longer than records live: after a long partition nothing else leads to the other side."""
+        """Keep addresses longer than records live: after a long partition nothing else leads to the other side.
+
+        Args:
+            others: the records that the directory has now; a peer that said goodbye is forgotten.
+        """
         now = asyncio.get_running_loop().time()
         known = {peer: k for peer, k in self._members.items() if now - k.seen_at < KNOWN_SECONDS}
         for record in others:
@@ -84,19 +114,27 @@ class Seeker:
         self._members = dict(list(known.items())[-KNOWN_MAX:])
 
     def remember(self, addresses: Addresses) -> None:
-        """Seek these too: peers of an earlier life of ours."""
+        """Seek further peers, which an earlier life of this peer met; the last REMEMBERED_MAX of them.
+
+        Args:
+            addresses: peer id -> addresses.
+        """
         self._remembered = dict(list({**self._remembered, **addresses}.items())[-REMEMBERED_MAX:])
 
     def forget_remembered(self) -> None:
-        """Seek those of an earlier life no more."""
+        """Seek the peers of an earlier life no more."""
         self._remembered = {}
 
     def seek_too(self, initial: Addresses) -> None:
-        """Seek the initial peers, too, while we are attached; otherwise the directory tries them itself."""
+        """Seek the initial peers, too, while attached; otherwise the directory tries them itself.
+
+        Args:
+            initial: peer id -> addresses.
+        """
         self._initial = initial
 
     async def run(self) -> None:
-        """For ever: meet known peers that are no neighbours. Where one turns up, all are tried at once."""
+        """For ever: meet known peers that are no neighbours. When one turns up, all are tried at once."""
         before = self._entries.neighbours
         try:
             while True:
@@ -112,7 +150,11 @@ class Seeker:
                 task.cancel()
 
     async def try_remembered(self) -> bool:
-        """Try those of an earlier life, a few at once in random order, until one is there. Whether one was."""
+        """Try the peers of an earlier life, a few at once in random order, until one is there.
+
+        Returns:
+            True if one was.
+        """
         peers = sorted(self._remembered)
         self._rng.shuffle(peers)
         for first in range(0, len(peers), SEEK_AT_ONCE):

@@ -1,7 +1,7 @@
 """The DHT as a table of signed records: key -> peer -> bytes, each entry signed by the peer that it is about.
 
-hivemind's DHTNode, on our own loop. It keeps no record that is not an entry of a dictionary, under the signer's own
-peer id, small and short-lived; so nobody can overwrite, wipe or flood another peer's entry.
+hivemind's DHTNode, on this process's own loop. It keeps no record that is not an entry of a dictionary, under the
+signer's own peer id, small and short-lived; so nobody can overwrite, wipe or flood another peer's entry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from p2p_elastic.common.addresses import usable
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_text, verify
-from p2p_elastic.peers.transport.libp2p import Libp2pHost, answering
+from p2p_elastic.peers.transport.libp2p import Libp2pHost
+from p2p_elastic.peers.transport.probing import answering
 from p2p_elastic.peers.transport.swarm_clock import AGREE_SECONDS, Reading, SwarmClock, keep_time, reading
 from p2p_elastic.protocol.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
 
@@ -43,7 +44,11 @@ _time_elsewhere = hivemind_storage.get_dht_time  # hivemind's own
 
 
 def swarm_time() -> float:
-    """Seconds since 1970 as the swarm of the calling task counts them; as hivemind does where there is none."""
+    """Tell the time that the swarm of the calling task counts.
+
+    Returns:
+        Seconds since 1970; as hivemind counts them if the task belongs to no swarm.
+    """
     clock = SwarmClock.get_current()
     return float(_time_elsewhere()) if clock is None else clock.now()
 
@@ -71,7 +76,11 @@ def _is_genuine(key: bytes, subkey: bytes, value: bytes, expiration: float) -> b
 
 
 class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no types
-    """Accepts nothing but signed dictionary entries that end soon by that clock; counts what it refuses."""
+    """Accepts nothing but signed dictionary entries that end soon by a clock; counts what it refuses.
+
+    Args:
+        clock: the swarm's.
+    """
 
     def __init__(self, clock: SwarmClock) -> None:
         self._clock = clock
@@ -79,6 +88,14 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
         self._keys: dict[bytes, dict[bytes, float]] = {}
 
     def validate(self, record: DHTRecord) -> bool:
+        """Decide whether the DHT node keeps or believes a record.
+
+        Args:
+            record: as it came from another node, or from this one.
+
+        Returns:
+            True if it is signed, small and short-lived, and its signer has room for one more key.
+        """
         accepted = (
             record.subkey not in DHTProtocol.RESERVED_SUBKEYS
             and len(record.value) <= RECORD_BYTES_MAX
@@ -90,11 +107,11 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
         return accepted
 
     def forget(self) -> None:
-        """Begin to count anew: the clock changed."""
+        """Count the keys of signers anew: the clock changed."""
         self._keys.clear()
 
     def _has_room(self, record: DHTRecord) -> bool:
-        """hivemind stores as many keys as one likes: a signer gets KEYS_PER_SIGNER, an honest one needs three."""
+        """hivemind stores any number of keys: a signer gets KEYS_PER_SIGNER, an honest one needs three."""
         now = self._clock.now()
         if len(self._keys) > SIGNERS_REMEMBERED:
             self._keys = {s: keys for s, keys in self._keys.items() if max(keys.values()) > now}
@@ -107,7 +124,12 @@ class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has 
 
 
 class SignedDHT:
-    """put and get of signed entries, and the way into the swarm, by the host's clock. Survives restarts of the host."""
+    """Signed entries in the DHT and the way into the swarm, by the host's clock. Survives restarts of the host.
+
+    Args:
+        host: the libp2p host, started.
+        identity: of this peer; it signs the entries.
+    """
 
     def __init__(self, host: Libp2pHost, identity: Identity) -> None:
         self._host, self._identity = host, identity
@@ -137,21 +159,30 @@ class SignedDHT:
 
     @property
     def neighbours(self) -> frozenset[str]:
-        """The peers in our routing table."""
+        """The peers in the routing table of this node."""
         if self._node is None:
             return frozenset()
         # tuple() copies in one go: the training thread asks too, for the status.
         return frozenset(map(str, tuple(self._node.protocol.routing_table.peer_id_to_uid)))
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
-        """Store our entry under `key` for so long. Replaces an earlier one. Raises DirectoryError."""
+        """Store this peer's entry under a key; it replaces an earlier one.
+
+        Args:
+            key: where.
+            body: what to store; with the signature at most RECORD_BYTES_MAX.
+            seconds: how long it lives, at most RECORD_SECONDS_MAX.
+
+        Raises:
+            DirectoryError: if no node takes it.
+        """
         async with self._putting:
             self._own[key] = body, self._clock.monotonic() + seconds
             await self._put(key, body, seconds)
 
     async def _put(self, key: str, body: bytes, seconds: float) -> None:
         now, last = self._clock.now(), self._expirations.get(key, 0.0)
-        # An entry is only replaced by one that expires later. But no node has one from before our clock was put back.
+        # An entry is only replaced by one that expires later. But no node has one from before the clock was put back.
         expiration = max(now + seconds, last + 0.001 if last < now + RECORD_SECONDS_MAX else 0.0)
         key_bytes = DHTID.generate(source=key).to_bytes()
         subkey = self._identity.peer_bytes
@@ -162,7 +193,7 @@ class SignedDHT:
         )
         # hivemind reports what the last node said, and one that has this very record from another node already says no.
         if not stored and not await self._holds(key, subkey, expiration):
-            raise DirectoryError(f"no node of the DHT took our record under {key}")
+            raise DirectoryError(f"no node of the DHT took this peer's record under {key}")
         self._expirations[key] = expiration
 
     async def _holds(self, key: str, subkey: bytes, expiration: float) -> bool:
@@ -170,7 +201,17 @@ class SignedDHT:
         return entry is not None and entry.expiration_time >= expiration
 
     async def get(self, key: str) -> Mapping[str, bytes]:
-        """All entries under `key`: peer id -> body. Raises DirectoryError."""
+        """Read all entries under a key.
+
+        Args:
+            key: where.
+
+        Returns:
+            Peer id -> body.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
         return {peer_text(peer): e.value[SIGNATURE_BYTES:] for peer, e in (await self._entries(key)).items()}
 
     async def _entries(self, key: str) -> dict[bytes, Any]:
@@ -189,11 +230,15 @@ class SignedDHT:
             raise DirectoryError(f"{name}: {error}") from error
 
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
-        """Connect to a peer and take each other into the routing tables; where we know nobody else, follow its clock.
+        """Connect to a peer and take each other into the routing tables; follow its clock if no other peer is known.
+
+        Args:
+            peer: the peer id.
+            addresses: multiaddrs to dial.
 
         Raises:
-            PartnerUnreachable: with what libp2p says.
-            DirectoryError: the peer is there but is no node of this DHT.
+            PartnerUnreachable: if none leads to the peer, with what libp2p says; or if the peer is silent.
+            DirectoryError: if the peer is there but is no node of this DHT.
         """
         await self._host.connect(peer, await answering(usable(peer, addresses)))
         if self._node is None:
@@ -223,12 +268,19 @@ class SignedDHT:
     # -- the clock ----------------------------------------------------------------------------------------------------
 
     async def keep_time(self) -> None:
-        """For ever: go by the clock that most of our neighbours have."""
+        """For ever: go by the clock that most neighbours have."""
         peer = self._identity.peer
         await keep_time(peer, self._clock, lambda: self.neighbours, self.ask_time, self.follow, random.Random(peer))
 
     async def ask_time(self, peer: str) -> Reading | None:
-        """What a neighbour's clock shows; None where it does not answer."""
+        """Read a neighbour's clock.
+
+        Args:
+            peer: the peer id.
+
+        Returns:
+            What it shows; None if the neighbour does not answer.
+        """
         if self._node is None:
             return None
         try:
@@ -238,13 +290,19 @@ class SignedDHT:
             return None
 
     async def follow(self, clock: Reading) -> None:
-        """Go by that clock from now on. What we store is of the old time; our own entries are stored anew at once."""
+        """Go by another clock from now on.
+
+        What this node stores is of the old time and is dropped; the peer's own entries are stored anew at once.
+
+        Args:
+            clock: a reading of that clock.
+        """
         async with self._putting:
             ahead = clock.base - self._clock.reading.base
             self._clock.follow(clock)
             if abs(ahead) <= AGREE_SECONDS + clock.doubt:
                 return
-            log.warning("the swarm's clock is %+.1f s from ours: going by the swarm's", ahead)
+            log.warning("the swarm's clock is %+.1f s from this peer's: going by the swarm's", ahead)
             self._validator.forget()
             if self._node is not None:
                 self._node.blacklist.clear()
@@ -260,10 +318,14 @@ class SignedDHT:
                     if end > self._clock.monotonic():
                         await self._put(key, body, end - self._clock.monotonic())
             except DirectoryError as error:  # the next announcement does it
-                log.info("storing our records anew: %s", error)
+                log.info("storing this peer's records anew: %s", error)
 
     async def explore(self) -> None:
-        """Fill the routing table from the neighbours' own. Raises DirectoryError."""
+        """Fill the routing table from the neighbours' own.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
         await self._call("explore", lambda node: node.find_nearest_nodes([node.node_id]))
 
     async def close(self) -> None:
@@ -272,6 +334,6 @@ class SignedDHT:
         if node is None:
             return
         try:
-            await wait_for(node.shutdown(), 1.0)  # hangs where p2pd is dead
+            await wait_for(node.shutdown(), 1.0)  # hangs if p2pd is dead
         except (asyncio.TimeoutError, OSError) as error:
             log.debug("the DHT node did not shut down: %s", error)

@@ -1,4 +1,4 @@
-"""Whether two models that trained apart can meet in the middle: tried on our own examples before anything moves."""
+"""Whether two models that trained apart can meet in the middle: tried on this peer's examples before either moves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,32 @@ from p2p_elastic.rules.trial import Trial
 
 
 def guards(rule: ExchangeRule, mine: Facts, theirs: Facts) -> bool:
-    """Whether halves are merging, as far as the headers say: then each move is tried before it is made."""
+    """Whether halves of a swarm are merging, as far as the headers say: then each move is tried before it is made.
+
+    Args:
+        rule: the run's rule; one that does not merge never guards.
+        mine: what this peer says of itself.
+        theirs: what the partner says of itself.
+
+    Returns:
+        True if either end was apart from the other.
+    """
     return rule.merges and (mine.apart is not None or theirs.apart is not None)
 
 
 def landing(rule: ExchangeRule, state: State, vectors: Vectors, mine: Facts, theirs: Facts) -> Tensor:
-    """Where the exchange would lead us [D], were the partner trusted. The state stays as it is."""
+    """Work out where the exchange would lead this peer if the partner were trusted; the state stays as it is.
+
+    Args:
+        rule: the run's rule.
+        state: what the rule remembers.
+        vectors: both models whole, `[D]`.
+        mine: what this peer says of itself.
+        theirs: what the partner says of itself.
+
+    Returns:
+        The parameters, `[D]`, in new memory.
+    """
     move, _ = rule.move(vectors.theirs - vectors.mine, state, mine=mine, theirs=theirs)
     return move.add_(vectors.mine)
 
@@ -30,9 +50,17 @@ async def with_barrier(
     ends: Trial,
     first_loss: float | None,
 ) -> Trial:
-    """`ends`, and whether the loss at `where` [D] is clearly worse than that of both.
+    """Find out whether the loss between two models is clearly worse than that of both.
 
-    `first_loss` is where training began, in nats.
+    Args:
+        examine: measures two vectors on this peer's own examples; None if it cannot.
+        where: the point between them, `[D]`.
+        vectors: both models whole, `[D]`.
+        ends: the losses of both, measured before.
+        first_loss: where training began, in nats; None if it is not known.
+
+    Returns:
+        `ends`, with `barrier` set.
     """
     worse = vectors.theirs if ends.theirs > ends.mine else vectors.mine
     trial = await examine(where, worse)

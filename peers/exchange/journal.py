@@ -33,7 +33,21 @@ FAILURES_KEPT = 1000
 
 
 class Entry(NamedTuple):
-    """One ended exchange; `ended_at` in seconds of the event loop's clock."""
+    """One ended exchange.
+
+    Attributes:
+        id: as the initiator chose it.
+        partner: the peer id of the other end.
+        initiated: whether this peer asked.
+        outcome: how it ended.
+        reason: why, for people; None if it completed.
+        step: of this peer's snapshot.
+        seconds: from its begin to its end.
+        bytes_sent: headers included.
+        bytes_received: headers included.
+        distance: L2 norm of the difference of both models; None if it was not measured.
+        ended_at: in seconds of the event loop's clock.
+    """
 
     id: str
     partner: str
@@ -48,7 +62,11 @@ class Entry(NamedTuple):
     ended_at: float
 
     def event(self) -> tuple[str, dict[str, Any]]:
-        """What is said of it among the events: a text for people, facts for programs."""
+        """Describe the exchange for the list of events.
+
+        Returns:
+            A text for people, and facts for programs.
+        """
         ended = self.outcome.value if self.reason is None else f"{self.outcome.value} ({self.reason})"
         distance = self.distance if self.distance is not None and math.isfinite(self.distance) else None
         facts = {"partner": self.partner, "outcome": self.outcome.value, "distance": distance}
@@ -56,8 +74,15 @@ class Entry(NamedTuple):
 
 
 class Met(NamedTuple):
-    """A partner: how exchanges with it ended, the newest entry, the weight that it last claimed, the last distance to
-    it, and what went wrong last."""
+    """A partner, and what is known from exchanges with it.
+
+    Attributes:
+        outcomes: how many exchanges ended in each way.
+        last: the newest exchange.
+        weight: what it last claimed to count for, 0 to 1; None if it never said so.
+        distance: the last one that was measured; None if none was.
+        error: what went wrong last, for people; None if nothing did.
+    """
 
     outcomes: Counter[Outcome]
     last: Entry
@@ -69,7 +94,9 @@ class Met(NamedTuple):
 class Journal:
     """Counts exchanges. Belongs to the network thread; `totals` and `last` may be read from any.
 
-    `spent` hears of all bytes, sent and received: how many, and in which exchange, where it was one.
+    Args:
+        kept: how many of the last exchanges are kept whole.
+        spent: called with all bytes, sent and received: how many, and the exchange that they belong to, if any.
     """
 
     def __init__(self, kept: int = 20, spent: Callable[..., None] = lambda *_: None) -> None:
@@ -80,13 +107,18 @@ class Journal:
         self.skipped: Counter[Skip] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
-        self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # with whom, and when
+        self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # partner, and when
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
         self.met: Mapping[str, Met] = {}  # the latest last; replaced whole: other threads read it
 
     def enter(self, entry: Entry, weight: float | None = None) -> None:
-        """Write down an ended exchange; `weight` is what the partner claimed to count for, where it said so."""
+        """Write down an ended exchange.
+
+        Args:
+            entry: the exchange.
+            weight: what the partner claimed to count for, 0 to 1; None if it did not say so.
+        """
         self._remember(entry, weight)
         self._by_outcome[entry.outcome] += 1
         if entry.outcome is Outcome.DECLINED:
@@ -112,18 +144,34 @@ class Journal:
         self.met = dict(list(known.items())[-PARTNERS_KEPT:])
 
     def latest(self, count: int) -> tuple[str, ...]:
-        """With whom an exchange completed lately, the latest first."""
+        """Name the partners of the last completed exchanges.
+
+        Args:
+            count: how many to name at most.
+
+        Returns:
+            Peer ids, the latest first.
+        """
         completed = [peer for peer, met in self.met.items() if met.outcomes[Outcome.COMPLETED]]
         return tuple(completed[::-1][:count])
 
     def gave(self, traffic: tuple[int, int]) -> None:
-        """Count the bytes of a snapshot that was handed out, or of one that was fetched."""
+        """Count the bytes of a snapshot that was handed out, or of one that was fetched.
+
+        Args:
+            traffic: bytes sent, bytes received.
+        """
         self._bytes_sent += traffic[0]
         self._bytes_received += traffic[1]
         self._spent(sum(traffic))
 
     def settled(self, exchange_id: str, staleness: int) -> None:
-        """The move of that exchange was added, `staleness` steps after its snapshot."""
+        """Note that the move of an exchange was added.
+
+        Args:
+            exchange_id: the exchange.
+            staleness: how many steps after its snapshot.
+        """
         self._staleness[exchange_id] = staleness
         forget_oldest(self._staleness, (self._last.maxlen or 0))
 
@@ -132,6 +180,14 @@ class Journal:
         return Counter(partner for partner, at in tuple(self._failed) if now - at < FAILED_LATELY_SECONDS)
 
     def totals(self, now: float) -> ExchangeTotals:
+        """Count all exchanges so far.
+
+        Args:
+            now: in seconds of the event loop's clock.
+
+        Returns:
+            The counts, as `/v1/status` shows them.
+        """
         return ExchangeTotals(
             by_outcome=dict(self._by_outcome),
             failed_lately=self._failed_lately(now).total(),
@@ -143,11 +199,25 @@ class Journal:
         )
 
     def last(self, now: float) -> tuple[ExchangeRecord, ...]:
-        """The last exchanges, newest first."""
+        """List the last exchanges.
+
+        Args:
+            now: in seconds of the event loop's clock.
+
+        Returns:
+            At most `kept`, the newest first.
+        """
         return tuple(self._record(entry, now) for entry in reversed(tuple(self._last)))
 
     def recent(self, now: float) -> tuple[Ended, ...]:
-        """What signals are made of, newest first."""
+        """List the last exchanges, as the health signals need them.
+
+        Args:
+            now: in seconds of the event loop's clock.
+
+        Returns:
+            At most `kept`, the newest first.
+        """
         return tuple(
             Ended(
                 entry.partner,
@@ -162,7 +232,15 @@ class Journal:
         )
 
     def partners(self, now: float, verdicts: Mapping[str, Verdict]) -> tuple[PartnerStatus, ...]:
-        """What is known of those with whom there were exchanges, the latest first."""
+        """Show the partners to people.
+
+        Args:
+            now: in seconds of the event loop's clock.
+            verdicts: peer id -> what was found when its parameters were tried.
+
+        Returns:
+            At most PARTNERS_KEPT, the latest first.
+        """
         failed = self._failed_lately(now)
         return tuple(
             self._partner(peer, met, verdicts.get(peer), now, failed[peer])

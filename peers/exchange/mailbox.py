@@ -1,11 +1,11 @@
-"""Where the training thread and the network thread meet: one snapshot out, one move in.
+"""The place where the training thread and the network thread meet: one snapshot out, one move in.
 
     free --request--> wanted --step--> taking --> ready --deliver--> delivered --step--> free
     free ----------due step----------> taking
     wanted, taking, ready --release--> free
 
 At most one exchange is under way per peer, so memory stays at one vector, which is first the snapshot and then, in
-place, the move; at two where a partner's parameters are tried before we move. Parameters are read and changed only in
+place, the move; at two if a partner's parameters are tried before the move. Parameters are read and changed only in
 `between_steps`, which the training thread calls. A copy for newcomers (`show`) is apart from all that: it neither waits
 for an exchange nor keeps one waiting.
 """
@@ -25,6 +25,8 @@ from p2p_elastic.protocol.chunks import Received, Vectors
 
 
 class State(Enum):
+    """How far the one exchange is, between the two threads."""
+
     FREE = "free"
     WANTED = "wanted"  # the network asked for a snapshot
     TAKING = "taking"  # the training thread copies the parameters
@@ -33,21 +35,38 @@ class State(Enum):
 
 
 Check = Callable[[], bool]
-"""Asked by the training thread whether a move that was delivered shall be added."""
+"""Says whether a move that was delivered shall be added; the training thread asks."""
 
 
 class Settled(NamedTuple):
-    """A move that was added, or not: of which exchange, and how many steps after its snapshot."""
+    """A move that was due to be added.
+
+    Attributes:
+        exchange_id: the exchange that it is of.
+        staleness: how many steps after its snapshot.
+        added: False if the check refused it.
+        replaced: whether the model was replaced, whatever it was.
+        copied: whether the move led all the way to a partner's parameters.
+    """
 
     exchange_id: str
     staleness: int
     added: bool = True
-    replaced: bool = False  # the model was replaced, whatever it was
-    copied: bool = False  # the move led all the way to a partner's parameters
+    replaced: bool = False
+    copied: bool = False
 
 
 class Delivered(NamedTuple):
-    """A move that waits: of which exchange, `share` times `delta` [of the part]; `Mailbox.deliver` says the rest."""
+    """A move that waits for the training thread.
+
+    Attributes:
+        exchange_id: the exchange that it is of.
+        delta: the difference to the partner, `[D]` or `[part]`.
+        share: how much of it is added.
+        check: asked whether to add it; None: it is added.
+        replaces: `delta` is loaded as the model instead of added.
+        copied: it leads all the way to a partner's parameters.
+    """
 
     exchange_id: str
     delta: Tensor
@@ -58,7 +77,12 @@ class Delivered(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A copy for newcomers: where it goes [D], and who hears of the step that it was made after."""
+    """A copy for newcomers that was asked for.
+
+    Attributes:
+        out: where it goes, `[D]`.
+        taken: called with the step after which it was made.
+    """
 
     out: Tensor
     taken: Callable[[int], None]
@@ -67,8 +91,12 @@ class Wanted(NamedTuple):
 class Mailbox:
     """The vectors and the state of the one exchange that may be under way.
 
-    `mine` [D] is the snapshot, or that `part` of it. Where `compares`, it is all of it, and a second vector beside it
-    takes the partner's parameters, so that the two can be tried; from the next snapshot on.
+    `mine` is the snapshot, `[D]`, or one `part` of it. If partners are compared, it is all of it, and a second vector
+    beside
+    it takes the partner's parameters, so that the two can be tried; from the next snapshot on.
+
+    Args:
+        vector: the model; it is made flat here.
     """
 
     def __init__(self, vector: ParameterVector) -> None:
@@ -86,16 +114,17 @@ class Mailbox:
 
     @property
     def state(self) -> State:
+        """How far the exchange is."""
         return self._state
 
     @property
     def mine(self) -> Tensor:
-        """Our snapshot: all of it, or what is exchanged."""
+        """This peer's snapshot: all of it, or what is exchanged."""
         return self._mine[: self._size()]
 
     @property
     def theirs(self) -> Tensor:
-        """Where a partner's parameters go that are to be compared with ours [D]."""
+        """The place for a partner's parameters that are to be compared, `[D]`."""
         self._theirs = self._fit(self._theirs, self._vector.elements)
         return self._theirs
 
@@ -103,11 +132,18 @@ class Mailbox:
         return self._vector.elements if self._both or self.part is None else self.part[1] - self.part[0]
 
     def _fit(self, buffer: Tensor, size: int) -> Tensor:
-        """Memory for so many elements, without keeping much more than that."""
+        """Memory for `size` elements, without keeping much more than that."""
         return buffer if size <= len(buffer) <= 2 * size else self._vector.empty(size)
 
     def vectors(self, codec: str) -> Vectors:
-        """What travels in the exchange under way."""
+        """Give the stream what travels in the exchange under way.
+
+        Args:
+            codec: by which both vectors travel.
+
+        Returns:
+            The snapshot or its part; beside it, if partners are compared, room for the partner's.
+        """
         if not self._both:
             return Vectors.moving(self.mine, codec)
         if self.part is not None:
@@ -116,16 +152,23 @@ class Mailbox:
 
     @property
     def received(self) -> Tensor:
-        """What was received, where it was kept beside ours."""
+        """What was received, if it was kept beside the snapshot."""
         return self.theirs[place_of(self.part)]
 
     @property
     def both(self) -> Vectors | None:
-        """Ours and theirs, whole, in the exchange under way; None where they are not compared."""
+        """Both models whole, in the exchange under way; None if they are not compared."""
         return Vectors(self.mine, self.theirs) if self._both else None
 
     def bring(self, values: Tensor) -> Received:
-        """Take in a partner's parameters, or this part of them, that are already here."""
+        """Take in a partner's parameters that are already here, as if they had been received.
+
+        Args:
+            values: the parameters, or the part of them that is exchanged.
+
+        Returns:
+            What a transfer of them would have reported.
+        """
         if self._both:
             self.theirs.copy_(self.mine)
             self.theirs[place_of(self.part)] = values
@@ -135,7 +178,14 @@ class Mailbox:
         return Received(zero=not bool(values.any()), distance=distance)
 
     def difference(self, received: Received) -> tuple[Tensor, float]:
-        """Theirs minus ours, of what was exchanged, and its L2 norm. What was received is overwritten by it."""
+        """Work out theirs minus mine, of what was exchanged; it overwrites what was received.
+
+        Args:
+            received: what the transfer reported.
+
+        Returns:
+            The difference, `[D]` or `[part]`, and its L2 norm.
+        """
         if not self._both:
             return self.mine, received.distance
         delta = self.theirs[place_of(self.part)].sub_(self.mine[place_of(self.part)])
@@ -152,11 +202,17 @@ class Mailbox:
         published: Callable[[bool], None],
         part: Callable[[], Part | None] = lambda: None,
     ) -> Settled | None:
-        """Add a delivered move, then take a snapshot where one is wanted, or one of this `part` where that is `due`.
+        """Add a delivered move, then take a snapshot if one is wanted or due. For the training thread.
 
-        Returns what was added, None where nothing was. `published(due)` is called when a snapshot was taken; its
-        argument says whether we are to initiate. With `settle` false only snapshots are taken: during an evaluation the
-        parameters must stand still.
+        Args:
+            step: how many steps are done.
+            due: whether this peer begins an exchange after this step.
+            settle: False if only snapshots are taken: during an evaluation the parameters must stand still.
+            published: called when a snapshot was taken, with True if this peer is to initiate.
+            part: gives the part of the vector that a due exchange moves; None: all of it.
+
+        Returns:
+            What was added; None if nothing was.
         """
         settled = self._settle(step) if settle and self._state is State.DELIVERED else None
         self.copy_for_newcomers(step)
@@ -179,7 +235,11 @@ class Mailbox:
         return settled
 
     def wait(self, seconds: float) -> None:
-        """Sleep, at most so long, until `between_steps` has something to do for the network."""
+        """Sleep until `between_steps` has something to do for the network.
+
+        Args:
+            seconds: how long at most.
+        """
         with self._lock:
             self._lock.wait_for(self._to_do, seconds)
 
@@ -187,7 +247,11 @@ class Mailbox:
         return self._wanted is not None or self._state in (State.WANTED, State.DELIVERED)
 
     def copy_for_newcomers(self, step: int) -> None:
-        """Make the copy that `show` asked for."""
+        """Make the copy that `show` asked for, if any. For the training thread.
+
+        Args:
+            step: how many steps are done.
+        """
         with self._lock:
             wanted, self._wanted = self._wanted, None
         if wanted is not None:
@@ -217,17 +281,33 @@ class Mailbox:
     # -- network thread -----------------------------------------------------------------------------------------------
 
     def compare(self, on: bool) -> None:
-        """From the next snapshot on, keep a partner's parameters beside ours, or do not."""
+        """From the next snapshot on, keep a partner's parameters beside the snapshot, or do not.
+
+        Args:
+            on: whether to keep them.
+        """
         self._compares = on
 
     def show(self, out: Tensor, taken: Callable[[int], None]) -> None:
-        """Copy the parameters into `out` [D] at the next step; the training thread then calls `taken` with it."""
+        """Ask for a copy of the parameters at the next step.
+
+        Args:
+            out: where it goes, `[D]`.
+            taken: called by the training thread with the step after which the copy was made.
+        """
         with self._lock:
             self._wanted = Wanted(out, taken)
             self._lock.notify()
 
     def request(self, part: Part | None = None) -> bool:
-        """Ask for a snapshot, for an exchange of this part, at the next step. False where an exchange is under way."""
+        """Ask for a snapshot at the next step.
+
+        Args:
+            part: of the vector, that the exchange moves; None: all of it.
+
+        Returns:
+            False if an exchange is under way.
+        """
         with self._lock:
             if self._state is not State.FREE:
                 return False
@@ -236,7 +316,7 @@ class Mailbox:
             return True
 
     def release(self) -> None:
-        """Give up the exchange under way: nobody moves."""
+        """Give up the exchange under way: neither end moves. A move that was delivered stays."""
         with self._lock:
             if self._state is not State.DELIVERED:
                 self._state = State.FREE
@@ -247,7 +327,7 @@ class Mailbox:
         return self._vector.has_arrived
 
     def arrive(self) -> None:
-        """Wait until it is."""
+        """Wait until the snapshot is whole."""
         self._vector.arrive()
 
     def deliver(
@@ -260,11 +340,15 @@ class Mailbox:
         replaces: bool = False,
         copied: bool = False,
     ) -> None:
-        """That exchange's move, `share` times `delta` [of the part]; the training thread adds it between two steps, if
-        `check`.
+        """Hand a move to the training thread, which adds it between two steps.
 
-        Where it `replaces` the model, `delta` is loaded instead: to add something to what is not finite is no help.
-        `copied`: it leads all the way to a partner's parameters.
+        Args:
+            exchange_id: the exchange that it is of.
+            delta: the difference to the partner, `[D]` or `[part]`.
+            share: how much of it is added.
+            check: asked just before whether to add it; None: it is added.
+            replaces: `delta` is loaded as the model instead: to add something to what is not finite is no help.
+            copied: the move leads all the way to a partner's parameters.
         """
         brought = self._vector.bring(delta)
         with self._lock:

@@ -14,7 +14,13 @@ from p2p_elastic.protocol.link_choice import AUTO, BY_LOSS, choose_codec, choose
 
 
 class Terms(NamedTuple):
-    """Of one exchange, as its asker proposes them."""
+    """The terms of one exchange, as the peer that asks proposes them.
+
+    Attributes:
+        codec: by which both vectors travel.
+        part: of the vector, that is exchanged; None: all of it.
+        streams: over how many both vectors travel.
+    """
 
     codec: str
     part: Part | None
@@ -26,7 +32,7 @@ class Bargain:
 
     Args:
         context: the run's codec and fragments, and how many streams this peer may use.
-        elements: D.
+        elements: D, the length of the vector.
         first_turn: which fragment comes first: another one at each peer, so that all are exchanged alike.
     """
 
@@ -34,12 +40,25 @@ class Bargain:
         self._context, self._elements, self._turn = context, elements, first_turn
 
     def next_part(self) -> Part | None:
-        """What is exchanged in the next turn. For the training thread."""
+        """Choose the part for the next turn. For the training thread.
+
+        Returns:
+            The part; None: all of the vector.
+        """
         self._turn += 1
         return fragment(self._elements, self._context.fragments, self._turn)
 
     def propose(self, part: Part | None, waits: Waits, period_seconds: float | None) -> Terms:
-        """What to offer to a partner with those deadlines; `period_seconds` between two exchanges, where known."""
+        """Choose what to offer to a partner.
+
+        Args:
+            part: of the vector, that is exchanged; None: all of it.
+            waits: what the link to the partner has shown.
+            period_seconds: the time between two exchanges; None if it is not known.
+
+        Returns:
+            The terms.
+        """
         elements = self._elements if part is None else part[1] - part[0]
         nbytes, seconds_per_byte = elements * WIRE_DTYPE.itemsize, waits.seconds_per_byte
         codec = self._context.codec
@@ -50,21 +69,22 @@ class Bargain:
 
     @property
     def vector_bytes(self) -> int:
-        """What an exchange that is due sends at least."""
+        """What an exchange that is due sends at least, in bytes."""
         part = fragment(self._elements, self._context.fragments, 0) or (0, self._elements)
         codec = BY_LOSS[-1] if self._context.codec == AUTO else self._context.codec
         return wire_bytes(part[1] - part[0], codec)
 
     @property
     def codecs(self) -> Collection[str]:
-        """Those that exchanges of this run may have."""
+        """The codecs that exchanges of this run may have."""
         return tuple(CODECS) if self._context.codec == AUTO else (self._context.codec,)
 
     @property
     def codec_of_copies(self) -> str:
-        """By which snapshots travel that nobody differences."""
+        """The codec of snapshots that nobody takes a difference to."""
         return EXACT if self._context.codec == AUTO else self._context.codec
 
     @property
     def fragments(self) -> int:
+        """How many parts the vector has, of which an exchange moves one."""
         return self._context.fragments

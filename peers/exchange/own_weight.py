@@ -13,17 +13,22 @@ from p2p_elastic.peers.membership.liveness import Member
 from p2p_elastic.rules.ramp import settled
 from p2p_elastic.status.schema import SignalStatus
 
-STEP_RATE_SECONDS = 20.0  # the speed that others hear of is that of the last so many
+STEP_RATE_SECONDS = 20.0  # the speed that others hear of is that of this last while
 
 
 class StepRate:
-    """Steps per second over the last while."""
+    """Steps per second over the last STEP_RATE_SECONDS."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()
 
     def mark(self, now: float, step: int) -> None:
-        """So many steps are done, `now` in seconds."""
+        """Take in how far training is.
+
+        Args:
+            now: monotonic seconds.
+            step: how many steps are done.
+        """
         if step and (not self._marks or now > self._marks[-1][0]):
             self._marks.append((now, step))
         while len(self._marks) > 2 and now - self._marks[1][0] >= STEP_RATE_SECONDS:
@@ -31,6 +36,7 @@ class StepRate:
 
     @property
     def steps_per_second(self) -> float | None:
+        """The speed; None before the second step."""
         if len(self._marks) < 2:
             return None
         (began, first), (now, last) = self._marks[0], self._marks[-1]
@@ -38,7 +44,20 @@ class StepRate:
 
 
 class Observed(NamedTuple):
-    """What a peer knows of itself at one moment. `own` is what its last exchange showed of it (`trust.py`), 0..1."""
+    """What a peer knows of itself at one moment.
+
+    Attributes:
+        loss: its smoothed loss, in nats; None if it is not known.
+        initial_loss: the loss with which training began, in nats; None if it is not known.
+        steps_per_second: its speed; None if it is not known.
+        records: the last exchanges, the newest first.
+        period: the communication period, in steps.
+        addresses: under which others reach it.
+        own: what its last exchange showed of it (`trust.py`), 0 to 1.
+        newcomer: whether it joined a run under way, and does not count yet.
+        broken: whether its parameters are not finite.
+        timing: what waits and steps usually take here.
+    """
 
     loss: float | None
     initial_loss: float | None
@@ -53,7 +72,15 @@ class Observed(NamedTuple):
 
 
 def judged(seen: Observed, members: Mapping[str, Member]) -> tuple[SignalStatus, ...]:
-    """Every signal that can be known from training and exchanges; `members` are those alive."""
+    """Make every signal that can be known from training and exchanges.
+
+    Args:
+        seen: what the peer knows of itself.
+        members: peer id -> the members that are alive.
+
+    Returns:
+        The signals, in a fixed order; those that cannot be known are left out.
+    """
     others = [m.record for m in members.values() if not m.record.drained and m.record.weight > 0.0]
     here = on_one_machine(seen.addresses, [m.record.addresses for m in members.values()])
     timing = seen.timing._replace(one_machine=here)
@@ -85,7 +112,7 @@ class _Shown:
 
 
 class Weigher:
-    """Keeps the last weight, for the hysteresis; both may be read from any thread."""
+    """Keeps the last weight, for the hysteresis; weight and signals may be read from any thread."""
 
     def __init__(self) -> None:
         self.weight = 1.0
@@ -93,25 +120,40 @@ class Weigher:
 
     @property
     def signals(self) -> tuple[SignalStatus, ...]:
-        """The worst first."""
+        """The signals that made the weight, the worst first."""
         return self._shown.signals
 
     def weigh(self, measured: Iterable[SignalStatus], reported: Iterable[SignalStatus] = ()) -> float:
-        """The weight by these signals."""
+        """Work out the weight by some signals, and keep both.
+
+        Args:
+            measured: what this peer measured itself.
+            reported: what its operator or its sensors reported.
+
+        Returns:
+            The weight, 0 to 1.
+        """
         merged = signals.merge(measured, reported)
         self._shown = _Shown(lambda: merged)
         self.weight = settled(self.weight, signals.worst(merged))
         return self.weight
 
     def show(self, seen: Observed, members: Mapping[str, Member], reported: Iterable[SignalStatus]) -> None:
-        """These signals decide nothing in this run: they are made only for whoever asks."""
+        """Keep signals that decide nothing in this run: they are made only if they are asked for.
+
+        Args:
+            seen: what the peer knows of itself.
+            members: peer id -> the members that are alive.
+            reported: what its operator or its sensors reported.
+        """
         self._shown = _Shown(lambda: signals.merge(judged(seen, members), reported))
 
 
 _BROKEN = SignalStatus(
     name="parameters",
     health=0.0,
-    text="our parameters are not finite: the next partner's replace them; lower the learning rate if it happens again",
+    text="this peer's parameters are not finite: the next partner's replace them; "
+    "lower the learning rate if it happens again",
 )
 _NEWCOMER = SignalStatus(
     name="newcomer",
@@ -124,5 +166,5 @@ _AS_GOOD = SignalStatus(name="comparison", health=1.0)
 def _comparison(own: float) -> SignalStatus:
     if own >= 1.0:
         return _AS_GOOD
-    text = "our partner's parameters do clearly better on our own data: we follow more than we lead"
+    text = "the partner's parameters do clearly better on this peer's own data: it follows more than it leads"
     return SignalStatus(name="comparison", health=own, text=text)

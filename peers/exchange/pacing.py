@@ -10,7 +10,7 @@ from typing import NamedTuple
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.exchange.journal import Entry
-from p2p_elastic.peers.membership.liveness import chance_by_time, usual_time
+from p2p_elastic.peers.membership.selection import chance_by_time, usual_time
 from p2p_elastic.peers.session.deadlines import StepTime
 from p2p_elastic.protocol.messages import Offer
 from p2p_elastic.protocol.outcome import Outcome
@@ -19,18 +19,24 @@ from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.schema import PaceStatus
 
-SLOW_SHARE = 0.05  # of our time, for all partners together that are much slower than the others
+SLOW_SHARE = 0.05  # of this peer's time, for all partners together that are much slower than the others
 SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent
 RETRY_TIMES = 3.0  # what an exchange took with one that has nobody else to ask: until the next, though that is spent
 TIME_GAIN = 1 / 2  # a link that got better is soon known to be
 
 
 class Precedence(NamedTuple):
-    """How the budget treats an offer: beside what is said here, all are alike."""
+    """How the budget treats an offer. Apart from what is said here, all offers are alike.
 
-    exempt: bool = False  # it is declined for another reason, which the asker has to hear
-    once: bool = False  # it does not come again
-    only: bool = False  # its asker has nobody else to ask: where it is slow it is tried again
+    Attributes:
+        exempt: it is declined for another reason, which the peer that asks has to hear.
+        once: it does not come again.
+        only: the peer that asks has nobody else to ask: a slow one is tried again.
+    """
+
+    exempt: bool = False
+    once: bool = False
+    only: bool = False
 
 
 ORDINARY = Precedence()
@@ -43,7 +49,13 @@ class Times:
         self.seconds: Mapping[str, float] = {}  # the latest last; replaced whole: other threads read it
 
     def saw(self, partner: str, seconds: float, *, whole: bool) -> None:
-        """An exchange ended after so long; where not the `whole` of it took place it would have taken longer."""
+        """Take in an exchange that ended.
+
+        Args:
+            partner: the peer id.
+            seconds: how long it took.
+            whole: False if not all of it took place: then it would have taken longer.
+        """
         known = dict(self.seconds)
         before = known.pop(partner, seconds if whole else 0.0)
         after = before + TIME_GAIN * (seconds - before) if whole or seconds > before else before
@@ -53,7 +65,7 @@ class Times:
 class Retries:
     """When partners that were slow are tried again though their share is spent: links get better. Ever more seldom.
 
-    For those that have nobody else to ask; among equals there are others.
+    For partners that have nobody else to ask; among equals there are others.
     """
 
     def __init__(self) -> None:
@@ -61,22 +73,37 @@ class Retries:
         self._at = math.inf
 
     def ended(self, seconds: float, now: float, *, slow: bool) -> None:
-        """An exchange with one of them ended, which was `slow` again or not."""
+        """Take in an exchange with such a partner.
+
+        Args:
+            seconds: how long it took.
+            now: in seconds of the event loop's clock.
+            slow: whether it was slow again.
+        """
         if slow:
             self._pause = max(2.0 * self._pause, RETRY_TIMES * seconds)
         self._at = now + self._pause if slow else now
 
     def due(self, now: float) -> bool:
-        """Whether it is time for one of them."""
+        """Whether it is time for such a partner.
+
+        Args:
+            now: in seconds of the event loop's clock.
+
+        Returns:
+            False until the first one has ended, and during the pause after each slow one.
+        """
         return now >= self._at
 
 
 class Pacing:
-    """Written by the network thread; `closed`, `expected` and `status` are for any.
+    """Decides which exchanges the budget allows.
+
+    Written by the network thread; any thread may call `closed`, `expected` and `status`.
 
     Args:
         budget: of this peer's operator.
-        step_time: what our own steps take.
+        step_time: what this peer's own steps take.
         policy: how the run's peers train together.
         vector_bytes: what an exchange that is due sends at least.
     """
@@ -86,16 +113,26 @@ class Pacing:
         self.adopt(policy, vector_bytes)
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
         self._slow, self._retries = Budget(share=SLOW_SHARE), Retries()
-        self._left: dict[str, None] = {}  # who said goodbye: PARTNERS_MAX of them at most, the latest last
+        self._left: dict[str, None] = {}  # those that said goodbye: PARTNERS_MAX of them at most, the latest last
 
     def adopt(self, policy: Policy, vector_bytes: int) -> None:
-        """The same of another run; what partners have shown stays."""
+        """Go on in another run; what partners have shown stays.
+
+        Args:
+            policy: how the run's peers train together.
+            vector_bytes: what an exchange that is due sends at least.
+        """
         self._policy, self._vector_bytes = policy, vector_bytes
 
     # -- charged ------------------------------------------------------------------------------------------------------
 
     def spent(self, nbytes: int, entry: Entry | None = None) -> None:
-        """So many bytes were sent and received, in that exchange where it was one."""
+        """Charge the budget.
+
+        Args:
+            nbytes: bytes sent and received.
+            entry: the exchange that they were for; None if it was none.
+        """
         seconds, now = 0.0 if entry is None else entry.seconds, asyncio.get_running_loop().time()
         if self._budget.limited:
             self._budget.spend(nbytes, seconds, now)
@@ -112,7 +149,11 @@ class Pacing:
                 self._retries.ended(seconds, now, slow=not whole or chance_by_time(seconds, self._usual()) < 1.0)
 
     def takes_last(self, partner: str) -> None:
-        """The last exchange of one that leaves begins."""
+        """Note that the last exchange of a partner that leaves begins.
+
+        Args:
+            partner: the peer id.
+        """
         self._left.pop(partner, None)
         self._left[partner] = None
         forget_oldest(self._left, PARTNERS_MAX)
@@ -120,24 +161,43 @@ class Pacing:
     # -- asked --------------------------------------------------------------------------------------------------------
 
     def closed(self, now: float | None = None) -> bool:
-        """Whether nothing ordinary begins at present; `now` in seconds of the event loop's clock."""
+        """Whether nothing ordinary begins at present.
+
+        Args:
+            now: in seconds of the event loop's clock; None: the present.
+
+        Returns:
+            True while the budget is spent.
+        """
         if not self._budget.limited:
             return False
         return self._budget.wait(asyncio.get_running_loop().time() if now is None else now) > 0.0
 
     @property
     def exchange_bytes(self) -> int:
-        """What an exchange that is due moves at least, both ways together."""
+        """What an exchange that is due moves at least, both ways together, in bytes."""
         return self._vector_bytes * (2 if self._policy.flow is Flow.BOTH else 1)
 
     def in_debt(self) -> bool:
-        """Whether even what should not wait has to: too much of that came."""
+        """Whether even what should not wait has to: too much of that came.
+
+        Returns:
+            True while the budget does not bear another exchange.
+        """
         return not self._budget.bears(asyncio.get_running_loop().time(), self.exchange_bytes)
 
     def objection(self, offer: Offer, precedence: Precedence = ORDINARY) -> str | None:
-        """Why that exchange does not begin now, for people; None where it may.
+        """Say why an exchange does not begin now.
 
-        The last offer of one that leaves does not come again; so whoever says so another time is like any other.
+        The last offer of a peer that leaves does not come again; so a peer that sends another one is treated like any
+        other.
+
+        Args:
+            offer: what the partner offers.
+            precedence: how the budget treats it.
+
+        Returns:
+            The reason, for people; None if the exchange may begin.
         """
         if precedence.exempt:
             return None
@@ -152,22 +212,37 @@ class Pacing:
         return "slow link" if spent and self._is_slow(offer.peer) else None
 
     def chances(self) -> dict[str, float]:
-        """How often each partner is to be chosen, of 1, by the time that an exchange with it takes."""
+        """Work out how often each partner is to be chosen, by the time that an exchange with it takes.
+
+        Returns:
+            Peer id -> its chance, of 1; partners that have shown nothing are left out.
+        """
         usual, spent = self._usual(), self._slow.wait(asyncio.get_running_loop().time()) > 0.0
         chances = {partner: chance_by_time(seconds, usual) for partner, seconds in self.expected().items()}
         return {partner: SPENT_CHANCE if spent and chance < 1.0 else chance for partner, chance in chances.items()}
 
     def expected(self) -> Mapping[str, float]:
-        """How long an exchange that we ask for takes with each partner that has shown it, in seconds."""
+        """Tell how long an exchange that this peer asks for takes.
+
+        Returns:
+            Peer id -> seconds, for each partner that has shown it.
+        """
         return {**self._asked.seconds, **self._asking.seconds}
 
     def status(self, now: float) -> PaceStatus | None:
-        """What people see of the budget; None where there is none."""
+        """Show the budget to people.
+
+        Args:
+            now: in seconds of the event loop's clock.
+
+        Returns:
+            The status, as `/v1/status` shows it; None if there is no budget.
+        """
         seconds = self._step_time.seconds
         return self._budget.status(now, self._policy.schedule.mean_period, 1.0 / seconds if seconds else None)
 
     def _is_slow(self, partner: str) -> bool:
-        """Whether its transfers take much longer than others'. How long its steps take is no matter where it asks."""
+        """Whether its transfers take much longer than others'. How long its steps take does not matter when it asks."""
         return chance_by_time(self._asked.seconds.get(partner, 0.0), self._usual()) < 1.0
 
     def _usual(self) -> float:

@@ -16,7 +16,13 @@ from p2p_elastic.rules.policy import Policy
 
 
 class RuleStates(NamedTuple):
-    """What the rules remember: of all exchanges, of each partner, and of those with the best of all groups."""
+    """What the rules remember, to be kept over a restart.
+
+    Attributes:
+        own: of all exchanges.
+        partners: of each partner, or each part of it, by key.
+        of_all: of exchanges with the best of all groups; None without such a rule.
+    """
 
     own: Any
     partners: Mapping[str, Any]
@@ -33,7 +39,20 @@ def share_of(
     mine: Facts,
     theirs: Facts,
 ) -> float:
-    """The share by the state of that key, which begins with `vector` [D]; those not used for long are forgotten."""
+    """Work out the share by the state of one key; states that were not used for long are forgotten.
+
+    Args:
+        rule: the rule.
+        states: key -> state; changed here.
+        key: a partner, or one part of it.
+        vector: with which a new state begins, `[D]`.
+        distance: L2 norm of the difference to the partner.
+        mine: what this peer says of itself.
+        theirs: what the partner says of itself.
+
+    Returns:
+        The share of the difference that this peer moves.
+    """
     before = states.pop(key) if key in states else rule.init(vector)
     share, states[key] = rule.update(distance, before, mine=mine, theirs=theirs)
     forget_oldest(states, PARTNERS_MAX)
@@ -41,7 +60,12 @@ def share_of(
 
 
 class RulesAtWork:
-    """Applies the rules of a policy to vectors like `vector` [D], one exchange after the other."""
+    """Applies the rules of a policy, one exchange after the other.
+
+    Args:
+        policy: how the run's peers train together.
+        vector: one like those exchanged, `[D]`.
+    """
 
     def __init__(self, policy: Policy, vector: Tensor) -> None:
         self._policy, self._vector = policy, vector
@@ -51,22 +75,45 @@ class RulesAtWork:
 
     @property
     def states(self) -> RuleStates:
-        """To be kept over a restart."""
+        """What the rules remember, to be kept over a restart."""
         return RuleStates(self._own, dict(self._partners), self._of_all)
 
     def recall(self, states: RuleStates) -> None:
-        """Go on from there."""
+        """Go on from what was remembered.
+
+        Args:
+            states: as an earlier life of this peer kept them.
+        """
         self._own, self._partners, self._of_all = states.own, dict(states.partners), states.of_all
 
     def share(self, *, last: bool) -> float:
-        """What we give away of our sum weight when we ask (GoSGD): all of it where it is the `last` time."""
+        """Work out what this peer gives away of its sum weight when it asks (GoSGD).
+
+        Args:
+            last: whether it leaves: then it gives all.
+
+        Returns:
+            0 to SHARE_MAX.
+        """
         rule = self._policy.rule
         return min((rule.share_of_leaver if last else rule.share)(self._own), SHARE_MAX)
 
     def update(
         self, distance: float, mine: Facts, theirs: Facts, *, partner: str, part: Part | None, of_all: bool
     ) -> float:
-        """The share by the rule, or by that for the best of all groups, of a difference of that part and L2 norm."""
+        """Work out how far this peer moves in one exchange, and remember it.
+
+        Args:
+            distance: L2 norm of the difference to the partner.
+            mine: what this peer says of itself.
+            theirs: what the partner says of itself.
+            partner: its peer id.
+            part: of the vector, that was exchanged; None: all of it.
+            of_all: whether the partner is the best of all groups, which may have a rule of its own.
+
+        Returns:
+            The share of the difference that this peer moves.
+        """
         rule = (self._policy.global_rule if of_all else None) or self._policy.rule
         if rule.per_partner:
             who = self._policy.one_partner or f"{partner} {of_all}"

@@ -1,4 +1,4 @@
-"""Who has the mailbox: the one exchange that may be under way, as a state machine.
+"""Which partner has the mailbox: the one exchange that may be under way, as a state machine.
 
     from           take      answer(by)     offer(to)     yield_to(to)  declined      deliver    settle  release
     idle           choosing  answering(by)  -             -             -             -          none    idle
@@ -8,12 +8,12 @@
     answering(by)  busy      busy           -             -             -             delivered  none    idle
     delivered      busy      busy           -             -             -             -          idle    delivered
 
-`-`: a bug of ours, which an assertion shows. `busy`: False, nothing changes. `settle` is the training thread's, between
-two steps (`Mailbox.between_steps`); by itself it also goes from idle to choosing, where an exchange is due. `yield_to`
-takes only the partner that is offered to. A move that was delivered is not taken back: `release` leaves it.
+`-`: a bug of this package, which an assertion shows. `busy`: False, nothing changes. `settle` is the training thread's,
+between two steps (`Mailbox.between_steps`); by itself it also goes from idle to choosing, if an exchange is due.
+`yield_to` takes only the partner that is offered to. A move that was delivered is not taken back: `release` leaves it.
 
 Two things are apart from this. How far the snapshot is (wanted, taking, ready) is between the two threads:
-`mailbox.py`. Whether this peer leaves, and whom it awaits, goes on beside any of these states: `departure.py`.
+`mailbox.py`. Whether this peer leaves, and which member it awaits, goes on beside any of these states: `departure.py`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,23 @@ from p2p_elastic.peers.exchange.mailbox import Check, Mailbox, State
 
 
 class Phase(Enum):
+    """What the one exchange is doing."""
+
     IDLE = "idle"
-    CHOOSING = "choosing"  # a snapshot of ours is wanted or there, and nobody has it yet
+    CHOOSING = "choosing"  # a snapshot is wanted or there, and no partner has it yet
     OFFERING = "offering"  # it is offered to a partner
-    YIELDING = "yielding"  # the same, and that partner offered to us, and goes first
+    YIELDING = "yielding"  # the same, and that partner offered to this peer, and goes first
     ANSWERING = "answering"  # a partner asked for it
     DELIVERED = "delivered"  # a move waits for the training thread
 
 
 class Slot(NamedTuple):
-    """One state: with whom, in those that have a partner."""
+    """One state of the exchange.
+
+    Attributes:
+        phase: what it is doing.
+        partner: with which peer; None in phases without a partner.
+    """
 
     phase: Phase
     partner: str | None = None
@@ -48,16 +55,21 @@ IDLE, CHOOSING, DELIVERED = Slot(Phase.IDLE), Slot(Phase.CHOOSING), Slot(Phase.D
 
 
 class ExchangeSlot:
-    """The mailbox and who has it. Belongs to the network thread; `state` may be read from any."""
+    """The mailbox and the exchange that has it. Belongs to the network thread; `state` may be read from any.
+
+    Args:
+        vector: the model.
+    """
 
     def __init__(self, vector: ParameterVector) -> None:
         self.mailbox = Mailbox(vector)
-        self.handed_step: int | None = None  # of our last snapshot that somebody else moved by: past, so no state
-        self.freed = asyncio.Event()  # set where waiting for another state may be over
+        self.handed_step: int | None = None  # of the last snapshot that another peer moved by: past, so no state
+        self.freed = asyncio.Event()  # set when waiting for another state may be over
         self._held = CHOOSING  # what the snapshot is for, while there is one
 
     @property
     def state(self) -> Slot:
+        """The present state."""
         mailbox = self.mailbox.state
         if mailbox is State.FREE:
             return IDLE
@@ -66,11 +78,23 @@ class ExchangeSlot:
     # -- transitions --------------------------------------------------------------------------------------------------
 
     def take(self) -> bool:
-        """Ask for a snapshot of ours, for an exchange outside of the schedule. False where one is under way."""
+        """Ask for a snapshot, for an exchange outside of the schedule.
+
+        Returns:
+            False if an exchange is under way.
+        """
         return self._request(CHOOSING, None)
 
     def answer(self, partner: str, part: Part | None) -> bool:
-        """Ask for one of that part, for a partner that asked us. False where an exchange is under way."""
+        """Ask for a snapshot, for a partner that asked this peer.
+
+        Args:
+            partner: its peer id.
+            part: of the vector, that it asks for; None: all of it.
+
+        Returns:
+            False if an exchange is under way.
+        """
         return self._request(Slot(Phase.ANSWERING, partner), part)
 
     def _request(self, held: Slot, part: Part | None) -> bool:
@@ -80,16 +104,24 @@ class ExchangeSlot:
         return True
 
     def offer(self, partner: str) -> None:
-        """Offer our snapshot to that partner."""
+        """Offer the snapshot to a partner.
+
+        Args:
+            partner: its peer id.
+        """
         self._move(Slot(Phase.OFFERING, partner), Phase.CHOOSING)
 
     def yield_to(self, partner: str) -> None:
-        """The partner that we offer to offered to us, and goes first."""
+        """Let the partner go first that this peer offers to, since it offered to this peer.
+
+        Args:
+            partner: its peer id.
+        """
         assert self.state.partner == partner, f"yields to {partner} while {self.state}"
         self._move(Slot(Phase.YIELDING, partner), Phase.OFFERING)
 
     def declined(self) -> None:
-        """The partner that we offered to did not take it: it is another's turn, unless we yield to that one."""
+        """The partner did not take the offer: it is another's turn, unless this peer yields to that one."""
         state = self.state
         self._move(state if state.phase is Phase.YIELDING else CHOOSING, Phase.OFFERING, Phase.YIELDING)
 
@@ -103,13 +135,22 @@ class ExchangeSlot:
         replaces: bool = False,
         copied: bool = False,
     ) -> None:
-        """Hand that exchange's move to the training thread, as `Mailbox.deliver` says."""
+        """Hand an exchange's move to the training thread, as `Mailbox.deliver` does.
+
+        Args:
+            exchange_id: the exchange that it is of.
+            delta: the difference to the partner, `[D]` or `[part]`.
+            share: how much of it is added.
+            check: asked just before whether to add it; None: it is added.
+            replaces: `delta` is loaded as the model instead.
+            copied: the move leads all the way to a partner's parameters.
+        """
         self.mailbox.deliver(exchange_id, delta, share, check, replaces=replaces, copied=copied)
         self._held = CHOOSING
         self.freed.set()
 
     def release(self) -> None:
-        """Give up the exchange under way: nobody moves."""
+        """Give up the exchange under way: neither end moves."""
         self.mailbox.release()
         self._held = CHOOSING
         self.freed.set()
@@ -122,7 +163,7 @@ class ExchangeSlot:
     # -- beside them --------------------------------------------------------------------------------------------------
 
     def gave(self) -> None:
-        """Somebody else moves by the snapshot under way."""
+        """Note that another peer moves by the snapshot under way."""
         self.handed_step = self.mailbox.snapshot_step
 
     async def until_idle(self) -> None:

@@ -1,7 +1,7 @@
-"""Snapshots that spread: each peer sends one a few times, and refers whoever asks later to those that have it.
+"""Snapshots that spread: each peer sends one a few times, and refers later members to those that have it.
 
-So a snapshot reaches N peers in about log N steps, and its origin sends it `COPIES` times, however many want it. Only
-whoever comes back, because those holders did not help, gets one more.
+So a snapshot reaches N peers in about log N steps, and its origin sends it `COPIES` times, however many want it. Only a
+member that comes back, because those holders did not help, gets one more.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from typing import NamedTuple
 from torch import Tensor
 
 COPIES = 2  # times that one peer sends one snapshot
-TRIES = 2  # for one asker, where the first transfer failed
+TRIES = 2  # for one member, if the first transfer failed
 REFERRED_MAX = 4
-SNAPSHOTS_MAX = 3  # our own, that of the group's leader, and that of the leader of all
+SNAPSHOTS_MAX = 3  # this peer's own, that of the group's leader, and that of the leader of all
 
 
 class SnapshotLosses(NamedTuple):
-    """Losses in nats: of a leader's parameters on our latest examples, with its standard error, and of our own
-    parameters on examples that we never saw."""
+    """Losses of a leader's parameters and of this peer's own, in nats.
+
+    Attributes:
+        theirs: of the leader's parameters, on this peer's latest examples.
+        error: the standard error of that.
+        own: of this peer's own parameters, on examples that it never saw.
+    """
 
     theirs: float
     error: float
@@ -31,28 +36,55 @@ class SnapshotLosses(NamedTuple):
 
 @dataclass(eq=False)
 class Snapshot:
-    """The parameters [D] that `origin` published after its step, and to whom we sent them."""
+    """The parameters that a leader published, and the members that this peer sent them to.
+
+    Attributes:
+        origin: the leader's peer id.
+        step: after which it published them.
+        loss: what it claims, in nats; None if it claims none.
+        vector: the parameters, `[D]`.
+        source: the peer that sent them; None at their origin.
+        believed: whether they gave the loss that is claimed, on this peer's own examples.
+        sending: copies on their way.
+        holders: members that got it from this peer.
+        tries: transfers begun, per member.
+        referred: members that were sent to others.
+    """
 
     origin: str
     step: int
     loss: float | None
     vector: Tensor
-    source: str | None = None  # who sent it to us
-    believed: bool = False  # its parameters gave the loss that it claims, on our own examples
-    sending: int = 0  # copies on their way
-    holders: list[str] = field(default_factory=list)  # those that got it from us
-    tries: Counter[str] = field(default_factory=Counter)  # transfers begun, per member
-    referred: set[str] = field(default_factory=set)  # members that were sent to others
+    source: str | None = None
+    believed: bool = False
+    sending: int = 0
+    holders: list[str] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    referred: set[str] = field(default_factory=set)
 
     def may_send(self, peer: str) -> bool:
-        """Whether that member gets a copy of ours: the first ones do, and who was referred in vain; each one copy."""
+        """Whether a member gets a copy from this peer: the first ones do, and those referred in vain; each one copy.
+
+        Args:
+            peer: the member.
+
+        Returns:
+            False if it has one, or TRIES transfers to it began.
+        """
         if peer in self.holders or self.tries[peer] >= TRIES:
             return False
         return self.sending + len(self.holders) < COPIES or peer in self.referred
 
     def refer(self, peer: str, alive: Collection[str]) -> tuple[str, ...]:
-        """Who else has it, of those `alive`; nobody while it is on its way. Where `peer` comes back, they did not
-        help."""
+        """Name other members that have the snapshot. If this one comes back, they did not help.
+
+        Args:
+            peer: the member that asks.
+            alive: the members that are alive.
+
+        Returns:
+            REFERRED_MAX peer ids at most; none while the first copy is on its way.
+        """
         live = tuple(h for h in self.holders if h != peer and h in alive)
         if live or self.sending == 0:
             self.referred.add(peer)
@@ -60,30 +92,55 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots held here, by origin; the newest of each, SNAPSHOTS_MAX in all, the oldest are dropped."""
+    """The snapshots held here, by origin: the newest of each, SNAPSHOTS_MAX in all, the oldest are dropped."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, Snapshot] = OrderedDict()
-        self.published = 0  # of our own making
+        self.published = 0  # of this peer's own making
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Hold this one from now on."""
+        """Hold a snapshot from now on, instead of an older one of its origin.
+
+        Args:
+            snapshot: the snapshot.
+        """
         self._held.pop(snapshot.origin, None)
         self._held[snapshot.origin] = snapshot
         while len(self._held) > SNAPSHOTS_MAX:
             self._held.popitem(last=False)
 
     def drop(self, snapshot: Snapshot) -> None:
-        """Hold it no longer, and so neither follow nor spread it."""
+        """Hold a snapshot no longer, and so neither follow nor spread it.
+
+        Args:
+            snapshot: the snapshot; one that is not held changes nothing.
+        """
         if self._held.get(snapshot.origin) is snapshot:
             del self._held[snapshot.origin]
 
     def newest(self, origin: str) -> Snapshot | None:
-        """That of `origin`, where it is held here."""
+        """Look up the snapshot of a leader.
+
+        Args:
+            origin: the leader's peer id.
+
+        Returns:
+            The snapshot; None if none is held here.
+        """
         return self._held.get(origin)
 
 
 def next_holder(holders: Collection[str], asked: set[str], alive: Collection[str], rng: random.Random) -> str | None:
-    """Whom to ask next for a snapshot, of those `alive` that are said to have it."""
+    """Choose which member to ask next for a snapshot.
+
+    Args:
+        holders: those that are said to have it.
+        asked: those that were asked before.
+        alive: the members that are alive.
+        rng: draws one.
+
+    Returns:
+        A peer id; None if none is left.
+    """
     open_ones = sorted(h for h in holders if h not in asked and h in alive)
     return rng.choice(open_ones) if open_ones else None

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
-from p2p_elastic.peers.membership.liveness import choose_partner
+from p2p_elastic.peers.membership.selection import choose_partner
 from p2p_elastic.peers.state.topology import Errand, Seat, Strategy
 from p2p_elastic.protocol.records import PeerRecord
 

@@ -1,1 +1,1 @@
-"""Who is there: alive, suspect or dead, parted, gone, or new."""
+"""The members of the run: alive, suspect or dead, parted, gone, or new."""

@@ -10,9 +10,9 @@
     | handing over  | same    | handing over | awaiting(member) | handing over | leaving     |
     | awaiting      | same    | -            | -                | handing over | leaving     |
 
-`-`: a bug of ours, which an assertion shows. This is apart from the states of an exchange (`exchange_slot.py`): the
-exchange under way goes on while its peer leaves, and a member that is awaited may be answered while our own last move
-still waits to be added. A second `leave` goes on with what the first one had begun, so it changes nothing.
+`-`: a bug of this package, which an assertion shows. This is apart from the states of an exchange (`exchange/slot.py`):
+the exchange under way goes on while its peer leaves, and a member that is awaited may be answered while this peer's own
+last move still waits to be added. A second `leave` goes on with what the first one had begun, so it changes nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from enum import Enum
 
 
 class Way(Enum):
+    """How far a peer is on its way out."""
+
     STAYING = "staying"
     LEAVING = "leaving"  # begins and answers no exchange any more; the one under way ends first
-    HANDING_OVER = "handing over"  # the exchange under way, or the next one, is our last
-    AWAITING = "awaiting"  # a member is to take something from us
+    HANDING_OVER = "handing over"  # the exchange under way, or the next one, is this peer's last
+    AWAITING = "awaiting"  # a member is to take something from this peer
 
 
 class Departure:
-    """Belongs to the network thread; `leaving` may be read from any."""
+    """The state of a peer's way out. Belongs to the network thread; `leaving` may be read from any."""
 
     def __init__(self) -> None:
         self._way, self._awaited = Way.STAYING, ""
 
     @property
     def way(self) -> Way:
+        """How far the peer is."""
         return self._way
 
     @property
@@ -44,30 +47,34 @@ class Departure:
 
     @property
     def handing_over(self) -> bool:
-        """Whether the exchange under way, or the next one, is our last."""
+        """Whether the exchange under way, or the next one, is this peer's last."""
         return self._way in (Way.HANDING_OVER, Way.AWAITING)
 
     @property
     def awaited(self) -> str | None:
-        """Who is to take something from us."""
+        """The member that is to take something from this peer; None if none is."""
         return self._awaited if self._way is Way.AWAITING else None
 
     def leave(self) -> None:
-        """Begin no exchange any more, and answer none but the awaited."""
+        """Begin no exchange any more, and answer none but that of the member awaited."""
         if self._way is Way.STAYING:
             self._way = Way.LEAVING
 
     def hand_over(self) -> None:
-        """What we exchange from now on is our last."""
+        """From now on this peer's exchanges are its last."""
         self._move(Way.HANDING_OVER, Way.LEAVING, Way.HANDING_OVER)
 
     def await_taker(self, member: str) -> None:
-        """That member is to take something from us."""
+        """Wait for a member to take something from this peer.
+
+        Args:
+            member: its peer id.
+        """
         self._move(Way.AWAITING, Way.LEAVING, Way.HANDING_OVER)
         self._awaited = member
 
     def await_nobody(self) -> None:
-        """It did, or did not in time."""
+        """Wait no more: the member took it, or did not in time."""
         assert self.leaving, "nobody was awaited by a peer that stays"
         if self._way is Way.AWAITING:
             self._way = Way.HANDING_OVER

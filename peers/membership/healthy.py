@@ -1,4 +1,4 @@
-"""Which members are worth copying."""
+"""The members that are worth copying."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from collections.abc import Iterable
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.trial import as_good_as
 
-WEIGHT_MIN = 0.2  # who counts less is not copied
+WEIGHT_MIN = 0.2  # a member that counts less is not copied
 STEPS_SHARE = 0.5  # of the most advanced candidate's
 
 
 def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """Those worth copying: they count, and their loss is not clearly above what is usual among the most advanced.
+    """Choose the members worth copying: they count, and their loss is not clearly worse than usual.
 
-    A member that came late has few steps of its own and is as good as the others: steps alone leave nobody out, unless
-    no losses are known.
+    Usual is the median among the most advanced. A member that came late has few steps of its own and is as good as the
+    others: steps alone leave nobody out, unless no losses are known.
+
+    Args:
+        members: their records; drained ones and those that left are never worth it.
+
+    Returns:
+        Those worth copying, in the same order; maybe none.
     """
     counting = [r for r in members if not r.drained and not r.left and r.weight >= WEIGHT_MIN]
     furthest = max((r.step for r in counting), default=0)
@@ -29,5 +35,12 @@ def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
 
 
 def by_loss(records: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """The lowest loss first; who has none comes last."""
+    """Sort members by their loss.
+
+    Args:
+        records: their records.
+
+    Returns:
+        The lowest loss first; those without a loss come last, equal ones by peer id.
+    """
     return sorted(records, key=lambda r: (r.loss is None, r.loss or 0.0, r.peer))

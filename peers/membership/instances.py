@@ -1,8 +1,8 @@
-"""Several processes with one identity: which of them goes on, by what the directory has under our own peer id.
+"""Several processes with one identity: the one that goes on, by what the directory has under their peer id.
 
 Each begins to count its records with its start, in milliseconds of the swarm's clock, and counts far more slowly than
-that: so a sequence says whose record it is, and who began first. That one goes on. A record of a life that has ended
-stays for a while, but is never renewed.
+that: so a sequence says whose record it is, and which process began first. That one goes on. A record of a life that
+has ended stays for a while, but is never renewed.
 """
 
 from __future__ import annotations
@@ -12,28 +12,35 @@ from typing import Literal
 from p2p_elastic.protocol.records import PeerRecord
 
 Other = Literal["earlier", "later"]
-TAKEN_OVER = 1000  # records that we count past those of another process: as if we had begun a second after it
-LOOKS_ALONE = 4  # in a row with our own record there: one that announces a little less often than we has ended
+TAKEN_OVER = 1000  # records to count past those of another process: as if this one had begun a second after it
+LOOKS_ALONE = 4  # in a row with the own record there: a process that announces a little less often has ended
 
 
 class Instances:
-    """What was seen of other processes with our identity. `sequence` is that of our last record.
+    """What was seen of other processes with this identity. `sequence` is that of this process's last record.
 
     Args:
-        first_sequence: before that of our first record.
+        first_sequence: the number before that of this process's first record.
     """
 
     def __init__(self, first_sequence: int) -> None:
         self._first = self.sequence = first_sequence
         self._seen: dict[Other, int] = {}  # the greatest sequence of each
-        self._told = False  # of the one that began later
-        self._alone = 0  # looks in a row that found our own record
+        self._told = False  # whether the process that began later was reported
+        self._alone = 0  # looks in a row that found the own record
 
     def saw(self, record: PeerRecord | None) -> Other | None:
-        """Another process that is alive by what the directory has under our id; look before each announcement.
+        """Take in what the directory has under this peer id; to be called before each announcement.
 
-        One that began earlier is alive if its record was renewed since we saw it first, one that began later also if
-        it replaced a record of ours. The latter is told once.
+        Another process that began earlier is alive if its record was renewed since it was seen first, one that began
+        later also
+        if it replaced a record of this one. The latter is told once.
+
+        Args:
+            record: what the directory has; None if it has none.
+
+        Returns:
+            Which other process is alive, by when it began; None if none is, or the later one was told already.
         """
         if record is None:
             return None
@@ -58,7 +65,7 @@ class Instances:
         return other
 
     def _outlast(self) -> None:
-        """One that began later has ended: count past its records, or others take ours for old."""
+        """A process that began later has ended: count past its records, or others take this one's for old."""
         self._told, later = False, self._seen.pop("later", None)
         if later is not None:
             self._first = self.sequence = later + TAKEN_OVER

@@ -1,13 +1,11 @@
-"""Who could be the next partner: pure functions of what is known of the members of the run.
+"""Which members are alive, suspect or dead: pure functions of what is known of them.
 
-All times are our own monotonic seconds: nothing here depends on what another machine's clock says.
+All times are this peer's own monotonic seconds: nothing here depends on what another machine's clock says.
 """
 
 from __future__ import annotations
 
 import math
-import random
-import statistics
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
@@ -17,27 +15,32 @@ from p2p_elastic.status.schema import MemberStatus
 
 Members = Mapping[str, "Member"]
 Liveness = Literal["alive", "suspect", "dead"]
-CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
-FAR = 3.0  # whose exchanges take more than so many times what is usual is slow;
-USUAL_SECONDS_MIN = 0.5  # less than that is always usual
-SLOW_CHANCE_MIN = 0.02  # of the slowest partner, against one that is as quick as usual
-SILENT_ANNOUNCEMENTS = 3.0  # who missed so many announcements is suspect,
-SILENT_ANNOUNCEMENTS_MAX = 6.0  # so many where it announces irregularly;
+SILENT_ANNOUNCEMENTS = 3.0  # a member that missed more announcements is suspect,
+SILENT_ANNOUNCEMENTS_MAX = 6.0  # or at most this many if it announces irregularly;
 DOUBTED = 2 / 3  # the share of that silence after which a suspect is dead,
-DEAD_TIMES = 2.0  # and how many times that silence anybody is
+DEAD_TIMES = 2.0  # times that silence, after which any member is dead
 FAILURES_MAX = 2  # exchanges that failed since it was heard: dead
-UNLISTED_SECONDS, UNLISTED_MAX = 600.0, 50  # so long, and so many, are remembered that vanished without a goodbye
+UNLISTED_SECONDS, UNLISTED_MAX = 600.0, 50  # how long, and how many, vanished members are remembered
 
 
 class Member(NamedTuple):
-    """Another peer of the run, and what came of it (times in our own monotonic seconds)."""
+    """Another peer of the run, and what came of it. Times are in this peer's own monotonic seconds.
+
+    Attributes:
+        record: its newest record.
+        changed_at: when its record last changed.
+        failures: exchanges with it that failed since it was heard.
+        met_at: when it last answered this peer, or opened a stream to it.
+        unlisted_at: since when the directory has no record of it; None if it has one.
+        interval: the time between changes of its record.
+    """
 
     record: PeerRecord
-    changed_at: float  # when its record last changed
-    failures: int = 0  # exchanges with it that failed since it was heard
-    met_at: float = -math.inf  # when it last answered us, or opened a stream to us
-    unlisted_at: float | None = None  # since when the directory has no record of it
-    interval: Estimate = UNKNOWN  # between changes of its record
+    changed_at: float
+    failures: int = 0
+    met_at: float = -math.inf
+    unlisted_at: float | None = None
+    interval: Estimate = UNKNOWN
 
     @property
     def heard_at(self) -> float:
@@ -51,10 +54,18 @@ class Member(NamedTuple):
 
 
 def silence_allowed(member: Member, announce_seconds: float) -> float:
-    """How long a member may be silent, in seconds: `max(3 a, s + 4 d)`, at most `6 a`.
+    """Work out how long a member may be silent: `max(3 a, s + 4 d)`, at most `6 a`.
 
-    a is how often members announce themselves, s and d are the smoothed interval at which its record was seen to
-    change and the mean deviation of that: who announces irregularly, over a bad link, is given more time.
+    a is how often members announce themselves, s and d are the smoothed interval at which its record was seen to change
+    and
+    the mean deviation of that: a member that announces irregularly, over a bad link, is given more time.
+
+    Args:
+        member: the member.
+        announce_seconds: a, the time between two announcements.
+
+    Returns:
+        Seconds.
     """
     shown = member.interval.expected or 0.0
     longest = SILENT_ANNOUNCEMENTS_MAX * announce_seconds
@@ -62,10 +73,19 @@ def silence_allowed(member: Member, announce_seconds: float) -> float:
 
 
 def judge(member: Member, now: float, announce_seconds: float) -> tuple[Liveness, str]:
-    """Alive, suspect or dead, and why. With S the silence allowed (`silence_allowed`):
+    """Judge a member, and say why. With S the silence allowed (`silence_allowed`):
 
-    dead: two exchanges failed since it was heard; or one did, or its record vanished, and it was silent for 2/3 S;
-    or it was silent for 2 S. Suspect: one exchange failed, or its record vanished, or it was silent for S.
+    Dead: two exchanges failed since it was heard; or one did, or its record vanished, and it was silent for 2/3 S; or
+    it
+    was silent for 2 S. Suspect: one exchange failed, or its record vanished, or it was silent for S.
+
+    Args:
+        member: the member.
+        now: this peer's own monotonic seconds.
+        announce_seconds: the time between two announcements.
+
+    Returns:
+        Alive, suspect or dead; and the reasons, in words for people, empty if it is alive.
     """
     state = liveness(member, now, announce_seconds)
     if state == "alive":
@@ -82,7 +102,16 @@ def judge(member: Member, now: float, announce_seconds: float) -> tuple[Liveness
 
 
 def liveness(member: Member, now: float, announce_seconds: float) -> Liveness:
-    """Whether a member is there: `judge` without the reason. Times in our own monotonic seconds."""
+    """Judge a member: `judge` without the reason.
+
+    Args:
+        member: the member.
+        now: this peer's own monotonic seconds.
+        announce_seconds: the time between two announcements.
+
+    Returns:
+        Alive, suspect or dead.
+    """
     silence, allowed = now - member.heard_at, silence_allowed(member, announce_seconds)
     doubted = member.failures > 0 or member.vanished
     if member.failures >= FAILURES_MAX or silence > (DOUBTED if doubted else DEAD_TIMES) * allowed:
@@ -93,7 +122,15 @@ def liveness(member: Member, now: float, announce_seconds: float) -> Liveness:
 def is_gone(member: Member, now: float, announce_seconds: float) -> bool:
     """Whether a member was silent for too long to be waited for, whatever it holds or leads.
 
-    Exchanges that failed are not enough: who announces itself is there for others, if not for us.
+    Exchanges that failed are not enough: a member that announces itself is there for others, if not for this peer.
+
+    Args:
+        member: the member.
+        now: this peer's own monotonic seconds.
+        announce_seconds: the time between two announcements.
+
+    Returns:
+        True if its record vanished, or it was silent for S, or for 2/3 S after an exchange that failed.
     """
     doubted = member.failures > 0
     allowed = silence_allowed(member, announce_seconds) * (DOUBTED if doubted else 1.0)
@@ -101,11 +138,21 @@ def is_gone(member: Member, now: float, announce_seconds: float) -> bool:
 
 
 def observe(members: Members, records: Iterable[PeerRecord], now: float) -> dict[str, Member]:
-    """The members after reading the directory.
+    """Take in what the directory says now.
 
-    Who said goodbye is gone. Who vanished without one is remembered for a while. Whoever announced itself anew is
-    alive; a record with an older sequence than the one we know is a replay and changes nothing, unless every record of
-    that life must have expired: then that peer began anew, with a clock that was set back.
+    A member that said goodbye is gone. One that vanished without a goodbye is remembered for a while. One that
+    announced
+    itself anew is alive. A record with an older sequence than the one known is a replay and changes nothing, unless
+    every
+    record of that life must have expired: then that peer began anew, with a clock that was set back.
+
+    Args:
+        members: those known before.
+        records: all that the directory has.
+        now: this peer's own monotonic seconds.
+
+    Returns:
+        The members from now on, by peer id.
     """
     after, listed = {}, set()
     for record in records:
@@ -126,7 +173,7 @@ def _is_newer(record: PeerRecord, known: Member, now: float) -> bool:
 
 
 def _remembered(members: Members, listed: Collection[str], now: float) -> dict[str, Member]:
-    """Those without a record, the latest UNLISTED_MAX of them."""
+    """The members without a record, the latest UNLISTED_MAX of them."""
     unlisted = [
         (now if member.unlisted_at is None else member.unlisted_at, peer)
         for peer, member in members.items()
@@ -137,21 +184,48 @@ def _remembered(members: Members, listed: Collection[str], now: float) -> dict[s
 
 
 def suspected(members: Members, peer: str) -> Members:
-    """The members after a failed exchange with `peer`."""
+    """Take in an exchange that failed.
+
+    Args:
+        members: those known before.
+        peer: the partner; one that is no member changes nothing.
+
+    Returns:
+        The members, with one more failure of that one.
+    """
     if peer not in members:
         return members
     return {**members, peer: members[peer]._replace(failures=members[peer].failures + 1)}
 
 
 def heard(members: Members, peer: str, now: float) -> Members:
-    """The members after `peer` answered us, or asked us something: it is there."""
+    """Take in a sign of life: a member answered this peer, or asked it something.
+
+    Args:
+        members: those known before.
+        peer: the member; one that is none changes nothing.
+        now: this peer's own monotonic seconds.
+
+    Returns:
+        The members; that one has no failures any more.
+    """
     if peer not in members:
         return members
     return {**members, peer: members[peer]._replace(failures=0, met_at=now)}
 
 
 def shown(member: Member, now: float, looked_at: float, announce_seconds: float) -> MemberStatus:
-    """What people see of a member; the directory last answered at `looked_at`."""
+    """Show a member to people.
+
+    Args:
+        member: the member.
+        now: this peer's own monotonic seconds.
+        looked_at: when the directory last answered, by the same clock; the state is that of this moment.
+        announce_seconds: the time between two announcements.
+
+    Returns:
+        Its status, as `/v1/status` shows it.
+    """
     record = member.record
     return MemberStatus(
         peer=record.peer,
@@ -168,67 +242,30 @@ def shown(member: Member, now: float, looked_at: float, announce_seconds: float)
     )
 
 
-def usual_time(seconds: Collection[float], interval: float = 0.0) -> float:
-    """What an exchange may take without being slow, divided by FAR: the median over partners, in seconds.
-
-    It is no matter how long one takes that is over when our next one is due, `interval` seconds after it.
-    """
-    return max(statistics.median_low(seconds) if seconds else 0.0, USUAL_SECONDS_MIN, interval / FAR)
-
-
-def chance_by_time(seconds: float, usual: float) -> float:
-    """How often a partner is to be chosen, of 1, with which an exchange takes so many seconds.
-
-    1, but for those that take more than FAR times what is usual. These are chosen in proportion, `usual / seconds`: so
-    each costs us about as much time as any other, however thin its link; never less than SLOW_CHANCE_MIN.
-    """
-    return max(SLOW_CHANCE_MIN, usual / seconds) if seconds > FAR * usual else 1.0
-
-
-def choose_partner(
-    members: Members,
-    rng: random.Random,
-    *,
-    now: float,
-    announce_seconds: float,
-    excluding: Collection[str] = (),
-    trust: Mapping[str, float] | None = None,
-    by_time: Mapping[str, float] | None = None,
-    receives: bool = True,
-) -> PeerRecord | None:
-    """One of the live members that are not drained, at random; None where there is none.
-
-    Where nobody is alive, a suspect is tried: better than nobody. The dead never are. Those that count less, by their
-    own word or by our `trust` (1 where nothing is said), are chosen less often, but never not at all: they may be well
-    again. So are those that are slow, `by_time` (`chance_by_time`; 1 where nothing is said): where others were asked
-    before, in vain, it may come to nobody rather than to them. Who only sends (`receives` false) minds no weights:
-    those that count less need it most.
-    """
-    states = {
-        peer: liveness(member, now, announce_seconds) for peer, member in members.items() if not member.record.drained
-    }
-    wanted = "alive" if "alive" in states.values() else "suspect"
-    candidates = sorted(peer for peer, state in states.items() if state == wanted and peer not in excluding)
-    known, quick = trust or {}, by_time or {}
-    if excluding and quick:  # otherwise slow ones, seldom busy with others, would be what is left
-        candidates = [p for p in candidates if quick.get(p, 1.0) == 1.0 or rng.random() < quick[p]]
-        quick = {}
-    if not candidates:
-        return None
-    if not receives and not quick:
-        return members[rng.choice(candidates)].record
-    counted = {p: min(members[p].record.weight, known.get(p, 1.0)) if receives else 1.0 for p in candidates}
-    chances = [(CHANCE_MIN + (1 - CHANCE_MIN) * counted[p]) * quick.get(p, 1.0) for p in candidates]
-    return members[rng.choices(candidates, chances)[0]].record
-
-
 def own_weight(newcomer: bool, step: int, members: Members) -> float:
-    """How much we count for a partner: 0 for a newcomer while anybody is ahead of it, otherwise 1.
+    """Work out how much this peer counts for a partner, before its signals.
 
     A newcomer copies the first partner that counts instead of pulling it back to where training began.
+
+    Args:
+        newcomer: whether this peer joined a run that was under way, and has not caught up.
+        step: how many steps it has made.
+        members: the other members.
+
+    Returns:
+        0 for a newcomer while any member is ahead of it, otherwise 1.
     """
     return 0.0 if newcomer and any(is_ahead(member.record, step) for member in members.values()) else 1.0
 
 
 def is_ahead(record: PeerRecord, step: int) -> bool:
+    """Whether a member has trained for longer, or has a centre variable that has moved.
+
+    Args:
+        record: what the member says of itself.
+        step: how many steps this peer has made.
+
+    Returns:
+        True if it is worth copying for a newcomer.
+    """
     return record.step > step or (record.centre is not None and record.centre.stamp.clock > 0)

@@ -1,4 +1,4 @@
-"""Writes down, once per change, that a member is suspect, dead, or alive again."""
+"""Writes an event, once per change, when a member is suspect, dead, or alive again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,38 @@ from p2p_elastic.status.events import EventLog
 
 
 class Watch:
-    """What was last said of each member. Belongs to the network thread."""
+    """Remembers what was last said of each member. Belongs to the network thread.
+
+    Args:
+        events: where changes are written.
+    """
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
         self._told: dict[str, Liveness] = {}  # of those that are not alive
 
     def look(self, members: Members, now: float, announce_seconds: float) -> None:
-        """Judge all members; forget those that are none any more."""
+        """Judge all members; forget those that are none any more.
+
+        Args:
+            members: all members.
+            now: this peer's own monotonic seconds.
+            announce_seconds: the time between two announcements.
+        """
         for peer in sorted(members):
             self.look_at(peer, members, now, announce_seconds)
         self._told = {peer: state for peer, state in self._told.items() if peer in members}
 
     def look_at(self, peer: str, members: Members, now: float, announce_seconds: float, last: str = "") -> None:
-        """Judge one of them; `last` is what went wrong just now."""
+        """Judge one member.
+
+        Args:
+            peer: its id; one that is no member is left out.
+            members: all members.
+            now: this peer's own monotonic seconds.
+            announce_seconds: the time between two announcements.
+            last: what went wrong with it just now, in words for people; empty if nothing did.
+        """
         if peer not in members:
             return
         state, why = judge(members[peer], now, announce_seconds)

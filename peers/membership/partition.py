@@ -1,4 +1,4 @@
-"""Who of the run was lost without a goodbye, whether that is a partition, and what stands behind us since.
+"""The members that were lost without a goodbye, whether that is a partition, and what stands behind this peer since.
 
 A member of which nothing was heard for several announcements, by record or exchange, is lost; one that announces itself
 anew is back. Several that vanish together are a partition: they crashed together, or the network is split. A single one
@@ -15,15 +15,21 @@ from p2p_elastic.protocol.messages import PEERS_MAX, Apart
 from p2p_elastic.rules.base import Stake
 from p2p_elastic.status.schema import PartitionStatus
 
-WINDOW_ANNOUNCEMENTS = 6.0  # who is lost within so long vanished together: 30 s where peers announce every 5 s
-HEALING_ANNOUNCEMENTS = 120.0  # for so long after somebody came back each move is tried before it is made: 10 minutes
+WINDOW_ANNOUNCEMENTS = 6.0  # members lost within this time vanished together: 30 s if peers announce every 5 s
+HEALING_ANNOUNCEMENTS = 120.0  # after a member came back each move is tried before it is made: 10 minutes
 FORGOTTEN_SECONDS = 3600.0
 LOST_MAX = 1000
-TOGETHER_MIN, SHARE_MIN = 2, 0.25  # so many, and so large a part of those that were there, are a partition
+TOGETHER_MIN, SHARE_MIN = 2, 0.25  # as many, and that part of those that were there, are a partition
 
 
 class Seen(NamedTuple):
-    """The last sign of life of a member: its record's sequence; when, in our own monotonic seconds; our own step."""
+    """The last sign of life of a member.
+
+    Attributes:
+        sequence: of its record.
+        at: when, in this peer's own monotonic seconds.
+        step: how many steps this peer had made.
+    """
 
     sequence: int
     at: float
@@ -31,19 +37,34 @@ class Seen(NamedTuple):
 
 
 class Absence(NamedTuple):
-    """A member that was lost, and since when. `stake` is there once it is back: what stands behind us until then."""
+    """A member that was lost.
+
+    Attributes:
+        noticed_at: when it was found to be lost, in this peer's own monotonic seconds.
+        silent_since: when its last sign of life was, by the same clock.
+        step: how many steps this peer had made at that sign of life.
+        stake: what stands behind this peer until both exchange; None while the member is away.
+        counted: whether it was counted as part of a partition.
+    """
 
     noticed_at: float
     silent_since: float
-    step: int  # ours at its last sign of life
+    step: int
     stake: Stake | None = None
-    counted: bool = False  # in a partition
+    counted: bool = False
 
 
 class Partition(NamedTuple):
-    """Members that vanished together, of `before` others; noticed, and silent, since; our step at that time.
+    """Members that vanished together. Times are in this peer's own monotonic seconds.
 
-    `away` of them are so still; `left` other members are there.
+    Attributes:
+        lost: their peer ids.
+        before: how many others there were before.
+        noticed_at: when the partition was found.
+        silent_since: when the first of them was heard last.
+        step: how many steps this peer had made at that time.
+        away: how many of them are so still.
+        left: how many other members are there.
     """
 
     lost: frozenset[str]
@@ -56,10 +77,20 @@ class Partition(NamedTuple):
 
 
 def is_lost(seen: Seen, member: Member | None, now: float, announce_seconds: float) -> bool:
-    """Whether nothing was heard of a member for too long; None: it is not listed any more.
+    """Whether nothing was heard of a member for too long.
 
-    As `partners.is_gone`, but without more time for those that announce themselves irregularly: half of a swarm that
-    is cut off has to be seen as one.
+    As `liveness.is_gone`, but without more time for those that announce themselves irregularly: half of a swarm that is
+    cut
+    off has to be seen as one.
+
+    Args:
+        seen: its last sign of life.
+        member: what is known of it; None if it is not listed any more.
+        now: this peer's own monotonic seconds.
+        announce_seconds: the time between two announcements.
+
+    Returns:
+        True after SILENT_ANNOUNCEMENTS announcements; earlier if an exchange with it failed.
     """
     doubted = member is not None and member.failures > 0
     announcements = SILENT_ANNOUNCEMENTS * (DOUBTED if doubted else 1.0)
@@ -67,27 +98,50 @@ def is_lost(seen: Seen, member: Member | None, now: float, announce_seconds: flo
 
 
 def vanished_together(lost: Iterable[str], alive: int) -> frozenset[str]:
-    """Those `lost` within one window, where they are a partition and no crash of a single one; `alive` are left."""
+    """Tell a partition from the crash of a single member.
+
+    Args:
+        lost: the members lost within one window.
+        alive: how many are left.
+
+    Returns:
+        All of `lost` if they are a partition: TOGETHER_MIN and SHARE_MIN of all, or no member is left; otherwise none.
+
+    Example:
+        >>> sorted(vanished_together({"a", "b"}, alive=4)), sorted(vanished_together({"a"}, alive=4))
+        (['a', 'b'], [])
+    """
     gone = frozenset(lost)
     enough = len(gone) >= TOGETHER_MIN and len(gone) >= SHARE_MIN * (len(gone) + alive)
     return gone if gone and (enough or alive == 0) else frozenset()
 
 
 class Absences:
-    """Keeps who is lost. Belongs to the network thread; `partition` may be read from any.
+    """Keeps the members that are lost. Belongs to the network thread; `partition` may be read from any.
 
-    Memory: one entry per member, and per lost one, of whom LOST_MAX are kept for an hour.
+    Memory: one entry per member, and per lost one, of which LOST_MAX are kept for an hour.
+
+    Args:
+        announce_seconds: the time between two announcements.
     """
 
     def __init__(self, announce_seconds: float) -> None:
         self._announce_seconds = announce_seconds
         self._seen: dict[str, Seen] = {}
-        self._absent: dict[str, Absence] = {}  # those that came back and did not exchange with us yet, too
-        self._behind: tuple[Stake, float] | None = None  # the last stake, and until when we say it to everybody
+        self._absent: dict[str, Absence] = {}  # with those that came back and did not exchange with this peer yet
+        self._behind: tuple[Stake, float] | None = None  # the last stake, and until when everybody hears of it
         self.partition: Partition | None = None
 
     def status(self, now: float, step: int) -> PartitionStatus | None:
-        """What people see of the partition; None where there is none. `step` is ours."""
+        """Show the partition to people.
+
+        Args:
+            now: this peer's own monotonic seconds.
+            step: how many steps this peer has made.
+
+        Returns:
+            The status, as `/v1/status` shows it; None if there is no partition.
+        """
         split = self.partition
         if split is None:
             return None
@@ -103,7 +157,15 @@ class Absences:
     # -- signs of life ------------------------------------------------------------------------------------------------
 
     def look(self, members: Members, now: float, step: int) -> None:
-        """Judge who is lost and who is back; to be called as often as members are read, also where that fails."""
+        """Judge which members are lost and which are back.
+
+        To be called as often as members are read, also if that fails.
+
+        Args:
+            members: those known.
+            now: this peer's own monotonic seconds.
+            step: how many steps this peer has made.
+        """
         for peer, member in members.items():
             known = self._seen.get(peer)
             if not member.vanished and (known is None or member.record.sequence > known.sequence):
@@ -124,7 +186,7 @@ class Absences:
     def _heard(self, peer: str, sequence: int, now: float, step: int) -> None:
         seen = self._seen.get(peer)
         if seen is not None and peer not in self._absent and is_lost(seen, None, now, self._announce_seconds):
-            self._lose(peer, seen, now)  # we were not there ourselves, such as a suspended machine
+            self._lose(peer, seen, now)  # this peer was not there itself: a suspended machine, say
         absence = self._absent.get(peer)
         if absence is not None and absence.stake is None:
             stake = self._stake_since(absence.step, step)
@@ -140,14 +202,25 @@ class Absences:
         return Stake(max(0, step - since), min(1 + present, PEERS_MAX))
 
     def met(self, peer: str, now: float, step: int) -> None:
-        """An exchange with it completed: it is there, and we are apart no more."""
+        """Take in an exchange that completed: the partner is there, and both are apart no more.
+
+        Args:
+            peer: the partner.
+            now: this peer's own monotonic seconds.
+            step: how many steps this peer has made.
+        """
         seen = self._seen.get(peer)
         if seen is not None:
             self._seen[peer] = Seen(seen.sequence, now, step)
         self._absent.pop(peer, None)
 
     def left(self, peer: str, sequence: int) -> None:
-        """It said goodbye in a record of that sequence: nobody waits for it."""
+        """Take in a goodbye: nobody waits for that member.
+
+        Args:
+            peer: the member.
+            sequence: of the record with the goodbye; one that is older than its last sign of life changes nothing.
+        """
         seen = self._seen.get(peer)
         if seen is not None and sequence > seen.sequence:
             self._seen.pop(peer)
@@ -188,7 +261,16 @@ class Absences:
     # -- merging ------------------------------------------------------------------------------------------------------
 
     def stake(self, peer: str, now: float, step: int) -> Stake | None:
-        """What our header says to that partner; None in quiet times."""
+        """Work out what this peer's header says to a partner of what stands behind it.
+
+        Args:
+            peer: the partner.
+            now: this peer's own monotonic seconds.
+            step: how many steps this peer has made.
+
+        Returns:
+            The stake; None in quiet times.
+        """
         absence, seen = self._absent.get(peer), self._seen.get(peer)
         if absence is not None:
             return absence.stake or self._stake_since(absence.step, step)
@@ -197,21 +279,42 @@ class Absences:
         return self._behind[0] if self.is_healing(now) and self._behind is not None else None
 
     def header(self, peer: str, now: float, step: int) -> Apart | None:
-        """The same, as it travels."""
+        """The same as `stake`, as it travels.
+
+        Args:
+            peer: the partner.
+            now: this peer's own monotonic seconds.
+            step: how many steps this peer has made.
+
+        Returns:
+            The field of the header; None in quiet times.
+        """
         stake = self.stake(peer, now, step)
         return None if stake is None else Apart(steps=stake.steps, peers=stake.peers, merge=stake.merge)
 
     @property
     def awaits_merging(self) -> bool:
-        """Whether somebody came back that we did not exchange with since."""
+        """Whether a member came back that this peer did not exchange with since."""
         return any(absence.stake is not None for absence in self._absent.values())
 
     def is_healing(self, now: float) -> bool:
-        """Whether somebody came back lately."""
+        """Whether a member came back lately.
+
+        Args:
+            now: this peer's own monotonic seconds.
+
+        Returns:
+            True for HEALING_ANNOUNCEMENTS announcements after it.
+        """
         return self._behind is not None and now <= self._behind[1]
 
     def adopt(self, stake: Stake | None, now: float) -> None:
-        """We copied a partner: what stands behind it stands behind us now."""
+        """Take over the stake of a partner that was copied: what stands behind it stands behind this peer now.
+
+        Args:
+            stake: what the partner's header said; None changes nothing.
+            now: this peer's own monotonic seconds.
+        """
         if stake is not None:
             back = {p: a for p, a in self._absent.items() if a.stake is not None}
             self._absent.update({p: a._replace(stake=stake._replace(merge=True)) for p, a in back.items()})

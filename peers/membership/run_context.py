@@ -8,23 +8,45 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class RunContext:
-    """What this peer is in the run, and how often it says so."""
+    """What this peer is in the run, and how often it says so.
+
+    Attributes:
+        run: the run's name.
+        codec: of the run; `auto`: of each exchange, by what its link has shown.
+        fragments: how many parts the vector has, of which an exchange moves one.
+        streams: over which the vectors of an exchange go; None: by what the link has shown.
+        group: whose leader this peer follows, and may be (LSGD); empty without groups.
+        standby: does not train: keeps a fresh copy of the centre variable, to take its place.
+        newcomer: joined a run that was under way: copies before it counts.
+        addresses: under which others reach this peer, if they are known.
+        first_sequence: of this peer's records; must be beyond those of an earlier life with the same identity.
+        announce_seconds: the time between two announcements.
+        refresh_seconds: the time between two looks into the directory.
+    """
 
     run: str
-    codec: str = "none"  # of the run; `auto`: of each exchange, by what its link has shown
-    fragments: int = 1  # an exchange moves one of so many parts of the vector
-    streams: int | None = None  # for the vectors of an exchange; None: by what the link has shown
-    group: str = ""  # whose leader we follow, and may be
-    standby: bool = False  # does not train: keeps a fresh copy of the centre variable, to take its place
-    newcomer: bool = False  # joined a run that was under way: copies before it counts
-    addresses: tuple[str, ...] = ()  # under which others reach us, where they are known
-    first_sequence: int = 1  # of our records; must be beyond those of an earlier life with the same identity
+    codec: str = "none"
+    fragments: int = 1
+    streams: int | None = None
+    group: str = ""
+    standby: bool = False
+    newcomer: bool = False
+    addresses: tuple[str, ...] = ()
+    first_sequence: int = 1
     announce_seconds: float = 5.0
     refresh_seconds: float = 3.0
 
 
 class Asking(NamedTuple):
-    """What we say of ourselves where we ask."""
+    """What a peer says of itself when it asks.
+
+    Attributes:
+        peer: its id.
+        run: the run's name.
+        schema_hash: of the names, shapes and dtypes of its model.
+        elements: D, the length of its vector.
+        codec: by which it wants vectors.
+    """
 
     peer: str
     run: str

@@ -12,8 +12,14 @@ DEPARTED_MAX = 1000
 
 
 class Gone(NamedTuple):
-    """The last record known of a member that left, the sequence up to which its records count no more, until when
-    one of them may still be about (our own monotonic seconds), and whether it asked us to take something from it."""
+    """A member that left.
+
+    Attributes:
+        record: its last record that is known.
+        sequence: up to which its records count no more.
+        until: when the last of these must have expired, in this peer's own monotonic seconds.
+        asked: whether it asked this peer to take something from it.
+    """
 
     record: PeerRecord
     sequence: int
@@ -22,13 +28,20 @@ class Gone(NamedTuple):
 
 
 class Departed:
-    """Who left lately; bounded, the oldest are forgotten first."""
+    """The members that left lately; bounded, the oldest are forgotten first."""
 
     def __init__(self) -> None:
         self._gone: OrderedDict[str, Gone] = OrderedDict()
 
     def remember(self, record: PeerRecord, sequence: int, now: float, *, asked: bool = False) -> None:
-        """That peer left; its records up to `sequence` count no more. `now` in seconds."""
+        """Note that a peer left.
+
+        Args:
+            record: its last record that is known.
+            sequence: up to which its records count no more.
+            now: this peer's own monotonic seconds.
+            asked: whether it asked this peer to take something from it.
+        """
         self._gone.pop(record.peer, None)
         self._gone[record.peer] = Gone(record, sequence, now + RECORD_SECONDS_MAX, asked)
         while len(self._gone) > DEPARTED_MAX:
@@ -36,15 +49,30 @@ class Departed:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Who is remembered, the oldest first."""
+        """The peer ids that are remembered, the oldest first."""
         return tuple(self._gone)
 
     def get(self, peer: str) -> Gone | None:
-        """What is remembered of that peer."""
+        """Look up a peer that left.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            What is remembered of it; None if it did not leave lately.
+        """
         return self._gone.get(peer)
 
     def without(self, records: Iterable[PeerRecord], now: float) -> Iterator[PeerRecord]:
-        """The records but those that are older than their peer's goodbye; a newer one is a peer that came back."""
+        """Leave out records that are older than their peer's goodbye; a newer one is a peer that came back.
+
+        Args:
+            records: what the directory has.
+            now: this peer's own monotonic seconds.
+
+        Yields:
+            The records that count.
+        """
         for record in records:
             gone = self._gone.get(record.peer)
             if gone is None or now > gone.until or record.sequence > gone.sequence:

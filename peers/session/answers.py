@@ -1,4 +1,4 @@
-"""The table of all that a peer answers: which feature handles a stream, by the message that the stream begins with.
+"""The table of all that a peer answers: the feature that handles a stream, by the message that the stream begins with.
 
 A feature registers its messages; the responder, which reads them, knows none of the features.
 """
@@ -13,7 +13,7 @@ from p2p_elastic.protocol.messages import Message
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[Conversation, M], Awaitable[None]]
-"""Answers a stream that begins with that message, to its last word. Raises ExchangeError."""
+"""Answers a stream that begins with a message of one type, to its last word. Raises ExchangeError."""
 
 
 class Answers:
@@ -28,17 +28,26 @@ class Answers:
         return tuple(self._handlers)
 
     def register(self, kind: type[M], handler: Handler[M]) -> None:
-        """From now on streams that begin with a message of that type are for `handler`.
+        """Let a handler answer the streams that begin with a message of one type.
+
+        Args:
+            kind: the type of the first message.
+            handler: answers the stream.
 
         Raises:
-            ValueError: the type has a handler.
+            ValueError: if the type has a handler.
         """
         if kind in self._handlers:
             raise ValueError(f"{kind.__name__} has a handler: {self._handlers[kind]}")
         self._handlers[kind] = handler
 
     async def answer(self, conversation: Conversation, message: Message) -> None:
-        """Let the handler of that message, which was one of `kinds`, answer the stream."""
+        """Let the handler of a message answer the stream.
+
+        Args:
+            conversation: the stream.
+            message: its first message, of one of `kinds`.
+        """
         await self._handlers[type(message)](conversation, message)
 
 
@@ -46,11 +55,22 @@ class Feature(Protocol):
     """Something that a peer answers."""
 
     def register(self, answers: Answers) -> None:
-        """Put the messages that it answers into the table."""
+        """Put the messages that the feature answers into the table.
+
+        Args:
+            answers: the table.
+        """
 
 
 def table_of(features: Iterable[Feature]) -> Answers:
-    """The table of these features."""
+    """Make the table of some features.
+
+    Args:
+        features: each registers its messages; no two may have the same.
+
+    Returns:
+        The table.
+    """
     answers = Answers()
     for feature in features:
         feature.register(answers)

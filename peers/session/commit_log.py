@@ -1,4 +1,4 @@
-"""The exchanges that we answered, so that none is applied twice and a lost last word can be asked for again."""
+"""The exchanges that this peer answered, so that none is applied twice and a lost last word can be asked for again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """An exchange, as its responder knows it: the initiator's proven peer id and the id that it chose."""
+    """An exchange, as its responder knows it.
+
+    Attributes:
+        partner: the initiator's peer id, proven by the transport.
+        id: the id that the initiator chose.
+    """
 
     partner: str
     id: str
 
 
 class Ledger:
-    """Key -> whether it took place; bounded, the oldest are forgotten first.
+    """Key -> whether the exchange took place; bounded, the oldest are forgotten first.
 
-    Those that we never heard of have a table of their own, so that a stranger's questions push out no real ones.
+    Exchanges that were only asked about have a table of their own, so that a stranger's questions push out no real
+    ones.
+
+    Args:
+        entries_max: how many exchanges each of the two tables holds.
     """
 
     def __init__(self, entries_max: int) -> None:
@@ -26,7 +35,14 @@ class Ledger:
         self._never: OrderedDict[Key, None] = OrderedDict()
 
     def begin(self, key: Key) -> bool:
-        """Write down that this exchange is under way. False where its id was used before."""
+        """Write down that an exchange is under way.
+
+        Args:
+            key: the exchange.
+
+        Returns:
+            False if its id was used, or asked about, before: then it must not begin.
+        """
         if key in self._verdicts or key in self._never:
             return False
         while len(self._verdicts) >= self._entries_max:
@@ -35,13 +51,25 @@ class Ledger:
         return True
 
     def end(self, key: Key, committed: bool) -> None:
-        """Write down how it ended; the first word stands."""
+        """Write down how an exchange ended; the first word stands.
+
+        Args:
+            key: the exchange; one that is forgotten stays so.
+            committed: whether it took place.
+        """
         verdict = self._verdicts.get(key)
         if verdict is not None and not verdict.done():
             verdict.set_result(committed)
 
     async def verdict(self, key: Key) -> bool:
-        """Whether it took place, once it ended. An unknown one never will: that is written down too."""
+        """Tell whether an exchange took place, once it ended.
+
+        Args:
+            key: the exchange. An unknown one never will take place: that is written down too.
+
+        Returns:
+            True if it took place.
+        """
         if key in self._verdicts:
             return await asyncio.shield(self._verdicts[key])
         while len(self._never) >= self._entries_max:

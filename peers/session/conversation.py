@@ -23,38 +23,55 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one exchange and of what strangers can take from us.
+    """Bounds of one exchange and of what strangers can take from this peer.
 
     What a partner has shown makes its deadlines shorter (`deadlines.py`); these are the longest ones.
+
+    Attributes:
+        idle_seconds: longest silence of a partner; hivemind itself never times out.
+        exchange_seconds: longest exchange as a whole, apart from its bytes at the slowest rate.
+        bytes_per_second_min: the slowest rate; with it an exchange gets more time for each byte.
+        header_seconds: a stream that says nothing for longer is closed.
+        snapshot_seconds: how long to wait for the own next step before declining, while the own speed is not known.
+        streams_per_peer: open streams of one peer; an exchange has LANES_MAX at most.
+        streams_total: open streams of all peers.
+        attempts: partners asked for one due exchange.
+        farewell_seconds: longest wait for a partner to read the last word and close.
+        inquiries: questions after a lost last word.
+        part_elements: what a newcomer asks one donor for at a time; 8 MiB in float32.
+        ledger_entries: exchanges remembered, for idempotent retry.
     """
 
-    idle_seconds: float = 10.0  # longest silence of a partner; hivemind itself never times out
-    exchange_seconds: float = 60.0  # longest exchange as a whole, plus its bytes at the slowest rate:
+    idle_seconds: float = 10.0
+    exchange_seconds: float = 60.0
     bytes_per_second_min: float = 20_000.0
-    header_seconds: float = 5.0  # a stream that says nothing for so long is closed
-    snapshot_seconds: float = 5.0  # wait for our own next step before declining, while our speed is not known
-    streams_per_peer: int = 28  # an exchange has LANES_MAX at most
+    header_seconds: float = 5.0
+    snapshot_seconds: float = 5.0
+    streams_per_peer: int = 28
     streams_total: int = 96
-    attempts: int = 3  # partners asked for one due exchange
-    farewell_seconds: float = 2.0  # longest wait for a partner to read our last word and close
-    inquiries: int = 3  # questions after a lost last word
-    part_elements: int = 2 * 2**20  # 8 MiB: what a newcomer asks one donor for at a time
-    ledger_entries: int = 256  # exchanges remembered, for idempotent retry
+    attempts: int = 3
+    farewell_seconds: float = 2.0
+    inquiries: int = 3
+    part_elements: int = 2 * 2**20
+    ledger_entries: int = 256
 
     @property
     def bounds(self) -> Bounds:
-        """Of the deadlines that are learnt."""
+        """The bounds of the deadlines that are learnt."""
         return Bounds(self.idle_seconds, self.exchange_seconds, self.bytes_per_second_min, self.snapshot_seconds)
 
 
 Widening = Callable[[int], Awaitable[Stream]]
-"""Opens, or awaits, the stream of that number of an exchange that goes over several; the first one is 0."""
+"""Opens, or awaits, one stream of an exchange that goes over several, by its number; the first one is 0."""
 
 
 class Conversation:
     """One stream with a deadline on every wait, counting bytes both ways.
 
-    Without `waits` the deadlines are the limits themselves, and nothing is learnt.
+    Args:
+        stream: to the partner; the code that made it closes it.
+        limits: the longest deadlines.
+        waits: the deadlines by what the partner has shown; None: the limits themselves, and nothing is learnt.
     """
 
     def __init__(self, stream: Stream, limits: Limits, waits: Waits | None = None) -> None:
@@ -65,9 +82,9 @@ class Conversation:
         self._lanes = 1
         self._streams = [stream]  # with those beside `stream`, for the vectors
         self.widening: Widening | None = None
-        self.received: Received | None = None  # what a transfer brought, also where it failed
-        self.said: type[Message] | None = None  # the last message that we began to send
-        self.exchanging = False  # who leaves waits until the partner has heard what came of it
+        self.received: Received | None = None  # what a transfer brought, also if it failed
+        self.said: type[Message] | None = None  # the last message that began to be sent
+        self.exchanging = False  # a peer that leaves waits until the partner has heard what came of it
         self._end = math.inf  # of the whole exchange, by the event loop's clock
 
     @property
@@ -83,9 +100,19 @@ class Conversation:
         *,
         seated: bool = False,
     ) -> T:
-        """Drive `exchange` to its end; `seated` where no other one can take place meanwhile.
+        """Drive an exchange to its end: send, receive and transfer what it asks for.
 
-        Raises ExchangeError with the partner's id in it.
+        Args:
+            exchange: the protocol, from `p2p_elastic.protocol.exchange`; errors of the stream are thrown into it.
+            vectors: what a transfer sends and fills; None if there is none.
+            commit: called when the exchange takes place at this end; None if that is not asked for.
+            seated: True if no other exchange can take place meanwhile, so that a slow one costs more.
+
+        Returns:
+            What the exchange returns.
+
+        Raises:
+            ExchangeError: if it fails, with the partner's id in it; then the stream is aborted.
         """
         seconds = self._waits.whole(0 if vectors is None else vectors.wire_bytes, seated=seated)
         self._end = asyncio.get_running_loop().time() + seconds
@@ -136,20 +163,27 @@ class Conversation:
         return None
 
     async def send(self, message: Message) -> None:
-        """Send one message. Raises ExchangeError."""
+        """Send one message.
+
+        Args:
+            message: what to send.
+
+        Raises:
+            ExchangeError: if the stream broke, or did not take it in time.
+        """
         self.said = type(message)
         await self._send(pack(message))
 
     async def until_closed(self) -> None:
-        """Wait until the partner, who has our last word now, closes the stream; not for long.
+        """Wait until the partner, which has the last word now, closes the stream; not for long.
 
-        With libp2p, whoever closes first may take back what the other has not read yet.
+        With libp2p, the end that closes first may take back what the other has not read yet.
         """
         with contextlib.suppress(ExchangeError):
             await self.within(self._limits.farewell_seconds, self._receive(1))
 
     async def _receive_due(self, types: tuple[type, ...]) -> Message:
-        """The message that is due now in the protocol."""
+        """Receive the message that is due now in the protocol."""
         began, wait = asyncio.get_running_loop().time(), _wait_of(types)
         seconds = self._waits.answer() if wait == "answer" else self._waits.word(self._transferred)
         message = await self.within(seconds, self._receive_message(types), wait)
@@ -160,7 +194,18 @@ class Conversation:
         return message
 
     async def receive(self, types: tuple[type, ...], seconds: float) -> Message:
-        """One message, of one of these types, within `seconds`. Raises ExchangeError."""
+        """Receive one message.
+
+        Args:
+            types: those that may come now.
+            seconds: how long to wait.
+
+        Returns:
+            The message, checked field by field.
+
+        Raises:
+            ExchangeError: if it does not come in time, is of another type, or is malformed.
+        """
         return await self.within(seconds, self._receive_message(types))
 
     async def _receive_message(self, types: tuple[type, ...]) -> Message:
@@ -168,7 +213,7 @@ class Conversation:
         message_type, length = unpack_header(header)
         if message_type not in types:
             due = " or ".join(t.__name__ for t in types)
-            raise RemoteProtocolError(f"{message_type.__name__} where {due} is due")
+            raise RemoteProtocolError(f"{message_type.__name__} came when {due} was due")
         return unpack_body(message_type, await self._receive(length))
 
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
@@ -204,7 +249,7 @@ class Conversation:
         return stream
 
     def _learn(self, ways: Transfer, longest_gap: float, seconds: float) -> None:
-        """What a transfer shows. Where we only send, it shows how fast buffers fill."""
+        """Keep what a transfer shows. One that only sends shows how fast buffers fill, and is left out."""
         self._transferred = self.bytes_sent + self.bytes_received
         if ways.receive:
             self._waits.saw("gap", longest_gap)
@@ -221,9 +266,18 @@ class Conversation:
         return bytes(buffer)
 
     async def within(self, seconds: float, wait: Awaitable[T], missed: Wait | None = None) -> T:
-        """`wait`, but no longer than that, or than is left of the whole exchange.
+        """Wait, but no longer than a deadline, or than is left of the whole exchange.
 
-        Raises ExchangeTimeout; then the next deadline `missed` is longer, or that of the whole.
+        Args:
+            seconds: the deadline, from now.
+            wait: what to wait for; cancelled at the deadline.
+            missed: which wait it is; its next deadline is longer if this one is missed. None: nothing is learnt.
+
+        Returns:
+            What was waited for.
+
+        Raises:
+            ExchangeTimeout: if it did not come in time.
         """
         left = self._end - asyncio.get_running_loop().time()
         if left < seconds:

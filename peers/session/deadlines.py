@@ -1,8 +1,8 @@
 """How long to wait for a partner: learnt from what it and the link have shown, between a floor and a ceiling.
 
 As TCP does for its retransmissions (RFC 6298): a smoothed value and a mean deviation of each wait; the deadline is the
-smoothed value plus four deviations, and doubles with each one missed until the partner keeps one again. No clock of its
-own: whoever waits says how long it took.
+smoothed value plus four deviations, and doubles with each one missed until the partner keeps one again. There is no
+clock here: the code that waits says how long it took.
 """
 
 from __future__ import annotations
@@ -14,39 +14,63 @@ from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX
 
 Wait = Literal["opening", "answer", "word", "gap", "byte", "rtt"]
-"""A stream's opening; the answer to an offer; any other message; the next chunk; a byte of the vectors; there and
-back."""
+"""A stream's opening; the answer to an offer; another message; a chunk; a byte of the vectors; the round trip."""
 
 FLOOR_SECONDS = 2.0  # a busy machine may say nothing for a second
 GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
 MISSES_MAX = 16  # doublings that are counted
-WHOLE_TIMES = 8.0  # a transfer may take so many times what it took so far,
-UNSHOWN_TIMES = 64.0  # and an exchange so many times what it took with all, with one that showed nothing so far
-STEPS_WAITED = 3.0  # a peer that is asked waits so many of its steps for a snapshot,
+WHOLE_TIMES = 8.0  # a transfer may take that many times what earlier ones took,
+UNSHOWN_TIMES = 64.0  # and that many times what those of all partners took, if its partner showed nothing so far
+STEPS_WAITED = 3.0  # of its own, that a peer that is asked waits for a snapshot,
 PATIENCE_MIN_SECONDS, PATIENCE_MAX_SECONDS = 1.0, 60.0  # but neither less than this nor more
 
 
 class Estimate(NamedTuple):
-    """What one wait took so far, in seconds, and how many deadlines in a row it missed. `smoothed` None: not known."""
+    """What one wait took so far, smoothed.
+
+    Source: RFC 6298, section 2 (SRTT and RTTVAR), with the gains 1/8 and 1/4.
+
+    Attributes:
+        smoothed: the smoothed value, in seconds; None if nothing is known.
+        deviation: the mean deviation, in seconds.
+        misses: deadlines missed in a row, MISSES_MAX at most.
+    """
 
     smoothed: float | None = None
     deviation: float = 0.0
     misses: int = 0
 
     def seen(self, seconds: float) -> Estimate:
-        """After it took so long, and came."""
+        """Take in a wait that ended well.
+
+        Args:
+            seconds: how long it took.
+
+        Returns:
+            The new estimate, without misses.
+
+        Example:
+            >>> UNKNOWN.seen(1.0)
+            Estimate(smoothed=1.0, deviation=0.5, misses=0)
+            >>> UNKNOWN.seen(1.0).seen(2.0).expected
+            3.625
+        """
         if self.smoothed is None:
             return Estimate(seconds, seconds / 2)
         deviation = self.deviation + DEVIATION_GAIN * (abs(seconds - self.smoothed) - self.deviation)
         return Estimate(self.smoothed + GAIN * (seconds - self.smoothed), deviation)
 
     def missed(self) -> Estimate:
-        """After it did not come in time."""
+        """Take in a deadline that was missed.
+
+        Returns:
+            The estimate with one more miss.
+        """
         return self._replace(misses=min(self.misses + 1, MISSES_MAX))
 
     @property
     def expected(self) -> float | None:
-        """What hardly ever takes longer; None where nothing is known."""
+        """What hardly ever takes longer, in seconds; None if nothing is known."""
         return None if self.smoothed is None else self.smoothed + DEVIATIONS * self.deviation
 
 
@@ -55,7 +79,14 @@ Estimates = Mapping[Wait, Estimate]
 
 
 class Bounds(NamedTuple):
-    """What a deadline never exceeds; it is that while nothing is known. `conversation.Limits` says what each is."""
+    """What a deadline never exceeds; it is that while nothing is known. As in `conversation.Limits`.
+
+    Attributes:
+        idle_seconds: longest silence of a partner.
+        exchange_seconds: longest exchange as a whole, apart from its bytes.
+        bytes_per_second_min: the slowest rate of these.
+        snapshot_seconds: longest wait for the partner's own next step, while its speed is not known.
+    """
 
     idle_seconds: float
     exchange_seconds: float
@@ -64,10 +95,20 @@ class Bounds(NamedTuple):
 
 
 def patience(steps_per_second: float | None, unknown_seconds: float) -> float:
-    """How long a peer of that speed waits for its own next step before it declines, in seconds.
+    """Work out how long a peer waits for its own next step before it declines.
 
-    Both ends compute it, the asker from the record. `unknown_seconds`: where the speed is not known, or training
-    stands.
+    Both ends compute it, the one that asks from the record of the other.
+
+    Args:
+        steps_per_second: the peer's speed; None or 0 if it is not known, or training stands.
+        unknown_seconds: how long it waits then.
+
+    Returns:
+        Seconds: STEPS_WAITED steps, but from PATIENCE_MIN_SECONDS to PATIENCE_MAX_SECONDS.
+
+    Example:
+        >>> patience(1.0, 5.0), patience(100.0, 5.0), patience(None, 5.0)
+        (3.0, 1.0, 5.0)
     """
     if not steps_per_second:
         return unknown_seconds
@@ -75,7 +116,13 @@ def patience(steps_per_second: float | None, unknown_seconds: float) -> float:
 
 
 class Waits:
-    """The deadlines of one conversation, in seconds: those that the partner had shown when it began."""
+    """The deadlines of one conversation, in seconds: those that the partner had shown when it began.
+
+    Args:
+        deadlines: what all partners have shown; learns from this conversation.
+        partner: the peer id.
+        patience_seconds: how long the partner may wait for its own next step.
+    """
 
     def __init__(self, deadlines: Deadlines, partner: str, patience_seconds: float) -> None:
         self._deadlines, self._partner, self._patience = deadlines, partner, patience_seconds
@@ -83,11 +130,19 @@ class Waits:
         self._own, self._all = deadlines.known(partner), deadlines.of_all
 
     def opening(self) -> float:
-        """For a stream. The first one to a partner may take as long as dialling, relays and holes in NATs do."""
+        """Give the deadline for a stream.
+
+        Returns:
+            Seconds. The first stream to a partner may take as long as dialling, relays and holes in NATs do.
+        """
         return self._clamp("opening", self._own_of("opening").expected)
 
     def answer(self) -> float:
-        """For Accept or Decline: longer than the partner may wait for its own next step."""
+        """Give the deadline for Accept or Decline.
+
+        Returns:
+            Seconds: longer than the partner may wait for its own next step.
+        """
         word = self._expected("word")
         margin = self._bounds.idle_seconds - self._bounds.snapshot_seconds if word is None else max(word, 1.0)
         return max(
@@ -95,20 +150,37 @@ class Waits:
         )
 
     def word(self, nbytes: int = 0) -> float:
-        """For a message that waits for nothing at the partner but `nbytes` that may still be under way."""
+        """Give the deadline for a message that waits for nothing at the partner but bytes that may still be under way.
+
+        Args:
+            nbytes: how many bytes those are, both ways together.
+
+        Returns:
+            Seconds.
+        """
         expected, byte = self._expected("word"), self._own_of("byte").expected
         if expected is not None and nbytes:
             expected = None if byte is None else max(expected, nbytes * byte)
         return self._clamp("word", expected)
 
     def gap(self) -> float:
-        """For the next chunk, and for room to send one."""
+        """Give the deadline for the next chunk, and for room to send one.
+
+        Returns:
+            Seconds.
+        """
         return self._clamp("gap", self._own_of("gap").expected)
 
     def whole(self, nbytes: int, *, seated: bool = False) -> float:
-        """For so many bytes, both ways together, the answer included.
+        """Give the deadline for a whole exchange, the answer included.
 
-        `seated`: nobody else can exchange with us meanwhile, so one that has shown nothing must not be so much slower.
+        Args:
+            nbytes: what it moves, both ways together.
+            seated: True if no other partner can exchange meanwhile; then one that has shown nothing must not be much
+                slower than the others.
+
+        Returns:
+            Seconds.
         """
         bounds, own, others = self._bounds, self._own_of("byte"), self._all.get("byte", UNKNOWN)
         most = bounds.exchange_seconds + nbytes / bounds.bytes_per_second_min
@@ -122,27 +194,36 @@ class Waits:
 
     @property
     def seconds_per_byte(self) -> float | None:
-        """What a byte of the vectors takes, both ways together; None where that is not known."""
+        """What a byte of the vectors takes, both ways together, in seconds; None if that is not known."""
         return self._own_of("byte").smoothed
 
     @property
     def rtt_seconds(self) -> float | None:
-        """The round trip; None where that is not known."""
+        """The round trip, in seconds; None if that is not known."""
         return self._own_of("rtt").smoothed
 
     def saw(self, wait: Wait, seconds: float) -> None:
-        """It came after so long; of a byte: seconds per byte."""
+        """Learn from a wait that ended well.
+
+        Args:
+            wait: what was waited for.
+            seconds: how long it took; of a byte: seconds per byte.
+        """
         self._deadlines.saw(self._partner, wait, seconds)
 
     def missed(self, wait: Wait) -> None:
-        """It did not come in time."""
+        """Learn from a deadline that was missed.
+
+        Args:
+            wait: what did not come in time.
+        """
         self._deadlines.missed(self._partner, wait)
 
     def _own_of(self, wait: Wait) -> Estimate:
         return self._own.get(wait, UNKNOWN)
 
     def _expected(self, wait: Wait) -> float | None:
-        """By the partner's own estimate, else twice that of all partners; None where nobody has shown anything."""
+        """By the partner's own estimate, else twice that of all partners; None if no partner has shown anything."""
         own = self._own_of(wait).expected
         others = self._all.get(wait, UNKNOWN).expected
         return own if own is not None or others is None else 2.0 * max(others, FLOOR_SECONDS)
@@ -157,7 +238,11 @@ class Waits:
 
 
 class Deadlines:
-    """What each partner has shown, PARTNERS_MAX of them at most, and all together. Belongs to the network thread."""
+    """What each partner has shown, PARTNERS_MAX of them at most, and all together. Belongs to the network thread.
+
+    Args:
+        bounds: what no deadline exceeds.
+    """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
@@ -165,24 +250,62 @@ class Deadlines:
         self._known: dict[str, Estimates] = {}  # the latest last; each is replaced whole: other threads read them
 
     def of(self, partner: str, patience_seconds: float) -> Waits:
-        """For a conversation with a partner that waits so long for its own next step."""
+        """Give the deadlines of a conversation with a partner.
+
+        Args:
+            partner: the peer id.
+            patience_seconds: how long the partner may wait for its own next step.
+
+        Returns:
+            The deadlines, which learn from the conversation.
+        """
         return Waits(self, partner, patience_seconds)
 
     def of_stranger(self, peer: str, patience_seconds: float) -> Waits:
-        """The same for one that is no member: what it shows is not kept, and changes nothing for others."""
+        """Give the deadlines of a conversation with a peer that is no member.
+
+        What such a peer shows is not kept, and changes nothing for others.
+
+        Args:
+            peer: the peer id.
+            patience_seconds: how long the peer may wait for its own next step.
+
+        Returns:
+            The deadlines.
+        """
         apart = Deadlines(self.bounds)
         apart.of_all = self.of_all
         return apart.of(peer, patience_seconds)
 
     def known(self, partner: str) -> Estimates:
-        """What it has shown."""
+        """Look up what a partner has shown.
+
+        Args:
+            partner: the peer id.
+
+        Returns:
+            Wait -> its estimate, for those that were seen or missed.
+        """
         return self._known.get(partner, {})
 
     def saw(self, partner: str, wait: Wait, seconds: float) -> None:
+        """Learn from a wait that ended well.
+
+        Args:
+            partner: the peer id.
+            wait: what was waited for.
+            seconds: how long it took; of a byte: seconds per byte.
+        """
         self._keep(partner, wait, self.known(partner).get(wait, UNKNOWN).seen(seconds))
         self.of_all = {**self.of_all, wait: self.of_all.get(wait, UNKNOWN).seen(seconds)}
 
     def missed(self, partner: str, wait: Wait) -> None:
+        """Learn from a deadline that was missed; it says nothing of other partners.
+
+        Args:
+            partner: the peer id.
+            wait: what did not come in time.
+        """
         self._keep(partner, wait, self.known(partner).get(wait, UNKNOWN).missed())
 
     def _keep(self, partner: str, wait: Wait, estimate: Estimate) -> None:
@@ -191,24 +314,36 @@ class Deadlines:
 
 
 class StepTime:
-    """How long our own steps take. Written by the training thread only, read by any."""
+    """How long this peer's own steps take. Written by the training thread only, read by any."""
 
     def __init__(self) -> None:
         self._last: float | None = None
         self._estimate = UNKNOWN
 
     def ended(self, now: float) -> None:
-        """A step ended, `now` in monotonic seconds."""
+        """Take in the end of a step.
+
+        Args:
+            now: monotonic seconds.
+        """
         if self._last is not None:
             self._estimate = self._estimate.seen(now - self._last)
         self._last = now
 
     @property
     def seconds(self) -> float | None:
-        """What one takes, smoothed; None before the second."""
+        """What a step takes, smoothed, in seconds; None before the second."""
         return self._estimate.smoothed
 
     def patience(self, steps_per_second: float | None, unknown_seconds: float) -> float:
-        """How long to wait for the next one, where our record says that speed: never longer than askers expect."""
+        """Work out how long to wait for the next step: never longer than peers that ask expect.
+
+        Args:
+            steps_per_second: the speed that this peer's record says; None if it says none.
+            unknown_seconds: how long to wait while no speed is known.
+
+        Returns:
+            Seconds.
+        """
         told, seconds = patience(steps_per_second, unknown_seconds), self._estimate.smoothed
         return told if seconds is None else min(told, patience(1.0 / max(seconds, 1e-9), unknown_seconds))

@@ -1,4 +1,4 @@
-"""The further streams of an exchange whose vectors travel over several: opened by who asks, awaited by who answers."""
+"""The further streams of an exchange that goes over several: opened by the initiator, awaited by the responder."""
 
 from __future__ import annotations
 
@@ -15,27 +15,42 @@ from p2p_elastic.protocol.messages import Lane
 
 
 class Lanes:
-    """Those that we open, by calling `opening`, for the exchange `exchange_id`."""
+    """The further streams that the initiator opens.
+
+    Args:
+        opening: opens one stream to the partner.
+        exchange_id: the exchange that they are for.
+    """
 
     def __init__(self, opening: Callable[[], Awaitable[Stream]], exchange_id: str) -> None:
         self._opening, self._exchange_id = opening, exchange_id
         self._streams: list[Stream] = []
 
     async def open(self, number: int) -> Stream:
-        """The one of that number. Raises ExchangeError where it cannot be had."""
+        """Open one stream and say what it is for.
+
+        Args:
+            number: of the stream in its exchange, from 1 on.
+
+        Returns:
+            The stream; `close` closes it.
+
+        Raises:
+            ExchangeError: if it cannot be had.
+        """
         stream = await self._opening()
         self._streams.append(stream)
         await stream.send(pack(Lane(id=self._exchange_id, number=number)))
         return stream
 
     async def close(self) -> None:
-        """Close all of them."""
+        """Close all streams that were opened."""
         for stream in self._streams:
             await stream.close()
 
 
 class _Expected:
-    """The lanes of one exchange that we answer, by number."""
+    """The lanes of one exchange that this peer answers, by number."""
 
     def __init__(self, streams: int) -> None:
         loop = asyncio.get_running_loop()
@@ -44,7 +59,11 @@ class _Expected:
 
 
 class AwaitedLanes:
-    """Those that partners open to us. Whoever opens one that is not awaited is refused."""
+    """The further streams that partners open. A partner that opens one that is not awaited is refused.
+
+    Args:
+        seconds: how long a stream is awaited.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -52,7 +71,15 @@ class AwaitedLanes:
 
     @contextlib.contextmanager
     def expect(self, key: Key, streams: int) -> Iterator[Callable[[int], Awaitable[Stream]]]:
-        """While an exchange is under way that has so many streams; gives what waits for one of them."""
+        """Await the streams of an exchange while it is under way.
+
+        Args:
+            key: the exchange.
+            streams: how many it has, the first one included.
+
+        Yields:
+            A function that waits for the stream of a number and raises ExchangeTimeout if it does not come.
+        """
         expected = self._expected[key] = _Expected(streams)
 
         async def lane(number: int) -> Stream:
@@ -68,10 +95,15 @@ class AwaitedLanes:
             expected.over.set()
 
     async def join(self, key: Key, number: int, stream: Stream) -> None:
-        """This stream is a lane of that exchange; returns when the exchange is over.
+        """Hand a stream to its exchange; returns when the exchange is over.
+
+        Args:
+            key: the exchange.
+            number: of the stream in it.
+            stream: the stream.
 
         Raises:
-            RemoteProtocolError: no such lane is awaited.
+            RemoteProtocolError: if no such stream is awaited.
         """
         expected = self._expected.get(key)
         awaited = None if expected is None else expected.here.get(number)

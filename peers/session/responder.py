@@ -1,4 +1,4 @@
-"""The side that is asked. Whatever a stranger sends costs bounded memory and time, and is counted."""
+"""The end that is asked. Whatever a stranger sends costs bounded memory and time, and is counted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Responder:
-    """Lets the feature answer that the table has for the first message: a few streams per peer, and so many in all.
+    """Lets the feature that the table has for the first message answer; bounds the streams of a peer and of all.
 
     Args:
         answers: the table.
         limits: how many streams there may be, and how long one may say nothing.
-        waits_of: the deadlines of a conversation with that peer.
-        refused: counts the streams that were refused, by why.
+        waits_of: the deadlines of a conversation with a peer, by its id.
+        refused: reason -> how many streams were refused for it; counted up here.
     """
 
     def __init__(
@@ -37,13 +37,17 @@ class Responder:
         self._told = asyncio.Event()
 
     async def until_told(self) -> None:
-        """Wait until every initiator heard what came of its exchange: who goes before that leaves a half one behind."""
+        """Wait until every initiator heard what came of its exchange: a peer that goes earlier leaves a half one."""
         while any(conversation.exchanging for conversation in self._open):
             self._told.clear()
             await self._told.wait()
 
     async def answer(self, stream: Stream) -> None:
-        """Serve one stream to its end."""
+        """Serve one stream to its end, and close it.
+
+        Args:
+            stream: as the transport hands it over.
+        """
         partner = stream.partner
         if (
             self._streams[partner] >= self._limits.streams_per_peer

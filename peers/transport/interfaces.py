@@ -25,22 +25,40 @@ class Stream(Protocol):
         """The partner's peer id, proven by the transport."""
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Send all of `data`; returns when the next piece may follow. `data` is not kept."""
+        """Send all of `data`; returns when the next piece may follow.
+
+        Args:
+            data: any bytes; not kept after the call.
+        """
 
     async def receive_into(self, buffer: memoryview) -> None:
-        """Fill the whole `buffer`."""
+        """Fill a whole buffer with what the partner sends.
+
+        Args:
+            buffer: what to fill; after an error its content means nothing.
+        """
 
     async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
-        """Send all pieces of the one, fill all of the other, at the same time; the longest that a piece took, in
-        seconds.
+        """Send all pieces of one side and fill all of the other, at the same time.
+
+        Args:
+            outgoing: what to send; None if nothing travels that way.
+            incoming: what to fill; None if nothing travels that way.
+            gap_seconds: how long one piece may take.
+
+        Returns:
+            The longest time that a piece took, in seconds.
 
         Raises:
-            ExchangeTimeout: a piece took longer than `gap_seconds`.
-            RemoteProtocolError: a chunk was wrong. Then, too, the stream can only be aborted.
+            ExchangeTimeout: if a piece took longer than `gap_seconds`.
+            RemoteProtocolError: if a chunk was wrong. Then, too, the stream can only be aborted.
         """
 
     async def close(self) -> None:
-        """Close; never raises. What the partner has not read may be lost: let who reads the last word close first."""
+        """Close the stream; never raises.
+
+        What the partner has not read may be lost: let the end that reads the last word close first.
+        """
 
     def abort(self) -> None:
         """Close at once, dropping what was not handed on. Never raises."""
@@ -54,29 +72,71 @@ class Transport(Protocol):
 
     @property
     def peer(self) -> str:
-        """Our own peer id."""
+        """The peer id of this end."""
 
     async def open(self, record: PeerRecord) -> Stream:
-        """A stream to that peer. Raises PartnerUnreachable."""
+        """Open a stream to a peer.
+
+        Args:
+            record: the peer, and the addresses under which it may be reached.
+
+        Returns:
+            The stream, for this caller alone to close.
+
+        Raises:
+            PartnerUnreachable: if the peer cannot be reached.
+        """
 
     async def serve(self, handler: Handler) -> None:
-        """From now on, call `handler` for each stream opened to us; it is closed when the handler returns."""
+        """From now on, call a handler for each stream that another peer opens to this one.
+
+        Args:
+            handler: gets the stream, which is closed when it returns.
+        """
 
     async def close(self) -> None:
         """Stop serving and cut every stream."""
 
 
 class Directory(Protocol):
-    """Who is in the run. What it returns was checked: each record was signed by the peer that it is about."""
+    """Lists the peers of the run. What it returns was checked: each record was signed by the peer that it is about."""
 
     async def announce(self, record: PeerRecord) -> None:
-        """Make our record known until it expires. Raises DirectoryError."""
+        """Make this peer's record known until it expires.
+
+        Args:
+            record: what this peer says of itself; it replaces the one before.
+
+        Raises:
+            DirectoryError: if the record could not be stored; try again later.
+        """
 
     async def own(self, run: str) -> PeerRecord | None:
-        """The record in that run under our own peer id, whichever process announced it. Raises DirectoryError."""
+        """Read the record under this peer's own id, whichever process announced it.
+
+        Args:
+            run: the run in which to look.
+
+        Returns:
+            The record; None if there is none, or it expired.
+
+        Raises:
+            DirectoryError: if the directory does not answer.
+        """
 
     async def withdraw(self) -> None:
-        """Take our record back. Raises DirectoryError."""
+        """Take this peer's record back: it leaves the run.
+
+        Raises:
+            DirectoryError: if the directory does not answer; then the record expires by itself.
+        """
 
     async def members(self) -> tuple[PeerRecord, ...]:
-        """The records of the other peers of our run that have not expired. Raises DirectoryError."""
+        """Read the records of the other peers of this peer's run.
+
+        Returns:
+            Those that have not expired, in any order.
+
+        Raises:
+            DirectoryError: if the directory does not answer.
+        """

@@ -1,62 +1,35 @@
 """libp2p through hivemind's p2pd: one daemon process, streams to and from partners.
 
-Everything here runs on one event loop in our own process; the daemon ends when its connection to us does, even after a
-SIGKILL. This file and `discovery/signed_dht.py` are the only ones that know hivemind, and translate its exceptions.
+Everything here runs on one event loop in this process; the daemon ends when its connection to this process does, even
+after a SIGKILL. Only this file and `discovery/signed_dht.py` know hivemind, and translate its exceptions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import multiprocessing
 import os
-import socket
 import sys
 import time
-import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from p2p_elastic.common.addresses import PeerAddress, host_of, is_loopback, listening_host, parse_address, usable
+from p2p_elastic.common.addresses import PeerAddress, host_of, is_loopback, listening_host, usable
 from p2p_elastic.common.machine import cores
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError, PartnerUnreachable
+from p2p_elastic.errors import NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.transport import start_p2pd
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.interfaces import Handler
-from p2p_elastic.peers.transport.lean_import import import_lazily
-from p2p_elastic.peers.transport.probing import probe
+from p2p_elastic.peers.transport.lean_import import import_lazily, quiet, untracked_locks
+from p2p_elastic.peers.transport.ports import free_port
 from p2p_elastic.peers.transport.socket_folder import OURS, SocketFolder
 from p2p_elastic.peers.transport.socket_stream import SocketStream
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 from p2p_elastic.protocol.records import PeerRecord
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """hivemind warns and configures logging when it is imported; none of that is meant for our users."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    if "HIVEMIND_LOGLEVEL" not in os.environ:
-        logging.getLogger("hivemind").setLevel(logging.CRITICAL)
-
-
-@contextlib.contextmanager
-def _untracked_locks() -> Iterator[None]:
-    """hivemind makes multiprocessing locks when it is imported, which nobody here uses. Made for `fork`, they have no
-    name in the system. For the default of Python 3.14 and of macOS each has one, and one more process tracks them."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("fork", force=True)
-    try:
-        yield
-    finally:
-        multiprocessing.set_start_method(before, force=True)
-
-
-with _quiet(), _untracked_locks():
+with quiet(), untracked_locks():
     import_lazily("hivemind")  # its averager, optimizer and experts need scipy and 70 MB
     from hivemind.p2p import P2P, PeerID
     from hivemind.p2p.p2p_daemon_bindings.utils import (
@@ -73,12 +46,15 @@ START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
 STOP_SECONDS = 1.0
-ORPHAN_SECONDS = 4  # a daemon that we started but never reached, because we were killed, ends after so long
+ORPHAN_SECONDS = 4  # after which a daemon ends that nobody reached, since its peer was killed
 
 
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
-    """p2pd that outlives what asks its peer to stop, see `start_p2pd`. It runs on half of the cores at once, unless
-    GOMAXPROCS says otherwise: training has the rest, and on two cores an exchange costs an eighth less CPU."""
+    """p2pd that outlives what asks its peer to stop, see `start_p2pd`.
+
+    It runs on half of the cores at once, unless GOMAXPROCS says otherwise: training has the rest, and on two cores an
+    exchange costs an eighth less CPU.
+    """
 
     @staticmethod
     def _make_process_args(*args: object, **kwargs: object) -> list[str]:
@@ -86,7 +62,7 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
         return [sys.executable, "-I", "-S", start_p2pd.__file__, half, *P2P._make_process_args(*args, **kwargs)]
 
     def _terminate(self) -> None:
-        """hivemind's SIGTERM is ignored: one that did not end with its connection is ended here."""
+        """End a daemon that did not end with its connection: it ignores hivemind's SIGTERM."""
         with contextlib.suppress(OSError):  # it has just ended; its sockets go with their folder
             if self._child is not None and self._child.returncode is None:
                 self._child.kill()
@@ -95,10 +71,14 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
 
 
 class Libp2pHost:
-    """Our p2pd: started, watched, and started again on the same port with the same identity when it dies.
+    """One p2pd: started, watched, and started again on the same port with the same identity when it dies.
 
     Args:
-        clock: the swarm's, by which requests of others are answered.
+        identity: the key of this peer.
+        host: the IP address to listen on, or a name of this machine.
+        port: the TCP port to listen on; 0 for any free one.
+        announce: multiaddrs under which others reach this peer; empty: those that p2pd finds.
+        clock: the swarm's, by which requests of others are answered; None: a new one.
     """
 
     def __init__(
@@ -123,19 +103,29 @@ class Libp2pHost:
 
     @property
     def peer(self) -> str:
+        """The peer id of this host."""
         return self._identity.peer
 
     @property
     def p2p(self) -> P2P:
-        """hivemind's handle. Raises NetworkError while there is none."""
+        """hivemind's handle of the daemon. Raises NetworkError while there is none.
+
+        Raises:
+            NetworkError: if p2pd is not running.
+        """
         if self._p2p is None:
             raise NetworkError("the libp2p daemon is not running")
         return self._p2p
 
     async def start(self) -> None:
-        """Start p2pd. Raises ConfigError where host, port or TMPDIR cannot be used, NetworkError: it does not start."""
+        """Start p2pd.
+
+        Raises:
+            ConfigError: if host, port or TMPDIR cannot be used.
+            NetworkError: if p2pd does not start.
+        """
         self._host = listening_host(self._host)
-        self._port = _free_port(self._host, self._port)
+        self._port = free_port(self._host, self._port)
         family = "ip6" if ":" in self._host else "ip4"
         self._folder = SocketFolder()
         key = self._folder.path / f"{OURS}-identity"  # for p2pd to read at its start
@@ -163,15 +153,23 @@ class Libp2pHost:
         await self.refresh_addresses()
 
     async def refresh_addresses(self) -> None:
-        """Ask p2pd for our addresses: a router's port mapping may add one later. Raises NetworkError."""
+        """Ask p2pd for this peer's addresses: a router's port mapping may add one later.
+
+        Raises:
+            NetworkError: if p2pd does not answer.
+        """
         try:
             found = await wait_for(self.p2p.get_visible_maddrs(latest=True), CONNECT_SECONDS)
         except (P2PDaemonError, OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
-            raise NetworkError(f"libp2p (p2pd) does not tell our addresses: {error!r}") from error
+            raise NetworkError(f"libp2p (p2pd) does not tell this peer's addresses: {error!r}") from error
         self.addresses = tuple(sorted(map(str, found), key=lambda address: is_loopback(host_of(address))))
 
     async def on_start(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Do `action` now and after each restart."""
+        """Do something now and after each restart of p2pd.
+
+        Args:
+            action: called without arguments; what it raises now goes to the caller.
+        """
         self._on_start.append(action)
         await action()
 
@@ -179,7 +177,7 @@ class Libp2pHost:
         """Watch p2pd and start it again when it dies; hivemind itself would not notice.
 
         Raises:
-            NetworkError: when it keeps dying.
+            NetworkError: if it died more than RESTARTS_MAX times within RESTARTS_SECONDS.
         """
         deaths: deque[float] = deque(maxlen=RESTARTS_MAX)
         what = await self._death()
@@ -192,7 +190,7 @@ class Libp2pHost:
             what = await self._restart() or await self._death()
 
     async def _restart(self) -> str | None:
-        """Start anew, and all that is registered with it. Says what failed; nothing where it works."""
+        """Start anew, with all that is registered. Returns what failed; None if it works."""
         await self._stop()
         try:
             await self.start()
@@ -205,7 +203,7 @@ class Libp2pHost:
         return None
 
     async def _death(self) -> str:
-        """Wait until p2pd, or hivemind's connection to it, ends; says what did."""
+        """Wait until p2pd, or hivemind's connection to it, ends; says which of them did."""
         control = self.p2p._client.control
         daemon = asyncio.ensure_future(self.p2p._child.wait())
         # A response that meets a call cancelled in the same instant kills the reading task, and with it all DHT calls.
@@ -219,7 +217,15 @@ class Libp2pHost:
         return f"the connection to p2pd {connection[done.pop()]}"
 
     async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
-        """Connect to a peer by its addresses. Raises PartnerUnreachable with libp2p's reason."""
+        """Connect to a peer by its addresses; nothing happens if it is connected.
+
+        Args:
+            peer: the peer id, which the peer there has to prove.
+            addresses: where to dial.
+
+        Raises:
+            PartnerUnreachable: if none leads to the peer; with libp2p's reason.
+        """
         try:
             # Not hivemind's Multiaddr: it writes the peer id of a relay as CIDv1, which p2pd refuses.
             where = p2pd_pb2.ConnectRequest(
@@ -234,10 +240,11 @@ class Libp2pHost:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
     async def _ask(self, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to p2pd on which it did that; after opening a stream it is that stream.
+        """Open a connection to p2pd and ask for something; after opening a stream the connection is that stream.
 
-        hivemind's calls leave theirs open where p2pd refuses or nobody waits any more: one number of a file here and
-        one there each time, until the garbage collector comes by, and before Python 3.11.5 for ever.
+        hivemind's calls leave theirs open if p2pd refuses or nobody waits any more: a file number or two each time,
+        until the
+        garbage collector comes by, and before Python 3.11.5 for ever.
         """
         reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
         try:
@@ -252,11 +259,22 @@ class Libp2pHost:
 
     @property
     def pids(self) -> tuple[int, int]:
-        """Of this process and of p2pd. Raises NetworkError while there is none."""
+        """The process ids of this process and of p2pd. Raises NetworkError while there is no p2pd."""
         return os.getpid(), int(self.p2p._child.pid)
 
     async def open_stream(self, peer: str, protocol: str = PROTOCOL) -> SocketStream:
-        """A stream to a connected peer's handler of that protocol. Raises PartnerUnreachable."""
+        """Open a stream to a connected peer's handler.
+
+        Args:
+            peer: the peer id.
+            protocol: the libp2p protocol that the peer serves.
+
+        Returns:
+            The stream.
+
+        Raises:
+            PartnerUnreachable: if the peer is not connected, or does not serve that protocol.
+        """
         try:
             whose = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer).to_bytes(), proto=[protocol])
             request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=whose)
@@ -265,8 +283,12 @@ class Libp2pHost:
             raise PartnerUnreachable(str(error), partner=peer) from error
 
     async def serve(self, protocol: str, handler: Callable[[SocketStream], Awaitable[None]]) -> None:
-        """From now on, and after each restart, call `handler` for each stream of that protocol, as a task of its own
-        that closes the stream."""
+        """From now on, and after each restart, call a handler for each stream of a protocol.
+
+        Args:
+            protocol: the libp2p protocol that other peers ask for.
+            handler: runs as a task of its own for each stream, which closes the stream at its end.
+        """
 
         async def handle(stream: SocketStream) -> None:
             try:
@@ -286,7 +308,7 @@ class Libp2pHost:
         await self.on_start(lambda: self.p2p.add_binary_stream_handler(protocol, accept))
 
     async def cut(self) -> None:
-        """End every stream that was opened to us."""
+        """End every stream that another peer opened."""
         streams = dict(self._streams)
         for task, stream in streams.items():
             stream.abort()
@@ -309,7 +331,11 @@ class Libp2pHost:
 
 
 class Libp2pTransport:
-    """`Transport` over a Libp2pHost."""
+    """`Transport` over a Libp2pHost.
+
+    Args:
+        host: the daemon, started; its owner closes it.
+    """
 
     def __init__(self, host: Libp2pHost) -> None:
         self._host = host
@@ -317,14 +343,28 @@ class Libp2pTransport:
 
     @property
     def peer(self) -> str:
+        """The peer id of this end."""
         return self._host.peer
 
     async def open(self, record: PeerRecord) -> SocketStream:
-        # By the record's own addresses: libp2p's lookup does not know a peer that we never met.
+        """Connect to a peer by its record's own addresses, and open a stream to it.
+
+        Args:
+            record: the peer and its addresses.
+
+        Returns:
+            The stream.
+        """
+        # By the record's own addresses: libp2p's lookup does not know a peer that was never met.
         await self._host.connect(record.peer, usable(record.peer, record.addresses))
         return await self._host.open_stream(record.peer)
 
     async def serve(self, handler: Handler) -> None:
+        """From now on, call a handler for each exchange stream that another peer opens.
+
+        Args:
+            handler: gets the stream, which is closed when it returns.
+        """
         self._handler = handler
         await self._host.serve(PROTOCOL, self._handle)
 
@@ -333,51 +373,6 @@ class Libp2pTransport:
             await self._handler(stream)
 
     async def close(self) -> None:
+        """Stop serving and cut every stream; the host goes on."""
         self._handler = None
         await self._host.cut()
-
-
-async def answering(addresses: Sequence[PeerAddress]) -> tuple[PeerAddress, ...]:
-    """Those of the addresses whose TCP port answers, and those that have none.
-
-    Asked before libp2p is, which after a failed dial refuses to try that address again for up to five minutes, and then
-    says nothing but "dial backoff".
-
-    Raises:
-        PartnerUnreachable: where none answers; with what the system says of each.
-    """
-    probes = await asyncio.gather(*map(probe, addresses))
-    good = tuple(address for address, found in zip(addresses, probes, strict=True) if found.problem is None)
-    if not good:
-        raise PartnerUnreachable("; ".join(str(found.problem) for found in probes) or "no usable address is known")
-    return good
-
-
-def _free_port(host: str, port: int) -> int:
-    """The port to listen on; a free one for 0. p2pd itself would silently share a port that is taken (SO_REUSEPORT)."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            probe.listen(1)
-            return int(probe.getsockname()[1])
-    except OverflowError as error:
-        raise ConfigError("port", port, "a port from 1 to 65535, or 0 for any free one") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError("port", port, f"in use on {host}; choose another, or 0 for any free one") from error
-        if error.errno == errno.EACCES:
-            raise ConfigError("port", port, "not allowed for this user; choose one above 1023, or 0") from error
-        raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
-
-
-def is_here(address: str, port: int) -> bool:
-    """Whether a multiaddr means that TCP port of this machine."""
-    try:
-        read = parse_address(address)
-        if read.tcp_port != port or not read.host.protocol.startswith("ip"):
-            return False
-        _free_port(read.host.value, 0)
-    except ConfigError:
-        return False
-    return True

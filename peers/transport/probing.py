@@ -5,40 +5,62 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from p2p_elastic.common.addresses import PeerAddress
 from p2p_elastic.common.timeouts import wait_for
+from p2p_elastic.errors import PartnerUnreachable
 
 PROBE_SECONDS = 5.0
-HOSTS_MAX = 8  # of one name
+HOSTS_MAX = 8  # IP addresses of one name that are tried
 Lookup = Callable[[str, socket.AddressFamily], Awaitable[tuple[str, ...]]]
-"""The IP addresses of a name, of one family or, with AF_UNSPEC, of any. Raises OSError: there are none."""
+"""Looks up the IP addresses of a name, of one family or, with AF_UNSPEC, of any. Raises OSError if there are none."""
 
 FAMILIES = {"ip4": "IPv4", "dns4": "IPv4", "ip6": "IPv6", "dns6": "IPv6"}
 NUMBERS = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
 
 
 class Probe(NamedTuple):
-    """What came of asking; nothing at all where no TCP is dialled there."""
+    """What came of asking an address; all fields are empty if no TCP is dialled there.
 
-    problem: str | None = None  # as the system says it
-    hosts: tuple[str, ...] = ()  # what a name resolves to
+    Attributes:
+        problem: why nothing answers, as the system says it; None if something does.
+        hosts: the IP addresses that the name resolves to, HOSTS_MAX at most.
+        seconds: how long it took to connect; None if it did not.
+    """
+
+    problem: str | None = None
+    hosts: tuple[str, ...] = ()
     seconds: float | None = None
 
 
 async def system_lookup(name: str, family: socket.AddressFamily) -> tuple[str, ...]:
-    """As this machine knows the name."""
+    """Look a name up as this machine does, its files and its name servers.
+
+    Args:
+        name: a host name or an IP address.
+        family: AF_INET or AF_INET6 for one kind, AF_UNSPEC for both.
+
+    Returns:
+        The IP addresses, each once, in the system's order.
+    """
     infos = await asyncio.get_running_loop().getaddrinfo(name, None, family=family, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
 async def resolve(address: PeerAddress, lookup: Lookup = system_lookup) -> tuple[str, ...]:
-    """The IP addresses of an address's host, of the family that it names, as p2pd takes them.
+    """Look up the host of an address, in the family that the address names, as p2pd does.
+
+    Args:
+        address: `/dns4/...` gives IPv4 only, `/dns6/...` IPv6 only, `/dns/...` both.
+        lookup: asks the name servers.
+
+    Returns:
+        The IP addresses, at least one.
 
     Raises:
-        OSError: there are none; says so where the name has some of the other family.
+        OSError: if there are none; its text says so if the name has some of the other family.
     """
     host = address.host
     family = FAMILIES.get(host.protocol)
@@ -59,7 +81,16 @@ async def resolve(address: PeerAddress, lookup: Lookup = system_lookup) -> tuple
 
 
 async def probe(address: PeerAddress, seconds: float = PROBE_SECONDS, lookup: Lookup = system_lookup) -> Probe:
-    """Look the host up and connect to one of its addresses."""
+    """Look a host up and connect to one of its addresses; what was connected is closed at once.
+
+    Args:
+        address: whose TCP port to ask; without one nothing is asked.
+        seconds: how long the lookup may take, and then the connecting.
+        lookup: asks the name servers.
+
+    Returns:
+        What came of it; a failure is a result too, never an exception.
+    """
     port, loop = address.tcp_port, asyncio.get_running_loop()
     if port is None:
         return Probe()
@@ -77,8 +108,31 @@ async def probe(address: PeerAddress, seconds: float = PROBE_SECONDS, lookup: Lo
     return Probe(None, hosts, loop.time() - began)
 
 
+async def answering(addresses: Sequence[PeerAddress]) -> tuple[PeerAddress, ...]:
+    """Keep the addresses whose TCP port answers, and those that have none.
+
+    Asked before libp2p is. After a failed dial libp2p refuses to try that address again for up to five minutes, and
+    then
+    says nothing but "dial backoff".
+
+    Args:
+        addresses: of one peer.
+
+    Returns:
+        Those worth dialling, in the same order; at least one.
+
+    Raises:
+        PartnerUnreachable: if none answers; with what the system says of each.
+    """
+    probes = await asyncio.gather(*map(probe, addresses))
+    good = tuple(address for address, found in zip(addresses, probes, strict=True) if found.problem is None)
+    if not good:
+        raise PartnerUnreachable("; ".join(str(found.problem) for found in probes) or "no usable address is known")
+    return good
+
+
 async def _reach_one(hosts: tuple[str, ...], port: int) -> None:
-    """Raises the first problem where none answers."""
+    """Connect to the first host that answers. Raises the first problem if none does."""
     attempts = [asyncio.ensure_future(_reach(host, port)) for host in hosts]
     problem = OSError("no address is known")
     try:

@@ -1,7 +1,8 @@
-"""The private folder of one p2pd: its Unix sockets, through which whoever reaches them speaks in our name.
+"""The private folder of one p2pd: its Unix sockets. Any process that reaches them speaks in the peer's name.
 
-It is locked as long as this process lives. That tells the next peer which folders a killed one left, and
-systemd-tmpfiles(8), which empties folders for temporary files, to leave ours alone.
+It is locked while this process lives. That tells the next peer which folders a killed one left, and
+systemd-tmpfiles(8),
+which empties folders for temporary files, to leave this one alone.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class SocketFolder:
-    """A new folder. It goes to TMPDIR, or where that does not do, to the first usual place that does.
+    """A new folder for sockets, in TMPDIR, or in the first usual place that will do if TMPDIR does not.
+
+    Folders that killed peers left in the places tried are removed.
 
     Raises:
-        ConfigError: no folder does: Unix sockets need one that can be written, and a short name.
+        ConfigError: if no folder will do: Unix sockets need one that can be written, and a short name.
     """
 
     def __init__(self) -> None:
@@ -43,15 +46,15 @@ class SocketFolder:
         raise ConfigError("TMPDIR", os.environ.get("TMPDIR"), f"{allowed}; tried {', '.join(problems)}")
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the folder, and unlock it."""
         with contextlib.suppress(OSError):  # the disk is read-only now, say: the next peer tries again
             _remove(self.path)
         os.close(self._lock)
 
 
 def _bases() -> Iterator[Path]:
-    """Where to try, each once."""
-    places = ["/tmp", "/var/tmp"]  # noqa: S108  # what is made there is for us only, and has a name of its own
+    """The places to try, each once."""
+    places = ["/tmp", "/var/tmp"]  # noqa: S108  # what is made there is for this user only, and has a name of its own
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         places.insert(0, runtime)
     with contextlib.suppress(FileNotFoundError):  # none that Python knows can be written
@@ -60,7 +63,7 @@ def _bases() -> Iterator[Path]:
 
 
 def _make(base: Path) -> tuple[Path, int]:
-    """A folder there, and what locks it. Raises OSError where it cannot be made, or no socket can be made in it."""
+    """Make a folder there, and lock it. Raises OSError if that, or a socket in it, cannot be made."""
     unlocked = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=base))
     lock = os.open(unlocked, FOLDER)
     with contextlib.suppress(OSError):  # a file system without locks: then no peer can lock, and none removes it
@@ -92,7 +95,7 @@ def _remove_left(base: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove one of our folders; of anything else in it nothing is touched. Raises OSError."""
+    """Remove a folder that a peer made; of anything else in it nothing is touched. Raises OSError."""
     for path in folder.glob(f"{OURS}*"):
         path.unlink()
     folder.rmdir()

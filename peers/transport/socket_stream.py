@@ -18,38 +18,64 @@ from concurrent.futures import ThreadPoolExecutor
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
-BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it gives less where it allows less
+BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it may give less
 THREADS_MAX = 256  # two for each stream of `Limits.streams_total`, and some more
 
 
 class SocketStream:
-    """`Stream` over a connected socket, which belongs to it from now on."""
+    """`Stream` over a connected socket, which belongs to it from now on.
+
+    Args:
+        partner: the peer id at the other end, as the transport proved it.
+        connected: the socket to p2pd.
+        rest: bytes that were received before the socket was taken over; they are read first.
+    """
 
     def __init__(self, partner: str, connected: socket.socket, rest: bytes = b"") -> None:
         self.partner, self._socket = partner, connected
-        self._rest = memoryview(rest)  # received before the socket was ours
+        self._rest = memoryview(rest)  # received before the socket was taken over
         self._users, self._ended, self._released = 0, False, False  # calls that wait for the socket, and its end
         connected.setblocking(False)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
     @classmethod
     async def take_over(cls, partner: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> SocketStream:
-        """The stream of a reader and a writer that nobody else uses any more. Raises OSError where it is gone."""
+        """Make a stream of a reader and a writer that nobody else uses any more.
+
+        Args:
+            partner: the peer id at the other end, as the transport proved it.
+            reader: what it has received already is kept.
+            writer: its transport is closed, the socket below it is not.
+
+        Returns:
+            The stream.
+
+        Raises:
+            OSError: if the connection is gone.
+        """
         transport = writer.transport
         transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport
         reader.feed_eof()  # so that `read` gives what is here, and does not wait for more
         rest = await reader.read()
         transport.pause_reading()  # type: ignore[attr-defined]  # a full reader has resumed it
-        ours = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+        taken = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
         transport.abort()  # closes its own number of the socket only
-        return cls(partner, ours, rest)
+        return cls(partner, taken, rest)
 
     @property
     def socket(self) -> socket.socket:
-        """For who needs nothing else of it, such as a benchmark."""
+        """The socket, for users that need nothing else of the stream, such as a benchmark."""
         return self._socket
 
     async def send(self, data: bytes | memoryview) -> None:
+        """Send all of `data`, on the event loop.
+
+        Args:
+            data: any bytes; not kept after the call.
+
+        Raises:
+            PartnerUnreachable: if the stream broke.
+        """
         with self._in_use():
             try:
                 await asyncio.get_running_loop().sock_sendall(self._socket, data)
@@ -57,6 +83,14 @@ class SocketStream:
                 raise self._broken(error) from error
 
     async def receive_into(self, buffer: memoryview) -> None:
+        """Fill a whole buffer, on the event loop.
+
+        Args:
+            buffer: what to fill.
+
+        Raises:
+            PartnerUnreachable: if the stream broke or ended.
+        """
         filled = self._take_rest(buffer)
         loop = asyncio.get_running_loop()
         while filled < len(buffer):
@@ -70,6 +104,16 @@ class SocketStream:
             filled += count
 
     async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+        """Send and fill vectors, as `Stream.transfer` says, in one thread for each direction.
+
+        Args:
+            outgoing: what to send; None if nothing travels that way.
+            incoming: what to fill; None if nothing travels that way.
+            gap_seconds: how long one piece may take.
+
+        Returns:
+            The longest time that a piece took, in seconds. No thread is at work any more.
+        """
         work = _Work(self, outgoing, incoming, gap_seconds)
         with self._in_use():
             self._socket.settimeout(gap_seconds)
@@ -82,7 +126,7 @@ class SocketStream:
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:
-        """A number that is closed under a thread, or while the event loop watches it, may soon be another socket's."""
+        """Keep the socket open: a number closed while a thread or the event loop waits for it may soon be another's."""
         self._users += 1
         try:
             yield
@@ -92,11 +136,12 @@ class SocketStream:
                 self._close()
 
     async def close(self) -> None:
-        # What was sent is in the kernel's hands, or p2pd's.
+        """Close the stream; what was sent is in the kernel's hands, or p2pd's."""
         self._ended = True
         self._close()
 
     def abort(self) -> None:
+        """Close at once, and wake every thread that waits for the socket."""
         self._ended = True
         if not self._released:
             with contextlib.suppress(OSError):  # it is not connected any more
@@ -117,13 +162,31 @@ class SocketStream:
         return PartnerUnreachable(f"the stream broke: {error}", partner=self.partner)
 
     def late(self, seconds: float) -> ExchangeTimeout:
-        """What is wrong where nothing moves for so long."""
+        """Make the error for a piece that did not move in time.
+
+        Args:
+            seconds: how long it had.
+
+        Returns:
+            The error, to be raised.
+        """
         return ExchangeTimeout(f"nothing came of it within {seconds:.3g} s", partner=self.partner)
 
     # -- in a thread --------------------------------------------------------------------------------------------------
 
     def send_now(self, header: bytes, chunk: memoryview) -> None:
-        """Send both, each within the gap allowed. In one call: p2pd would make a packet of a header alone."""
+        """Send a header and its chunk from a thread, each within the gap allowed.
+
+        In one call: p2pd would make a packet of a header alone.
+
+        Args:
+            header: what goes before the chunk.
+            chunk: the bytes of one chunk.
+
+        Raises:
+            ExchangeTimeout: if nothing moved within the socket's timeout.
+            PartnerUnreachable: if the stream broke.
+        """
         try:
             sent = self._socket.sendmsg((header, chunk))
             while sent < len(header):  # hardly ever: the kernel took a part of the header
@@ -135,7 +198,16 @@ class SocketStream:
             raise self._broken(error) from error
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
-        """Fill all of it, by `end` in monotonic seconds."""
+        """Fill a whole buffer from a thread.
+
+        Args:
+            buffer: what to fill.
+            end: by when, in monotonic seconds.
+
+        Raises:
+            ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
+            PartnerUnreachable: if the stream broke or ended.
+        """
         filled = self._take_rest(buffer)
         gap = self._socket.gettimeout() or 0.0
         while filled < len(buffer):
@@ -166,7 +238,7 @@ class _Work:
         self.longest = 0.0
 
     async def run(self) -> None:
-        """Raises what the first thread to fail raised. When it returns or raises, no thread is at work any more."""
+        """Raises what the first thread that fails raised. When it returns or raises, no thread is at work any more."""
         loop = asyncio.get_running_loop()
         tasks = [(self._send, self._outgoing), (self._fill, self._incoming)]
         left: set[asyncio.Future[None]] = {

@@ -1,8 +1,8 @@
 """Becomes p2pd, in a state in which only its peer ends it. Run as a program: CORES P2PD ARGUMENT...
 
-A session of its own keeps Ctrl-C away, which a terminal sends to all processes of its foreground group. What is sent
-to every process of a control group, as systemd does when it stops a service, has to be ignored. p2pd asks for SIGTERM
-by itself, whatever it inherits, as Go programs can: so a filter in the kernel makes that one request do nothing.
+A session of its own keeps Ctrl-C away, which a terminal sends to all processes of its foreground group. A signal that
+goes to every process of a control group, as when systemd stops a service, has to be ignored. p2pd asks for SIGTERM by
+itself, whatever it inherits, as Go programs can: so a filter in the kernel makes that one request do nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Program(ctypes.Structure):
 
 
 def main() -> None:
-    """Set all that is inherited, and become p2pd."""
+    """Set all that is inherited, and become p2pd; does not return."""
     os.setsid()
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,8 @@
-"""The swarm's clock: what time it is for the records in the DHT, whatever the clocks of the machines say.
+"""The swarm's clock: the time for the records in the DHT, whatever the clocks of the machines say.
 
 Records expire at a time of day, so the peers of a swarm have to agree on it, but not with the rest of the world. Each
-peer counts on from the clock that it started with. Who is alone and meets a peer follows that one; among those that
-have met, each clock has as many votes as there are peers that agree with it, and who is outvoted follows.
+peer counts on from the clock that it started with. A peer that is alone and meets another follows that one. Among peers
+that have met, each clock has one vote for each peer that agrees with it, and a peer that is outvoted follows.
 """
 
 from __future__ import annotations
@@ -27,29 +27,74 @@ _CURRENT: contextvars.ContextVar[SwarmClock | None] = contextvars.ContextVar("th
 
 
 class Reading(NamedTuple):
-    """A clock, as seen from here."""
+    """A clock, as seen from this machine.
 
-    base: float  # what it shows when our monotonic clock shows 0: that does not change as time goes by
-    doubt: float = 0.0  # seconds: half of the round trip in which it was read
+    Attributes:
+        base: what the clock shows when this machine's monotonic clock shows 0, in seconds since 1970: it does not
+            change as time goes by.
+        doubt: how far `base` may be off, in seconds: half of the round trip in which it was read.
+    """
+
+    base: float
+    doubt: float = 0.0
 
 
 def reading(shown: float, asked_at: float, answered_at: float) -> Reading | None:
-    """What an answer says of the clock at the other end; None where it shows no time (seconds, monotonic ones here)."""
+    """Work out what an answer says of the clock at the other end.
+
+    Args:
+        shown: the time in the answer, in seconds since 1970.
+        asked_at: when the question left, in monotonic seconds of this machine.
+        answered_at: when the answer came, by the same clock.
+
+    Returns:
+        The reading; None if the answer shows no time (not finite, before 1970 or after 2242).
+
+    Example:
+        >>> reading(1000.0, 10.0, 12.0)
+        Reading(base=989.0, doubt=1.0)
+    """
     if not (math.isfinite(shown) and 0.0 < shown < TIME_MAX):
         return None
     return Reading(shown - (asked_at + answered_at) / 2, (answered_at - asked_at) / 2)
 
 
 def agree(a: Reading, b: Reading) -> bool:
-    """Whether the two may be one clock."""
+    """Whether two readings may be of one clock.
+
+    Args:
+        a, b: the readings.
+
+    Returns:
+        True if they differ by AGREE_SECONDS at most, the doubts of both left aside.
+
+    Example:
+        >>> agree(Reading(0.0), Reading(1.5)), agree(Reading(0.0), Reading(1.5, doubt=0.5))
+        (False, True)
+    """
     return abs(a.base - b.base) <= AGREE_SECONDS + a.doubt + b.doubt
 
 
 def to_follow(own_peer: str, own: Reading, others: Mapping[str, Reading]) -> Reading | None:
-    """The clock that a peer should follow from now on; None where its own is as good as any.
+    """Choose the clock that a peer follows from now on, by majority.
 
-    One vote for each peer; of two clocks with as many votes, that of the smallest peer id. So a peer that agrees with
-    one other stays, whatever a third one says, and of two peers exactly one follows.
+    Each peer has one vote. Of two clocks with as many votes the one with the smallest peer id wins. So a peer that
+    agrees
+    with one other stays, whatever a third one says, and of two peers exactly one follows.
+
+    Args:
+        own_peer: the id of the peer that chooses.
+        own: its own clock.
+        others: peer id -> what that peer's clock shows.
+
+    Returns:
+        The winner's reading with the least doubt; None if the peer's own clock is as good as any.
+
+    Example:
+        >>> to_follow("b", Reading(0.0), {"a": Reading(100.0)})
+        Reading(base=100.0, doubt=0.0)
+        >>> to_follow("b", Reading(0.0), {"a": Reading(100.0), "c": Reading(0.5)}) is None
+        True
     """
     clocks = {**others, own_peer: own}
     sides = {peer: sorted(p for p, c in clocks.items() if agree(clock, c)) for peer, clock in clocks.items()}
@@ -63,8 +108,9 @@ class SwarmClock:
     """Seconds since 1970 as this peer's swarm counts them. Later jumps of the machine's clock do not change it.
 
     Args:
-        machine: the machine's time of day, read once.
-        monotonic: what it goes on with; by default one that does not stand still while the machine sleeps.
+        machine: the machine's time of day, in seconds since 1970; read once.
+        monotonic: the clock that counts on from there, in seconds; None: one that does not stand still while the
+            machine sleeps.
     """
 
     def __init__(self, machine: Callable[[], float] = time.time, monotonic: Callable[[], float] | None = None) -> None:
@@ -72,6 +118,11 @@ class SwarmClock:
         self._start = self._base = machine() - self.monotonic()
 
     def now(self) -> float:
+        """Tell the time.
+
+        Returns:
+            Seconds since 1970, as the swarm counts them.
+        """
         return self.monotonic() + self._base
 
     @property
@@ -85,12 +136,20 @@ class SwarmClock:
         return self._base - self._start
 
     def follow(self, other: Reading) -> None:
-        """From now on show what that one shows."""
+        """From now on show what another clock shows; the time may jump.
+
+        Args:
+            other: a reading of that clock.
+        """
         self._base = other.base
 
     @contextlib.contextmanager
     def as_current(self) -> Iterator[None]:
-        """Make this the current clock of what runs inside, and of the tasks that begin there until their end."""
+        """Make this the current clock of what runs inside, and of the tasks that begin there until their end.
+
+        Returns:
+            A context; at its end the clock of before is current again.
+        """
         token = _CURRENT.set(self)
         try:
             yield
@@ -99,7 +158,11 @@ class SwarmClock:
 
     @staticmethod
     def get_current() -> SwarmClock | None:
-        """The current clock of the caller; None outside of the work of any network."""
+        """Find the clock of the network that the caller works for.
+
+        Returns:
+            The current clock; None outside of the work of any network.
+        """
         return _CURRENT.get()
 
 
@@ -116,11 +179,15 @@ async def keep_time(
     follow: Callable[[Reading], Awaitable[None]],
     rng: random.Random,
 ) -> None:
-    """For ever: compare our clock with those of a few neighbours, and follow theirs where we are outvoted.
+    """For ever: compare the clock with those of a few neighbours, and follow theirs if it is outvoted.
 
     Args:
-        ask: reads a neighbour's clock; None where it does not answer. It has a deadline of its own.
+        own_peer: the id of this peer.
+        clock: its clock, which `follow` sets.
+        neighbours: the peer ids that can be asked now; ASK_AT_ONCE of them are, at random.
+        ask: reads a neighbour's clock; None if it does not answer. It has a deadline of its own.
         follow: called with the clock to follow.
+        rng: draws whom to ask, and when.
     """
     while True:
         around = sorted(neighbours())

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from p2p_elastic.testing.virtual_network import VirtualClockLoop
+from p2p_elastic.testing.virtual_time import VirtualClockLoop
 
 T = TypeVar("T")
 OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="")

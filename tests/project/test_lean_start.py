@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.tasks import find_task
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
 from p2p_elastic.training.optimizers import SGD
 

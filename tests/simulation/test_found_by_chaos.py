@@ -8,15 +8,17 @@ import random
 from helpers.swarm import Member, build_member, tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.membership.liveness import choose_partner, observe
+from p2p_elastic.peers.membership.liveness import observe
 from p2p_elastic.peers.membership.run_context import RunContext
+from p2p_elastic.peers.membership.selection import choose_partner
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.virtual_time import run_virtual
 
 OFTEN, NEVER = Schedule(period=5), Schedule(probability=0.0)
 

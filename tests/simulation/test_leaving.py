@@ -29,7 +29,8 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import FarewellStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.virtual_time import run_virtual
 
 NEVER, LONG = Schedule(probability=0.0), 10.0
 ALONE_LATER = Policy(elastic(0.5), NEVER)

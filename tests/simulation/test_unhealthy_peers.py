@@ -35,7 +35,8 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import PartnerStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.virtual_time import run_virtual
 
 OFTEN, NEVER = Schedule(probability=1 / 4), Schedule(probability=0.0)
 OPTIMUM, LIE = 0.0, 5.0
@@ -178,7 +179,7 @@ def test_who_does_clearly_worse_than_its_partners_follows_them_and_says_so() -> 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
         await until(lambda: record_weight(network, "lost") == 0.0, 10.0)
         assert lost.peer.signals()[0].name == "comparison"
-        assert any("-> 0: our partner's parameters do clearly better" in text for text in told(lost, "weight"))
+        assert any("-> 0: the partner's parameters do clearly better" in text for text in told(lost, "weight"))
         await until(lambda: lost.steps > 600 and record_weight(network, "lost") == 1.0, 20.0)
         assert float(values(lost.model).abs().max()) < 0.02
         assert all(float(values(m.model).abs().max()) < 0.2 for m in members)

@@ -27,7 +27,7 @@ from p2p_elastic.common.addresses import (
     usable,
 )
 from p2p_elastic.errors import ConfigError, PartnerUnreachable
-from p2p_elastic.peers.discovery.dht_directory import explain
+from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.transport.probing import Probe, probe

@@ -50,7 +50,7 @@ from p2p_elastic.doctor.task import check_batch, look_at_data, source_of
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.discovery.dht_directory import NAMESPACE
+from p2p_elastic.peers.discovery.dht_keys import NAMESPACE
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest

@@ -31,7 +31,8 @@ from p2p_elastic.rules.pairwise import elastic, sum_weight
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 from p2p_elastic.training.state import TrainingMemory, TrainingState
 from p2p_elastic.training.trainer import Settings, Trainer
 

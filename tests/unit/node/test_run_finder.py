@@ -14,7 +14,7 @@ from p2p_elastic.node.run_finder import RunFinder, known_run
 from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 class Lone:

@@ -27,7 +27,8 @@ from p2p_elastic.protocol.records import CentreClaim, PeerRecord
 from p2p_elastic.rules.methods import RULES, Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 HASH, ID = ParameterVector(tiny_model(0)).schema_hash, "0" * 32
 EVERY_TWO = Schedule(period=2)

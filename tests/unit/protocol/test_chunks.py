@@ -128,7 +128,7 @@ def test_an_absurd_length_is_refused_before_anything_is_taken_in() -> None:
     header = next(pieces)
     assert isinstance(header, memoryview)
     header[:] = CHUNK_HEADER.pack(2**32 - 1, 0)
-    with pytest.raises(RemoteProtocolError, match="4294967295 bytes where 40 are due"):
+    with pytest.raises(RemoteProtocolError, match="4294967295 bytes; 40 are due"):
         next(pieces)
 
 

@@ -402,7 +402,7 @@ def test_a_chunk_with_one_bit_changed_is_noticed(data: bytes, position: int, bit
 
 @pytest.mark.parametrize("announced", [0, 39, 41, 2**32 - 1])
 def test_a_chunk_of_another_length_than_is_due_is_refused_by_its_header(announced: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"chunk of {announced} bytes where 40 are due"):
+    with pytest.raises(RemoteProtocolError, match=f"chunk of {announced} bytes; 40 are due"):
         check_chunk_length(CHUNK_HEADER.pack(announced, 0), 40)
 
 

@@ -14,20 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.discovery.dht_directory import (
-    ATTACH_SECONDS_MAX,
+from p2p_elastic.peers.discovery.dht_directory import ATTACH_SECONDS_MAX, RECORD_SECONDS, DHTDirectory, fitting
+from p2p_elastic.peers.discovery.dht_keys import (
     FIRST_KEY_MEMBERS,
     KEEPERS,
-    RECORD_SECONDS,
     RUNS_KEY,
     SHARDS,
-    DHTDirectory,
-    explain,
-    fitting,
     is_keeper,
     members_key,
     shard_of,
 )
+from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.reconnect import (
     PAUSE_ALONE_MAX,
     PAUSE_MAX,
@@ -39,7 +36,7 @@ from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.status.schema import BootstrapStatus
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 checked = settings(max_examples=60)
 
@@ -364,7 +361,10 @@ def test_peers_that_know_each_other_agree_on_the_keepers(peers: set[str]) -> Non
         ("dial tcp4 10.0.0.7:4001: i/o timeout", "timed out: wrong address, machine off, or a firewall"),
         ("dial tcp4: connect: no route to host", "no route to that network from here"),
         ("lookup nowhere: no such host", "the host name is not known here"),
-        ("dial to self attempted", "we listen there ourselves: give another peer's address, or us another --port"),
+        (
+            "dial to self attempted",
+            "this peer listens there itself: give another peer's address, or this one another --port",
+        ),
         ("  * something new *  ", "something new"),
     ],
 )

@@ -17,7 +17,7 @@ from p2p_elastic.peers.discovery.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RU
 from p2p_elastic.peers.discovery.peer_cache_sync import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 A, B, C = (Identity.generate().peer for _ in range(3))
 

@@ -18,7 +18,8 @@ from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 MODEL_BYTES = 4000
 STAMP = Stamp(term=1, clock=5)

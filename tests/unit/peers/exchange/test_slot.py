@@ -11,7 +11,7 @@ from helpers.swarm import tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, ExchangeSlot, Phase, Slot
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 OFFERING, YIELDING, ANSWERING = (Slot(phase, "b") for phase in (Phase.OFFERING, Phase.YIELDING, Phase.ANSWERING))
 FORBIDDEN = "an assertion"

@@ -21,19 +21,14 @@ from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.exchange.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.exchange.mailbox import Mailbox, Settled, State
 from p2p_elastic.peers.exchange.pacing import Times
-from p2p_elastic.peers.membership.liveness import (
+from p2p_elastic.peers.membership.liveness import Member, Members, liveness, observe, own_weight, suspected
+from p2p_elastic.peers.membership.selection import (
     CHANCE_MIN,
     FAR,
     SLOW_CHANCE_MIN,
     USUAL_SECONDS_MIN,
-    Member,
-    Members,
     chance_by_time,
     choose_partner,
-    liveness,
-    observe,
-    own_weight,
-    suspected,
     usual_time,
 )
 from p2p_elastic.peers.session.commit_log import Key, Ledger
@@ -41,7 +36,7 @@ from p2p_elastic.peers.session.deadlines import Estimate
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, PartnerStatus
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 checked = settings(max_examples=60)
 

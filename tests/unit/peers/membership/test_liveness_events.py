@@ -15,7 +15,6 @@ from p2p_elastic.peers.membership.liveness import (
     Liveness,
     Member,
     Members,
-    choose_partner,
     heard,
     is_gone,
     judge,
@@ -25,6 +24,7 @@ from p2p_elastic.peers.membership.liveness import (
     suspected,
 )
 from p2p_elastic.peers.membership.liveness_events import Watch
+from p2p_elastic.peers.membership.selection import choose_partner
 from p2p_elastic.protocol.records import RECORD_SECONDS_MAX, PeerRecord
 from p2p_elastic.status.events import EventLog
 

@@ -17,7 +17,8 @@ from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.framing import pack
 from p2p_elastic.protocol.messages import Committed, Heard, Inquiry, Message, Verified
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 ID = "0" * 32
 RECORD = PeerRecord(peer="asked", run="r", schema_hash="0" * 32)

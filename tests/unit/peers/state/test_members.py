@@ -19,7 +19,7 @@ from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 POLICY = Policy(elastic(0.5), Schedule(period=1))
 RUN = CurrentRun("a", ParameterVector(tiny_model(0)), RunContext("test", announce_seconds=1.0), POLICY)

@@ -17,7 +17,7 @@ from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 FIXED = Policy(elastic(0.5), Schedule(period=10))
 DYNAMIC = FIXED._replace(weighting="dynamic")

@@ -14,9 +14,11 @@ from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.membership.liveness import observe
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.interfaces import Directory, Stream, Transport
-from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport, is_here
+from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
+from p2p_elastic.peers.transport.ports import is_here
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 pytestmark = pytest.mark.processes
 

@@ -24,7 +24,7 @@ from p2p_elastic.peers.discovery.signed_dht import SignedDHT, swarm_time, tell_h
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.swarm_clock import Reading, SwarmClock, keep_time, reading, to_follow
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 pytestmark = pytest.mark.processes
 

@@ -1,0 +1,116 @@
+"""The keys in the DHT of runs and members, and what the directory needs of the DHT."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Protocol
+
+NAMESPACE = "p2p-elastic/1"
+RUNS_KEY = f"{NAMESPACE}/runs"
+FIRST_KEY_MEMBERS = 500  # after that newcomers announce under one of SHARDS further keys (a key holds about 1,000)
+SHARDS = 16
+KEEPERS = 3  # members besides the founder that keep the run manifest alive
+
+
+class Entries(Protocol):
+    """What the directory needs of the DHT: a table of signed entries; `SignedDHT` is it."""
+
+    async def put(self, key: str, body: bytes, seconds: float) -> None:
+        """Store this peer's entry under a key; it replaces the earlier one.
+
+        Args:
+            key: where.
+            body: what to store.
+            seconds: how long it lives.
+
+        Raises:
+            DirectoryError: if no node takes it.
+        """
+
+    async def get(self, key: str) -> Mapping[str, bytes]:
+        """Read all entries under a key.
+
+        Args:
+            key: where.
+
+        Returns:
+            Peer id -> body; the signature of each was checked.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
+
+    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
+        """Connect to a peer, so that both know each other as nodes of the DHT.
+
+        Args:
+            peer: the peer id.
+            addresses: multiaddrs to dial.
+
+        Raises:
+            PartnerUnreachable: if none of them leads to the peer.
+            DirectoryError: if the peer is there but is no node of this DHT.
+        """
+
+    async def explore(self) -> None:
+        """Ask the nodes that are known for those that they know.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
+
+    @property
+    def neighbours(self) -> frozenset[str]:
+        """The peer ids in the routing table."""
+
+    @property
+    def refused(self) -> int:
+        """How many records were refused so far."""
+
+
+def members_key(run: str, shard: int = 0) -> str:
+    """Name the key under which members announce themselves.
+
+    Args:
+        run: the run's name.
+        shard: 0 for the first key; 1 to SHARDS for the others, once that is full.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> members_key("digits")
+        'p2p-elastic/1/run/digits/members/0'
+    """
+    return f"{NAMESPACE}/run/{run}/members/{shard}"
+
+
+def shard_of(peer: str) -> int:
+    """Choose the further shard of a peer.
+
+    Args:
+        peer: the peer id.
+
+    Returns:
+        1 to SHARDS, always the same for one id.
+    """
+    return 1 + hashlib.sha256(peer.encode()).digest()[0] % SHARDS
+
+
+def is_keeper(peer: str, others: frozenset[str]) -> bool:
+    """Whether a peer is among the KEEPERS that republish the manifest: the first by hash, everywhere the same.
+
+    Args:
+        peer: the peer id asked about.
+        others: the ids of the other members, without the founder, which keeps it anyway.
+
+    Returns:
+        True if fewer than KEEPERS of the others come before it.
+
+    Example:
+        >>> is_keeper("a", frozenset("bc"))
+        True
+    """
+    ranked = sorted({peer, *others}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    return peer in ranked[:KEEPERS]
