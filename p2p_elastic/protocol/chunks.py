@@ -35,46 +35,92 @@ Vector = npt.NDArray[np.float32]
 
 
 class Vectors(NamedTuple):
-    """The two ends of a transfer, float32 [n], contiguous, on the CPU: `mine` travels out, `theirs` is filled.
+    """The two ends of a transfer: float32 `[n]`, contiguous, on the CPU.
 
-    Where only one of them travels, the other may be anything. A lossy codec replaces `mine` by what it makes of it at
-    the other end, unless it is `shared` with others.
+    Attributes:
+        mine: travels out. A lossy codec replaces it by what it makes of it at the other end, unless it is `shared`.
+        theirs: is filled.
+        codec: by which both travel.
+        in_place: `mine` becomes theirs - mine; both are one tensor.
+        shared: `mine` is used by others too, and stays as it is.
     """
 
     mine: Tensor
     theirs: Tensor
     codec: str = EXACT
-    in_place: bool = False  # `mine` becomes theirs - mine
+    in_place: bool = False
     shared: bool = False
 
     @classmethod
     def moving(cls, vector: Tensor, codec: str = EXACT) -> Vectors:
-        """One vector, which becomes the difference to the partner's."""
+        """Make both ends of one vector, which becomes the difference to the partner's.
+
+        Args:
+            vector: `[n]`.
+            codec: by which it travels.
+
+        Returns:
+            The two ends, in place.
+        """
         return cls(vector, vector, codec, in_place=True)
 
     @classmethod
     def sending(cls, values: Tensor, codec: str = EXACT) -> Vectors:
-        """Only ours travels, and stays as it is."""
+        """Make the ends of a transfer in which only this peer's vector travels, and stays as it is.
+
+        Args:
+            values: `[n]`.
+            codec: by which it travels.
+
+        Returns:
+            The two ends.
+        """
         return cls(values, values, codec, shared=True)
 
     @classmethod
     def into(cls, out: Tensor, codec: str = EXACT) -> Vectors:
-        """Only theirs travels."""
+        """Make the ends of a transfer in which only the partner's vector travels.
+
+        Args:
+            out: `[n]`, to be filled.
+            codec: by which it travels.
+
+        Returns:
+            The two ends.
+        """
         return cls(out, out, codec)
 
     @property
     def wire_bytes(self) -> int:
-        """What both of them take on the wire."""
+        """What both of them take on the wire, in bytes."""
         return wire_bytes(len(self.mine), self.codec) + wire_bytes(len(self.theirs), self.codec)
 
 
 def wire_bytes(elements: int, codec: str) -> int:
-    """What so many elements take on the wire, headers included."""
+    """Work out what a vector takes on the wire.
+
+    Args:
+        elements: its length.
+        codec: by which it travels.
+
+    Returns:
+        Bytes, headers of chunks included.
+
+    Example:
+        >>> wire_bytes(1000, "none")
+        4012
+    """
     return sum(CHUNK_HEADER.size + CODECS[codec].nbytes(c.stop - c.start) for c in chunks(elements))
 
 
 class Outgoing:
-    """What one of `lanes` streams sends. `sent`: chunks of it that were handed on."""
+    """What one stream sends. `sent`: how many of its chunks were handed on; `nbytes`: their bytes, headers included.
+
+    Args:
+        vectors: both ends of the transfer.
+        lane: the number of the stream, from 0.
+        lanes: how many streams there are.
+    """
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1) -> None:
         self._values, self._codec, self._shared = vectors.mine, CODECS[vectors.codec], vectors.shared
@@ -83,7 +129,11 @@ class Outgoing:
         self.sent = self.nbytes = 0
 
     def pieces(self) -> Iterator[tuple[bytes, memoryview]]:
-        """The next chunk to send and the header that goes before it, asked for once the one before was handed on."""
+        """Encode the chunks, each just before it is sent.
+
+        Returns:
+            The header and the bytes of the next chunk; to be asked for once the chunk before was handed on.
+        """
         for data in self._exactly() if self._exact else self._encoded():
             yield chunk_header(data), data
             self.sent += 1
@@ -106,9 +156,15 @@ class Outgoing:
 
 
 class Incoming:
-    """What one of `lanes` streams fills.
+    """What one stream fills. `nbytes`: the bytes of its chunks that came so far, headers included.
 
     `finite`: every number that came so far is; `zero`: every one is 0; `square`: in place, the squared L2 distance.
+
+    Args:
+        vectors: both ends of the transfer.
+        lane: the number of the stream, from 0.
+        lanes: how many streams there are.
+        after: what the same stream sends; in place a chunk is only changed once it was sent. None: nothing is sent.
     """
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1, after: Outgoing | None = None) -> None:
@@ -121,11 +177,14 @@ class Incoming:
         self.square, self.nbytes = 0.0, 0
 
     def pieces(self) -> Iterator[memoryview | int]:
-        """The next piece to fill, asked for once the one before was; or how many chunks of the `Outgoing` beside it
-        must be sent before the next one is asked for.
+        """Give the pieces to fill, and check, decode and take in each chunk that is full.
+
+        Returns:
+            The next piece to fill, to be asked for once the one before is full; or a number: how many chunks of the
+            `Outgoing` beside it must be sent before the next one is asked for.
 
         Raises:
-            RemoteProtocolError: a chunk has another length than it must, or was changed on its way.
+            RemoteProtocolError: if a chunk has another length than it must, or was changed on its way.
         """
         size = min(CHUNK_ELEMENTS, len(self._into))
         stage = torch.empty(0 if self._direct else self._codec.nbytes(size), dtype=torch.uint8)
@@ -158,17 +217,23 @@ class Incoming:
             np.subtract(theirs, mine, out=mine)
             square = float(np.einsum("i,i", mine, mine))  # not np.dot: BLAS would use other threads
             self.square += square
-            # Nearly always this shows it, for nothing; a square may overflow where the numbers do not.
+            # Nearly always this shows it, for nothing; a square may overflow though the numbers do not.
             self.finite = self.finite and (math.isfinite(square) or bool(np.isfinite(theirs).all()))
             return
-        # The sum is finite only where every element is, and faster than asking each one.
+        # The sum is finite only if every element is, and faster than asking each one.
         self.finite = self.finite and math.isfinite(float(theirs.sum()))
         if not self._direct:
             mine[:] = theirs
 
 
 class Received(NamedTuple):
-    """What a transfer brought: whether all of it is finite, whether all of it is 0, and, in place, the L2 distance."""
+    """What a transfer brought.
+
+    Attributes:
+        finite: whether all of it is finite.
+        zero: whether all of it is 0.
+        distance: in place, the L2 norm of the difference; otherwise 0.
+    """
 
     finite: bool = True
     zero: bool = True
@@ -176,11 +241,25 @@ class Received(NamedTuple):
 
     @classmethod
     def of(cls, incoming: list[Incoming]) -> Received:
-        """Of all streams together."""
+        """Sum up all streams of a transfer.
+
+        Args:
+            incoming: what each of them filled.
+
+        Returns:
+            What came over all of them.
+        """
         square = sum(one.square for one in incoming)
         return cls(all(one.finite for one in incoming), all(one.zero for one in incoming), math.sqrt(square))
 
 
 def bytes_of(vector: Tensor) -> memoryview:
-    """The bytes of a vector, without a copy."""
+    """View a vector as bytes, without a copy.
+
+    Args:
+        vector: contiguous, on the CPU.
+
+    Returns:
+        Its memory.
+    """
     return memoryview(vector.view(torch.uint8).numpy())  # type: ignore[arg-type, unused-ignore]  # buffers: old stubs do not say so

@@ -1,4 +1,4 @@
-"""Messages and vectors as bytes. `README.md` beside this file is the specification.
+"""Messages and vectors as bytes. `docs/protocol/messages.md` is the specification.
 
     message   magic "PXE1" | kind: u8 | length: u32 | JSON, at most MESSAGE_BYTES_MAX
     chunk     length: u32 | xxh3: u64 | bytes: CHUNK_ELEMENTS elements of the vector, as the codec writes them
@@ -62,14 +62,36 @@ _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
 
 
 def pack(message: Message) -> bytes:
-    """A message as bytes, header included."""
+    """Write a message as bytes.
+
+    Args:
+        message: of one of KINDS.
+
+    Returns:
+        Header and JSON; the JSON has at most MESSAGE_BYTES_MAX bytes.
+    """
     body = message.model_dump_json().encode()
     assert len(body) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} of {len(body)} bytes"
     return MESSAGE_HEADER.pack(MAGIC, _KIND_OF[type(message)], len(body)) + body
 
 
 def unpack_header(header: bytes) -> tuple[type[Message], int]:
-    """The message's type and the length of its body. Raises RemoteProtocolError."""
+    """Read the header of a message.
+
+    Args:
+        header: MESSAGE_HEADER.size bytes.
+
+    Returns:
+        The message's type, and the length of its body in bytes.
+
+    Raises:
+        RemoteProtocolError: if it is no message of this protocol, of no known kind, or longer than MESSAGE_BYTES_MAX.
+
+    Example:
+        >>> packed = pack(Committed(id="0" * 32))
+        >>> unpack_header(packed[: MESSAGE_HEADER.size])
+        (<class 'p2p_elastic.protocol.messages.Committed'>, 41)
+    """
     magic, kind, length = MESSAGE_HEADER.unpack(header)
     if magic != MAGIC:
         raise RemoteProtocolError(f"not a message of this protocol: starts with {magic!r}")
@@ -81,7 +103,18 @@ def unpack_header(header: bytes) -> tuple[type[Message], int]:
 
 
 def unpack_body(message_type: type[Message], body: bytes) -> Message:
-    """The message, checked field by field. Raises RemoteProtocolError."""
+    """Read the body of a message, checked field by field.
+
+    Args:
+        message_type: as the header says.
+        body: JSON.
+
+    Returns:
+        The message.
+
+    Raises:
+        RemoteProtocolError: if a field is missing, unknown or out of its bounds; names the first such field.
+    """
     try:
         return message_type.model_validate_json(body)
     except ValidationError as error:
@@ -92,25 +125,61 @@ def unpack_body(message_type: type[Message], body: bytes) -> Message:
 
 
 def chunks(elements: int, lane: int = 0, lanes: int = 1) -> Iterator[slice]:
-    """Those chunks of a vector that travel over one of several streams, in the order in which they do."""
+    """Cut a vector into the chunks that travel over one of several streams.
+
+    Args:
+        elements: the length of the vector.
+        lane: the number of the stream, from 0.
+        lanes: how many streams there are.
+
+    Returns:
+        The places of the chunks in the vector, in the order in which they travel.
+
+    Example:
+        >>> [(c.start // CHUNK_ELEMENTS, c.stop - c.start) for c in chunks(2 * CHUNK_ELEMENTS + 5, lane=0, lanes=2)]
+        [(0, 65280), (2, 5)]
+    """
     for start in range(lane * CHUNK_ELEMENTS, elements, lanes * CHUNK_ELEMENTS):
         yield slice(start, min(start + CHUNK_ELEMENTS, elements))
 
 
 def chunk_header(chunk: memoryview) -> bytes:
-    """The header that goes before a chunk."""
+    """Write the header that goes before a chunk.
+
+    Args:
+        chunk: its bytes, as the codec wrote them.
+
+    Returns:
+        CHUNK_HEADER.size bytes: length and checksum.
+    """
     return CHUNK_HEADER.pack(len(chunk), xxh3_64_intdigest(chunk))
 
 
 def check_chunk_length(header: bytes | bytearray, expected: int) -> None:
-    """Raises RemoteProtocolError where a chunk announces another length than schema and codec give it."""
+    """Check the length that a chunk announces, before it is received.
+
+    Args:
+        header: of the chunk.
+        expected: the length in bytes by schema and codec.
+
+    Raises:
+        RemoteProtocolError: if it announces another length.
+    """
     length, _ = CHUNK_HEADER.unpack(header)
     if length != expected:
         raise RemoteProtocolError(f"chunk of {length} bytes; {expected} are due")
 
 
 def check_chunk(header: bytes | bytearray, chunk: memoryview) -> None:
-    """Raises RemoteProtocolError where a chunk was changed on its way."""
+    """Check the bytes of a chunk by its header's checksum.
+
+    Args:
+        header: of the chunk.
+        chunk: its bytes.
+
+    Raises:
+        RemoteProtocolError: if the chunk was changed on its way.
+    """
     _, digest = CHUNK_HEADER.unpack(header)
     if xxh3_64_intdigest(chunk) != digest:
         raise RemoteProtocolError("checksum of a chunk differs")

@@ -1,4 +1,4 @@
-"""What peers tell each other through the directory: who is there, and what the run trains."""
+"""What peers tell each other through the directory: the members, and what the run trains."""
 
 from __future__ import annotations
 
@@ -17,14 +17,29 @@ Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
 class CentreClaim(Frozen):
-    """How fresh a member's copy of the centre variable is, and whether it is the centre."""
+    """What a member says of its copy of the centre variable.
+
+    Attributes:
+        stamp: how fresh the copy is.
+    """
 
     stamp: Stamp
     seated: bool = Field(description="true at the peer that holds the centre variable; elsewhere it is a copy")
 
 
 class PeerRecord(Frozen):
-    """One peer of a run. Signed by that peer; replaced at each announcement, `sequence` counting up."""
+    """One peer of a run. Signed by that peer; replaced at each announcement.
+
+    Attributes:
+        peer: its peer id.
+        run: the run's name.
+        schema_hash: of the names, shapes and dtypes of its model.
+        addresses: multiaddrs under which it may be reached.
+        step: how many steps it has made.
+        loss: what it says of its loss, in nats; None if it is not known.
+        steps_per_second: its speed; None if it is not known.
+        sequence: counts up at each announcement; an older record is a replay.
+    """
 
     peer: PeerId
     run: RunName
@@ -34,9 +49,9 @@ class PeerRecord(Frozen):
     loss: Loss = None
     weight: Weight = Field(default=1.0, description="how much it claims to count for")
     steps_per_second: Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)] | None = None
-    drained: bool = Field(default=False, description="true where it begins and answers no exchanges for now")
+    drained: bool = Field(default=False, description="true if it begins and answers no exchanges for now")
     partners: Annotated[tuple[PeerId, ...], Field(max_length=PARTNERS_TOLD)] = Field(
-        default=(), description="with whom it exchanged last, for people who watch"
+        default=(), description="the peers with which it exchanged last, for people who watch"
     )
     group: Group = Field(default="", description="whose leader this peer follows, and may be (LSGD)")
     centre: CentreClaim | None = Field(default=None, description="in runs with a centre variable (EASGD)")
@@ -45,14 +60,24 @@ class PeerRecord(Frozen):
 
 
 class PublishedManifest(Frozen):
-    """A run manifest as it comes from the network, to be checked against its signature before it is read."""
+    """A run manifest as it comes from the network, to be checked against its signature before it is read.
+
+    Attributes:
+        manifest: any JSON object.
+        signature: its founder's, of the JSON with sorted keys; in hex.
+    """
 
     manifest: dict[str, JsonValue]
     signature: Signature
 
 
 class SignedManifest(Frozen):
-    """A run manifest with its founder's signature, so that any member can keep it alive."""
+    """A run manifest with its founder's signature, so that any member can keep it alive.
+
+    Attributes:
+        manifest: what the run trains.
+        signature: the founder's, in hex.
+    """
 
     manifest: RunManifest
     signature: Signature

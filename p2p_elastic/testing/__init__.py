@@ -1,1 +1,1 @@
-"""Public tools for tests of swarms: a network and a clock that are not there."""
+"""Public tools for tests of swarms: a network and a clock that are simulated."""

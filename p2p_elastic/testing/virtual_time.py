@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps from timer to timer: simulated hours take as long as their computations."""
+"""An event loop in virtual time: its clock jumps from timer to timer, so simulated hours take as long as their work."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class _VirtualSelector(selectors.BaseSelector):
 
 
 class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0 and jumps from timer to timer."""
+    """An event loop whose clock starts at 0 and jumps from timer to timer.
+
+    Raises SimulationDeadlock if every task waits and no timer is set.
+    """
 
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
@@ -58,19 +61,53 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual)
 
     def time(self) -> float:
+        """Tell the virtual time.
+
+        Returns:
+            Seconds since the loop began.
+        """
         return self._virtual.now
 
     def call_soon_threadsafe(  # type: ignore[override, unused-ignore]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        """From the loop's own thread, that of the simulated training too: it does not sleep, so no socket wakes it."""
+        """Call something soon, from any thread.
+
+        From the loop's own thread, which is that of the simulated training too, no socket wakes the loop: it does not
+        sleep.
+
+        Args:
+            callback: what to call.
+            *args: with which arguments.
+            context: in which context; None: the present one.
+
+        Returns:
+            A handle to cancel it.
+        """
         if threading.get_ident() == self._thread:
             return self.call_soon(callback, *args, context=context)
         return super().call_soon_threadsafe(callback, *args, context=context)
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in virtual time, cancel what it left behind, and return its result."""
+    """Run a coroutine in virtual time, and cancel what it left behind.
+
+    Args:
+        main: the coroutine.
+
+    Returns:
+        Its result.
+
+    Raises:
+        SimulationDeadlock: if every task waits for something that will never come.
+
+    Example:
+        >>> async def hour() -> float:
+        ...     await asyncio.sleep(3600.0)
+        ...     return asyncio.get_running_loop().time()
+        >>> run_virtual(hour())
+        3600.0
+    """
     loop = VirtualClockLoop()
     try:
         return loop.run_until_complete(main)

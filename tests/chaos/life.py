@@ -23,7 +23,8 @@ from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, SimulatedStream, SimulatedTransport
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, SimulatedTransport
+from p2p_elastic.testing.virtual_stream import SimulatedStream
 
 PERIOD = 14  # steps
 LEAVE_SECONDS = 20.0

@@ -9,7 +9,8 @@ from collections import Counter
 from chaos.plan import Outage, Partition, Trouble
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.testing.virtual_network import Event, SimulatedDirectory, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedDirectory
 
 UNANSWERED_SECONDS = 3.0  # until one gives up opening a stream to a host that is not there
 DELAY_SECONDS = (0.3, 14.0)  # some beyond the longest silence that an exchange bears

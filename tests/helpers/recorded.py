@@ -35,7 +35,8 @@ from p2p_elastic.rules.policy import Policy, rule_of
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 CUT, HEALED, STEP, UNTRAINED = 5.0, 15.0, 0.05, 2.3

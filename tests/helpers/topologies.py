@@ -14,7 +14,8 @@ from p2p_elastic.rules.pairwise import elastic, follow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import CentreStatus, LeaderStatus
-from p2p_elastic.testing.virtual_network import Judge, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Judge, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 NAMES = ["a", "b", "c", "d"]

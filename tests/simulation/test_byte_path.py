@@ -21,7 +21,8 @@ from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy, rule_of
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 NAMES = ["a", "b", "c", "d"]

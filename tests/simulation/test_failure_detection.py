@@ -13,7 +13,8 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import ExchangeRecord
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 NAMES = ["a", "b", "c", "d"]

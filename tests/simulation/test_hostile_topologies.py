@@ -57,7 +57,8 @@ from p2p_elastic.protocol.records import CentreClaim, PeerRecord
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 SCHEMA = ParameterVector(tiny_model(0)).schema_hash

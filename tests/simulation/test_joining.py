@@ -22,7 +22,8 @@ from p2p_elastic.rules.pairwise import elastic, follow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import JoiningStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 NEVER = Schedule(probability=0.0)

@@ -29,7 +29,8 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import FarewellStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 NEVER, LONG = Schedule(probability=0.0), 10.0

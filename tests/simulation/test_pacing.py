@@ -17,7 +17,8 @@ from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.schema import ExchangeTotals, PaceStatus
-from p2p_elastic.testing.virtual_network import Event, Judge, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Judge, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 NAMES = ["a", "b", "c", "d"]

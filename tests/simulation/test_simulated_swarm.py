@@ -20,7 +20,12 @@ from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
+<<<<<<< HEAD:tests/simulation/test_simulated_swarm.py
 from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+=======
+from p2p_elastic.testing.faults import Event, Judge, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+>>>>>>> 406a3933d6cfe34edb57f57de8c7341046ae15b7:tests/scenarios/test_simulated_swarm.py
 from p2p_elastic.testing.virtual_time import SimulationDeadlock, run_virtual
 
 NAMES = ["a", "b", "c", "d"]

@@ -32,7 +32,13 @@ from p2p_elastic.rules.pairwise import follow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
+<<<<<<< HEAD:tests/simulation/test_topologies.py
 from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+=======
+from p2p_elastic.status.schema import CentreStatus, LeaderStatus
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+>>>>>>> 406a3933d6cfe34edb57f57de8c7341046ae15b7:tests/scenarios/test_topologies.py
 from p2p_elastic.testing.virtual_time import run_virtual
 
 

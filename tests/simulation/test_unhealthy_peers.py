@@ -35,7 +35,8 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.schema import PartnerStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 OFTEN, NEVER = Schedule(probability=1 / 4), Schedule(probability=0.0)
