@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from p2p_elastic.peers.centre.strategy import CentreStrategy
-from p2p_elastic.peers.gossip.endpoint import OwnSeat
+from p2p_elastic.peers.gossip.endpoint import OwnEndpoint
 from p2p_elastic.peers.gossip.initiator import Initiator
 from p2p_elastic.peers.gossip.nobody import NobodyStrategy
 from p2p_elastic.peers.gossip.strategy import PairsStrategy
@@ -39,7 +39,7 @@ def parts_of(local: LocalContext, transport: Transport, limits: Limits, rng: ran
     Returns:
         What every strategy works with.
     """
-    own, initiator = OwnSeat(local, limits), Initiator(local, transport, limits, rng)
+    own, initiator = OwnEndpoint(local, limits), Initiator(local, transport, limits, rng)
     parts = StrategyParts(local, transport, limits, rng, initiator, own)
     take_up(parts)
     return parts

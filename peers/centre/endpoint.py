@@ -21,7 +21,7 @@ from p2p_elastic.rules.merging import is_barrier
 from p2p_elastic.rules.trial import Trial
 
 
-class CentreSeat:
+class CentreEndpoint:
     """The centre variable: changed at once, by the network thread, one exchange after the other."""
 
     def __init__(self, local: LocalContext, centre: Centre, limits: Limits) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.trust import Verdict
-from p2p_elastic.peers.centre.endpoint import CentreSeat, trusted_at
+from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
 from p2p_elastic.peers.centre.surrender import Bequest
 from p2p_elastic.peers.centre.variable import Centre, candidates, only_centre, succession
 from p2p_elastic.peers.exchange.snapshots import Snapshot
@@ -23,10 +23,10 @@ from p2p_elastic.peers.membership.newcomer import CaughtUp
 from p2p_elastic.peers.state.peer_memory import CentreMemory, PeerMemory
 from p2p_elastic.peers.state.topology import (
     Announce,
+    Endpoint,
     Errand,
     OfferPlace,
     Reference,
-    Seat,
     Strategy,
     TopologyStatus,
 )
@@ -109,9 +109,9 @@ class CentreStrategy(Strategy):
         if result.centre is not None:
             self.centre.saw(self._local.slot.mailbox.received, result.centre, self._local.slot.mailbox.part)
 
-    def seat(self) -> Seat:
+    def endpoint(self) -> Endpoint:
         """The centre variable, also where it is elsewhere: that is what the asker has to hear."""
-        return CentreSeat(self._local, self.centre, self._parts.limits)
+        return CentreEndpoint(self._local, self.centre, self._parts.limits)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
         """The centre variable for those that only want to see it, or are to take our place."""

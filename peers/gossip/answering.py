@@ -13,7 +13,7 @@ from p2p_elastic.peers.session.commit_log import Key, Ledger
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.parallel_streams import AwaitedLanes
 from p2p_elastic.peers.state.context import LocalContext, enter
-from p2p_elastic.peers.state.topology import Refusal, Seat
+from p2p_elastic.peers.state.topology import Endpoint, Refusal
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.protocol.exchange import Result, respond
 from p2p_elastic.protocol.messages import Aborted, Accept, Committed, Decline, DeclineReason, Inquiry, Lane, Offer
@@ -53,44 +53,48 @@ class Answering:
         key = Key(self._admission.identify(conversation, offer.peer), offer.id)
         if await self._admission.declines(conversation, offer):
             return
-        seat, asked_at = self._local.run.topology.seat(), asyncio.get_running_loop().time()
-        refusal = Refusal(DeclineReason.OTHER_RULE) if seat is None else await self._reserve(seat, offer)
-        if seat is not None and refusal is None:
-            await self._exchange(conversation, offer, key, seat, asked_at)
+        endpoint, asked_at = self._local.run.topology.endpoint(), asyncio.get_running_loop().time()
+        refusal = Refusal(DeclineReason.OTHER_RULE) if endpoint is None else await self._reserve(endpoint, offer)
+        if endpoint is not None and refusal is None:
+            await self._exchange(conversation, offer, key, endpoint, asked_at)
         elif refusal is not None:
             decline = Decline(id=offer.id, reason=refusal.reason, detail=refusal.detail)
             await self._admission.say_no(conversation, decline)
 
-    async def _reserve(self, seat: Seat, offer: Offer) -> Refusal | None:
+    async def _reserve(self, endpoint: Endpoint, offer: Offer) -> Refusal | None:
         """Make our end ready, or say why not. While it waits for its turn, the budget may be spent on others."""
-        refusal = self._paced(seat, offer) or await seat.reserve(offer)
-        if refusal is None and (refusal := self._paced(seat, offer)) is not None:
-            seat.free()
+        refusal = self._paced(endpoint, offer) or await endpoint.reserve(offer)
+        if refusal is None and (refusal := self._paced(endpoint, offer)) is not None:
+            endpoint.free()
         return refusal
 
-    def _paced(self, seat: Seat, offer: Offer) -> Refusal | None:
+    def _paced(self, endpoint: Endpoint, offer: Offer) -> Refusal | None:
         local = self._local
-        why = None if offer.peer == local.departure.awaited else local.pacing.objection(offer, seat.precedence(offer))
+        why = (
+            None if offer.peer == local.departure.awaited else local.pacing.objection(offer, endpoint.precedence(offer))
+        )
         return None if why is None else Refusal(DeclineReason.PACED, why)
 
-    async def _exchange(self, conversation: Conversation, offer: Offer, key: Key, seat: Seat, asked_at: float) -> None:
+    async def _exchange(
+        self, conversation: Conversation, offer: Offer, key: Key, endpoint: Endpoint, asked_at: float
+    ) -> None:
         local, started = self._local, asyncio.get_running_loop().time()
         terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX)}
-        accept = seat.accept(offer).model_copy(update=terms)
+        accept = endpoint.accept(offer).model_copy(update=terms)
         reply, trial, distance = _Reply(self._ledger, key), None, None
         conversation.exchanging = True
         try:
-            result = await self._converse(conversation, offer, accept, seat, reply)
-            trial = await seat.try_out(offer, accept) if reply.committed else None
+            result = await self._converse(conversation, offer, accept, endpoint, reply)
+            trial = await endpoint.try_out(offer, accept) if reply.committed else None
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
             log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)
         finally:
             self._ledger.end(key, committed=False)
             if reply.committed:  # whatever came between: the partner was told so
-                distance = _commit(seat, offer, accept, trial, conversation.received)
+                distance = _commit(endpoint, offer, accept, trial, conversation.received)
             else:
-                seat.free()
+                endpoint.free()
         enter(
             local,
             offer.id,
@@ -103,7 +107,7 @@ class Answering:
         )
 
     async def _converse(
-        self, conversation: Conversation, offer: Offer, accept: Accept, seat: Seat, reply: _Reply
+        self, conversation: Conversation, offer: Offer, accept: Accept, endpoint: Endpoint, reply: _Reply
     ) -> Result:
         key = reply.key
         if not self._ledger.begin(key):
@@ -112,7 +116,7 @@ class Answering:
             self._local.pacing.takes_last(key.partner)
         with self._awaited.expect(key, offer.streams) as conversation.widening:
             exchange = respond(offer, accept, self._local.run.policy.flow)
-            return await conversation.run(exchange, seat.vectors(offer), reply.commit, seated=True)
+            return await conversation.run(exchange, endpoint.vectors(offer), reply.commit, seated=True)
 
 
 class _Reply:
@@ -128,9 +132,11 @@ class _Reply:
         self._ledger.end(self.key, committed=True)
 
 
-def _commit(seat: Seat, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
+def _commit(
+    endpoint: Endpoint, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None
+) -> float | None:
     try:
-        return seat.commit(offer, accept, trial, received)
-    except BaseException:  # such as a GPU that failed: the next exchange finds the seat free
-        seat.free()
+        return endpoint.commit(offer, accept, trial, received)
+    except BaseException:  # such as a GPU that failed: the next exchange finds the endpoint free
+        endpoint.free()
         raise

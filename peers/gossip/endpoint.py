@@ -21,7 +21,7 @@ from p2p_elastic.rules.trial import Trial
 log = logging.getLogger(__name__)
 
 
-class OwnSeat:
+class OwnEndpoint:
     """The model that trains here: a snapshot of it goes out, the move waits for the training thread."""
 
     def __init__(self, local: LocalContext, limits: Limits) -> None:

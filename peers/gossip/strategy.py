@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.selection import choose_partner
-from p2p_elastic.peers.state.topology import Errand, Seat, Strategy
+from p2p_elastic.peers.state.topology import Endpoint, Errand, Strategy
 from p2p_elastic.protocol.records import PeerRecord
 
 
@@ -42,7 +42,7 @@ class PairsStrategy(Strategy):
             receives=local.run.policy.receives,
         )
 
-    def seat(self) -> Seat:
+    def endpoint(self) -> Endpoint:
         """The model that trains here."""
         return self._parts.own
 

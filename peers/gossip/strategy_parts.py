@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2p_elastic.peers.exchange.snapshots import Snapshot, SnapshotLosses
-from p2p_elastic.peers.gossip.endpoint import OwnSeat
+from p2p_elastic.peers.gossip.endpoint import OwnEndpoint
 from p2p_elastic.peers.gossip.initiator import Initiator
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
@@ -29,5 +29,5 @@ class StrategyParts:
     limits: Limits
     rng: random.Random
     initiator: Initiator
-    own: OwnSeat
+    own: OwnEndpoint
     measure: Measure | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.peers.gossip.admission import Admission
-from p2p_elastic.peers.gossip.endpoint import OwnSeat
+from p2p_elastic.peers.gossip.endpoint import OwnEndpoint
 from p2p_elastic.peers.gossip.initiator import Initiator
 from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.membership.periodic import attempt
@@ -31,10 +31,10 @@ class Goodbyes:
         admission: Admission,
         presence: Presence,
         initiator: Initiator,
-        seat: OwnSeat,
+        endpoint: OwnEndpoint,
     ) -> None:
         self._local, self._admission, self._presence = local, admission, presence
-        self._initiator, self._seat = initiator, seat
+        self._initiator, self._endpoint = initiator, endpoint
         self._turn = asyncio.Lock()
 
     def register(self, answers: Answers) -> None:
@@ -93,7 +93,7 @@ class Goodbyes:
         local = self._local
         if local.run.policy.flow is not Flow.PULL or not local.run.topology.hands_parameters:
             return False
-        if local.own.progress.step == 0 or not await self._seat.take_snapshot():
+        if local.own.progress.step == 0 or not await self._endpoint.take_snapshot():
             return False
         if local.departure.leaving:  # since then: who goes is no heir, and would end without the last word
             local.slot.release()

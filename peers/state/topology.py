@@ -41,7 +41,7 @@ class Refusal(NamedTuple):
     detail: str = ""
 
 
-class Seat(Protocol):
+class Endpoint(Protocol):
     """One end of an exchange that somebody asked for. After `reserve` it is ours until `commit` or `free`."""
 
     def precedence(self, offer: Offer) -> Precedence:
@@ -116,7 +116,7 @@ class Asking(Protocol):
 class Answering(Protocol):
     """What others ask this peer for."""
 
-    def seat(self) -> Seat | None:
+    def endpoint(self) -> Endpoint | None:
         """The end of an exchange that an offer is for; None where nobody offers."""
         return None
 

@@ -18,7 +18,7 @@ from p2p_elastic.peers.exchange.slot import IDLE
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.newcomer import CaughtUp
-from p2p_elastic.peers.state.topology import Errand, Seat, Strategy, TopologyStatus
+from p2p_elastic.peers.state.topology import Endpoint, Errand, Strategy, TopologyStatus
 from p2p_elastic.peers.topologies import STRATEGIES
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Heard, Offer, Stamp
@@ -113,9 +113,9 @@ def test_pairs_exchange_when_they_are_due() -> None:
 
 def test_in_pairs_an_offer_is_for_the_model_that_trains_here_and_all_are_alike() -> None:
     pairs = strategy(a_peer(Topology.PAIRS))
-    seat = pairs.seat()
-    assert seat is not None
-    assert not any(seat.precedence(offer(centre={"term": 9, "clock": 9})))
+    endpoint = pairs.endpoint()
+    assert endpoint is not None
+    assert not any(endpoint.precedence(offer(centre={"term": 9, "clock": 9})))
     assert not pairs.here
     assert pairs.reference() is None
 
@@ -172,10 +172,10 @@ def test_workers_ask_the_holder_alone_and_not_where_it_is_drained() -> None:
 def test_an_offer_to_a_peer_that_is_not_the_centre_is_not_paced_since_it_has_to_hear_that() -> None:
     founder, joiner = a_peer(Topology.CENTRE), a_peer(Topology.CENTRE, newcomer=True)
     for member, exempt in ((founder, False), (joiner, True)):
-        seat = strategy(member).seat()
-        assert seat is not None
-        assert seat.precedence(offer()) == (exempt, False, True)
-        assert seat.precedence(offer(centre={"term": 1, "clock": 1})) == (exempt, True, True)
+        endpoint = strategy(member).endpoint()
+        assert endpoint is not None
+        assert endpoint.precedence(offer()) == (exempt, False, True)
+        assert endpoint.precedence(offer(centre={"term": 1, "clock": 1})) == (exempt, True, True)
 
 
 def test_from_a_centre_everything_comes_from_its_holder() -> None:
@@ -318,7 +318,7 @@ def test_followers_are_due_for_their_group_and_for_all() -> None:
 
 def test_under_a_leader_nobody_offers_and_nothing_is_handed_over() -> None:
     leader = strategy(a_peer(Topology.LEADER, record("a")))
-    assert leader.seat() is None
+    assert leader.endpoint() is None
     assert leader.next_partner(set()) is None
     assert not leader.hands_parameters
     assert names(leader.donors(CANDIDATES)) == "ca"
@@ -353,7 +353,7 @@ def test_who_trains_alone_asks_answers_and_hands_over_nothing() -> None:
     member = a_peer(Topology.NOBODY, record("a"))
     nobody = strategy(member)
     assert errands(member, 100) == []
-    assert (nobody.next_partner(set()), nobody.taker(set()), nobody.seat(), nobody.value()) == (None,) * 4
+    assert (nobody.next_partner(set()), nobody.taker(set()), nobody.endpoint(), nobody.value()) == (None,) * 4
     assert nobody.why_alone == "by this run's rule everybody trains alone"
     assert (nobody.here, nobody.hands_parameters, nobody.pending, nobody.compares) == (False,) * 4
     assert (nobody.claim(), nobody.memory(), nobody.goodbye(), nobody.verdicts()) == ({},) * 4
@@ -404,7 +404,7 @@ class RingStrategy(Strategy):
         found = around[(around.index(self._local.peer) + 1) % len(around)]
         return None if found in tried | {self._local.peer} else self._local.members.known[found].record
 
-    def seat(self) -> Seat:
+    def endpoint(self) -> Endpoint:
         return self._parts.own
 
 

@@ -51,9 +51,9 @@ def beside_the_slow(topology: Topology) -> Pacing:
 def objection(pacing: Pacing, topology: Topology, asked: Offer) -> str | None:
     """What that peer, the founder of a run of that topology, says to an offer."""
     policy = Policy(find_method("easgd").rule(0.2), Schedule(1), topology)
-    seat = build_member(SimulatedNetwork(), "founder", policy=policy).peer.parts.run.topology.seat()
-    assert seat is not None
-    return pacing.objection(asked, seat.precedence(asked))
+    endpoint = build_member(SimulatedNetwork(), "founder", policy=policy).peer.parts.run.topology.endpoint()
+    assert endpoint is not None
+    return pacing.objection(asked, endpoint.precedence(asked))
 
 
 def beside_a_slow_partner(topology: Topology, ask: Callable[[Pacing], None]) -> None:
