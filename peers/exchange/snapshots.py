@@ -66,6 +66,11 @@ class Snapshots:
         self._held: OrderedDict[str, Snapshot] = OrderedDict()
         self.published = 0  # of our own making
 
+    @property
+    def held(self) -> tuple[Snapshot, ...]:
+        """All of them, the one that was kept last at the end."""
+        return tuple(self._held.values())
+
     def keep(self, snapshot: Snapshot) -> None:
         """Hold this one from now on."""
         self._held.pop(snapshot.origin, None)

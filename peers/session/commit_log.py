@@ -25,6 +25,11 @@ class Ledger:
         self._verdicts: OrderedDict[Key, asyncio.Future[bool]] = OrderedDict()
         self._never: OrderedDict[Key, None] = OrderedDict()
 
+    @property
+    def entries(self) -> int:
+        """How many exchanges the fuller one of its two tables has, `entries_max` at most."""
+        return max(len(self._verdicts), len(self._never))
+
     def begin(self, key: Key) -> bool:
         """Write down that this exchange is under way. False where its id was used before."""
         if key in self._verdicts or key in self._never:
