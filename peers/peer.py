@@ -95,8 +95,8 @@ class Peer:
         rng = random.Random(f"{seed} {self.peer} {context.first_sequence} partners")
         self._strategy_parts = parts_of(self._local, transport, limits, rng)
         self._presence = Presence(self._local, directory)
-        self._answered = answered_by(self._strategy_parts, self._presence, self.refresh)
-        self._responder = responder_of(self._answered, self._strategy_parts)
+        self.answered = answered_by(self._strategy_parts, self._presence, self.refresh)  # each says what is under way
+        self.responder = responder_of(self.answered, self._strategy_parts)
         self._farewell = Farewell(self._strategy_parts, directory, self._presence)
         self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
         self._errands = Errands(run, self._local.journal, random.Random(f"{seed} {self.peer} coin"))
@@ -225,6 +225,11 @@ class Peer:
         return self._local.slot.state
 
     @property
+    def exchange_due(self) -> bool:
+        """Whether a snapshot waits for the network to begin an exchange with it."""
+        return self._to_initiate.is_set()
+
+    @property
     def step(self) -> int:
         return self._local.own.progress.step
 
@@ -300,7 +305,7 @@ class Peer:
         """Serve, announce, refresh and initiate until cancelled."""
         self._loop = asyncio.get_running_loop()
         self._local.own.arrival.began(self._now())
-        await self._strategy_parts.transport.serve(self._responder.answer)
+        await self._strategy_parts.transport.serve(self.responder.answer)
         context = self._local.run.context
         await attempt(self.announce)  # first: the directory lists the members of the run that we announced
         tasks = [
@@ -331,7 +336,7 @@ class Peer:
         end = loop.time() + seconds
         status = await self._farewell.say(seconds)
         with contextlib.suppress(asyncio.TimeoutError):
-            await wait_for(self._responder.until_told(), max(0.0, end - loop.time()))
+            await wait_for(self.responder.until_told(), max(0.0, end - loop.time()))
         return status
 
     def adopt(self, run: str, policy: Policy, *, codec: str, fragments: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -148,6 +148,16 @@ class Centre:
         if self._vectors is None:  # two vectors more, at the centre only
             self._vectors = Vectors(torch.empty_like(self.value), torch.empty_like(self.value))
         return self._vectors
+
+    @property
+    def reserved(self) -> bool:
+        """Whether an exchange has the centre, from `reserve` to `free`."""
+        return self._lock.locked()
+
+    @property
+    def histories(self) -> Collection[str]:
+        """Of whom the rule remembers something, the latest last; PARTNERS_MAX at most."""
+        return self._shares.states.keys()
 
     async def reserve(self, part: Part | None = None) -> None:
         """Wait for our turn, and freeze the value that goes out, or this part of it."""

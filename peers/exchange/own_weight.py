@@ -35,6 +35,11 @@ class StepRate:
             self._marks.popleft()
 
     @property
+    def marks(self) -> int:
+        """How many moments are remembered: those of the last STEP_RATE_SECONDS, and one before."""
+        return len(self._marks)
+
+    @property
     def steps_per_second(self) -> float | None:
         """The speed; None before the second step."""
         if len(self._marks) < 2:

@@ -98,6 +98,11 @@ class Snapshots:
         self._held: OrderedDict[str, Snapshot] = OrderedDict()
         self.published = 0  # of this peer's own making
 
+    @property
+    def held(self) -> tuple[Snapshot, ...]:
+        """All of them, the one that was kept last at the end."""
+        return tuple(self._held.values())
+
     def keep(self, snapshot: Snapshot) -> None:
         """Hold a snapshot from now on, instead of an older one of its origin.
 

@@ -31,6 +31,11 @@ class Answering:
         self._ledger = Ledger(limits.ledger_entries)
         self._awaited = AwaitedLanes(limits.header_seconds)
 
+    @property
+    def ledger(self) -> Ledger:
+        """What came of the exchanges that were answered lately."""
+        return self._ledger
+
     def register(self, answers: Answers) -> None:
         """It answers offers, inquiries and lanes."""
         answers.register(Offer, self.answer)

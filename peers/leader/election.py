@@ -95,6 +95,11 @@ class Following:
             self.leader = chosen
         return chosen
 
+    @property
+    def heard(self) -> Mapping[str, Heard]:
+        """What each peer told us itself, the latest last; HEARD_MAX at most."""
+        return self._heard
+
     def lose(self, peer: str) -> None:
         """That peer is there no more."""
         self.leader = None if self.leader == peer else self.leader

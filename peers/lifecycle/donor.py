@@ -76,6 +76,11 @@ class Donor:
         """Whether a copy takes up memory now."""
         return self._held is not None
 
+    @property
+    def giving(self) -> int:
+        """How many parts are on their way, GIVEN_MAX at most."""
+        return self._giving
+
     async def show(self, asked: Fetch) -> Shown | DeclineReason:
         """What that member gets a part of, or why it gets nothing."""
         if not await self._is_member(asked.peer):

@@ -28,6 +28,11 @@ class Giving:
         self.donor = donor
         self._outgoing: list[tuple[Snapshot, Stream]] = []
 
+    @property
+    def outgoing(self) -> tuple[Snapshot, ...]:
+        """The snapshots on their way, one for each reader: the same one may be there several times."""
+        return tuple(snapshot for snapshot, _ in self._outgoing)
+
     def register(self, answers: Answers) -> None:
         """It answers fetches."""
         answers.register(Fetch, self.give)

@@ -7,7 +7,7 @@ of many is a crash. When lost ones come back, both ends say in their headers wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from p2p_elastic.peers.membership.liveness import DOUBTED, SILENT_ANNOUNCEMENTS, Member, Members
@@ -131,6 +131,16 @@ class Absences:
         self._absent: dict[str, Absence] = {}  # with those that came back and did not exchange with this peer yet
         self._behind: tuple[Stake, float] | None = None  # the last stake, and until when everybody hears of it
         self.partition: Partition | None = None
+
+    @property
+    def seen(self) -> Collection[str]:
+        """Of whom a sign of life is remembered."""
+        return self._seen.keys()
+
+    @property
+    def absent(self) -> Collection[str]:
+        """Who is lost, or came back and did not exchange with us yet; LOST_MAX at most."""
+        return self._absent.keys()
 
     def status(self, now: float, step: int) -> PartitionStatus | None:
         """Show the partition to people.

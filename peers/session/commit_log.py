@@ -34,6 +34,11 @@ class Ledger:
         self._verdicts: OrderedDict[Key, asyncio.Future[bool]] = OrderedDict()
         self._never: OrderedDict[Key, None] = OrderedDict()
 
+    @property
+    def entries(self) -> int:
+        """How many exchanges the fuller one of its two tables has, `entries_max` at most."""
+        return max(len(self._verdicts), len(self._never))
+
     def begin(self, key: Key) -> bool:
         """Write down that an exchange is under way.
 

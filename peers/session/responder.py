@@ -36,6 +36,11 @@ class Responder:
         self._open: set[Conversation] = set()
         self._told = asyncio.Event()
 
+    @property
+    def streams(self) -> int:
+        """How many streams are being served, of all partners together."""
+        return self._streams.total()
+
     async def until_told(self) -> None:
         """Wait until every initiator heard what came of its exchange: a peer that goes earlier leaves a half one."""
         while any(conversation.exchanging for conversation in self._open):

@@ -200,7 +200,7 @@ def nothing_left(run: Run) -> Iterator[str]:
     """Who has ended keeps no task, no stream and no handler."""
     yield from run.report.left
     for life in run.report.survivors:
-        streams = life.peer._responder._streams.total()
+        streams = life.peer.responder.streams
         if streams:
             yield f"{life.owner} still counts {streams} streams"
 
@@ -211,8 +211,7 @@ def memory_bounded(run: Run) -> Iterator[str]:
         for path, entries in tables(life.peer):
             if entries > TABLE_ENTRIES_MAX:
                 yield f"{life.owner}: {path} has {entries} entries"
-        ledger = life.peer._answered.exchanges._ledger
-        if max(len(ledger._verdicts), len(ledger._never)) > LEDGER_ENTRIES:
+        if life.peer.answered.exchanges.ledger.entries > LEDGER_ENTRIES:
             yield f"{life.owner}: its ledger has more than {LEDGER_ENTRIES} entries"
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.structure import LAYERS, graph, imports, layer, modules, upwards
+from helpers.structure import LAYERS, graph, imports, layer, modules, private_uses, upwards
 
 SOURCES = modules()
 PURE = LAYERS[: LAYERS.index("client")]  # know no wall clock, no sockets and no global random numbers
@@ -67,6 +67,10 @@ def test_pure_packages_know_no_wall_clock_no_sockets_and_no_global_random_number
         if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "random"
     }
     assert globals_used <= {"random.Random"}
+
+
+def test_tests_touch_no_private_member_of_anything_else() -> None:
+    assert private_uses() == []
 
 
 def test_nothing_is_ever_unpickled_from_outside() -> None:

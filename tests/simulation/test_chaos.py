@@ -13,11 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos import plan as plans
 from chaos.checks import problems
 from chaos.command import main
+from chaos.observe import WatchedVector
 from chaos.once import Shared, once
 from chaos.plan import Flood, Plan, Setting, Trouble
 from chaos.trial import Trial, try_seed, undisturbed
@@ -112,13 +114,13 @@ def found(plan: Plan, without: tuple[float, ...]) -> set[str]:
 
 
 def test_a_move_that_is_added_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    without, settle = undisturbed(SMALL), Mailbox._settle
+    without, add = undisturbed(SMALL), WatchedVector.add_
 
-    def twice(self: Mailbox, step: int) -> object:
-        self._vector.add_(self.theirs)
-        return settle(self, step)
+    def twice(self: WatchedVector, *move: Any) -> None:
+        add(self, *move)
+        add(self, *move)
 
-    monkeypatch.setattr(Mailbox, "_settle", twice)
+    monkeypatch.setattr(WatchedVector, "add_", twice)
     assert "nothing_twice" in found(QUIET, without)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
 from p2p_elastic.peers.leader.strategy import LeaderStrategy
 from p2p_elastic.peers.lifecycle.giving import OUTGOING_MAX
 from p2p_elastic.peers.session.conversation import Conversation, Limits, Vectors
-from p2p_elastic.protocol.exchange import fetch, give, initiate
+from p2p_elastic.protocol.exchange import Transfer, fetch, give, initiate
 from p2p_elastic.protocol.framing import CHUNK_HEADER
 from p2p_elastic.protocol.messages import (
     CLOCK_MAX,
@@ -131,16 +131,16 @@ def check_sane(members: list[Member]) -> None:
     """What must hold at the end, whatever happened."""
     for member in members:
         run = member.peer.parts.run
-        not_begun = member.peer._to_initiate.is_set()  # a snapshot that nobody took up before the end
+        not_begun = member.peer.exchange_due  # a snapshot that nobody took up before the end
         assert member.peer.exchange_state in (IDLE, DELIVERED) or not_begun
         assert bool(torch.isfinite(values(member.model)).all())
         if isinstance(run.topology, CentreStrategy):
             assert bool(torch.isfinite(run.topology.centre.value).all())
-            assert not run.topology.centre._lock.locked()
+            assert not run.topology.centre.reserved
         if isinstance(run.topology, LeaderStrategy):
-            held = run.topology.following.snapshots._held.values()
+            held = run.topology.following.snapshots.held
             assert all(s.sending == 0 and bool(torch.isfinite(s.vector).all()) for s in held)
-        assert not member.peer._answered.fetches._outgoing
+        assert not member.peer.answered.fetches.outgoing
 
 
 # ---------------------------------------------------------------- strangers
@@ -186,7 +186,7 @@ def test_strangers_words_do_not_count_and_false_names_are_refused() -> None:
         for i in range(200):
             told = Tell(id=ID, peer=f"s{i}", run="test", step=1, loss=0.0)
             assert isinstance(await say(network, "a", told, source=f"s{i}"), Tell)
-        assert set(following_at(members[0].peer)._heard) <= set(NAMES)
+        assert set(following_at(members[0].peer).heard) <= set(NAMES)
         other = await say(network, "a", Tell(id=ID, peer="evil", run="other", step=1, loss=0.0))
         assert isinstance(other, Decline)
         for message in (Tell(id=ID, peer="b", run="test", step=1, loss=0.0), asks(peer="b"), offers(peer="b")):
@@ -290,8 +290,7 @@ def test_slow_readers_keep_few_snapshots_in_memory() -> None:
             tasks.append(asyncio.ensure_future(take(name)))
         while wide[1].steps < 300:
             await asyncio.sleep(0.01)
-            outgoing = {id(snapshot) for snapshot, _ in wide[0].peer._answered.fetches._outgoing}
-            most = max(most, len(outgoing))
+            most = max(most, len(set(wide[0].peer.answered.fetches.outgoing)))
         for task in tasks:
             task.cancel()
 
@@ -477,7 +476,7 @@ def test_a_member_that_claims_the_highest_stamp_and_vanishes_breaks_nobody(seate
             )
             await conversation.send(accept)
             with_it = Vectors(torch.zeros(ELEMENTS), torch.empty(ELEMENTS))
-            await conversation._transfer(with_it, initiate_transfer())
+            await conversation.run(only_transfer(), with_it)
             await conversation.receive((Verified,), 5.0)
             await conversation.send(Committed(id=message.id))
 
@@ -500,13 +499,9 @@ def test_a_member_that_claims_the_highest_stamp_and_vanishes_breaks_nobody(seate
     check_sane(members)
 
 
-def initiate_transfer() -> object:
-    """The Transfer of an exchange in both directions."""
-    generator = initiate(offers())
-    next(generator)
-    generator.send(None)
-    accept = Accept(id=ID, peer="x", schema_hash=SCHEMA, step=1, loss=None, weight=1.0)
-    return generator.send(accept)
+def only_transfer() -> Generator[Transfer, object, None]:
+    """The vectors of an exchange, in both directions, without the words before and after."""
+    yield Transfer(send=True, receive=True)
 
 
 def test_an_heir_that_never_claims_does_not_leave_the_run_without_a_centre() -> None:

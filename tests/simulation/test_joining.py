@@ -90,7 +90,7 @@ def living(members: list[Member], scenario: Callable[[], Awaitable[None]], ahead
 
 
 def held(member: Member) -> bool:
-    return member.peer._answered.fetches.donor.held
+    return member.peer.answered.fetches.donor.held
 
 
 # ---------------------------------------------------------------- catching up
@@ -350,18 +350,18 @@ def test_who_does_not_count_gives_nothing(state: str) -> None:
 
 
 def test_a_stranger_gets_nothing_and_costs_one_look_per_second() -> None:
-    network = SimulatedNetwork()
-    (old,) = old_members(network, "a")
     looks: list[float] = []
 
+    def counted(event: Event) -> Verdict:
+        if event.kind == "record" and event.target == "a":  # of "b", with each look at the directory
+            looks.append(event.now)
+        return Verdict()
+
+    network = SimulatedNetwork(judge=counted)
+    (old,), (other,) = old_members(network, "a", refresh_seconds=1000.0), old_members(network, "b")
+
     async def scenario() -> None:
-        real = old.peer._answered.fetches.donor._look
-
-        async def look() -> None:
-            looks.append(asyncio.get_running_loop().time())
-            await real()
-
-        old.peer._answered.fetches.donor._look = look
+        looks.clear()
         record = network.records["a"][0]
         for number in range(40):
             stream = await network.transport(f"stranger-{number % 20}").open(record)
@@ -381,7 +381,7 @@ def test_a_stranger_gets_nothing_and_costs_one_look_per_second() -> None:
         await asyncio.sleep(2.0)
         assert not held(old)
 
-    living([old], scenario)
+    living([old, other], scenario)
     assert 2 <= len(looks) <= 7
     assert old.peer.exchanges().declined_by_us.get(DeclineReason.NO_SNAPSHOT.value, 0) >= 1
 
@@ -501,11 +501,11 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
     (old,) = old_members(network, "a")
     late = [late_member(network, f"late-{i:02}") for i in range(20)]
     copies: list[object] = []
-    donor, on_their_way = old.peer._answered.fetches.donor, list[int]()
+    donor, on_their_way = old.peer.answered.fetches.donor, list[int]()
     given = donor.given
 
     async def watched(*args: object) -> Given:
-        on_their_way.append(donor._giving)
+        on_their_way.append(donor.giving)
         return await given(*args)  # type: ignore[arg-type]
 
     donor.given = watched  # type: ignore[method-assign]
@@ -521,7 +521,7 @@ def test_twenty_newcomers_at_once_share_one_copy_which_is_dropped_afterwards() -
         done = await asyncio.gather(*(catch_up(member) for member in late))
         assert all(caught is not None for caught, _ in done)
         assert held(old)
-        assert len(old.peer._answered.fetches._outgoing) == 0
+        assert len(old.peer.answered.fetches.outgoing) == 0
         await asyncio.sleep(donor_module.HELD_SECONDS + 1.0)
         assert not held(old)
         for _, life in done:

@@ -281,10 +281,13 @@ def test_a_newcomer_that_is_left_alone_copies_the_leaver() -> None:
 @pytest.mark.parametrize("late", ["last word", "examining"])
 def test_an_exchange_that_the_end_of_the_time_cuts_off_is_counted_where_the_partner_has_moved(late: str) -> None:
     # A leaver knew nothing of it: its partner had moved, and it counted no half exchange.
+    committed = False
+
     def slow(event: Event) -> Verdict:
-        verdicts = members[1].peer._answered.exchanges._ledger._verdicts.values()
-        last = event.source == "b" and event.kind == "piece" and any(v.done() for v in verdicts)
-        return Verdict(seconds=30.0 if last and late == "last word" else 0.001)
+        nonlocal committed
+        said = event.source == "b" and event.kind == "piece"
+        committed = committed or (said and event.number == 3)  # after Accept, and its vector's header and chunk
+        return Verdict(seconds=30.0 if said and committed and late == "last word" else 0.001)
 
     async def examine(_theirs: Tensor, _ours: Tensor) -> Trial:
         await asyncio.sleep(30.0)
@@ -321,7 +324,8 @@ def test_who_leaves_itself_by_then_takes_nothing_from_another_leaver() -> None:
         asking.on = False
         first = asyncio.ensure_future(leave(members[0]))
         await until(lambda: "a" not in known(taker), 1.0)
-        assert taker.peer._answered.goodbyes._turn.locked()  # "a" chose it; it waits until its own move is added
+        assert members[0].peer.parts.departure.awaited == "c"  # "a" chose it,
+        assert taker.peer.exchange_state == DELIVERED  # and it waits until its own move is added
         second = await leave(taker)
         assert (second.handed_to, (await first).handed_to) == ("b", "b")
         assert [one.initiated for one in taker.peer.last_exchanges()] == [False, True]  # the latest first

@@ -19,7 +19,7 @@ from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_network import SimulatedNetwork, SimulatedTransport
 from p2p_elastic.testing.virtual_time import run_virtual
 
 ANNOUNCE_SECONDS = 1.0
@@ -31,11 +31,17 @@ POLICIES = {
 }
 
 
-def process(network: SimulatedNetwork, policy: Policy, first_sequence: int, name: str = "twin") -> Member:
+def process(
+    network: SimulatedNetwork,
+    policy: Policy,
+    first_sequence: int,
+    name: str = "twin",
+    transport: SimulatedTransport | None = None,
+) -> Member:
     peer = Peer(
         vector=ParameterVector(model := tiny_model(1)),
         policy=policy,
-        transport=network.transport(name),
+        transport=transport or network.transport(name),
         directory=network.directory(name),
         context=RunContext(
             run="test", announce_seconds=ANNOUNCE_SECONDS, refresh_seconds=0.5, first_sequence=first_sequence
@@ -82,14 +88,15 @@ def test_of_two_processes_with_one_identity_the_later_one_ends_within_an_announc
         training = asyncio.ensure_future(first.train(10**9))
         await asyncio.sleep(6.0 + phase)
         before = network.records["twin"][0]
-        second = process(network, policy, 40_000)
+        link = network.transport("twin")
+        second = process(network, policy, 40_000, transport=link)
         began = asyncio.get_running_loop().time()
         with pytest.raises(IdentityInUse, match="alive elsewhere.*instance 40"):
             await second.peer.run()
         assert asyncio.get_running_loop().time() - began <= 1.1 * ANNOUNCE_SECONDS
         with pytest.raises(IdentityInUse):  # whoever asks it to announce itself
             await second.peer.announce()
-        await second.peer._strategy_parts.transport.close()
+        await link.close()
 
         states = []
         for _ in range(40):  # the others never lose the first one
@@ -125,7 +132,8 @@ def test_a_restart_is_not_hindered_by_the_record_of_the_life_before(
     policy = POLICIES[topology]
 
     async def test(network: SimulatedNetwork, other: Member) -> None:
-        first = process(network, policy, 10_000)
+        link = network.transport("twin")
+        first = process(network, policy, 10_000, transport=link)
         life = asyncio.ensure_future(first.peer.run())
         await first.train(60)
         if says_goodbye:
@@ -134,7 +142,7 @@ def test_a_restart_is_not_hindered_by_the_record_of_the_life_before(
                 first.peer.settle()
                 await asyncio.sleep(0.01)
         life.cancel()  # without another word, where it is killed
-        await first.peer._strategy_parts.transport.close()
+        await link.close()
         await asyncio.sleep(pause)
 
         second = process(network, policy, first_sequence)

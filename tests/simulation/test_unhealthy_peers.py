@@ -746,8 +746,8 @@ def test_the_centre_remembers_a_bounded_number_of_those_that_it_met() -> None:
         centre.vectors.mine.copy_(centre.value)
         centre.vectors.theirs.fill_(1.0)
         centre.move(f"p{number}", mine, theirs)
-    assert len(centre._shares.states) == PARTNERS_MAX
-    assert f"p{PARTNERS_MAX + 99}" in centre._shares.states
+    assert len(centre.histories) == PARTNERS_MAX
+    assert f"p{PARTNERS_MAX + 99}" in centre.histories
 
 
 # ---------------------------------------------------------------- zeros

@@ -27,6 +27,7 @@ class End:
     """One end of a transfer: asks for its pieces as a stream does, one piece at each call."""
 
     def __init__(self, vectors: Vectors, lanes: int = 1) -> None:
+        self.vectors = vectors
         self.outgoing = [Outgoing(vectors, lane, lanes) for lane in range(lanes)]
         self.incoming = [Incoming(vectors, lane, lanes, self.outgoing[lane]) for lane in range(lanes)]
 
@@ -63,7 +64,7 @@ def test_both_ends_difference_what_went_over_the_wire(elements: int, codec: str,
     a, b = values(elements, 1), values(elements, 2)
     one, other = End(Vectors.moving(a.clone(), codec), lanes), End(Vectors.moving(b.clone(), codec), lanes)
     swap(one, other)
-    moved, back = one.incoming[0]._into, other.incoming[0]._into
+    moved, back = one.vectors.theirs, other.vectors.theirs
     assert torch.equal(moved, -back)
     torch.testing.assert_close(moved, b - a, atol=0.0 if codec == "none" else 0.1, rtol=0.0)
     assert one.received.finite
@@ -172,7 +173,7 @@ def test_any_bytes_with_a_right_checksum_are_values_or_refused(data: bytes, code
         return
     end = End(Vectors.into(torch.zeros(elements), codec))
     fill(end, chunk_header(memoryview(data)) + data)
-    assert end.received.finite == bool(torch.isfinite(end.incoming[0]._into).all())
+    assert end.received.finite == bool(torch.isfinite(end.vectors.theirs).all())
 
 
 def test_bytes_of_a_vector_are_its_memory() -> None:

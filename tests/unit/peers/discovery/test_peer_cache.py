@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.directories import manifest_of
 
-from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.dht_directory import RUNS_KEY, DHTDirectory
 from p2p_elastic.peers.discovery.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
 from p2p_elastic.peers.discovery.peer_cache_sync import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
 from p2p_elastic.peers.transport.identity import Identity
@@ -122,12 +122,13 @@ class Nobody:
 
     def __init__(self) -> None:
         self.records: dict[str, bytes] = {}
+        self.stored: dict[str, bytes] = {}  # the last under each key
         self.met: list[str] = []
         self.neighbours: frozenset[str] = frozenset()
         self.refused = 0
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
-        pass
+        self.stored[key] = body
 
     async def get(self, key: str) -> dict[str, bytes]:
         return self.records
@@ -189,12 +190,13 @@ def test_whom_a_peer_met_is_saved_once_and_again_when_that_changed(tmp_path: Pat
 def test_the_run_that_was_joined_is_remembered_even_where_all_others_have_left(tmp_path: Path) -> None:
     async def main() -> None:
         nobody, cache = Nobody(), Memory(tmp_path)
-        founder = DHTDirectory(nobody, Identity.generate(), {})
+        identity = Identity.generate()
+        founder = DHTDirectory(nobody, identity, {})
         directory, remembering = await a_peer(nobody, cache)
-        manifest = manifest_of(next(iter(founder.ourselves)))
+        manifest = manifest_of(identity.peer)
         founder.found(manifest)
-        assert founder._manifest is not None
-        nobody.records = {manifest.founder: founder._manifest.model_dump_json().encode()}
+        await founder.announce(PeerRecord(peer=identity.peer, run=manifest.run, schema_hash="0" * 32))
+        nobody.records = {manifest.founder: nobody.stored[RUNS_KEY]}
         assert await directory.runs() == (manifest,)
         directory.join(manifest)
         await remembering.save()
@@ -246,7 +248,7 @@ def test_peers_seen_before_are_tried_a_bad_address_and_ourselves_are_not(tmp_pat
     async def main() -> None:
         nobody, cache = Nobody(), Memory(tmp_path)
         directory, remembering = await a_peer(nobody, cache)
-        me = directory._identity.peer
+        (me,) = directory.ourselves
         bad = {B: ("/ip4/10.0.0.7/tcp/x/p2p/" + B,), "12D3KooWother": at(A)}
         cache.save("run", (), {A: at(A), me: at(me), **bad})
         assert await remembering.recall("run") == 1

@@ -116,8 +116,8 @@ def test_what_is_heard_is_bounded() -> None:
     for i in range(HEARD_MAX + 50):
         ours.hear(f"p{i}", 0.1, 1.0)
         ours.disbelieve(f"p{i}", "no", 1.0)
-    assert len(ours._heard) == len(ours.disbelieved) == HEARD_MAX
-    assert f"p{HEARD_MAX + 49}" in ours._heard
+    assert len(ours.heard) == len(ours.disbelieved) == HEARD_MAX
+    assert f"p{HEARD_MAX + 49}" in ours.heard
 
 
 def test_disbelief_ends_and_grows_with_each_time() -> None:

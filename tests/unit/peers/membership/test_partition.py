@@ -197,13 +197,13 @@ def test_memory_is_bounded_and_a_partition_ends_after_an_hour() -> None:
     many = [f"p{n}" for n in range(3 * LOST_MAX)]
     absences.look(observe({}, [record(peer, 1) for peer in many], 0.0), 0.0, 0)
     absences.look({}, 10.0, 100)
-    assert len(absences._absent) == LOST_MAX
-    assert len(absences._seen) == LOST_MAX
+    assert len(absences.absent) == LOST_MAX
+    assert len(absences.seen) == LOST_MAX
     assert absences.partition is not None
     absences.look({}, 11.0 + FORGOTTEN_SECONDS, 100)
     assert absences.partition is None
-    assert not absences._absent
-    assert not absences._seen
+    assert not absences.absent
+    assert not absences.seen
 
 
 def test_a_peer_that_never_saw_anybody_is_not_parted() -> None:
