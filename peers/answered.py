@@ -1,4 +1,4 @@
-"""All that a peer answers."""
+"""The messages that a peer answers, and which part answers each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from p2p_elastic.peers.session.responder import Responder
 
 
 class Answered(NamedTuple):
-    """Each of these registers its messages in the table of the responder."""
+    """The parts that register the messages which they answer in the table of the responder.
+
+    Attributes:
+        exchanges: answers offers.
+        fetches: gives parameters to newcomers and followers.
+        comparisons: answers with this peer's loss.
+        goodbyes: hears members that leave.
+    """
 
     exchanges: Answering
     fetches: Giving
@@ -27,13 +34,30 @@ class Answered(NamedTuple):
 
 
 def responder_of(answered: Answered, parts: StrategyParts) -> Responder:
-    """What serves the streams to that peer."""
+    """Build the responder, which serves the streams to a peer.
+
+    Args:
+        answered: what it answers.
+        parts: of that peer.
+
+    Returns:
+        The responder.
+    """
     local = parts.local
     return Responder(table_of(answered), parts.limits, local.members.waits_of, local.journal.streams_refused)
 
 
 def answered_by(parts: StrategyParts, presence: Presence, look: Callable[[], Awaitable[None]]) -> Answered:
-    """What a peer of those parts answers; `look` reads the directory anew."""
+    """Put together what a peer answers.
+
+    Args:
+        parts: of that peer.
+        presence: announces what follows from a goodbye.
+        look: reads the directory anew.
+
+    Returns:
+        The parts that answer.
+    """
     local, limits, admission = parts.local, parts.limits, Admission(parts.local)
     return Answered(
         Answering(local, limits, admission),

@@ -1,7 +1,4 @@
-"""One peer of a run: asks for exchanges, answers those of others, and hands moves to the training thread.
-
-The same class runs live (libp2p, DHT, threads) and in virtual time (`simulation.py`).
-"""
+"""One peer of a run, live or in virtual time: asks for exchanges, answers them, hands moves to the training thread."""
 
 from __future__ import annotations
 
@@ -62,12 +59,13 @@ class Peer:
     Args:
         vector: the model.
         policy: how the run's peers train together.
-        transport, directory: the network, live or simulated.
+        transport: opens and serves streams: libp2p, or simulated.
+        directory: has the records of all members: the DHT, or simulated.
         context: the run, and how often to announce and refresh.
         seed: of the schedule's coin and of the choice of partners.
         limits: deadlines and bounds.
         condition: what the machine, its operator and other programs say about this peer.
-        events: where it is written down what happens.
+        events: the log of what happens.
         budget: what exchanges may cost this peer.
     """
 
@@ -109,8 +107,7 @@ class Peer:
         self._local.own.report_loss(loss)
 
     def report_untrained_loss(self, loss: float) -> None:
-        """Say, before a newcomer catches up, with what loss (nats) it would begin otherwise: what is lost is measured
-        against that."""
+        """Say, before a newcomer catches up, the loss (nats) that it would begin with: losses are measured by that."""
         if math.isfinite(loss):
             self._local.own.report_untrained_loss(loss)
 
@@ -127,8 +124,9 @@ class Peer:
     def after_step(self) -> bool:
         """Say that an optimizer step ended. Adds a waiting move: the only place where a peer changes parameters.
 
-        True where a partner's model took the place of ours, since ours was not finite any more or we are a newcomer:
-        then what the optimizer has gathered is worth nothing.
+        Returns:
+            Whether a partner's model took the place of this peer's, since that was not finite any more or this peer is
+            a newcomer: then what the optimizer has gathered is worth nothing.
         """
         local = self._local
         step = local.own.stepped()
@@ -145,7 +143,7 @@ class Peer:
         return not self._local.run.topology.here and self._local.pacing.closed(self._now())
 
     def _arrive(self) -> None:
-        """See whether we, a newcomer, count from now on."""
+        """See whether this peer, a newcomer, counts from now on."""
         local = self._local
         if local.own.arrives(self._now()) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(local.own.weigh)
@@ -155,7 +153,7 @@ class Peer:
         return self._between_steps(due=False)
 
     def wait(self, seconds: float) -> None:
-        """Instead of a step: sleep, at most so long, until a partner wants a snapshot or `settle` has a move to add."""
+        """Instead of a step: sleep for `seconds` at most, until a snapshot is wanted or `settle` has a move to add."""
         self._local.slot.mailbox.wait(seconds)
 
     def memory(self) -> PeerMemory:
@@ -167,7 +165,7 @@ class Peer:
         recall(memory, self._local, coin=self._errands.coin, loss=loss, value=centre)
 
     def _between_steps(self, *, due: bool) -> bool:
-        """Whether a partner's model took the place of ours."""
+        """Whether a partner's model took the place of this peer's."""
         local = self._local
         due = due and self._loop is not None  # before `run` nobody would take the snapshot
         settled = local.slot.mailbox.between_steps(
@@ -231,11 +229,12 @@ class Peer:
 
     @property
     def step(self) -> int:
+        """Optimizer steps so far."""
         return self._local.own.progress.step
 
     @property
     def weight(self) -> float:
-        """How much we count for a partner, 0 (we copy, and are not copied) to 1."""
+        """How much this peer counts for a partner, 0 (it copies, and is not copied) to 1."""
         return self._local.own.weight
 
     @property
@@ -244,16 +243,15 @@ class Peer:
         return self._local.own.condition
 
     def signals(self) -> tuple[SignalStatus, ...]:
-        """Of our health, the worst first."""
+        """List the signals of this peer's health, the worst first."""
         return self._local.own.weigher.signals
 
     def partners(self) -> tuple[PartnerStatus, ...]:
-        """Those with whom there were exchanges, the latest first."""
+        """List the members with which there were exchanges, the latest first."""
         return partners_of(self._local, self._now())
 
     def examine_with(self, examine: Examine | None) -> None:
-        """From now on, let `examine` try a partner's parameters before we move towards them (dynamic weighting);
-        None: move without."""
+        """Let `examine` try a partner's parameters before each move from now on (dynamic weighting); None: no trial."""
         self._local.judge.examine_with(examine)
 
     def judge_leaders(self, measure: Measure) -> None:
@@ -273,27 +271,31 @@ class Peer:
         return self._local.run.topology.status(self._now()).leader
 
     def joining(self) -> JoiningStatus | None:
-        """How we caught up with the run, and since when we count; None at its founder."""
+        """How this peer caught up with the run, and since when it counts; None at the founder."""
         return self._local.own.arrival.status
 
     def partition(self) -> PartitionStatus | None:
-        """Members that vanished together; None where there are none."""
+        """Members that vanished together; None if there are none."""
         return self._local.members.apart.status(self._now(), self.step)
 
     def pace(self) -> PaceStatus | None:
-        """The budget of exchanges; None where there is none."""
+        """The budget of exchanges; None if there is none."""
         return self._local.pacing.status(self._now())
 
     def exchanges(self) -> ExchangeTotals:
+        """Count the exchanges, what they took, and those that did not take place."""
         return self._local.journal.totals(self._now())
 
     def last_exchanges(self) -> tuple[ExchangeRecord, ...]:
+        """List the last exchanges, the newest first."""
         return self._local.journal.last(self._now())
 
     def streams_refused(self) -> dict[str, int]:
+        """Count the refused streams, by reason."""
         return dict(self._local.journal.streams_refused)
 
     def members(self) -> tuple[MemberStatus, ...]:
+        """List the other members of the run, by peer id."""
         return members_of(self._local, self._now())
 
     def _now(self) -> float:
@@ -307,7 +309,7 @@ class Peer:
         self._local.own.arrival.began(self._now())
         await self._strategy_parts.transport.serve(self.responder.answer)
         context = self._local.run.context
-        await attempt(self.announce)  # first: the directory lists the members of the run that we announced
+        await attempt(self.announce)  # first: the directory lists the members of the run that was announced
         tasks = [
             asyncio.ensure_future(every(context.announce_seconds, self.announce)),
             asyncio.ensure_future(self._announce_soon()),
@@ -327,9 +329,9 @@ class Peer:
                 _, left = await asyncio.wait(left, timeout=0.1)
 
     async def leave(self, seconds: float) -> FarewellStatus:
-        """Let the exchange under way end, hand our last parameters to a partner, and say goodbye, within `seconds`.
+        """Let the exchange under way end, hand the last parameters to a partner, and say goodbye, within `seconds`.
 
-        While it runs the training thread has to call `settle`: snapshots are wanted, and moves are to be added. Where
+        While it runs the training thread has to call `settle`: snapshots are wanted, and moves are to be added. If
         it is cancelled and called again, it goes on with what was not begun.
         """
         loop = asyncio.get_running_loop()
@@ -351,23 +353,28 @@ class Peer:
         local.pacing.adopt(policy, local.run.bargain.vector_bytes)
 
     async def catch_up(self, untrained: float, try_out: Try | None = None) -> CaughtUp | None:
-        """Fetch what a newcomer begins with, for `begin_with`; None where there is no need or no way: see `joining`.
+        """Fetch what a newcomer begins with, for `begin_with`. While this runs it must not train.
 
-        `untrained` is the loss (nats) that it would begin with otherwise. While this runs it must not train.
+        Args:
+            untrained: the loss that it would begin with otherwise, in nats.
+            try_out: tries parameters on this peer's examples; None: they are taken untried.
+
+        Returns:
+            None if there is no need or no way: see `joining`.
         """
         return await self._catching_up.bring(untrained, try_out)
 
     async def announce(self) -> None:
-        """Make our record known, unless we are leaving. Raises DirectoryError."""
+        """Make this peer's record known, unless it is leaving. Raises DirectoryError."""
         await self._presence.announce()
 
     async def _announce_soon(self) -> None:
-        """The first record says that we have not begun: who joins soon after us would think that nobody is ahead."""
+        """The first record says that this peer has not begun: a later joiner would think that nobody is ahead."""
         await asyncio.sleep(SOON_SHARE * self._local.run.context.announce_seconds)
         await attempt(self.announce)
 
     async def refresh(self) -> None:
-        """Read who else is in the run, and how we are. Raises DirectoryError."""
+        """Read which others are in the run, and how this peer does. Raises DirectoryError."""
         await self._presence.refresh()
         if self._local.run.topology.pending:
             self._to_attend.set()
@@ -385,7 +392,7 @@ class Peer:
         await self._local.run.topology.stand_by()
 
     def _weigh_at_once(self) -> None:
-        """Who changed something at our condition is told what comes of it."""
+        """The caller that changed this peer's condition is told what comes of it."""
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the next refresh weighs
             if asyncio.get_running_loop() is self._loop:
                 self._local.own.weigh()

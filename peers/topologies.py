@@ -1,4 +1,4 @@
-"""The table of topologies: which strategy each of them is."""
+"""The table of topologies: the strategy of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STRATEGIES: Mapping[Topology, Callable[[StrategyParts], Strategy]] = {
     Topology.LEADER: LeaderStrategy,
     Topology.NOBODY: NobodyStrategy,
 }
-"""Those that run live; the simulator has the others."""
+"""The topologies that run live; the simulator has the others."""
 
 
 def parts_of(local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> StrategyParts:
@@ -46,7 +46,11 @@ def parts_of(local: LocalContext, transport: Transport, limits: Limits, rng: ran
 
 
 def take_up(parts: StrategyParts) -> None:
-    """From now on do as the topology of the policy says."""
+    """Follow the topology of the policy from now on.
+
+    Args:
+        parts: of the peer, whose strategy is replaced.
+    """
     local = parts.local
     local.run.topology = STRATEGIES[local.run.policy.topology](parts)
     local.slot.mailbox.compare(local.run.topology.compares)

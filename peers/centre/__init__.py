@@ -1,1 +1,1 @@
-"""EASGD: the centre variable, who holds it, and who is next."""
+"""EASGD: the centre variable, its holder, and the succession."""

@@ -1,4 +1,4 @@
-"""The end of exchanges with the centre variable, where it is here."""
+"""The centre's end of an exchange, at the peer that holds the centre variable."""
 
 from __future__ import annotations
 
@@ -22,20 +22,50 @@ from p2p_elastic.rules.trial import Trial
 
 
 class CentreEndpoint:
-    """The centre variable: changed at once, by the network thread, one exchange after the other."""
+    """The centre variable: changed at once, by the network thread, one exchange after the other.
+
+    Args:
+        local: this peer's side of any exchange.
+        centre: the centre variable, held here or elsewhere.
+        limits: how long an asker may wait for its turn.
+    """
 
     def __init__(self, local: LocalContext, centre: Centre, limits: Limits) -> None:
         self._local, self._centre, self._limits = local, centre, limits
 
     def precedence(self, offer: Offer) -> Precedence:
-        """A centre variable that is given up does not come again. Partners have no other one; they have to hear where
-        it is."""
+        """Say how the budget treats an offer.
+
+        Partners have no other centre variable, and have to hear where it is.
+
+        Args:
+            offer: from a partner; with a stamp if it hands over a centre variable that it gave up.
+
+        Returns:
+            Exempt if the centre is elsewhere; `once` for a centre variable that is given up: it does not come again.
+        """
         return Precedence(exempt=not self._centre.seated, once=offer.centre is not None, only=True)
 
     def vectors(self, offer: Offer) -> Vectors:
+        """Give the vectors that travel.
+
+        Args:
+            offer: says with which codec.
+
+        Returns:
+            The reserved part of the centre's value, and where the partner's comes in.
+        """
         return self._centre.travelling(offer.codec)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
+        """Wait for the turn of an offer, and keep the centre variable for it until `commit` or `free`.
+
+        Args:
+            offer: which part of the centre variable is wanted, or which one is to be taken in.
+
+        Returns:
+            Why the offer is declined; None if the centre variable is reserved.
+        """
         if not self._centre.seated:
             return Refusal(DeclineReason.NOT_CENTRE)
         if offer.centre is not None and not self._inherits(offer.peer, offer.centre):
@@ -44,7 +74,7 @@ class CentreEndpoint:
             await wait_for(self._centre.reserve(offer.part), self._limits.snapshot_seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.BUSY)
-        if not self._centre.seated:  # it went elsewhere while we waited
+        if not self._centre.seated:  # it went elsewhere during the wait
             self._centre.free()
             return Refusal(DeclineReason.NOT_CENTRE)
         return None
@@ -53,6 +83,14 @@ class CentreEndpoint:
         return peer in self._local.members.known and self._centre.inherits(peer, stamp)
 
     def accept(self, offer: Offer) -> Accept:
+        """Build the answer to an offer.
+
+        Args:
+            offer: the reserved one.
+
+        Returns:
+            The answer, with the stamp of the centre variable. The centre has weight 1.
+        """
         return Accept(
             id=offer.id,
             peer=self._local.peer,
@@ -64,6 +102,15 @@ class CentreEndpoint:
         )
 
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
+        """Try what was received on the examples here; a centre variable that was given up, where it would lead.
+
+        Args:
+            offer: the partner's.
+            accept: the answer to it.
+
+        Returns:
+            The trial; None if this peer tries nothing.
+        """
         local, theirs = self._local, facts(offer)
         if offer.centre is None:
             return await local.judge.try_out(self._centre.vectors, theirs)
@@ -73,6 +120,17 @@ class CentreEndpoint:
         return trial and trial._replace(barrier=is_barrier(trial, local.own.progress.first_loss))
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
+        """Move the centre after an exchange, and let the next one in.
+
+        Args:
+            offer: the partner's; with a stamp if its centre variable is to be taken in.
+            accept: the answer to it.
+            trial: how what was received did; None if it was not tried. After a barrier nothing is taken in.
+            received: not looked at: the centre has its own vectors.
+
+        Returns:
+            The L2 distance before the move.
+        """
         mine, theirs = facts(accept), facts(offer)
         if offer.centre is None:
             trusted = trusted_at(self._local, self._centre, offer.peer, theirs, trial)
@@ -84,13 +142,25 @@ class CentreEndpoint:
         return distance
 
     def free(self) -> None:
+        """Let the next one in: the exchange did not take place."""
         self._centre.free()
 
 
 def trusted_at(
     local: LocalContext, centre: Centre, partner: str, theirs: Facts, trial: Trial | None
 ) -> Callable[[float], float]:
-    """Given the distance, how far the centre, which is here, trusts a partner."""
+    """Say how far the centre, which is held here, trusts a partner.
+
+    Args:
+        local: this peer's side of any exchange.
+        centre: what the partner exchanges with.
+        partner: its id.
+        theirs: what the partner says of itself.
+        trial: how its parameters did here; None if they were not tried.
+
+    Returns:
+        L2 distance -> trust, 0 to 1; 1 if nobody is judged.
+    """
 
     def trusted(distance: float) -> float:
         verdict = local.judge.verdict(partner, theirs, distance, trial, centre.part, judge=centre.judge)

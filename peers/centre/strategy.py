@@ -38,9 +38,13 @@ from p2p_elastic.rules.base import Facts
 
 
 class CentreStrategy(Strategy):
-    """Asks the holder of the centre variable, meets it here where that is this peer, and takes part in the succession.
+    """Asks the holder of the centre variable, meets it here if that is this peer, and takes part in the succession.
 
-    Its first value is the model as it is: where nobody trains yet that is everybody's; else until the centre was seen.
+    Its first value is the model as it is: if nobody trains yet all have the same; else it stands until the centre was
+    seen.
+
+    Args:
+        parts: what every strategy works with.
     """
 
     def __init__(self, parts: StrategyParts) -> None:
@@ -54,12 +58,20 @@ class CentreStrategy(Strategy):
         )
         self._bequest = Bequest(self.centre, parts)
         self._fetcher = SnapshotFetcher(local, parts.transport, parts.limits, parts.rng)
-        self._handed_to: str | None = None  # who took the place from us when we left
+        self._handed_to: str | None = None  # the peer that took the place when this one left
 
     # -- exchanges ----------------------------------------------------------------------------------------------------
 
     def due(self, step: int, coin: random.Random) -> Iterator[Errand]:
-        """An exchange where the schedule says so."""
+        """Say whether an exchange is due.
+
+        Args:
+            step: optimizer steps so far.
+            coin: of the schedule.
+
+        Yields:
+            "exchange" if the schedule says so.
+        """
         if self._local.run.policy.schedule.due(step, coin):
             yield "exchange"
 
@@ -68,7 +80,14 @@ class CentreStrategy(Strategy):
         await self._parts.initiator.run_once()
 
     def next_partner(self, tried: set[str]) -> PeerRecord | None:
-        """The holder, unless it is drained."""
+        """Choose the holder of the centre variable.
+
+        Args:
+            tried: ids of those that are not to be asked.
+
+        Returns:
+            Its record; None if it was tried, is drained, or is not known.
+        """
         holder = self.taker(tried)
         return None if holder is None or holder.drained else holder
 
@@ -78,7 +97,11 @@ class CentreStrategy(Strategy):
         return self.centre.seated
 
     async def meet_here(self) -> str | None:
-        """Exchange with the centre without a stream. Why no move is waiting; None where one is."""
+        """Exchange with the centre without a stream.
+
+        Returns:
+            Why no move is waiting; None if one is.
+        """
         try:
             await wait_for(self.centre.reserve(self._local.slot.mailbox.part), self._parts.limits.snapshot_seconds)
         except asyncio.TimeoutError:
@@ -97,7 +120,7 @@ class CentreStrategy(Strategy):
         centre.vectors.theirs[centre.place] = vectors.mine
         received = local.slot.mailbox.bring(centre.vectors.mine[centre.place])
         trial = await local.judge.try_ours(local.slot.mailbox.both, theirs)
-        if not centre.seated or local.run.topology is not self:  # any more; or we joined another run
+        if not centre.seated or local.run.topology is not self:  # any more; or this peer joined another run
             return False
         of_us = None if trial is None else trial.the_other_way_round
         centre.move(local.peer, theirs, mine, trusted_at(local, centre, local.peer, mine, of_us))
@@ -105,45 +128,70 @@ class CentreStrategy(Strategy):
         return True
 
     def exchanged(self, result: Result) -> None:
-        """Keep the centre as it came."""
+        """Keep the centre as it came in an exchange that this peer began."""
         if result.centre is not None:
             self.centre.saw(self._local.slot.mailbox.received, result.centre, self._local.slot.mailbox.part)
 
     def endpoint(self) -> Endpoint:
-        """The centre variable, also where it is elsewhere: that is what the asker has to hear."""
+        """Give the centre's end of an exchange, even if the centre is elsewhere: the asker has to hear that."""
         return CentreEndpoint(self._local, self.centre, self._parts.limits)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
-        """The centre variable for those that only want to see it, or are to take our place."""
+        """Show the centre variable to peers that only want to see it, or are to take this peer's place.
+
+        Args:
+            origin: the peer whose snapshot is wanted.
+
+        Returns:
+            None if that is not this peer, or if it is not the centre.
+        """
         return self.centre.shown(self._local.peer) if origin == self._local.peer else None
 
     @property
     def compares(self) -> bool:
-        """Everybody keeps the centre as it came."""
+        """Yes: every peer keeps the centre as it came."""
         return True
 
     @property
     def waits_for_steps(self) -> bool:
-        """The centre waits for others, not for steps."""
+        """No: the centre waits for other exchanges, not for steps."""
         return False
 
     # -- newcomers ----------------------------------------------------------------------------------------------------
 
     def donors(self, candidates: Sequence[PeerRecord]) -> list[PeerRecord]:
-        """The holder alone."""
+        """Choose the holder alone: a newcomer begins with the centre variable.
+
+        Args:
+            candidates: members that are ahead.
+
+        Returns:
+            Its record, if it is among them and not drained.
+        """
         return [r for r in candidates if r.peer == self.centre.holder and not r.drained]
 
     def objection_to(self, given: Given) -> DeclineReason | None:
-        """Only the centre variable will do."""
+        """Say why what a donor gives will not do.
+
+        Args:
+            given: the header of a part.
+
+        Returns:
+            `NOT_CENTRE`; None if it is the centre variable.
+        """
         return only_centre(given)
 
     def caught_up(self, found: CaughtUp) -> None:
-        """That is the centre as it was seen last."""
+        """Keep what this peer begins with as the centre.
+
+        Args:
+            found: the parameters, with a stamp if they are the centre variable.
+        """
         if found.stamp is not None:
             self.centre.saw(found.values, found.stamp)
 
     def reference(self) -> Reference | None:
-        """The centre variable, where it is here."""
+        """Give the centre variable for newcomers; None if it is not here."""
         shown = self.centre.shown(self._local.peer)
         return None if shown is None else Reference(shown, self.centre.stamp)
 
@@ -151,21 +199,36 @@ class CentreStrategy(Strategy):
 
     @property
     def hands_parameters(self) -> bool:
-        """The centre can use them."""
+        """Yes: the centre can use them."""
         return True
 
     @property
     def asks_again(self) -> Collection[DeclineReason]:
-        """It leaves as well: soon there is another one."""
+        """The answers of a centre that leaves as well: soon there is another one."""
         return (DeclineReason.LEAVING, DeclineReason.NOT_CENTRE)
 
     def taker(self, tried: set[str]) -> PeerRecord | None:
-        """The holder, drained or not."""
+        """Choose the holder, drained or not.
+
+        Args:
+            tried: ids of those that are not to be asked.
+
+        Returns:
+            Its record; None if it was tried or is not known.
+        """
         holder = self._local.members.not_dead().get(self.centre.holder or "")
         return None if holder is None or holder.record.peer in tried else holder.record
 
     async def hand_place(self, offer: OfferPlace, tries: int) -> Mapping[str, Any]:
-        """Let the member with the freshest copy take the value and the place."""
+        """Let the member with the freshest copy take the value and the place.
+
+        Args:
+            offer: offers the place to one member.
+            tries: members that may fail to answer.
+
+        Returns:
+            What the status of this peer's farewell says: `centre_to`, or the `reason`.
+        """
         await self.centre.reserve()  # the exchanges under way there end first, and none begins any more
         asked, failed = set[str](), 0
         try:
@@ -174,44 +237,62 @@ class CentreStrategy(Strategy):
                 gave = await self._give_place(heir, offer, failed)
                 if gave:
                     return {"centre_to": heir.peer, "reason": None}
-                failed += gave is None  # who leaves as well says so at once
+                failed += gave is None  # a peer that leaves as well says so at once
         finally:
             self.centre.free()
         return {"reason": "nobody took the centre variable over"}
 
     def heir(self, asked: set[str]) -> PeerRecord | None:
-        """Who has the freshest copy, of those that were not asked."""
+        """Choose the member that is to be the centre next.
+
+        Args:
+            asked: ids of those that were asked.
+
+        Returns:
+            The one with the freshest copy, of the others; None if there is nobody.
+        """
         alive, now = self._local.members.alive(), asyncio.get_running_loop().time()
         others = candidates(alive, now, self._local.run.context.announce_seconds)
         line = succession(c for c in others if not c.seated and c.peer not in asked)
         return alive[line[0].peer].record if line else None
 
     async def _give_place(self, heir: PeerRecord, offer: OfferPlace, failed: int) -> bool | None:
-        """Whether that member took the place; None where it did not answer."""
+        """Whether that member took the place; None if it did not answer."""
         local, centre = self._local, self.centre
         shown = centre.shown(local.peer)
         had_it = shown is None or heir.peer in shown.holders
         heard = await offer(heir, failed, {"heir": heir.peer, "centre": centre.stamp})
-        # Where its answer was lost, who fetched the value took the place.
+        # If its answer was lost: a member that fetched the value took the place.
         fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
         if not fetched and (heard is None or not heard.took):
             return None if heard is None else False
         centre.give_up(heir.peer)
         self._handed_to = heir.peer
-        local.events.add("centre", f"the centre is {heir.peer}: we leave", holder=heir.peer)
+        local.events.add("centre", f"the centre is {heir.peer}: this peer leaves", holder=heir.peer)
         return True
 
     def goodbye(self) -> Mapping[str, Any]:
-        """Who has the centre now, and as of when."""
+        """Say what this peer's goodbye tells of the centre.
+
+        Returns:
+            The heir and the stamp of the centre variable; nothing if it was not handed over.
+        """
         return {} if self._handed_to is None else {"heir": self._handed_to, "centre": self.centre.stamp}
 
     async def inherit(self, goodbye: Goodbye) -> bool:
-        """Fetch the centre variable from the centre that leaves, and take its place."""
+        """Fetch the centre variable from the centre that leaves, and take its place.
+
+        Args:
+            goodbye: of the centre.
+
+        Returns:
+            Whether this peer is the centre now.
+        """
         local, centre, stamp = self._local, self.centre, goodbye.centre
         member = local.members.known.get(goodbye.peer)
         if stamp is None or member is None or centre.holder != goodbye.peer or centre.seated:
             return False
-        # Into the vectors of the place that is to be ours: an exchange of our own may be under way in the others.
+        # Into the vectors of the place that is to be taken: an exchange of this peer may be under way in the others.
         if not await self._fetch(member.record, stamp, centre.vectors.theirs):
             return False
         if centre.seated or local.departure.leaving:
@@ -229,7 +310,7 @@ class CentreStrategy(Strategy):
         return answer.given is not None or answer.unchanged
 
     def left(self, goodbye: Goodbye) -> None:
-        """A centre that leaves says who took its place: that counts until the heir's own next record."""
+        """Remember which peer took the place of a centre that leaves, until the heir's own next record."""
         if goodbye.centre is not None and goodbye.heir is not None and self.centre.holder == goodbye.peer:
             claim = CentreClaim(stamp=goodbye.centre.next_term(), seated=True)
             self._local.members.revise(goodbye.heir, {"centre": claim})
@@ -237,7 +318,14 @@ class CentreStrategy(Strategy):
     # -- the succession -----------------------------------------------------------------------------------------------
 
     async def look(self, announce: Announce) -> None:
-        """See who holds the centre variable, and take the place where it is ours. Raises DirectoryError."""
+        """See who holds the centre variable, and take the place if it is this peer's turn.
+
+        Args:
+            announce: makes this peer's record known, if that changed.
+
+        Raises:
+            DirectoryError: if it could not be announced.
+        """
         local, centre = self._local, self.centre
         holder, drained, now = centre.holder, local.own.condition.drained, asyncio.get_running_loop().time()
         if centre.look(local.peer, local.members.known, now, leaving=local.departure.leaving, drained=drained):
@@ -247,20 +335,20 @@ class CentreStrategy(Strategy):
             local.events.add("centre", f"the centre is {who}", holder=centre.holder)
 
     def claim(self) -> Mapping[str, Any]:
-        """How fresh our copy is, and whether we are the centre."""
+        """Say, for this peer's record, how fresh the copy here is, and whether this peer is the centre."""
         return {"centre": self.centre.claim()}
 
     @property
     def pending(self) -> bool:
-        """Whether a centre variable that we gave up is to be handed to the one that stands."""
+        """Whether a centre variable that this peer gave up is to be handed to the one that stands."""
         return self.centre.given is not None
 
     async def attend(self) -> None:
-        """Try to hand it over."""
+        """Try once to hand over the centre variable that this peer gave up."""
         await self._bequest.hand_over()
 
     async def stand_by(self) -> None:
-        """See the centre variable as it is now."""
+        """Fetch the centre variable as it is now, if it is elsewhere."""
         local, centre = self._local, self.centre
         holder = local.members.known.get(centre.holder or "")
         if centre.seated or holder is None or holder.record.centre is None:
@@ -272,13 +360,18 @@ class CentreStrategy(Strategy):
     # -- kept and shown -----------------------------------------------------------------------------------------------
 
     def memory(self) -> Mapping[str, Any]:
-        """All of the centre but its value."""
+        """Give all of the centre that is kept over a restart, but its value."""
         centre = self.centre
         known = CentreMemory(stamp=centre.stamp, seated=centre.seated, since=centre.since, behind=centre.behind)
         return {"centre": known}
 
     def recall(self, memory: PeerMemory, value: Tensor | None) -> None:
-        """The centre as it was known then."""
+        """Go on with the centre as it was known before a restart.
+
+        Args:
+            memory: what `memory` gave then.
+            value: the centre variable [D]; None if it was not kept: then nothing changes.
+        """
         known, centre = memory.centre, self.centre
         if known is None or value is None:
             return
@@ -288,13 +381,13 @@ class CentreStrategy(Strategy):
         centre.behind = known.behind
 
     def value(self) -> Tensor:
-        """The centre variable as it is known here."""
+        """Copy the centre variable [D] as it is known here."""
         return self.centre.value.clone()
 
     def status(self, now: float) -> TopologyStatus:
-        """Who holds the centre variable, and how fresh the copy here is."""
+        """Say who holds the centre variable, and how fresh the copy here is."""
         return TopologyStatus(centre=self.centre.status())
 
     def verdicts(self) -> Mapping[str, Verdict]:
-        """What the centre, where it is here, thinks of those that meet it."""
+        """Say how the centre judges the peers that meet it; nothing if it is elsewhere."""
         return self.centre.judge.verdicts if self.centre.seated else {}

@@ -1,4 +1,4 @@
-"""Where two centre variables met, the one that steps down hands its value to the one that stands."""
+"""Handing a centre variable that was given up to the one that stands, after two of them met."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ FINAL = (Outcome.COMPLETED, Outcome.HALF)  # nothing is taken in twice
 
 
 class Bequest:
-    """Tries to hand over what this peer gave up. Where that fails, only what was learnt there is lost."""
+    """Tries to hand over what this peer gave up. If that fails, only what was learnt there is lost.
+
+    Args:
+        centre: the centre variable as this peer knows it, with the one that it gave up.
+        parts: what every strategy works with.
+    """
 
     def __init__(self, centre: Centre, parts: StrategyParts) -> None:
         self._centre, self._parts, self._local = centre, parts, parts.local
 
     async def hand_over(self) -> None:
-        """Try once, where there is something to hand over."""
+        """Try once, if there is something to hand over and a holder that takes it."""
         local, centre = self._local, self._centre
         if centre.given is None or local.own.condition.drained or local.departure.leaving:
             return
@@ -41,7 +46,7 @@ class Bequest:
         result = await self._give(given, heir.record)
         log.info("the centre given up for %s: %s %s", heir.record.peer, result.outcome.value, result.reason or "")
         tries = TRIES_MAX if result.outcome in FINAL else given.tries + 1
-        if centre.given is given:  # we are not the centre again, nor gave up another one, meanwhile
+        if centre.given is given:  # this peer is not the centre again, nor gave up another one, meanwhile
             centre.given = given._replace(tries=tries) if tries < TRIES_MAX else None
 
     async def _give(self, given: Given, heir: PeerRecord) -> Result:

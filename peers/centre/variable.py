@@ -1,8 +1,8 @@
-"""The centre variable of EASGD: its value where this peer is the centre, a copy of it elsewhere, and who is next.
+"""The centre variable of EASGD: its value at the peer that is the centre, a copy of it elsewhere, and who is next.
 
 Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
-member with the freshest copy takes its place, with the next term; where it does not, the next one in line does
-(`succession`). Each member judges for itself from the same records; where two claim the place, the higher term stands,
+member with the freshest copy takes its place, with the next term; if it does not, the next one in line does
+(`succession`). Each member judges for itself from the same records. If two claim the place, the higher term stands,
 then the smaller peer id (`rightful`), and the other one steps down: it hands over its value, which the one that stands
 takes in, each weighted by the exchanges behind it since the two were one. A peer that sees nobody else claims nothing.
 """
@@ -32,12 +32,18 @@ from p2p_elastic.rules.merging import inherited_share
 from p2p_elastic.status.schema import CentreStatus
 
 log = logging.getLogger(__name__)
-VACANT_ANNOUNCEMENTS = 0.5  # so long a place is vacant before the heir takes it,
-TURN_ANNOUNCEMENTS = 2.0  # and so long each one in line has for it before it is the next one's turn
+VACANT_ANNOUNCEMENTS = 0.5  # intervals between announcements that a place is vacant before the heir takes it
+TURN_ANNOUNCEMENTS = 2.0  # and that each one in line has for it before it is the next one's turn
 
 
 class Given(NamedTuple):
-    """A centre variable [D] that is given up, for the one that stands; and how often that was tried."""
+    """A centre variable that is given up, for the one that stands.
+
+    Attributes:
+        value: its parameters [D].
+        stamp: how fresh it is.
+        tries: how often handing it over was tried.
+    """
 
     value: torch.Tensor
     stamp: Stamp
@@ -45,7 +51,13 @@ class Given(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A member and its claim to the centre."""
+    """A member and its claim to the centre.
+
+    Attributes:
+        peer: its id.
+        stamp: how fresh its copy is.
+        seated: whether it says that it is the centre.
+    """
 
     peer: str
     stamp: Stamp
@@ -53,40 +65,80 @@ class Candidate(NamedTuple):
 
 
 def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
-    """The one whose claim stands; None where nobody claims to be the centre."""
+    """Choose the centre whose claim stands.
+
+    Args:
+        candidates: members, whether they claim to be the centre or not.
+
+    Returns:
+        Of those that claim it, the one of the highest term, then of the smaller id; None if nobody claims it.
+
+    Example:
+        >>> claims = [Candidate("a", Stamp(term=1), True), Candidate("b", Stamp(term=2), True)]
+        >>> rightful(claims).peer
+        'b'
+    """
     seated = [c for c in candidates if c.seated]
     return min(seated, key=lambda c: (-c.stamp.term, c.peer)) if seated else None
 
 
 def succession(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Whose turn it is to take the vacant place, and whose then: the freshest copy, then the smaller peer id."""
+    """Order the candidates for a vacant place: the freshest copy first, then the smaller peer id.
+
+    Args:
+        candidates: members that could be the centre.
+
+    Returns:
+        The first one is the heir; the next one follows if it does not take the place.
+
+    Example:
+        >>> copies = {"a": Stamp(term=1, clock=7), "b": Stamp(term=1, clock=9), "c": Stamp(term=1, clock=7)}
+        >>> [c.peer for c in succession(Candidate(peer, stamp, False) for peer, stamp in copies.items())]
+        ['b', 'a', 'c']
+    """
     return sorted(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
 
 
 def candidates(members: Members, now: float, announce_seconds: float) -> Iterator[Candidate]:
-    """The other members that are there and could be, or are, the centre."""
+    """List the other members that are present and could be, or are, the centre.
+
+    Args:
+        members: all that are known.
+        now: in monotonic seconds.
+        announce_seconds: how often members announce themselves.
+
+    Yields:
+        Members with a claim; not a drained one, unless it is the centre.
+    """
     for peer, member in members.items():
         claim = member.record.centre
         if claim is None or is_gone(member, now, announce_seconds):
             continue
-        if claim.seated or not member.record.drained:  # who is drained goes as soon as somebody can come
+        if claim.seated or not member.record.drained:  # a drained centre goes once another can come
             yield Candidate(peer, claim.stamp, claim.seated)
 
 
 def only_centre(given: PartGiven) -> DeclineReason | None:
-    """Why what a donor gives is not the centre variable; None where it is."""
+    """Say why what a donor gives is not the centre variable.
+
+    Args:
+        given: the header of a part.
+
+    Returns:
+        `NOT_CENTRE`; None if it is the centre variable.
+    """
     return DeclineReason.NOT_CENTRE if given.centre is None else None
 
 
 class _Shares:
-    """The rule, and what it remembers: of each partner, or of all together."""
+    """The rule, and what it remembers: of each partner, or of all together, as the rule asks."""
 
     def __init__(self, rule: ExchangeRule) -> None:
         self._rule = rule
         self.states: dict[str, Any] = {}
 
     def of(self, history: str, value: torch.Tensor, distance: float, *, mine: Facts, theirs: Facts) -> float:
-        """How far the centre moves to the partner of that history, of the L2 distance."""
+        """How far the centre moves to the partner of that history, as a share of the L2 distance."""
         key = history if self._rule.per_partner else ""
         return share_of(self._rule, self.states, key, value, distance, mine=mine, theirs=theirs)
 
@@ -99,26 +151,26 @@ class _Vacancy:
         self._since: float | None = None
 
     def begins(self, now: float) -> None:
-        """Nobody is, at `now` in seconds; said again, nothing changes."""
+        """Nobody is the centre, at `now` in seconds; a second call changes nothing."""
         self._since = now if self._since is None else self._since
 
     def lasts(self, announcements: float, now: float) -> bool:
-        """Whether it has lasted for so many."""
+        """Whether it has lasted for that many announcements, at `now` in seconds."""
         return self._since is not None and now - self._since >= announcements * self.announce_seconds
 
     def ends(self) -> None:
-        """Somebody is."""
+        """A peer is the centre."""
         self._since = None
 
 
 class Centre:
     """The value [D] and its stamp. Belongs to the network thread.
 
-    `value` is replaced whole and never changed in place: any thread may read the one that it got hold of.
+    `value` is replaced whole and never changed in place: any thread may read the one that it holds.
 
     Args:
         value: the first one [D]: the model's parameters, the same at every peer of the run.
-        rule: the run's, for the centre's end of each exchange.
+        rule: of the run, for the centre's end of each exchange.
         seated: whether this peer is the centre: at first the founder.
         announce_seconds: how often members announce themselves.
     """
@@ -127,14 +179,14 @@ class Centre:
         self.value = value
         self.stamp = Stamp(term=1 if seated else 0)
         self.seated = seated
-        self.holder: str | None = None  # who is the centre, as far as we know; None: nobody
+        self.holder: str | None = None  # the peer that is the centre, as far as is known; None: none is
         self._vacancy = _Vacancy(announce_seconds)
         self._shares = _Shares(rule)
-        self.judge = Judge()  # of those who meet the centre here
-        self.given: Given | None = None  # ours, until it is handed over
-        self.since = self.stamp.clock  # the clock when we became the centre,
+        self.judge = Judge()  # of the peers that meet the centre here
+        self.given: Given | None = None  # this peer's, until it is handed over
+        self.since = self.stamp.clock  # the clock when this peer became the centre,
         self.behind = 0  # and the exchanges behind the value since then
-        self._inherited: dict[tuple[str, int], None] = {}  # who handed over which term
+        self._inherited: dict[tuple[str, int], None] = {}  # peers and terms that were handed over
         self._vectors: Vectors | None = None
         self._shown: Snapshot | None = None
         self.part: Part | None = None  # that is exchanged now; None: all of it
@@ -160,7 +212,11 @@ class Centre:
         return self._shares.states.keys()
 
     async def reserve(self, part: Part | None = None) -> None:
-        """Wait for our turn, and freeze the value that goes out, or this part of it."""
+        """Wait for the turn of an exchange, and freeze what goes out, until `free`.
+
+        Args:
+            part: of the value; None for all of it.
+        """
         await self._lock.acquire()
         self.vectors.mine.copy_(self.value)
         self.part = part
@@ -168,13 +224,13 @@ class Centre:
             self.vectors.theirs.copy_(self.value)  # what does not travel is the same at both
 
     def travelling(self, codec: str) -> Vectors:
-        """What goes out and comes in, since it was reserved."""
+        """Give views of what goes out and comes in, of the part that is reserved, as `codec` encodes it."""
         mine, theirs = self.vectors.mine[self.place], self.vectors.theirs[self.place]
         return Vectors(mine, theirs, codec)
 
     @property
     def place(self) -> slice:
-        """Where in the vectors that part is."""
+        """Where in the vectors the reserved part is."""
         return place_of(self.part)
 
     def free(self) -> None:
@@ -184,10 +240,17 @@ class Centre:
     def move(
         self, partner: str, mine: Facts, theirs: Facts, judged: Callable[[float], float] = lambda _distance: 1.0
     ) -> float:
-        """Move towards the vector received, which is overwritten. Returns the L2 distance.
+        """Move towards the vector received, which is overwritten.
 
-        Nothing moves where another peer became the centre meanwhile, or by a distance that is not finite. `judged` says
-        how far the partner is trusted, given the distance.
+        Nothing moves if another peer became the centre meanwhile, or if the distance is not finite.
+
+        Args:
+            partner: whose vector it is.
+            mine, theirs: what the centre and the partner say of themselves.
+            judged: L2 distance -> how far the partner is trusted, 0 to 1.
+
+        Returns:
+            The L2 distance before the move.
         """
         vectors, place = self.vectors, self.place
         delta = vectors.theirs[place].sub_(vectors.mine[place])
@@ -203,15 +266,37 @@ class Centre:
         return distance
 
     def inherits(self, peer: str, stamp: Stamp) -> bool:
-        """Whether a centre variable that is given up for ours is taken in: once each."""
+        """Whether a centre variable that is given up for the one here is taken in: once each.
+
+        Args:
+            peer, stamp: which peer gave it up, and how fresh it was then.
+
+        Returns:
+            False also if the centre is not here, or if the term of `stamp` is higher.
+        """
         return self.seated and stamp.term <= self.stamp.term and (peer, stamp.term) not in self._inherited
 
     def inheritance(self, stamp: Stamp) -> float:
-        """How far ours would move to the one of that stamp: 0 to 1 of the distance."""
+        """Say how far the centre variable would move to one that is given up for it.
+
+        Args:
+            stamp: of the one that is given up.
+
+        Returns:
+            A share of the distance, 0 to 1.
+        """
         return inherited_share(self.behind, stamp.clock - self.since)
 
     def take_in(self, peer: str, stamp: Stamp, share: float) -> float:
-        """Take in the vector received, which is overwritten. Returns the L2 distance."""
+        """Take in the centre variable received, which is overwritten.
+
+        Args:
+            peer, stamp: which peer gave it up, and how fresh it was then.
+            share: of the distance, 0 to 1, that the value moves; at 0 only that it came is remembered.
+
+        Returns:
+            The L2 distance before the move.
+        """
         vectors = self.vectors
         delta = vectors.theirs.sub_(vectors.mine)
         distance = float(torch.linalg.vector_norm(delta))
@@ -225,7 +310,13 @@ class Centre:
         return distance
 
     def saw(self, value: torch.Tensor, stamp: Stamp, part: Part | None = None) -> None:
-        """Keep what the centre just sent us, all of it or a part, where nothing that we know is fresher."""
+        """Keep what the centre just sent, unless this peer knows a fresher one or is the centre.
+
+        Args:
+            value: the centre variable [D], or the part of it.
+            stamp: how fresh it is.
+            part: where it belongs; None for all of it.
+        """
         if not self.seated and stamp.age >= self.stamp.age:
             known = value.clone() if part is None else self.value.clone()
             if part is not None:
@@ -233,7 +324,14 @@ class Centre:
             self.value, self.stamp = known, stamp
 
     def shown(self, peer: str) -> Snapshot | None:
-        """The value for somebody who only wants to see it; None where we are not the centre."""
+        """Show the value to a peer that only wants to see it.
+
+        Args:
+            peer: this peer's id.
+
+        Returns:
+            The same snapshot until the value changes; None if this peer is not the centre.
+        """
         if not self.seated:
             return None
         if self._shown is None or self._shown.vector is not self.value:
@@ -243,17 +341,23 @@ class Centre:
     # -- the succession -----------------------------------------------------------------------------------------------
 
     def status(self) -> CentreStatus:
-        """What people see of it."""
+        """Say who holds the centre variable, and how fresh the value here is."""
         return CentreStatus(holder=self.holder, here=self.seated, term=self.stamp.term, exchanges=self.stamp.clock)
 
     def claim(self) -> CentreClaim:
-        """What our record says."""
+        """Say, for this peer's record, how fresh the value here is, and whether this peer is the centre."""
         return CentreClaim(stamp=self.stamp, seated=self.seated)
 
     def look(self, peer: str, members: Members, now: float, *, leaving: bool = False, drained: bool = False) -> bool:
-        """Judge who is the centre, `now` in seconds; True where that was changed by us and should be announced.
+        """Judge who is the centre, and take the place or give it up if that follows.
 
-        Who is `drained` gives the place up, once another member has a copy.
+        Args:
+            peer, members: this peer's id, and the others.
+            now: in monotonic seconds.
+            leaving, drained: then it takes no place; drained, it gives the place up once another member has a copy.
+
+        Returns:
+            Whether this peer took the place or gave it up: that should be announced.
         """
         others = list(candidates(members, now, self._vacancy.announce_seconds))
         heirs = any(c.stamp.term > 0 and not c.seated for c in others)  # those that have a copy
@@ -275,15 +379,22 @@ class Centre:
         return True
 
     def inherit(self, peer: str, members: Members, now: float) -> None:
-        """Take the place of a centre that leaves, and whose value this is; `now` in seconds."""
+        """Take the place of a centre that leaves, and whose value is here already.
+
+        Args:
+            peer, members: this peer's id, and the others: the new term is above all of theirs.
+            now: in monotonic seconds.
+        """
         self._take_over(peer, list(candidates(members, now, self._vacancy.announce_seconds)))
 
     def give_up(self, heir: str) -> None:
-        """Leave the place to the peer that has our value and took it."""
+        """Leave the place to a peer that has the value."""
         self.seated, self.holder = False, heir
 
     def _step_down(self, top: Candidate) -> bool:
-        log.warning("the centre is %s (term %d) now; ours, term %d, ends", top.peer, top.stamp.term, self.stamp.term)
+        log.warning(
+            "the centre is %s (term %d) now; the one here, term %d, ends", top.peer, top.stamp.term, self.stamp.term
+        )
         self.seated = False
         self.given = Given(self.value, self.stamp) if self.behind else None
         self.stamp = Stamp(term=0)  # whatever it sends us next is the run's

@@ -1,1 +1,1 @@
-"""LSGD: who leads, and following the one that does."""
+"""LSGD: the election of leaders, and following them."""

@@ -1,4 +1,4 @@
-"""One due pull towards a leader (LSGD): publish ourselves where we lead, otherwise fetch its snapshot and follow it."""
+"""One due pull towards a leader (LSGD): a leader publishes itself, others fetch its snapshot and follow it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,27 @@ log = logging.getLogger(__name__)
 HOPS_MAX = 6  # peers asked for one snapshot: a tree of two branches holds 126 of them by then
 
 BUSY_SECONDS = 0.05  # first pause before a busy holder is asked again; doubled with each hop
-COMPARED = 2  # members whose loss is asked for before each pull; those that ask us tell us theirs
+COMPARED = 2  # members whose loss is asked for before each pull; members that ask this peer tell theirs
 
 
 class Follower:
-    """Asks the leader, or whoever it refers to, for its snapshot."""
+    """Asks the leader, or the peers that it refers to, for its snapshot.
+
+    Args:
+        parts: what every strategy works with.
+    """
 
     def __init__(self, parts: StrategyParts) -> None:
         self._parts, self._local = parts, parts.local
         self._fetcher = SnapshotFetcher(parts.local, parts.transport, parts.limits, parts.rng)
 
     async def run_once(self, following: Following, *, of_all: bool) -> None:
-        """One due pull. When it returns, a move is waiting or the mailbox is free again."""
+        """Do one due pull. When it returns, a move is waiting or the mailbox is free again.
+
+        Args:
+            following: whom this peer follows.
+            of_all: whether the leader of all groups is due, not that of this peer's group.
+        """
         done = False
         try:
             done = await self._run(following, of_all)
@@ -49,11 +58,11 @@ class Follower:
             local.journal.skipped["drained"] += 1
             return False
         if not await local.own.finite(local.slot.mailbox):
-            local.slot.mailbox.mine.zero_()  # with weight 0 we do not lead; the leader's parameters replace ours
+            local.slot.mailbox.mine.zero_()  # with weight 0 this peer does not lead; it takes the leader's parameters
         await self._compare(following)
         now = asyncio.get_running_loop().time()
         local.own.weigh()
-        own_loss = local.own.loss() if local.own.weight > 0.0 else None  # who does not count does not lead
+        own_loss = local.own.loss() if local.own.weight > 0.0 else None  # a peer that does not count does not lead
         leader = following.choose(own_loss, local.members.known, now, of_all=of_all)
         if (leader == local.peer or following.asked_for) and not local.own.broken:
             self._publish(following)
@@ -118,7 +127,7 @@ class Follower:
                 taken = Snapshot(leader, given.step, given.loss, into, target)
                 following.snapshots.keep(taken)
                 return taken
-            if answer.reason == DeclineReason.BUSY:  # on its way to others, whom we can ask soon
+            if answer.reason == DeclineReason.BUSY:  # on its way to others, which can be asked soon
                 await asyncio.sleep(BUSY_SECONDS * 2**hop)
                 continue
             if target == leader and not answer.holders:
@@ -127,7 +136,7 @@ class Follower:
                 return held
             named.update(answer.holders)
             holders = set[str]() if following.insists_on(leader, now()) else named
-            # The leader helps whoever comes back.
+            # The leader helps a peer that comes back.
             target = next_holder(holders, asked, local.members.alive(), self._parts.rng) or leader
         return held
 
@@ -151,7 +160,7 @@ class Follower:
     def _check(
         self, following: Following, snapshot: Snapshot, claimed: float, loop: asyncio.AbstractEventLoop
     ) -> Callable[[], bool] | None:
-        """What the training thread asks before it follows; None where it has no examples to try, or did so already.
+        """What the training thread asks before it follows; None if it has no examples to try, or did so already.
 
         The snapshot has to give the loss that its origin `claimed` when it was chosen, whatever comes with it.
         """

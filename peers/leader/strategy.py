@@ -1,4 +1,4 @@
-"""LSGD: every peer follows the one with the lowest loss, of its group and now and then of all."""
+"""LSGD: every peer follows the peer with the lowest loss, of its group and now and then of all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from p2p_elastic.protocol.messages import Goodbye
 
 
 class LeaderStrategy(Strategy):
-    """Nobody offers exchanges: snapshots of the leader spread, and whoever is due follows one."""
+    """Nobody offers exchanges: snapshots of the leader spread, and a peer that is due follows one.
+
+    Args:
+        parts: what every strategy works with.
+    """
 
     def __init__(self, parts: StrategyParts) -> None:
         local = self._local = parts.local
@@ -22,7 +26,15 @@ class LeaderStrategy(Strategy):
         self._follower = Follower(parts)
 
     def due(self, step: int, coin: random.Random) -> Iterator[Errand]:
-        """A pull to the leader of the group, of all groups, or both; where both have one period, that of all alone."""
+        """Say which pulls are due: to the leader of the group, of all groups, or both.
+
+        Args:
+            step: optimizer steps so far.
+            coin: of the schedule.
+
+        Yields:
+            "exchange" for the group, "global" for all. If both have one period, only the latter.
+        """
         policy = self._local.run.policy
         last = policy.global_period is not None and step % policy.global_period == 0
         if policy.schedule.due(step, coin) and not (last and policy.global_period == policy.schedule.period):
@@ -31,27 +43,55 @@ class LeaderStrategy(Strategy):
             yield "global"
 
     async def run_due(self, errand: Errand) -> None:
-        """Follow the leader, or be it."""
+        """Follow the leader, or be it.
+
+        Args:
+            errand: "global" for the leader of all groups, else that of this peer's group.
+        """
         before = self.following.leader
         await self._follower.run_once(self.following, of_all=errand == "global")
         after = self.following.leader
         if after != before:
-            self._local.events.add("leader", f"we follow {'nobody' if after is None else after}", leader=after)
+            self._local.events.add("leader", f"this peer follows {'nobody' if after is None else after}", leader=after)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
-        """That of any leader that is held here; who asks for ours sees the leader in us."""
+        """Give the snapshot of any leader that is held here. A peer that asks for this one's takes it for the leader.
+
+        Args:
+            origin: the leader's id.
+
+        Returns:
+            Its newest snapshot; None if there is none here.
+        """
         if origin == self._local.peer:
             self.following.asked_for = True
         return self.following.snapshots.newest(origin)
 
     def told(self, peer: str, loss: float | None, now: float) -> None:
-        """It may lead."""
+        """Remember the loss of a member: it may lead.
+
+        Args:
+            peer: its id.
+            loss: in nats; None if it has none.
+            now: in monotonic seconds.
+        """
         self.following.hear(peer, loss, now)
 
     def left(self, goodbye: Goodbye) -> None:
-        """It leads no more."""
+        """Forget a leader that left.
+
+        Args:
+            goodbye: of a member.
+        """
         self.following.lose(goodbye.peer)
 
     def status(self, now: float) -> TopologyStatus:
-        """Whom this peer follows."""
+        """Say whom this peer follows.
+
+        Args:
+            now: in monotonic seconds.
+
+        Returns:
+            The leaders, and the peers that are not believed at present.
+        """
         return TopologyStatus(leader=self.following.status(now))

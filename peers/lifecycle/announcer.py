@@ -1,4 +1,4 @@
-"""This peer's place among the members: what it announces, and whom it sees."""
+"""This peer's place among the members: what it announces, and which others it sees."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Announces this peer and looks who else is there. Belongs to the network thread."""
+    """Announces this peer and looks which others are in the run. Belongs to the network thread.
+
+    Args:
+        local: this peer's side of any exchange.
+        directory: has the records of all members.
+    """
 
     def __init__(self, local: LocalContext, directory: Directory) -> None:
         self._local, self._directory = local, directory
         self._instances = Instances(local.run.context.first_sequence)
         self._displaced: IdentityInUse | None = None
-        self._drained = False  # what our record says
+        self._drained = False  # what this peer's record says
 
     @property
     def next_sequence(self) -> int:
-        """Beyond that of any record of ours so far."""
+        """Beyond that of any record of this peer so far."""
         return self._instances.sequence + 1
 
     @property
     def sequence(self) -> int:
-        """Of our last record."""
+        """That of this peer's last record."""
         return self._instances.sequence
 
     async def announce(self) -> None:
-        """Make our record known, unless we are leaving.
+        """Make this peer's record known, unless it is leaving.
 
         Raises:
-            DirectoryError: nobody took it.
-            IdentityInUse: another process with our identity began earlier, and is alive.
+            DirectoryError: if no member of the DHT took it.
+            IdentityInUse: if another process with this peer's identity began earlier, and is alive.
         """
         local = self._local
         if not local.departure.leaving:
@@ -68,7 +73,7 @@ class Presence:
         )
 
     async def _look_for_others(self) -> None:
-        """See whether another process has our identity."""
+        """See whether another process has this peer's identity."""
         local = self._local
         try:
             own = await self._directory.own(local.run.context.run)
@@ -81,26 +86,31 @@ class Presence:
         assert own is not None, "another process without a record"
         where = ", ".join(own.addresses) or "unknown addresses"
         if other == "earlier":
-            local.departure.leave()  # no word more of ours: it would be taken for the other's
+            local.departure.leave()  # no word more of this process: it would be taken for the other's
             self._displaced = IdentityInUse(
                 f"peer {local.peer} is alive elsewhere, with the same identity, since before this process began "
                 f"(there: instance {own.sequence}, step {own.step}, {where}; here: instance {self.sequence}). "
                 "This one ends, that one goes on. End that one first, or give each an identity of its own (--identity)"
             )
             return
-        text = f"another process used our identity (instance {own.sequence}, {where}): it began later, and ends by that"
+        there = f"instance {own.sequence}, {where}"
+        text = f"another process used this peer's identity ({there}): it began later, and ends by that"
         local.events.add("duplicate", text, instance=own.sequence)
         log.warning("%s", text)
 
     async def refresh(self) -> None:
-        """Read who else is in the run, and how we are. Raises DirectoryError."""
+        """Read which others are in the run, and how this peer does.
+
+        Raises:
+            DirectoryError: if the directory does not answer.
+        """
         local = self._local
         local.own.condition.look()  # whether the directory answers or not
         local.own.step_rate.mark(asyncio.get_running_loop().time(), local.own.progress.step)
         try:
             listed = await self._directory.members()
         except DirectoryError:
-            # Who is silent is so whether the directory answers or not.
+            # A silent member is so whether the directory answers or not.
             local.members.look_apart(local.own.progress.step)
             raise
         now = asyncio.get_running_loop().time()
@@ -114,5 +124,9 @@ class Presence:
         await self.look()
 
     async def look(self) -> None:
-        """See what follows from who is there. Raises DirectoryError."""
+        """Let the topology judge anew which members are there.
+
+        Raises:
+            DirectoryError: if what follows could not be announced.
+        """
         await self._local.run.topology.look(self.announce)

@@ -1,13 +1,13 @@
-"""Joining late: take the parameters of members that are ahead, before the first step of our own.
+"""Joining late: take the parameters of members that are ahead, before the first own step.
 
     see members -> nobody ahead: begin
-                -> donors -> parts of each, at the same time -> try them on our own examples -> begin from there
-                -> nothing came for PATIENCE_SECONDS: begin as we are, and copy at the first exchange
+                -> donors -> parts of each, at the same time -> try them on own examples -> begin from there
+                -> nothing came for PATIENCE_SECONDS: begin as it is, and copy at the first exchange
 
 By elastic gossip and its like members are near each other, so that a vector whose parts come from several of them is
-about as far from their average as each of them is. Where they are far apart that does not hold: the result then does
-clearly worse on our examples than its donors say, and everything is fetched again from one donor alone. Whom a newcomer
-can copy is for the topology to say.
+about as far from their average as each of them is. If they are far apart that does not hold: the result then does
+clearly worse on the newcomer's examples than its donors say, and everything is fetched again from one donor alone. The
+topology says which members a newcomer can copy.
 """
 
 from __future__ import annotations
@@ -33,29 +33,37 @@ from p2p_elastic.rules.trial import as_good_as, is_above
 
 log = logging.getLogger(__name__)
 DONORS = 4  # asked at the same time
-SEE_SECONDS = 5.0  # so long members are looked for
+SEE_SECONDS = 5.0  # that members are looked for
 REFRESH_SECONDS = 0.2
-PATIENCE_SECONDS = 30.0  # without a part: begin as we are
-DECLINED_SECONDS, FAILED_SECONDS = 1.0, 5.0  # so long a donor is left alone, doubled each time
+PATIENCE_SECONDS = 30.0  # without a part: begin as it is
+DECLINED_SECONDS, FAILED_SECONDS = 1.0, 5.0  # that a donor is left alone, doubled each time
 MIXED_SHARE, SINGLE_SHARE = 0.25, 0.5  # of the way from what donors claim back to where training began
 
 
 Try = Callable[[Tensor], Awaitable[Measured]]
-"""Parameters [D] -> how they do on examples of our own."""
+"""Parameters [D] -> how they do on this peer's examples."""
 
 
 def disbelief(download: Download, untrained: float, measured: Measured) -> str | None:
-    """Why what was fetched is not worth beginning with; None where it is. Losses in nats.
+    """Say why what was fetched is not worth beginning with.
 
-    Its donors were trained on other examples than ours: what they claim may be much less than they give here. It may
-    be a part of the way back to the `untrained` loss, a shorter one for parts of several donors.
+    Its donors were trained on other examples than those here: what they claim may be much less than they give here. It
+    may be a part of the way back to the `untrained` loss, a shorter one for parts of several donors.
+
+    Args:
+        download: what was fetched, with the loss that its donors claim.
+        untrained: the loss that this peer would begin with otherwise, in nats.
+        measured: the loss of what was fetched, on this peer's examples.
+
+    Returns:
+        The reason; None if it is worth it.
     """
     claimed = untrained if download.loss is None else download.loss
     share = MIXED_SHARE if len(download.given) > 1 else SINGLE_SHARE
     most = max(as_good_as(claimed), claimed + share * (untrained - claimed))
     if not is_above(measured.loss, measured.error, most):
         return None
-    return f"a loss of {claimed:.3g} was claimed, our own examples give {measured.loss:.3g}"
+    return f"a loss of {claimed:.3g} was claimed, this peer's examples give {measured.loss:.3g}"
 
 
 class CatchingUp:
@@ -63,7 +71,8 @@ class CatchingUp:
 
     Args:
         local: this peer's side of any exchange.
-        transport, limits: the network.
+        transport: opens streams.
+        limits: of each conversation, and the size of a part.
         rng: chooses donors among the healthy ones.
         refresh: reads the directory.
     """
@@ -86,7 +95,15 @@ class CatchingUp:
         self._last_failure = ""
 
     async def bring(self, untrained: float, try_out: Try | None) -> CaughtUp | None:
-        """What to begin with; None where there is nothing, which our arrival's status explains."""
+        """Fetch what to begin with, and note in the status of the arrival what came of it.
+
+        Args:
+            untrained: the loss that this peer would begin with otherwise, in nats.
+            try_out: tries parameters on this peer's examples; None: they are taken untried.
+
+        Returns:
+            None if there is nothing to begin with; the status of the arrival says why.
+        """
         local, fetcher, result = self._local, self.fetcher, "interrupted"
         arrival = local.own.arrival
         arrival.began(self._now())
@@ -106,7 +123,16 @@ class CatchingUp:
     async def run(
         self, untrained: float, try_out: Try | None, report: Callable[[Fetching], None] | None = None
     ) -> CaughtUp | str:
-        """What to begin with, or why we begin as we are. `untrained`: the loss that we would begin with, in nats."""
+        """Fetch what to begin with.
+
+        Args:
+            untrained: the loss that this peer would begin with otherwise, in nats.
+            try_out: tries parameters on this peer's examples; None: they are taken untried.
+            report: called with each part that arrives; None: as before.
+
+        Returns:
+            What to begin with, or why this peer begins as it is.
+        """
         self._report = report or self._report
         self._began_at = self._gained_at = self._now()
         why_alone = self._local.run.topology.why_alone
@@ -154,7 +180,7 @@ class CatchingUp:
         return CaughtUp(download.out, tuple(download.given), download.step, download.loss, loss, download.stamp)
 
     def _donors(self) -> list[PeerRecord]:
-        """Whom to ask now: several at random of the healthy ones, or the best alone."""
+        """The members to ask now: several at random of the healthy ones, or the best alone."""
         local, now = self._local, self._now()
         seen = [m.record for m in local.members.alive().values() if self._may_ask(m.record.peer, now)]
         found = local.run.topology.donors([r for r in seen if is_ahead(r, 0)])

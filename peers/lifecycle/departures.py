@@ -1,4 +1,4 @@
-"""Hearing the goodbyes of others: who leaves is dropped at once, and what it has for us is taken from it."""
+"""Hearing the goodbyes of others: a member that leaves is dropped, and what it hands over is taken."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import Flow
 
-TAKE_SECONDS_MAX = 10.0  # for what a leaver has for us, however long it says that it stays
+TAKE_SECONDS_MAX = 10.0  # for what a leaver hands over, however long it says that it stays
 
 
 class Goodbyes:
-    """What a member's goodbye changes here. Belongs to the network thread."""
+    """What a member's goodbye changes here. Belongs to the network thread.
+
+    Args:
+        local: this peer's side of any exchange.
+        admission: says which askers are heard.
+        presence: announces what follows.
+        initiator: exchanges with a leaver, by rules that only pull.
+        seat: this peer's end of that exchange.
+    """
 
     def __init__(
         self,
@@ -38,13 +46,22 @@ class Goodbyes:
         self._turn = asyncio.Lock()
 
     def register(self, answers: Answers) -> None:
-        """It answers goodbyes."""
+        """Register the answer to goodbyes.
+
+        Args:
+            answers: the table of the responder.
+        """
         answers.register(Goodbye, self.hear)
 
     async def hear(self, conversation: Conversation, goodbye: Goodbye) -> None:
-        """Drop the member that proved to be `goodbye.peer`, take what it has for us, and say that we heard it.
+        """Drop the member that proved to be `goodbye.peer`, take what it hands over, and say that it was heard.
 
-        Raises ExchangeError.
+        Args:
+            conversation: with that member.
+            goodbye: what it said.
+
+        Raises:
+            ExchangeError: if it is not that member, or if the answer cannot be sent.
         """
         self._admission.identify(conversation, goodbye.peer)
         if await self._admission.declines_other_run(conversation, goodbye):
@@ -52,18 +69,18 @@ class Goodbyes:
         inherits = goodbye.seconds > 0.0 and goodbye.heir == self._local.peer
         # An heir drops the leaver afterwards: while it is there nobody else thinks of taking the place.
         took = inherits and await self._take(goodbye, lambda: self._local.run.topology.inherit(goodbye))
-        giver = None if inherits and not took else self._drop(goodbye)  # it will say who is the heir instead
+        giver = None if inherits and not took else self._drop(goodbye)  # it will name the heir instead
         if giver is not None and goodbye.heir is None:
             took = await self._take(goodbye, lambda: self._pull(giver))
         try:
             await conversation.send(Heard(id=goodbye.id, took=took))
         finally:
             self._local.journal.gave(conversation.traffic)
-            # Who leaves itself takes no place, but has to know who is to have its last parameters.
+            # A peer that leaves itself takes no place, but has to know which one is to have its last parameters.
             await attempt(self._presence.announce if inherits and took else self._presence.look)
 
     async def _take(self, goodbye: Goodbye, taking: Callable[[], Coroutine[None, None, bool]]) -> bool:
-        """Take something from who leaves, one at a time, while it stays."""
+        """Take something from a member that leaves, one at a time, while it stays."""
         if self._local.departure.leaving or self._local.own.condition.drained:
             return False
 
@@ -77,7 +94,7 @@ class Goodbyes:
             return False
 
     def _drop(self, goodbye: Goodbye) -> PeerRecord | None:
-        """It is a member no more. Its record, where it asks us to take something for the first time."""
+        """Drop it from the members. Its record, if it asks this peer to take something for the first time."""
         local, asked = self._local, goodbye.seconds > 0.0
         if goodbye.peer not in local.members.known:  # of strangers nothing is remembered
             return local.members.asked_after_leaving(goodbye.peer) if asked else None
@@ -89,13 +106,13 @@ class Goodbyes:
         return record if asked else None
 
     async def _pull(self, giver: PeerRecord) -> bool:
-        """Average with who leaves: by rules that pull only we, who ask, can move."""
+        """Average with a member that leaves: by rules that pull only the asker, this peer, can move."""
         local = self._local
         if local.run.policy.flow is not Flow.PULL or not local.run.topology.hands_parameters:
             return False
         if local.own.progress.step == 0 or not await self._endpoint.take_snapshot():
             return False
-        if local.departure.leaving:  # since then: who goes is no heir, and would end without the last word
+        if local.departure.leaving:  # since then: a peer that leaves is no heir, and would end without the last word
             local.slot.release()
             return False
         return await self._initiator.exchange_with(giver) is Outcome.COMPLETED

@@ -1,4 +1,4 @@
-"""Giving our own parameters, in parts, to whoever joins late: one copy for all that come within a few seconds."""
+"""Giving this peer's parameters, in parts, to late joiners: one copy for all that come within a few seconds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.protocol.chunks import bytes_of
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Given, Stamp
 
-FRESH_SECONDS = 10.0  # who comes within so long gets the same copy
+FRESH_SECONDS = 10.0  # all newcomers within this time get the same copy
 HELD_SECONDS = 10.0  # after its last use it is dropped: the memory of a vector
-STRANGER_REFRESH_SECONDS = 1.0  # at most so often the directory is read for the sake of strangers
-GIVEN_MAX = 16  # parts on their way at the same time; who asks meanwhile is asked to come back
+STRANGER_REFRESH_SECONDS = 1.0  # between two times that the directory is read for the sake of strangers
+GIVEN_MAX = 16  # parts on their way at the same time; a peer that asks meanwhile is asked to come back
 DIGESTS_MAX = 1024
 
 
 @dataclass(eq=False)
 class Shown:
-    """A copy of our parameters, or what all exchange with and its stamp; held since `taken_at` (monotonic seconds)."""
+    """A copy of this peer's parameters, or of what all exchange with, that is held for newcomers.
+
+    Attributes:
+        snapshot: the copy.
+        taken_at: when it was taken, in monotonic seconds.
+        stamp: how fresh it is, if it is the centre variable.
+        digests: part -> digest, of those that were asked for; DIGESTS_MAX at most.
+    """
 
     snapshot: Snapshot
     taken_at: float
@@ -38,11 +45,22 @@ class Shown:
 
     @functools.cached_property
     def finite(self) -> bool:
-        """Whether it may be shown; looked at once, not for each part."""
+        """Whether it may be shown; looked at once, not for each part.
+
+        Returns:
+            False if a parameter is not finite.
+        """
         return bool(torch.isfinite(self.snapshot.vector.sum()))
 
     async def digest(self, part: Part) -> str:
-        """Of that part; computed once."""
+        """Digest a part; computed once.
+
+        Args:
+            part: of the copy.
+
+        Returns:
+            As `digest_of` has it.
+        """
         known = self.digests.get(part)
         if known is not None:
             return known
@@ -57,7 +75,7 @@ class Donor:
 
     Args:
         local: this peer's side of any exchange.
-        limits: deadlines and bounds.
+        limits: how long a newcomer waits for the copy.
         look: reads the directory anew.
     """
 
@@ -82,7 +100,14 @@ class Donor:
         return self._giving
 
     async def show(self, asked: Fetch) -> Shown | DeclineReason:
-        """What that member gets a part of, or why it gets nothing."""
+        """Choose what a member gets a part of, and take a new copy if there is none that is fresh.
+
+        Args:
+            asked: which part, and of which step if the member began with that.
+
+        Returns:
+            The copy, or why the member gets nothing.
+        """
         if not await self._is_member(asked.peer):
             return DeclineReason.NO_SNAPSHOT
         if self._giving >= GIVEN_MAX:
@@ -105,7 +130,11 @@ class Donor:
 
     @contextlib.contextmanager
     def gives(self) -> Iterator[None]:
-        """While a part is on its way."""
+        """Count a part while it is on its way, and hold the copy until then.
+
+        Yields:
+            Nothing.
+        """
         self._giving += 1
         try:
             yield
@@ -114,7 +143,16 @@ class Donor:
             self._keep_for_a_while()
 
     async def given(self, asked: Fetch, shown: Shown, part: Part) -> Given:
-        """The header that goes before that part."""
+        """Build the header that goes before a part.
+
+        Args:
+            asked: what it answers.
+            shown: the copy.
+            part: of the copy.
+
+        Returns:
+            The header, with the digest of the part.
+        """
         snapshot, digest = shown.snapshot, await shown.digest(part)
         return Given(
             id=asked.id,
@@ -126,11 +164,11 @@ class Donor:
         )
 
     def _counts(self) -> bool:
-        """Who does not count is not copied; what all exchange with is the swarm's, whoever holds it."""
+        """Whether this peer is copied: if it counts, or holds what all exchange with, which is the swarm's."""
         return self._local.run.topology.here or self._local.own.weight > 0.0
 
     async def _is_member(self, peer: str) -> bool:
-        """Whether it is listed. For who is not known yet the directory is read anew: one look serves all who wait."""
+        """Whether a peer is listed. If it is unknown the directory is read anew: one look serves all that wait."""
         if peer not in self._local.members.known:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.ensure_future(self._look_soon())
@@ -144,7 +182,7 @@ class Donor:
         await attempt(self._look)
 
     async def _take(self) -> Shown | None:
-        """A new copy, made between two steps; None where no step ends in time (the copy may still come, for later)."""
+        """A new copy, made between two steps; None if no step ends in time (the copy may still come, for later)."""
         local, loop = self._local, asyncio.get_running_loop()
         reference = local.run.topology.reference()
         if reference is not None:

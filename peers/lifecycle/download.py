@@ -26,28 +26,52 @@ from p2p_elastic.protocol.records import PeerRecord
 
 BUSY_SECONDS = 0.2  # first pause before a busy donor is asked again; doubled each time
 BUSY_TIMES = 5
-SLOW_SECONDS_MIN = 2.0  # so long, or as long as all took so far, a donor may take for its last part while others idle
+SLOW_SECONDS_MIN = 2.0  # for a last part while others idle; or as long as all took so far, if that is more
 DIGEST_BYTES = 1 << 18
 
 
 Objection = Callable[[Given], DeclineReason | None]
-"""Why what a donor gives will not do; None where it does."""
+"""Why what a donor gives will not do; None if it does."""
 
 
 class Failure(NamedTuple):
-    """Why a donor gave nothing. REFUSED: it broke the protocol, and is not to be asked again."""
+    """Why a donor gave nothing.
+
+    Attributes:
+        outcome: REFUSED if it broke the protocol: then it is not to be asked again.
+        reason: shown to users.
+    """
 
     outcome: Outcome
     reason: str
 
 
 def parts_of(elements: int, part_elements: int) -> list[Part]:
-    """A vector's parts, in order; the last one is shorter."""
+    """Divide a vector into parts, in order.
+
+    Args:
+        elements: of the vector.
+        part_elements: of each part; the last one may be shorter.
+
+    Returns:
+        (start, stop) of each.
+
+    Example:
+        >>> parts_of(10, 4)
+        [(0, 4), (4, 8), (8, 10)]
+    """
     return [(start, min(start + part_elements, elements)) for start in range(0, elements, part_elements)]
 
 
 async def digest_of(data: memoryview) -> str:
-    """BLAKE2b, 32 bytes, hexadecimal. In slices, between which others have their turn: a part takes 10 ms."""
+    """Digest a part in slices, between which other tasks have their turn: a part takes 10 ms.
+
+    Args:
+        data: its bytes.
+
+    Returns:
+        BLAKE2b, 32 bytes, hexadecimal.
+    """
     found = hashlib.blake2b(digest_size=32)
     for start in range(0, len(data), DIGEST_BYTES):
         found.update(data[start : start + DIGEST_BYTES])
@@ -57,48 +81,71 @@ async def digest_of(data: memoryview) -> str:
 
 @dataclass(eq=False)
 class Download:
-    """A vector [D] that is being put together from parts.
+    """A vector that is being put together from parts.
 
-    `given` has, per donor, the header of the part that came from it last.
+    Attributes:
+        out: the vector [D].
+        todo: parts that no donor is asked for at present.
+        parts: how many there are.
+        given: donor -> the header of the part that came from it last.
+        parts_here: parts that are whole and right.
+        nbytes: of those.
     """
 
     out: Tensor
     todo: deque[Part]
     parts: int
     given: dict[str, Given] = field(default_factory=dict)
-    parts_here: int = 0  # whole and right
-    nbytes: int = 0  # of those
+    parts_here: int = 0
+    nbytes: int = 0
 
     @classmethod
     def begin(cls, out: Tensor, part_elements: int) -> Download:
-        """Nothing is here yet."""
+        """Begin a download of which nothing is here yet.
+
+        Args:
+            out: where it goes [D].
+            part_elements: of each part.
+
+        Returns:
+            The download, with all parts to do.
+        """
         parts = parts_of(len(out), part_elements)
         return cls(out, deque(parts), len(parts))
 
     @property
     def complete(self) -> bool:
+        """Whether all parts are here."""
         return self.parts_here == self.parts
 
     @property
     def step(self) -> int:
-        """Of the donor that is the furthest."""
+        """That of the donor that is the furthest."""
         return max(given.step for given in self.given.values())
 
     @property
     def loss(self) -> float | None:
-        """The highest that a donor claims, in nats; None where one claims none."""
+        """The highest that a donor claims, in nats; None if one claims none."""
         claimed = [given.loss for given in self.given.values()]
         return None if None in claimed else max(loss for loss in claimed if loss is not None)
 
     @property
     def stamp(self) -> Stamp | None:
-        """The freshest, of the centre variable; None where something else is in here."""
+        """The freshest, of the centre variable; None if something else is in here."""
         stamps = [given.centre for given in self.given.values()]
         return None if None in stamps else max((s for s in stamps if s is not None), key=lambda s: s.age)
 
 
 class Fetcher:
-    """Asks donors for parts of their parameters. Belongs to the network thread."""
+    """Asks donors for parts of their parameters. Belongs to the network thread.
+
+    Args:
+        asking: gives what this peer says of itself when it asks.
+        transport: opens streams.
+        limits: of each conversation.
+        rng: for the ids of fetches.
+        gained: called with each part that arrived.
+    """
 
     def __init__(
         self,
@@ -109,16 +156,24 @@ class Fetcher:
         gained: Callable[[Download], None] = lambda _download: None,
     ) -> None:
         self._asking, self._transport, self._limits, self._rng = asking, transport, limits, rng
-        self._gained = gained  # called with each part that arrived
+        self._gained = gained
         self.bytes_sent = self.bytes_received = 0
 
     async def fill(
         self, download: Download, donors: Sequence[PeerRecord], objection_to: Objection | None = None
     ) -> dict[str, Failure]:
-        """Fetch what is missing, from these donors at the same time, each part from one of them.
+        """Fetch what is missing, from several donors at the same time, each part from one of them.
 
-        Says who failed; its parts went to the others, as far as there were any left. So does who is much slower than
-        the others. `objection_to` says why what a donor gives will not do.
+        The parts of a donor that fails go to the others, as far as there are any left. A donor that is much slower than
+        the others fails too.
+
+        Args:
+            download: what is here already; it is filled.
+            donors: those to ask.
+            objection_to: says why what a donor gives will not do; None: all will do.
+
+        Returns:
+            Donor -> why it failed.
         """
         failures: dict[str, Failure] = {}
         workers = {
@@ -136,7 +191,7 @@ class Fetcher:
     async def _until_idle(
         self, workers: Mapping[asyncio.Task[None], str], failures: Mapping[str, Failure]
     ) -> set[asyncio.Task[None]]:
-        """Wait for all of them; once one of them has nothing left to do, not for those much slower: who these are."""
+        """Wait for all of them; once one has nothing left to do, not for those much slower, which are returned."""
         began, left, idle = asyncio.get_running_loop().time(), set(workers), False
         while left:
             took = asyncio.get_running_loop().time() - began
@@ -179,7 +234,17 @@ class Fetcher:
                 return
 
     async def part(self, donor: PeerRecord, part: Part, step: int | None, out: Tensor) -> Given | Failure:
-        """One part of one donor's parameters into `out` [stop - start], of its step `step` where it has that still."""
+        """Fetch one part of one donor's parameters.
+
+        Args:
+            donor: the one to ask.
+            part: (start, stop).
+            step: of the donor, if it has a copy of that still; None: any.
+            out: where the part goes [stop - start].
+
+        Returns:
+            The header that came with the part, or why none came: also if the part has another digest than its header.
+        """
         asking = self._asking()
         exact = asking._replace(codec=EXACT)  # what a newcomer begins with is what its donor has
         asked = Fetch(id=new_id(self._rng), **exact._asdict(), origin=donor.peer, part=part, step=step)

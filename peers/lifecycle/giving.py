@@ -1,4 +1,4 @@
-"""Answering fetches: parts of our own parameters for newcomers, and whole snapshots, which spread from peer to peer."""
+"""Answering fetches: parts of this peer's parameters for newcomers, and whole snapshots, which spread among peers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ OUTGOING_MAX = 4  # snapshots on their way at the same time; those that readers 
 
 
 class Giving:
-    """Hands out parameters that stay as they are here. Belongs to the network thread."""
+    """Hands out parameters that stay as they are here. Belongs to the network thread.
+
+    Args:
+        local: this peer's side of any exchange.
+        admission: says which askers are heard.
+        donor: has the copy for newcomers.
+    """
 
     def __init__(self, local: LocalContext, admission: Admission, donor: Donor) -> None:
         self._local, self._admission = local, admission
@@ -34,11 +40,23 @@ class Giving:
         return tuple(snapshot for snapshot, _ in self._outgoing)
 
     def register(self, answers: Answers) -> None:
-        """It answers fetches."""
+        """Register the answer to fetches.
+
+        Args:
+            answers: the table of the responder.
+        """
         answers.register(Fetch, self.give)
 
     async def give(self, conversation: Conversation, asked: Fetch) -> None:
-        """Give what is asked for, or say why not. Raises ExchangeError."""
+        """Give what is asked for, or say why not.
+
+        Args:
+            conversation: with the asker.
+            asked: a part for a newcomer, or a snapshot.
+
+        Raises:
+            ExchangeError: if the asker is another one than it says, or if the conversation fails.
+        """
         self._admission.identify(conversation, asked.peer)
         if await self._admission.declines(conversation, asked):
             return
@@ -51,7 +69,7 @@ class Giving:
         await self._admission.say_no(conversation, Decline(id=asked.id, reason=reason))
 
     async def _give_snapshot(self, conversation: Conversation, asked: Fetch) -> None:
-        """Hand out a snapshot that is held here, or say who else has it. To members only: strangers take no places."""
+        """Hand out a snapshot that is held here, or name its holders. To members only: strangers take no places."""
         local = self._local
         snapshot = local.run.topology.snapshot_of(asked.origin) if asked.peer in local.members.known else None
         if snapshot is None:
@@ -67,7 +85,7 @@ class Giving:
             await self._say_no(conversation, asked, reason)
 
     async def _give_part(self, conversation: Conversation, asked: Fetch, part: Part) -> None:
-        """Hand out a part of our own parameters, or of what all exchange with, to a member that joins late."""
+        """Hand out a part of this peer's parameters, or of what all exchange with, to a member that joins late."""
         shown: Shown | DeclineReason = DeclineReason.NO_SNAPSHOT
         if asked.origin == self._local.peer:  # newcomers are let in beyond the budget, but not without end
             shown = DeclineReason.PACED if self._local.pacing.in_debt() else await self.donor.show(asked)

@@ -1,8 +1,8 @@
 """Leaving a run: let the exchange under way end, hand over what was learnt, and say goodbye.
 
-The goodbye always gets out, at whatever cost for the rest: most members hear it at once, so that nobody chooses us any
-more, while the hand-over to one of them goes on. Only who holds what all exchange with hands that over first, and then
-says to whom.
+The goodbye always gets out, at whatever cost for the rest: most members hear it at once, so that none of them chooses
+this peer any more, while the hand-over to one of them goes on. Only a peer that holds what all exchange with hands that
+over first, and then says to which member.
 """
 
 from __future__ import annotations
@@ -29,17 +29,23 @@ from p2p_elastic.status.schema import FarewellStatus
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-GOODBYE_SECONDS, GOODBYE_SHARE = 1.0, 0.4  # kept for the last goodbyes: so many seconds, or that share of all
-TOLD_MAX = 32  # members that hear it from ourselves; the others read it in the directory
+GOODBYE_SECONDS, GOODBYE_SHARE = 1.0, 0.4  # kept for the last goodbyes: seconds, or a share of all if that is less
+TOLD_MAX = 32  # members that hear it from this peer; the others read it in the directory
 TRIES = 2  # partners, or heirs, that may fail to take something
 ASKED_MAX = 8  # partners asked at all: those that decline at once cost no time
 BUSY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds before those that were busy are asked again
 NO_TIME = "there was no time for more"
-STAY_SHARE = 0.8  # of the time of one try: so long we say that we stay, and wait a little longer for the answer
+STAY_SHARE = 0.8  # of the time of one try: this peer says that it stays for that, and waits longer for the answer
 
 
 class Farewell:
-    """The end of one peer in its run. Belongs to the network thread."""
+    """The end of one peer in its run. Belongs to the network thread.
+
+    Args:
+        parts: what every strategy works with.
+        directory: has this peer's record, which is withdrawn.
+        presence: knows the number of the last record.
+    """
 
     def __init__(self, parts: StrategyParts, directory: Directory, presence: Presence) -> None:
         self._parts, self._local, self._limits = parts, parts.local, parts.limits
@@ -50,7 +56,14 @@ class Farewell:
         self._begun = False  # handing over: never twice, what became of the first time may not be known
 
     async def say(self, seconds: float) -> FarewellStatus:
-        """Leave within `seconds`. Says how that went."""
+        """Leave the run. If it is cancelled and called again, it goes on with what was not begun.
+
+        Args:
+            seconds: that it may take.
+
+        Returns:
+            How that went.
+        """
         local, loop = self._local, asyncio.get_running_loop()
         local.departure.leave()
         alive = self._alive()
@@ -88,7 +101,7 @@ class Farewell:
     async def _tell(
         self, member: PeerRecord, end: float, *, stay: float = 0.0, place: Mapping[str, Any] | None = None
     ) -> Heard | None:
-        """Say goodbye to one member, and offer it that `place`; its answer, None where there is none in time."""
+        """Say goodbye to one member, and offer it that `place`; its answer, None if there is none in time."""
         goodbye = Goodbye(
             id=new_id(self._parts.rng),
             peer=self._local.peer,
@@ -102,7 +115,9 @@ class Farewell:
         except (ExchangeError, asyncio.TimeoutError) as error:
             log.info("goodbye to %s: %s", member.peer, error or "no answer")
             return None
-        if heard is not None and (place is None or heard.took):  # a refusing heir is told again, who it is instead
+        if heard is not None and (
+            place is None or heard.took
+        ):  # an heir that refuses is told again, with the one that is it instead
             self._heard.add(member.peer)
             self._told.add(member.peer)
             self._note(told=len(self._heard))
@@ -122,17 +137,17 @@ class Farewell:
             await _until(end, self._directory.withdraw())
             self._note(withdrawn=True)
         except (asyncio.TimeoutError, DirectoryError) as error:
-            log.info("could not withdraw our record: %s", error or "no answer")
+            log.info("could not withdraw this peer's record: %s", error or "no answer")
 
     # -- what was learnt ----------------------------------------------------------------------------------------------
 
     async def _hand_over(self, end: float, partner: PeerRecord | None) -> None:
-        """Let the exchange under way end, and hand over what we have."""
+        """Let the exchange under way end, and hand over what this peer has."""
         try:
             await _until(end, self._local.slot.until_quiet())
             if not self._begun:
                 self._begun = True
-                self._note(reason=NO_TIME)  # stands where we are hurried before that ends
+                self._note(reason=NO_TIME)  # stands if the time is over before that ends
                 await _until(end, self._hand_over_all(end, partner))
         except asyncio.TimeoutError:
             self._note(reason=NO_TIME)
@@ -153,7 +168,7 @@ class Farewell:
         self._note(**facts)
 
     def _nothing_to_give(self) -> str | None:
-        """Why our parameters are of no use to others; None where they are."""
+        """Why this peer's parameters are of no use to others; None if they are."""
         local = self._local
         if not local.run.topology.hands_parameters:
             return "this rule hands nothing over"
@@ -166,7 +181,7 @@ class Farewell:
         return None
 
     async def _hand_parameters(self, end: float, partner: PeerRecord | None) -> str | None:
-        """One last exchange. Says why it did not come to that, None where it did."""
+        """One last exchange. Says why it did not come to that; None if it did."""
         topology, vain, failed = self._local.run.topology, set[str](), 0
         limits = replace(self._limits, idle_seconds=min(self._limits.idle_seconds, _left(end) / TRIES), inquiries=1)
         initiator = Initiator(self._local, self._parts.transport, limits, self._parts.rng)
@@ -211,7 +226,7 @@ class Farewell:
 
     async def _give(self, partner: PeerRecord, initiator: Initiator, end: float) -> Outcome | None:
         local = self._local
-        if local.run.policy.flow is Flow.PULL:  # only who asks moves
+        if local.run.policy.flow is Flow.PULL:  # only the asker moves
             heard = await self._offer(partner, end)
             if heard is None:
                 return None
@@ -221,7 +236,7 @@ class Farewell:
         return await initiator.exchange_with(partner)
 
     async def _offer(self, partner: PeerRecord, end: float, place: Mapping[str, Any] | None = None) -> Heard | None:
-        """Say goodbye to a member that is to take something from us, and let it."""
+        """Say goodbye to a member that is to take something from this peer, and let it."""
         self._local.departure.await_taker(partner.peer)
         try:
             return await self._tell(partner, end, stay=STAY_SHARE * _left(end), place=place)

@@ -24,7 +24,16 @@ from p2p_elastic.rules.base import ExchangeRule
 
 
 def remembered(local: LocalContext, sequence: int, coin: random.Random) -> PeerMemory:
-    """What is to be kept. For the training thread."""
+    """Gather what is to be kept. For the training thread.
+
+    Args:
+        local: the peer's state.
+        sequence: of its last record.
+        coin: of the schedule.
+
+    Returns:
+        What `recall` goes on from. Numbers that are not finite are left out.
+    """
     states, judge = local.run.rules.states, local.judge.memory()
     return PeerMemory(
         step=local.own.progress.step,
@@ -50,7 +59,15 @@ def recall(
     loss: float | None,
     value: Tensor | None,
 ) -> None:
-    """Go on from there, before `run`. `loss`: the last one, in nats; `value` [D]: of what all exchange with, if any."""
+    """Go on from what was kept, before the peer runs.
+
+    Args:
+        memory: what `remembered` gave.
+        local: the peer's state, which is changed.
+        coin: of the schedule, which is changed.
+        loss: the last one, in nats; None if it is not known.
+        value: of what all exchange with [D]; None if there is no such thing.
+    """
     memory.coin.recall(coin)
     local.own.resume(Progress(memory.step, loss, memory.first_loss), newcomer=memory.newcomer)
     policy, before = local.run.policy, local.run.rules.states
@@ -69,7 +86,7 @@ def _fresh(rule: ExchangeRule, local: LocalContext) -> Any:
 
 
 def _plain(state: Any) -> JsonValue:
-    """A rule's state, which is made of numbers and tuples, as JSON; None where a number is not finite."""
+    """A rule's state, which is made of numbers and tuples, as JSON; None if a number is not finite."""
     if state is None:
         return None
     if isinstance(state, tuple):
@@ -85,7 +102,7 @@ def _tupled(plain: JsonValue) -> Any:
 
 
 def _fitting(fresh: Any, plain: JsonValue) -> Any:
-    """The state that was kept; a fresh one where it is not of that rule."""
+    """The state that was kept; a fresh one if it is not of that rule."""
     state = _tupled(plain)
     if type(state) is not type(fresh) or (isinstance(fresh, tuple) and len(state) != len(fresh)):
         return fresh

@@ -32,7 +32,9 @@ def test_a_second_process_with_the_identity_of_one_that_runs_ends_and_a_restart_
     assert "is alive elsewhere, with the same identity" in errors
     assert "Traceback" not in errors
     assert not (second.folder / "model.safetensors").exists()
-    swarm.listen_until(lambda: "used our identity" in first.said.get("log", {}).get("text", ""), "its word", 10.0)
+    swarm.listen_until(
+        lambda: "used this peer's identity" in first.said.get("log", {}).get("text", ""), "its word", 10.0
+    )
     assert members(founder) == 1
     assert first.child.poll() is None
 

@@ -551,7 +551,7 @@ def test_a_drained_leader_does_not_lead() -> None:
         await until(lambda: [leaders_of(m).leader for m in members] == ["a"] * 3, 10.0)
 
     living(members, scenario)
-    assert told(members[1], "leader")[:3] == ["we follow a", "we follow b", "we follow a"]
+    assert told(members[1], "leader")[:3] == ["this peer follows a", "this peer follows b", "this peer follows a"]
 
 
 def test_a_leader_that_counts_for_nothing_does_not_lead_and_follows() -> None:

@@ -9,7 +9,7 @@ import torch
 from helpers.peer_parts import introduce, offer, parts_in, values_of
 from helpers.topologies import EASGD
 
-from p2p_elastic.peers.centre.endpoint import CentreSeat, trusted_at
+from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
 from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
@@ -18,23 +18,26 @@ from p2p_elastic.protocol.messages import DeclineReason, Offer, Stamp
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 FACTS = Facts(step=1, loss=1.0, weight=1.0)
 GIVEN_UP = offer(centre={"term": 1, "clock": 1})
 NOT_HERE = Refusal(DeclineReason.NOT_CENTRE)
 
 
-def seat(*, here: bool = True, known: bool = True, policy: Policy = EASGD) -> tuple[CentreSeat, Centre, StrategyParts]:
+def seat(
+    *, here: bool = True, known: bool = True, policy: Policy = EASGD
+) -> tuple[CentreEndpoint, Centre, StrategyParts]:
     network = SimulatedNetwork()
     parts = parts_in(network, policy)
     if known:
         introduce(parts, parts_in(network, policy, "b"))
     centre = Centre(values_of(parts), policy.rule, seated=here, announce_seconds=1.0)
-    return CentreSeat(parts.local, centre, Limits()), centre, parts
+    return CentreEndpoint(parts.local, centre, Limits()), centre, parts
 
 
-def exchanged(made: CentreSeat, asked: Offer, trial: Trial | None = None) -> float | None:
+def exchanged(made: CentreEndpoint, asked: Offer, trial: Trial | None = None) -> float | None:
     """The asker's parameters are one above the centre; the distance before the exchange."""
 
     async def main() -> float | None:

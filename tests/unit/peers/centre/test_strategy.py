@@ -15,7 +15,8 @@ from p2p_elastic.peers.lifecycle.donor import Donor
 from p2p_elastic.peers.lifecycle.giving import Giving
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import CentreClaim
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 def strategy_of(parts: StrategyParts) -> CentreStrategy:

@@ -16,7 +16,8 @@ from p2p_elastic.peers.gossip.admission import Admission
 from p2p_elastic.peers.gossip.answering import Answering
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.protocol.messages import Stamp
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 def centre_of(parts: StrategyParts) -> Centre:

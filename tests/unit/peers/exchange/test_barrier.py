@@ -12,7 +12,7 @@ from p2p_elastic.rules.base import Facts, Stake
 from p2p_elastic.rules.merging import merging
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 QUIET = Facts(1, None, 1.0)
 APART = QUIET._replace(apart=Stake(steps=10))

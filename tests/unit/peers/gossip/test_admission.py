@@ -23,7 +23,8 @@ from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.exchange import compare, fetch, initiate
 from p2p_elastic.protocol.messages import DeclineReason, Fetch, Heard, Offer, Tell
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 async def admitting(parts: StrategyParts, admitted: list[object]) -> None:

@@ -22,7 +22,9 @@ from p2p_elastic.protocol.exchange import Result, initiate, inquire
 from p2p_elastic.protocol.messages import Offer
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.policy import Policy
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 Scenario = Callable[[SimulatedNetwork, StrategyParts], Awaitable[None]]
 

@@ -18,7 +18,8 @@ from p2p_elastic.rules.base import Facts, Stake
 from p2p_elastic.rules.merging import merging
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 EQUAL = Facts(step=1, loss=1.0, weight=1.0)
 NEWCOMER = EQUAL._replace(weight=0.0)

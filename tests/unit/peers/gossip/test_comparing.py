@@ -12,7 +12,8 @@ from p2p_elastic.peers.gossip.comparing import Comparing
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.protocol.exchange import compare
 from p2p_elastic.protocol.messages import Tell
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 def told(parts: StrategyParts, network: SimulatedNetwork, said: Tell) -> Tell | None:

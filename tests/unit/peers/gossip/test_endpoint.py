@@ -18,7 +18,8 @@ from p2p_elastic.peers.state.topology import Refusal
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.rules.methods import Flow
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 NOT_FINITE = torch.full((72,), math.nan)
 

@@ -21,7 +21,9 @@ from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.session.deadlines import Deadlines
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 class Swarm:

@@ -17,7 +17,9 @@ from p2p_elastic.protocol.chunks import Vectors
 from p2p_elastic.protocol.exchange import Fetched, give
 from p2p_elastic.protocol.messages import Decline, DeclineReason, Fetch, Given, Message, Referral, Unchanged
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.faults import Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 Answer = Callable[[Conversation, Fetch], Awaitable[None]]
 

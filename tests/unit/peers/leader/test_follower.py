@@ -19,7 +19,8 @@ from p2p_elastic.peers.leader.follower import Follower
 from p2p_elastic.peers.leader.strategy import LeaderStrategy
 from p2p_elastic.peers.lifecycle.donor import Donor
 from p2p_elastic.peers.lifecycle.giving import Giving
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 LOSSES = {"a": 1.0, "b": 0.1, "c": 2.0, "d": 2.0}
 

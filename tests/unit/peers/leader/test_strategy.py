@@ -8,7 +8,8 @@ from helpers.topologies import LSGD
 from p2p_elastic.peers.exchange.slot import IDLE
 from p2p_elastic.peers.leader.strategy import LeaderStrategy
 from p2p_elastic.peers.state.topology import Errand
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 MEMBERS = [record("b", loss=0.5, group="attic"), record("c", loss=0.1, group="cellar")]
 

@@ -9,7 +9,8 @@ from p2p_elastic.errors import DirectoryError, IdentityInUse
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 class Board:

@@ -22,7 +22,8 @@ from p2p_elastic.peers.lifecycle.giving import Giving
 from p2p_elastic.protocol.exchange import say_goodbye
 from p2p_elastic.protocol.messages import Heard
 from p2p_elastic.rules.policy import Policy
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 PULL = gossip("gossip-pull")
 

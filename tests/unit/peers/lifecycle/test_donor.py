@@ -18,7 +18,8 @@ from p2p_elastic.peers.lifecycle.donor import FRESH_SECONDS, GIVEN_MAX, HELD_SEC
 from p2p_elastic.peers.lifecycle.download import digest_of
 from p2p_elastic.protocol.chunks import bytes_of
 from p2p_elastic.protocol.messages import DeclineReason, Stamp
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 PART = (10, 20)
 ASKED = wanted(part=PART)

@@ -8,7 +8,7 @@ import pytest
 
 from p2p_elastic.errors import DirectoryError
 from p2p_elastic.peers.membership.periodic import attempt, every
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 def test_an_action_is_repeated_after_each_end_whatever_the_directory_says() -> None:

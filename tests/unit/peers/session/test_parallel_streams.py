@@ -13,7 +13,8 @@ from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.parallel_streams import AwaitedLanes, Lanes
 from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.messages import Lane
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 KEY, SECONDS = Key("asker", ID), 5.0
 
