@@ -24,7 +24,21 @@ from p2p_elastic.status.events import EventLog
 
 @dataclass(frozen=True)
 class LocalContext:
-    """What most of a peer's classes need several parts of. Each part says itself which thread it belongs to."""
+    """The parts of one peer that most of its classes need. Each part documents which thread it belongs to.
+
+    Attributes:
+        peer: this peer's id.
+        vector: the model.
+        events: what is shown to people as it happens.
+        run: the run that this peer is in.
+        members: who else is in the run, and how long to wait for each.
+        own: what this peer says of itself.
+        slot: the one exchange that may be under way.
+        departure: whether this peer leaves, and to whom it hands over.
+        judge: trials and verdicts of partners.
+        journal: the exchanges so far.
+        pacing: what the budget of bytes allows.
+    """
 
     peer: str
     vector: ParameterVector
@@ -40,14 +54,25 @@ class LocalContext:
 
     @property
     def share(self) -> float:
-        """What we give away of our sum weight when we ask (GoSGD): all of it where we leave."""
+        """What this peer gives away of its sum weight when it asks (GoSGD): all of it if it leaves."""
         return self.run.rules.share(last=self.departure.handing_over)
 
 
 def assembled(
     run: CurrentRun, condition: Condition, events: EventLog, *, limits: Limits, budget: Budget | None = None
 ) -> LocalContext:
-    """The parts of a peer of that run, put together."""
+    """Build the parts of a peer for one run.
+
+    Args:
+        run: the run that the peer is in.
+        condition: what the machine, its operator and other programs say about the peer.
+        events: what is shown to people as it happens.
+        limits: deadlines and bounds.
+        budget: what the peer may send and receive; None means the default `Budget`.
+
+    Returns:
+        The parts, which refer to each other.
+    """
     slot, members = ExchangeSlot(run.vector), Membership(run, events, limits)
     pacing = Pacing(budget or Budget(), members.step_time, run.policy, run.bargain.vector_bytes)
     journal = Journal(spent=pacing.spent)
@@ -78,7 +103,18 @@ def enter(
     traffic: tuple[int, int],
     distance: float | None,
 ) -> None:
-    """Write an exchange that just ended into the journal. `started` in seconds of the event loop's clock."""
+    """Write an exchange that just ended into the journal and the events.
+
+    Args:
+        local: the parts of this peer.
+        exchange_id: the id under which it was offered.
+        partner: the peer at the other end.
+        result: how it ended, and the facts of both ends.
+        initiated: True if this peer asked for it.
+        started: when it began, seconds of the event loop's clock.
+        traffic: bytes sent and bytes received.
+        distance: L2 distance between the two models before the move; None if nothing was received.
+    """
     now, step = asyncio.get_running_loop().time(), local.own.progress.step
     if result.outcome is Outcome.COMPLETED:
         local.members.apart.met(partner, now, step)

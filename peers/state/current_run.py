@@ -30,7 +30,12 @@ class CurrentRun:
         self.adopt(context, policy)
 
     def adopt(self, context: RunContext, policy: Policy) -> None:
-        """From now on be in that run, and do as this policy says."""
+        """Begin another run: terms and rule states begin anew.
+
+        Args:
+            context: this peer's place in the run.
+            policy: how the run's peers train together.
+        """
         self.context, self.policy = context, policy
         self.bargain = Bargain(
             context, self.vector.elements, first_turn=random.Random(self.peer).randrange(FRAGMENTS_MAX)
@@ -44,6 +49,6 @@ class CurrentRun:
 
     @property
     def asking(self) -> Asking:
-        """What we say of ourselves where we ask."""
+        """What this peer says of itself in whatever it asks for."""
         codec, vector = self.bargain.codec_of_copies, self.vector
         return Asking(self.peer, self.context.run, vector.schema_hash, vector.elements, codec)

@@ -73,7 +73,12 @@ class Membership:
         self.apart = Absences(self._announce_seconds)
 
     def look(self, listed: Collection[PeerRecord], now: float) -> None:
-        """The directory has these records of the run; `now` in seconds of the event loop's clock."""
+        """Take in what the directory has of the run.
+
+        Args:
+            listed: the records; those of another model's schema are left out.
+            now: seconds of the event loop's clock.
+        """
         before = self._known
         records = (r for r in self._departed.without(listed, now) if r.schema_hash == self._run.vector.schema_hash)
         self._replace(observe(before, records, now))
@@ -90,17 +95,30 @@ class Membership:
         self._known = members if isinstance(members, MappingProxyType) else MappingProxyType(dict(members))
 
     def heard(self, peer: str) -> None:
-        """It answered us, or asked us something."""
+        """Note that a peer answered this one, or asked it something.
+
+        Args:
+            peer: its id; one that is no member changes nothing.
+        """
         self._replace(heard(self._known, peer, asyncio.get_running_loop().time()))
         self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds)
 
     def failed(self, peer: str, outcome: Outcome) -> None:
-        """An exchange with it failed so."""
+        """Count one more failed exchange with a peer.
+
+        Args:
+            peer: its id.
+            outcome: how the exchange failed.
+        """
         self._replace(suspected(self._known, peer))
         self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds, outcome.value)
 
     def look_apart(self, step: int) -> None:
-        """Judge who was lost, and say so. `step` is ours."""
+        """Judge which members were lost at once, and write down a partition that begins or ends.
+
+        Args:
+            step: steps that this peer trained so far.
+        """
         before = self.apart.partition
         self.apart.look(self._known, asyncio.get_running_loop().time(), step)
         after = self.apart.partition

@@ -17,7 +17,13 @@ History = Annotated[tuple[Finite, ...], Field(max_length=100)]
 
 
 class RandomMemory(Frozen):
-    """The state of Python's `random.Random`."""
+    """The state of Python's `random.Random`, as `getstate` gives it.
+
+    Attributes:
+        version: the version of the state's format.
+        numbers: the 32-bit words of the generator.
+        gauss: the next normal number, if one is kept; else None.
+    """
 
     version: int
     numbers: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(max_length=625)]
@@ -25,15 +31,33 @@ class RandomMemory(Frozen):
 
     @classmethod
     def of(cls, rng: random.Random) -> RandomMemory:
+        """Copy the state of a generator.
+
+        Args:
+            rng: the generator; it does not change.
+
+        Returns:
+            Its state.
+        """
         version, numbers, gauss = rng.getstate()
         return cls(version=version, numbers=numbers, gauss=gauss)
 
     def recall(self, rng: random.Random) -> None:
+        """Set a generator to this state.
+
+        Args:
+            rng: the generator that goes on from here.
+        """
         rng.setstate((self.version, self.numbers, self.gauss))
 
 
 class CentreMemory(Frozen):
-    """The centre variable as this peer knew it; the value itself is a tensor."""
+    """The centre variable as this peer knew it; the value itself is a tensor.
+
+    Attributes:
+        stamp: how fresh the value is.
+        seated: True if this peer held the centre.
+    """
 
     stamp: Stamp
     seated: bool
@@ -46,7 +70,20 @@ class CentreMemory(Frozen):
 
 
 class PeerMemory(Frozen):
-    """All of it but the centre's value. Rule states are numbers in lists; one that is not finite is left out."""
+    """All that a peer keeps over a restart, but for the centre's value.
+
+    Rule states are numbers in lists; one that is not finite is left out.
+
+    Attributes:
+        step: steps trained so far.
+        rule: the rule's own state.
+        partners: the rule's state for each partner, or each part of it, by key.
+        of_all: that of exchanges with the best of all groups; None without such a rule.
+        distances: the judge's log-distances by history, the oldest first.
+        usual: by how much a partner's parameters usually do worse here, nats.
+        initial: the peer's own loss at the first trial, nats; None before it.
+        centre: the centre variable; None in other topologies.
+    """
 
     step: Annotated[int, Field(ge=0, lt=2**53)]
     first_loss: Finite | None = Field(description="of the untrained model, nats")

@@ -35,38 +35,49 @@ OfferPlace = Callable[[PeerRecord, int, Mapping[str, Any]], Awaitable[Heard | No
 
 
 class Refusal(NamedTuple):
-    """Why an offer is declined."""
+    """Why an offer is declined.
+
+    Attributes:
+        reason: what the partner is told, one of a fixed list.
+        detail: more for people to read; may be empty.
+    """
 
     reason: DeclineReason
     detail: str = ""
 
 
 class Endpoint(Protocol):
-    """One end of an exchange that somebody asked for. After `reserve` it is ours until `commit` or `free`."""
+    """One end of an exchange that a partner asked for. `reserve` holds it until `commit` or `free`."""
 
     def precedence(self, offer: Offer) -> Precedence:
         """How the budget treats that offer."""
 
     async def reserve(self, offer: Offer) -> Refusal | None:
-        """Make ours ready to be sent, or say why not."""
+        """Make what this end sends ready, or say why not: None means that it is reserved."""
 
     def vectors(self, offer: Offer) -> Vectors:
         """What travels."""
 
-    def accept(self, offer: Offer) -> Accept: ...
+    def accept(self, offer: Offer) -> Accept:
+        """The answer to that offer: the same facts of this end."""
 
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
-        """How what was received does on the examples here."""
+        """How what was received does on the examples here; None if it is not tried."""
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
-        """The exchange took place: move. Returns the L2 distance before it, None where nothing was received."""
+        """The exchange took place: move. Returns the L2 distance before it, None if nothing was received."""
 
     def free(self) -> None:
         """It did not take place."""
 
 
 class Reference(NamedTuple):
-    """A model that all exchange with, and how fresh it is."""
+    """A model that all exchange with, and how fresh it is.
+
+    Attributes:
+        snapshot: the model.
+        stamp: its term and clock.
+    """
 
     snapshot: Snapshot
     stamp: Stamp
@@ -117,7 +128,7 @@ class Answering(Protocol):
     """What others ask this peer for."""
 
     def endpoint(self) -> Endpoint | None:
-        """The end of an exchange that an offer is for; None where nobody offers."""
+        """The end of an exchange that an offer is for; None if nobody offers in this topology."""
         return None
 
     def snapshot_of(self, origin: str) -> Snapshot | None:

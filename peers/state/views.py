@@ -8,7 +8,15 @@ from p2p_elastic.status.schema import MemberStatus, PartnerStatus
 
 
 def partners_of(local: LocalContext, now: float) -> tuple[PartnerStatus, ...]:
-    """Those with whom there were exchanges, the latest first. `now` in seconds of the event loop's clock."""
+    """Show the partners with which there were exchanges.
+
+    Args:
+        local: the parts of this peer.
+        now: seconds of the event loop's clock.
+
+    Returns:
+        One entry for each partner, the latest first.
+    """
     members, seconds = local.members.known, local.pacing.expected()
     found = local.journal.partners(now, {**local.judge.verdicts, **local.run.topology.verdicts()})
     deadlines = {p.peer: local.members.waits(members[p.peer].record).answer() for p in found if p.peer in members}
@@ -19,6 +27,14 @@ def partners_of(local: LocalContext, now: float) -> tuple[PartnerStatus, ...]:
 
 
 def members_of(local: LocalContext, now: float) -> tuple[MemberStatus, ...]:
-    """Those of the run, by peer id. `now` in seconds of the event loop's clock."""
+    """Show the members of the run.
+
+    Args:
+        local: the parts of this peer.
+        now: seconds of the event loop's clock.
+
+    Returns:
+        One entry for each member, ordered by peer id.
+    """
     looked_at, announce_seconds = local.members.looked_at, local.run.context.announce_seconds
     return tuple(shown(m, now, looked_at, announce_seconds) for _, m in sorted(local.members.known.items()))
