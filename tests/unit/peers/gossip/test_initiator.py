@@ -60,7 +60,7 @@ class Swarm:
 
     @property
     def skipped(self) -> dict[str, int]:
-        return dict(self.asker.local.journal.skipped)
+        return {why: count for why, count in self.asker.local.journal.skipped.items()}
 
 
 def test_both_ends_meet_half_way() -> None:

@@ -72,7 +72,7 @@ class Swarm:
 
     @property
     def skipped(self) -> dict[str, int]:
-        return dict(self.follower.local.journal.skipped)
+        return {why: count for why, count in self.follower.local.journal.skipped.items()}
 
 
 def test_a_follower_moves_to_the_snapshot_of_the_one_with_the_lowest_loss() -> None:
