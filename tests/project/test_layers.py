@@ -8,7 +8,22 @@ import subprocess
 import sys
 
 import pytest
-from helpers.structure import LAYERS, graph, imports, layer, modules, private_uses, upwards
+from helpers.structure import (
+    ATTRIBUTES_MAX,
+    DOCUMENTED_MIN,
+    LAYERS,
+    MODULES_MAX,
+    attributes,
+    folders,
+    graph,
+    imports,
+    layer,
+    modules,
+    private_uses,
+    public,
+    untested_peers,
+    upwards,
+)
 
 SOURCES = modules()
 PURE = LAYERS[: LAYERS.index("client")]  # know no wall clock, no sockets and no global random numbers
@@ -21,6 +36,21 @@ def test_every_layer_has_a_package_and_every_package_a_layer() -> None:
 
 def test_imports_point_one_way() -> None:
     assert upwards(SOURCES) == []
+
+
+def test_folders_and_classes_keep_to_their_limits() -> None:
+    assert {name: count for name, count in folders().items() if count > MODULES_MAX} == {}
+    assert {name: count for name, count in attributes(SOURCES).items() if count > ATTRIBUTES_MAX} == {}
+
+
+def test_public_classes_and_functions_say_what_they_take_give_and_raise() -> None:
+    known = public(SOURCES)
+    assert len(known) > 1000
+    assert sum(d.lacks == () for d in known) >= DOCUMENTED_MIN * len(known)
+
+
+def test_every_module_of_peers_is_imported_by_a_unit_test() -> None:
+    assert untested_peers(SOURCES) == []
 
 
 def test_there_is_no_import_cycle() -> None:

@@ -14,7 +14,8 @@ from p2p_elastic.peers.session.responder import Responder
 from p2p_elastic.protocol.exchange import compare, fetch, initiate, inquire, say_goodbye
 from p2p_elastic.protocol.messages import Fetch, Goodbye, Inquiry, Lane, Offer, Tell
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 def answering(parts: StrategyParts, network: SimulatedNetwork) -> Responder:

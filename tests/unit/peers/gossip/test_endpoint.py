@@ -13,7 +13,7 @@ from helpers.peer_parts import GOSSIP, offer, parts_in, step, train, values_of
 
 from p2p_elastic.peers.exchange.pacing import ORDINARY
 from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, Phase, Slot
-from p2p_elastic.peers.gossip.endpoint import OwnSeat
+from p2p_elastic.peers.gossip.endpoint import OwnEndpoint
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.topology import Refusal
@@ -78,7 +78,7 @@ def test_some_peers_cannot_answer_yet(
 
 def test_a_peer_whose_steps_end_too_late_says_so_in_time_and_is_free_again() -> None:
     parts = trained()
-    hasty = OwnSeat(parts.local, Limits(snapshot_seconds=2.0))
+    hasty = OwnEndpoint(parts.local, Limits(snapshot_seconds=2.0))
     for seat, seconds in ((parts.own, 5), (hasty, 2)):
         refusal = run_virtual(seat.reserve(offer()))
         assert refusal == Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds} s")

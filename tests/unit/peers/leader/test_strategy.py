@@ -46,4 +46,4 @@ def test_a_pull_of_all_groups_looks_beyond_the_own_one() -> None:
 def test_who_follows_nobody_else_leads_itself_which_is_said_once() -> None:
     strategy, said = followed("exchange", "exchange")
     assert strategy.following.leader == "a"
-    assert said == ["we follow a"]
+    assert said == ["this peer follows a"]

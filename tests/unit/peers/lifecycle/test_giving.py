@@ -20,7 +20,8 @@ from p2p_elastic.protocol.chunks import Vectors, bytes_of
 from p2p_elastic.protocol.exchange import Fetched, fetch
 from p2p_elastic.protocol.messages import Fetch
 from p2p_elastic.rules.policy import Policy
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 PART = (10, 20)
 

@@ -16,7 +16,9 @@ from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.lifecycle.leave import Farewell
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.schema import FarewellStatus
-from p2p_elastic.testing.virtual_network import Event, SimulatedNetwork, Verdict, run_virtual
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 
 class Swarm:

@@ -13,7 +13,7 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.events import EventLog
-from p2p_elastic.testing.virtual_network import run_virtual
+from p2p_elastic.testing.virtual_time import run_virtual
 
 FACTS = Facts(step=10, loss=1.0, weight=0.7)
 

@@ -12,7 +12,8 @@ from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, run_virtual
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
 
 FACTS = Facts(step=10, loss=1.0, weight=0.7)
 
