@@ -64,11 +64,13 @@ def graph(sources: dict[str, ast.Module]) -> dict[str, set[str]]:
 
 
 def layer(name: str) -> tuple[int, int]:
-    """How high a module stands. Raises ValueError for a package that is in neither tuple."""
+    """How high a module stands."""
     parts = name.split(".")
     if len(parts) == 1:
         return -1, 0
     inside = INSIDE.get(parts[1], ())
+    assert parts[1] in LAYERS, f"give {parts[1]!r} its place in LAYERS of tests/helpers/structure.py"
+    assert len(parts) < 4 or not inside or parts[2] in inside, f"give {parts[2]!r} its place in INSIDE[{parts[1]!r}]"
     return LAYERS.index(parts[1]), inside.index(parts[2]) if inside and len(parts) > 3 else len(inside)
 
 
