@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Protocol
 
+from p2p_elastic.peers.discovery.reconnect import Meeting
+
 NAMESPACE = "p2p-elastic/1"
 RUNS_KEY = f"{NAMESPACE}/runs"
 FIRST_KEY_MEMBERS = 500  # after that newcomers announce under one of SHARDS further keys (a key holds about 1,000)
@@ -13,7 +15,7 @@ SHARDS = 16
 KEEPERS = 3  # members besides the founder that keep the run manifest alive
 
 
-class Entries(Protocol):
+class Entries(Meeting, Protocol):
     """What the directory needs of the DHT: a table of signed entries; `SignedDHT` is it."""
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
@@ -40,29 +42,6 @@ class Entries(Protocol):
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-
-    async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
-        """Connect to a peer, so that both know each other as nodes of the DHT.
-
-        Args:
-            peer: the peer id.
-            addresses: multiaddrs to dial.
-
-        Raises:
-            PartnerUnreachable: if none of them leads to the peer.
-            DirectoryError: if the peer is there but is no node of this DHT.
-        """
-
-    async def explore(self) -> None:
-        """Ask the nodes that are known for those that they know.
-
-        Raises:
-            DirectoryError: if the DHT does not answer.
-        """
-
-    @property
-    def neighbours(self) -> frozenset[str]:
-        """The peer ids in the routing table."""
 
     @property
     def refused(self) -> int:
