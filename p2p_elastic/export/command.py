@@ -19,7 +19,7 @@ from p2p_elastic.export.observer import Observer, attached
 from p2p_elastic.node.results import check_writable, save_json, save_model
 from p2p_elastic.node.run_finder import installed_task, known_run
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.peers.centre.variable import Candidate, rightful
+from p2p_elastic.peers.centre.succession import Candidate, rightful
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.healthy import WEIGHT_MIN, by_loss, healthy
 from p2p_elastic.peers.session.conversation import Limits

@@ -12,7 +12,7 @@ from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.peers.exchange.pacing import Precedence
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
-from p2p_elastic.peers.state.topology import Refusal
+from p2p_elastic.peers.state.endpoint import Refusal
 from p2p_elastic.protocol.chunks import Received, Vectors
 from p2p_elastic.protocol.exchange import facts
 from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer, Stamp

@@ -12,24 +12,17 @@ from torch import Tensor
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.trust import Verdict
 from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
-from p2p_elastic.peers.centre.surrender import Bequest
-from p2p_elastic.peers.centre.variable import Centre, candidates, only_centre, succession
+from p2p_elastic.peers.centre.surrender import Bequest, Resignation
+from p2p_elastic.peers.centre.variable import Centre, only_centre
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.gossip.apply_move import move
 from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.gossip.snapshot_fetch import SnapshotFetcher
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.newcomer import CaughtUp
+from p2p_elastic.peers.state.endpoint import Endpoint
 from p2p_elastic.peers.state.peer_memory import CentreMemory, PeerMemory
-from p2p_elastic.peers.state.topology import (
-    Announce,
-    Endpoint,
-    Errand,
-    OfferPlace,
-    Reference,
-    Strategy,
-    TopologyStatus,
-)
+from p2p_elastic.peers.state.topology import Announce, Errand, OfferPlace, Reference, Strategy, TopologyStatus
 from p2p_elastic.protocol.chunks import EXACT
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Stamp
@@ -58,7 +51,7 @@ class CentreStrategy(Strategy):
         )
         self._bequest = Bequest(self.centre, parts)
         self._fetcher = SnapshotFetcher(local, parts.transport, parts.limits, parts.rng)
-        self._handed_to: str | None = None  # the peer that took the place when this one left
+        self.resignation = Resignation(self.centre, local)
 
     # -- exchanges ----------------------------------------------------------------------------------------------------
 
@@ -76,7 +69,11 @@ class CentreStrategy(Strategy):
             yield "exchange"
 
     async def run_due(self, errand: Errand) -> None:
-        """Meet the centre, here or at its holder."""
+        """Meet the centre, here or at its holder.
+
+        Args:
+            errand: always an exchange.
+        """
         await self._parts.initiator.run_once()
 
     def next_partner(self, tried: set[str]) -> PeerRecord | None:
@@ -128,12 +125,20 @@ class CentreStrategy(Strategy):
         return True
 
     def exchanged(self, result: Result) -> None:
-        """Keep the centre as it came in an exchange that this peer began."""
+        """Keep the centre as it came in an exchange that this peer began.
+
+        Args:
+            result: with the stamp of the centre, if it came.
+        """
         if result.centre is not None:
             self.centre.saw(self._local.slot.mailbox.received, result.centre, self._local.slot.mailbox.part)
 
     def endpoint(self) -> Endpoint:
-        """Give the centre's end of an exchange, even if the centre is elsewhere: the asker has to hear that."""
+        """Give the centre's end of an exchange, even if the centre is elsewhere: the asker has to hear that.
+
+        Returns:
+            The endpoint, which declines if the centre is elsewhere.
+        """
         return CentreEndpoint(self._local, self.centre, self._parts.limits)
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
@@ -191,7 +196,11 @@ class CentreStrategy(Strategy):
             self.centre.saw(found.values, found.stamp)
 
     def reference(self) -> Reference | None:
-        """Give the centre variable for newcomers; None if it is not here."""
+        """Give the centre variable for newcomers.
+
+        Returns:
+            The value and its stamp; None if it is not here.
+        """
         shown = self.centre.shown(self._local.peer)
         return None if shown is None else Reference(shown, self.centre.stamp)
 
@@ -229,47 +238,7 @@ class CentreStrategy(Strategy):
         Returns:
             What the status of this peer's farewell says: `centre_to`, or the `reason`.
         """
-        await self.centre.reserve()  # the exchanges under way there end first, and none begins any more
-        asked, failed = set[str](), 0
-        try:
-            while failed < tries and (heir := self.heir(asked)) is not None:
-                asked.add(heir.peer)
-                gave = await self._give_place(heir, offer, failed)
-                if gave:
-                    return {"centre_to": heir.peer, "reason": None}
-                failed += gave is None  # a peer that leaves as well says so at once
-        finally:
-            self.centre.free()
-        return {"reason": "nobody took the centre variable over"}
-
-    def heir(self, asked: set[str]) -> PeerRecord | None:
-        """Choose the member that is to be the centre next.
-
-        Args:
-            asked: ids of those that were asked.
-
-        Returns:
-            The one with the freshest copy, of the others; None if there is nobody.
-        """
-        alive, now = self._local.members.alive(), asyncio.get_running_loop().time()
-        others = candidates(alive, now, self._local.run.context.announce_seconds)
-        line = succession(c for c in others if not c.seated and c.peer not in asked)
-        return alive[line[0].peer].record if line else None
-
-    async def _give_place(self, heir: PeerRecord, offer: OfferPlace, failed: int) -> bool | None:
-        """Whether that member took the place; None if it did not answer."""
-        local, centre = self._local, self.centre
-        shown = centre.shown(local.peer)
-        had_it = shown is None or heir.peer in shown.holders
-        heard = await offer(heir, failed, {"heir": heir.peer, "centre": centre.stamp})
-        # If its answer was lost: a member that fetched the value took the place.
-        fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
-        if not fetched and (heard is None or not heard.took):
-            return None if heard is None else False
-        centre.give_up(heir.peer)
-        self._handed_to = heir.peer
-        local.events.add("centre", f"the centre is {heir.peer}: this peer leaves", holder=heir.peer)
-        return True
+        return await self.resignation.hand_place(offer, tries)
 
     def goodbye(self) -> Mapping[str, Any]:
         """Say what this peer's goodbye tells of the centre.
@@ -277,7 +246,8 @@ class CentreStrategy(Strategy):
         Returns:
             The heir and the stamp of the centre variable; nothing if it was not handed over.
         """
-        return {} if self._handed_to is None else {"heir": self._handed_to, "centre": self.centre.stamp}
+        heir = self.resignation.handed_to
+        return {} if heir is None else {"heir": heir, "centre": self.centre.stamp}
 
     async def inherit(self, goodbye: Goodbye) -> bool:
         """Fetch the centre variable from the centre that leaves, and take its place.
@@ -310,7 +280,11 @@ class CentreStrategy(Strategy):
         return answer.given is not None or answer.unchanged
 
     def left(self, goodbye: Goodbye) -> None:
-        """Remember which peer took the place of a centre that leaves, until the heir's own next record."""
+        """Remember which peer took the place of a centre that leaves, until the heir's own next record.
+
+        Args:
+            goodbye: of the member that leaves.
+        """
         if goodbye.centre is not None and goodbye.heir is not None and self.centre.holder == goodbye.peer:
             claim = CentreClaim(stamp=goodbye.centre.next_term(), seated=True)
             self._local.members.revise(goodbye.heir, {"centre": claim})
@@ -318,7 +292,7 @@ class CentreStrategy(Strategy):
     # -- the succession -----------------------------------------------------------------------------------------------
 
     async def look(self, announce: Announce) -> None:
-        """See who holds the centre variable, and take the place if it is this peer's turn.
+        """See which peer holds the centre variable, and take the place if it is this peer's turn.
 
         Args:
             announce: makes this peer's record known, if that changed.
@@ -335,7 +309,11 @@ class CentreStrategy(Strategy):
             local.events.add("centre", f"the centre is {who}", holder=centre.holder)
 
     def claim(self) -> Mapping[str, Any]:
-        """Say, for this peer's record, how fresh the copy here is, and whether this peer is the centre."""
+        """Say how fresh the copy here is, and whether this peer is the centre.
+
+        Returns:
+            The field `centre` of this peer's record.
+        """
         return {"centre": self.centre.claim()}
 
     @property
@@ -360,7 +338,11 @@ class CentreStrategy(Strategy):
     # -- kept and shown -----------------------------------------------------------------------------------------------
 
     def memory(self) -> Mapping[str, Any]:
-        """Give all of the centre that is kept over a restart, but its value."""
+        """Gather what is kept of the centre over a restart, but its value.
+
+        Returns:
+            The field `centre` of `PeerMemory`.
+        """
         centre = self.centre
         known = CentreMemory(stamp=centre.stamp, seated=centre.seated, since=centre.since, behind=centre.behind)
         return {"centre": known}
@@ -381,13 +363,28 @@ class CentreStrategy(Strategy):
         centre.behind = known.behind
 
     def value(self) -> Tensor:
-        """Copy the centre variable [D] as it is known here."""
+        """Copy the centre variable as it is known here.
+
+        Returns:
+            The copy [D].
+        """
         return self.centre.value.clone()
 
     def status(self, now: float) -> TopologyStatus:
-        """Say who holds the centre variable, and how fresh the copy here is."""
+        """Say which peer holds the centre variable, and how fresh the copy here is.
+
+        Args:
+            now: not looked at.
+
+        Returns:
+            The status, of the centre only.
+        """
         return TopologyStatus(centre=self.centre.status())
 
     def verdicts(self) -> Mapping[str, Verdict]:
-        """Say how the centre judges the peers that meet it; nothing if it is elsewhere."""
+        """Say how the centre judges the peers that meet it.
+
+        Returns:
+            Peer -> the last verdict; empty if the centre is elsewhere.
+        """
         return self.centre.judge.verdicts if self.centre.seated else {}

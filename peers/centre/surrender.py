@@ -1,18 +1,22 @@
-"""Handing a centre variable that was given up to the one that stands, after two of them met."""
+"""Handing over the centre: one given up to the one that stands, after two met, and the place when its holder leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from p2p_elastic.errors import ExchangeError
+from p2p_elastic.peers.centre.succession import candidates, succession
 from p2p_elastic.peers.centre.variable import Centre, Given
 from p2p_elastic.peers.gossip.initiator import new_id, open_stream, outcome_of
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Conversation
-from p2p_elastic.peers.state.context import enter
+from p2p_elastic.peers.state.context import LocalContext, enter
+from p2p_elastic.peers.state.topology import OfferPlace
 from p2p_elastic.protocol.chunks import Vectors
 from p2p_elastic.protocol.exchange import Result, initiate
 from p2p_elastic.protocol.messages import Offer
@@ -78,3 +82,68 @@ class Bequest:
             weight=1.0,
             centre=given.stamp,
         )
+
+
+class Resignation:
+    """Gives the place of the centre to another member when this peer leaves.
+
+    Args:
+        centre: the centre variable, which this peer holds.
+        local: the parts of this peer.
+    """
+
+    def __init__(self, centre: Centre, local: LocalContext) -> None:
+        self._centre, self._local = centre, local
+        self.handed_to: str | None = None  # the peer that took the place
+
+    async def hand_place(self, offer: OfferPlace, tries: int) -> Mapping[str, Any]:
+        """Let the member with the freshest copy take the value and the place.
+
+        Args:
+            offer: offers the place to one member.
+            tries: members that may fail to answer.
+
+        Returns:
+            What the status of this peer's farewell says: `centre_to`, or the `reason`.
+        """
+        await self._centre.reserve()  # the exchanges under way there end first, and none begins any more
+        asked, failed = set[str](), 0
+        try:
+            while failed < tries and (heir := self.heir(asked)) is not None:
+                asked.add(heir.peer)
+                gave = await self._give_place(heir, offer, failed)
+                if gave:
+                    return {"centre_to": heir.peer, "reason": None}
+                failed += gave is None  # a peer that leaves as well says so at once
+        finally:
+            self._centre.free()
+        return {"reason": "nobody took the centre variable over"}
+
+    def heir(self, asked: set[str]) -> PeerRecord | None:
+        """Choose the member that is to be the centre next.
+
+        Args:
+            asked: ids of those that were asked.
+
+        Returns:
+            The one with the freshest copy, of the others; None if there is nobody.
+        """
+        alive, now = self._local.members.alive(), asyncio.get_running_loop().time()
+        others = candidates(alive, now, self._local.run.context.announce_seconds)
+        line = succession(c for c in others if not c.seated and c.peer not in asked)
+        return alive[line[0].peer].record if line else None
+
+    async def _give_place(self, heir: PeerRecord, offer: OfferPlace, failed: int) -> bool | None:
+        """Whether that member took the place; None if it did not answer."""
+        local, centre = self._local, self._centre
+        shown = centre.shown(local.peer)
+        had_it = shown is None or heir.peer in shown.holders
+        heard = await offer(heir, failed, {"heir": heir.peer, "centre": centre.stamp})
+        # If its answer was lost: a member that fetched the value took the place.
+        fetched = heard is None and not had_it and shown is not None and heir.peer in shown.holders
+        if not fetched and (heard is None or not heard.took):
+            return None if heard is None else False
+        centre.give_up(heir.peer)
+        self.handed_to = heir.peer
+        local.events.add("centre", f"the centre is {heir.peer}: this peer leaves", holder=heir.peer)
+        return True

@@ -1,10 +1,8 @@
-"""The centre variable of EASGD: its value at the peer that is the centre, a copy of it elsewhere, and who is next.
+"""The centre variable of EASGD: its value at the peer that is the centre, and a copy of it elsewhere.
 
-Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. When the centre is gone, the
-member with the freshest copy takes its place, with the next term; if it does not, the next one in line does
-(`succession`). Each member judges for itself from the same records. If two claim the place, the higher term stands,
-then the smaller peer id (`rightful`), and the other one steps down: it hands over its value, which the one that stands
-takes in, each weighted by the exchanges behind it since the two were one. A peer that sees nobody else claims nothing.
+Every member keeps the centre as it last saw it, with a stamp that says how fresh that is. `succession.py` says which
+member is the centre. If two claim the place, one steps down: it hands over its value, which the one that stands takes
+in, each weighted by the exchanges behind it since the two were one.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +18,10 @@ import torch
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX, Judge, history_of
 from p2p_elastic.parameters.vector import Part, place_of
+from p2p_elastic.peers.centre.succession import Candidate, candidates, rightful, succession
 from p2p_elastic.peers.exchange.rule_states import share_of
 from p2p_elastic.peers.exchange.snapshots import Snapshot
-from p2p_elastic.peers.membership.liveness import Members, is_gone
+from p2p_elastic.peers.membership.liveness import Members
 from p2p_elastic.protocol.chunks import Vectors
 from p2p_elastic.protocol.messages import CLOCK_MAX, DeclineReason, Stamp
 from p2p_elastic.protocol.messages import Given as PartGiven
@@ -48,74 +47,6 @@ class Given(NamedTuple):
     value: torch.Tensor
     stamp: Stamp
     tries: int = 0
-
-
-class Candidate(NamedTuple):
-    """A member and its claim to the centre.
-
-    Attributes:
-        peer: its id.
-        stamp: how fresh its copy is.
-        seated: whether it says that it is the centre.
-    """
-
-    peer: str
-    stamp: Stamp
-    seated: bool
-
-
-def rightful(candidates: Iterable[Candidate]) -> Candidate | None:
-    """Choose the centre whose claim stands.
-
-    Args:
-        candidates: members, whether they claim to be the centre or not.
-
-    Returns:
-        Of those that claim it, the one of the highest term, then of the smaller id; None if nobody claims it.
-
-    Example:
-        >>> claims = [Candidate("a", Stamp(term=1), True), Candidate("b", Stamp(term=2), True)]
-        >>> rightful(claims).peer
-        'b'
-    """
-    seated = [c for c in candidates if c.seated]
-    return min(seated, key=lambda c: (-c.stamp.term, c.peer)) if seated else None
-
-
-def succession(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Order the candidates for a vacant place: the freshest copy first, then the smaller peer id.
-
-    Args:
-        candidates: members that could be the centre.
-
-    Returns:
-        The first one is the heir; the next one follows if it does not take the place.
-
-    Example:
-        >>> copies = {"a": Stamp(term=1, clock=7), "b": Stamp(term=1, clock=9), "c": Stamp(term=1, clock=7)}
-        >>> [c.peer for c in succession(Candidate(peer, stamp, False) for peer, stamp in copies.items())]
-        ['b', 'a', 'c']
-    """
-    return sorted(candidates, key=lambda c: (-c.stamp.term, -c.stamp.clock, c.peer))
-
-
-def candidates(members: Members, now: float, announce_seconds: float) -> Iterator[Candidate]:
-    """List the other members that are present and could be, or are, the centre.
-
-    Args:
-        members: all that are known.
-        now: in monotonic seconds.
-        announce_seconds: how often members announce themselves.
-
-    Yields:
-        Members with a claim; not a drained one, unless it is the centre.
-    """
-    for peer, member in members.items():
-        claim = member.record.centre
-        if claim is None or is_gone(member, now, announce_seconds):
-            continue
-        if claim.seated or not member.record.drained:  # a drained centre goes once another can come
-            yield Candidate(peer, claim.stamp, claim.seated)
 
 
 def only_centre(given: PartGiven) -> DeclineReason | None:
@@ -208,7 +139,7 @@ class Centre:
 
     @property
     def histories(self) -> Collection[str]:
-        """Of whom the rule remembers something, the latest last; PARTNERS_MAX at most."""
+        """The histories of partners that the rule remembers, the latest last; PARTNERS_MAX at most."""
         return self._shares.states.keys()
 
     async def reserve(self, part: Part | None = None) -> None:
@@ -224,7 +155,14 @@ class Centre:
             self.vectors.theirs.copy_(self.value)  # what does not travel is the same at both
 
     def travelling(self, codec: str) -> Vectors:
-        """Give views of what goes out and comes in, of the part that is reserved, as `codec` encodes it."""
+        """Give views of what goes out and comes in, of the part that is reserved.
+
+        Args:
+            codec: encodes both.
+
+        Returns:
+            The two views, each as long as the part.
+        """
         mine, theirs = self.vectors.mine[self.place], self.vectors.theirs[self.place]
         return Vectors(mine, theirs, codec)
 
@@ -280,7 +218,7 @@ class Centre:
         """Say how far the centre variable would move to one that is given up for it.
 
         Args:
-            stamp: of the one that is given up.
+            stamp: of the centre variable that is given up.
 
         Returns:
             A share of the distance, 0 to 1.
@@ -341,15 +279,23 @@ class Centre:
     # -- the succession -----------------------------------------------------------------------------------------------
 
     def status(self) -> CentreStatus:
-        """Say who holds the centre variable, and how fresh the value here is."""
+        """Say which peer holds the centre variable, and how fresh the value here is.
+
+        Returns:
+            What users see of it.
+        """
         return CentreStatus(holder=self.holder, here=self.seated, term=self.stamp.term, exchanges=self.stamp.clock)
 
     def claim(self) -> CentreClaim:
-        """Say, for this peer's record, how fresh the value here is, and whether this peer is the centre."""
+        """Say how fresh the value here is, and whether this peer is the centre.
+
+        Returns:
+            The claim, for this peer's record.
+        """
         return CentreClaim(stamp=self.stamp, seated=self.seated)
 
     def look(self, peer: str, members: Members, now: float, *, leaving: bool = False, drained: bool = False) -> bool:
-        """Judge who is the centre, and take the place or give it up if that follows.
+        """Judge which peer is the centre, and take the place or give it up if that follows.
 
         Args:
             peer, members: this peer's id, and the others.
@@ -388,7 +334,11 @@ class Centre:
         self._take_over(peer, list(candidates(members, now, self._vacancy.announce_seconds)))
 
     def give_up(self, heir: str) -> None:
-        """Leave the place to a peer that has the value."""
+        """Leave the place to a peer that has the value.
+
+        Args:
+            heir: its id.
+        """
         self.seated, self.holder = False, heir
 
     def _step_down(self, top: Candidate) -> bool:
@@ -397,7 +347,7 @@ class Centre:
         )
         self.seated = False
         self.given = Given(self.value, self.stamp) if self.behind else None
-        self.stamp = Stamp(term=0)  # whatever it sends us next is the run's
+        self.stamp = Stamp(term=0)  # whatever it sends next is the run's
         return True
 
     def _take_over(self, peer: str, others: list[Candidate]) -> None:

@@ -1,4 +1,4 @@
-"""What is checked of whoever asks for something, before a feature looks at what it asks for."""
+"""What is checked of a peer that asks for something, before a feature looks at what it asks for."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ from p2p_elastic.protocol.messages import Decline, DeclineReason, Fetch, Goodbye
 
 
 class Admission:
-    """Says no for all features alike. Belongs to the network thread."""
+    """Declines for all features alike. Belongs to the network thread.
+
+    Args:
+        local: the parts of this peer.
+    """
 
     def __init__(self, local: LocalContext) -> None:
         self._local = local
 
     def identify(self, conversation: Conversation, claimed: str | None = None) -> str:
-        """Who is at the other end: its proven peer id. It was heard of.
+        """Identify the peer at the other end by its proven id, and note that it was heard of.
+
+        Args:
+            conversation: with that peer.
+            claimed: the id that it says it has; None if it says none.
+
+        Returns:
+            Its peer id.
 
         Raises:
-            RemoteProtocolError: it says that it is another one.
+            RemoteProtocolError: if it claims the id of another peer.
         """
         partner = conversation.stream.partner
         self._local.members.heard(partner)
@@ -29,21 +40,51 @@ class Admission:
         return partner
 
     async def declines(self, conversation: Conversation, asked: Offer | Fetch) -> bool:
-        """Whether it is declined, whatever it is in detail; then it was told so."""
+        """Decline a request that this peer does not answer, whatever it is in detail.
+
+        Args:
+            conversation: with the peer that asks.
+            asked: the request.
+
+        Returns:
+            True if it was declined, and the asker was told so.
+
+        Raises:
+            ExchangeError: if the answer cannot be sent.
+        """
         decline = self._objection(asked)
         if decline is not None:
             await self.say_no(conversation, decline)
         return decline is not None
 
     async def declines_other_run(self, conversation: Conversation, told: Tell | Goodbye) -> bool:
-        """Whether it is of another run; then it was told so."""
+        """Decline a message of another run.
+
+        Args:
+            conversation: with the peer that sent it.
+            told: the message.
+
+        Returns:
+            True if it was declined, and the sender was told so.
+
+        Raises:
+            ExchangeError: if the answer cannot be sent.
+        """
         if told.run == self._local.run.context.run:
             return False
         await self.say_no(conversation, Decline(id=told.id, reason=DeclineReason.OTHER_RUN))
         return True
 
     async def say_no(self, conversation: Conversation, decline: Decline) -> None:
-        """Decline, and count that."""
+        """Decline, and count that by its reason.
+
+        Args:
+            conversation: with the peer that asks.
+            decline: what it is told.
+
+        Raises:
+            ExchangeError: if it cannot be sent.
+        """
         self._local.journal.declined_by_us[decline.reason.value] += 1
         await conversation.send(decline)
 

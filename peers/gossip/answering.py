@@ -13,18 +13,24 @@ from p2p_elastic.peers.session.commit_log import Key, Ledger
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.parallel_streams import AwaitedLanes
 from p2p_elastic.peers.state.context import LocalContext, enter
-from p2p_elastic.peers.state.topology import Endpoint, Refusal
+from p2p_elastic.peers.state.endpoint import Endpoint, Refusal
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.protocol.exchange import Result, respond
 from p2p_elastic.protocol.messages import Aborted, Accept, Committed, Decline, DeclineReason, Inquiry, Lane, Offer
 from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
-WAITED_MAX = 3600.0
+WAITED_MAX = 3600.0  # seconds that an answer may say it waited
 
 
 class Answering:
-    """Exchanges that others ask for, each committed once. Belongs to the network thread."""
+    """Exchanges that others ask for, each committed once. Belongs to the network thread.
+
+    Args:
+        local: the parts of this peer.
+        limits: of each conversation, and the number of exchanges that are remembered.
+        admission: says which askers are heard.
+    """
 
     def __init__(self, local: LocalContext, limits: Limits, admission: Admission) -> None:
         self._local, self._limits, self._admission = local, limits, admission
@@ -37,24 +43,52 @@ class Answering:
         return self._ledger
 
     def register(self, answers: Answers) -> None:
-        """It answers offers, inquiries and lanes."""
+        """Register the answers to offers, inquiries and lanes.
+
+        Args:
+            answers: the table of the responder.
+        """
         answers.register(Offer, self.answer)
         answers.register(Inquiry, self.say_verdict)
         answers.register(Lane, self.join)
 
     async def join(self, conversation: Conversation, lane: Lane) -> None:
-        """This stream is another one of an exchange under way. Raises ExchangeError."""
+        """Take a stream as a further one of an exchange under way.
+
+        Args:
+            conversation: on that stream.
+            lane: says of which exchange it is, and its number.
+
+        Raises:
+            ExchangeError: if no such stream is awaited.
+        """
         key = Key(conversation.stream.partner, lane.id)
         await self._awaited.join(key, lane.number, conversation.stream)
 
     async def say_verdict(self, conversation: Conversation, inquiry: Inquiry) -> None:
-        """Say whether that exchange took place. Raises ExchangeError."""
+        """Say whether an exchange took place.
+
+        Args:
+            conversation: with the peer that asked for it.
+            inquiry: has the id of the exchange.
+
+        Raises:
+            ExchangeError: if the verdict is not there in time, or cannot be sent.
+        """
         key = Key(self._admission.identify(conversation), inquiry.id)
         committed = await conversation.within(self._limits.idle_seconds, self._ledger.verdict(key))
         await conversation.send(Committed(id=key.id) if committed else Aborted(id=key.id, reason="not committed"))
 
     async def answer(self, conversation: Conversation, offer: Offer) -> None:
-        """Exchange, or say why not. Raises ExchangeError."""
+        """Exchange, or say why not.
+
+        Args:
+            conversation: with the peer that asks.
+            offer: what it offers.
+
+        Raises:
+            ExchangeError: if it is another peer than it says, or if the decline cannot be sent.
+        """
         key = Key(self._admission.identify(conversation, offer.peer), offer.id)
         if await self._admission.declines(conversation, offer):
             return
@@ -67,7 +101,7 @@ class Answering:
             await self._admission.say_no(conversation, decline)
 
     async def _reserve(self, endpoint: Endpoint, offer: Offer) -> Refusal | None:
-        """Make our end ready, or say why not. While it waits for its turn, the budget may be spent on others."""
+        """Make this end ready, or say why not. While it waits for its turn, the budget may be spent on others."""
         refusal = self._paced(endpoint, offer) or await endpoint.reserve(offer)
         if refusal is None and (refusal := self._paced(endpoint, offer)) is not None:
             endpoint.free()
@@ -132,7 +166,7 @@ class _Reply:
         self.committed = False
 
     def commit(self) -> None:
-        """It takes place."""
+        """Note that it takes place: the partner is told so."""
         self.committed = True
         self._ledger.end(self.key, committed=True)
 

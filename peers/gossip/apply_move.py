@@ -28,11 +28,22 @@ def move(
     of_all: bool = False,
     check: Check | None = None,
 ) -> float | None:
-    """Turn what was received into our move and hand it to the training thread. Returns the L2 distance.
+    """Turn what an exchange brought into a move, and hand it to the training thread.
 
-    Where nothing was `received` only the rule's state changes, and the mailbox is free again. `trial` is how the
-    partner's parameters did here. `of_all`: by the rule for the best of all groups. `check` is asked by the
-    training thread before it adds the move.
+    If nothing was received only the rule's state changes, and the mailbox is free again.
+
+    Args:
+        local: the parts of this peer.
+        exchange_id: the id under which the exchange was offered.
+        mine, theirs: what this peer and the partner say of themselves.
+        partner: its id.
+        received: the partner's vector; None if nothing is to be moved to.
+        trial: how the partner's parameters did here; None if they were not tried.
+        of_all: True for the rule for the best of all groups.
+        check: asked by the training thread before it adds the move; None: it is added.
+
+    Returns:
+        The L2 distance before the move; None if nothing was received.
     """
     if local.run.policy.moves_the_other(asked=mine.asked):
         local.slot.gave()
@@ -45,7 +56,7 @@ def move(
     if claimed == 0.0 and received.zero:
         theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
     elif local.own.broken:
-        theirs = theirs._replace(weight=1.0)  # whoever it is, it is better
+        theirs = theirs._replace(weight=1.0)  # any partner is better
     delta, distance = local.slot.mailbox.difference(received)
     if merges(mine, theirs):
         local.judge.forget_distances(partner)
@@ -68,7 +79,7 @@ def move(
     copied = False
     if claimed > 0.0 and good and check is None:
         if local.own.newcomer or local.own.broken:
-            local.own.compared(1.0)  # what was measured is what we were
+            local.own.compared(1.0)  # what was measured is what this peer was
         copied = local.own.newcomer and mine.weight == 0.0 and part is None
         local.own.met(copied=copied)
     local.slot.deliver(exchange_id, delta, share, check, replaces=local.own.broken, copied=copied)
@@ -76,9 +87,9 @@ def move(
 
 
 def _cross(local: LocalContext, mine: Facts, theirs: Facts, partner: str) -> float:
-    """Our share where the middle between the partner and us is bad: to it, or none."""
+    """The share by which this peer moves if the middle between it and the partner is bad: all of the way, or none."""
     share = crossing(mine, theirs, yields=local.peer > partner)
-    log.info("a barrier between %s and us: %s", partner, "we copy it" if share else "we stay")
+    log.info("a barrier between %s and this peer: %s", partner, "this peer copies it" if share else "this peer stays")
     if share:
         local.members.apart.adopt(theirs.apart, asyncio.get_running_loop().time())
     return share

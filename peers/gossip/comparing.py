@@ -1,4 +1,4 @@
-"""Answering whoever compares losses with this peer."""
+"""Answering peers that compare losses with this one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,34 @@ from p2p_elastic.protocol.messages import Tell
 
 
 class Comparing:
-    """Hears how well the training of others goes, and tells them the same of ours."""
+    """Hears how well the training of others goes, and tells them the same of this peer.
+
+    Args:
+        local: the parts of this peer.
+        admission: says which askers are heard.
+    """
 
     def __init__(self, local: LocalContext, admission: Admission) -> None:
         self._local, self._admission = local, admission
 
     def register(self, answers: Answers) -> None:
-        """It answers tells."""
+        """Register the answer to tells.
+
+        Args:
+            answers: the table of the responder.
+        """
         answers.register(Tell, self.hear)
 
     async def hear(self, conversation: Conversation, told: Tell) -> None:
-        """Note it, and answer with our own. Raises ExchangeError."""
+        """Take in the loss of a peer, and answer with that of this peer.
+
+        Args:
+            conversation: with that peer.
+            told: what it says; from a peer that is no member it is answered only.
+
+        Raises:
+            ExchangeError: if it is another peer than it says, or if the answer cannot be sent.
+        """
         self._admission.identify(conversation, told.peer)
         if await self._admission.declines_other_run(conversation, told):
             return

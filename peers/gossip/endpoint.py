@@ -12,7 +12,7 @@ from p2p_elastic.peers.exchange.slot import Phase
 from p2p_elastic.peers.gossip.apply_move import move
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
-from p2p_elastic.peers.state.topology import Refusal
+from p2p_elastic.peers.state.endpoint import Refusal
 from p2p_elastic.protocol.chunks import Received, Vectors
 from p2p_elastic.protocol.exchange import facts
 from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer
@@ -22,20 +22,48 @@ log = logging.getLogger(__name__)
 
 
 class OwnEndpoint:
-    """The model that trains here: a snapshot of it goes out, the move waits for the training thread."""
+    """The model that trains here: a snapshot of it goes out, the move waits for the training thread.
+
+    Args:
+        local: the parts of this peer.
+        limits: how long to wait for a snapshot, and for this peer's own offer to end.
+    """
 
     def __init__(self, local: LocalContext, limits: Limits) -> None:
         self._local, self._limits = local, limits
         self.published = asyncio.Event()
 
     def precedence(self, offer: Offer) -> Precedence:
-        """All offers are alike."""
+        """Say how the budget treats an offer: all are alike.
+
+        Args:
+            offer: from a partner.
+
+        Returns:
+            Nothing that sets it apart.
+        """
         return ORDINARY
 
     def vectors(self, offer: Offer) -> Vectors:
+        """Give the vectors that travel.
+
+        Args:
+            offer: says with which codec.
+
+        Returns:
+            The snapshot, and where the partner's vector comes in.
+        """
         return self._local.slot.mailbox.vectors(offer.codec)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
+        """Wait for a snapshot between two steps, and keep it for an offer until `commit` or `free`.
+
+        Args:
+            offer: the partner's; it says which part of the vector is wanted.
+
+        Returns:
+            Why it is declined; None if the snapshot is reserved.
+        """
         local = self._local
         if local.own.progress.step == 0:
             return Refusal(DeclineReason.NOT_TRAINING, "not begun")
@@ -47,7 +75,7 @@ class OwnEndpoint:
             return Refusal(DeclineReason.LEAVING)
         if not local.slot.answer(offer.peer, offer.part):
             return Refusal(DeclineReason.BUSY)
-        refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # where we are cancelled while waiting
+        refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # if this is cancelled while it waits
         try:
             refusal = await self._snapshot()
         finally:
@@ -56,9 +84,10 @@ class OwnEndpoint:
         return refusal
 
     async def take_snapshot(self) -> bool:
-        """Freeze our parameters for an exchange outside of the schedule, that we ask for.
+        """Freeze this peer's parameters for an exchange that it asks for outside of the schedule.
 
-        False where the one under way does not end in time, no step does, or they are not finite.
+        Returns:
+            False if the exchange under way does not end in time, if no step does, or if the parameters are not finite.
         """
         local, taken = self._local, False
         try:
@@ -86,7 +115,7 @@ class OwnEndpoint:
         try:
             await wait_for(local.slot.until_idle(), self._limits.header_seconds)
         except asyncio.TimeoutError:
-            log.info("our own offer to %s did not end", partner)
+            log.info("the offer to %s did not end", partner)
 
     async def _snapshot(self) -> Refusal | None:
         local = self._local
@@ -96,9 +125,11 @@ class OwnEndpoint:
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
         if not await local.own.finite(local.slot.mailbox):
-            if not local.run.policy.sends or local.slot.mailbox.part is not None:  # nothing comes that could heal us
+            if (
+                not local.run.policy.sends or local.slot.mailbox.part is not None
+            ):  # nothing comes that could heal this model
                 return Refusal(DeclineReason.NOT_FINITE)
-            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes replaces our model
+            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes replaces this model
         return None
 
     async def _until_published(self) -> None:
@@ -107,6 +138,14 @@ class OwnEndpoint:
             await self.published.wait()
 
     def accept(self, offer: Offer) -> Accept:
+        """Build the answer to an offer.
+
+        Args:
+            offer: the reserved one.
+
+        Returns:
+            The answer, with the step of the snapshot.
+        """
         local = self._local
         return Accept(
             id=offer.id,
@@ -119,6 +158,14 @@ class OwnEndpoint:
         )
 
     async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
+        """Try what was received on the examples here.
+
+        Args:
+            offer, accept: what the partner and this end say.
+
+        Returns:
+            How it does; None if it is not tried, or if nothing comes by this run's rule.
+        """
         return (
             await self._local.judge.try_ours(self._local.slot.mailbox.both, facts(offer), facts(accept))
             if self._local.run.policy.sends
@@ -126,8 +173,19 @@ class OwnEndpoint:
         )
 
     def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
+        """Hand the move of an exchange that took place to the training thread.
+
+        Args:
+            offer, accept: what the partner and this end say.
+            trial: how what was received did; None if it was not tried.
+            received: the partner's vector; None if nothing came.
+
+        Returns:
+            The L2 distance before the move; None if this end does not move.
+        """
         came = received if self._local.run.policy.sends else None
         return move(self._local, offer.id, facts(accept), facts(offer), partner=offer.peer, received=came, trial=trial)
 
     def free(self) -> None:
+        """Drop the snapshot: the exchange did not take place."""
         self._local.slot.release()

@@ -11,11 +11,11 @@ from p2p_elastic.peers.state.topology import Errand
 
 
 class Errands:
-    """Belongs to the training thread; `current` may be read from any.
+    """What is due, in order. Belongs to the training thread; `current` may be read from any.
 
     Args:
         run: the run that this peer is in.
-        journal: where it is counted what was due in vain.
+        journal: counts what was due in vain.
         coin: the random numbers of the schedule.
     """
 
@@ -30,7 +30,12 @@ class Errands:
         return bool(self._owed)
 
     def stepped(self, step: int, held: Skip | None) -> None:
-        """That step ended; `held` says why nothing is begun now: what was due while "drained" is not owed."""
+        """Take in that a step ended, and remember what is due after it.
+
+        Args:
+            step: optimizer steps so far.
+            held: why nothing is begun now; None if it can be. What is due while "drained" is not owed later.
+        """
         for errand in self._run.topology.due(step, self.coin):
             if held == "drained" or errand in self._owed:
                 self._journal.skipped[held or "busy"] += 1
@@ -38,5 +43,5 @@ class Errands:
                 self._owed.append(errand)
 
     def begin(self) -> None:
-        """The next one is under way."""
+        """Begin the next errand: it is under way."""
         self.current = self._owed.popleft()

@@ -1,4 +1,4 @@
-"""The side that asks: one due exchange, with whoever agrees first."""
+"""The side that asks: one due exchange, with the first partner that agrees."""
 
 from __future__ import annotations
 
@@ -36,23 +36,37 @@ SUSPICIOUS = (Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.REFU
 
 
 class Attempt(NamedTuple):
-    """What came of asking one partner."""
+    """What came of asking one partner.
+
+    Attributes:
+        result: how the exchange ended.
+        distance: L2 distance between the two models before the move; None if nothing was received.
+        traffic: bytes sent and bytes received.
+        intact: whether this peer's snapshot is still as it was.
+    """
 
     result: Result
     distance: float | None = None
-    traffic: tuple[int, int] = (0, 0)  # bytes sent and received
-    intact: bool = True  # our snapshot is still as it was
+    traffic: tuple[int, int] = (0, 0)
+    intact: bool = True
 
 
 class Initiator:
-    """Asks whom the topology names until one agrees. All of them are offered the same snapshot."""
+    """Asks the partners that the topology names until one agrees. All of them are offered the same snapshot.
+
+    Args:
+        local: the parts of this peer.
+        transport: opens streams.
+        limits: of each conversation, and the number of partners to ask.
+        rng: for the ids of exchanges.
+    """
 
     def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
         self._so_far: Attempt | None = None  # of the exchange under way, from when it may have moved the partner
 
     async def run_once(self) -> None:
-        """One due exchange. When it returns, a move is waiting or the mailbox is free again."""
+        """Do one due exchange. When it returns, a move is waiting or the mailbox is free again."""
         done = False
         try:
             done = await self._ask_around()
@@ -69,7 +83,7 @@ class Initiator:
             if local.slot.mailbox.part is not None:  # the next one is of all
                 local.journal.skipped["own parameters not finite"] += 1
                 return False
-            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces our model
+            local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces this model
         local.own.weigh()
         if local.run.topology.here:
             return await local.run.topology.meet_here() is None
@@ -91,9 +105,15 @@ class Initiator:
         return False
 
     async def exchange_with(self, partner: PeerRecord) -> Outcome:
-        """One exchange outside of the schedule, of the snapshot that was taken for it.
+        """Do one exchange outside of the schedule, of the snapshot that was taken for it.
 
         When it returns, a move is waiting or the mailbox is free again.
+
+        Args:
+            partner: the one to ask.
+
+        Returns:
+            How it ended.
         """
         outcome = None
         try:
@@ -104,14 +124,14 @@ class Initiator:
         return outcome
 
     async def _ask(self, partner: PeerRecord) -> tuple[Outcome, bool]:
-        """How the exchange ended, and whether our snapshot is still as it was."""
+        """How the exchange ended, and whether this peer's snapshot is still as it was."""
         local, exchange_id = self._local, new_id(self._rng)
         started = asyncio.get_running_loop().time()
         local.slot.offer(partner.peer)
         self._so_far = None
         try:
             asked = await self._exchange(partner, exchange_id)
-        except asyncio.CancelledError:  # such as by who leaves, whose time is over
+        except asyncio.CancelledError:  # such as by a farewell whose time is over
             if self._so_far is not None:
                 self._enter(exchange_id, partner, self._so_far, started)
             raise
@@ -217,12 +237,32 @@ class Initiator:
 
 
 def new_id(rng: random.Random) -> str:
-    """An id for an exchange, a fetch or a comparison that we ask for."""
+    """Draw an id for an exchange, a fetch or a comparison.
+
+    Args:
+        rng: of the peer that asks.
+
+    Returns:
+        128 bits, hexadecimal.
+    """
     return f"{rng.getrandbits(128):032x}"
 
 
 async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits, waits: Waits | None = None) -> Stream:
-    """A stream to that peer, soon. Raises PartnerUnreachable."""
+    """Open a stream to a peer within a deadline.
+
+    Args:
+        transport: opens streams.
+        partner: the peer to reach.
+        limits: has the deadline if `waits` is None.
+        waits: the partner's learnt deadlines, which learn from this stream.
+
+    Returns:
+        The stream.
+
+    Raises:
+        PartnerUnreachable: if there is none in time, or if the transport cannot reach the peer.
+    """
     loop = asyncio.get_running_loop()
     began, seconds = loop.time(), limits.idle_seconds if waits is None else waits.opening()
     try:
@@ -237,7 +277,18 @@ async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits,
 
 
 def outcome_of(error: ExchangeError) -> Outcome:
-    """How an exchange ended that raised `error` after its stream was open."""
+    """Classify the error of an exchange whose stream was open.
+
+    Args:
+        error: what it raised.
+
+    Returns:
+        TIMEOUT, REFUSED (the partner broke the protocol, or has another model) or BROKEN (anything else).
+
+    Example:
+        >>> outcome_of(ExchangeTimeout("no answer")).value
+        'timeout'
+    """
     if isinstance(error, ExchangeTimeout):
         return Outcome.TIMEOUT
     if isinstance(error, (RemoteProtocolError, SchemaMismatch)):

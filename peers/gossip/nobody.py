@@ -7,13 +7,21 @@ from p2p_elastic.peers.state.topology import Errand, Strategy
 
 
 class NobodyStrategy(Strategy):
-    """Exchanges with nobody; its peer is a member that others see."""
+    """Exchanges with nobody; its peer is a member that others see.
+
+    Args:
+        parts: what every strategy works with.
+    """
 
     def __init__(self, parts: StrategyParts) -> None:
         self._slot = parts.local.slot
 
     async def run_due(self, errand: Errand) -> None:
-        """What was due in another run is not done."""
+        """Drop what was due in another run.
+
+        Args:
+            errand: any.
+        """
         self._slot.release()
 
     @property

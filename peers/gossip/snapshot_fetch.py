@@ -23,13 +23,30 @@ log = logging.getLogger(__name__)
 
 
 class SnapshotFetcher:
-    """Fetches whole snapshots, one at a time, and enters each try in the journal."""
+    """Fetches whole snapshots, one at a time, and enters each try in the journal.
+
+    Args:
+        local: the parts of this peer.
+        transport: opens streams.
+        limits: of each conversation.
+        rng: for the ids of fetches.
+    """
 
     def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
 
     async def ask(self, partner: PeerRecord, origin: str, have: int | None, *, into: Tensor) -> Fetched:
-        """Ask `partner` for the newest snapshot of `origin`; where one is given, it is `into` [D]."""
+        """Ask a member for the newest snapshot that it holds of some peer.
+
+        Args:
+            partner: the member to ask.
+            origin: the peer whose snapshot it is.
+            have: the step of the snapshot that is here; None if there is none.
+            into: where the snapshot goes, if one is given [D].
+
+        Returns:
+            What came of it; an error of the exchange becomes its reason.
+        """
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(
             id=new_id(self._rng),

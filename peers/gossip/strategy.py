@@ -7,29 +7,53 @@ from collections.abc import Iterator
 
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.selection import choose_partner
-from p2p_elastic.peers.state.topology import Endpoint, Errand, Strategy
+from p2p_elastic.peers.state.endpoint import Endpoint
+from p2p_elastic.peers.state.topology import Errand, Strategy
 from p2p_elastic.protocol.records import PeerRecord
 
 
 class PairsStrategy(Strategy):
-    """Asks any live member, by how much it counts, how far it is trusted and how long exchanges with it take."""
+    """Asks any live member, by how much it counts, how far it is trusted and how long exchanges with it take.
+
+    Args:
+        parts: what every strategy works with.
+    """
 
     def __init__(self, parts: StrategyParts) -> None:
         self._parts, self._local = parts, parts.local
 
     def due(self, step: int, coin: random.Random) -> Iterator[Errand]:
-        """An exchange where the schedule says so."""
+        """Say whether an exchange is due.
+
+        Args:
+            step: optimizer steps so far.
+            coin: the random numbers of the schedule.
+
+        Yields:
+            "exchange" if the schedule says so.
+        """
         if self._local.run.policy.schedule.due(step, coin):
             yield "exchange"
 
     async def run_due(self, errand: Errand) -> None:
-        """Ask until a member agrees."""
+        """Ask until a member agrees.
+
+        Args:
+            errand: always an exchange.
+        """
         await self._parts.initiator.run_once()
 
     def next_partner(self, tried: set[str]) -> PeerRecord | None:
-        """Any live one that begins and answers exchanges."""
+        """Choose a live member at random, of those that answer exchanges.
+
+        Args:
+            tried: ids of those that are not to be asked.
+
+        Returns:
+            Its record; None if no other is there.
+        """
         local = self._local
-        # Where we only send, a slow partner would hear less and be heard as much; sum weights (GoSGD) allow for it.
+        # If this peer only sends, a slow partner hears less and is heard as much; sum weights (GoSGD) allow for it.
         by_time = local.pacing.chances() if local.run.policy.receives or local.share > 0.0 else None
         return choose_partner(
             local.members.known,
@@ -43,26 +67,37 @@ class PairsStrategy(Strategy):
         )
 
     def endpoint(self) -> Endpoint:
-        """The model that trains here."""
+        """Give the model that trains here.
+
+        Returns:
+            This peer's own endpoint.
+        """
         return self._parts.own
 
     @property
     def compares(self) -> bool:
-        """Where partners are tried before we move towards them."""
+        """Whether partners are tried before this peer moves towards them: if the run weighs dynamically."""
         return self._local.run.policy.weighting == "dynamic"
 
     @property
     def one_donor(self) -> bool:
-        """Members are near each other."""
+        """No: members are near each other, so that parts of several fit together."""
         return False
 
     @property
     def hands_parameters(self) -> bool:
-        """Any partner can use them."""
+        """Yes: any partner can use them."""
         return True
 
     def taker(self, tried: set[str]) -> PeerRecord | None:
-        """Any partner that is trusted; one that does not count only copies us, so it comes last."""
+        """Choose a partner that is trusted; one that does not count only copies this peer, so it comes last.
+
+        Args:
+            tried: ids of those that are not to be asked.
+
+        Returns:
+            Its record; None if no other is there.
+        """
         local = self._local
         trust = local.judge.trust
         excluding = tried | {peer for peer, trusted in trust.items() if trusted == 0.0}

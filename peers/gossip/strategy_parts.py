@@ -14,14 +14,21 @@ from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.transport.interfaces import Transport
 
 Measure = Callable[[Snapshot], SnapshotLosses]
-"""How a snapshot does on our own examples. Called by the training thread."""
+"""How a snapshot does on this peer's examples. Called by the training thread."""
 
 
 @dataclass(eq=False)
 class StrategyParts:
-    """The parts of one peer. They stay where it adopts another run.
+    """The parts of one peer. They stay as they are if it adopts another run.
 
-    `own` is the end of exchanges with the model that trains here; `measure` is None where nobody tries snapshots.
+    Attributes:
+        local: the parts that most of its classes need.
+        transport: opens and serves streams.
+        limits: of each conversation.
+        rng: for the choice of partners, and for ids.
+        initiator: does the exchanges that this peer asks for.
+        own: the end of exchanges with the model that trains here.
+        measure: tries a leader's snapshot; None if no snapshots are tried.
     """
 
     local: LocalContext

@@ -153,7 +153,7 @@ class Following:
 
     @property
     def heard(self) -> Mapping[str, Heard]:
-        """What each peer told us itself, the latest last; HEARD_MAX at most."""
+        """What each peer told this one itself, the latest last; HEARD_MAX at most."""
         return self._heard
 
     def lose(self, peer: str) -> None:
@@ -201,7 +201,7 @@ class Following:
         while.
 
         Args:
-            snapshot: the one that was tried.
+            snapshot: that was tried.
             reason: shown to users.
             now: in monotonic seconds.
         """

@@ -30,7 +30,7 @@ class Goodbyes:
         admission: says which askers are heard.
         presence: announces what follows.
         initiator: exchanges with a leaver, by rules that only pull.
-        seat: this peer's end of that exchange.
+        endpoint: this peer's end of that exchange.
     """
 
     def __init__(

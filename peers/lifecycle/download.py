@@ -244,6 +244,9 @@ class Fetcher:
 
         Returns:
             The header that came with the part, or why none came: also if the part has another digest than its header.
+
+        Raises:
+            asyncio.CancelledError: if it is given up; the errors of an exchange are returned.
         """
         asking = self._asking()
         exact = asking._replace(codec=EXACT)  # what a newcomer begins with is what its donor has

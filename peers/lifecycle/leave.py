@@ -117,7 +117,7 @@ class Farewell:
             return None
         if heard is not None and (
             place is None or heard.took
-        ):  # an heir that refuses is told again, with the one that is it instead
+        ):  # an heir that refuses is told again, with the name of the other heir
             self._heard.add(member.peer)
             self._told.add(member.peer)
             self._note(told=len(self._heard))

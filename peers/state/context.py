@@ -31,10 +31,10 @@ class LocalContext:
         vector: the model.
         events: what is shown to people as it happens.
         run: the run that this peer is in.
-        members: who else is in the run, and how long to wait for each.
+        members: the others in the run, and how long to wait for each.
         own: what this peer says of itself.
         slot: the one exchange that may be under way.
-        departure: whether this peer leaves, and to whom it hands over.
+        departure: whether this peer leaves, and the peer to which it hands over.
         judge: trials and verdicts of partners.
         journal: the exchanges so far.
         pacing: what the budget of bytes allows.

@@ -1,4 +1,4 @@
-"""Who is in the run, and how long to wait for each of them."""
+"""The members of the run, and how long to wait for each of them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Membership:
 
     Args:
         run: the run that this peer is in.
-        events: where it is written down who came, left, or is not heard any more.
+        events: where it is written down which peer came, left, or is not heard any more.
         limits: deadlines and bounds.
     """
 
     def __init__(self, run: CurrentRun, events: EventLog, limits: Limits | None = None) -> None:
         self._run, self._events, self._limits = run, events, limits or Limits()
         self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
-        # When the directory last answered: up to then silence is a partner's, later it may be ours.
+        # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
         self.looked_at = 0.0
         self._departed, self._watch = Departed(), Watch(events)
         self.apart = Absences(run.context.announce_seconds)
@@ -45,11 +45,19 @@ class Membership:
         return self._known
 
     def alive(self) -> dict[str, Member]:
-        """The members that are neither suspect nor dead."""
+        """List the members that are neither suspect nor dead.
+
+        Returns:
+            By peer id; the others are suspect or dead.
+        """
         return self._in("alive")
 
     def not_dead(self) -> dict[str, Member]:
-        """The members that are alive or suspect."""
+        """List the members that are alive or suspect.
+
+        Returns:
+            By peer id; the dead ones are left out.
+        """
         return self._in("alive", "suspect")
 
     def _in(self, *states: str) -> dict[str, Member]:
@@ -129,15 +137,21 @@ class Membership:
             self._events.add("partition", text, peers=[*sorted(after.lost)[:PEERS_NAMED]], left=after.left)
         if before is not None and after is None:
             steps = step - before.step
-            text = f"the partition ended, {steps} of our steps after it began; what both sides learnt is merged"
+            text = f"the partition ended, {steps} of this peer's steps after it began; what both sides learnt is merged"
             self._events.add("healed", text, steps=steps)
 
     # -- goodbyes -----------------------------------------------------------------------------------------------------
 
     def left(self, peer: str, sequence: int, *, asked: bool) -> PeerRecord | None:
-        """That member said goodbye: drop it, and believe no record of it up to that `sequence`.
+        """Drop a member that said goodbye, and believe no earlier record of it.
 
-        `asked`: it wants something to be taken from it. Its record, where it was a member until now.
+        Args:
+            peer: its id.
+            sequence: records of it up to this number are of the life that ended.
+            asked: True if it wants something to be taken from it.
+
+        Returns:
+            Its record; None if it was no member, or is back already in another life.
         """
         member = self._known.get(peer)
         if member is None or sequence < member.record.sequence:  # back already: this is the end of an earlier life
@@ -149,7 +163,14 @@ class Membership:
         return member.record
 
     def asked_after_leaving(self, peer: str) -> PeerRecord | None:
-        """The record of one that left before, where it asks for the first time that something is taken from it."""
+        """Note that a peer that left before asks that something is taken from it.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            Its record the first time that it asks; None later, and for a peer that is not remembered.
+        """
         gone = self._departed.get(peer)
         if gone is None or gone.asked:
             return None
@@ -157,7 +178,12 @@ class Membership:
         return gone.record
 
     def revise(self, peer: str, facts: Mapping[str, Any]) -> None:
-        """We know better than that member's record: these facts count until its next one."""
+        """Correct the record of a member, until its next one.
+
+        Args:
+            peer: its id; one that is no member changes nothing.
+            facts: fields of `PeerRecord` that are known better here.
+        """
         known = self._known.get(peer)
         if known is not None:
             self._replace({**self._known, peer: known._replace(record=known.record.model_copy(update=facts))})
@@ -165,12 +191,26 @@ class Membership:
     # -- how long to wait ---------------------------------------------------------------------------------------------
 
     def waits(self, record: PeerRecord) -> Waits:
-        """The deadlines of a conversation with that peer."""
+        """Give the deadlines of a conversation with a peer.
+
+        Args:
+            record: of that peer.
+
+        Returns:
+            Its learnt deadlines. If the topology waits for steps, a slow trainer gets longer to answer.
+        """
         speed = record.steps_per_second if self._run.topology.waits_for_steps else None
         return self.deadlines.of(record.peer, patience(speed, self._limits.snapshot_seconds))
 
     def waits_of(self, peer: str) -> Waits:
-        """The same for one that asks, member or stranger."""
+        """Give the deadlines of a conversation with a peer that asks.
+
+        Args:
+            peer: its id, of a member or a stranger.
+
+        Returns:
+            Those of the member; for a stranger, deadlines whose experience is not kept.
+        """
         known = self._known.get(peer)
         if known is None:
             return self.deadlines.of_stranger(peer, self._limits.snapshot_seconds)

@@ -24,7 +24,13 @@ from p2p_elastic.status.events import EventLog
 
 
 class Progress(NamedTuple):
-    """What the training thread last said."""
+    """What the training thread last said.
+
+    Attributes:
+        step: optimizer steps so far.
+        loss: the last loss, in nats; None before the first. It may be infinite or NaN.
+        first_loss: the first finite loss, or that of the untrained model, in nats; None if there is none yet.
+    """
 
     step: int = 0
     loss: float | None = None
@@ -32,14 +38,14 @@ class Progress(NamedTuple):
 
 
 class OwnState:
-    """Belongs to the network thread, but for `progress` and `arrival`.
+    """What this peer knows of itself. Belongs to the network thread, but for `progress` and `arrival`.
 
     Args:
         run: the run that this peer is in.
-        members: who else is in it.
+        members: the others in it.
         condition: what the machine, its operator and other programs say about this peer.
         journal: the exchanges so far.
-        events: where it is written down how much this peer counts.
+        events: where changes of this peer's weight are written down.
     """
 
     def __init__(
@@ -49,18 +55,18 @@ class OwnState:
         self.condition = condition
         self.progress = Progress()
         self.weigher, self.step_rate = Weigher(), StepRate()
-        self.broken = False  # our own parameters are not finite
-        self._compared = 1.0  # what our last exchange showed of ourselves
+        self.broken = False  # this peer's own parameters are not finite
+        self._compared = 1.0  # what the last exchange showed of this peer
         self._weight_told = 1.0  # by the last event
         self.newcomer, self.arrival = run.context.newcomer, Arrival(newcomer=run.context.newcomer)
-        self._returning = False  # resumed from a checkpoint, and has not met anybody since
+        self._returning = False  # resumed from a checkpoint, and has not exchanged with any peer since
         self._returned_at: float | None = None  # seconds of the event loop's clock
 
-    # -- how much we count --------------------------------------------------------------------------------------------
+    # -- how much this peer counts ------------------------------------------------------------------------------------
 
     @property
     def weight(self) -> float:
-        """How much we count for a partner, 0 to 1; 0 for a newcomer and where our parameters or loss are broken."""
+        """How much this peer counts for a partner, 0 to 1; 0 for a newcomer, or if its model or loss is broken."""
         loss = self.progress.loss
         if self.broken or (loss is not None and not math.isfinite(loss)) or self._copies_first:
             return 0.0
@@ -75,7 +81,7 @@ class OwnState:
         return self.arrival.proving or behind
 
     def weigh(self) -> None:
-        """Judge anew how much we count."""
+        """Judge anew how much this peer counts, and write down a change."""
         seen = Observed(
             loss=self.progress.loss,
             initial_loss=self.progress.first_loss,
@@ -111,43 +117,73 @@ class OwnState:
         return against[0] if against and round(self._weight_told, 2) < 1.0 else "nothing speaks against it"
 
     def compared(self, shown: float) -> None:
-        """What an exchange showed of ourselves, 0 to 1."""
+        """Note what an exchange showed of this peer.
+
+        Args:
+            shown: how far this peer can trust itself, 0 to 1.
+        """
         self._compared = shown
 
     # -- as training goes ---------------------------------------------------------------------------------------------
 
     def report_loss(self, loss: float) -> None:
-        """How well training goes (nats)."""
+        """Take in how well training goes.
+
+        Args:
+            loss: of the last steps, in nats. The first finite one is kept as well.
+        """
         first = self.progress.first_loss
         first = loss if first is None and math.isfinite(loss) else first
         self.progress = self.progress._replace(loss=loss, first_loss=first)
 
     def report_untrained_loss(self, loss: float) -> None:
-        """With what finite loss (nats) training would begin."""
+        """Take in the loss that training would begin with.
+
+        Args:
+            loss: of the untrained model, in nats; finite.
+        """
         self.progress = self.progress._replace(first_loss=loss)
         self.arrival.untrained(loss)
 
     def stepped(self) -> int:
-        """A step ended: how many there were."""
+        """Count an optimizer step that ended.
+
+        Returns:
+            Optimizer steps so far.
+        """
         self.progress = self.progress._replace(step=self.progress.step + 1)
         return self.progress.step
 
     def arrives(self, now: float) -> bool:
-        """Whether we, a newcomer, count from now on; to be asked after each step. `now` in monotonic seconds."""
+        """Whether this peer, a newcomer, counts from now on; to be asked after each step.
+
+        Args:
+            now: seconds of the event loop's clock.
+
+        Returns:
+            True once: if it counts from now on.
+        """
         if not self.arrival.proving:  # nearly always: members are not to be judged at each step
             return False
         progress = self.progress
         counts = self.arrival.stepped(progress.loss, progress.first_loss, self._members.alive(), now)
         if counts:
-            self._events.add("weight", "our loss is in range of the others': from now on we count")
+            self._events.add("weight", "this peer's loss is in range of the others': from now on it counts")
         return counts
 
     def replaced(self) -> None:
-        """Our parameters are a partner's now: they are finite."""
+        """Note that this peer's parameters are a partner's now: they are finite."""
         self.broken = False
 
     async def finite(self, mailbox: Mailbox) -> bool:
-        """Whether our own snapshot there may be shown to others, once all of it is here."""
+        """Whether this peer's snapshot may be shown to others, once all of it has arrived.
+
+        Args:
+            mailbox: has the snapshot, which may still be on its way from the device.
+
+        Returns:
+            False if a parameter is not finite: then this peer has weight 0.
+        """
         if not mailbox.has_arrived:
             await asyncio.to_thread(mailbox.arrive)
         self.broken = not math.isfinite(float(mailbox.mine.sum()))
@@ -156,22 +192,40 @@ class OwnState:
     # -- as a newcomer, and after a restart ---------------------------------------------------------------------------
 
     def met(self, *, copied: bool) -> None:
-        """A newcomer copied a member that counts, and counts once its loss shows that; or it moved as its equal."""
+        """Note that this peer moved, as an equal of its partner or as a newcomer.
+
+        Args:
+            copied: True if it took over the parameters of a member that counts: a newcomer counts once its loss shows
+                that.
+        """
         if self.newcomer and copied:
             self.arrival.copied()
         self.newcomer = self._returning = False
 
     def join(self, now: float) -> None:
-        """Be a newcomer, of another run. `now` in monotonic seconds."""
+        """Become a newcomer of another run.
+
+        Args:
+            now: seconds of the event loop's clock.
+        """
         self.newcomer, self.arrival = True, Arrival(newcomer=True)
         self.arrival.began(now)
 
     def resume(self, progress: Progress, *, newcomer: bool) -> None:
-        """Go on from there, after a restart."""
+        """Go on after a restart.
+
+        Args:
+            progress: of the earlier life.
+            newcomer: True if that life had copied no other peer yet.
+        """
         self.progress, self.newcomer, self._returning = progress, newcomer, True
 
     def look_back(self, now: float) -> None:
-        """After a restart, once others are seen: exchange as before, or as a newcomer. `now` in seconds of the loop."""
+        """Choose after a restart, once others are seen: exchange as before, or as a newcomer.
+
+        Args:
+            now: seconds of the event loop's clock.
+        """
         if not self._returning:
             return
         if self._returned_at is None:
@@ -186,29 +240,58 @@ class OwnState:
     # -- what partners hear -------------------------------------------------------------------------------------------
 
     def loss(self) -> float | None:
-        """The last loss, where it is a number that JSON has."""
+        """Give the loss that others are told.
+
+        Returns:
+            The last one, in nats; None if it is not known or not finite, which JSON cannot say.
+        """
         loss = self.progress.loss
         return loss if loss is not None and math.isfinite(loss) else None
 
     def tell(self, exchange_id: str) -> Tell:
-        """How well our training goes."""
+        """Build the message that says how well training goes here.
+
+        Args:
+            exchange_id: of the comparison.
+
+        Returns:
+            The message.
+        """
         run = self._run
         return Tell(id=exchange_id, peer=run.peer, run=run.context.run, step=self.progress.step, loss=self.loss())
 
     def apart_from(self, partner: str) -> Apart | None:
-        """What our header says to that partner of what stands behind us since a partition; None in quiet times."""
+        """Say what stands behind this peer's model since a partition, for the header of an exchange.
+
+        Args:
+            partner: the peer that is to read it.
+
+        Returns:
+            What both sides learnt apart; None in quiet times, and if the run's rule does not merge.
+        """
         if not self._run.policy.rule.merges:
             return None
         return self._members.apart.header(partner, asyncio.get_running_loop().time(), self.progress.step)
 
     def next_part(self) -> Part | None:
-        """What the next exchange that is due moves; all of the vector where a part is no help. For the training
-        thread."""
+        """Choose what the next exchange that is due moves. For the training thread.
+
+        Returns:
+            The part of the vector; None for all of it, also if a part is no help.
+        """
         copies = self.broken or self.newcomer or self.arrival.proving or self._members.apart.awaits_merging
         return None if copies else self._run.bargain.next_part()
 
     def terms(self, part: Part | None, waits: Waits) -> Terms:
-        """On what terms to offer an exchange of that part to a partner with those deadlines."""
+        """Choose the terms on which to offer an exchange.
+
+        Args:
+            part: of the vector; None for all of it.
+            waits: the partner's deadlines.
+
+        Returns:
+            The codec and the number of streams, with the part.
+        """
         speed = self.step_rate.steps_per_second
         period = None if not speed else self._run.policy.schedule.mean_period / speed
         return self._run.bargain.propose(part, waits, period)

@@ -1,4 +1,4 @@
-"""How far to trust partners: their parameters are tried on examples of our own before we move towards them."""
+"""How far to trust partners: their parameters are tried on this peer's examples before it moves towards them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from p2p_elastic.status.events import EventLog
 log = logging.getLogger(__name__)
 
 Examine = Callable[[Tensor, Tensor], Awaitable[Trial | None]]
-"""(their parameters [D], ours [D]) -> how both do on our latest examples; None where there are none."""
+"""(the partner's parameters [D], this peer's [D]) -> how both do on its latest examples; None if it has none."""
 
 
 class PartnerJudge:
-    """Trials and verdicts of partners, where the run weighs by them. Belongs to the network thread.
+    """Trials and verdicts of partners, if the run weighs by them. Belongs to the network thread.
 
     Args:
         run: the run that this peer is in.
         own: what this peer says of itself.
-        events: where it is written down whom it trusts no more.
+        events: where it is written down which partners are trusted no more, or again.
     """
 
     def __init__(self, run: CurrentRun, own: OwnState, events: EventLog) -> None:
@@ -39,7 +39,11 @@ class PartnerJudge:
         self._pairs = Judge()  # of exchanges between equals
 
     def examine_with(self, examine: Examine | None) -> None:
-        """From now on try parameters so; None: try none."""
+        """Try partners' parameters in this way from now on.
+
+        Args:
+            examine: tries them; None: none are tried.
+        """
         self._examine = examine
 
     # -- what is remembered -------------------------------------------------------------------------------------------
@@ -55,32 +59,59 @@ class PartnerJudge:
         return {peer: verdict.trust for peer, verdict in self._pairs.verdicts.items()}
 
     def forget(self) -> None:
-        """Another run begins."""
+        """Forget all partners: another run begins."""
         self._pairs = Judge()
 
     def forget_distances(self, partner: str) -> None:
-        """What lay between it and us says nothing any more."""
+        """Forget the distances to a partner: after a merge they say nothing any more.
+
+        Args:
+            partner: its id.
+        """
         self._pairs.forget_distances(partner)
 
     def memory(self) -> JudgeMemory:
-        """To be kept over a restart."""
+        """Gather what is kept over a restart.
+
+        Returns:
+            What `recall` goes on from.
+        """
         return self._pairs.memory()
 
     def recall(self, memory: JudgeMemory) -> None:
-        """Go on from there."""
+        """Go on from what was kept over a restart.
+
+        Args:
+            memory: what `memory` gave then.
+        """
         self._pairs = Judge()
         self._pairs.recall(memory)
 
     # -- trials -------------------------------------------------------------------------------------------------------
 
     async def try_ours(self, both: Vectors | None, theirs: Facts, mine: Facts | None = None) -> Trial | None:
-        """`try_out` for `both` vectors of the exchange under way, unless our own parameters are broken."""
+        """Try a partner's parameters in the exchange under way, unless this peer's own are broken.
+
+        Args:
+            both: the two vectors of the exchange; None if they are not here both: then nothing is tried.
+            theirs, mine: as for `try_out`.
+
+        Returns:
+            As `try_out`.
+        """
         return None if both is None or self._own.broken else await self.try_out(both, theirs, mine)
 
     async def try_out(self, vectors: Vectors, theirs: Facts, mine: Facts | None = None) -> Trial | None:
-        """How the partner's parameters and ours do on our examples, where this run weighs by that.
+        """Try a partner's parameters and this peer's on this peer's examples.
 
-        Given our own facts, after a partition, also whether a barrier is where the exchange would lead us.
+        Args:
+            vectors: the partner's parameters and this peer's.
+            theirs: what the partner says of itself.
+            mine: what this peer says of itself, after a partition: then a barrier is looked for at the place to which
+                the exchange would lead. None: it is not looked for.
+
+        Returns:
+            How both do; None if this run does not weigh by that, or if it has no examples or memory for a trial.
         """
         if self._examine is None or not self._judges(theirs):
             return None
@@ -96,7 +127,7 @@ class PartnerJudge:
             return None
 
     def _judges(self, theirs: Facts) -> bool:
-        """Whether anything is to be said of a partner: who counts for nothing may have sent zeros, and moves nobody."""
+        """Whether a partner is judged: one that counts for nothing may have sent zeros, and moves no other peer."""
         return self._run.policy.weighting == "dynamic" and theirs.weight > 0.0
 
     # -- verdicts -----------------------------------------------------------------------------------------------------
@@ -111,15 +142,24 @@ class PartnerJudge:
         *,
         judge: Judge | None = None,
     ) -> Verdict | None:
-        """What an exchange shows; None where it shows nothing, or all count the same in this run.
+        """Judge a partner by one exchange, and write down if trust in it ends or comes back.
 
-        `judge`: whose measurements count; by default, those between equals.
+        Args:
+            partner: its id.
+            theirs: what it says of itself.
+            distance: L2 distance between the two models before the move.
+            trial: how its parameters did here; None if they were not tried.
+            part: of the vector, that was exchanged; None for all of it.
+            judge: the one whose measurements count; None: that of exchanges between equals.
+
+        Returns:
+            The verdict; None if the exchange shows nothing, or if all peers count the same in this run.
         """
         judge = judge or self._pairs
         if not self._judges(theirs) or not math.isfinite(distance):
             return None
         first_loss = self._own.progress.first_loss
-        if first_loss is not None:  # who trained alone before is far below it at its first trial
+        if first_loss is not None:  # a peer that trained alone before is far below it at its first trial
             judge.begins_at(first_loss)
         known = judge.verdicts.get(partner)
         verdict = judge.judge(partner, distance, trial, part)

@@ -15,60 +15,21 @@ from torch import Tensor
 
 from p2p_elastic.health.trust import Verdict
 from p2p_elastic.peers.exchange.journal import Skip
-from p2p_elastic.peers.exchange.pacing import Precedence
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.membership.healthy import by_loss, healthy
 from p2p_elastic.peers.membership.newcomer import CaughtUp
+from p2p_elastic.peers.state.endpoint import Endpoint
 from p2p_elastic.peers.state.peer_memory import PeerMemory
-from p2p_elastic.protocol.chunks import Received, Vectors
 from p2p_elastic.protocol.exchange import Result
-from p2p_elastic.protocol.messages import Accept, DeclineReason, Given, Goodbye, Heard, Offer, Stamp
+from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Heard, Stamp
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.rules.trial import Trial
 from p2p_elastic.status.schema import CentreStatus, LeaderStatus
 
 Errand = Literal["exchange", "global"]  # the latter with the best of all groups
 Announce = Callable[[], Awaitable[None]]
-"""Makes our record known. Raises DirectoryError."""
+"""Makes this peer's record known. Raises DirectoryError."""
 OfferPlace = Callable[[PeerRecord, int, Mapping[str, Any]], Awaitable[Heard | None]]
-"""(heir, how many failed before, what its goodbye says) -> its answer; None where there is none in time."""
-
-
-class Refusal(NamedTuple):
-    """Why an offer is declined.
-
-    Attributes:
-        reason: what the partner is told, one of a fixed list.
-        detail: more for people to read; may be empty.
-    """
-
-    reason: DeclineReason
-    detail: str = ""
-
-
-class Endpoint(Protocol):
-    """One end of an exchange that a partner asked for. `reserve` holds it until `commit` or `free`."""
-
-    def precedence(self, offer: Offer) -> Precedence:
-        """How the budget treats that offer."""
-
-    async def reserve(self, offer: Offer) -> Refusal | None:
-        """Make what this end sends ready, or say why not: None means that it is reserved."""
-
-    def vectors(self, offer: Offer) -> Vectors:
-        """What travels."""
-
-    def accept(self, offer: Offer) -> Accept:
-        """The answer to that offer: the same facts of this end."""
-
-    async def try_out(self, offer: Offer, accept: Accept) -> Trial | None:
-        """How what was received does on the examples here; None if it is not tried."""
-
-    def commit(self, offer: Offer, accept: Accept, trial: Trial | None, received: Received | None) -> float | None:
-        """The exchange took place: move. Returns the L2 distance before it, None if nothing was received."""
-
-    def free(self) -> None:
-        """It did not take place."""
+"""(heir, number of members that failed before, what its goodbye says) -> its answer; None if there is none in time."""
 
 
 class Reference(NamedTuple):
@@ -84,7 +45,12 @@ class Reference(NamedTuple):
 
 
 class TopologyStatus(NamedTuple):
-    """What people see of it; None where a topology has no such thing."""
+    """What people see of a topology; None in the fields of the others.
+
+    Attributes:
+        centre: the centre variable and its holder.
+        leader: whom this peer follows, and whom it does not believe.
+    """
 
     centre: CentreStatus | None = None
     leader: LeaderStatus | None = None
@@ -94,15 +60,34 @@ class Asking(Protocol):
     """The exchanges that this peer begins."""
 
     def due(self, step: int, coin: random.Random) -> Iterator[Errand]:
-        """What is to be done after this step, in this order. For the training thread."""
+        """Say what is to be done after a step. For the training thread.
+
+        Args:
+            step: optimizer steps so far.
+            coin: the random numbers of the schedule.
+
+        Returns:
+            The errands, in this order.
+        """
         return iter(())
 
     async def run_due(self, errand: Errand) -> None:
-        """Do that. When it returns, a move is waiting or the mailbox is free again."""
+        """Do what is due. When it returns, a move is waiting or the mailbox is free again.
+
+        Args:
+            errand: which of those that `due` named.
+        """
         return
 
     def next_partner(self, tried: set[str]) -> PeerRecord | None:
-        """Whom to ask, of those that were not tried; None where there is nobody."""
+        """Choose the partner to ask.
+
+        Args:
+            tried: ids of those that are not to be asked.
+
+        Returns:
+            Its record; None if no other is there.
+        """
         return None
 
     @property
@@ -111,16 +96,24 @@ class Asking(Protocol):
         return False
 
     async def meet_here(self) -> str | None:
-        """Exchange with what is here. Why no move is waiting; None where one is."""
+        """Exchange with what is `here`.
+
+        Returns:
+            Why no move is waiting; None if one is.
+        """
         return "nothing is here"
 
     @property
     def refused_as(self) -> Skip:
-        """What a move counts as that the training thread's check refused."""
+        """What a move that the training thread's check refused is counted as."""
         return "leader not believed"  # the only one whose moves are checked
 
     def exchanged(self, result: Result) -> None:
-        """An exchange that we asked for completed, and what came is in the mailbox still."""
+        """Take in an exchange that this peer began and that completed; what came is in the mailbox still.
+
+        Args:
+            result: with the facts of both ends.
+        """
         return
 
 
@@ -128,20 +121,36 @@ class Answering(Protocol):
     """What others ask this peer for."""
 
     def endpoint(self) -> Endpoint | None:
-        """The end of an exchange that an offer is for; None if nobody offers in this topology."""
+        """Give the end of an exchange that an offer is for.
+
+        Returns:
+            The endpoint; None if nobody offers in this topology.
+        """
         return None
 
     def snapshot_of(self, origin: str) -> Snapshot | None:
-        """The newest snapshot of that peer that is held here."""
+        """Find a snapshot for a member that asks for it.
+
+        Args:
+            origin: the peer whose parameters it has.
+
+        Returns:
+            The newest one that is held here; None if there is none.
+        """
         return None
 
     def told(self, peer: str, loss: float | None, now: float) -> None:
-        """A member told us its loss (nats), at `now` in seconds of the event loop's clock."""
+        """Take in the loss that a member told.
+
+        Args:
+            peer, loss: its id, and its loss in nats; None if it has none.
+            now: seconds of the event loop's clock.
+        """
         return
 
     @property
     def compares(self) -> bool:
-        """Whether a partner's parameters are to be kept beside ours, whole, during an exchange."""
+        """Whether a partner's parameters are kept beside this peer's, whole, during an exchange."""
         return False
 
     @property
@@ -155,11 +164,18 @@ class Joining(Protocol):
 
     @property
     def why_alone(self) -> str | None:
-        """Why a newcomer copies nobody; None where it does."""
+        """Why a newcomer copies no other peer; None if it does."""
         return None
 
     def donors(self, candidates: Sequence[PeerRecord]) -> list[PeerRecord]:
-        """Who of these can be copied, the best first."""
+        """Choose the members that a newcomer can copy.
+
+        Args:
+            candidates: members that are ahead.
+
+        Returns:
+            Those to ask, the best first.
+        """
         return by_loss(healthy(candidates))
 
     @property
@@ -168,15 +184,30 @@ class Joining(Protocol):
         return True
 
     def objection_to(self, given: Given) -> DeclineReason | None:
-        """Why what a donor gives will not do; None where it does."""
+        """Say why what a donor gives will not do.
+
+        Args:
+            given: the header of a part.
+
+        Returns:
+            The reason; None if it will do.
+        """
         return None
 
     def caught_up(self, found: CaughtUp) -> None:
-        """This peer begins with that."""
+        """Take in what this peer begins with.
+
+        Args:
+            found: the parameters, and what they are.
+        """
         return
 
     def reference(self) -> Reference | None:
-        """What newcomers are given instead of our own parameters, where that is here."""
+        """Give what newcomers get instead of this peer's own parameters.
+
+        Returns:
+            What all exchange with; None if that is not here.
+        """
         return None
 
 
@@ -185,7 +216,7 @@ class Leaving(Protocol):
 
     @property
     def hands_parameters(self) -> bool:
-        """Whether others can use our last parameters."""
+        """Whether others can use the last parameters of this peer."""
         return False
 
     @property
@@ -194,35 +225,76 @@ class Leaving(Protocol):
         return ()
 
     def taker(self, tried: set[str]) -> PeerRecord | None:
-        """Who is to have our last parameters, of those that were not tried; None where nobody is there."""
+        """Choose the member that is to have this peer's last parameters.
+
+        Args:
+            tried: ids of those that are not to be asked.
+
+        Returns:
+            Its record; None if no other is there.
+        """
         return None
 
     async def hand_place(self, offer: OfferPlace, tries: int) -> Mapping[str, Any]:
-        """Where `here`: let another member have it; so many may fail to answer. What our farewell's status says."""
+        """Let another member have what is `here`.
+
+        Args:
+            offer: offers it to one member.
+            tries: members that may fail to answer.
+
+        Returns:
+            What the status of this peer's farewell says of it.
+        """
         return {}
 
     def goodbye(self) -> Mapping[str, Any]:
-        """What our goodbye says beside that we leave."""
+        """Say what this peer's goodbye tells beside that it leaves.
+
+        Returns:
+            Fields of `Goodbye`.
+        """
         return {}
 
     async def inherit(self, goodbye: Goodbye) -> bool:
-        """Take over the place that a leaver offers us, and say whether that came about."""
+        """Take over the place that a member which leaves offers to this peer.
+
+        Args:
+            goodbye: of that member.
+
+        Returns:
+            Whether that came about.
+        """
         return False
 
     def left(self, goodbye: Goodbye) -> None:
-        """That member has left; it is not among the members any more."""
+        """Take in that a member left; it is not among the members any more.
+
+        Args:
+            goodbye: of that member.
+        """
         return
 
 
 class Watching(Protocol):
-    """What follows from who is there."""
+    """What follows from which members are there."""
 
     async def look(self, announce: Announce) -> None:
-        """Judge anew, after the members or we changed; `announce` what that changes at us. Raises DirectoryError."""
+        """Judge anew, after the members or this peer changed.
+
+        Args:
+            announce: makes known what that changes in this peer's record.
+
+        Raises:
+            DirectoryError: if it could not be announced.
+        """
         return
 
     def claim(self) -> Mapping[str, Any]:
-        """What our record says beside what every peer says."""
+        """Say what this peer's record tells beside what every peer's does.
+
+        Returns:
+            Fields of `PeerRecord`.
+        """
         return {}
 
     @property
@@ -243,23 +315,47 @@ class Keeping(Protocol):
     """What is kept over a restart, and shown."""
 
     def memory(self) -> Mapping[str, Any]:
-        """The fields of `PeerMemory` that are of this topology. For the training thread."""
+        """Gather what is kept of this topology over a restart. For the training thread.
+
+        Returns:
+            Fields of `PeerMemory`.
+        """
         return {}
 
     def recall(self, memory: PeerMemory, value: Tensor | None) -> None:
-        """Go on from there, before the peer runs; `value` [D] is what `value` gave then."""
+        """Go on from what was kept over a restart, before the peer runs.
+
+        Args:
+            memory: with the fields of this topology.
+            value: what `value` gave then [D]; None if it was not kept.
+        """
         return
 
     def value(self) -> Tensor | None:
-        """A copy [D] of what all exchange with, as it is known here; None where there is no such thing."""
+        """Copy what all exchange with, as it is known here.
+
+        Returns:
+            The copy [D]; None if there is no such thing.
+        """
         return None
 
     def status(self, now: float) -> TopologyStatus:
-        """What people see of it, `now` in seconds of the event loop's clock. For any thread."""
+        """Say what people see of this topology. For any thread.
+
+        Args:
+            now: seconds of the event loop's clock.
+
+        Returns:
+            None in the fields of other topologies.
+        """
         return TopologyStatus()
 
     def verdicts(self) -> Mapping[str, Verdict]:
-        """What is thought of those that exchange with what is here. For any thread."""
+        """Say how the partners that exchange with what is `here` are judged. For any thread.
+
+        Returns:
+            Peer -> the last verdict; empty if nothing is here.
+        """
         return {}
 
 
@@ -268,4 +364,4 @@ class Strategy(Asking, Answering, Joining, Leaving, Watching, Keeping, Protocol)
 
 
 class Undecided(Strategy):
-    """That of a peer which is being put together: it begins and answers nothing."""
+    """The strategy of a peer that is being put together: it begins and answers nothing."""

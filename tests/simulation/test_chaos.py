@@ -29,6 +29,7 @@ from torch import Tensor
 from p2p_elastic.peers.exchange.mailbox import Mailbox
 from p2p_elastic.peers.exchange.rule_states import RulesAtWork
 from p2p_elastic.peers.gossip import initiator
+from p2p_elastic.peers.lifecycle.network_tasks import NetworkTasks
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.session.commit_log import Ledger
 from p2p_elastic.peers.session.responder import Responder
@@ -36,6 +37,7 @@ from p2p_elastic.testing.virtual_network import SimulatedTransport
 
 REPOSITORY = Path(__file__).parents[2]
 SEEDS, CHUNK = 100, 10
+LOOKS = 5  # of a peer that does not look who is there any more
 SMALL = Setting("elastic-gossip", 3, 0)
 QUIET = Plan(0, SMALL)
 CUTS = Plan(0, SMALL, (Trouble((), 5.0, 55.0, "cut", 0.15),))
@@ -168,13 +170,15 @@ def test_a_peer_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_peer_that_does_not_look_who_is_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    without, refresh = undisturbed(SMALL), Peer.refresh
+    without, refresh = undisturbed(SMALL), NetworkTasks.refresh
+    looked = Counter[NetworkTasks]()
 
-    async def lazy(self: Peer) -> None:
-        if self.step < 50:
+    async def lazy(self: NetworkTasks) -> None:
+        looked[self] += 1
+        if looked[self] < LOOKS:
             await refresh(self)
 
-    monkeypatch.setattr(Peer, "refresh", lazy)
+    monkeypatch.setattr(NetworkTasks, "refresh", lazy)
     assert "everybody_is_known" in found(QUIET, without)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.centre.strategy import CentreStrategy
-from p2p_elastic.peers.centre.variable import candidates, succession
+from p2p_elastic.peers.centre.succession import candidates, succession
 from p2p_elastic.peers.exchange.slot import DELIVERED, IDLE, Phase, Slot
 from p2p_elastic.peers.membership.tombstones import DEPARTED_MAX, Departed
 from p2p_elastic.peers.session.conversation import Conversation, Limits
@@ -623,7 +623,7 @@ def test_a_dead_heir_is_passed_over() -> None:
         await until(lambda: centre_of(members[0]).exchanges > 50, 30.0)
         strategy = members[0].peer.parts.run.topology
         assert isinstance(strategy, CentreStrategy)
-        heir = strategy.heir(set())
+        heir = strategy.resignation.heir(set())
         assert heir is not None
         first = heir.peer
         dead = next(m for m in members if m.peer.peer == first)

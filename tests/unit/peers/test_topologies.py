@@ -18,7 +18,8 @@ from p2p_elastic.peers.exchange.slot import IDLE
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.newcomer import CaughtUp
-from p2p_elastic.peers.state.topology import Endpoint, Errand, Strategy, TopologyStatus
+from p2p_elastic.peers.state.endpoint import Endpoint
+from p2p_elastic.peers.state.topology import Errand, Strategy, TopologyStatus
 from p2p_elastic.peers.topologies import STRATEGIES
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Heard, Offer, Stamp

@@ -13,7 +13,7 @@ from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
 from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
-from p2p_elastic.peers.state.topology import Refusal
+from p2p_elastic.peers.state.endpoint import Refusal
 from p2p_elastic.protocol.messages import DeclineReason, Offer, Stamp
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.policy import Policy

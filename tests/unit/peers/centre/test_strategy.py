@@ -71,7 +71,7 @@ def test_the_heir_has_the_freshest_copy_and_is_not_asked_twice() -> None:
 
     async def main() -> list[str]:
         asked = set[str]()
-        while (heir := strategy.heir(asked)) is not None:
+        while (heir := strategy.resignation.heir(asked)) is not None:
             asked.add(heir.peer)
             order.append(heir.peer)
         return order

@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_elastic.health.trust import PARTNERS_MAX
-from p2p_elastic.peers.centre.variable import (
-    TURN_ANNOUNCEMENTS,
-    VACANT_ANNOUNCEMENTS,
-    Candidate,
-    Centre,
-    candidates,
-    rightful,
-    succession,
-)
+from p2p_elastic.peers.centre.succession import Candidate, candidates, rightful, succession
+from p2p_elastic.peers.centre.variable import TURN_ANNOUNCEMENTS, VACANT_ANNOUNCEMENTS, Centre
 from p2p_elastic.peers.membership.liveness import SILENT_ANNOUNCEMENTS, Member
 from p2p_elastic.protocol.messages import CLOCK_MAX, TERM_MAX, Stamp
 from p2p_elastic.protocol.records import CentreClaim, PeerRecord

@@ -16,7 +16,7 @@ from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, Phase, Sl
 from p2p_elastic.peers.gossip.endpoint import OwnEndpoint
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
-from p2p_elastic.peers.state.topology import Refusal
+from p2p_elastic.peers.state.endpoint import Refusal
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.rules.methods import Flow

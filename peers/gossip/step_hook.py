@@ -1,0 +1,98 @@
+"""What a peer does between two optimizer steps: it adds moves, and gives snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+
+from p2p_elastic.parameters.vector import Part
+from p2p_elastic.peers.exchange.journal import Skip
+from p2p_elastic.peers.gossip.errands import Errands
+from p2p_elastic.peers.state.context import LocalContext
+
+
+class StepHook:
+    """Adds moves: the only place where a training peer changes parameters. Belongs to the training thread.
+
+    Args:
+        local: the parts of this peer.
+        errands: the exchanges that are due.
+        published: set when a snapshot is ready that a partner waits for.
+    """
+
+    def __init__(self, local: LocalContext, errands: Errands, published: asyncio.Event) -> None:
+        self._local, self._errands, self._published = local, errands, published
+        self.due = asyncio.Event()  # a snapshot waits for the network to begin an exchange with it
+        self.loop: asyncio.AbstractEventLoop | None = None  # that of the network, once it runs
+
+    def after_step(self) -> bool:
+        """Count a step, see what is due after it, and add a waiting move.
+
+        Returns:
+            As `settle`.
+        """
+        local = self._local
+        step = local.own.stepped()
+        self._arrive()
+        if self.loop is not None:
+            local.members.step_time.ended(self.loop.time())
+        held: Skip | None = "drained" if local.own.condition.drained else "paced" if self._paced() else None
+        if not local.departure.leaving:
+            self._errands.stepped(step, held)
+        return self._between_steps(due=self._errands.owed and held is None)
+
+    def _paced(self) -> bool:
+        """Whether what is due has to wait for the budget. To meet what is here costs nothing."""
+        return not self._local.run.topology.here and self._local.pacing.closed(self._now())
+
+    def _arrive(self) -> None:
+        """See whether this peer, a newcomer, counts from now on."""
+        local = self._local
+        if local.own.arrives(self._now()) and self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(local.own.weigh)
+
+    def settle(self) -> bool:
+        """Add a waiting move, without a step.
+
+        Returns:
+            Whether a partner's model took the place of this peer's.
+        """
+        return self._between_steps(due=False)
+
+    def _between_steps(self, *, due: bool) -> bool:
+        """Whether a partner's model took the place of this peer's."""
+        local = self._local
+        due = due and self.loop is not None  # before `run` nobody would take the snapshot
+        settled = local.slot.mailbox.between_steps(
+            local.own.progress.step, due=due, settle=True, published=self._snapshot_taken, part=self._next_part
+        )
+        if settled is not None:
+            if settled.added:
+                local.journal.settled(settled.exchange_id, settled.staleness)
+            else:
+                local.journal.skipped[local.run.topology.refused_as] += 1
+            if settled.replaced:
+                local.own.replaced()
+            self._wake(local.slot.freed)
+        return settled is not None and (settled.replaced or settled.copied)
+
+    def _next_part(self) -> Part | None:
+        return None if self._local.departure.leaving else self._local.own.next_part()
+
+    def during_evaluation(self) -> None:
+        """Give a snapshot that is waited for, without changing the parameters."""
+        local = self._local
+        local.slot.mailbox.between_steps(
+            local.own.progress.step, due=False, settle=False, published=self._snapshot_taken
+        )
+
+    def _snapshot_taken(self, due: bool) -> None:
+        if due:
+            self._errands.begin()
+        self._wake(self.due if due else self._published)
+
+    def _wake(self, event: asyncio.Event) -> None:
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(event.set)
+
+    def _now(self) -> float:
+        return self.loop.time() if self.loop is not None else 0.0

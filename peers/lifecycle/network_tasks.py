@@ -1,0 +1,82 @@
+"""What a peer does again and again while it runs: it announces, looks at the members and begins exchanges."""
+
+from __future__ import annotations
+
+import asyncio
+
+from p2p_elastic.peers.gossip.errands import Errands
+from p2p_elastic.peers.lifecycle.announcer import Presence
+from p2p_elastic.peers.membership.periodic import attempt, every
+from p2p_elastic.peers.state.context import LocalContext
+
+SOON_SHARE = 0.2  # of the interval between announcements, until the second one
+
+
+class NetworkTasks:
+    """The tasks of a running peer. Belongs to the network thread.
+
+    Args:
+        local: the parts of this peer.
+        presence: announces it, and reads the directory.
+        errands: the exchanges that are due.
+        due: set when a snapshot waits for an exchange to begin with it.
+    """
+
+    def __init__(self, local: LocalContext, presence: Presence, errands: Errands, due: asyncio.Event) -> None:
+        self._local, self._presence, self._errands, self._due = local, presence, errands, due
+        self._to_attend = asyncio.Event()
+
+    async def run(self) -> None:
+        """Announce, refresh and initiate until cancelled."""
+        context = self._local.run.context
+        await attempt(self._presence.announce)  # first: the directory lists the members of the run that was announced
+        tasks = [
+            asyncio.ensure_future(every(context.announce_seconds, self._presence.announce)),
+            asyncio.ensure_future(self._announce_soon()),
+            asyncio.ensure_future(every(context.refresh_seconds, self.refresh)),
+            asyncio.ensure_future(self._attend()),
+            asyncio.ensure_future(self._initiate_forever()),
+        ]
+        if context.standby:
+            tasks.append(asyncio.ensure_future(every(context.announce_seconds, self._stand_by)))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            left = set(tasks)
+            while left:  # before Python 3.12 `wait_for` may swallow a cancellation that comes just as its wait ends
+                for task in left:
+                    task.cancel()
+                _, left = await asyncio.wait(left, timeout=0.1)
+
+    async def refresh(self) -> None:
+        """Read which others are in the run, and how this peer does.
+
+        Raises:
+            DirectoryError: if the directory does not answer.
+        """
+        await self._presence.refresh()
+        if self._local.run.topology.pending:
+            self._to_attend.set()
+
+    async def _announce_soon(self) -> None:
+        """The first record says that this peer has not begun: a later joiner would think that nobody is ahead."""
+        await asyncio.sleep(SOON_SHARE * self._local.run.context.announce_seconds)
+        await attempt(self._presence.announce)
+
+    async def _attend(self) -> None:
+        """Do what the topology has to do, with a pause of one announcement between two tries, until cancelled."""
+        while True:
+            await self._to_attend.wait()
+            self._to_attend.clear()
+            while self._local.run.topology.pending:
+                await self._local.run.topology.attend()
+                await asyncio.sleep(self._local.run.context.announce_seconds)
+
+    async def _stand_by(self) -> None:
+        await self._local.run.topology.stand_by()
+
+    async def _initiate_forever(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            await self._local.run.topology.run_due(self._errands.current)

@@ -1,0 +1,59 @@
+"""What a peer does between two optimizer steps."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+import torch
+from helpers.peer_parts import parts_in, values_of
+
+from p2p_elastic.peers.gossip.errands import Errands
+from p2p_elastic.peers.gossip.step_hook import StepHook
+from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
+from p2p_elastic.rules.pairwise import elastic
+from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
+
+EACH_STEP = Policy(elastic(0.5), Schedule(period=1))
+
+
+def hooked() -> tuple[StepHook, StrategyParts]:
+    parts = parts_in(SimulatedNetwork(), EACH_STEP)
+    errands = Errands(parts.local.run, parts.local.journal, random.Random(0))
+    return StepHook(parts.local, errands, parts.own.published), parts
+
+
+def test_without_a_network_steps_are_counted_and_no_exchange_begins() -> None:
+    hook, parts = hooked()
+    assert [hook.after_step() for _ in range(3)] == [False] * 3
+    assert parts.local.own.progress.step == 3
+    assert not hook.due.is_set()
+
+
+def test_with_a_network_a_due_exchange_gets_its_snapshot() -> None:
+    async def stepped() -> bool:
+        hook, _ = hooked()
+        hook.loop = asyncio.get_running_loop()
+        hook.after_step()
+        await asyncio.sleep(0)
+        return hook.due.is_set()
+
+    assert run_virtual(stepped())
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_a_move_is_added_by_settle_and_not_during_an_evaluation(evaluating: bool) -> None:
+    hook, parts = hooked()
+    before = values_of(parts)
+    assert parts.local.slot.take()
+    hook.during_evaluation()
+    parts.local.slot.deliver("x", torch.ones(72), 0.5)
+    if evaluating:
+        hook.during_evaluation()
+    else:
+        assert not hook.settle()
+    torch.testing.assert_close(values_of(parts) - before, torch.full((72,), 0.0 if evaluating else 0.5))
