@@ -195,6 +195,11 @@ class Peer:
         return self._hook.due.is_set()
 
     @property
+    def moves(self) -> int:
+        """Moves that were added to the model so far, and models that took its place."""
+        return self._hook.moves
+
+    @property
     def step(self) -> int:
         """Optimizer steps so far."""
         return self._local.own.progress.step
@@ -333,7 +338,7 @@ class Peer:
         await self._strategy_parts.transport.serve(self.responder.answer)
         await self._tasks.run()
 
-    async def leave(self, seconds: float) -> schema.FarewellStatus:
+    async def leave(self, seconds: float, *, hand_over: bool = True) -> schema.FarewellStatus:
         """Let the exchange under way end, hand the last parameters to a partner, and say goodbye.
 
         While it runs the training thread has to call `settle`: snapshots are wanted, and moves are to be added. If
@@ -341,13 +346,14 @@ class Peer:
 
         Args:
             seconds: that it may take.
+            hand_over: whether a partner is to take over the last parameters.
 
         Returns:
             How that went.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        status = await self._farewell.say(seconds)
+        status = await self._farewell.say(seconds, hand_over=hand_over)
         with contextlib.suppress(asyncio.TimeoutError):
             await wait_for(self.responder.until_told(), max(0.0, end - loop.time()))
         return status
@@ -369,11 +375,11 @@ class Peer:
         take_up(self._strategy_parts)
         local.pacing.adopt(policy, local.run.bargain.vector_bytes)
 
-    async def catch_up(self, untrained: float, try_out: Try | None = None) -> CaughtUp | None:
+    async def catch_up(self, untrained: float | None, try_out: Try | None = None) -> CaughtUp | None:
         """Fetch what a newcomer begins with, for `begin_with`. While this runs it must not train.
 
         Args:
-            untrained: the loss that it would begin with otherwise, in nats.
+            untrained: the loss that it would begin with otherwise, in nats; None if it is not known.
             try_out: tries parameters on this peer's examples; None: they are taken untried.
 
         Returns:

@@ -131,7 +131,7 @@ def joining(options: Sequence[str]) -> dict[str, Any]:
 def train_ours(order: Order, recorder: Recorder) -> None:
     """`p2p-elastic join` as it is, but for the screen."""
     from p2p_elastic.node.config import load_config
-    from p2p_elastic.node.participation import join
+    from p2p_elastic.node.join import join
     from p2p_elastic.training.meter import Meter
 
     begin = Meter.begin

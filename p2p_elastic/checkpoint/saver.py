@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from p2p_elastic.checkpoint.loop_state import MODEL
 from p2p_elastic.checkpoint.store import Content
 from p2p_elastic.errors import ConfigError, P2PElasticError
 from p2p_elastic.status.schema import CheckpointStatus
-from p2p_elastic.training.state import MODEL
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.1

@@ -240,7 +240,7 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
     with Stop().signals() as stop, clean_errors():
         # After the handlers: PyTorch takes seconds to load, and Ctrl-C must work meanwhile.
         from p2p_elastic.node.config import load_config
-        from p2p_elastic.node.participation import join as take_part
+        from p2p_elastic.node.join import join as take_part
         from p2p_elastic.screens.live import LastingScreen, open_screen
 
         config = load_config(config_file, given)

@@ -219,7 +219,9 @@ class Examination:
             yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")
 
     def _batch_size(self, task: Task) -> int:
-        return self._config.batch_size or (self._manifest.batch_size if self._manifest else task.recipe.batch_size)
+        return self._config.batch_size or (
+            self._manifest.defaults.batch_size if self._manifest else task.recipe.batch_size
+        )
 
     def _founding(self, task: Task) -> Iterator[Finding]:
         """Check that a run can be founded with these options, if there is none to be joined."""

@@ -16,8 +16,9 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.task import has_data
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.export.observer import Observer, attached
+from p2p_elastic.node.join import installed_task
 from p2p_elastic.node.results import check_writable, save_json, save_model
-from p2p_elastic.node.run_finder import installed_task, known_run
+from p2p_elastic.node.run_finder import known_run
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre.succession import Candidate, rightful
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread

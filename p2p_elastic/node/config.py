@@ -252,7 +252,7 @@ class JoinConfig(Frozen):
         asked = {key: getattr(self, key, None) for key in BINDING}
         return {key: value for key, value in {**asked, "fragments": self.fragment}.items() if value is not None}
 
-    def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe) -> RunManifest:
+    def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe | None) -> RunManifest:
         """Write the manifest of a new run with these options.
 
         Args:
@@ -260,7 +260,7 @@ class JoinConfig(Frozen):
             founder: peer id of this peer.
             task: name of what it trains.
             schema_hash: of the task's model.
-            recipe: of the task, for what was not asked for.
+            recipe: of the task, for what was not asked for; None: its peers run programs of their own.
 
         Returns:
             The manifest, not signed yet.
@@ -278,7 +278,6 @@ class JoinConfig(Frozen):
             raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
         if self.global_period is not None and (period is None or self.global_period % period):
             raise ConfigError("global-period", self.global_period, f"a multiple of the period, {period}")
-        of_method = recipe.momentum if method.momentum is None else method.momentum
         moving_rate = method.moving_rate if self.moving_rate is None else self.moving_rate
         return RunManifest(
             run=run,
@@ -294,11 +293,17 @@ class JoinConfig(Frozen):
             weighting=self.weighting or DEFAULT_WEIGHTING,
             codec=self.codec or "none",
             fragments=self.fragment or 1,
-            batch_size=self.batch_size or recipe.batch_size,
-            learning_rate=(self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,
-            momentum=of_method if self.momentum is None else self.momentum,
             init_seed=self.seed or 0,
+            **({} if recipe is None else self._defaults(method, recipe)),
         )
+
+    def _defaults(self, method: Method, recipe: Recipe) -> dict[str, Any]:
+        of_method = recipe.momentum if method.momentum is None else method.momentum
+        return {
+            "batch_size": self.batch_size or recipe.batch_size,
+            "learning_rate": (self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,
+            "momentum": of_method if self.momentum is None else self.momentum,
+        }
 
 
 def _host_name(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -12,18 +13,55 @@ from torch import nn
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.connection import Connection
 from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, save_values, set_aside
-from p2p_elastic.node.status_board import StatusBoard
-from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.screens.units import percent, size
 from p2p_elastic.status.schema import ExchangeTotals, FarewellStatus
-from p2p_elastic.tasks import batchnorm_layers
-from p2p_elastic.training.trainer import Trainer
+from p2p_elastic.tasks import Evaluation, batchnorm_layers
+from p2p_elastic.training.meter import Meter
 
 STOPPED_TEST_SECONDS = 1.5  # after Ctrl-C everything has to be over within 5
 LEAVE_SECONDS, STOPPED_LEAVE_SECONDS, LEAVE_LOOK_SECONDS = 10.0, 1.0, 0.02
+
+
+class Trained(Protocol):
+    """A loop that has ended."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What was trained."""
+
+    @property
+    def meter(self) -> Meter:
+        """How far it is."""
+
+
+class Tester(Protocol):
+    """Tests a model on examples that it was not trained on."""
+
+    def test(self, should_stop: Callable[[], bool], grace_seconds: float) -> Evaluation | None:
+        """Evaluate the model as it is.
+
+        Args:
+            should_stop: asked between batches.
+            grace_seconds: how long it may go on after that.
+
+        Returns:
+            The evaluation; None if it was not done in time.
+        """
+
+    def test_values(self, values: torch.Tensor, should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Evaluate other parameters.
+
+        Args:
+            values: [D].
+            should_stop: asked between batches.
+
+        Returns:
+            The evaluation; None if it was stopped.
+        """
 
 
 class Ending:
@@ -33,47 +71,49 @@ class Ending:
         config: options of the peer.
         screen: shows the end.
         stop: the user's wish to stop, which makes all of it short.
-        board: the status.
+        connection: of the peer, open.
         resumed: whether the results in the folder are of the same run; otherwise they are set aside.
     """
 
-    def __init__(self, config: JoinConfig, screen: Screen, stop: Stop, board: StatusBoard, *, resumed: bool) -> None:
-        self._config, self._screen, self._stop, self._board = config, screen, stop, board
+    def __init__(
+        self, config: JoinConfig, screen: Screen, stop: Stop, connection: Connection, *, resumed: bool
+    ) -> None:
+        self._config, self._screen, self._stop, self._connection = config, screen, stop, connection
         self._resumed = resumed
         self._farewell: FarewellStatus | None = None
 
-    def leave(self, peer: Peer, thread: NetworkThread, network: LiveNetwork) -> None:
+    def leave(self, peer: Peer, *, hand_over: bool = True) -> None:
         """Leave the run, with snapshots and moves as the network wants them; within 1 s once the user asked to stop.
 
         Args:
             peer: that leaves.
-            thread: runs its network.
-            network: told if leaving fails.
+            hand_over: whether a partner is to take over the last parameters; False after an error, within 1 s.
         """
-        seconds = STOPPED_LEAVE_SECONDS if self._stop() else LEAVE_SECONDS
-        leaving = thread.spawn(peer.leave(seconds))
+        thread = self._connection.thread
+        seconds = STOPPED_LEAVE_SECONDS if self._stop() or not hand_over else LEAVE_SECONDS
+        leaving = thread.spawn(peer.leave(seconds, hand_over=hand_over))
         while not leaving.done():
             if self._stop() and seconds != STOPPED_LEAVE_SECONDS:
                 seconds = STOPPED_LEAVE_SECONDS
                 leaving.cancel()
-                leaving = thread.spawn(peer.leave(seconds))
+                leaving = thread.spawn(peer.leave(seconds, hand_over=hand_over))
             peer.settle()
             peer.wait(LEAVE_LOOK_SECONDS)
         peer.settle()
-        network.report_end(leaving)
+        self._connection.network.report_end(leaving)
         if not leaving.cancelled() and leaving.exception() is None:
             self._farewell = leaving.result()
             self._screen.say("left", self._farewell.describe(), **self._farewell.model_dump())
 
-    def finish(self, model: nn.Module, trainer: Trainer, peer: Peer, output: Path, seconds: float) -> Summary:
+    def finish(self, loop: Trained, peer: Peer, output: Path, seconds: float, tester: Tester | None) -> Summary:
         """Save and test the model, and show how good it is.
 
         Args:
-            model: that was trained.
-            trainer: tests it.
+            loop: that trained.
             peer: that has left.
             output: folder for the results.
             seconds: that the peer took part.
+            tester: tests the model; None if there is nothing to test it on.
 
         Returns:
             The summary, which is in `summary.json` too.
@@ -81,25 +121,26 @@ class Ending:
         Raises:
             ConfigError: at the very end, if something could not be written.
         """
-        manifest = self._board.manifest
+        manifest = self._connection.board.manifest
         assert manifest is not None, "a peer that took part in no run"
         stopped, centre = self._stop.requested, peer.centre_value()
+        model, meter = loop.model, loop.meter
         unsaved = self._save_models(model, centre, output)  # before anything that takes time
         impatient = self._impatient(model, time.monotonic() + STOPPED_TEST_SECONDS)
-        result = trainer.test(self._stop, STOPPED_TEST_SECONDS)
-        of_centre = None if centre is None else trainer.test_values(centre, impatient)
+        result = None if tester is None else tester.test(self._stop, STOPPED_TEST_SECONDS)
+        of_centre = None if centre is None or tester is None else tester.test_values(centre, impatient)
         summary = Summary(
             peer=peer.peer,
             run=manifest.run,
             task=manifest.task,
             manifest=manifest,
             stopped=stopped,
-            steps=trainer.meter.step,
+            steps=meter.step,
             seconds=seconds,
             test_accuracy=result.accuracy if result else None,
             test_loss=result.loss if result else None,
-            validation_accuracy=trainer.meter.validation.accuracy if trainer.meter.validation else None,
-            training_loss=trainer.meter.loss,
+            validation_accuracy=meter.validation.accuracy if meter.validation else None,
+            training_loss=meter.loss,
             centre=peer.centre(),
             centre_test_accuracy=of_centre.accuracy if of_centre else None,
             leaders=peer.leaders(),
@@ -109,8 +150,8 @@ class Ending:
             model=str(output / MODEL_FILE),
         )
         unsaved = unsaved or _attempt(lambda: save_summary(summary, output))
-        self._board.phase = "done"
-        self._screen.progress(self._board, now=True)
+        self._connection.board.phase = "done"
+        self._screen.progress(self._connection.board, now=True)
         self._say_goodbye(summary, saved=unsaved is None)
         if unsaved is not None:
             raise unsaved
@@ -140,7 +181,7 @@ class Ending:
         self._screen.say(
             "end",
             f"{'Stopped' if summary.stopped else 'Finished'} after {steps}{summary.seconds:.1f} s. "
-            f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. Exchanges: {_counts(totals)}; "
+            f"{_tested(summary)}Exchanges: {_counts(totals)}; "
             f"sent {size(totals.bytes_sent)}, received {size(totals.bytes_received)}."
             + (f"\nModel: {summary.model}" if saved else ""),
             **summary.model_dump(mode="json"),
@@ -154,6 +195,12 @@ def _attempt(save: Callable[[], object]) -> ConfigError | None:
     except ConfigError as error:
         return error
     return None
+
+
+def _tested(summary: Summary) -> str:
+    if summary.test_accuracy is None and summary.training_loss is not None:
+        return f"Loss {summary.training_loss:.4g}. "
+    return f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. "
 
 
 def _centre(summary: Summary) -> str:

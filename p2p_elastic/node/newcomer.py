@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -15,9 +16,30 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.screens.units import size
 from p2p_elastic.status.schema import JoiningStatus
-from p2p_elastic.training.trainer import Trainer
+from p2p_elastic.tasks import Estimate
 
 SCREEN_SECONDS = 0.05
+
+
+class Measures(Protocol):
+    """Measures losses on this peer's own examples."""
+
+    def untrained_loss(self) -> float | None:
+        """Measure the model as it is.
+
+        Returns:
+            In nats; None if there are no examples.
+        """
+
+    def own_loss(self, values: Tensor) -> Estimate | None:
+        """Try parameters; for any thread.
+
+        Args:
+            values: [D].
+
+        Returns:
+            The mean loss in nats and its standard error; None if there are no examples.
+        """
 
 
 class Newcomer:
@@ -25,13 +47,13 @@ class Newcomer:
 
     Args:
         peer: the newcomer; any other peer has no `joining` status, and nothing is done.
-        trainer: measures losses.
+        loop: measures losses.
         screen: told of both.
         board: the status.
     """
 
-    def __init__(self, peer: Peer, trainer: Trainer, screen: Screen, board: StatusBoard) -> None:
-        self._peer, self._trainer, self._screen, self._board = peer, trainer, screen, board
+    def __init__(self, peer: Peer, loop: Measures, screen: Screen, board: StatusBoard) -> None:
+        self._peer, self._loop, self._screen, self._board = peer, loop, screen, board
         self._told_useful = False
 
     def catch_up(self, thread: NetworkThread, stop: Callable[[], bool]) -> None:
@@ -44,11 +66,13 @@ class Newcomer:
         if self._peer.joining() is None or stop():
             return
         self._board.phase = "joining"
-        untrained = self._trainer.untrained_loss()
-        self._peer.report_untrained_loss(untrained)
+        untrained = self._loop.untrained_loss()
+        if untrained is not None:
+            self._peer.report_untrained_loss(untrained)
 
-        async def try_out(values: Tensor) -> Measured:
-            return await asyncio.to_thread(lambda: Measured(*self._trainer.own_loss(values)))
+        async def try_out(values: Tensor) -> Measured | None:
+            found = await asyncio.to_thread(self._loop.own_loss, values)
+            return None if found is None else Measured(*found)
 
         caught = thread.spawn(self._peer.catch_up(untrained, try_out))
         while not caught.done():

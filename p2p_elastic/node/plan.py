@@ -28,9 +28,9 @@ def describe_plan(manifest: RunManifest, settings: Settings | None) -> str:
         sgd = settings.optimizer == "sgd"
         rows |= {
             "optimizer": f"{settings.optimizer}, of each peer's own choice",
-            "batch size": _own(settings.batch_size, manifest.batch_size),
-            "learning rate": _own(settings.learning_rate, manifest.learning_rate),
-            "momentum": _own(settings.momentum, manifest.momentum) if sgd else "none, as adahessian has none",
+            "batch size": _own(settings.batch_size, manifest.defaults.batch_size),
+            "learning rate": _own(settings.learning_rate, manifest.defaults.learning_rate),
+            "momentum": _own(settings.momentum, manifest.defaults.momentum) if sgd else "none, as adahessian has none",
         }
     lines = "\n".join(f"    {name:<15}{value}" for name, value in rows.items())
     return f"Taken over from run {manifest.run} of {manifest.founder}:\n{lines}"

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
-from torch import Tensor
 
 from p2p_elastic import __version__
+from p2p_elastic.checkpoint.loop_state import LoopState, TrainingMemory, plain_losses
 from p2p_elastic.checkpoint.store import Content, Found, Store, checkpoint_folder, has_checkpoints
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import EITHER_OR, JoinConfig
 from p2p_elastic.node.results import SUMMARY_FILE, Summary
-from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.state.peer_memory import PeerMemory
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import BINDING, RunManifest
 from p2p_elastic.protocol.messages import Address, PeerId
 from p2p_elastic.protocol.records import SignedManifest
-from p2p_elastic.training.state import TrainingMemory, TrainingState
-from p2p_elastic.training.trainer import Settings, Trainer
+from p2p_elastic.training.meter import Meter
+from p2p_elastic.training.trainer import Settings
 from p2p_elastic.values import Frozen
 
 IDENTITY, CENTRE = "identity", "centre"
@@ -103,20 +103,22 @@ class Past(NamedTuple):
         same_length = (config.steps, config.epochs) == (before.steps, before.epochs)
         return ours and same_length and not left.stopped and left.steps >= self.found.step
 
-    def restore(self, trainer: Trainer, peer: Peer) -> None:
-        """Put the checkpoint into place, before both begin; once, as the tensors are let go.
+    def restore(self, state: LoopState, meter: Meter, peer: Peer) -> None:
+        """Put the checkpoint into place, before training begins; once, as the tensors are let go.
 
         Args:
-            trainer: gets parameters, optimizer, random states and place in the data.
+            state: gets parameters, optimizers, random states and all else that was saved.
+            meter: gets step and losses.
             peer: gets its memory and the centre variable.
 
         Raises:
-            ConfigError: if the task has another model here.
+            ConfigError: if the model or the loop is another one here.
         """
-        tensors = self.found.tensors
-        trainer.restore(TrainingState(self.saved.training, tensors))
+        tensors, memory = self.found.tensors, self.saved.training
+        meter.resume(memory.step, [math.nan if loss is None else loss for loss in memory.losses])
+        state.restore(memory, tensors)
         centre = tensors.get(CENTRE, {}).get(CENTRE)
-        peer.restore(self.saved.peer, loss=trainer.meter.loss, centre=centre)
+        peer.restore(self.saved.peer, loss=meter.loss, centre=centre)
         tensors.clear()  # the caller holds them to the end: as much memory as model and optimizer take
 
 
@@ -198,63 +200,82 @@ def merged(config: JoinConfig, saved: Saved, output: Path) -> JoinConfig:
         raise ConfigError("resume", str(config.resume), f"its options are unknown here: {error}") from error
 
 
-def options_kept(config: JoinConfig, settings: Settings) -> JoinConfig:
+def options_kept(config: JoinConfig, settings: Settings | None) -> JoinConfig:
     """Choose the options for another life: what follows from the run is written out, files are found from anywhere.
 
     Args:
         config: options of this life.
-        settings: of its training.
+        settings: of its training; None: that of a program of its own.
 
     Returns:
         The options for the checkpoint.
     """
     changes: dict[str, Any] = {key: JoinConfig.model_fields[key].default for key in NOT_KEPT}
     changes |= {key: None if (path := getattr(config, key)) is None else path.absolute() for key in PATHS}
-    changes |= {
-        "steps": settings.steps,
-        "epochs": None if settings.steps else settings.epochs,
-        "batch_size": settings.batch_size,
-        "lr": settings.learning_rate,
-        "momentum": settings.momentum,
-    }
+    if settings is not None:
+        changes |= {
+            "steps": settings.steps,
+            "epochs": None if settings.steps else settings.epochs,
+            "batch_size": settings.batch_size,
+            "lr": settings.learning_rate,
+            "momentum": settings.momentum,
+        }
     return config.model_copy(update=changes)
 
 
-def content(
-    trainer: Trainer,
-    peer: Peer,
-    manifest: RunManifest,
-    options: JoinConfig,
-    directory: DHTDirectory,
-    identity: Identity,
-) -> Content:
-    """Copy everything that a checkpoint holds. For the training thread, between two steps.
+class Gathered(NamedTuple):
+    """From what a checkpoint is made.
 
-    Args:
-        trainer: with the model.
+    Attributes:
+        state: of the loop that trains.
+        meter: its progress.
         peer: with its memory and the centre variable.
+        network: has the identity of the peer; knows the members, and the signature of the manifest.
         manifest: of the run.
         options: to go on with.
-        directory: knows the members, and the signature of the manifest.
-        identity: the key of this peer.
+        start_step: the run's step when this peer began.
+        seconds: that it took part, in all its lives.
+    """
+
+    state: LoopState
+    meter: Meter
+    peer: Peer
+    network: LiveNetwork
+    manifest: RunManifest
+    options: JoinConfig
+    start_step: int
+    seconds: float
+
+
+def content(of: Gathered) -> Content:
+    """Copy everything that a checkpoint holds. For the training thread, between two steps, after `Peer.settle`.
+
+    Args:
+        of: what is copied.
 
     Returns:
         The copies, which training does not change.
     """
-    if peer.settle():  # what still waits would be lost
-        trainer.replaced()
-    memory = peer.memory()  # its stamp of the centre before the value: that may be newer, not older
-    training, centre, signed = trainer.state(), peer.centre_value(), directory.manifest
-    tensors: dict[str, Mapping[str, Tensor]] = dict(training.tensors)
+    memory = of.peer.memory()  # its stamp of the centre before the value: that may be newer, not older
+    states, found = of.state.copy()
+    centre, signed = of.peer.centre_value(), of.network.directory.manifest
+    tensors = dict(found)
     if centre is not None:
         tensors[CENTRE] = {CENTRE: centre}
+    training = TrainingMemory(
+        step=of.meter.step,
+        start_step=of.start_step,
+        seconds=of.seconds,
+        losses=plain_losses(of.meter.losses),
+        states=states,
+    )
     saved = Saved(
         version=__version__,
-        manifest=manifest,
-        signature=signed.signature if signed is not None and signed.manifest == manifest else None,
-        options=options,
-        training=training.memory,
+        manifest=of.manifest,
+        signature=signed.signature if signed is not None and signed.manifest == of.manifest else None,
+        options=of.options,
+        training=training,
         peer=memory,
-        members=dict(list(directory.known.items())[:MEMBERS_MAX]),
+        members=dict(list(of.network.directory.known.items())[:MEMBERS_MAX]),
     )
-    return Content(training.memory.step, saved, tensors, {IDENTITY: identity.to_bytes()})
+    return Content(training.step, saved, tensors, {IDENTITY: of.network.identity.to_bytes()})

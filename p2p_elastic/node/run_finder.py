@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ConfigError, P2PElasticError
-from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig
+from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.resume import Past
 from p2p_elastic.node.status_board import StatusBoard
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
-from p2p_elastic.peers.discovery.peer_cache import PeerCache, state_folder
 from p2p_elastic.peers.membership.periodic import attempt
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.manifest import RunManifest, check_against
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.screens.live import Screen
-from p2p_elastic.tasks import Task, find_task, initial_model
 
 log = logging.getLogger(__name__)
 LOOK_BACK_SECONDS = 20.0  # a founder looks for the run that it was in: unreachable hosts take their time
@@ -39,15 +35,23 @@ class RunFinder:
         stop: the user's wish to stop.
         thread: runs the network.
         network: open.
+        own: writes the manifest of a run of its own; raises ConfigError if none can be founded with these options.
 
     Attributes:
+        own: as given.
         alone: whether no peer answered: `adopt_when_attached` is to run.
     """
 
     def __init__(
-        self, config: JoinConfig, screen: Screen, stop: Stop, thread: NetworkThread, network: LiveNetwork
+        self,
+        config: JoinConfig,
+        screen: Screen,
+        stop: Stop,
+        thread: NetworkThread,
+        network: LiveNetwork,
+        own: Callable[[], RunManifest],
     ) -> None:
-        self._config, self._screen, self._stop = config, screen, stop
+        self._config, self._screen, self._stop, self.own = config, screen, stop, own
         self._thread, self._network = thread, network
         self._remembered: int | None = None  # how many peers seen before there are to be tried, once the cache was read
         self._before: str | None = None  # the run that this peer was in, if it is to be joined again
@@ -99,7 +103,7 @@ class RunFinder:
         if manifest is not None:
             self._screen.say("joined", f"Joined {manifest.describe()}", manifest=manifest.model_dump())
             return manifest
-        manifest = self.own_manifest()
+        manifest = self.own()
         self._screen.say("alone", f"Training alone until an initial peer answers: {manifest.describe()}")
         return manifest
 
@@ -128,19 +132,14 @@ class RunFinder:
             self._screen.say("alone", "Nobody of the run answers: training alone until somebody does.")
         return saved.manifest
 
-    def own_manifest(self) -> RunManifest:
-        """Write the manifest of a run of its own.
+    def found(self, manifest: RunManifest) -> None:
+        """Found a run: others may join it from now on.
 
-        Returns:
-            The manifest, not announced yet.
-
-        Raises:
-            ConfigError: if a run cannot be founded with these options.
+        Args:
+            manifest: of the run.
         """
-        task = find_task(self._config.task or DEFAULT_TASK)
-        schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
-        run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
-        return self._config.found(run, self._network.identity.peer, task.name, schema_hash, task.recipe)
+        self._network.directory.found(manifest)
+        self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
 
     def _found_run(self) -> RunManifest | None:
         """Find the run of the initial peers, checked; None if none answers and it is known what to train meanwhile."""
@@ -220,19 +219,6 @@ async def _within(seconds: float, attempt: Coroutine[Any, Any, bool]) -> bool:
         return False
 
 
-def peer_cache() -> PeerCache | None:
-    """Open the folder in which peers that were met are remembered.
-
-    Returns:
-        The cache; None if this user has no folder for it.
-    """
-    try:
-        return PeerCache(state_folder() / "peers")
-    except RuntimeError as error:
-        log.info("peers will not be remembered: %s", error)
-        return None
-
-
 async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
     """Ask the initial peers that answer for a run.
 
@@ -263,32 +249,3 @@ def problems_of(network: LiveNetwork) -> str:
         Lines for people.
     """
     return "\n".join(f"    {b.address}\n        {b.problem}" for b in network.directory.bootstrap())
-
-
-def installed_task(manifest: RunManifest) -> Task:
-    """Find the task of a run, if it is the same here.
-
-    Args:
-        manifest: of the run.
-
-    Returns:
-        The task.
-
-    Raises:
-        ConfigError: if it is not installed here, or has another model.
-    """
-    try:
-        task = find_task(manifest.task)
-    except ConfigError as error:
-        raise ConfigError(
-            "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
-        ) from error
-    ours = ParameterVector(initial_model(task, 0)).schema_hash
-    if ours != manifest.schema_hash:
-        raise ConfigError(
-            "task",
-            manifest.task,
-            f"its model here has schema {ours}, in run {manifest.run!r} {manifest.schema_hash}: "
-            "install the same version of p2p-elastic everywhere",
-        )
-    return task

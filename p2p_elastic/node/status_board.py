@@ -13,7 +13,7 @@ from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
-from p2p_elastic.training.trainer import Trainer
+from p2p_elastic.training.meter import Meter
 
 
 class StatusBoard:
@@ -28,7 +28,7 @@ class StatusBoard:
         phase: what it does now; the thread that trains sets it.
         manifest: of the run, once there is one.
         peer: once it is built.
-        trainer: once it is built.
+        meter: of the training, once it is built.
         saver: once it is built, if there are checkpoints.
     """
 
@@ -38,7 +38,7 @@ class StatusBoard:
         self.phase: Phase = "starting"
         self.manifest: RunManifest | None = None
         self.peer: Peer | None = None
-        self.trainer: Trainer | None = None
+        self.meter: Meter | None = None
         self.saver: Saver | None = None
 
     def __call__(self) -> PeerStatus:
@@ -72,7 +72,7 @@ class StatusBoard:
         )
 
     def _training(self) -> TrainingStatus:
-        status = self.trainer.meter.status() if self.trainer else TrainingStatus()
+        status = self.meter.status() if self.meter else TrainingStatus()
         return status.model_copy(update={"phase": self.phase})
 
     def _network_status(self) -> NetworkStatus:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.limits import BATCH_SIZE_MAX, FRAGMENTS_MAX, LEARNING_RATE_MAX, MOMENTUM_MAX, PERIOD_MAX
@@ -23,6 +23,8 @@ Fragments = Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)]
 BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_MAX)]
 LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
 Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
+OWN_LOOP = "own-loop"
+"""The task of a run whose members each run a program of their own (`p2p_elastic.Swarm`): no task can be found by it."""
 SHOWN_MAX = 80  # characters of a value that is refused
 
 BINDING = (
@@ -38,6 +40,20 @@ BINDING = (
     "fragments",
 )
 """What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
+
+
+class Defaults(NamedTuple):
+    """How the peers of a run train their task, unless told otherwise.
+
+    Attributes:
+        batch_size: examples per step.
+        learning_rate: of SGD.
+        momentum: of SGD.
+    """
+
+    batch_size: int
+    learning_rate: float
+    momentum: float
 
 
 class RunManifest(Frozen):
@@ -67,9 +83,9 @@ class RunManifest(Frozen):
     )
     codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
     fragments: Fragments = Field(default=1, description="of how many parts of the vector an exchange moves one")
-    batch_size: BatchSize = Field(description="examples per step")
-    learning_rate: LearningRate = Field(description="of SGD")
-    momentum: Momentum = Field(description="of SGD")
+    batch_size: BatchSize | None = Field(default=None, validate_default=True, description="examples per step")
+    learning_rate: LearningRate | None = Field(default=None, validate_default=True, description="of SGD")
+    momentum: Momentum | None = Field(default=None, validate_default=True, description="of SGD")
     init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
 
     @model_validator(mode="after")
@@ -77,6 +93,21 @@ class RunManifest(Frozen):
         if (self.period is None) == (self.probability is None):
             raise ValueError("one of period and probability")
         return self
+
+    @field_validator("batch_size", "learning_rate", "momentum")
+    @classmethod
+    def _of_a_task(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and info.data.get("task") != OWN_LOOP:
+            raise ValueError("Field required")
+        return value
+
+    @property
+    def defaults(self) -> Defaults:
+        """How peers train the run's task; an own loop has none."""
+        batch_size, learning_rate, momentum = self.batch_size, self.learning_rate, self.momentum
+        if batch_size is None or learning_rate is None or momentum is None:
+            raise ConfigError("task", self.task, "a task that has a name: this run's peers run programs of their own")
+        return Defaults(batch_size, learning_rate, momentum)
 
     @property
     def schedule(self) -> Schedule:
@@ -122,10 +153,18 @@ class RunManifest(Frozen):
         Returns:
             Such as "run digits-1a2b3c: task digits, elastic-gossip with moving rate 0.5 ...".
         """
+        what = f"run {self.run}: "
+        trains = ""
+        if self.task != OWN_LOOP:
+            what += f"task {self.task}, "
+            defaults = self.defaults
+            trains = (
+                f", batch {defaults.batch_size}, learning rate {defaults.learning_rate:g}, "
+                f"momentum {defaults.momentum:g}"
+            )
         return (
-            f"run {self.run}: task {self.task}, {self.rule} with moving rate {self.moving_rate:g} {self.schedule}"
-            f"{self.describe_global()}{self._describe_wire()}, {self.weighting} weighting, batch {self.batch_size}, "
-            f"learning rate {self.learning_rate:g}, momentum {self.momentum:g}"
+            f"{what}{self.rule} with moving rate {self.moving_rate:g} {self.schedule}{self.describe_global()}"
+            f"{self._describe_wire()}, {self.weighting} weighting{trains}"
         )
 
     def _describe_wire(self) -> str:
@@ -164,7 +203,7 @@ def read_manifest(fields: Mapping[str, Any]) -> RunManifest:
     if first["type"] == "extra_forbidden":
         allowed = "not known in this version: update p2p-elastic"
     else:
-        allowed = first["msg"].replace("Input should be ", "allowed: ")
+        allowed = first["msg"].replace("Input should be ", "allowed: ").removeprefix("Value error, ")
     got = fields.get(str(first["loc"][0])) if first["loc"] else (fields.get("period"), fields.get("probability"))
     shown = got if isinstance(got, (int, float)) else str(got)[:SHOWN_MAX]
     run = str(fields.get("run"))[:SHOWN_MAX]

@@ -239,6 +239,25 @@ class TextScreen:
         pass
 
 
+class SayScreen(TextScreen):
+    """Plain lines of what happens, and no progress: the program that trains shows its own.
+
+    Args:
+        stream: where to write; None is standard output.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream or sys.stdout)
+
+    def progress(self, status: Callable[[], PeerStatus], *, now: bool = False) -> None:
+        """Show nothing.
+
+        Args:
+            status: not called.
+            now: has no effect.
+        """
+
+
 class PanelScreen:
     """A panel at the bottom of the terminal that is redrawn in place; texts scroll above it.
 

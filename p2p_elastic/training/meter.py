@@ -18,7 +18,7 @@ class Meter:
     """Progress as others see it. Written by the training thread, read from any: each value is replaced whole.
 
     Args:
-        steps_total: at which training ends.
+        steps_total: at which training ends; None if that is not known.
         clock: monotonic seconds.
 
     Attributes:
@@ -29,7 +29,7 @@ class Meter:
         loss: mean of the last LOSS_STEPS steps, in nats; None before the first.
     """
 
-    def __init__(self, steps_total: int, clock: Clock) -> None:
+    def __init__(self, steps_total: int | None, clock: Clock) -> None:
         self._clock, self._steps_total = clock, steps_total
         self.step = 0
         self.epoch = 0.0
@@ -43,14 +43,23 @@ class Meter:
         """Begin to measure the speed: what came before does not count for it."""
         self._marks = deque([(self._clock(), self.step)])
 
-    def stepped(self, loss: float) -> None:
-        """Count an optimizer step, once its gradient is there.
+    def saw(self, loss: float) -> None:
+        """Take in a loss.
 
         Args:
-            loss: of its batch, in nats.
+            loss: of a batch, in nats.
         """
         self._losses.append(loss)
         self.loss = sum(self._losses) / len(self._losses)
+
+    def stepped(self, loss: float | None = None) -> None:
+        """Count an optimizer step, once its gradient is there.
+
+        Args:
+            loss: of its batch, in nats; None if `saw` is told.
+        """
+        if loss is not None:
+            self.saw(loss)
         self.step += 1
         now = self._clock()
         if now - self._marks[-1][0] > RATE_SECONDS / 20:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,6 @@ from p2p_elastic.training.adahessian import AdaHessian, set_gradients
 from p2p_elastic.training.attach import Gossiping, attach
 from p2p_elastic.training.meter import Clock, Meter
 from p2p_elastic.training.optimizers import SGD
-from p2p_elastic.training.state import Machine, TrainingMemory, TrainingState, plain_losses
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # the least time between two
@@ -106,6 +104,16 @@ class Trainer:
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=RECENT_BATCHES)
         self.optimizer, self._schedule = _optimizer(model, settings, task.recipe)
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer]:
+        """The optimizer alone."""
+        return (self.optimizer,)
+
+    @property
+    def states(self) -> dict[str, Trainer]:
+        """What a checkpoint has to hold beside model and optimizer: what this object has."""
+        return {"trainer": self}
+
     def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
         """Train until the settings' length is reached or `should_stop` says so.
 
@@ -131,39 +139,31 @@ class Trainer:
             if not should_stop():
                 self._validate(peer, should_stop)
 
-    def state(self) -> TrainingState:
-        """Copy all that `restore` needs; for the training thread, between two steps.
+    def state_dict(self) -> dict[str, Any]:
+        """Copy what `load_state_dict` needs beside model and optimizer; for the training thread, between two steps.
 
         Returns:
-            The copy, on the CPU.
+            The place in the data, the schedule, the augmentation's generator and the last evaluation.
         """
-        machine, validation = self._machine(), self.meter.validation
-        memory = TrainingMemory(
-            step=self.meter.step,
-            drawn=self._batches.drawn,
-            losses=plain_losses(self.meter.losses),
-            validation=None if validation is None else (validation.accuracy, *plain_losses((validation.loss,))),
-            **machine.numbers(),
-        )
-        return TrainingState(memory, machine.tensors())
+        return {
+            "drawn": self._batches.drawn,
+            "schedule": self._schedule.state_dict(),
+            "augmentation": self._augmentation.get_state(),
+            "validation": None if self.meter.validation is None else asdict(self.meter.validation),
+        }
 
-    def restore(self, state: TrainingState) -> None:
-        """Go on exactly where a `state` was taken; before `train`. A ConfigError says that it is of another model.
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on exactly where a state was taken; before `train`.
 
         Args:
-            state: as it was taken.
+            state_dict: as it was taken.
         """
-        memory = state.memory
-        self._machine().restore(state)
-        self._batches.skip(memory.drawn - self._batches.drawn)
-        self.meter.resume(memory.step, [math.nan if loss is None else loss for loss in memory.losses])
-        self.meter.epoch = memory.drawn / self._batches.batches_per_epoch
-        if memory.validation is not None:
-            accuracy, loss = memory.validation
-            self.meter.validation = Evaluation(accuracy, math.nan if loss is None else loss)
-
-    def _machine(self) -> Machine:
-        return Machine(self.model, self.optimizer, self._schedule, self._augmentation, self._device)
+        self._batches.skip(state_dict["drawn"] - self._batches.drawn)
+        self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
+        self._schedule.load_state_dict(state_dict["schedule"])
+        self._augmentation.set_state(state_dict["augmentation"])
+        validation = state_dict["validation"]
+        self.meter.validation = None if validation is None else Evaluation(**validation)
 
     def replaced(self) -> None:
         """Forget what was gathered about the model before: a partner's parameters replaced it."""

@@ -23,6 +23,7 @@ class StepHook:
         self._local, self._errands, self._published = local, errands, published
         self.due = asyncio.Event()  # a snapshot waits for the network to begin an exchange with it
         self.loop: asyncio.AbstractEventLoop | None = None  # that of the network, once it runs
+        self.moves = 0  # that were added to the model, and models that took its place
 
     def after_step(self) -> bool:
         """Count a step, see what is due after it, and add a waiting move.
@@ -67,6 +68,7 @@ class StepHook:
         )
         if settled is not None:
             if settled.added:
+                self.moves += 1
                 local.journal.settled(settled.exchange_id, settled.staleness)
             else:
                 local.journal.skipped[local.run.topology.refused_as] += 1

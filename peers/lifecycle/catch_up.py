@@ -40,11 +40,11 @@ DECLINED_SECONDS, FAILED_SECONDS = 1.0, 5.0  # that a donor is left alone, doubl
 MIXED_SHARE, SINGLE_SHARE = 0.25, 0.5  # of the way from what donors claim back to where training began
 
 
-Try = Callable[[Tensor], Awaitable[Measured]]
-"""Parameters [D] -> how they do on this peer's examples."""
+Try = Callable[[Tensor], Awaitable["Measured | None"]]
+"""Parameters [D] -> how they do on this peer's examples; None if that cannot be measured."""
 
 
-def disbelief(download: Download, untrained: float, measured: Measured) -> str | None:
+def disbelief(download: Download, untrained: float | None, measured: Measured) -> str | None:
     """Say why what was fetched is not worth beginning with.
 
     Its donors were trained on other examples than those here: what they claim may be much less than they give here. It
@@ -52,13 +52,15 @@ def disbelief(download: Download, untrained: float, measured: Measured) -> str |
 
     Args:
         download: what was fetched, with the loss that its donors claim.
-        untrained: the loss that this peer would begin with otherwise, in nats.
+        untrained: the loss that this peer would begin with otherwise, in nats; None if it is not known.
         measured: the loss of what was fetched, on this peer's examples.
 
     Returns:
         The reason; None if it is worth it.
     """
     claimed = untrained if download.loss is None else download.loss
+    if claimed is None or untrained is None:
+        return None
     share = MIXED_SHARE if len(download.given) > 1 else SINGLE_SHARE
     most = max(as_good_as(claimed), claimed + share * (untrained - claimed))
     if not is_above(measured.loss, measured.error, most):
@@ -94,11 +96,11 @@ class CatchingUp:
         self._report: Callable[[Fetching], None] = lambda _progress: None
         self._last_failure = ""
 
-    async def bring(self, untrained: float, try_out: Try | None) -> CaughtUp | None:
+    async def bring(self, untrained: float | None, try_out: Try | None) -> CaughtUp | None:
         """Fetch what to begin with, and note in the status of the arrival what came of it.
 
         Args:
-            untrained: the loss that this peer would begin with otherwise, in nats.
+            untrained: the loss that this peer would begin with otherwise, in nats; None if it is not known.
             try_out: tries parameters on this peer's examples; None: they are taken untried.
 
         Returns:
@@ -121,12 +123,12 @@ class CatchingUp:
         return found
 
     async def run(
-        self, untrained: float, try_out: Try | None, report: Callable[[Fetching], None] | None = None
+        self, untrained: float | None, try_out: Try | None, report: Callable[[Fetching], None] | None = None
     ) -> CaughtUp | str:
         """Fetch what to begin with.
 
         Args:
-            untrained: the loss that this peer would begin with otherwise, in nats.
+            untrained: the loss that this peer would begin with otherwise, in nats; None if it is not known.
             try_out: tries parameters on this peer's examples; None: they are taken untried.
             report: called with each part that arrives; None: as before.
 
@@ -142,7 +144,7 @@ class CatchingUp:
         alive = self._local.members.alive()
         if not alive:
             return "nobody else is there"
-        if not any(is_ahead(member.record, 0) for member in alive.values()):
+        if not any(self._has_the_run(member.record) for member in alive.values()):
             return "nobody is ahead"
         return await self._fetch(untrained, try_out)
 
@@ -152,7 +154,7 @@ class CatchingUp:
             await asyncio.sleep(REFRESH_SECONDS)
             await attempt(self._refresh)
 
-    async def _fetch(self, untrained: float, try_out: Try | None) -> CaughtUp | str:
+    async def _fetch(self, untrained: float | None, try_out: Try | None) -> CaughtUp | str:
         local, out = self._local, self._local.vector.empty()
         download, source = Download.begin(out, self._part_elements), None
         while self._now() - self._gained_at < PATIENCE_SECONDS:
@@ -183,10 +185,14 @@ class CatchingUp:
         """The members to ask now: several at random of the healthy ones, or the best alone."""
         local, now = self._local, self._now()
         seen = [m.record for m in local.members.alive().values() if self._may_ask(m.record.peer, now)]
-        found = local.run.topology.donors([r for r in seen if is_ahead(r, 0)])
+        found = local.run.topology.donors([r for r in seen if self._has_the_run(r)])
         if self._single:
             return found[:1]
         return self._rng.sample(found, min(DONORS, len(found)))
+
+    def _has_the_run(self, record: PeerRecord) -> bool:
+        """Whether a member's parameters are the run's: it has trained, or the run's first ones are its own."""
+        return is_ahead(record, 0) or record.peer == self._local.run.context.origin
 
     def _may_ask(self, peer: str, now: float) -> bool:
         until = self._pauses.get(peer, (0.0, 0))[0]

@@ -55,11 +55,12 @@ class Farewell:
         self._heard = set[str]()  # those of them that said that they heard it
         self._begun = False  # handing over: never twice, what became of the first time may not be known
 
-    async def say(self, seconds: float) -> FarewellStatus:
+    async def say(self, seconds: float, *, hand_over: bool = True) -> FarewellStatus:
         """Leave the run. If it is cancelled and called again, it goes on with what was not begun.
 
         Args:
             seconds: that it may take.
+            hand_over: whether a partner is to take over the last parameters; a centre variable is handed over anyway.
 
         Returns:
             How that went.
@@ -73,7 +74,11 @@ class Farewell:
             await self._hand_over(end - last, None)
             await asyncio.gather(self._withdraw(end), self._say_to_all(end, except_for=None))
             return self._status
-        partner = local.run.topology.taker(set())
+        partner = local.run.topology.taker(set()) if hand_over else None
+        if not hand_over:
+            self._note(reason="its training ended with an error")
+            await asyncio.gather(self._withdraw(end), self._say_to_all(end, except_for=None))
+            return self._status
         await asyncio.gather(
             self._withdraw(end),
             self._say_to_all(loop.time() + last, except_for=partner),

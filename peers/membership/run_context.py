@@ -18,6 +18,7 @@ class RunContext:
         group: whose leader this peer follows, and may be (LSGD); empty without groups.
         standby: does not train: keeps a fresh copy of the centre variable, to take its place.
         newcomer: joined a run that was under way: copies before it counts.
+        origin: the peer whose first parameters are the run's; empty: they follow from a seed, and all have the same.
         addresses: under which others reach this peer, if they are known.
         first_sequence: of this peer's records; must be beyond those of an earlier life with the same identity.
         announce_seconds: the time between two announcements.
@@ -31,6 +32,7 @@ class RunContext:
     group: str = ""
     standby: bool = False
     newcomer: bool = False
+    origin: str = ""
     addresses: tuple[str, ...] = ()
     first_sequence: int = 1
     announce_seconds: float = 5.0

@@ -77,8 +77,12 @@ class OwnState:
 
     @property
     def _copies_first(self) -> bool:
-        behind = self.newcomer and own_weight(True, self.progress.step, self._members.not_dead()) == 0.0
-        return self.arrival.proving or behind
+        return self.arrival.proving or (self.newcomer and self._is_behind)
+
+    @property
+    def _is_behind(self) -> bool:
+        members = self._members.not_dead()
+        return self._run.context.origin in members or own_weight(True, self.progress.step, members) == 0.0
 
     def weigh(self) -> None:
         """Judge anew how much this peer counts, and write down a change."""

@@ -33,7 +33,7 @@ PARTS = [
         "p2p_elastic.cli.main",
         "p2p_elastic.node.config",
         "p2p_elastic.screens.live",
-        "p2p_elastic.node.participation",
+        "p2p_elastic.node.join",
         "p2p_elastic.tasks",
     ),
     *("p2p_elastic.peers.discovery.signed_dht", "hivemind.p2p", "uvicorn"),

@@ -25,7 +25,7 @@ class Said:
     close = progress
 
 
-def manifest() -> RunManifest:
+def manifest(founder: str = PEER, run: str = "digits-1") -> RunManifest:
     task = find_task("digits")
     schema = ParameterVector(initial_model(task, 0)).schema_hash
-    return JoinConfig(task="digits").found("digits-1", PEER, "digits", schema, task.recipe)
+    return JoinConfig(task="digits").found(run, founder, "digits", schema, task.recipe)

@@ -22,7 +22,7 @@ ATTRIBUTES_MAX = 15  # of one class
 DOCUMENTED_MIN = 0.9  # of public classes and functions have a docstring that lacks nothing
 LAYERS = (
     *("errors", "values", "common", "tasks", "parameters", "rules", "protocol", "status", "rate_limit", "health"),
-    *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "node"),
+    *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "node", "swarm"),
     *("doctor", "export", "demo", "cli", "__main__"),
 )
 INSIDE = {  # what stands directly in the package is above all of these
@@ -66,7 +66,7 @@ def graph(sources: dict[str, ast.Module]) -> dict[str, set[str]]:
 def layer(name: str) -> tuple[int, int]:
     """How high a module stands."""
     parts = name.split(".")
-    if len(parts) == 1:
+    if len(parts) == 1:  # the version, and names of other modules that are imported when they are first used
         return -1, 0
     inside = INSIDE.get(parts[1], ())
     assert parts[1] in LAYERS, f"give {parts[1]!r} its place in LAYERS of tests/helpers/structure.py"
@@ -76,7 +76,9 @@ def layer(name: str) -> tuple[int, int]:
 
 def upwards(sources: dict[str, ast.Module]) -> list[str]:
     """The imports that point from a lower layer to a higher one."""
-    return [f"{name} <- {i}" for name, own in graph(sources).items() for i in own if layer(i) > layer(name)]
+    return [
+        f"{name} <- {i}" for name, own in graph(sources).items() for i in own if "." in name and layer(i) > layer(name)
+    ]
 
 
 def folders() -> dict[str, int]:

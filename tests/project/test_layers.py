@@ -128,7 +128,7 @@ def test_importing_the_network_is_silent_and_leaves_signals_and_logging_alone() 
     done = run(
         "import logging, signal\n"
         "before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.root.handlers[:]\n"
-        "import p2p_elastic.node.participation\n"
+        "import p2p_elastic.node.join\n"
         "assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.root.handlers)\n"
     )
     assert (done.stdout, done.stderr) == ("", "")

@@ -61,7 +61,7 @@ def test_ctrl_c_after_another_wish_ends_at_once(first: str) -> None:
 
 def test_a_peer_whose_output_nobody_reads_is_asked_to_finish() -> None:
     code = (
-        "import sys, p2p_elastic.node.participation as joining\nfrom p2p_elastic.cli.main import main\n"
+        "import sys, p2p_elastic.node.join as joining\nfrom p2p_elastic.cli.main import main\n"
         "def join(config, screen, stop):\n"
         "    screen.say('loading', 'Loading ...')\n"
         "    print('asked' if stop() else 'not asked', file=sys.stderr)\n"

@@ -28,6 +28,7 @@ def finish(
     """The end of a peer with these parameters, and this centre variable."""
     tested = Evaluation(accuracy=0.9, loss=0.4)
     trainer: Any = SimpleNamespace(
+        model=model,
         meter=SimpleNamespace(step=7, validation=None, loss=0.5),
         test=lambda *_: tested,
         test_values=lambda _, stop: None if stop() else tested,
@@ -39,7 +40,8 @@ def finish(
     board: Any = SimpleNamespace(manifest=manifest(), phase="finishing")
     stop = Stop()
     stop.requested = stopped
-    Ending(JoinConfig(), screen, stop, board, resumed=False).finish(model, trainer, peer, output, 3.0)
+    connection: Any = SimpleNamespace(board=board)
+    Ending(JoinConfig(), screen, stop, connection, resumed=False).finish(trainer, peer, output, 3.0, trainer)
 
 
 @pytest.mark.parametrize(("stopped", "normed", "tested"), [(0, 1, True), (1, 0, True), (1, 1, False)])

@@ -6,7 +6,7 @@ import json
 import random
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from helpers.swarm import Member, build_member, centre_at, run_members, simulate
 from helpers.trainings import Notes, never, nothing, split_of
 from torch import Tensor, nn
 
+from p2p_elastic.checkpoint.loop_state import LoopState, Tensors, TrainingMemory, plain_losses
 from p2p_elastic.checkpoint.store import Content, Store
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
@@ -33,7 +34,6 @@ from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
-from p2p_elastic.training.state import TrainingMemory, TrainingState
 from p2p_elastic.training.trainer import Settings, Trainer
 
 # ---------------------------------------------------------------- training, bit for bit
@@ -68,15 +68,38 @@ def trainer_of(task: Task, data: Data, **changes: Any) -> Trainer:
     return Trainer(initial_model(task, 0), task, data, chosen, torch.device("cpu"), lambda: 0.0)
 
 
-def through_the_disk(state: TrainingState, folder: Path) -> TrainingState:
+class Kept(NamedTuple):
+    """What a checkpoint has of a training loop."""
+
+    memory: TrainingMemory
+    tensors: Tensors
+
+
+def loop_of(trainer: Trainer) -> LoopState:
+    return LoopState(trainer.model, trainer.optimizers, trainer.states, torch.device("cpu"))
+
+
+def state_of(trainer: Trainer) -> Kept:
+    states, tensors = loop_of(trainer).copy()
+    losses = plain_losses(trainer.meter.losses)
+    return Kept(TrainingMemory(step=trainer.meter.step, losses=losses, states=states), tensors)
+
+
+def restore(trainer: Trainer, kept: Kept) -> None:
+    losses = [float("nan") if loss is None else loss for loss in kept.memory.losses]
+    trainer.meter.resume(kept.memory.step, losses)
+    loop_of(trainer).restore(*kept)
+
+
+def through_the_disk(state: Kept, folder: Path) -> Kept:
     Store(folder, TrainingMemory).write(Content(state.memory.step, state.memory, state.tensors))
     found = Store(folder, TrainingMemory).newest()
     assert found is not None
-    return TrainingState(found.facts, found.tensors)
+    return Kept(found.facts, found.tensors)
 
 
 def everything(trainer: Trainer) -> dict[str, Tensor]:
-    state = trainer.state()
+    state = state_of(trainer)
     return {f"{file} {name}": tensor for file, tensors in state.tensors.items() for name, tensor in tensors.items()}
 
 
@@ -95,16 +118,16 @@ def test_a_resumed_trainer_ends_with_the_same_bits_as_one_that_was_never_stopped
 
     first = trainer_of(HARD_TASK, HARD, **how)
     first.train(Notes(), lambda: first.meter.step == at, nothing)
-    state = through_the_disk(first.state(), tmp_path / "checkpoint")
+    state = through_the_disk(state_of(first), tmp_path / "checkpoint")
 
     torch.rand(1000)  # another process
     second = trainer_of(HARD_TASK, HARD, **how)
-    second.restore(state)
+    restore(second, state)
     notes = Notes()
     second.train(notes, never, nothing)
     assert notes.steps == 30 - at
     assert second.meter.losses == whole.meter.losses
-    assert second.state().memory == whole.state().memory
+    assert state_of(second).memory == state_of(whole).memory
     expected, found = everything(whole), everything(second)
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -116,17 +139,17 @@ def test_the_digits_go_on_with_the_same_bits(tmp_path: Path) -> None:
     whole, first, second = (trainer_of(task, data, batch_size=32, steps=120) for _ in range(3))
     whole.train(Notes(), never, nothing)
     first.train(Notes(), lambda: first.meter.step == 50, nothing)
-    second.restore(through_the_disk(first.state(), tmp_path / "checkpoint"))
+    restore(second, through_the_disk(state_of(first), tmp_path / "checkpoint"))
     second.train(Notes(), never, nothing)
     assert torch.equal(values(whole.model), values(second.model))
 
 
 def test_taking_a_checkpoint_changes_nothing_and_what_is_taken_stays_as_it_is() -> None:
     whole, watched = trainer_of(HARD_TASK, HARD), trainer_of(HARD_TASK, HARD)
-    states: list[TrainingState] = []
+    states: list[Kept] = []
     whole.train(Notes(), never, nothing)
     torch.manual_seed(3)
-    watched.train(Notes(), never, lambda: states.append(watched.state()))
+    watched.train(Notes(), never, lambda: states.append(state_of(watched)))
     assert torch.equal(values(whole.model), values(watched.model))
     assert [state.memory.step for state in states] == list(range(1, 31))
     weights = [state.tensors["model"]["0.weight"] for state in states]
@@ -142,7 +165,7 @@ def test_tied_parameters_and_counters_are_kept(tmp_path: Path) -> None:
     whole, first, second = (trainer_of(task, HARD) for _ in range(3))
     whole.train(Notes(), never, nothing)
     first.train(Notes(), lambda: first.meter.step == 7, nothing)
-    second.restore(through_the_disk(first.state(), tmp_path / "checkpoint"))
+    restore(second, through_the_disk(state_of(first), tmp_path / "checkpoint"))
     second.train(Notes(), never, nothing)
     assert torch.equal(values(whole.model), values(second.model))
     assert int(second.model.state_dict()["1.num_batches_tracked"]) == 30
@@ -152,14 +175,14 @@ def test_losses_that_are_not_finite_are_kept_as_such(tmp_path: Path) -> None:
     first = trainer_of(HARD_TASK, HARD)
     first.meter.stepped(float("inf"))
     second = trainer_of(HARD_TASK, HARD)
-    second.restore(through_the_disk(first.state(), tmp_path / "checkpoint"))
+    restore(second, through_the_disk(state_of(first), tmp_path / "checkpoint"))
     assert second.meter.loss != second.meter.loss
 
 
 def test_the_state_of_another_model_is_refused() -> None:
     other = Task(**{**HARD_TASK.__dict__, "model": lambda: nn.Linear(4, 2)})
     with pytest.raises(ConfigError, match="another one"):
-        trainer_of(other, HARD).restore(trainer_of(HARD_TASK, HARD).state())
+        restore(trainer_of(other, HARD), state_of(trainer_of(HARD_TASK, HARD)))
 
 
 # ---------------------------------------------------------------- the peer
@@ -294,7 +317,7 @@ def saved_in(output: Path, identity: Identity, **options: Any) -> None:
     trainer = trainer_of(HARD_TASK, HARD)
     peer = build_member(SimulatedNetwork(), "a").peer
     config = JoinConfig(**{"task": "digits", "shard": "1/2", "steps": 30, **options})
-    state = trainer.state()
+    state = state_of(trainer)
     settings = Settings(steps=30, epochs=60, batch_size=32, learning_rate=0.03, momentum=0.9, seed=1)
     saved = Saved(
         version="1",
@@ -330,7 +353,8 @@ def test_what_was_restored_is_not_kept_a_second_time(tmp_path: Path) -> None:
     saved_in(tmp_path, Identity.generate())
     _, past = resume(JoinConfig(resume=tmp_path))
     read = [weakref.ref(tensor) for tensor in past.found.tensors["model"].values()]
-    past.restore(trainer_of(HARD_TASK, HARD), build_member(SimulatedNetwork(), "a").peer)
+    trainer = trainer_of(HARD_TASK, HARD)
+    past.restore(loop_of(trainer), trainer.meter, build_member(SimulatedNetwork(), "a").peer)
     assert [tensor for tensor in read if tensor() is not None] == []
 
 

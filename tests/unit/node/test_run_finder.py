@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.directories import Fixture, Table, join, publish
+from helpers.participations import manifest
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
@@ -23,8 +24,9 @@ class Lone:
     def __init__(self, fixture: Fixture) -> None:
         self.fixture, self.board = fixture, StatusBoard.__new__(StatusBoard)
         self.network = network_of(fixture)
-        self._finder = RunFinder(JoinConfig(task="digits"), self, None, None, self.network)  # type: ignore[arg-type]
-        self.manifest: RunManifest = self._finder.own_manifest()
+        self.manifest: RunManifest = manifest(fixture.peer, f"digits-{fixture.peer[-6:]}")
+        config = JoinConfig(task="digits")
+        self._finder = RunFinder(config, self, None, None, self.network, lambda: self.manifest)  # type: ignore[arg-type]
         self.run = self.manifest.run
 
     def say(self, *_: object, **__: object) -> None:
@@ -161,7 +163,7 @@ class Before:
 
 
 def is_there(network: Any, **options: Any) -> bool:
-    return RunFinder(JoinConfig(**options), network, None, network, network).is_there()  # type: ignore[arg-type]
+    return RunFinder(JoinConfig(**options), network, None, network, network, manifest).is_there()  # type: ignore[arg-type]
 
 
 def test_a_founder_does_not_found_a_run_beside_the_one_that_it_was_in_while_that_is_alive() -> None:

@@ -14,9 +14,10 @@ from helpers.participations import ADDRESS, PEER, Said, manifest
 from p2p_elastic.checkpoint.store import OutputLock
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.node import participation as module
+from p2p_elastic.node import join as module
 from p2p_elastic.node.config import JoinConfig
-from p2p_elastic.node.participation import Opened, Participation
+from p2p_elastic.node.connection import Connection
+from p2p_elastic.node.join import JOIN_LINE, TaskPeer
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
@@ -24,23 +25,24 @@ from p2p_elastic.protocol.manifest import RunManifest
 CPU = torch.device("cpu")
 
 
-def participation(screen: Said, *initial_peers: str) -> Participation:
+def task_peer(screen: Said, *initial_peers: str) -> TaskPeer:
     network: Any = SimpleNamespace(
         run_before=lambda _: None,
         identity=SimpleNamespace(peer=PEER),
         host=SimpleNamespace(addresses=(ADDRESS,)),
         directory=SimpleNamespace(found=lambda manifest: None),
     )
-    window: Any = SimpleNamespace(url="http://127.0.0.1:8870", open=lambda *_: [], close=lambda *_: None)
-    board: Any = SimpleNamespace(manifest=None, phase="starting")
     config = JoinConfig(initial_peer=initial_peers)
-    thread: Any = SimpleNamespace(call=lambda *_: None)
-    return Participation(config, screen, Stop(), Opened(thread, network, board, window))
+    connection: Any = Connection(JoinConfig(), Identity.generate(), CPU, screen, JOIN_LINE)
+    connection.network, connection.thread = network, SimpleNamespace(call=lambda *_: None)
+    connection.window = SimpleNamespace(url="http://127.0.0.1:8870")
+    connection.board = SimpleNamespace(manifest=None, phase="starting")
+    return TaskPeer(config, screen, Stop(), connection)
 
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Participation, "_take_part", lambda *_: None)
+    monkeypatch.setattr(TaskPeer, "_take_part", lambda *_: None)
 
 
 @pytest.mark.usefixtures("untrained")
@@ -51,7 +53,7 @@ def test_others_are_told_how_to_join_once_it_is_known_that_there_is_something_to
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RunFinder, "join", lambda self: manifest())
     screen = Said()
-    participation(screen, *([] if founds else [ADDRESS])).run(CPU)
+    task_peer(screen, *([] if founds else [ADDRESS])).run(CPU)
     told = [event for event, _ in screen.events]
     assert told.index("joinable") > max(told.index("loading"), told.index("listening"))
     assert dict(screen.events)["joinable"] == f"others join with:\n    p2p-elastic join --initial-peer {ADDRESS}"
@@ -72,7 +74,7 @@ def test_nobody_is_told_to_join_who_could_not_join_itself(
     monkeypatch.setattr(RunFinder, "join", join)
     screen = Said()
     with nullcontext() if alone else pytest.raises(ConfigError):
-        participation(screen, ADDRESS).run(CPU)
+        task_peer(screen, ADDRESS).run(CPU)
     told = dict(screen.events)
     assert "others join" not in "".join(told.values())
     assert "watch it: http://127.0.0.1:8870/" in told["listening"]
@@ -111,13 +113,15 @@ def others_may_write_into(folder: Path) -> bool:
     return True
 
 
-def founder(config: JoinConfig, screen: Any = None) -> Participation:
-    network = SimpleNamespace(
-        identity=Identity.generate(), host=SimpleNamespace(addresses=()), directory=Quiet(), clock=Quiet()
+def founder(config: JoinConfig, screen: Any = None) -> TaskPeer:
+    screen = screen or Quiet()
+    connection: Any = Connection(config, Identity.generate(), CPU, screen, JOIN_LINE)
+    connection.network = SimpleNamespace(
+        identity=connection.network.identity, host=SimpleNamespace(addresses=()), directory=Quiet(), clock=Quiet()
     )
-    network.run_before = lambda _: None
-    opened: Any = Opened(Quiet(), network, Quiet(), Quiet())
-    return Participation(config, screen or Quiet(), Stop(), opened)
+    connection.network.run_before = lambda _: None
+    connection.thread = connection.board = connection.window = Quiet()
+    return TaskPeer(config, screen, Stop(), connection)
 
 
 def test_nobody_else_may_write_into_the_folder_that_a_peer_made_up(
@@ -130,7 +134,7 @@ def test_nobody_else_may_write_into_the_folder_that_a_peer_made_up(
         trained_in.append(arguments[-1])
         assert not others_may_write_into(trained_in[0])
 
-    monkeypatch.setattr(Participation, "_take_part", take_part)
+    monkeypatch.setattr(TaskPeer, "_take_part", take_part)
     founder(JoinConfig(task="digits")).run(torch.device("cpu"))
     assert others_may_write_into(trained_in[0])
 

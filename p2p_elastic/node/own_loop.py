@@ -1,0 +1,194 @@
+"""A training loop of the user's own, as a peer sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from p2p_elastic.checkpoint.loop_state import Stateful
+from p2p_elastic.errors import ConfigError
+from p2p_elastic.peers.peer import Peer
+from p2p_elastic.rules.trial import Trial
+from p2p_elastic.tasks import Estimate
+from p2p_elastic.training.losses import LossReader
+from p2p_elastic.training.meter import Meter
+
+
+class Stepped(NamedTuple):
+    """What an optimizer step brought.
+
+    Attributes:
+        moved: whether the model was pulled towards a partner, a centre or a leader, or replaced.
+        replaced: whether a partner's parameters took the place of the model's: what the optimizer gathered was dropped.
+    """
+
+    moved: bool
+    replaced: bool
+
+
+class OwnLoop:
+    """Counts the steps and hears the losses of a loop that somebody else runs. Belongs to the thread that trains.
+
+    Args:
+        model: what is trained, on its device.
+        optimizers: that train it; a step of the last one counts.
+        states: what else is saved with a checkpoint, by name.
+        sign: 1.0 if a lower loss is better, -1.0 if a higher one is.
+
+    Attributes:
+        model: as given.
+        optimizers: as given.
+        states: as given.
+        meter: progress as others see it.
+        moved: called after each move, with what it brought.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        states: Mapping[str, Stateful],
+        sign: float = 1.0,
+    ) -> None:
+        self.model, self.optimizers, self.states, self._sign = model, optimizers, states, sign
+        self.meter = Meter(None, time.monotonic)
+        self.moved: list[Callable[[Stepped], object]] = []
+        self._losses = LossReader(lambda loss: self.meter.saw(sign * loss), time.monotonic)
+        self._reports_old = False  # the next loss is of a model that was replaced
+
+    def report(self, loss: Tensor | float) -> None:
+        """Hear the loss of a batch.
+
+        Args:
+            loss: a number, or a tensor whose mean is the loss; one on a GPU is not waited for.
+        """
+        if self._reports_old:
+            self._reports_old = False
+        else:
+            self._losses.take(loss)
+
+    def stepped(self, peer: Peer) -> Stepped:
+        """Count an optimizer step, and let the peer exchange.
+
+        Args:
+            peer: in a run.
+
+        Returns:
+            What came of it.
+        """
+        self._reports_old = False
+        if self.meter.loss is not None:
+            peer.report_loss(self.meter.loss)
+        self.meter.stepped()
+        before = peer.moves
+        replaced = peer.after_step()
+        result = Stepped(moved=peer.moves != before, replaced=replaced)
+        if replaced:
+            self.replaced()
+            self._reports_old = True
+        if result.moved:
+            for tell in self.moved:
+                tell(result)
+        return result
+
+    @contextmanager
+    def hooked(self, peer: Peer, stepped: Callable[[Stepped], None]) -> Iterator[None]:
+        """Call `stepped` after each step of the last optimizer.
+
+        Args:
+            peer: in a run.
+            stepped: hears what came of it.
+
+        Yields:
+            Nothing.
+        """
+        if not self.optimizers:
+            yield
+            return
+        handle = self.optimizers[-1].register_step_post_hook(lambda *_: stepped(self.stepped(peer)))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def replaced(self) -> None:
+        """Forget what was gathered about the model before: a partner's parameters replaced it."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        self.meter.forget()
+        self._losses.forget()
+
+    def untrained_loss(self) -> float | None:
+        """Not known: there are no examples yet.
+
+        Returns:
+            None.
+        """
+        return None
+
+    def own_loss(self, values: Tensor) -> Estimate | None:
+        """Not known: there are no examples yet.
+
+        Args:
+            values: [D].
+
+        Returns:
+            None.
+        """
+        return None
+
+    def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
+        """Not known.
+
+        Args:
+            values: tensors by name.
+
+        Returns:
+            Not a number.
+        """
+        return Estimate(float("nan"), float("nan"))
+
+    def unseen_loss(self) -> float:
+        """Estimate the loss of the parameters by the training loss.
+
+        Returns:
+            In nats; 0 before the first.
+        """
+        return self.meter.loss or 0.0
+
+    def examiner(self) -> Callable[[Tensor, Tensor], Trial | None] | None:
+        """Not possible.
+
+        Returns:
+            None.
+        """
+        return None
+
+
+def plain_optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
+    """Take one optimizer, several, or none; look into wrappers that have an `optimizer`, such as accelerate's.
+
+    Args:
+        given: what the user gave.
+
+    Returns:
+        PyTorch's optimizers.
+
+    Raises:
+        ConfigError: if one is none, or has no hooks.
+    """
+    found = []
+    for one in () if given is None else given if isinstance(given, (list, tuple)) else (given,):
+        inner = one
+        while hasattr(inner, "optimizer"):  # no optimizer of PyTorch has one: it is a wrapper
+            inner = inner.optimizer
+        if not isinstance(inner, torch.optim.Optimizer):
+            allowed = "a torch.optim.Optimizer, a list of them, or None and a call of swarm.step() after each step"
+            raise ConfigError("optimizer", type(one).__name__, allowed)
+        found.append(inner)
+    return tuple(found)
