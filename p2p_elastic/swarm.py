@@ -231,6 +231,19 @@ class Swarm:
         """
         self._part.save_now()
 
+    def save_peer(self, folder: Path | str) -> None:
+        """Save what this peer remembers of its run, without model, optimizer and `state`; between two iterations.
+
+        For trainers that save those themselves: `resume=folder` goes on as the same peer, once they are loaded.
+
+        Args:
+            folder: it need not exist.
+
+        Raises:
+            ConfigError: if it cannot be written.
+        """
+        self._part.save_peer(Path(folder))
+
     # -- from any thread ----------------------------------------------------------------------------------------------
 
     def status(self) -> PeerStatus:

@@ -18,7 +18,7 @@ from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
 from p2p_elastic.checkpoint.saver import Interval, Saver
 from p2p_elastic.checkpoint.store import FOLDER, Content, Store
 from p2p_elastic.common.stop import Stop
-from p2p_elastic.errors import DirectoryError, IdentityInUse
+from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection
 from p2p_elastic.node.newcomer import Newcomer
@@ -165,7 +165,7 @@ class Participation:
         """
         board, network, thread = self._connection.board, self._connection.network, self._connection.thread
         self.peer = peer = self._peer(vector, place)
-        self._loop, device = loop, vector.device
+        self._loop, self._options, device = loop, place.options, vector.device
         state = LoopState(loop.model, loop.optimizers, loop.states, device)
         if place.past is not None:
             place.past.restore(state, loop.meter, peer)
@@ -228,6 +228,20 @@ class Participation:
         assert self._saver is not None, "no checkpoints"
         self._saver.save_first()
 
+    def save_peer(self, folder: Path) -> None:
+        """Save what this peer remembers, without the model and its loop.
+
+        Args:
+            folder: for the checkpoint.
+
+        Raises:
+            ConfigError: if it cannot be written.
+        """
+        try:
+            Store(folder / FOLDER, Saved).write(self._gather(None, self._options))
+        except OSError as error:
+            raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
+
     def check_displaced(self) -> None:
         """See whether another process took this peer's place.
 
@@ -271,9 +285,9 @@ class Participation:
         if interval.off:
             return None
         store = Store(place.output / FOLDER, Saved) if place.past is None else place.past.store
-        return Saver(store, interval, time.monotonic, lambda: self._gather(state, place.options))
+        return Saver(store, interval, time.monotonic, lambda: self._gather(state, self._options))
 
-    def _gather(self, state: LoopState, options: JoinConfig) -> Content:
+    def _gather(self, state: LoopState | None, options: JoinConfig) -> Content:
         if self.peer.settle():  # what still waits would be lost
             self._loop.replaced()
         network, manifest = self._connection.network, self._connection.board.manifest

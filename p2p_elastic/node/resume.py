@@ -9,8 +9,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from p2p_elastic import __version__
-from p2p_elastic.checkpoint.loop_state import LoopState, TrainingMemory, plain_losses
-from p2p_elastic.checkpoint.store import Content, Found, Store, checkpoint_folder, has_checkpoints
+from p2p_elastic.checkpoint.loop_state import MODEL, LoopState, TrainingMemory, plain_losses
+from p2p_elastic.checkpoint.store import FOLDER, Content, Found, Store, checkpoint_folder, has_checkpoints
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import EITHER_OR, JoinConfig
 from p2p_elastic.node.results import SUMMARY_FILE, Summary
@@ -85,6 +85,11 @@ class Past(NamedTuple):
         """The facts of the checkpoint."""
         return self.found.facts
 
+    @property
+    def peer_alone(self) -> bool:
+        """Whether the checkpoint has neither model nor optimizer: those were saved elsewhere."""
+        return MODEL not in self.found.tensors
+
     def complete(self, config: JoinConfig) -> bool:
         """Say whether this peer trained for the length that is asked for, and left its results.
 
@@ -116,7 +121,8 @@ class Past(NamedTuple):
         """
         tensors, memory = self.found.tensors, self.saved.training
         meter.resume(memory.step, [math.nan if loss is None else loss for loss in memory.losses])
-        state.restore(memory, tensors)
+        if not self.peer_alone:
+            state.restore(memory, tensors)
         centre = tensors.get(CENTRE, {}).get(CENTRE)
         peer.restore(self.saved.peer, loss=meter.loss, centre=centre)
         tensors.clear()  # the caller holds them to the end: as much memory as model and optimizer take
@@ -143,10 +149,14 @@ def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
     identity = Identity.from_bytes(found.private.get(IDENTITY, b""), found.folder / IDENTITY)
     if config.identity is not None and Identity.load_or_create(config.identity).peer != identity.peer:
         raise ConfigError("identity", str(config.identity), f"the checkpoint is of peer {identity.peer}; leave it out")
-    output = folder.parent
+    past = Past(folder.parent, store, found, identity)
+    if past.peer_alone:
+        output = config.output or folder.parent
+        return merged(config, found.facts, output), past._replace(output=output, store=Store(output / FOLDER, Saved))
+    output = past.output
     if config.output is not None and config.output.resolve() != output.resolve():
         raise ConfigError("output", str(config.output), f"a resumed peer goes on in {output}")
-    return merged(config, found.facts, output), Past(output, store, found, identity)
+    return merged(config, found.facts, output), past
 
 
 def resume_or_found(config: JoinConfig) -> tuple[JoinConfig, Past | None]:
@@ -227,7 +237,7 @@ class Gathered(NamedTuple):
     """From what a checkpoint is made.
 
     Attributes:
-        state: of the loop that trains.
+        state: of the loop that trains; None: model and optimizer are saved elsewhere.
         meter: its progress.
         peer: with its memory and the centre variable.
         network: has the identity of the peer; knows the members, and the signature of the manifest.
@@ -237,7 +247,7 @@ class Gathered(NamedTuple):
         seconds: that it took part, in all its lives.
     """
 
-    state: LoopState
+    state: LoopState | None
     meter: Meter
     peer: Peer
     network: LiveNetwork
@@ -257,7 +267,7 @@ def content(of: Gathered) -> Content:
         The copies, which training does not change.
     """
     memory = of.peer.memory()  # its stamp of the centre before the value: that may be newer, not older
-    states, found = of.state.copy()
+    states, found = ({}, {}) if of.state is None else of.state.copy()
     centre, signed = of.peer.centre_value(), of.network.directory.manifest
     tensors = dict(found)
     if centre is not None:

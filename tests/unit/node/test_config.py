@@ -385,7 +385,7 @@ def test_what_a_manifest_says_wrong_is_named() -> None:
 
     assert said(warp=9).startswith("warp: got 9; not known in this version: update p2p-elastic. Run 'digits-1' defines")
     assert said(momentum="missing").startswith("momentum: got 'None'; Field required")
-    assert said(period=4).startswith("schedule: got '(4, 0.125)'; Value error, one of period and probability")
+    assert said(period=4).startswith("schedule: got '(4, 0.125)'; one of period and probability")
     assert len(said(rule="x" * 2000)) < 400
     assert len(said(run={"deep": "x" * 2000})) < 400
 
