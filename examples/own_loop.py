@@ -1,8 +1,8 @@
 """A training loop of your own, in a swarm: a small CNN on scikit-learn's digits, AdamW, OneCycle and clipping.
 
-    python examples/own_loop.py                            # founds a run, and prints what the others need
-    python examples/own_loop.py --initial-peer MULTIADDR   # joins it, from this machine or another one
-    python examples/own_loop.py --output runs/mine --resume   # goes on from the newest checkpoint there, if there is one
+python examples/own_loop.py                            # founds a run, and prints what the others need
+python examples/own_loop.py --initial-peer MULTIADDR   # joins it, from this machine or another one
+python examples/own_loop.py --output runs/mine --resume   # goes on from the newest checkpoint there, if there is one
 """
 
 from __future__ import annotations

@@ -56,9 +56,7 @@ def main() -> None:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=own["steps"] + 1)
     noise, weights = Noise(options["seed"]), torch.linspace(-1, 1, 8)
     state = {"scheduler": scheduler, "data": noise}
-    with p2p.Swarm(
-        model, optimizer, initial_peers=own["initial_peer"], state=state, screen=screen, **options
-    ) as swarm:
+    with p2p.Swarm(model, optimizer, initial_peers=own["initial_peer"], state=state, screen=screen, **options) as swarm:
         while scheduler.last_epoch < own["steps"] and not swarm.should_stop:
             inputs = noise()
             loss = nn.functional.mse_loss(model(inputs), (inputs @ weights).sin()[:, None])
