@@ -40,6 +40,10 @@ from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.screens.live import SayScreen, Screen
 from p2p_elastic.status.schema import PeerStatus
 
+UNDONE = (
+    "The optimizer takes back every move: it seems to keep copies of the parameters, such as fp32 masters. Copy the "
+    "parameters into them after each move: swarm.on_moved(fn)"
+)
 JOIN_LINE = "initial_peers=[{!r}]"
 
 
@@ -122,7 +126,8 @@ class Swarm:
         self._config = _config(dict(options), run, initial_peers, output, resume)
         self._vector = ParameterVector(model)
         optimizers = plain_optimizers(optimizer)
-        self._loop = OwnLoop(model, optimizers, dict(state or {}), 1.0 if lower_is_better else -1.0)
+        self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, 1.0 if lower_is_better else -1.0)
+        self._told_undone = False
 
     def __enter__(self) -> Swarm:
         with contextlib.ExitStack() as stack:
@@ -288,6 +293,10 @@ class Swarm:
 
     def _stepped(self, result: Stepped) -> None:
         self._last = result
+        if result.moved and self._loop.undoes and not self._told_undone and not self._loop.moved:
+            self._told_undone = True
+            self._connection.window.events.add("undone", UNDONE)
+            self._screen.say("undone", UNDONE)
 
     def _between_steps(self) -> None:
         self._part.check_displaced()

@@ -14,6 +14,7 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.answered import answered_by, responder_of
+from p2p_elastic.peers.exchange.mailbox import State
 from p2p_elastic.peers.exchange.slot import Slot
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.gossip.step_hook import StepHook
@@ -198,6 +199,11 @@ class Peer:
     def moves(self) -> int:
         """Moves that were added to the model so far, and models that took its place."""
         return self._hook.moves
+
+    @property
+    def move_waits(self) -> bool:
+        """Whether a move will be added after the next step, unless it is refused then."""
+        return self._local.slot.mailbox.state is State.DELIVERED
 
     @property
     def step(self) -> int:

@@ -163,7 +163,8 @@ class Judge:
             return Verdict(1.0, 0.0, (), raw, None)
         if self._initial is None:
             self._initial = trial.mine
-        better = max(TINY, min(trial.theirs, trial.mine) + FLOOR * self._initial)
+        # Without the signs: an objective that is to be made large comes as a negative loss.
+        better = max(TINY, abs(min(trial.theirs, trial.mine)) + FLOOR * abs(self._initial))
         excess = trial.theirs - trial.mine - self._usual
         self._usual += max(-DRIFT * better, min(DRIFT * better, excess))
         beyond = max(0.0, abs(excess) - ERRORS * trial.error) / better

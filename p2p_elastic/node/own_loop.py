@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from p2p_elastic.checkpoint.loop_state import Stateful
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.rules.trial import Trial
 from p2p_elastic.tasks import Estimate
 from p2p_elastic.training.losses import LossReader
 from p2p_elastic.training.meter import Meter
+from p2p_elastic.training.undone import UndoneMoves
 
 
 class Stepped(NamedTuple):
@@ -38,6 +40,7 @@ class OwnLoop:
         model: what is trained, on its device.
         optimizers: that train it; a step of the last one counts.
         states: what else is saved with a checkpoint, by name.
+        vector: of the model.
         sign: 1.0 if a lower loss is better, -1.0 if a higher one is.
 
     Attributes:
@@ -53,6 +56,7 @@ class OwnLoop:
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         states: Mapping[str, Stateful],
+        vector: ParameterVector,
         sign: float = 1.0,
     ) -> None:
         self.model, self.optimizers, self.states, self._sign = model, optimizers, states, sign
@@ -60,6 +64,7 @@ class OwnLoop:
         self.moved: list[Callable[[Stepped], object]] = []
         self._losses = LossReader(lambda loss: self.meter.saw(sign * loss), time.monotonic)
         self._reports_old = False  # the next loss is of a model that was replaced
+        self._undone = UndoneMoves(vector)
 
     def report(self, loss: Tensor | float) -> None:
         """Hear the loss of a batch.
@@ -85,9 +90,13 @@ class OwnLoop:
         if self.meter.loss is not None:
             peer.report_loss(self.meter.loss)
         self.meter.stepped()
+        self._undone.stepped()
+        parameters = self._undone.look() if peer.move_waits else None
         before = peer.moves
         replaced = peer.after_step()
         result = Stepped(moved=peer.moves != before, replaced=replaced)
+        if result.moved and parameters is not None:
+            self._undone.moved(parameters)
         if replaced:
             self.replaced()
             self._reports_old = True
@@ -95,6 +104,11 @@ class OwnLoop:
             for tell in self.moved:
                 tell(result)
         return result
+
+    @property
+    def undoes(self) -> bool:
+        """Whether the optimizer takes back every move, as one with copies of the parameters does."""
+        return self._undone.undone
 
     @contextmanager
     def hooked(self, peer: Peer, stepped: Callable[[Stepped], None]) -> Iterator[None]:

@@ -117,7 +117,8 @@ def is_barrier(landing: Trial, first_loss: float | None) -> bool:
     Returns:
         True if the loss rises there by more than RISE, a small floor and chance explain, or is not finite.
     """
-    allowed = (1.0 + RISE) * landing.mine + FLOOR * (first_loss or 0.0)
+    rise = 1.0 + RISE if landing.mine > 0.0 else 1.0 - RISE
+    allowed = rise * landing.mine + FLOOR * abs(first_loss or 0.0)
     return is_above(landing.theirs, landing.error, allowed, ERRORS)
 
 

@@ -16,12 +16,16 @@ def as_good_as(claimed: float) -> float:
     """The highest loss that is still as good as a claimed one, on other examples.
 
     Args:
-        claimed: in nats.
+        claimed: in nats; negative if it is an objective that is to be made large.
 
     Returns:
         Nats.
+
+    Example:
+        >>> as_good_as(3.0), as_good_as(-3.0)
+        (4.6, -1.9)
     """
-    return CLAIM_MARGIN * claimed + CLAIM_SLACK
+    return (CLAIM_MARGIN * claimed if claimed > 0.0 else claimed / CLAIM_MARGIN) + CLAIM_SLACK
 
 
 def is_above(loss: float, error: float, most: float, errors: float = CLAIM_ERRORS) -> bool:

@@ -28,6 +28,7 @@ Kind = Literal[
     "partition",
     "healed",
     "duplicate",
+    "undone",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -54,6 +54,17 @@ def test_a_partner_that_does_clearly_worse_is_not_trusted_and_the_losses_are_sai
     assert verdict.excess == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("objective", [5.0, -5.0])
+@pytest.mark.parametrize(("worse_by", "trust"), [(0.1, 1.0), (16.0, 0.0)])
+def test_an_objective_that_is_made_large_is_judged_as_a_loss_of_that_size(
+    objective: float, worse_by: float, trust: float
+) -> None:
+    ours = Judge()
+    for _ in range(10):
+        judge(ours, objective, objective)
+    assert judge(ours, objective + worse_by, objective).trust == trust
+
+
 def test_the_worse_it_does_the_less_a_partner_is_trusted() -> None:
     found = [judge(used(), theirs, 1.0).trust for theirs in (1.2, 1.5, 1.8, 2.2)]
     assert found == sorted(found, reverse=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.own_loop import OwnLoop, Stepped, plain_optimizers
+from p2p_elastic.parameters.vector import ParameterVector
 
 
 class FakePeer:
@@ -19,6 +20,7 @@ class FakePeer:
 
     def __init__(self, moves_at: tuple[int, ...] = (), replaces_at: tuple[int, ...] = ()) -> None:
         self.moves = self.step = 0
+        self.move_waits = False
         self.heard: list[float] = []
         self._moves_at, self._replaces_at = moves_at, replaces_at
 
@@ -33,7 +35,8 @@ class FakePeer:
 
 
 def loop_of(*optimizers: torch.optim.Optimizer, sign: float = 1.0) -> OwnLoop:
-    return OwnLoop(nn.Linear(2, 1), optimizers, {}, sign)
+    model = nn.Linear(2, 1)
+    return OwnLoop(model, optimizers, {}, ParameterVector(model), sign)
 
 
 def adam() -> torch.optim.Optimizer:

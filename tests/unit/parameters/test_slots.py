@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from p2p_elastic.training.state import TrainingMemory
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,7 +19,6 @@ from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization
-from p2p_elastic.training.state import TrainingMemory
 
 
 class Holder(nn.Module):
