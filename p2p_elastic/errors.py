@@ -62,7 +62,7 @@ class ExchangeTimeout(ExchangeError):
 
 
 class SchemaMismatch(ExchangeError):
-    """The partner's model has other names, shapes or types."""
+    """The partner's model has other names or shapes."""
 
 
 class LocalProtocolError(ExchangeError):

@@ -4,8 +4,9 @@
         [--json FILE]
 
 Speed is GB of float32 per second, of the CPU time of the thread, so that other work on the machine counts for little:
-of one chunk over and over (in cache), and of a vector chunk by chunk, as a peer sends it, which comes from memory. All
-codecs take turns; what is given is the median of the repetitions, and their quartiles. Codecs are to use one thread
+of one chunk over and over (in cache), of a vector chunk by chunk, as a peer sends it, which comes from memory, and of
+vectors with the tensors of ResNet-20 and of the digits MLP; `bytes` says what these two take on the wire. All codecs
+take turns; what is given is the median of the repetitions, and their quartiles. Codecs are to use one thread
 whatever --threads allows: `threads_used`. Errors are of normal numbers and of the weights of a trained net: the digits
 MLP, and with --data-dir that of mnist-small.
 """
@@ -23,12 +24,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec
+from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec, Seams, seams_within
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization
 from p2p_elastic.tasks import Batches, find_task, initial_model
 
 CHUNK = 2 * PIECE  # elements
+MODELS = {
+    name: (vector.elements, vector.seams)
+    for name, task in (("resnet20", "cifar10-resnet20"), ("digits-mlp", "digits"))
+    if (vector := ParameterVector(initial_model(find_task(task), 0)))
+}
 CALLS = 50  # of one chunk, in one repetition
 TRAINED_STEPS = 1000
 
@@ -60,6 +67,11 @@ def main() -> None:
         "gb_per_second": {
             "chunk": speed(normal(CHUNK), options.repetitions, CALLS),
             "vector": speed(normal(options.elements), options.repetitions, 1),
+            **{name: speed(normal(size), options.repetitions, CALLS, seams) for name, (size, seams) in MODELS.items()},
+        },
+        "bytes": {
+            model: {name: sum(_sizes(codec, size, seams)) for name, codec in CODECS.items()}
+            for model, (size, seams) in MODELS.items()
         },
     }
     text = json.dumps(document, indent=2)
@@ -99,12 +111,12 @@ def error(codec: Codec, vector: Tensor) -> dict[str, float]:
     }
 
 
-def speed(vector: Tensor, repetitions: int, calls: int) -> dict[str, dict[str, list[float]]]:
+def speed(vector: Tensor, repetitions: int, calls: int, seams: Seams = ()) -> dict[str, dict[str, list[float]]]:
     """GB/s of each codec: [lower quartile, median, upper quartile]."""
     seconds: dict[tuple[str, str], list[float]] = {}
     for repetition in range(repetitions + 1):
         for name, codec in CODECS.items():
-            for what, work in _work(codec, vector.clone()).items():
+            for what, work in _work(codec, vector.clone(), seams).items():
                 took = _time(work, calls)
                 if repetition:  # the first one warms up
                     seconds.setdefault((name, what), []).append(took / calls)
@@ -126,23 +138,27 @@ def threads_used(codec: Codec) -> float:
     return round((time.process_time() - process) / (time.thread_time() - thread), 2)
 
 
-def _work(codec: Codec, vector: Tensor) -> dict[str, Callable[[], None]]:
-    chunks = torch.split(vector, CHUNK)
-    sizes = [codec.nbytes(len(chunk)) for chunk in chunks]
-    scratch, floats = torch.empty(sizes[0], dtype=torch.uint8), torch.empty(CHUNK)
-    sent = torch.empty(sum(sizes), dtype=torch.uint8)
-    for chunk, piece in zip(chunks, torch.split(sent, sizes), strict=True):
-        piece.copy_(codec.encode(chunk, scratch))
+def _work(codec: Codec, vector: Tensor, seams: Seams = ()) -> dict[str, Callable[[], None]]:
+    chunks, sizes = torch.split(vector, CHUNK), _sizes(codec, len(vector), seams)
+    inside = [seams_within(seams, start, start + CHUNK) for start in range(0, len(vector), CHUNK)]
+    scratch, floats = torch.empty(max(sizes), dtype=torch.uint8), torch.empty(CHUNK)
+    sent = [codec.encode(chunk, scratch, cuts).clone() for chunk, cuts in zip(chunks, inside, strict=True)]
 
     def encode() -> None:
-        for chunk in chunks:
-            codec.encode(chunk, scratch)
+        for chunk, cuts in zip(chunks, inside, strict=True):
+            codec.encode(chunk, scratch, cuts)
 
     def decode() -> None:
-        for piece in torch.split(sent, sizes):
-            codec.decode(piece, floats)
+        for piece, chunk, cuts in zip(sent, chunks, inside, strict=True):
+            codec.decode(piece, floats[: len(chunk)], cuts)
 
     return {"encode": encode, "decode": decode}
+
+
+def _sizes(codec: Codec, elements: int, seams: Seams) -> list[int]:
+    """Bytes of each chunk."""
+    ends = [(start, min(start + CHUNK, elements)) for start in range(0, elements, CHUNK)]
+    return [codec.nbytes(stop - start, seams_within(seams, start, stop)) for start, stop in ends]
 
 
 def _time(work: Callable[[], None], calls: int) -> float:

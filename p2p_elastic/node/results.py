@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from p2p_elastic.checkpoint.tensor_file import safetensors_chunks
 from p2p_elastic.common.files import make_subfolder, output_file
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.parameters.slots import copy_model, region
+from p2p_elastic.parameters.memory import region
+from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.status.schema import CentreStatus, ExchangeTotals, FarewellStatus, JoiningStatus, LeaderStatus

@@ -31,18 +31,20 @@ class DeviceLane:
         self._sent: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._brought: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def send(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def send(self, pieces: Iterable[tuple[Tensor, Tensor, Tensor | None]]) -> None:
         """Begin to copy tensors from the GPU to pinned memory. Returns before that is done.
 
         Args:
-            pairs: each a tensor in pinned memory, and the one on the GPU that is copied into it.
+            pieces: each a tensor in pinned memory, the one on the GPU that is copied into it, and perhaps one to add.
         """
-        training, pairs = torch.cuda.current_stream(self._device), list(pairs)
+        training, pieces = torch.cuda.current_stream(self._device), list(pieces)
         try:
-            copies = [(host, values.clone()) for host, values in pairs]
+            copies = [(host, mine.clone() if rest is None else rest + mine) for host, mine, rest in pieces]
         except torch.cuda.OutOfMemoryError:
-            for host, values in pairs:
-                host.copy_(values)
+            for host, mine, rest in pieces:
+                host.copy_(mine)
+                if rest is not None:
+                    host.add_(rest.cpu())
             return
         self._stream.wait_stream(training)
         with torch.cuda.stream(self._stream):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.parameters.cuda_copies import DeviceLane
-from p2p_elastic.parameters.slots import Slot, find_slots, schema_hash
+from p2p_elastic.parameters.frozen import hash_of
+from p2p_elastic.parameters.remainders import Remainders, split
+from p2p_elastic.parameters.slots import COMPLETE, Slot, find_slots, schema_of
 
 WIRE_DTYPE = torch.float32
 CONVERTED = 1 << 22  # elements that are brought to another device or type at once: no second model there
@@ -54,43 +58,66 @@ class _Run(NamedTuple):
         if self.flat is None:
             return None
         base, size = self.flat.data_ptr() - self.start * self.flat.itemsize, self.flat.itemsize
-        same = all(getattr(s.owner, s.attribute).data_ptr() == base + s.start * size for s in self.slots)
+        same = all(slot.held().data_ptr() == base + slot.start * size for slot in self.slots)
         return self.flat if same else None
 
 
+class _Piece(NamedTuple):
+    """Elements of a vector, those of the model that they belong to, and their remainder: of one shape."""
+
+    values: Tensor
+    mine: Tensor
+    rest: Tensor | None = None
+
+
 class ParameterVector:
-    """The parameters (tied ones once) and persistent floating-point buffers of a model, as one vector of D floats.
+    """What travels of a model, as one vector of D floats: parameters, tied ones once, and then buffers.
 
     Tied are those that are one object, and those that have all of their memory in common, transposed too: they travel
     once, under the first name, and stay tied.
 
-    Integer buffers (such as BatchNorm's counters) stay out. The model is not changed by building it, and may be moved
-    to another device later. Every method that touches the model belongs to the training thread.
+    By default the parameters travel that train, and the running statistics of normalisation layers; what is frozen,
+    other buffers, counters and complex numbers stay local. The model is not changed by building it, and may be moved to
+    another device later; its layers must stay. Every method that touches the model belongs to the training thread.
+
+    The value of a 16-bit parameter is the parameter plus a remainder in float32, which is made at the first move: so
+    no move is lost, however gentle. What the optimizer does to the parameter leaves the remainder as it is.
 
     Args:
-        model: has at least one floating-point parameter.
+        model: has at least one floating-point parameter that travels.
+        exchange: what travels: "trainable", "all" that is in floating point, names, or a function of name and tensor.
 
     Attributes:
         slots: the tensors and their places.
         trainable: the first elements of the vector that are parameters; the others are buffers.
         elements: D.
         nbytes: bytes of the vector in float32.
-        schema_hash: what two peers must have in common.
+        schema: what two peers must have in common.
+        schema_hash: the same in 32 hexadecimal digits.
+        seams: the first element of each slot, ascending; slots without elements left out.
 
     Raises:
-        ConfigError: the model has nothing to train, or a tensor that cannot be exchanged (`slots.REFUSED`).
+        ConfigError: no parameter travels, a name is not one of the model, or a tensor cannot be exchanged
+            (`choice.REFUSED`). The methods raise it if the model has lost or tied tensors since then.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.slots, self.trainable = find_slots(model)
-        if not self.trainable:
-            raise ConfigError("model", type(model).__name__, "a model with at least one floating-point parameter")
+    def __init__(self, model: nn.Module, exchange: Exchange = "trainable") -> None:
+        self._model = model
+        self.slots, self.trainable, self._frozen = find_slots(model, exchange)
         self.elements = self.slots[-1].stop
         self.nbytes = self.elements * WIRE_DTYPE.itemsize
-        self.schema_hash = schema_hash(self.slots)
+        self.schema = schema_of(self.slots)
+        self.schema_hash = self.schema.hash
+        self.seams = tuple(slot.start for slot in self.slots if slot.start < slot.stop)
         self._tied = tuple(slot for slot in self.slots if slot.ties)
         self._runs = tuple(_Run((slot,)) for slot in self.slots)
+        self._remainders = Remainders(slot for slot in self.slots if slot.start < self.trainable)
         self._lane: DeviceLane | None = None
+
+    @cached_property
+    def frozen_hash(self) -> str:
+        """32 hexadecimal digits of the parameters that do not travel, as they are when first asked; "" if all do."""
+        return hash_of((n.name, getattr(n.owner, n.attribute)) for n in self._frozen)
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +128,8 @@ class ParameterVector:
         """Make the model's tensors views of one storage for the parameters, and one for the buffers.
 
         From then on a snapshot is one copy, and a move one addition, for any number of tensors. Parameters stay
-        the objects that they are, so optimizers go on. What is not float32 or not contiguous keeps its own storage.
+        the objects that they are, so optimizers go on. What is not float32 or not contiguous keeps its own storage,
+        and so do the weights of recurrent layers: cuDNN wants these in one piece that it laid out.
         """
         runs = list[_Run]()
         for key, group in itertools.groupby(self.slots, key=self._kind):
@@ -111,6 +139,18 @@ class ParameterVector:
         self._rejoin()
         self._device_lane()  # now, while there is one thread
 
+    def unflatten(self) -> None:
+        """Give each tensor of the model a storage of its own again, so that a file of one layer has that layer only."""
+        for run in self._runs:
+            if run.flat is None:
+                continue
+            storage = run.flat.untyped_storage().data_ptr()
+            for held in (slot.held() for slot in run.slots):
+                if held.untyped_storage().data_ptr() == storage:
+                    held.data = held.detach().clone()
+        self._runs = tuple(_Run((slot,)) for slot in self.slots)
+        self._rejoin()
+
     def _rejoin(self) -> None:
         """Let tensors that shared memory when this was built share it again, if something parted them."""
         for slot in self._tied:
@@ -119,7 +159,7 @@ class ParameterVector:
 
     def _kind(self, slot: Slot) -> object:
         tensor = slot.tensor()
-        if tensor.dtype != WIRE_DTYPE or not tensor.is_contiguous():
+        if tensor.dtype != WIRE_DTYPE or not tensor.is_contiguous() or isinstance(slot.owner, nn.RNNBase):
             return None
         return slot.start < self.trainable, tensor.device
 
@@ -160,10 +200,10 @@ class ParameterVector:
         """
         lane = self._device_lane()
         if lane is not None and out.is_pinned():
-            lane.send(self._tensors(out, part))
+            lane.send(self._pieces(out, part))
             return
-        for values, mine in self._tensors(out, part):
-            values.copy_(mine)
+        for values, mine, rest in self._pieces(out, part):
+            values.copy_(mine if rest is None else rest + mine)
 
     @property
     def has_arrived(self) -> bool:
@@ -206,29 +246,33 @@ class ParameterVector:
         self._join(move)
         if share == 0.0:
             return
-        for values, mine in self._tensors(move, part):
-            for some, ours in _pieces(values, mine):
-                ours.add_(some.to(ours), alpha=share)
+        for piece in self._pieces(move, part, begin=True):
+            for some, ours, rest in _smaller(piece):
+                if rest is None:
+                    ours.add_(some.to(ours), alpha=share)
+                else:
+                    split((rest + ours).add_(some.to(rest), alpha=share), ours, rest)
         for slot in self.slots:
             if slot.attribute == "running_var":
                 # A move is as old as its snapshot; a variance that shrank since then must not fall below zero.
                 slot.tensor().clamp_(min=0.0)
 
     def views(self, values: Tensor) -> dict[str, Tensor]:
-        """See a vector as the model's tensors, for `functional_call`.
+        """See a vector as the model's tensors, for `functional_call`. 16-bit ones are rounded: no remainder is used.
 
         Args:
             values: [D].
 
         Returns:
-            Tensors by name, ties too: views of `values` if dtype and device allow it, otherwise copies.
+            Tensors by their names in the `state_dict`, ties too: views of `values` if dtype and device allow it,
+            otherwise copies.
         """
         found = {}
         for slot in self.slots:
             tensor = slot.tensor()
             one = values[slot.start : slot.stop].view(tensor.shape).to(tensor.device, tensor.dtype)
-            found[slot.name] = one
-            found.update((tie.name, tie.seen_in(one)) for tie in slot.ties)
+            found[slot.key] = one
+            found.update((tie.key, tie.seen_in(one)) for tie in slot.ties)
         return found
 
     def load_(self, values: Tensor) -> None:
@@ -238,49 +282,116 @@ class ParameterVector:
             values: [D].
         """
         self._join(values)
-        for new, mine in self._tensors(values, None):
-            mine.copy_(new)
+        for new, mine, rest in self._pieces(values, None, begin=True):
+            if rest is None:
+                mine.copy_(new)
+            else:
+                split(new, mine, rest)
 
-    def _tensors(self, values: Tensor, part: Part | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pieces of `values` [D or stop - start] and, flat like them, the pieces of the model that they belong to."""
+    def remainder(self) -> dict[str, Tensor]:
+        """Give what 16-bit parameters are too coarse for, to be saved beside them.
+
+        Returns:
+            float32 tensors by name, of the parameters' shapes; not copies. Empty before the first move.
+        """
+        return self._remainders.state()
+
+    def restore_remainder(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up remainders that were saved, after the model's state was loaded.
+
+        Args:
+            saved: what `remainder` gave.
+
+        Raises:
+            ConfigError: for a name or a shape that the model does not have.
+        """
+        self._remainders.restore(saved)
+
+    def not_finite(self, values: Tensor | None = None) -> tuple[str, ...]:
+        """Name the tensors with an element that is not finite.
+
+        Args:
+            values: [D], such as a partner's; None: those of the model.
+
+        Returns:
+            Their names in the order of the vector. Usually none, which takes one sum.
+        """
+        if values is not None:
+            tensors = {slot.name: values[slot.start : slot.stop] for slot in self.slots}
+            sums = [values.sum()]
+        else:
+            tensors = {slot.name: slot.tensor() for slot in self.slots}
+            flats = [run.storage() for run in self._runs]
+            apart = (slot.tensor() for run, f in zip(self._runs, flats, strict=True) if f is None for slot in run.slots)
+            sums = [t.sum(dtype=WIRE_DTYPE) for t in itertools.chain((f for f in flats if f is not None), apart)]
+        if bool(torch.stack(sums).sum().isfinite()):  # if one is not, no sum with it is
+            return ()
+        return tuple(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+
+    def _pieces(self, values: Tensor, part: Part | None, *, begin: bool = False) -> Iterator[_Piece]:
+        """Pieces of `values` [D or stop - start], and what belongs to them. `begin`: 16-bit ones get a remainder."""
+        placed = [(run, run.storage()) for run in self._runs]
+        self._check(placed)
         self._rejoin()
         start, stop = part or (0, self.elements)
-        for run in self._runs:
+        for run, flat in placed:
             first, last = max(start, run.start), min(stop, run.stop)
-            if first >= last:
-                continue
-            flat = run.storage()
-            if flat is not None:
-                yield values[first - start : last - start], flat[first - run.start : last - run.start]
+            if first < last and flat is not None:
+                yield _Piece(values[first - start : last - start], flat[first - run.start : last - run.start])
                 continue
             for slot in run.slots:
                 a, b = max(first, slot.start), min(last, slot.stop)
-                if a >= b:
-                    continue
-                tensor = slot.tensor()
-                if (a, b) == (slot.start, slot.stop):  # in its own shape: it need not be contiguous
-                    yield values[a - start : b - start].view(tensor.shape), tensor
-                elif tensor.is_contiguous():
-                    yield values[a - start : b - start], tensor.view(-1)[a - slot.start : b - slot.start]
-                else:  # no flat view shows it: a fragment that ends in the middle of, say, a channels-last tensor
-                    whole = tensor.contiguous().view(-1)
-                    yield values[a - start : b - start], whole[a - slot.start : b - slot.start]
-                    tensor.copy_(whole.view(tensor.shape))
+                if a < b:
+                    yield from self._of_slot(
+                        slot, values[a - start : b - start], slice(a - slot.start, b - slot.start), begin
+                    )
+
+    def _of_slot(self, slot: Slot, values: Tensor, place: slice, begin: bool) -> Iterator[_Piece]:
+        tensor = slot.tensor()
+        kept = self._remainders.of(slot, tensor, begin=begin)
+        rest = None if kept is None else kept[place]
+        if len(values) == tensor.numel():  # in its own shape: it need not be contiguous
+            yield _Piece(values.view(tensor.shape), tensor, None if rest is None else rest.view(tensor.shape))
+        elif tensor.is_contiguous():
+            yield _Piece(values, tensor.view(-1)[place], rest)
+        else:  # no flat view shows it: a fragment that ends in the middle of, say, a channels-last tensor
+            whole = tensor.contiguous().view(-1)
+            yield _Piece(values, whole[place], rest)
+            tensor.copy_(whole.view(tensor.shape))
+
+    def _check(self, placed: list[tuple[_Run, Tensor | None]]) -> None:
+        """Raise ConfigError if the model has other layers than when this was built, or if two slots are one by now."""
+        here = {id(module) for module in self._model.modules()}
+        for slot in self.slots:
+            if id(slot.owner) not in here:
+                raise ConfigError(slot.name, "a tensor of a layer that was replaced", COMPLETE)
+        if all(flat is not None for _, flat in placed):
+            return
+        first = dict[int, Slot]()
+        for slot in self.slots:
+            tensor = slot.held()
+            if tensor.numel() != slot.stop - slot.start:
+                raise ConfigError(slot.name, f"a tensor of shape {list(tensor.shape)} by now", COMPLETE)
+            if tensor.numel() and first.setdefault(tensor.data_ptr(), slot) is not slot:
+                got = f"a tensor that was tied to {first[tensor.data_ptr()].name} meanwhile"
+                raise ConfigError(slot.name, got, COMPLETE)
 
 
-def _pieces(values: Tensor, mine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same pieces of both, along their first dimension."""
-    if mine.dim() == 0 or mine.shape[0] <= CONVERTED:
-        yield values, mine
-    else:
-        yield from zip(torch.split(values, CONVERTED), torch.split(mine, CONVERTED), strict=True)
+def _smaller(piece: _Piece) -> Iterator[_Piece]:
+    """The same in pieces along the first dimension."""
+    if piece.mine.dim() == 0 or piece.mine.shape[0] <= CONVERTED:
+        yield piece
+        return
+    values, mine = torch.split(piece.values, CONVERTED), torch.split(piece.mine, CONVERTED)
+    rest = [None] * len(mine) if piece.rest is None else torch.split(piece.rest, CONVERTED)
+    yield from map(_Piece, values, mine, rest)
 
 
 def _flattened(slots: tuple[Slot, ...]) -> _Run:
     start, stop = slots[0].start, slots[-1].stop
     flat = torch.empty(stop - start, dtype=WIRE_DTYPE, device=slots[0].tensor().device)
     for slot in slots:
-        tensor = getattr(slot.owner, slot.attribute)
+        tensor = slot.held()
         view = flat[slot.start - start : slot.stop - start].view(tensor.shape)
         tensor.data = view.copy_(tensor.detach())
     return _Run(slots, flat)

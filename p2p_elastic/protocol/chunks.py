@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import CODECS, FLOAT32_BYTES
+from p2p_elastic.protocol.codecs import CODECS, FLOAT32_BYTES, Codec, Seams, seams_within
 from p2p_elastic.protocol.framing import (
     CHUNK_ELEMENTS,
     CHUNK_HEADER,
@@ -43,6 +43,7 @@ class Vectors(NamedTuple):
         codec: by which both travel.
         in_place: `mine` becomes theirs - mine; both are one tensor.
         shared: `mine` is used by others too, and stays as it is.
+        seams: the first elements of the tensors in them, the same at both ends.
     """
 
     mine: Tensor
@@ -50,58 +51,63 @@ class Vectors(NamedTuple):
     codec: str = EXACT
     in_place: bool = False
     shared: bool = False
+    seams: Seams = ()
 
     @classmethod
-    def moving(cls, vector: Tensor, codec: str = EXACT) -> Vectors:
+    def moving(cls, vector: Tensor, codec: str = EXACT, seams: Seams = ()) -> Vectors:
         """Make both ends of one vector, which becomes the difference to the partner's.
 
         Args:
             vector: `[n]`.
             codec: by which it travels.
+            seams: of the tensors in it.
 
         Returns:
             The two ends, in place.
         """
-        return cls(vector, vector, codec, in_place=True)
+        return cls(vector, vector, codec, in_place=True, seams=seams)
 
     @classmethod
-    def sending(cls, values: Tensor, codec: str = EXACT) -> Vectors:
+    def sending(cls, values: Tensor, codec: str = EXACT, seams: Seams = ()) -> Vectors:
         """Make the ends of a transfer in which only this peer's vector travels, and stays as it is.
 
         Args:
             values: `[n]`.
             codec: by which it travels.
+            seams: of the tensors in it.
 
         Returns:
             The two ends.
         """
-        return cls(values, values, codec, shared=True)
+        return cls(values, values, codec, shared=True, seams=seams)
 
     @classmethod
-    def into(cls, out: Tensor, codec: str = EXACT) -> Vectors:
+    def into(cls, out: Tensor, codec: str = EXACT, seams: Seams = ()) -> Vectors:
         """Make the ends of a transfer in which only the partner's vector travels.
 
         Args:
             out: `[n]`, to be filled.
             codec: by which it travels.
+            seams: of the tensors in it.
 
         Returns:
             The two ends.
         """
-        return cls(out, out, codec)
+        return cls(out, out, codec, seams=seams)
 
     @property
     def wire_bytes(self) -> int:
         """What both of them take on the wire, in bytes."""
-        return wire_bytes(len(self.mine), self.codec) + wire_bytes(len(self.theirs), self.codec)
+        return sum(wire_bytes(len(end), self.codec, self.seams) for end in (self.mine, self.theirs))
 
 
-def wire_bytes(elements: int, codec: str) -> int:
+def wire_bytes(elements: int, codec: str, seams: Seams = ()) -> int:
     """Work out what a vector takes on the wire.
 
     Args:
         elements: its length.
         codec: by which it travels.
+        seams: of the tensors in it.
 
     Returns:
         Bytes, headers of chunks included.
@@ -110,7 +116,11 @@ def wire_bytes(elements: int, codec: str) -> int:
         >>> wire_bytes(1000, "none")
         4012
     """
-    return sum(CHUNK_HEADER.size + CODECS[codec].nbytes(c.stop - c.start) for c in chunks(elements))
+    return sum(CHUNK_HEADER.size + _chunk_bytes(CODECS[codec], place, seams) for place in chunks(elements))
+
+
+def _chunk_bytes(codec: Codec, place: slice, seams: Seams) -> int:
+    return codec.nbytes(place.stop - place.start, seams_within(seams, place.start, place.stop))
 
 
 class Outgoing:
@@ -124,6 +134,7 @@ class Outgoing:
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1) -> None:
         self._values, self._codec, self._shared = vectors.mine, CODECS[vectors.codec], vectors.shared
+        self._seams = vectors.seams
         self._exact = vectors.codec == EXACT
         self._chunks = chunks(len(self._values), lane, lanes)
         self.sent = self.nbytes = 0
@@ -145,14 +156,14 @@ class Outgoing:
             yield everything[FLOAT32_BYTES * place.start : FLOAT32_BYTES * place.stop]
 
     def _encoded(self) -> Iterator[memoryview]:
-        size = min(CHUNK_ELEMENTS, len(self._values))
-        scratch = torch.empty(self._codec.nbytes(size), dtype=torch.uint8)
-        copy = torch.empty(size if self._shared else 0)
+        copy = torch.empty(min(CHUNK_ELEMENTS, len(self._values)) if self._shared else 0)
+        scratch = torch.empty(0, dtype=torch.uint8)
         for place in self._chunks:
-            values = self._values[place]
+            values, seams = self._values[place], seams_within(self._seams, place.start, place.stop)
+            scratch = _room(scratch, self._codec.nbytes(len(values), seams))
             if self._shared:
                 values = copy[: len(values)].copy_(values)
-            yield bytes_of(self._codec.encode(values, scratch))
+            yield bytes_of(self._codec.encode(values, scratch, seams))
 
 
 class Incoming:
@@ -169,6 +180,7 @@ class Incoming:
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1, after: Outgoing | None = None) -> None:
         self._into, self._codec, self._in_place = vectors.theirs, CODECS[vectors.codec], vectors.in_place
+        self._seams = vectors.seams
         self._exact = vectors.codec == EXACT
         self._direct = self._exact and not vectors.in_place
         self._after = after if vectors.in_place else None
@@ -186,17 +198,18 @@ class Incoming:
         Raises:
             RemoteProtocolError: if a chunk has another length than it must, or was changed on its way.
         """
-        size = min(CHUNK_ELEMENTS, len(self._into))
-        stage = torch.empty(0 if self._direct else self._codec.nbytes(size), dtype=torch.uint8)
-        scratch = stage if self._exact else torch.empty(size)  # what came exactly is not decoded into anything
+        stage = torch.empty(0, dtype=torch.uint8)
+        # What came exactly is not decoded into anything.
+        scratch = torch.empty(0 if self._exact else min(CHUNK_ELEMENTS, len(self._into)))
         header, into = bytearray(CHUNK_HEADER.size), self._into.numpy()
         data, view = stage, bytes_of(stage)
         for number, place in enumerate(self._chunks):
-            mine = into[place]
-            nbytes = self._codec.nbytes(len(mine))
+            mine, seams = into[place], seams_within(self._seams, place.start, place.stop)
+            nbytes = self._codec.nbytes(len(mine), seams)
             if self._direct:
                 view = memoryview(mine.view(np.uint8))  # type: ignore[arg-type, unused-ignore]  # buffers: old stubs do not say so
-            elif nbytes != len(view):  # only the last chunk has another length
+            elif nbytes != len(view):  # the last chunk has another length, and so may one with seams
+                stage = _room(stage, nbytes)
                 data, view = stage[:nbytes], bytes_of(stage[:nbytes])
             yield memoryview(header)
             check_chunk_length(header, nbytes)
@@ -205,7 +218,7 @@ class Incoming:
             self.nbytes += CHUNK_HEADER.size + nbytes
             if self._after is not None and self._after.sent <= number:
                 yield number + 1
-            theirs = mine if self._direct else self._codec.decode(data, scratch).numpy()
+            theirs = mine if self._direct else self._codec.decode(data, scratch[: len(mine)], seams).numpy()
             with np.errstate(all="ignore"):  # what is not finite is counted
                 self._take(mine, theirs)
 
@@ -224,6 +237,11 @@ class Incoming:
         self.finite = self.finite and math.isfinite(float(theirs.sum()))
         if not self._direct:
             mine[:] = theirs
+
+
+def _room(buffer: Tensor, nbytes: int) -> Tensor:
+    """The buffer, or a larger one."""
+    return buffer if len(buffer) >= nbytes else torch.empty(nbytes, dtype=torch.uint8)
 
 
 class Received(NamedTuple):

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from p2p_elastic.protocol.limits import LANES_MAX
 from p2p_elastic.values import Frozen
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 STAY_SECONDS_MAX = 60.0
 PEERS_MAX = 2**20

@@ -33,7 +33,7 @@ class PeerRecord(Frozen):
     Attributes:
         peer: its peer id.
         run: the run's name.
-        schema_hash: of the names, shapes and dtypes of its model.
+        schema_hash: of the names and shapes of its model.
         addresses: multiaddrs under which it may be reached.
         step: how many steps it has made.
         loss: what it says of its loss, in nats; None if it is not known.

@@ -62,7 +62,7 @@ class Accumulated(Nobody):
             self._origin.add_(mine - self.anchors[row])
             mine.copy_(self._origin)
             self.anchors[row].copy_(self._origin)
-            self._count(len(mine), workers=1, centre=1)
+            self._count(self._trainable, workers=1, centre=1)
         if self._average_rate is None:
             shown.copy_(self._origin)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.protocol.codecs import find_codec
+from p2p_elastic.protocol.codecs import Seams, find_codec
 from p2p_elastic.rules.base import ExchangeRule
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.rules.policy import rule_of
@@ -21,7 +21,12 @@ LSGD_GLOBAL_PERIODS = 4  # local pulls to one global pull, unless told otherwise
 
 
 def build_round(
-    config: SimulationConfig, flat: Tensor, trainable: int | None = None, judging: Judging | None = None
+    config: SimulationConfig,
+    flat: Tensor,
+    trainable: int | None = None,
+    judging: Judging | None = None,
+    *,
+    seams: Seams = (),
 ) -> Round:
     """Build the round of a configuration's rule.
 
@@ -30,6 +35,7 @@ def build_round(
         flat: [W, D], with which workers begin.
         trainable: the first elements of D that are parameters; the others are BatchNorm's statistics; None: all.
         judging: there if the configuration has dynamic weighting.
+        seams: the first elements of the tensors in a row.
 
     Returns:
         The round.
@@ -39,7 +45,7 @@ def build_round(
     """
     if config.fragment > flat.shape[1]:
         raise ConfigError("fragment", config.fragment, f"at most one per element of the model ({flat.shape[1]})")
-    wire = Wire(find_codec(config.codec), config.fragment, seed=config.seed)
+    wire = Wire(find_codec(config.codec), config.fragment, seams, seed=config.seed)
     method = RULES[config.rule]
     rule, seed = rule_of(method, config.rate, config.weighting), config.seed
     if method.topology is Topology.PAIRS:

@@ -93,7 +93,7 @@ class Centre(Nobody):
         move = self._end_of(row, CENTRE, part, of_centre - of_worker, mine, trusted)
         trusted = trusting(mine, verdicts.get((CENTRE, row)))
         back = self._end_of(CENTRE, row, part, of_worker - of_centre, theirs, trusted)
-        self._count(len(of_worker), workers=1, centre=1)
+        self._count(part, workers=1, centre=1)
         return move, back
 
     def _end_of(self, end: int, other: int, part: slice, delta: Tensor, mine: Facts, theirs: Facts) -> Tensor:

@@ -119,7 +119,7 @@ class Judging:
     @torch.no_grad()
     def _losses(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """Mean losses [n, groups] of parameters [n, D] on the batches of these rows, over groups of few examples."""
-        named = {s.name: values[:, s.start : s.stop].view(len(values), *s.tensor().shape) for s in self._slots}
+        named = {s.key: values[:, s.start : s.stop].view(len(values), *s.tensor().shape) for s in self._slots}
         inputs, labels = self._inputs[list(rows)], self._labels[list(rows)]
         outputs = vmap(lambda v, x: functional_call(self._model, v, (x,)))(named, inputs)
         groups = max(1, labels.shape[1] // FEW)

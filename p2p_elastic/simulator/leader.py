@@ -93,8 +93,9 @@ class Leader(Nobody):
         leader = min(candidates, key=lambda row: losses[row])
         followers = [row for row in reached(due, connected) if row in group and row != leader]
         theirs = Facts(step, losses[leader], self._weight(leader))
-        sent = self._wire.sent(leader, flat[leader], slice(None))
-        verdicts = self._judge(flat, [Received(row, leader, slice(None), sent) for row in followers])
+        whole = slice(0, flat.shape[1])
+        sent = self._wire.sent(leader, flat[leader], whole)
+        verdicts = self._judge(flat, [Received(row, leader, whole, sent) for row in followers])
         for row in followers:
             pair = row, leader
             mine = Facts(step, losses[row], self._weight(row), asked=True)
@@ -103,5 +104,5 @@ class Leader(Nobody):
                 sent - flat[row], state, mine=mine, theirs=trusting(theirs, verdicts.get(pair))
             )
             flat[row].add_(move)
-            self._count(len(sent), workers=1)
+            self._count(whole, workers=1)
         self.leaders[leader] += bool(followers)

@@ -191,9 +191,9 @@ class Nobody:
     def _vector(self, flat: Tensor, row: int) -> Tensor:
         return self.centre if row == CENTRE and self.centre is not None else flat[row]
 
-    def _count(self, elements: int, *, workers: int = 0, centre: int = 0) -> None:
-        """Count one exchange: the vectors, or parts, of `elements` that workers and centre sent."""
-        size = self._wire.nbytes(elements)
+    def _count(self, part: slice, *, workers: int = 0, centre: int = 0) -> None:
+        """Count one exchange: that part of their vectors, which some workers and centres sent."""
+        size = self._wire.nbytes(part)
         self.traffic.exchanges += 1
         self.traffic.worker_bytes += workers * size
         self.traffic.centre_bytes += centre * size
@@ -298,7 +298,7 @@ class Pairs(Nobody):
             self._end(moves, received - before, asker, mine, trusted, part, flat)
             back = before - received if both else flat.new_empty(0)
             self._end(moves, back, asked, theirs, trusting(mine, verdicts.get((asked, asker))), part, flat)
-            self._count(len(received), workers=2 if both else 1)
+            self._count(part, workers=2 if both else 1)
         return moves
 
     def _sent(self, flat: Tensor, asker: int, asked: int, *, back: bool) -> list[Received]:
@@ -336,7 +336,7 @@ class Pairs(Nobody):
             if asked in moves:
                 delta.sub_(moves[asked][part])
             self._end(moves, delta, asked, self._facts(asked, step), sender, part, flat)
-            self._count(len(values), workers=1)
+            self._count(part, workers=1)
         return moves
 
 

@@ -94,7 +94,8 @@ class _Simulation:
         self._judging: Judging | None = None
         if config.weighting == "dynamic":
             self._judging = Judging(initial_model(self._task, 0).to(device), self._task.loss, config.workers)
-        self._round = build_round(config, self._flat, self._workers.trainable, self._judging)
+        workers = self._workers
+        self._round = build_round(config, self._flat, workers.trainable, self._judging, seams=workers.seams)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)
         self._judge = _Judge(self._task, train, test, device)
         self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec
+from p2p_elastic.protocol.codecs import CODECS, Codec, Seams, seams_within
+from p2p_elastic.protocol.framing import chunks
 from p2p_elastic.protocol.link_choice import fragment
-
-CHUNK = 2 * PIECE  # elements that are encoded at once
 
 
 class Wire:
     """A codec, and the number of fragments of a vector.
 
     The worker that asks chooses the part that both ends send: the next of its own rotation, which begins at a random
-    one. A part is encoded by itself; the last block of a part may be short.
+    one. A part is encoded by itself, in chunks.
 
     Args:
         codec: as in live runs.
         fragments: parts of a vector; 1: it travels whole.
+        seams: the first elements of the tensors in a vector.
         seed: of the rotations' beginnings.
     """
 
-    def __init__(self, codec: Codec = CODECS["none"], fragments: int = 1, *, seed: int = 0) -> None:
+    def __init__(self, codec: Codec = CODECS["none"], fragments: int = 1, seams: Seams = (), *, seed: int = 0) -> None:
         self.codec, self.fragments = codec, fragments
-        self._seed, self._turns = seed, dict[int, int]()
-        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._seams, self._seed, self._turns = seams, seed, dict[int, int]()
 
     def part(self, row: int, elements: int) -> slice:
         """Choose the part that a worker's next exchange is about, and turn its rotation.
@@ -60,31 +60,39 @@ class Wire:
             The values that arrive; a view of `vector` if the codec changes nothing.
         """
         values = vector[part]
-        return values if self.codec is CODECS["none"] else self.round_trip(values)
+        return values if self.codec is CODECS["none"] else self.round_trip(values, part.start or 0)
 
-    def round_trip(self, values: Tensor) -> Tensor:
+    def round_trip(self, values: Tensor, start: int = 0) -> Tensor:
         """Encode and decode values.
 
         Args:
             values: [n].
+            start: the place of the first one in the vector.
 
         Returns:
             The values that arrive; always a copy.
         """
-        arrived = values.clone()
-        if self._scratch.device != values.device or not len(self._scratch):
-            self._scratch = torch.empty(self.codec.nbytes(CHUNK), dtype=torch.uint8, device=values.device)
-        for chunk in torch.split(arrived, CHUNK):
-            self.codec.encode(chunk, self._scratch)
-        return arrived
+        arrived = values.to("cpu", copy=True)  # where codecs work
+        for place, seams in self._chunks(start, len(values)):
+            chunk = arrived[place]
+            self.codec.encode(chunk, torch.empty(self.codec.nbytes(len(chunk), seams), dtype=torch.uint8), seams)
+        return arrived.to(values.device)
 
-    def nbytes(self, elements: int) -> int:
-        """Bytes of a vector, or part of one, on the wire.
+    def nbytes(self, part: slice) -> int:
+        """Bytes of a part of a vector on the wire.
 
         Args:
-            elements: of the vector or part.
+            part: its place in the vector.
 
         Returns:
             Its bytes, without headers.
         """
-        return self.codec.nbytes(elements)
+        return sum(
+            self.codec.nbytes(place.stop - place.start, seams)
+            for place, seams in self._chunks(part.start or 0, part.stop - (part.start or 0))
+        )
+
+    def _chunks(self, start: int, elements: int) -> Iterator[tuple[slice, Seams]]:
+        """The chunks of a part, as live peers cut it, and the seams inside of each."""
+        for place in chunks(elements):
+            yield place, seams_within(self._seams, start + place.start, start + place.stop)

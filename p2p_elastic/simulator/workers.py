@@ -53,10 +53,12 @@ class Workers(Protocol):
     Attributes:
         flat: [W, D], float32; it may be changed in place at any time.
         trainable: the first elements of D that are parameters; the others are buffers.
+        seams: the first elements of the tensors in a row.
     """
 
     flat: Tensor
     trainable: int
+    seams: tuple[int, ...]
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute and keep the gradients of the first n workers.
@@ -109,6 +111,7 @@ class Rows:
         flat: [W, D], float32.
         trainable: the first elements of D that are parameters; the others are buffers.
         slots: where each tensor of the model is in a row.
+        seams: the first elements of the slots.
 
     Raises:
         ConfigError: if the model is not in float32, or two of its tensors share memory.
@@ -116,12 +119,12 @@ class Rows:
 
     def __init__(self, model: nn.Module, workers: int) -> None:
         vector = ParameterVector(model)
-        self.slots, self.trainable = vector.slots, vector.trainable
+        self.slots, self.seams, self.trainable = vector.slots, vector.seams, vector.trainable
         for slot in self.slots:
             if slot.tensor().dtype != WIRE_DTYPE:
                 raise ConfigError(slot.name, slot.tensor().dtype, "a model in float32")
             if slot.ties:  # the copies of a worker would be parted
-                raise ConfigError(slot.ties[0].name, f"the memory of {slot.name}", "one parameter under both names")
+                raise ConfigError(slot.ties[0].key, f"the memory of {slot.name}", "one parameter under both names")
         one = vector.snapshot(torch.empty(vector.elements, device=self.slots[0].tensor().device))
         self.flat = one.repeat(workers, 1)
         self._variances = [slice(s.start, s.stop) for s in self.slots if s.attribute == "running_var"]
@@ -175,7 +178,7 @@ class StackedWorkers(Rows):
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
         super().__init__(model, workers)
         self._model, self._loss = copy.deepcopy(model).train(), loss
-        views = {s.name: self.flat[:, s.start : s.stop].view(workers, *s.tensor().shape) for s in self.slots}
+        views = {s.key: self.flat[:, s.start : s.stop].view(workers, *s.tensor().shape) for s in self.slots}
         self._parameters: Named = {name: views[name] for name, _ in model.named_parameters() if name in views}
         # Whatever does not travel (such as BatchNorm's counters) is each worker's own as well.
         self._buffers: Named = {

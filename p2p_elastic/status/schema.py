@@ -251,7 +251,7 @@ class PeerStatus(Frozen):
     version: str = Field(description="of p2p-elastic")
     run: str = Field(description="name of the run")
     task: str = Field(description="name of the task")
-    schema_hash: str = Field(description="of the model: names, shapes and types")
+    schema_hash: str = Field(description="of the model: names and shapes")
     rule: str = Field(description="name of the way to train together")
     codec: str = Field(description="how parameters travel")
     device: str = Field(description="on which it trains")

@@ -55,7 +55,7 @@ class CentreEndpoint:
         Returns:
             The reserved part of the centre's value, and where the partner's comes in.
         """
-        return self._centre.travelling(offer.codec)
+        return self._centre.travelling(offer.codec, self._local.vector.seams)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
         """Wait for the turn of an offer, and keep the centre variable for it until `commit` or `free`.

@@ -56,7 +56,8 @@ class Bequest:
     async def _give(self, given: Given, heir: PeerRecord) -> Result:
         local, started = self._local, asyncio.get_running_loop().time()
         offer = self._offer(given)
-        vectors, traffic = Vectors(given.value, torch.empty_like(given.value), offer.codec, shared=True), (0, 0)
+        theirs, traffic = torch.empty_like(given.value), (0, 0)
+        vectors = Vectors(given.value, theirs, offer.codec, shared=True, seams=local.vector.seams)
         try:
             stream = await open_stream(self._parts.transport, heir, self._parts.limits)
             conversation = Conversation(stream, self._parts.limits)

@@ -23,6 +23,7 @@ from p2p_elastic.peers.exchange.rule_states import share_of
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.membership.liveness import Members
 from p2p_elastic.protocol.chunks import Vectors
+from p2p_elastic.protocol.codecs import Seams, seams_within
 from p2p_elastic.protocol.messages import CLOCK_MAX, DeclineReason, Stamp
 from p2p_elastic.protocol.messages import Given as PartGiven
 from p2p_elastic.protocol.records import CentreClaim
@@ -154,17 +155,18 @@ class Centre:
         if part is not None:
             self.vectors.theirs.copy_(self.value)  # what does not travel is the same at both
 
-    def travelling(self, codec: str) -> Vectors:
+    def travelling(self, codec: str, seams: Seams = ()) -> Vectors:
         """Give views of what goes out and comes in, of the part that is reserved.
 
         Args:
             codec: encodes both.
+            seams: of the tensors in the value.
 
         Returns:
             The two views, each as long as the part.
         """
         mine, theirs = self.vectors.mine[self.place], self.vectors.theirs[self.place]
-        return Vectors(mine, theirs, codec)
+        return Vectors(mine, theirs, codec, seams=seams_within(seams, *(self.part or (0, len(self.value)))))
 
     @property
     def place(self) -> slice:

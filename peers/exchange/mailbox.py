@@ -22,6 +22,7 @@ from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
 from p2p_elastic.protocol.chunks import Received, Vectors
+from p2p_elastic.protocol.codecs import seams_within
 
 
 class State(Enum):
@@ -144,11 +145,12 @@ class Mailbox:
         Returns:
             The snapshot or its part; beside it, if partners are compared, room for the partner's.
         """
+        seams = seams_within(self._vector.seams, *(self.part or (0, self._vector.elements)))
         if not self._both:
-            return Vectors.moving(self.mine, codec)
+            return Vectors.moving(self.mine, codec, seams)
         if self.part is not None:
             self.theirs.copy_(self.mine)  # what does not travel is the same at both
-        return Vectors(self.mine[place_of(self.part)], self.theirs[place_of(self.part)], codec)
+        return Vectors(self.mine[place_of(self.part)], self.theirs[place_of(self.part)], codec, seams=seams)
 
     @property
     def received(self) -> Tensor:

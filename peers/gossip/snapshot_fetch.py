@@ -59,7 +59,7 @@ class SnapshotFetcher:
             stream = await open_stream(self._transport, partner, self._limits, waits)
             conversation = Conversation(stream, self._limits, waits)
             try:
-                answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec))
+                answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec, local.vector.seams))
             finally:
                 traffic = conversation.traffic
                 await stream.close()

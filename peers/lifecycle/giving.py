@@ -14,6 +14,7 @@ from p2p_elastic.peers.session.conversation import Conversation
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.chunks import Vectors
+from p2p_elastic.protocol.codecs import seams_within
 from p2p_elastic.protocol.exchange import give
 from p2p_elastic.protocol.messages import Decline, DeclineReason, Fetch, Given, Referral, Unchanged
 
@@ -94,14 +95,15 @@ class Giving:
             return
         with self._sending(conversation, shown.snapshot), self.donor.gives():
             given = await self.donor.given(asked, shown, part)
-            values = shown.snapshot.vector[slice(*part)]
-            await conversation.run(give(given), Vectors.sending(values, asked.codec))
+            values, seams = shown.snapshot.vector[slice(*part)], seams_within(self._local.vector.seams, *part)
+            await conversation.run(give(given), Vectors.sending(values, asked.codec, seams))
 
     async def _send_copy(self, conversation: Conversation, asked: Fetch, snapshot: Snapshot) -> None:
         with self._sending(conversation, snapshot):
             snapshot.tries[asked.peer] += 1
             given = Given(id=asked.id, origin=snapshot.origin, step=snapshot.step, loss=snapshot.loss)
-            await conversation.run(give(given), Vectors.sending(snapshot.vector, asked.codec))
+            vectors = Vectors.sending(snapshot.vector, asked.codec, self._local.vector.seams)
+            await conversation.run(give(given), vectors)
             await conversation.until_closed()  # by then it is held there
             snapshot.holders.append(asked.peer)
 

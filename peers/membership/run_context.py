@@ -45,7 +45,7 @@ class Asking(NamedTuple):
     Attributes:
         peer: its id.
         run: the run's name.
-        schema_hash: of the names, shapes and dtypes of its model.
+        schema_hash: of the names and shapes of its model.
         elements: D, the length of its vector.
         codec: by which it wants vectors.
     """

@@ -36,6 +36,7 @@ from p2p_elastic.protocol.exchange import Transfer, fetch, give, initiate
 from p2p_elastic.protocol.framing import CHUNK_HEADER
 from p2p_elastic.protocol.messages import (
     CLOCK_MAX,
+    PROTOCOL_VERSION,
     SHARE_MAX,
     TERM_MAX,
     Accept,
@@ -150,7 +151,7 @@ def check_sane(members: list[Member]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 3}, DeclineReason.OTHER_VERSION),
+        ({"version": PROTOCOL_VERSION + 1}, DeclineReason.OTHER_VERSION),
         ({"run": "other"}, DeclineReason.OTHER_RUN),
         ({"schema_hash": "f" * 32}, DeclineReason.OTHER_SCHEMA),
         ({"elements": 2**39}, DeclineReason.OTHER_SCHEMA),

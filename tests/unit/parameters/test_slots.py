@@ -79,7 +79,6 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], str]] = {
     "meta": (lambda: torch.ones(2, device="meta"), r"materialize the model first: model\.to_empty"),
     "inference": (made_in_inference_mode, r"outside of torch\.inference_mode"),
     "freed": (freed, "gather it first"),
-    "complex": (lambda: torch.ones(2, dtype=torch.complex64), "real parameters"),
     "float8": (lambda: torch.ones(2).to(torch.float8_e4m3fn), "float16, bfloat16: cast it .* or keep it local"),
     "expanded": (lambda: torch.ones(1, 3).expand(2, 3), r"use \.contiguous\(\), or \.clone\(\)"),
     "rows over rows": (lambda: torch.ones(6).as_strided((4, 3), (1, 1)), r"use \.contiguous\(\), or \.clone\(\)"),
@@ -92,8 +91,20 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], str]] = {
 def test_what_cannot_be_exchanged_is_named_at_once_with_what_to_do(kind: str, buffer: bool) -> None:
     make, advice = REFUSED[kind]
     with pytest.raises(ConfigError, match=advice) as caught:
-        ParameterVector(Holder(make(), buffer=buffer))
+        ParameterVector(Holder(make(), buffer=buffer), "all")
     assert caught.value.key == "other"
+    ParameterVector(Holder(make(), buffer=buffer))  # what is frozen, and a buffer, stays local
+
+
+def test_a_complex_parameter_is_refused_if_it_trains_and_stays_local_if_not_as_a_complex_buffer_does() -> None:
+    model = Holder(torch.ones(2, dtype=torch.complex64), buffer=False)
+    model.register_buffer("rotary", torch.ones(3, dtype=torch.complex64))
+    for exchange in ("trainable", "all"):
+        assert ParameterVector(model, exchange).elements == 4  # type: ignore[arg-type]
+    model.other.requires_grad_(True)  # type: ignore[operator]
+    for exchange in ("trainable", "all"):
+        with pytest.raises(ConfigError, match=r"other: got torch\.complex64; real parameters"):
+            ParameterVector(model, exchange)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")  # of PyTorch 2.3
@@ -140,7 +151,7 @@ TRAVELS: dict[str, Callable[[], Tensor]] = {
 @pytest.mark.parametrize("kind", TRAVELS)
 def test_what_is_memory_of_its_own_travels_however_it_lies_there(kind: str, buffer: bool, flat: bool) -> None:
     model, before = Holder(TRAVELS[kind](), buffer=buffer), TRAVELS[kind]()
-    vector = ParameterVector(model)
+    vector = ParameterVector(model, "all")
     if flat:
         vector.flatten()
     moved = before.is_floating_point()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.parameters.vector import ParameterVector
 
 
-def snapshot(model: nn.Module) -> Tensor:
-    vector = ParameterVector(model)
+def snapshot(model: nn.Module, exchange: Exchange = "trainable") -> Tensor:
+    vector = ParameterVector(model, exchange)
     return vector.snapshot(vector.empty())
 
 
@@ -51,7 +52,11 @@ class WithBuffers(nn.Module):
 
 
 def test_parameters_and_floating_buffers_are_in_integers_and_caches_are_out() -> None:
-    assert snapshot(WithBuffers()).tolist() == [1.0, 1.0, 5.0, 5.0, 5.0]
+    assert snapshot(WithBuffers(), "all").tolist() == [1.0, 1.0, 5.0, 5.0, 5.0]
+
+
+def test_by_default_a_buffer_stays_local_unless_it_is_a_running_statistic() -> None:
+    assert snapshot(WithBuffers()).tolist() == [1.0, 1.0]
 
 
 def test_batchnorm_statistics_are_in_and_its_counter_is_out() -> None:
@@ -70,10 +75,11 @@ def test_tied_parameters_are_in_once_and_move_once() -> None:
     assert model.output.weight is model.embedding.weight
 
 
-def test_frozen_parameters_are_in() -> None:
+def test_frozen_parameters_are_in_if_all_is_to_travel() -> None:
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)
-    assert ParameterVector(model).elements == 6
+    assert ParameterVector(model, "all").elements == 6
+    assert ParameterVector(model).elements == 2
 
 
 def test_size_in_bytes_is_that_of_float32_on_the_wire() -> None:
@@ -109,7 +115,7 @@ def test_what_a_snapshot_holds_loads_into_another_model() -> None:
 
 def test_a_move_is_added_where_it_belongs_and_nothing_else_changes() -> None:
     model = WithBuffers()
-    ParameterVector(model).add_(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    ParameterVector(model, "all").add_(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert model.scale.tolist() == [2.0, 3.0]
     assert model.average.tolist() == [8.0, 9.0, 10.0]
     assert (int(model.count), bool(model.flag), model.cache.tolist()) == (7, True, [6.0] * 9)
@@ -170,7 +176,7 @@ def test_channels_last_and_transposed_parameters_keep_their_places() -> None:
     assert torch.equal(model.weight, plain.weight)
 
 
-def test_a_bfloat16_model_travels_as_float32_and_moves_in_its_own_precision() -> None:
+def test_a_bfloat16_model_travels_as_float32_and_what_it_is_too_coarse_for_is_kept() -> None:
     model = nn.Linear(2, 1).to(torch.bfloat16)
     vector = ParameterVector(model)
     vector.load_(torch.tensor([1.0, 2.0, 3.0]))
@@ -178,7 +184,8 @@ def test_a_bfloat16_model_travels_as_float32_and_moves_in_its_own_precision() ->
     assert (taken.dtype, taken.tolist()) == (torch.float32, [1.0, 2.0, 3.0])
     vector.add_(torch.tensor([0.5, 1e-6, -1.0]))
     assert model.weight.dtype == torch.bfloat16
-    assert vector.snapshot(vector.empty()).tolist() == [1.5, 2.0, 2.0]
+    assert [p.flatten().tolist() for p in model.parameters()] == [[1.5, 2.0], [2.0]]
+    torch.testing.assert_close(vector.snapshot(vector.empty()), torch.tensor([1.5, 2.000001, 2.0]), rtol=0, atol=1e-7)
 
 
 # ---------------------------------------------------------------- a model that changes afterwards
@@ -196,7 +203,7 @@ def test_a_move_is_converted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_model_that_changed_its_type_afterwards_is_still_followed() -> None:
     model = WithBuffers()
-    vector = ParameterVector(model)
+    vector = ParameterVector(model, "all")
     model.to(torch.float64)
     vector.add_(torch.ones(5))
     assert model.average.tolist() == [6.0, 6.0, 6.0]
@@ -205,7 +212,7 @@ def test_a_model_that_changed_its_type_afterwards_is_still_followed() -> None:
 
 def test_parameters_and_buffers_that_were_replaced_afterwards_are_still_followed() -> None:
     model = WithBuffers()
-    vector = ParameterVector(model)
+    vector = ParameterVector(model, "all")
     model.average = torch.zeros(3)
     model.scale = nn.Parameter(torch.full((2,), 4.0))
     vector.add_(torch.ones(5))
@@ -236,14 +243,17 @@ class Renamed(nn.Module):
     "other",
     [
         lambda: nn.Linear(2, 3),  # other shapes
-        lambda: nn.Linear(3, 2).to(torch.bfloat16),  # other types
         lambda: nn.Linear(3, 2, bias=False),  # fewer
         lambda: nn.Sequential(nn.Linear(3, 2)),  # other names
         Renamed,
     ],
 )
-def test_other_names_shapes_or_types_make_another_schema(other: Callable[[], nn.Module]) -> None:
+def test_other_names_or_shapes_make_another_schema(other: Callable[[], nn.Module]) -> None:
     assert schema(other()) != schema(nn.Linear(3, 2))
+
+
+def test_another_type_is_no_other_schema() -> None:
+    assert schema(nn.Linear(3, 2).to(torch.bfloat16)) == schema(nn.Linear(3, 2).double()) == schema(nn.Linear(3, 2))
 
 
 def test_equally_many_numbers_in_another_shape_are_another_schema() -> None:
@@ -259,7 +269,7 @@ def test_buffers_that_do_not_travel_do_not_count_for_the_schema() -> None:
             self.scale = nn.Parameter(torch.ones(2))
             self.register_buffer("average", torch.zeros(3))
 
-    assert schema(Plain()) == schema(WithBuffers())
+    assert ParameterVector(Plain(), "all").schema_hash == ParameterVector(WithBuffers(), "all").schema_hash
 
 
 # -- flat storage ------------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
-from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.protocol.codecs import CODECS, Seams, seams_within
 from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, CHUNK_HEADER
 
 checked = settings(max_examples=30)
+SEAMS = st.lists(st.integers(0, 3 * CHUNK_ELEMENTS + 5), max_size=40).map(lambda places: tuple(sorted(places)))
 ELEMENTS = st.sampled_from([1, 7, 1000, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 3 * CHUNK_ELEMENTS + 5])
 
 
@@ -58,11 +59,12 @@ def swap(one: End, other: End) -> None:
         fill(other, there, lane)
 
 
-@given(elements=ELEMENTS, codec=st.sampled_from(sorted(CODECS)), lanes=st.integers(1, 8))
+@given(elements=ELEMENTS, codec=st.sampled_from(sorted(CODECS)), lanes=st.integers(1, 8), seams=SEAMS)
 @checked
-def test_both_ends_difference_what_went_over_the_wire(elements: int, codec: str, lanes: int) -> None:
+def test_both_ends_difference_what_went_over_the_wire(elements: int, codec: str, lanes: int, seams: Seams) -> None:
     a, b = values(elements, 1), values(elements, 2)
-    one, other = End(Vectors.moving(a.clone(), codec), lanes), End(Vectors.moving(b.clone(), codec), lanes)
+    seams = seams_within(seams, 0, elements)
+    one, other = (End(Vectors.moving(start.clone(), codec, seams), lanes) for start in (a, b))
     swap(one, other)
     moved, back = one.vectors.theirs, other.vectors.theirs
     assert torch.equal(moved, -back)
@@ -70,6 +72,18 @@ def test_both_ends_difference_what_went_over_the_wire(elements: int, codec: str,
     assert one.received.finite
     assert not one.received.zero
     assert one.received.distance == pytest.approx(float(torch.linalg.vector_norm(moved)), rel=1e-4)
+
+
+@given(elements=ELEMENTS, codec=st.sampled_from(sorted(CODECS)), seams=SEAMS)
+@checked
+def test_a_vector_takes_the_bytes_that_were_worked_out_for_it(elements: int, codec: str, seams: Seams) -> None:
+    seams = seams_within(seams, 0, elements)
+    data = send_all(End(Vectors.sending(values(elements, 5), codec, seams)))
+    assert (
+        len(data)
+        == wire_bytes(elements, codec, seams)
+        == Vectors.into(torch.empty(elements), codec, seams).wire_bytes / 2
+    )
 
 
 @given(elements=ELEMENTS, codec=st.sampled_from(sorted(CODECS)))

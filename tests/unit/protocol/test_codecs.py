@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import BLOCK, CODECS, FLOAT16_MAX, PIECE, SMALLEST_SCALE, Codec
+from p2p_elastic.protocol.codecs import BLOCK, CODECS, FLOAT16_MAX, PIECE, SMALLEST_SCALE, Codec, Seams, seams_within
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.pairwise import elastic
 
@@ -22,13 +22,14 @@ LIMITS = {
     "none": lambda x: torch.zeros_like(x),
     "float16": lambda x: (x.abs() * 2**-11).clamp(min=2**-25),
     "bfloat16": lambda x: (x.abs() * 2**-8).clamp(min=2**-126),
-    "int8": lambda x: (1.0001 * block_amax(x) / 254).clamp(min=SMALLEST_SCALE / 2),
+    "int8": lambda x, seams=(): (1.0001 * block_amax(x, seams) / 254).clamp(min=SMALLEST_SCALE / 2),
 }
 
 
-def block_amax(x: Tensor) -> Tensor:
+def block_amax(x: Tensor, seams: Seams = ()) -> Tensor:
     """The largest magnitude in each element's block."""
-    return torch.cat([part.abs().amax().expand(len(part)) for part in x.split(BLOCK)])
+    tensors = torch.tensor_split(x, seams)
+    return torch.cat([part.abs().amax().expand(len(part)) for one in tensors for part in one.split(BLOCK) if len(part)])
 
 
 @st.composite
@@ -42,14 +43,14 @@ def vectors(draw: st.DrawFn) -> Tensor:
     return values
 
 
-def sent(codec: Codec, values: Tensor) -> tuple[Tensor, Tensor]:
+def sent(codec: Codec, values: Tensor, seams: Seams = ()) -> tuple[Tensor, Tensor]:
     """What stays here and what arrives there; in scratch that has other things in it, and is too large."""
-    scratch = torch.full((codec.nbytes(len(values)) + 12,), 0xA5, dtype=torch.uint8)
-    data = codec.encode(mine := values.clone(), scratch)
+    scratch = torch.full((codec.nbytes(len(values), seams) + 12,), 0xA5, dtype=torch.uint8)
+    data = codec.encode(mine := values.clone(), scratch, seams)
     assert data.dtype is torch.uint8
-    assert data.shape == (codec.nbytes(len(values)),)
+    assert data.shape == (codec.nbytes(len(values), seams),)
     assert scratch[-12:].eq(0xA5).all(), "wrote beyond its bytes"
-    theirs = codec.decode(data.clone(), torch.full((len(values) + 3,), torch.nan))
+    theirs = codec.decode(data.clone(), torch.full((len(values),), torch.nan), seams)
     assert theirs.shape == values.shape
     return mine, theirs
 
@@ -73,6 +74,45 @@ def test_the_error_is_bounded(name: str, values: Tensor) -> None:
     mine, _ = sent(CODECS[name], values)
     error = (mine.double() - values.double()).abs()
     assert (error <= LIMITS[name](values.double())).all()
+
+
+@st.composite
+def tensors_beside_each_other(draw: st.DrawFn) -> tuple[Tensor, Seams]:
+    """A vector, and the first elements of its tensors; some tensors have no elements, some begin at the same one."""
+    values = draw(vectors())
+    return values, tuple(sorted(draw(st.lists(st.integers(0, len(values)), max_size=12))))
+
+
+@checked
+@given(NAMES, tensors_beside_each_other(), st.integers(0, 10**6), st.integers(1, 10**6))
+def test_blocks_end_at_seams_wherever_the_vector_is_cut(
+    name: str, tensors: tuple[Tensor, Seams], start: int, length: int
+) -> None:
+    """Both ends have the same bits, and no error is more than the largest number of the element's own tensor allows."""
+    values, seams = tensors
+    start %= len(values)
+    piece, inside = values[start : start + length], seams_within(seams, start, min(start + length, len(values)))
+    if name == "float16":
+        piece = piece.clamp(-FLOAT16_MAX, FLOAT16_MAX)
+    mine, theirs = sent(CODECS[name], piece, inside)
+    assert same_bits(mine, theirs)
+    error = (mine.double() - piece.double()).abs()
+    limit = LIMITS[name] if name != "int8" else lambda x: LIMITS["int8"](x, inside)
+    assert (error <= limit(piece.double())).all()
+
+
+def test_a_mask_of_large_numbers_costs_the_tensor_beside_it_nothing() -> None:
+    values = torch.cat([torch.linspace(-1.0, 1.0, 100), torch.full((60,), -1e9)])
+    _, theirs = sent(CODECS["int8"], values, (0, 100))
+    torch.testing.assert_close(theirs[:100], values[:100], rtol=0.0, atol=1 / 250)
+    torch.testing.assert_close(theirs[100:], values[100:])
+
+
+@checked
+@given(st.lists(st.integers(0, 500), max_size=9), st.integers(0, 499), st.integers(1, 500))
+def test_seams_inside_of_a_piece_are_counted_from_its_first_element(seams: list[int], start: int, length: int) -> None:
+    found = seams_within(tuple(sorted(seams)), start, start + length)
+    assert found == tuple(sorted(seam - start for seam in seams if start < seam < start + length))
 
 
 @checked
@@ -144,6 +184,7 @@ def test_bytes_on_the_wire() -> None:
     }
     assert CODECS["int8"].nbytes(65_536) <= 0.26 * 4 * 65_536
     assert CODECS["int8"].nbytes(1) == 5
+    assert CODECS["int8"].nbytes(300, (10, 10, 138)) == 300 + 4 * 4
 
 
 @pytest.mark.parametrize(

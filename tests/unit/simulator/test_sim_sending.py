@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.protocol.chunks import Outgoing, Vectors
+from p2p_elastic.protocol.codecs import CODECS, seams_within
+from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, CHUNK_HEADER
 from p2p_elastic.rules.dynamic import dynamic
 from p2p_elastic.rules.methods import RULES, Flow
 from p2p_elastic.rules.pairwise import elastic, follow, receive
@@ -21,7 +23,7 @@ from p2p_elastic.simulator.leader import Leader
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.rounds import Moves, Pairs
 from p2p_elastic.simulator.run import simulate
-from p2p_elastic.simulator.sending import CHUNK, Wire
+from p2p_elastic.simulator.sending import Wire
 from p2p_elastic.tasks import find_task
 
 WORKERS, ELEMENTS = 4, 300
@@ -103,10 +105,23 @@ def test_a_leader_is_followed_as_it_arrives() -> None:
 
 
 def test_vectors_longer_than_a_chunk_arrive_as_a_whole_would() -> None:
-    vector = torch.randn(CHUNK + 200, generator=torch.Generator().manual_seed(1))
+    vector = torch.randn(CHUNK_ELEMENTS + 200, generator=torch.Generator().manual_seed(1))
     before = vector.clone()
     assert torch.equal(Wire(CODECS["int8"]).sent(0, vector, slice(None)), round_trip("int8", vector))
     assert torch.equal(vector, before), "one's own parameters are not rounded"
+
+
+def test_a_part_of_a_simulated_vector_arrives_as_live_peers_send_it() -> None:
+    """In the same chunks, and with the same seams."""
+    vector, seams = torch.randn(2 * CHUNK_ELEMENTS, generator=torch.Generator().manual_seed(1)), (0, 700, 760, 66_000)
+    wire = Wire(CODECS["int8"], 2, seams)
+    for part in (wire.part(0, len(vector)), slice(500, 70_000)):
+        sent = Vectors(vector[part].clone(), vector[part], "int8", seams=seams_within(seams, part.start, part.stop))
+        outgoing = Outgoing(sent)
+        for _ in outgoing.pieces():
+            pass
+        assert torch.equal(wire.sent(0, vector, part), sent.mine)
+        assert wire.nbytes(part) == outgoing.nbytes - outgoing.sent * CHUNK_HEADER.size
 
 
 @every_codec
