@@ -35,6 +35,7 @@ from p2p_elastic.node.participation import Participation, Place
 from p2p_elastic.node.results import check_writable, output_folder, save_model
 from p2p_elastic.node.resume import Past, options_kept
 from p2p_elastic.node.run_finder import RunFinder
+from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.screens.live import SayScreen, Screen
@@ -92,6 +93,8 @@ class Swarm:
         optimizer: one or several; each step of the last one is followed by what is due. None: call `step` yourself.
         run: name of the run; None takes the only one that the initial peers know, or makes up a name.
         initial_peers: multiaddrs of peers of the run; empty founds one.
+        exchange: what travels: "trainable" (parameters that require a gradient, and the running statistics of
+            normalisation layers), "all", a predicate of name and tensor, or names. All peers choose the same.
         lower_is_better: whether a lower loss is better.
         state: what else to save and to restore with a checkpoint: schedulers, scalers, loaders and the like.
         output: folder for checkpoints and the model; None makes up a name from run and peer.
@@ -115,6 +118,7 @@ class Swarm:
         *,
         run: str | None = None,
         initial_peers: Sequence[str] = (),
+        exchange: Exchange = "trainable",
         lower_is_better: bool = True,
         state: Mapping[str, Stateful] | None = None,
         output: Path | str | None = None,
@@ -124,7 +128,7 @@ class Swarm:
     ) -> None:
         self._screen, self._stop, self._open = screen or SayScreen(), LoopStop(), contextlib.ExitStack()
         self._config = _config(dict(options), run, initial_peers, output, resume)
-        self._vector = ParameterVector(model)
+        self._vector = ParameterVector(model, exchange)
         optimizers = plain_optimizers(optimizer)
         self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, 1.0 if lower_is_better else -1.0)
         self._told_undone = False
@@ -151,6 +155,7 @@ class Swarm:
             self._ending = Ending(config, self._screen, self._stop, self._connection, resumed=past is not None)
             stack.callback(self._part.end_lives)
             self._part.begin(self._loop, self._vector, place)
+            stack.callback(self._vector.unflatten)
             self._part.catch_up()
             self._hooks = stack.enter_context(contextlib.ExitStack())
             self._hooks.enter_context(self._loop.hooked(self._part.peer, self._stepped))
@@ -310,7 +315,10 @@ class Swarm:
 
         def own() -> RunManifest:
             run = config.run or f"own-{secrets.token_hex(3)}"
-            return config.found(run, connection.peer, OWN_LOOP, self._vector.schema_hash, None)
+            vector = self._vector
+            return config.found(
+                run, connection.peer, OWN_LOOP, vector.schema_hash, None, frozen_hash=vector.frozen_hash
+            )
 
         return RunFinder(config, self._screen, self._stop, connection.thread, connection.network, own)
 
@@ -338,6 +346,10 @@ class Swarm:
         if manifest.schema_hash != self._vector.schema_hash:
             here, there = self._vector.schema_hash, manifest.schema_hash
             raise ConfigError("model", f"schema {here}", f"the model of run {manifest.run!r}, whose schema is {there}")
+        if manifest.frozen_hash != self._vector.frozen_hash:
+            frozen = f"frozen parameters {self._vector.frozen_hash or 'none'}"
+            allowed = f"those of run {manifest.run!r}, {manifest.frozen_hash or 'none'}: load the same base everywhere"
+            raise ConfigError("model", frozen, allowed)
 
 
 def _config(

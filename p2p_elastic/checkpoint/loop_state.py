@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from p2p_elastic.checkpoint.state_tree import pack, unpack
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.values import Frozen
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 MODEL, STATE = "model", "state"
 """The files of a checkpoint: the model's tensors, and those of all else that has a state."""
-OPTIMIZERS, RANDOM, EXTRA, OWN = "optimizers", "random", "model-extra", "own."
+OPTIMIZERS, REMAINDER, RANDOM, EXTRA, OWN = "optimizers", "remainder", "random", "model-extra", "own."
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
@@ -64,7 +65,7 @@ class LoopState:
         model: what is trained.
         optimizers: those that train it.
         others: all else that has a state, by name.
-        device: on which the model is; it has random numbers of its own.
+        vector: of the model; its device has random numbers of its own.
     """
 
     def __init__(
@@ -72,10 +73,15 @@ class LoopState:
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         others: Mapping[str, Stateful],
-        device: torch.device,
+        vector: ParameterVector,
     ) -> None:
-        self._model, self._optimizers, self._others, self._device = model, tuple(optimizers), dict(others), device
+        self._model, self._optimizers, self._others, self._vector = model, tuple(optimizers), dict(others), vector
         self._frozen = _frozen(model)
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """Names, in the model's file, of what travels: it is of no use if it is not finite. A mask may be infinite."""
+        return tuple(slot.key for slot in self._vector.slots)
 
     def copy(self) -> tuple[dict[str, JsonValue], Tensors]:
         """Copy all states.
@@ -96,7 +102,8 @@ class LoopState:
                 extra[name] = value
         parts: dict[str, Any] = {
             OPTIMIZERS: [optimizer.state_dict() for optimizer in self._optimizers],
-            RANDOM: _random(self._device),
+            REMAINDER: self._vector.remainder(),
+            RANDOM: _random(self._vector.device),
             EXTRA: extra,
             **{f"{OWN}{name}": other.state_dict() for name, other in self._others.items()},
         }
@@ -120,11 +127,12 @@ class LoopState:
             found = {name: unpack(state, tensors.get(STATE, {})) for name, state in memory.states.items()}
             self._check_others(found)
             self._load_model({**tensors[MODEL], **found[EXTRA]})
+            self._vector.restore_remainder(found[REMAINDER])
             for optimizer, state in zip(self._optimizers, found[OPTIMIZERS], strict=True):
                 optimizer.load_state_dict(state)
             for name, other in self._others.items():
                 other.load_state_dict(found[f"{OWN}{name}"])
-            _restore_random(found[RANDOM], self._device)  # at last: to load may draw numbers
+            _restore_random(found[RANDOM], self._vector.device)  # at last: to load may draw numbers
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ConfigError(
                 "resume", f"step {memory.step}", f"the model or its loop is another one here: {error}"

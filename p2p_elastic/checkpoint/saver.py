@@ -213,4 +213,5 @@ class Saver:
 
 def _finite(content: Content) -> bool:
     """Whether the model is worth keeping: one that diverged would soon have taken the place of all that had not."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in content.tensors.get(MODEL, {}).values())
+    model = content.tensors.get(MODEL, {})
+    return all(bool(torch.isfinite(model[name]).all()) for name in content.learnt if name in model)

@@ -21,7 +21,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -57,12 +57,14 @@ class Content(NamedTuple):
         facts: what is written as JSON.
         tensors: on the CPU, by file and name.
         private: files for their owner alone, by name.
+        learnt: names in the file of the model; if one of these tensors is not finite, it is not worth keeping.
     """
 
     step: int
     facts: BaseModel
     tensors: Mapping[str, Mapping[str, Tensor]]
     private: Mapping[str, bytes] = MappingProxyType({})
+    learnt: Collection[str] = ()
 
 
 @dataclass(frozen=True)

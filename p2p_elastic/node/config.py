@@ -252,15 +252,18 @@ class JoinConfig(Frozen):
         asked = {key: getattr(self, key, None) for key in BINDING}
         return {key: value for key, value in {**asked, "fragments": self.fragment}.items() if value is not None}
 
-    def found(self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe | None) -> RunManifest:
+    def found(
+        self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe | None, *, frozen_hash: str = ""
+    ) -> RunManifest:
         """Write the manifest of a new run with these options.
 
         Args:
             run: its name.
             founder: peer id of this peer.
             task: name of what it trains.
-            schema_hash: of the task's model.
+            schema_hash: of its model.
             recipe: of the task, for what was not asked for; None: its peers run programs of their own.
+            frozen_hash: of what does not train in the model; empty if all of it does.
 
         Returns:
             The manifest, not signed yet.
@@ -284,6 +287,7 @@ class JoinConfig(Frozen):
             founder=founder,
             task=task,
             schema_hash=schema_hash,
+            frozen_hash=frozen_hash,
             rule=rule,
             moving_rate=moving_rate,
             period=period,

@@ -182,9 +182,17 @@ class TaskPeer:
 
     def _own_manifest(self) -> RunManifest:
         task = find_task(self._config.task or DEFAULT_TASK)
-        schema_hash = ParameterVector(initial_model(task, 0)).schema_hash
         run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
-        return self._config.found(run, self._connection.peer, task.name, schema_hash, task.recipe)
+        vector = ParameterVector(initial_model(task, 0))
+        found = self._config.found
+        return found(
+            run,
+            self._connection.peer,
+            task.name,
+            vector.schema_hash,
+            task.recipe,
+            frozen_hash=vector.frozen_hash,
+        )
 
     def _load(self, task: Task, manifest: RunManifest) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")

@@ -165,8 +165,8 @@ class Participation:
         """
         board, network, thread = self._connection.board, self._connection.network, self._connection.thread
         self.peer = peer = self._peer(vector, place)
-        self._loop, self._options, device = loop, place.options, vector.device
-        state = LoopState(loop.model, loop.optimizers, loop.states, device)
+        self._loop, self._options = loop, place.options
+        state = LoopState(loop.model, loop.optimizers, loop.states, vector)
         if place.past is not None:
             place.past.restore(state, loop.meter, peer)
             self._seconds_before = place.past.saved.training.seconds

@@ -288,4 +288,5 @@ def content(of: Gathered) -> Content:
         peer=memory,
         members=dict(list(of.network.directory.known.items())[:MEMBERS_MAX]),
     )
-    return Content(training.step, saved, tensors, {IDENTITY: of.network.identity.to_bytes()})
+    private, learnt = {IDENTITY: of.network.identity.to_bytes()}, () if of.state is None else of.state.learnt
+    return Content(training.step, saved, tensors, private, learnt)

@@ -25,6 +25,7 @@ LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
 Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
 OWN_LOOP = "own-loop"
 """The task of a run whose members each run a program of their own (`p2p_elastic.Swarm`): no task can be found by it."""
+FrozenHash = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 SHOWN_MAX = 80  # characters of a value that is refused
 
 BINDING = (
@@ -66,6 +67,7 @@ class RunManifest(Frozen):
     founder: PeerId = Field(description="peer id of its founder")
     task: Name = Field(description="name of the task")
     schema_hash: SchemaHash = Field(description="of the task's model")
+    frozen_hash: FrozenHash = Field(default="", description="of what the model has that does not train; empty: nothing")
     rule: Name = Field(description="name of the way to train together")
     moving_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(description="alpha or lambda of the rule")
     period: Period | None = Field(description="steps between two exchanges; None if `probability` is given")

@@ -88,7 +88,7 @@ class UndoneMoves:
             return False
         slope = ms / mm
         error = (max(0.0, ss - slope * ms) / elements / mm) ** 0.5
-        return -slope - ERRORS * error > BACK
+        return bool(-slope - ERRORS * error > BACK)
 
 
 def _middle_of_the_largest(vector: ParameterVector) -> Part:

@@ -27,5 +27,5 @@ class Said:
 
 def manifest(founder: str = PEER, run: str = "digits-1") -> RunManifest:
     task = find_task("digits")
-    schema = ParameterVector(initial_model(task, 0)).schema_hash
-    return JoinConfig(task="digits").found(run, founder, "digits", schema, task.recipe)
+    vector = ParameterVector(initial_model(task, 0))
+    return JoinConfig(task="digits").found(run, founder, "digits", vector.schema_hash, task.recipe)

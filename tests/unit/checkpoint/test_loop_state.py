@@ -10,8 +10,7 @@ from torch import nn
 
 from p2p_elastic.checkpoint.loop_state import MODEL, LoopState, TrainingMemory
 from p2p_elastic.errors import ConfigError
-
-CPU = torch.device("cpu")
+from p2p_elastic.parameters.vector import ParameterVector
 
 
 class Counter:
@@ -34,7 +33,12 @@ def frozen_base() -> nn.Sequential:
 
 def loop_of(model: nn.Module, others: dict[str, Any] | None = None) -> LoopState:
     trained = [p for p in model.parameters() if p.requires_grad]
-    return LoopState(model, [torch.optim.AdamW(trained, lr=0.1)], others or {}, CPU)
+    return LoopState(model, [torch.optim.AdamW(trained, lr=0.1)], others or {}, ParameterVector(model))
+
+
+def loop_without_optimizer() -> LoopState:
+    model = frozen_base()
+    return LoopState(model, [], {}, ParameterVector(model))
 
 
 def carried(first: LoopState, second: LoopState) -> set[str]:
@@ -102,7 +106,7 @@ def test_random_numbers_go_on() -> None:
     [
         (lambda: loop_of(nn.Linear(4, 2)), "its tensors are others, such as"),
         (lambda: loop_of(frozen_base(), {"scaler": Counter()}), r"given for \['scaler'\], the checkpoint has none"),
-        (lambda: LoopState(frozen_base(), [], {}, CPU), "argument"),
+        (lambda: loop_without_optimizer(), "argument"),
     ],
     ids=["model", "state", "optimizers"],
 )

@@ -44,7 +44,10 @@ class Run:
         self.now, self.step, self.disk = 0.0, 0, Disk()
         self.tensors = {"model": {"weight": torch.ones(3), "batches": torch.tensor(2)}}
         self.saver = Saver(
-            self.disk, Interval.parse(interval), lambda: self.now, lambda: Content(self.step, Nothing(), self.tensors)
+            self.disk,
+            Interval.parse(interval),
+            lambda: self.now,
+            lambda: Content(self.step, Nothing(), self.tensors, learnt=("weight",)),
         )
 
     def train(self, steps: int, *, seconds: float = 1.0, wait: bool = True) -> None:
@@ -145,6 +148,14 @@ def test_a_model_that_diverged_takes_no_place_of_one_that_had_not(
     run.tensors["model"]["weight"][1] = 0.0  # a partner healed it
     run.train(5)
     assert run.disk.steps == [10, 40]
+
+
+def test_a_mask_may_be_infinite() -> None:
+    run = Run("10")
+    run.tensors["model"]["mask"] = torch.tensor([0.0, -torch.inf])
+    run.train(10)
+    run.finish()
+    assert run.disk.steps == [10]
 
 
 def test_a_failure_is_told_in_status_and_health_until_the_next_success() -> None:

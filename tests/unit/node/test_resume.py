@@ -20,6 +20,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.results import Summary, save_summary
 from p2p_elastic.node.resume import IDENTITY, Saved, options_kept, resume, resume_or_found
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.membership.away import AWAY_STEPS_MIN, was_away_long
 from p2p_elastic.peers.membership.liveness import Member as Known
 from p2p_elastic.peers.state.peer_memory import PeerMemory
@@ -76,7 +77,7 @@ class Kept(NamedTuple):
 
 
 def loop_of(trainer: Trainer) -> LoopState:
-    return LoopState(trainer.model, trainer.optimizers, trainer.states, torch.device("cpu"))
+    return LoopState(trainer.model, trainer.optimizers, trainer.states, ParameterVector(trainer.model))
 
 
 def state_of(trainer: Trainer) -> Kept:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from p2p_elastic.training.state import TrainingMemory
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from p2p_elastic.checkpoint.loop_state import TrainingMemory
 from p2p_elastic.checkpoint.store import Content, Store
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.results import save_model, save_values
@@ -358,7 +358,7 @@ def test_a_checkpoint_of_a_model_with_shared_memory_goes_on(kind: str, tmp_path:
     for vector in vectors:
         vector.flatten()
     vectors[0].add_(torch.linspace(0, 1, 15))
-    facts = TrainingMemory(step=1, drawn=1, epochs=0, schedule_steps=1, rates=(), losses=(), optimizer={})
+    facts = TrainingMemory(step=1, losses=(), states={})
     state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
     Store(tmp_path, TrainingMemory).write(Content(1, facts, {"model": state}))
     found = Store(tmp_path, TrainingMemory).newest()
