@@ -114,12 +114,12 @@ class Found(NamedTuple):
     Attributes:
         slots: what travels.
         parameters: how many elements of the vector, the first ones, are parameters.
-        frozen: the parameters that do not travel.
+        frozen: owner, attribute and name of the parameters that do not travel.
     """
 
     slots: tuple[Slot, ...]
     parameters: int
-    frozen: tuple[Named, ...]
+    frozen: tuple[tuple[nn.Module, str, str], ...]
 
 
 def find_slots(model: nn.Module, exchange: Exchange = "trainable") -> Found:
@@ -157,7 +157,8 @@ def find_slots(model: nn.Module, exchange: Exchange = "trainable") -> Found:
     if not parameters:
         raise _nothing_travels(model, every, exchange)
     _check_together(slots, apart)
-    return Found(tuple(slots), parameters, tuple(named for named in apart if named.is_parameter))
+    frozen = tuple((named.owner, named.attribute, named.name) for named in apart if named.is_parameter)
+    return Found(tuple(slots), parameters, frozen)
 
 
 def _groups(model: nn.Module) -> list[list[Named]]:

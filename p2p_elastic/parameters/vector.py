@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.parameters.cuda_copies import DeviceLane
+from p2p_elastic.parameters.flat import WIRE_DTYPE as WIRE_DTYPE  # which others import from here
+from p2p_elastic.parameters.flat import Piece, Run, flattened, smaller
 from p2p_elastic.parameters.frozen import hash_of
 from p2p_elastic.parameters.remainders import Remainders, split
 from p2p_elastic.parameters.slots import COMPLETE, Slot, find_slots, schema_of
 
-WIRE_DTYPE = torch.float32
-CONVERTED = 1 << 22  # elements that are brought to another device or type at once: no second model there
 Part = tuple[int, int]
 """The elements of the vector from the first number up to, not including, the second."""
 
@@ -37,37 +36,6 @@ def place_of(part: Part | None) -> slice:
         (slice(2, 5, None), slice(None, None, None))
     """
     return slice(None) if part is None else slice(*part)
-
-
-class _Run(NamedTuple):
-    """Neighbouring slots, and the storage [stop - start] whose views they are; None: each has a storage of its own."""
-
-    slots: tuple[Slot, ...]
-    flat: Tensor | None = None
-
-    @property
-    def start(self) -> int:
-        return self.slots[0].start
-
-    @property
-    def stop(self) -> int:
-        return self.slots[-1].stop
-
-    def storage(self) -> Tensor | None:
-        """`flat`, if the model's tensors still are its views: `model.to(...)` may have replaced them."""
-        if self.flat is None:
-            return None
-        base, size = self.flat.data_ptr() - self.start * self.flat.itemsize, self.flat.itemsize
-        same = all(slot.held().data_ptr() == base + slot.start * size for slot in self.slots)
-        return self.flat if same else None
-
-
-class _Piece(NamedTuple):
-    """Elements of a vector, those of the model that they belong to, and their remainder: of one shape."""
-
-    values: Tensor
-    mine: Tensor
-    rest: Tensor | None = None
 
 
 class ParameterVector:
@@ -110,14 +78,18 @@ class ParameterVector:
         self.schema_hash = self.schema.hash
         self.seams = tuple(slot.start for slot in self.slots if slot.start < slot.stop)
         self._tied = tuple(slot for slot in self.slots if slot.ties)
-        self._runs = tuple(_Run((slot,)) for slot in self.slots)
+        self._runs = tuple(Run((slot,)) for slot in self.slots)
         self._remainders = Remainders(slot for slot in self.slots if slot.start < self.trainable)
         self._lane: DeviceLane | None = None
 
     @cached_property
     def frozen_hash(self) -> str:
-        """32 hexadecimal digits of the parameters that do not travel, as they are when first asked; "" if all do."""
-        return hash_of((n.name, getattr(n.owner, n.attribute)) for n in self._frozen)
+        """The hash of the parameters that do not travel, as they are when it is first asked for.
+
+        Returns:
+            32 hexadecimal digits; "" if all travel.
+        """
+        return hash_of((name, getattr(owner, attribute)) for owner, attribute, name in self._frozen)
 
     @property
     def device(self) -> torch.device:
@@ -131,10 +103,10 @@ class ParameterVector:
         the objects that they are, so optimizers go on. What is not float32 or not contiguous keeps its own storage,
         and so do the weights of recurrent layers: cuDNN wants these in one piece that it laid out.
         """
-        runs = list[_Run]()
+        runs = list[Run]()
         for key, group in itertools.groupby(self.slots, key=self._kind):
             slots = tuple(group)
-            runs += [_Run((slot,)) for slot in slots] if key is None else [_flattened(slots)]
+            runs += [Run((slot,)) for slot in slots] if key is None else [flattened(slots)]
         self._runs = tuple(runs)
         self._rejoin()
         self._device_lane()  # now, while there is one thread
@@ -148,7 +120,7 @@ class ParameterVector:
             for held in (slot.held() for slot in run.slots):
                 if held.untyped_storage().data_ptr() == storage:
                     held.data = held.detach().clone()
-        self._runs = tuple(_Run((slot,)) for slot in self.slots)
+        self._runs = tuple(Run((slot,)) for slot in self.slots)
         self._rejoin()
 
     def _rejoin(self) -> None:
@@ -247,7 +219,7 @@ class ParameterVector:
         if share == 0.0:
             return
         for piece in self._pieces(move, part, begin=True):
-            for some, ours, rest in _smaller(piece):
+            for some, ours, rest in smaller(piece):
                 if rest is None:
                     ours.add_(some.to(ours), alpha=share)
                 else:
@@ -297,10 +269,10 @@ class ParameterVector:
         return self._remainders.state()
 
     def restore_remainder(self, saved: Mapping[str, Tensor]) -> None:
-        """Take up remainders that were saved, after the model's state was loaded.
+        """Take up remainders that were saved, after the model's state was loaded; those that there are do not fit it.
 
         Args:
-            saved: what `remainder` gave.
+            saved: what `remainder` gave; {} for a state that was saved without.
 
         Raises:
             ConfigError: for a name or a shape that the model does not have.
@@ -328,7 +300,7 @@ class ParameterVector:
             return ()
         return tuple(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
 
-    def _pieces(self, values: Tensor, part: Part | None, *, begin: bool = False) -> Iterator[_Piece]:
+    def _pieces(self, values: Tensor, part: Part | None, *, begin: bool = False) -> Iterator[Piece]:
         """Pieces of `values` [D or stop - start], and what belongs to them. `begin`: 16-bit ones get a remainder."""
         placed = [(run, run.storage()) for run in self._runs]
         self._check(placed)
@@ -337,7 +309,7 @@ class ParameterVector:
         for run, flat in placed:
             first, last = max(start, run.start), min(stop, run.stop)
             if first < last and flat is not None:
-                yield _Piece(values[first - start : last - start], flat[first - run.start : last - run.start])
+                yield Piece(values[first - start : last - start], flat[first - run.start : last - run.start])
                 continue
             for slot in run.slots:
                 a, b = max(first, slot.start), min(last, slot.stop)
@@ -346,20 +318,20 @@ class ParameterVector:
                         slot, values[a - start : b - start], slice(a - slot.start, b - slot.start), begin
                     )
 
-    def _of_slot(self, slot: Slot, values: Tensor, place: slice, begin: bool) -> Iterator[_Piece]:
+    def _of_slot(self, slot: Slot, values: Tensor, place: slice, begin: bool) -> Iterator[Piece]:
         tensor = slot.tensor()
         kept = self._remainders.of(slot, tensor, begin=begin)
         rest = None if kept is None else kept[place]
         if len(values) == tensor.numel():  # in its own shape: it need not be contiguous
-            yield _Piece(values.view(tensor.shape), tensor, None if rest is None else rest.view(tensor.shape))
+            yield Piece(values.view(tensor.shape), tensor, None if rest is None else rest.view(tensor.shape))
         elif tensor.is_contiguous():
-            yield _Piece(values, tensor.view(-1)[place], rest)
+            yield Piece(values, tensor.view(-1)[place], rest)
         else:  # no flat view shows it: a fragment that ends in the middle of, say, a channels-last tensor
             whole = tensor.contiguous().view(-1)
-            yield _Piece(values, whole[place], rest)
+            yield Piece(values, whole[place], rest)
             tensor.copy_(whole.view(tensor.shape))
 
-    def _check(self, placed: list[tuple[_Run, Tensor | None]]) -> None:
+    def _check(self, placed: list[tuple[Run, Tensor | None]]) -> None:
         """Raise ConfigError if the model has other layers than when this was built, or if two slots are one by now."""
         here = {id(module) for module in self._model.modules()}
         for slot in self.slots:
@@ -375,23 +347,3 @@ class ParameterVector:
             if tensor.numel() and first.setdefault(tensor.data_ptr(), slot) is not slot:
                 got = f"a tensor that was tied to {first[tensor.data_ptr()].name} meanwhile"
                 raise ConfigError(slot.name, got, COMPLETE)
-
-
-def _smaller(piece: _Piece) -> Iterator[_Piece]:
-    """The same in pieces along the first dimension."""
-    if piece.mine.dim() == 0 or piece.mine.shape[0] <= CONVERTED:
-        yield piece
-        return
-    values, mine = torch.split(piece.values, CONVERTED), torch.split(piece.mine, CONVERTED)
-    rest = [None] * len(mine) if piece.rest is None else torch.split(piece.rest, CONVERTED)
-    yield from map(_Piece, values, mine, rest)
-
-
-def _flattened(slots: tuple[Slot, ...]) -> _Run:
-    start, stop = slots[0].start, slots[-1].stop
-    flat = torch.empty(stop - start, dtype=WIRE_DTYPE, device=slots[0].tensor().device)
-    for slot in slots:
-        tensor = slot.held()
-        view = flat[slot.start - start : slot.stop - start].view(tensor.shape)
-        tensor.data = view.copy_(tensor.detach())
-    return _Run(slots, flat)

@@ -144,7 +144,7 @@ def test_tensors_of_every_kind_are_read_by_safetensors_as_they_were(tmp_path: Pa
 
 
 def test_a_tensor_that_the_format_has_no_name_for_is_refused(tmp_path: Path) -> None:
-    tensors: dict[str, dict[str, Tensor]] = {"all": {"complex": torch.zeros(2, dtype=torch.complex64)}}
+    tensors: dict[str, dict[str, Tensor]] = {"all": {"complex": torch.zeros(2, dtype=torch.complex128)}}
     with pytest.raises(ConfigError, match="complex"):
         Store(tmp_path / "checkpoint", Facts).write(Content(1, Facts(word="x"), tensors))
 

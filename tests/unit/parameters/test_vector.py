@@ -192,7 +192,7 @@ def test_a_bfloat16_model_travels_as_float32_and_what_it_is_too_coarse_for_is_ke
 
 
 def test_a_move_is_converted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p_elastic.parameters.vector.CONVERTED", 2)
+    monkeypatch.setattr("p2p_elastic.parameters.flat.CONVERTED", 2)
     model = nn.Linear(3, 5).double()
     model.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
     vector = ParameterVector(model)
