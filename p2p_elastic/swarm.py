@@ -16,20 +16,21 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
-from p2p_elastic.checkpoint.loop_state import Stateful
+from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
 from p2p_elastic.common.stop_loop import LoopStop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.checks import judge
-from p2p_elastic.node.config import JoinConfig, load_config
+from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.join import identity_of, locked, past_of
+from p2p_elastic.node.options import Options, config_of
 from p2p_elastic.node.own_loop import OwnLoop, Stepped, plain_optimizers
 from p2p_elastic.node.participation import Participation, Place
 from p2p_elastic.node.results import check_writable, output_folder, save_model
@@ -38,46 +39,15 @@ from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
-from p2p_elastic.screens.live import SayScreen, Screen
+from p2p_elastic.screens.live import SayScreen, Screen, SilentScreen
 from p2p_elastic.status.schema import PeerStatus
+from p2p_elastic.training.ranks import Told, ranks_of
 
 UNDONE = (
     "The optimizer takes back every move: it seems to keep copies of the parameters, such as fp32 masters. Copy the "
     "parameters into them after each move: swarm.on_moved(fn)"
 )
 JOIN_LINE = "initial_peers=[{!r}]"
-
-
-class Options(TypedDict, total=False):
-    """The options that `Swarm` has in common with `p2p-elastic join`, where each one is described.
-
-    Those that all peers of a run have in common (rule to fragment) are the founder's; leave them out to join.
-    """
-
-    rule: str
-    moving_rate: float
-    period: int
-    probability: float | str
-    global_moving_rate: float
-    global_period: int
-    weighting: Literal["dynamic", "fixed"]
-    codec: str
-    fragment: int
-    streams: int
-    group: str
-    seed: int
-    max_bandwidth: str
-    max_share: float
-    wait_for_peers: int
-    host: str
-    port: int
-    announce: Sequence[str]
-    http_host: str
-    http_port: int
-    http_allow_host: Sequence[str]
-    http_token_file: Path | str
-    identity: Path | str
-    checkpoint_every: str
 
 
 class Swarm:
@@ -100,6 +70,8 @@ class Swarm:
         output: folder for checkpoints and the model; None makes up a name from run and peer.
         resume: True: go on from the newest checkpoint in `output` if there is one; a folder: from that one.
         screen: shows what happens; None prints it.
+        process_group: of the processes that train this model together, on each of them: rank 0 is the peer, and the
+            others take its parameters over. Needed if there are several.
         **options: as those of `p2p-elastic join`.
 
     Raises:
@@ -124,50 +96,84 @@ class Swarm:
         output: Path | str | None = None,
         resume: bool | Path | str = False,
         screen: Screen | None = None,
+        process_group: ProcessGroup | None = None,
         **options: Unpack[Options],
     ) -> None:
         self._screen, self._stop, self._open = screen or SayScreen(), LoopStop(), contextlib.ExitStack()
-        self._config = _config(dict(options), run, initial_peers, output, resume)
+        self._config = config_of(dict(options), run, initial_peers, output, resume)
         self._vector = ParameterVector(model, exchange)
         optimizers = plain_optimizers(optimizer)
         self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, 1.0 if lower_is_better else -1.0)
-        self._told_undone = False
+        self._ranks, self._told, self._told_undone = ranks_of(process_group), Told(), False
 
     def __enter__(self) -> Swarm:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._stop.signals())
-            config = self._config
-            folder = config.output if config.resume is None else Path(config.resume)
-            if folder is not None:
-                check_writable(folder)
-            stack.enter_context(locked(folder))
-            config, past = past_of(config, folder, self._screen)
-            identity = identity_of(config, past)
-            self._connection = Connection(config, identity, self._vector.device, self._screen, JOIN_LINE)
-            stack.enter_context(self._connection)
-            finder = self._finder(config)
-            manifest, joins = self._find(finder, past)
-            output = output_folder(config.output, manifest.run, self._connection.peer)
-            stack.enter_context(locked(output if folder is None else None))
-            seed = own_seed(self._connection.peer) if config.seed is None else config.seed
-            self._output, place = output, Place(manifest, output, past, options_kept(config, None), seed, joins=joins)
-            self._part = Participation(config, self._screen, self._stop, self._connection, finder)
-            self._ending = Ending(config, self._screen, self._stop, self._connection, resumed=past is not None)
-            stack.callback(self._part.end_lives)
-            self._part.begin(self._loop, self._vector, place)
+            self._begin(stack)
             stack.callback(self._vector.unflatten)
-            self._part.catch_up()
             self._hooks = stack.enter_context(contextlib.ExitStack())
-            self._hooks.enter_context(self._loop.hooked(self._part.peer, self._stepped))
-            self._last, self._steps_seen = Stepped(moved=False, replaced=False), self._loop.meter.step
+            self._hooks.enter_context(self._loop.hooked(self._stepped))
+            self._steps_seen = self._loop.meter.step
             self._open = stack.pop_all()
         return self
+
+    def _begin(self, stack: contextlib.ExitStack) -> None:
+        """Become a member of the run: this process, or rank 0, whose parameters the others take over."""
+        ranks = self._ranks
+        if ranks is None:
+            self._take_part(stack)
+            return
+        if ranks.leads:
+            try:
+                self._take_part(stack)
+            except BaseException:
+                ranks.tell(Told(stop=True))
+                raise
+        if ranks.tell(Told()).stop:
+            raise ConfigError("process-group", "a rank 0 that could not take part", "see what that process says")
+        if not ranks.leads:
+            self._follow()
+        self._share()
+
+    def _take_part(self, stack: contextlib.ExitStack) -> None:
+        config = self._config
+        folder = config.output if config.resume is None else Path(config.resume)
+        if folder is not None:
+            check_writable(folder)
+        stack.enter_context(locked(folder))
+        config, past = past_of(config, folder, self._screen)
+        identity = identity_of(config, past)
+        self._connection = Connection(config, identity, self._vector.device, self._screen, JOIN_LINE)
+        stack.enter_context(self._connection)
+        finder = self._finder(config)
+        manifest, joins = self._find(finder, past)
+        output = output_folder(config.output, manifest.run, self._connection.peer)
+        stack.enter_context(locked(output if folder is None else None))
+        seed = own_seed(self._connection.peer) if config.seed is None else config.seed
+        self._output, place = output, Place(manifest, output, past, options_kept(config, None), seed, joins=joins)
+        self._part = Participation(config, self._screen, self._stop, self._connection, finder)
+        self._ending = Ending(config, self._screen, self._stop, self._connection, resumed=past is not None)
+        stack.callback(self._part.end_lives)
+        self._part.begin(self._loop, self._vector, place)
+        self._part.catch_up()
+
+    def _follow(self) -> None:
+        """Be another rank than 0: go on from the same checkpoint, if there is one."""
+        config = self._config
+        folder = config.output if config.resume is None else Path(config.resume)
+        _, past = past_of(config, folder, SilentScreen())
+        if past is not None:
+            past.restore_loop(LoopState(self._loop.model, self._loop.optimizers, self._loop.states, self._vector))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._open:
             self._hooks.close()
+            if self._follows:
+                if kind is None:
+                    self._share()
+                return
             part = self._part
             if kind is not None and not issubclass(kind, KeyboardInterrupt):
                 self._ending.leave(part.peer, hand_over=False)
@@ -176,6 +182,7 @@ class Swarm:
             self._connection.board.phase = "finishing"
             self._ending.leave(part.peer)
             part.end_lives()
+            self._share()  # moves that were added while it left
             with part.last_checkpoint():
                 self._ending.finish(self._loop, part.peer, self._output, part.seconds_now, None)
 
@@ -191,7 +198,11 @@ class Swarm:
             IdentityInUse: if another process with this peer's identity began earlier.
         """
         self._loop.report(loss)
-        self._between_steps()
+        step = self._loop.meter.step
+        if not self._follows and step != self._steps_seen:
+            self._steps_seen = step
+            self._part.check_displaced()
+            self._part.between_steps()
 
     def step(self) -> Stepped:
         """Say that an optimizer step ended, in a loop whose optimizer was not given. Call it after each step.
@@ -204,8 +215,8 @@ class Swarm:
         """
         if self._loop.optimizers:
             raise ConfigError("optimizer", "one, and a call of step()", "one of the two")
-        self._stepped(self._loop.stepped(self._part.peer))
-        return self._last
+        self._stepped()
+        return self.last
 
     def on_moved(self, tell: Callable[[Stepped], object]) -> None:
         """Have something called each time that the model was pulled towards others, after an optimizer step.
@@ -218,12 +229,12 @@ class Swarm:
     @property
     def last(self) -> Stepped:
         """What the last optimizer step brought."""
-        return self._last
+        return Stepped(self._told.moved, self._told.replaced)
 
     @property
     def start_step(self) -> int:
         """The run's step when this peer joined it, for schedules: 0 for its founder."""
-        return self._part.start_step
+        return 0 if self._follows else self._part.start_step
 
     @property
     def should_stop(self) -> bool:
@@ -231,7 +242,8 @@ class Swarm:
 
         A loop that never looks is interrupted by Ctrl-C, as without a swarm.
         """
-        return self._stop.watched()
+        wanted = self._stop.watched()
+        return self._told.stop if self._ranks is not None else wanted  # all ranks leave after the same step
 
     def checkpoint(self) -> None:
         """Save a checkpoint now, and wait for it; between two iterations.
@@ -296,19 +308,39 @@ class Swarm:
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _stepped(self, result: Stepped) -> None:
-        self._last = result
+    @property
+    def _follows(self) -> bool:
+        return self._ranks is not None and not self._ranks.leads
+
+    def _stepped(self) -> None:
+        """Do what is due after an optimizer step, on every rank."""
+        if self._follows:
+            self._hear()
+            return
+        result = self._loop.stepped(self._part.peer)
+        self._told = Told(*result, stop=self._stop.requested)
+        if self._ranks is not None:
+            self._hear()
+        else:
+            self._loop.tell(result)
         if result.moved and self._loop.undoes and not self._told_undone and not self._loop.moved:
             self._told_undone = True
             self._connection.window.events.add("undone", UNDONE)
             self._screen.say("undone", UNDONE)
 
-    def _between_steps(self) -> None:
-        self._part.check_displaced()
-        step = self._loop.meter.step
-        if step != self._steps_seen:
-            self._steps_seen = step
-            self._part.between_steps()
+    def _hear(self) -> None:
+        assert self._ranks is not None
+        self._told = self._ranks.tell(self._told)
+        if self._told.moved:
+            self._share()
+        if self._follows:
+            self._loop.followed(self.last)
+        else:
+            self._loop.tell(self.last)
+
+    def _share(self) -> None:
+        if self._ranks is not None:
+            self._ranks.share(self._vector)
 
     def _finder(self, config: JoinConfig) -> RunFinder:
         connection = self._connection
@@ -350,19 +382,3 @@ class Swarm:
             frozen = f"frozen parameters {self._vector.frozen_hash or 'none'}"
             allowed = f"those of run {manifest.run!r}, {manifest.frozen_hash or 'none'}: load the same base everywhere"
             raise ConfigError("model", frozen, allowed)
-
-
-def _config(
-    options: dict[str, Any], run: str | None, initial_peers: Sequence[str], output: Path | str | None, resume: Any
-) -> JoinConfig:
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    given |= {"initial_peer": initial_peers if isinstance(initial_peers, str) else tuple(initial_peers)}
-    if run is not None:
-        given["run"] = run
-    if output is not None:
-        given["output"] = Path(output)
-    if resume is True:
-        given["resume_or_found"] = True
-    elif resume is not False:
-        given["resume"] = Path(resume)
-    return load_config(None, given)

@@ -65,6 +65,7 @@ class OwnLoop:
         self._losses = LossReader(lambda loss: self.meter.saw(sign * loss), time.monotonic)
         self._reports_old = False  # the next loss is of a model that was replaced
         self._undone = UndoneMoves(vector)
+        self._moves = 0  # that were seen
 
     def report(self, loss: Tensor | float) -> None:
         """Hear the loss of a batch.
@@ -92,18 +93,36 @@ class OwnLoop:
         self.meter.stepped()
         self._undone.stepped()
         parameters = self._undone.look() if peer.move_waits else None
-        before = peer.moves
         replaced = peer.after_step()
-        result = Stepped(moved=peer.moves != before, replaced=replaced)
+        result = Stepped(moved=peer.moves != self._moves, replaced=replaced)  # also those added before a checkpoint
+        self._moves = peer.moves
         if result.moved and parameters is not None:
             self._undone.moved(parameters)
         if replaced:
             self.replaced()
             self._reports_old = True
-        if result.moved:
-            for tell in self.moved:
-                tell(result)
         return result
+
+    def tell(self, result: Stepped) -> None:
+        """Tell those that want to hear of moves.
+
+        Args:
+            result: what a step brought.
+        """
+        if result.moved:
+            for hear in self.moved:
+                hear(result)
+
+    def followed(self, result: Stepped) -> None:
+        """Count an optimizer step of a rank that takes rank 0's parameters over, once it has them.
+
+        Args:
+            result: what the step brought on rank 0.
+        """
+        self.meter.stepped()
+        if result.replaced:
+            self.replaced()
+        self.tell(result)
 
     @property
     def undoes(self) -> bool:
@@ -111,12 +130,11 @@ class OwnLoop:
         return self._undone.undone
 
     @contextmanager
-    def hooked(self, peer: Peer, stepped: Callable[[Stepped], None]) -> Iterator[None]:
+    def hooked(self, stepped: Callable[[], None]) -> Iterator[None]:
         """Call `stepped` after each step of the last optimizer.
 
         Args:
-            peer: in a run.
-            stepped: hears what came of it.
+            stepped: does what is due then.
 
         Yields:
             Nothing.
@@ -124,7 +142,7 @@ class OwnLoop:
         if not self.optimizers:
             yield
             return
-        handle = self.optimizers[-1].register_step_post_hook(lambda *_: stepped(self.stepped(peer)))
+        handle = self.optimizers[-1].register_step_post_hook(lambda *_: stepped())
         try:
             yield
         finally:

@@ -85,6 +85,18 @@ class Past(NamedTuple):
         """The facts of the checkpoint."""
         return self.found.facts
 
+    def restore_loop(self, state: LoopState) -> None:
+        """Put model, optimizers and all else into place on a rank that is no peer itself.
+
+        Args:
+            state: of the loop on that rank.
+
+        Raises:
+            ConfigError: if the model or the loop is another one here.
+        """
+        if not self.peer_alone:
+            state.restore(self.saved.training, self.found.tensors)
+
     @property
     def peer_alone(self) -> bool:
         """Whether the checkpoint has neither model nor optimizer: those were saved elsewhere."""

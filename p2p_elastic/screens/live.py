@@ -258,6 +258,19 @@ class SayScreen(TextScreen):
         """
 
 
+class SilentScreen(SayScreen):
+    """Shows nothing."""
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        """Show nothing.
+
+        Args:
+            event: not shown.
+            text: not shown.
+            facts: not shown.
+        """
+
+
 class PanelScreen:
     """A panel at the bottom of the terminal that is redrawn in place; texts scroll above it.
 

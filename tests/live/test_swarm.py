@@ -41,7 +41,7 @@ def test_two_loops_exchange_and_the_later_one_begins_with_the_run_s_parameters(l
 
     assert later.said["caught_up"]["caught_up"] is True
     assert later.said["caught_up"]["donors_step"] > 0
-    assert first.said["left"]["handed_to"] == later.said["listening"]["peer"]
+    assert first.said["left"]["members"] == 1
     assert later.summary()["exchanges"]["by_outcome"].keys() <= {"completed", "declined"}
     assert first.summary()["stopped"] is True
     assert first.said["result"]["step"] < 3000
@@ -85,3 +85,19 @@ def test_a_loop_that_fails_says_goodbye_hands_nothing_over_and_shows_its_own_err
     assert "ZeroDivisionError: on purpose" in (failing.folder / "stderr.log").read_text()
     assert not (failing.folder / "model.safetensors").exists()
     loops.listen_until(lambda: members(first) == 0, "the goodbye", 5.0)
+
+
+def test_two_ranks_of_one_model_are_one_peer_and_stay_equal(loops: Swarm, tmp_path: Path) -> None:
+    first = loops.start("first", ["--seed", "1", "--steps", "4000", "--rest", "0.004", "--period", "8"])
+    loops.listen_until(lambda: step(first) > 10, "training", START_SECONDS)
+    pair = ["--seed", "2", "--steps", "400", "--rest", "0.004", "--store", str(tmp_path / "store")]
+    leads = loops.start("leads", [*pair, "--rank", "0", "--initial-peer", address(first)])
+    follows = loops.start("follows", [*pair, "--rank", "1", "--initial-peer", address(first)])
+    loops.listen_until(lambda: "result" in leads.said and "result" in follows.said, "the end", START_SECONDS)
+    first.child.terminate()
+    loops.processes.remove(follows)  # it is no peer, and reports no end
+    loops.listen_until(lambda: loops.all_ended(), "the end", START_SECONDS)
+    assert follows.child.wait(10.0) == 0
+    assert leads.said["result"]["moves"] == follows.said["result"]["moves"] > 5
+    assert leads.said["result"]["total"] == follows.said["result"]["total"]
+    assert follows.said.keys() <= {"result"}

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import p2p_elastic as p2p
@@ -46,32 +47,45 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=0.0)
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--rank", type=int, help="of two that train one model")
+    parser.add_argument("--store", help="file by which the two ranks find each other")
     options = vars(parser.parse_args())
-    own = {name: options.pop(name) for name in ("join", "threads", "steps", "rest", "fail_at", "initial_peer")}
+    own = {
+        name: options.pop(name)
+        for name in ("join", "threads", "steps", "rest", "fail_at", "initial_peer", "rank", "store")
+    }
     screen = open_screen(options.pop("log_format"))
     torch.set_num_threads(1)
     torch.manual_seed(options["seed"])
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 1))
+    trained: nn.Module = model
+    if own["rank"] is not None:
+        dist.init_process_group("gloo", init_method=f"file://{own['store']}", rank=own["rank"], world_size=2)
+        trained, options["process_group"] = nn.parallel.DistributedDataParallel(model), dist.group.WORLD
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=own["steps"] + 1)
-    noise, weights = Noise(options["seed"]), torch.linspace(-1, 1, 8)
+    noise, weights = Noise(options["seed"] + 100 * (own["rank"] or 0)), torch.linspace(-1, 1, 8)
     state = {"scheduler": scheduler, "data": noise}
     with p2p.Swarm(model, optimizer, initial_peers=own["initial_peer"], state=state, screen=screen, **options) as swarm:
+        moves = 0
         while scheduler.last_epoch < own["steps"] and not swarm.should_stop:
             inputs = noise()
-            loss = nn.functional.mse_loss(model(inputs), (inputs @ weights).sin()[:, None])
+            loss = nn.functional.mse_loss(trained(inputs), (inputs @ weights).sin()[:, None])
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
             swarm.report(loss)
+            moves += swarm.last.moved
             if scheduler.last_epoch == own["fail_at"]:
                 raise ZeroDivisionError("on purpose")
             time.sleep(own["rest"])
     with torch.no_grad():
         total = float(torch.cat([p.double().flatten() for p in model.parameters()]).sum())
-    screen.say("result", "", total=total, rate=scheduler.get_last_lr()[0], step=scheduler.last_epoch)
+    screen.say("result", "", total=total, rate=scheduler.get_last_lr()[0], step=scheduler.last_epoch, moves=moves)
+    if own["rank"] is not None:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

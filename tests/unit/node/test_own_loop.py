@@ -48,7 +48,7 @@ def adam() -> torch.optim.Optimizer:
 def test_a_step_of_the_last_optimizer_counts() -> None:
     first, last, peer, seen = adam(), adam(), FakePeer(moves_at=(2,)), list[Stepped]()
     loop = loop_of(first, last)
-    with loop.hooked(peer, seen.append):  # type: ignore[arg-type]
+    with loop.hooked(lambda: seen.append(loop.stepped(peer))):  # type: ignore[arg-type]
         for _ in range(3):
             first.step()
             last.step()
@@ -61,6 +61,8 @@ def test_what_is_told_after_a_move_comes_once_for_each() -> None:
     loop, peer, told = loop_of(), FakePeer(moves_at=(1, 3), replaces_at=(4,)), list[Stepped]()
     loop.moved.append(told.append)
     results = [loop.stepped(peer) for _ in range(5)]  # type: ignore[arg-type]
+    for result in results:
+        loop.tell(result)
     assert told == [Stepped(True, False), Stepped(True, False), Stepped(True, True)]
     assert results[4] == Stepped(False, False)
 
@@ -68,7 +70,7 @@ def test_what_is_told_after_a_move_comes_once_for_each() -> None:
 def test_after_a_replacement_momentum_and_losses_are_forgotten_and_the_old_model_s_loss_with_them() -> None:
     optimizer, peer = adam(), FakePeer(replaces_at=(2,))
     loop = loop_of(optimizer)
-    with loop.hooked(peer, lambda _: None):  # type: ignore[arg-type]
+    with loop.hooked(lambda: [loop.stepped(peer)].clear()):  # type: ignore[arg-type]
         optimizer.step()
         loop.report(0.5)
         optimizer.step()
