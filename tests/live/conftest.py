@@ -12,6 +12,13 @@ from live_chaos.lives import RESTING
 from p2p_elastic.demo.processes import Swarm
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("processes")
+
+
 @pytest.fixture
 def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
