@@ -26,12 +26,12 @@ from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
 from p2p_elastic.common.stop_loop import LoopStop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.checks import judge
-from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.config import JoinConfig, seconds_of
 from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.join import identity_of, locked, past_of
 from p2p_elastic.node.options import Options, config_of
-from p2p_elastic.node.own_loop import OwnLoop, Stepped, plain_optimizers
+from p2p_elastic.node.own_loop import OwnLoop, Stepped, is_compiled, plain_optimizers
 from p2p_elastic.node.participation import Participation, Place
 from p2p_elastic.node.results import check_writable, output_folder, save_model
 from p2p_elastic.node.resume import Past, options_kept
@@ -156,6 +156,8 @@ class Swarm:
         stack.callback(self._part.end_lives)
         self._part.begin(self._loop, self._vector, place)
         self._part.catch_up()
+        if is_compiled(self._loop.model):
+            self._connection.board.phase = "compiling"
 
     def _follow(self) -> None:
         """Be another rank than 0: go on from the same checkpoint, if there is one."""
@@ -238,12 +240,24 @@ class Swarm:
 
     @property
     def should_stop(self) -> bool:
-        """Whether somebody asked this program to end (Ctrl-C, SIGTERM): leave the loop then.
+        """Whether the `duration` is over, or somebody asked this program to end (Ctrl-C, SIGTERM): leave the loop then.
 
         A loop that never looks is interrupted by Ctrl-C, as without a swarm.
         """
         wanted = self._stop.watched()
-        return self._told.stop if self._ranks is not None else wanted  # all ranks leave after the same step
+        if self._ranks is not None:
+            return self._told.stop  # all ranks leave after the same step
+        return wanted or self._is_over
+
+    @property
+    def progress(self) -> float | None:
+        """The share of the `duration` that is over, 0 to 1, for schedules; None without one."""
+        length = self._config.duration
+        return None if length is None else min(1.0, self._part.seconds / seconds_of(length))
+
+    @property
+    def _is_over(self) -> bool:
+        return self.progress == 1.0
 
     def checkpoint(self) -> None:
         """Save a checkpoint now, and wait for it; between two iterations.
@@ -317,8 +331,9 @@ class Swarm:
         if self._follows:
             self._hear()
             return
+        self._connection.board.phase = "training"
         result = self._loop.stepped(self._part.peer)
-        self._told = Told(*result, stop=self._stop.requested)
+        self._told = Told(*result, stop=self._stop.requested or self._is_over)
         if self._ranks is not None:
             self._hear()
         else:

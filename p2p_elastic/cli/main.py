@@ -125,6 +125,12 @@ def main() -> None:
 @click.option(
     "--epochs", type=int, help="... or passes over this peer's part of the data.  [default: the task's recipe]"
 )
+@click.option(
+    "--for",
+    "duration",
+    metavar="TIME",
+    help="... or for a time, such as 90s, 30m or 2h; learning rates fall as in the recipe, over that time.",
+)
 @click.option("--batch-size", type=int, help="Examples per step on this peer.  [default: the run's]")
 @click.option(
     "--optimizer", type=click.Choice(["sgd", "adahessian"]), default="sgd", help="What this peer trains with."

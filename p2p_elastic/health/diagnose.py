@@ -62,6 +62,7 @@ NOT_TRAINING = {
     "starting": "it looks for its run and loads its data; if that takes long, its log says where it waits",
     "waiting": "it waits for as many other peers as --wait-for-peers says; {alive} are there",
     "joining": "it takes the parameters of members that are ahead; /v1/status says how many parts are here",
+    "compiling": "it makes the first step of a model under torch.compile, which may take minutes",
     "finishing": "it has made its last step and ends the exchange under way",
     "done": "it has reached its end",
 }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ DEFAULT_RULE = "elastic-gossip"
 DEFAULT_TASK = "digits"
 DEFAULT_WEIGHTING: WeightingName = "dynamic"
 
-EITHER_OR = (("steps", "epochs"), ("epochs", "steps"), ("period", "probability"), ("probability", "period"))
+LENGTHS = ("steps", "epochs", "duration")
+EITHER_OR = (*itertools.permutations(LENGTHS, 2), ("period", "probability"), ("probability", "period"))
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -66,8 +68,9 @@ class JoinConfig(Frozen):
         streams: for the parameters of an exchange; None lets the round trip decide.
         group: lsgd: the group whose leader this peer follows.
         role: `centre` holds the centre variable and does not train.
-        steps: optimizer steps to train for. Not with `epochs`.
+        steps: optimizer steps to train for.
         epochs: passes over this peer's part of the data; None takes the task's recipe.
+        duration: time to train for, in all lives of this peer, such as `90s`, `30m` or `2h`. One of the three at most.
         batch_size: examples per step.
         optimizer: of this peer alone.
         lr: learning rate.
@@ -112,6 +115,7 @@ class JoinConfig(Frozen):
     role: Literal["peer", "centre"] = "peer"
     steps: Count | None = None
     epochs: Count | None = None
+    duration: str | None = None
     batch_size: BatchSize | None = None
     optimizer: Literal["sgd", "adahessian"] = "sgd"
     lr: LearningRate | None = None
@@ -169,6 +173,11 @@ class JoinConfig(Frozen):
         parse_bandwidth(str(bandwidth))  # in a TOML file it may be a number
         return str(bandwidth)
 
+    @field_validator("duration", mode="before")
+    @classmethod
+    def _known_duration(cls, duration: object) -> str | None:
+        return None if duration is None else str(duration) if seconds_of(str(duration)) else None
+
     @field_validator("checkpoint_every", mode="before")
     @classmethod
     def _known_interval(cls, interval: object) -> str:
@@ -177,8 +186,10 @@ class JoinConfig(Frozen):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> JoinConfig:
-        if self.steps is not None and self.epochs is not None:
-            raise ConfigError("steps/epochs", (self.steps, self.epochs), "give one of the two")
+        lengths = {"steps": self.steps, "epochs": self.epochs, "for": self.duration}
+        given = {key: value for key, value in lengths.items() if value is not None}
+        if len(given) > 1:
+            raise ConfigError("/".join(given), tuple(given.values()), "give one of them")
         if self.resume_or_found:
             self._check_goes_on()
         if self.period is not None or self.probability is not None:
@@ -310,6 +321,28 @@ class JoinConfig(Frozen):
         }
 
 
+def seconds_of(text: str) -> float:
+    """Read a length in time.
+
+    Args:
+        text: such as "90s", "30m" or "2h".
+
+    Returns:
+        Seconds, above 0.
+
+    Raises:
+        ConfigError: for any other text.
+
+    Example:
+        >>> seconds_of("2h")
+        7200.0
+    """
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])", text)
+    if match is None or float(match[1]) == 0.0:
+        raise ConfigError("for", text, "a time such as 90s, 30m, 2h or 1d")
+    return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
+
+
 def _host_name(name: str) -> str:
     """Spell a name as browsers send it. Raises ConfigError."""
     try:
@@ -335,6 +368,8 @@ def load_config(file: Path | None, given: Mapping[str, Any]) -> JoinConfig:
         ConfigError: for the first option that is unknown or out of range, or a file that is no TOML.
     """
     from_file = read_options(file)
+    if "for" in from_file:  # as on the command line, where it is no word of Python
+        from_file["duration"] = from_file.pop("for")
     for one, other in EITHER_OR:  # the command line wins, also over what the file says in the other way
         if given.get(one) is not None:
             from_file.pop(other, None)

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     streams: int
     group: str
     seed: int
+    duration: str
     max_bandwidth: str
     max_share: float
     wait_for_peers: int

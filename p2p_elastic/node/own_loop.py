@@ -224,3 +224,16 @@ def plain_optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
             raise ConfigError("optimizer", type(one).__name__, allowed)
         found.append(inner)
     return tuple(found)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Say whether a model, or a part of it, is under `torch.compile`: then its first step takes long.
+
+    Args:
+        model: plain or compiled.
+
+    Returns:
+        True for what `torch.compile(model)` gives, and after `model.compile()`.
+    """
+    marks = ("_orig_mod", "_compiled_call_impl")
+    return any(getattr(module, mark, None) is not None for module in model.modules() for mark in marks)

@@ -12,7 +12,7 @@ from p2p_elastic import __version__
 from p2p_elastic.checkpoint.loop_state import MODEL, LoopState, TrainingMemory, plain_losses
 from p2p_elastic.checkpoint.store import FOLDER, Content, Found, Store, checkpoint_folder, has_checkpoints
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.node.config import EITHER_OR, JoinConfig
+from p2p_elastic.node.config import EITHER_OR, LENGTHS, JoinConfig
 from p2p_elastic.node.results import SUMMARY_FILE, Summary
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
@@ -28,7 +28,19 @@ from p2p_elastic.values import Frozen
 IDENTITY, CENTRE = "identity", "centre"
 MEMBERS_MAX = 100  # the newest: one that is still there is enough
 FREE = (
-    *("steps", "epochs", "initial_peer", "data_dir", "device", "threads", "wait_for_peers", "host", "port", "announce"),
+    *(
+        "steps",
+        "epochs",
+        "duration",
+        "initial_peer",
+        "data_dir",
+        "device",
+        "threads",
+        "wait_for_peers",
+        "host",
+        "port",
+        "announce",
+    ),
     *("http_host", "http_port", "http_allow_host", "http_token_file", "log_format", "checkpoint_every"),
     *("max_bandwidth", "max_share"),
 )
@@ -117,7 +129,7 @@ class Past(NamedTuple):
             return False
         ours = (left.run, left.peer) == (self.saved.manifest.run, self.identity.peer)
         before = self.saved.options
-        same_length = (config.steps, config.epochs) == (before.steps, before.epochs)
+        same_length = all(getattr(config, key) == getattr(before, key) for key in LENGTHS)
         return ours and same_length and not left.stopped and left.steps >= self.found.step
 
     def restore(self, state: LoopState, meter: Meter, peer: Peer) -> None:
@@ -237,7 +249,7 @@ def options_kept(config: JoinConfig, settings: Settings | None) -> JoinConfig:
     if settings is not None:
         changes |= {
             "steps": settings.steps,
-            "epochs": None if settings.steps else settings.epochs,
+            "epochs": None if settings.steps or config.duration else settings.epochs,
             "batch_size": settings.batch_size,
             "lr": settings.learning_rate,
             "momentum": settings.momentum,

@@ -11,8 +11,9 @@ from p2p_elastic.values import Frozen, Many
 
 FAILED_LATELY_SECONDS = 300.0  # failures in this time are trouble; older ones are only counted
 
-Phase = Literal["starting", "waiting", "joining", "training", "holding", "finishing", "done"]
-"""`joining`: takes the parameters of members that are ahead. `holding`: the centre variable, without training."""
+Phase = Literal["starting", "waiting", "joining", "compiling", "training", "holding", "finishing", "done"]
+"""`joining`: takes the parameters of members that are ahead. `compiling`: makes the first step of a compiled model.
+`holding`: the centre variable, without training."""
 
 
 class ExchangeRecord(Frozen):

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -96,6 +97,7 @@ class Libp2pHost:
         self._p2p: P2P | None = None
         self._folder: SocketFolder
         self._on_start: list[Callable[[], Awaitable[None]]] = []
+        self._writers = weakref.WeakSet[asyncio.StreamWriter]()  # of connections to p2pd
         self._streams: dict[asyncio.Task[None], SocketStream] = {}
         self._closing = False
         self.restarts = 0
@@ -142,6 +144,7 @@ class Libp2pHost:
                     idle_timeout=ORPHAN_SECONDS,
                     startup_timeout=START_SECONDS,
                 )
+            self._note_connections(self._p2p)
             key.unlink()
         except (P2PDaemonError, OSError) as error:
             raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
@@ -307,6 +310,18 @@ class Libp2pHost:
 
         await self.on_start(lambda: self.p2p.add_binary_stream_handler(protocol, accept))
 
+    def _note_connections(self, p2p: P2P) -> None:
+        """Note what hivemind opens to p2pd: what nobody waits for any more it leaves open, also after the end."""
+        connector = p2p._client.control.daemon_connector
+        open_one = connector.open_connection
+
+        async def opened() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await open_one()
+            self._writers.add(writer)
+            return reader, writer
+
+        connector.open_connection = opened
+
     async def cut(self) -> None:
         """End every stream that another peer opened."""
         streams = dict(self._streams)
@@ -327,6 +342,9 @@ class Libp2pHost:
             with contextlib.suppress(asyncio.TimeoutError):
                 await wait_for(p2p._child.wait(), STOP_SECONDS)
             await p2p.shutdown()
+            for writer in self._writers:
+                writer.close()
+            await asyncio.sleep(0.0)  # a transport is closed in the next turn of the loop
             self._folder.close()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.node.own_loop import OwnLoop, Stepped, plain_optimizers
+from p2p_elastic.node.own_loop import OwnLoop, Stepped, is_compiled, plain_optimizers
 from p2p_elastic.parameters.vector import ParameterVector
 
 
@@ -127,3 +127,11 @@ def test_optimizers_are_found_in_their_wrappers() -> None:
 def test_what_is_no_optimizer_is_refused(given: Any) -> None:
     with pytest.raises(ConfigError, match="optimizer: got .*a torch.optim.Optimizer, a list of them, or None"):
         plain_optimizers(given)
+
+
+def test_a_compiled_model_is_seen_to_be_one() -> None:
+    plain, in_place = nn.Sequential(nn.Linear(1, 1)), nn.Sequential(nn.Linear(1, 1))
+    in_place[0].compile()
+    assert not is_compiled(plain)
+    assert is_compiled(torch.compile(plain))  # type: ignore[arg-type]
+    assert is_compiled(in_place)
