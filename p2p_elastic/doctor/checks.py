@@ -25,7 +25,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "uvicorn": ("uvicorn", "0.30"),
     "pillow": ("PIL", "10"),
     "rich": ("rich", "13.7"),
-    "safetensors": ("safetensors.torch", "0.4.3"),
+    "safetensors": ("safetensors.torch", "0.7"),
     "xxhash": ("xxhash", "3.4"),
     "scikit-learn": ("sklearn", "1.4"),
     "cryptography": ("cryptography", "42"),
