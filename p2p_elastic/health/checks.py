@@ -4,6 +4,7 @@
     no_members              training for a while, initial peers were given, and yet no other live member of the run
     members_drained         the same, and there are some, but every one of them is drained
     loss_not_finite         the loss is NaN or infinite
+    tensors_not_finite      some tensors of the model are not finite, all else is
     partitioned             several members vanished at once, without a goodbye
     centre_vacant           the centre variable is gone, and nobody took its place
     stalled                 training, but no step for a long time
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import math
 
-from p2p_elastic.health.causes import FAILURES, advice_on_failures, load_of
+from p2p_elastic.health.causes import FAILURES, advice_on_failures, load_of, names
 from p2p_elastic.status.schema import Health, PeerStatus, Reason
 
 LONELY_SECONDS = 30.0
@@ -134,6 +135,16 @@ def _loss_not_finite(status: PeerStatus) -> Reason | None:
     return Reason(code="loss_not_finite", text=text)
 
 
+def _tensors_not_finite(status: PeerStatus) -> Reason | None:
+    if not status.not_finite:
+        return None
+    text = (
+        f"not finite at this peer: {names(status.not_finite)}. The next partner's take the place, and all else goes "
+        "on; keep what is infinite by design out of the exchange"
+    )
+    return Reason(code="tensors_not_finite", text=text)
+
+
 def _stalled(status: PeerStatus) -> Reason | None:
     since = status.training.seconds_since_step
     if status.training.phase != "training" or since is None or since <= STALLED_SECONDS:
@@ -202,6 +213,7 @@ _CHECKS = (
     _partitioned,
     _centre_vacant,
     _loss_not_finite,
+    _tensors_not_finite,
     _stalled,
     _drained,
     _weight_zero,

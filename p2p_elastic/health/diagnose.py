@@ -7,6 +7,7 @@ too, and beside it:
     newcomer                      it joined a run under way, and has copied nobody yet
     trusts_nobody                 what partners sent was so bad that nobody moves this peer
     members_drained               every live member asks not to be chosen
+    partners_not_finite           some tensors of partners are not finite, and so do not move this peer
     schema_differs                the model is another at other peers
     clock_skew                    clocks differ by so much that records are ignored
     paced                         exchanges wait for the budget of bandwidth or time
@@ -180,6 +181,9 @@ def _of_weights(status: PeerStatus) -> Iterator[Reason]:
             f"no partner is trusted, so nobody moves this peer: {why_not}. See whether it is they or this peer's data"
         )
         yield _reason("trusts_nobody", text)
+    if spoilt := [partner for partner in status.partners if partner.left_out]:
+        said = "; ".join(f"{names(partner.left_out)} at {partner.peer}" for partner in spoilt[:NAMED])
+        yield _reason("partners_not_finite", f"not finite, so they do not move this peer, and all else does: {said}")
 
 
 def _of_versions(status: PeerStatus) -> Iterator[Reason]:

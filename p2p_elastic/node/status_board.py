@@ -57,6 +57,7 @@ class StatusBoard:
             weight_override=self._condition.override,
             drained=self._condition.drained,
             signals=peer.signals() if peer else (),
+            not_finite=peer.parts.slot.mailbox.lost.names if peer else (),
             training=self._training(),
             centre=peer.centre() if peer else None,
             leaders=peer.leaders() if peer else None,

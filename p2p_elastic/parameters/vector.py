@@ -247,14 +247,15 @@ class ParameterVector:
             found.update((tie.key, tie.seen_in(one)) for tie in slot.ties)
         return found
 
-    def load_(self, values: Tensor) -> None:
-        """Replace the model's values.
+    def load_(self, values: Tensor, part: Part | None = None) -> None:
+        """Replace the model's values, or those of a part of it.
 
         Args:
-            values: [D].
+            values: [D or stop - start].
+            part: the elements that are replaced; None: all.
         """
         self._join(values)
-        for new, mine, rest in self._pieces(values, None, begin=True):
+        for new, mine, rest in self._pieces(values, part, begin=True):
             if rest is None:
                 mine.copy_(new)
             else:

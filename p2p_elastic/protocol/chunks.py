@@ -11,6 +11,7 @@ until its own chunk is sent, never for anything at the partner: two ends that do
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -32,6 +33,8 @@ from p2p_elastic.protocol.framing import (
 
 EXACT = "none"
 Vector = npt.NDArray[np.float32]
+Places = tuple[tuple[int, int], ...]
+"""Pieces of a vector: the first element of each, and the one after its last."""
 
 
 class Vectors(NamedTuple):
@@ -44,6 +47,8 @@ class Vectors(NamedTuple):
         in_place: `mine` becomes theirs - mine; both are one tensor.
         shared: `mine` is used by others too, and stays as it is.
         seams: the first elements of the tensors in them, the same at both ends.
+        lost: the tensors of `mine` that are not finite. They go out as they are, so that the partner leaves them out.
+            In place, their difference to the partner's is all of the partner's.
     """
 
     mine: Tensor
@@ -52,20 +57,22 @@ class Vectors(NamedTuple):
     in_place: bool = False
     shared: bool = False
     seams: Seams = ()
+    lost: Places = ()
 
     @classmethod
-    def moving(cls, vector: Tensor, codec: str = EXACT, seams: Seams = ()) -> Vectors:
+    def moving(cls, vector: Tensor, codec: str = EXACT, seams: Seams = (), lost: Places = ()) -> Vectors:
         """Make both ends of one vector, which becomes the difference to the partner's.
 
         Args:
             vector: `[n]`.
             codec: by which it travels.
             seams: of the tensors in it.
+            lost: those that are not finite.
 
         Returns:
             The two ends, in place.
         """
-        return cls(vector, vector, codec, in_place=True, seams=seams)
+        return cls(vector, vector, codec, in_place=True, seams=seams, lost=lost)
 
     @classmethod
     def sending(cls, values: Tensor, codec: str = EXACT, seams: Seams = ()) -> Vectors:
@@ -99,6 +106,36 @@ class Vectors(NamedTuple):
     def wire_bytes(self) -> int:
         """What both of them take on the wire, in bytes."""
         return sum(wire_bytes(len(end), self.codec, self.seams) for end in (self.mine, self.theirs))
+
+    def leave_out(self) -> Places:
+        """Find the tensors that came with numbers that are not finite, and let them be as they are here.
+
+        Returns:
+            Their places; none if all are finite, or if more than half of all numbers are not.
+        """
+        left_out = not_finite(self.theirs, self.seams)
+        for start, stop in left_out:
+            self.theirs[start:stop] = 0.0 if self.in_place else self.mine[start:stop].nan_to_num(0.0, 0.0, 0.0)
+        return left_out
+
+
+def not_finite(values: Tensor, seams: Seams) -> Places:
+    """Find the tensors in a vector that have numbers which are not finite.
+
+    Args:
+        values: `[n]`.
+        seams: of the tensors in it.
+
+    Returns:
+        First element of each, and the one after its last; none if more than half of all numbers are not finite.
+
+    Example:
+        >>> not_finite(torch.tensor([1.0, math.nan, 2.0, 3.0, 4.0]), (1, 3))
+        ((1, 3),)
+    """
+    places = itertools.pairwise((0, *seams, len(values)))
+    broken = {place: n for place in places if (n := int((~torch.isfinite(values[slice(*place)])).sum()))}
+    return () if 2 * sum(broken.values()) > len(values) else tuple(broken)
 
 
 def wire_bytes(elements: int, codec: str, seams: Seams = ()) -> int:
@@ -180,7 +217,7 @@ class Incoming:
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1, after: Outgoing | None = None) -> None:
         self._into, self._codec, self._in_place = vectors.theirs, CODECS[vectors.codec], vectors.in_place
-        self._seams = vectors.seams
+        self._seams, self._lost = vectors.seams, vectors.lost if vectors.in_place else ()
         self._exact = vectors.codec == EXACT
         self._direct = self._exact and not vectors.in_place
         self._after = after if vectors.in_place else None
@@ -218,6 +255,8 @@ class Incoming:
             self.nbytes += CHUNK_HEADER.size + nbytes
             if self._after is not None and self._after.sent <= number:
                 yield number + 1
+            for start, stop in self._lost:
+                mine[max(0, start - place.start) : max(0, stop - place.start)] = 0.0
             theirs = mine if self._direct else self._codec.decode(data, scratch[: len(mine)], seams).numpy()
             with np.errstate(all="ignore"):  # what is not finite is counted
                 self._take(mine, theirs)
@@ -251,11 +290,13 @@ class Received(NamedTuple):
         finite: whether all of it is finite.
         zero: whether all of it is 0.
         distance: in place, the L2 norm of the difference; otherwise 0.
+        left_out: the tensors that are not finite, and that are left out of what came.
     """
 
     finite: bool = True
     zero: bool = True
     distance: float = 0.0
+    left_out: Places = ()
 
     @classmethod
     def of(cls, incoming: list[Incoming]) -> Received:

@@ -84,10 +84,12 @@ class Transfer(NamedTuple):
     Attributes:
         send: whether this end sends its vector.
         receive: whether this end receives the partner's; if both, at the same time.
+        whole: whether every tensor that comes must be finite; otherwise the others are taken without it.
     """
 
     send: bool = True
     receive: bool = True
+    whole: bool = False
 
 
 class Widen(NamedTuple):
@@ -282,7 +284,7 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
         raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
     if asked.part is not None and answer.digest is None:
         raise RemoteProtocolError("gave a part without its digest")
-    problem = yield Transfer(send=False)
+    problem = yield Transfer(send=False, whole=True)
     return Fetched(reason=problem, refused=True) if isinstance(problem, str) else Fetched(given=answer)
 
 

@@ -112,6 +112,9 @@ class PartnerStatus(Frozen):
     )
     last: ExchangeRecord | None = Field(default=None, description="the last exchange with it, while it is remembered")
     last_error: str | None = Field(default=None, description="of the last exchange that failed")
+    left_out: Many[str] = Field(
+        default=(), description="its tensors that were not finite in the last exchange; all else moved this peer"
+    )
     deadline_seconds: float | None = Field(
         default=None,
         description="longest wait for its answer to an offer, by what it has shown; null: no member",
@@ -155,6 +158,9 @@ class ExchangeTotals(Frozen):
     skipped: dict[str, int] = Field(default_factory=dict, description="due exchanges not begun: reason -> count")
     bytes_sent: int = Field(default=0, description="parameters and headers")
     bytes_received: int = Field(default=0, description="parameters and headers")
+    left_out: dict[str, int] = Field(
+        default_factory=dict, description="tensors that did not move, as a partner's were not finite: name -> count"
+    )
 
 
 class NetworkStatus(Frozen):
@@ -261,6 +267,9 @@ class PeerStatus(Frozen):
     weight_override: float | None = Field(default=None, description="set by its operator")
     drained: bool = Field(default=False, description="begins and answers no exchanges until it is resumed")
     signals: Many[SignalStatus] = Field(default=(), description="of its health, the worst first")
+    not_finite: Many[str] = Field(
+        default=(), description="its tensors that are not finite; a partner's take their place, all else goes on"
+    )
     training: TrainingStatus = Field(description="how far it is")
     centre: CentreStatus | None = Field(default=None, description="in runs that have a centre variable")
     leaders: LeaderStatus | None = Field(default=None, description="in runs that follow a leader")

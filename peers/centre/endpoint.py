@@ -10,6 +10,7 @@ import torch
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.peers.exchange.pacing import Precedence
+from p2p_elastic.peers.gossip.apply_move import note_left_out
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.endpoint import Refusal
@@ -126,12 +127,14 @@ class CentreEndpoint:
             offer: the partner's; with a stamp if its centre variable is to be taken in.
             accept: the answer to it.
             trial: how what was received did; None if it was not tried. After a barrier nothing is taken in.
-            received: not looked at: the centre has its own vectors.
+            received: which tensors are left out; the centre has its own vectors.
 
         Returns:
             The L2 distance before the move.
         """
         mine, theirs = facts(accept), facts(offer)
+        if received is not None:
+            note_left_out(self._local, offer.peer, received, self._centre.part)
         if offer.centre is None:
             trusted = trusted_at(self._local, self._centre, offer.peer, theirs, trial)
             distance = self._centre.move(offer.peer, mine, theirs, trusted)

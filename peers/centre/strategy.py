@@ -115,6 +115,8 @@ class CentreStrategy(Strategy):
         theirs = mine._replace(weight=1.0, asked=False, centre=True)
         vectors = local.slot.mailbox.vectors(EXACT)
         centre.vectors.theirs[centre.place] = vectors.mine
+        if vectors.lost:
+            centre.travelling(EXACT, local.vector.seams).leave_out()
         received = local.slot.mailbox.bring(centre.vectors.mine[centre.place])
         trial = await local.judge.try_ours(local.slot.mailbox.both, theirs)
         if not centre.seated or local.run.topology is not self:  # any more; or this peer joined another run

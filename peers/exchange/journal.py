@@ -30,6 +30,7 @@ Skip = Literal[
 """Why an exchange that was due was not begun (`docs/errors.md`)."""
 PARTNERS_KEPT = 50
 FAILURES_KEPT = 1000
+TENSORS_KEPT = 100
 
 
 class Entry(NamedTuple):
@@ -110,6 +111,8 @@ class Journal:
         self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # partner, and when
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
+        self._left_out: dict[str, tuple[str, ...]] = {}  # by partner, of the last exchange
+        self._times_left_out: Counter[str] = Counter()  # by tensor
         self.met: Mapping[str, Met] = {}  # the latest last; replaced whole: other threads read it
 
     def enter(self, entry: Entry, weight: float | None = None) -> None:
@@ -175,6 +178,24 @@ class Journal:
         self._staleness[exchange_id] = staleness
         forget_oldest(self._staleness, (self._last.maxlen or 0))
 
+    def left_out(self, partner: str, names: tuple[str, ...]) -> bool:
+        """Note which tensors of a partner did not move this peer, since they were not finite.
+
+        Args:
+            partner: its peer id.
+            names: of the tensors; none if all moved it.
+
+        Returns:
+            Whether they are others than in the last exchange with it.
+        """
+        before = self._left_out.get(partner, ())
+        if before != names:
+            self._left_out = {**{p: n for p, n in self._left_out.items() if p != partner}, partner: names}
+            forget_oldest(self._left_out, PARTNERS_KEPT)
+        self._times_left_out.update(names)
+        forget_oldest(self._times_left_out, TENSORS_KEPT)
+        return before != names
+
     def _failed_lately(self, now: float) -> Counter[str]:
         """How many exchanges with each partner failed lately; of all partners, the last FAILURES_KEPT count."""
         return Counter(partner for partner, at in tuple(self._failed) if now - at < FAILED_LATELY_SECONDS)
@@ -196,6 +217,7 @@ class Journal:
             skipped={reason: count for reason, count in self.skipped.items()},
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
+            left_out=dict(self._times_left_out),
         )
 
     def last(self, now: float) -> tuple[ExchangeRecord, ...]:
@@ -258,6 +280,7 @@ class Journal:
             failed_lately=failed,
             last=self._record(met.last, now),
             last_error=met.error,
+            left_out=self._left_out.get(peer, ()),
             **judged,
         )
 

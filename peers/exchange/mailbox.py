@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
-from p2p_elastic.protocol.chunks import Received, Vectors
+from p2p_elastic.peers.exchange.lost_tensors import LostTensors
+from p2p_elastic.protocol.chunks import Places, Received, Vectors
 from p2p_elastic.protocol.codecs import seams_within
 
 
@@ -48,6 +49,7 @@ class Settled(NamedTuple):
         added: False if the check refused it.
         replaced: whether the model was replaced, whatever it was.
         copied: whether the move led all the way to a partner's parameters.
+        healed: tensors that were replaced by a partner's, since they were not finite; places in the whole vector.
     """
 
     exchange_id: str
@@ -55,6 +57,7 @@ class Settled(NamedTuple):
     added: bool = True
     replaced: bool = False
     copied: bool = False
+    healed: Places = ()
 
 
 class Delivered(NamedTuple):
@@ -67,6 +70,7 @@ class Delivered(NamedTuple):
         check: asked whether to add it; None: it is added.
         replaces: `delta` is loaded as the model instead of added.
         copied: it leads all the way to a partner's parameters.
+        heals: tensors in it that are loaded instead of added.
     """
 
     exchange_id: str
@@ -75,6 +79,7 @@ class Delivered(NamedTuple):
     check: Check | None
     replaces: bool
     copied: bool
+    heals: Places = ()
 
 
 class Wanted(NamedTuple):
@@ -98,6 +103,9 @@ class Mailbox:
 
     Args:
         vector: the model; it is made flat here.
+
+    Attributes:
+        lost: the tensors that are not finite.
     """
 
     def __init__(self, vector: ParameterVector) -> None:
@@ -107,6 +115,7 @@ class Mailbox:
         self._mine = self._theirs = vector.empty(0)
         self.part: Part | None = None  # of the vector that is exchanged; None: all of it
         self._wanted_part: Part | None = None
+        self.lost = LostTensors(vector)
         self.snapshot_step = 0
         self._delivered: Delivered | None = None
         self._wanted: Wanted | None = None
@@ -147,10 +156,11 @@ class Mailbox:
         """
         seams = seams_within(self._vector.seams, *(self.part or (0, self._vector.elements)))
         if not self._both:
-            return Vectors.moving(self.mine, codec, seams)
+            return Vectors.moving(self.mine, codec, seams, self.lost.places)
         if self.part is not None:
             self.theirs.copy_(self.mine)  # what does not travel is the same at both
-        return Vectors(self.mine[place_of(self.part)], self.theirs[place_of(self.part)], codec, seams=seams)
+        place, lost = place_of(self.part), self.lost.places
+        return Vectors(self.mine[place], self.theirs[place], codec, seams=seams, lost=lost)
 
     @property
     def received(self) -> Tensor:
@@ -160,7 +170,7 @@ class Mailbox:
     @property
     def both(self) -> Vectors | None:
         """Both models whole, in the exchange under way; None if they are not compared."""
-        return Vectors(self.mine, self.theirs) if self._both else None
+        return Vectors(self.mine, self.theirs, lost=self.lost.places) if self._both else None
 
     def bring(self, values: Tensor) -> Received:
         """Take in a partner's parameters that are already here, as if they had been received.
@@ -175,6 +185,7 @@ class Mailbox:
             self.theirs.copy_(self.mine)
             self.theirs[place_of(self.part)] = values
         else:
+            self.lost.blank_(self.mine)
             torch.sub(values, self.mine, out=self.mine)
         distance = 0.0 if self._both else float(torch.linalg.vector_norm(self.mine))
         return Received(zero=not bool(values.any()), distance=distance)
@@ -186,12 +197,17 @@ class Mailbox:
             received: what the transfer reported.
 
         Returns:
-            The difference, `[D]` or `[part]`, and its L2 norm.
+            The difference, `[D]` or `[part]`, and its L2 norm over what is finite at both ends.
         """
-        if not self._both:
-            return self.mine, received.distance
-        delta = self.theirs[place_of(self.part)].sub_(self.mine[place_of(self.part)])
-        return delta, float(torch.linalg.vector_norm(delta))
+        delta, distance = self.mine, received.distance
+        if self._both:
+            mine, delta = self.mine[place_of(self.part)], self.theirs[place_of(self.part)]
+            self.lost.blank_(mine)
+            delta.sub_(mine)
+            distance = float(torch.linalg.vector_norm(delta))
+        if received.left_out or self.lost.places:
+            distance = self.lost.leave_out_(delta, received)
+        return delta, distance
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
@@ -225,6 +241,7 @@ class Mailbox:
             self._state = State.TAKING
         self.part = self._wanted_part if wanted else part()
         self._both = self._compares
+        self.lost.clear()
         self._mine = self._fit(self._mine, self._size())
         # Not under the lock: the network thread must not wait for a copy.
         self._vector.begin_snapshot(self.mine, None if self._both else self.part)
@@ -266,8 +283,10 @@ class Mailbox:
         added = move.check is None or move.check()
         if added and move.replaces:
             self._vector.load_(move.delta)
+            self.lost.heal(None)
         elif added:
             self._vector.add_(move.delta, self.part, move.share)
+        healed = self._heal(move) if added else ()
         self._delivered = None
         settled = Settled(
             move.exchange_id,
@@ -275,10 +294,20 @@ class Mailbox:
             added,
             replaced=added and move.replaces,
             copied=added and move.copied,
+            healed=healed,
         )
         with self._lock:
             self._state = State.FREE
         return settled
+
+    def _heal(self, move: Delivered) -> Places:
+        """Load the tensors that were not finite; their places in the whole vector."""
+        first = 0 if self.part is None else self.part[0]
+        healed = tuple((first + start, first + stop) for start, stop in move.heals)
+        for (start, stop), place in zip(move.heals, healed, strict=True):
+            self._vector.load_(move.delta[start:stop], place)
+        self.lost.heal(healed)
+        return healed
 
     # -- network thread -----------------------------------------------------------------------------------------------
 
@@ -341,6 +370,7 @@ class Mailbox:
         *,
         replaces: bool = False,
         copied: bool = False,
+        heals: Places = (),
     ) -> None:
         """Hand a move to the training thread, which adds it between two steps.
 
@@ -351,10 +381,11 @@ class Mailbox:
             check: asked just before whether to add it; None: it is added.
             replaces: `delta` is loaded as the model instead: to add something to what is not finite is no help.
             copied: the move leads all the way to a partner's parameters.
+            heals: tensors in it that are loaded instead of added.
         """
         brought = self._vector.bring(delta)
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._delivered = Delivered(exchange_id, brought, share, check, replaces, copied)
+            self._delivered = Delivered(exchange_id, brought, share, check, replaces, copied, heals)
             self._state = State.DELIVERED  # last: the training thread looks at it without the lock
             self._lock.notify()

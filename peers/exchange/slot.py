@@ -26,6 +26,7 @@ from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.exchange.mailbox import Check, Mailbox, State
+from p2p_elastic.protocol.chunks import Places
 
 
 class Phase(Enum):
@@ -134,6 +135,7 @@ class ExchangeSlot:
         *,
         replaces: bool = False,
         copied: bool = False,
+        heals: Places = (),
     ) -> None:
         """Hand an exchange's move to the training thread, as `Mailbox.deliver` does.
 
@@ -144,8 +146,9 @@ class ExchangeSlot:
             check: asked just before whether to add it; None: it is added.
             replaces: `delta` is loaded as the model instead.
             copied: the move leads all the way to a partner's parameters.
+            heals: tensors in it that are loaded instead of added.
         """
-        self.mailbox.deliver(exchange_id, delta, share, check, replaces=replaces, copied=copied)
+        self.mailbox.deliver(exchange_id, delta, share, check, replaces=replaces, copied=copied, heals=heals)
         self._held = CHOOSING
         self.freed.set()
 

@@ -6,8 +6,12 @@ import asyncio
 import logging
 import math
 
+from p2p_elastic.health.causes import names as some
+from p2p_elastic.parameters.vector import Part
+from p2p_elastic.peers.exchange.lost_tensors import names_at
 from p2p_elastic.peers.exchange.mailbox import Check
 from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.peers.state.own_state import NAMES_MAX
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.merging import crossing, merges
@@ -57,6 +61,7 @@ def move(
         theirs = theirs._replace(trust=0.0)  # zeros, from a partner that is broken: to follow as equals would harm
     elif local.own.broken:
         theirs = theirs._replace(weight=1.0)  # any partner is better
+    note_left_out(local, partner, received, part)
     delta, distance = local.slot.mailbox.difference(received)
     if merges(mine, theirs):
         local.judge.forget_distances(partner)
@@ -71,6 +76,7 @@ def move(
         share = _cross(local, mine, theirs, partner)
     else:
         share = local.run.rules.update(distance, mine, theirs, partner=partner, part=part, of_all=of_all)
+    heals = local.slot.mailbox.lost.healed_by(received) if good else ()
     if not finite:
         share = 0.0  # what overflows a difference would break the model
     if local.own.broken and not (good and share):
@@ -82,8 +88,25 @@ def move(
             local.own.compared(1.0)  # what was measured is what this peer was
         copied = local.own.newcomer and mine.weight == 0.0 and part is None
         local.own.met(copied=copied)
-    local.slot.deliver(exchange_id, delta, share, check, replaces=local.own.broken, copied=copied)
+    local.slot.deliver(exchange_id, delta, share, check, replaces=local.own.broken, copied=copied, heals=heals)
     return distance
+
+
+def note_left_out(local: LocalContext, partner: str, received: Received, part: Part | None) -> None:
+    """Write down which tensors of a partner do not move this peer, since they came with numbers that are not finite.
+
+    Args:
+        local: the parts of this peer.
+        partner: its id.
+        received: what the transfer reported.
+        part: of the vector, that was exchanged; None for all of it.
+    """
+    first = 0 if part is None else part[0]
+    names = names_at(local.vector.slots, tuple((first + a, first + b) for a, b in received.left_out))
+    if local.journal.left_out(partner, names) and names:
+        text = f"not finite at {partner}, so all else moves: {some(names)}"
+        log.warning("%s", text)
+        local.events.add("signal", text, partner=partner, tensors=[*names[:NAMES_MAX]])
 
 
 def _cross(local: LocalContext, mine: Facts, theirs: Facts, partner: str) -> float:

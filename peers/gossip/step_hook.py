@@ -6,6 +6,7 @@ import asyncio
 
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.exchange.journal import Skip
+from p2p_elastic.peers.exchange.mailbox import Settled
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.state.context import LocalContext
 
@@ -55,12 +56,12 @@ class StepHook:
         """Add a waiting move, without a step.
 
         Returns:
-            Whether a partner's model took the place of this peer's.
+            Whether a partner's model, or a parameter of it, took the place of this peer's.
         """
         return self._between_steps(due=False)
 
     def _between_steps(self, *, due: bool) -> bool:
-        """Whether a partner's model took the place of this peer's."""
+        """Whether a partner's model, or a parameter of it, took the place of this peer's."""
         local = self._local
         due = due and self.loop is not None  # before `run` nobody would take the snapshot
         settled = local.slot.mailbox.between_steps(
@@ -75,7 +76,10 @@ class StepHook:
             if settled.replaced:
                 local.own.replaced()
             self._wake(local.slot.freed)
-        return settled is not None and (settled.replaced or settled.copied)
+        return settled is not None and (settled.replaced or settled.copied or self._healed_parameters(settled))
+
+    def _healed_parameters(self, settled: Settled) -> bool:
+        return any(start < self._local.vector.trainable for start, _ in settled.healed)
 
     def _next_part(self) -> Part | None:
         return None if self._local.departure.leaving else self._local.own.next_part()

@@ -57,7 +57,7 @@ class Follower:
         if local.own.condition.drained:
             local.journal.skipped["drained"] += 1
             return False
-        if not await local.own.finite(local.slot.mailbox):
+        if not await local.own.finite(local.slot.mailbox, whole=True):  # a leader is followed whole
             local.slot.mailbox.mine.zero_()  # with weight 0 this peer does not lead; it takes the leader's parameters
         await self._compare(following)
         now = asyncio.get_running_loop().time()

@@ -240,7 +240,11 @@ class Conversation:
             self.bytes_received += sum(i.nbytes for i in came)
             self.received = Received.of(came)
         self._learn(ways, max(gaps), asyncio.get_running_loop().time() - began)
-        return None if self.received.finite else "the parameters received are not finite"
+        if self.received.finite:
+            return None
+        left_out = () if ways.whole else vectors.leave_out()
+        self.received = self.received._replace(finite=bool(left_out), left_out=left_out)
+        return None if left_out else "the parameters received are not finite"
 
     async def _further(self, number: int) -> Stream:
         assert self.widening is not None, "nobody opens streams"

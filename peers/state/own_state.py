@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from typing import NamedTuple
 
 from p2p_elastic.health.causes import Timing, load_of
+from p2p_elastic.health.causes import names as some
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.exchange.journal import Journal
@@ -21,6 +23,9 @@ from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.members import Membership
 from p2p_elastic.protocol.messages import Apart, Tell
 from p2p_elastic.status.events import EventLog
+
+log = logging.getLogger(__name__)
+NAMES_MAX = 20  # tensors, in an event
 
 
 class Progress(NamedTuple):
@@ -179,18 +184,27 @@ class OwnState:
         """Note that this peer's parameters are a partner's now: they are finite."""
         self.broken = False
 
-    async def finite(self, mailbox: Mailbox) -> bool:
+    async def finite(self, mailbox: Mailbox, *, whole: bool = False) -> bool:
         """Whether this peer's snapshot may be shown to others, once all of it has arrived.
 
         Args:
-            mailbox: has the snapshot, which may still be on its way from the device.
+            mailbox: has the snapshot, which may still be on its way from the device. If some tensors of it are not
+                finite, these are lost there, and all else may be shown.
+            whole: True if a snapshot without these is worth nothing.
 
         Returns:
-            False if a parameter is not finite: then this peer has weight 0.
+            False if that is so, or if more than half of the numbers are not finite: then this peer has weight 0.
         """
         if not mailbox.has_arrived:
             await asyncio.to_thread(mailbox.arrive)
-        self.broken = not math.isfinite(float(mailbox.mine.sum()))
+        before, finite = mailbox.lost.names, math.isfinite(float(mailbox.mine.sum()))
+        found = mailbox.lost.find(None if finite else mailbox.mine, mailbox.part)
+        self.broken = not finite and (whole or not found)
+        if (names := mailbox.lost.names) != before:
+            again = "all tensors of this peer's model are finite again"
+            text = f"not finite at this peer, so a partner's take the place: {some(names)}" if names else again
+            log.warning("%s", text)
+            self._events.add("signal", text, tensors=[*names[:NAMES_MAX]])
         return not self.broken
 
     # -- as a newcomer, and after a restart ---------------------------------------------------------------------------

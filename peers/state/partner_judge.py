@@ -90,7 +90,7 @@ class PartnerJudge:
     # -- trials -------------------------------------------------------------------------------------------------------
 
     async def try_ours(self, both: Vectors | None, theirs: Facts, mine: Facts | None = None) -> Trial | None:
-        """Try a partner's parameters in the exchange under way, unless this peer's own are broken.
+        """Try a partner's parameters in the exchange under way, unless some of this peer's own are not finite.
 
         Args:
             both: the two vectors of the exchange; None if they are not here both: then nothing is tried.
@@ -99,7 +99,9 @@ class PartnerJudge:
         Returns:
             As `try_out`.
         """
-        return None if both is None or self._own.broken else await self.try_out(both, theirs, mine)
+        if both is None or both.lost or self._own.broken:
+            return None
+        return await self.try_out(both, theirs, mine)
 
     async def try_out(self, vectors: Vectors, theirs: Facts, mine: Facts | None = None) -> Trial | None:
         """Try a partner's parameters and this peer's on this peer's examples.

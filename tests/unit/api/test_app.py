@@ -221,7 +221,13 @@ def test_root_is_the_page_that_is_installed() -> None:
 
 def test_the_page_shows_each_part_of_the_status() -> None:
     page = get("/").text
-    told_elsewhere = {"schema_hash", "codec", "network", "partition"}  # for programs, or among the reasons of /health
+    told_elsewhere = {
+        "schema_hash",
+        "codec",
+        "network",
+        "partition",
+        "not_finite",
+    }  # for programs, or among the reasons of /health
     for name in PeerStatus.model_fields.keys() - told_elsewhere:
         assert re.search(rf"\b{name}\b", page), name
 

@@ -146,6 +146,12 @@ def test_a_loss_that_is_not_finite_is_degraded(loss: float) -> None:
     assert codes(status_of(training={"loss": loss})) == ["loss_not_finite"]
 
 
+def test_tensors_that_are_not_finite_are_named() -> None:
+    (reason,) = judge(status_of(not_finite=("0.mask", "1.mask", "2.mask", "3.mask"))).reasons
+    assert reason.code == "tensors_not_finite"
+    assert "0.mask, 1.mask, 2.mask and 1 more" in reason.text
+
+
 def test_no_loss_yet_is_ok() -> None:
     assert codes(status_of(training={"loss": None})) == []
 

@@ -130,6 +130,11 @@ IN_THE_WAY: list[tuple[str, dict[str, Any], list[str]]] = [
     ("weight_zero", {"weight": 0.0, "weight_override": 0.0}, ["operator", "DELETE /v1/weight"]),
     ("newcomer", {"weight": 0.0, "signals": (SignalStatus(name="newcomer", health=0.0),)}, ["copies a partner"]),
     (
+        "partners_not_finite",
+        {"partners": tuple(PartnerStatus(peer=p, left_out=("mask", "gate")) for p in "BC")},
+        ["mask, gate at B; mask, gate at C", "all else does"],
+    ),
+    (
         "trusts_nobody",
         {"partners": tuple(PartnerStatus(peer=p, trust=0.0, reasons=("worse by 2 nats",)) for p in "BC")},
         ["B (worse by 2 nats)", "C ("],
@@ -165,6 +170,7 @@ def test_what_is_in_the_way_has_a_code_and_says_what_to_do(
 
 
 HINTS: list[tuple[dict[str, Any], list[str]]] = [
+    ({**WELL, "not_finite": ("mask",)}, ["tensors_not_finite"]),
     ({"exchanges": ExchangeTotals()}, ["not_due_yet"]),
     ({"exchanges": ExchangeTotals(), "members": ()}, ["no_members", "not_due_yet"]),
     ({**WELL, "weight": 0.0}, ["weight_zero"]),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors, bytes_of, wire_bytes
+from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors, bytes_of, not_finite, wire_bytes
 from p2p_elastic.protocol.codecs import CODECS, Seams, seams_within
 from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, CHUNK_HEADER
 
@@ -194,3 +194,36 @@ def test_bytes_of_a_vector_are_its_memory() -> None:
     vector = torch.tensor([1.0, 2.0])
     bytes_of(vector)[:4] = bytes_of(torch.tensor([5.0]))
     assert vector.tolist() == [5.0, 2.0]
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_tensor_that_is_not_finite_at_one_end_is_told_from_the_others(codec: str, in_place: bool) -> None:
+    """One that came broken is left out; one that is broken here is all theirs, across two chunks."""
+    a, b = values(CHUNK_ELEMENTS + 500, 11), values(CHUNK_ELEMENTS + 500, 12)
+    seams, lost = (100, 300, CHUNK_ELEMENTS - 50, CHUNK_ELEMENTS + 60), (CHUNK_ELEMENTS - 50, CHUNK_ELEMENTS + 60)
+    a[lost[0] + 7], b[250] = math.nan, math.inf
+    here = Vectors.moving(a.clone(), codec, seams, (lost,)) if in_place else Vectors(a, b.clone(), codec, seams=seams)
+    end, other = End(here), End(Vectors.moving(b.clone(), codec, seams, ((100, 300),)))
+    swap(end, other)
+    assert not end.received.finite
+    assert end.vectors.leave_out() == ((100, 300),)
+    assert other.vectors.leave_out() == (lost,)
+    moved, back = end.vectors.theirs, other.vectors.theirs
+    assert bool(torch.isfinite(moved).all() and torch.isfinite(back).all())
+    torch.testing.assert_close(back[100:300], a[100:300], atol=0.05, rtol=0.0)
+    assert not back[lost[0] : lost[1]].any()
+    if in_place:
+        torch.testing.assert_close(moved[lost[0] : lost[1]], b[lost[0] : lost[1]], atol=0.05, rtol=0.0)
+        assert not moved[100:300].any()
+        assert torch.equal(moved[:100], -back[:100])
+    else:
+        assert torch.equal(moved[100:300], a[100:300])
+
+
+def test_of_numbers_most_of_which_are_not_finite_nothing_is_left() -> None:
+    broken = torch.full((10,), math.nan)
+    broken[6:] = 1.0
+    assert not_finite(broken, (2, 6)) == ()
+    broken[5] = 1.0
+    assert not_finite(broken, (2, 6)) == ((0, 2), (2, 6))

@@ -80,7 +80,7 @@ def test_an_answer_without_a_snapshot_ends_a_fetch(answer: object, fetched: Fetc
 
 def test_a_snapshot_is_received_and_nothing_is_sent() -> None:
     commands, result = drive(fetch(ASKED), GIVEN, None)
-    assert commands[-1] == Transfer(send=False, receive=True)
+    assert commands[-1] == Transfer(send=False, receive=True, whole=True)
     assert result == Fetched(given=GIVEN)
 
 

@@ -12,8 +12,9 @@ from helpers.topologies import gossip
 from torch import Tensor
 
 from p2p_elastic.peers.exchange.slot import DELIVERED, IDLE
-from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.gossip.apply_move import move, note_left_out
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
+from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.rules.base import Facts, Stake
 from p2p_elastic.rules.merging import merging
 from p2p_elastic.rules.policy import Policy
@@ -125,6 +126,41 @@ def test_a_partner_whose_parameters_do_badly_here_moves_nobody() -> None:
     after, _ = moved(parts, EQUAL, before + 1.0, trial=BAD)
     assert parts.local.judge.trust == {"b": 0.0}
     assert torch.equal(after, before)
+
+
+BIAS = slice(64, 72)  # of the tiny model
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 0.5), (0.0, 0.0)])
+def test_a_lost_tensor_is_the_partners_afterwards_and_the_rest_moves_by_the_rule(weight: float, share: float) -> None:
+    parts = ready()
+    before = values_of(parts)
+    parts.local.slot.mailbox.mine[70] = math.nan
+    parts.local.slot.mailbox.lost.find(parts.local.slot.mailbox.mine, None)
+    after, distance = moved(parts, EQUAL._replace(weight=weight), before + 1.0)
+    torch.testing.assert_close(after[BIAS], before[BIAS] + 1.0)
+    torch.testing.assert_close(after[:64], before[:64] + share)
+    assert distance == pytest.approx(64**0.5)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(72), None])
+def test_a_lost_tensor_is_not_taken_from_one_that_has_nothing_to_give(values: Tensor | None) -> None:
+    parts = ready()
+    before = values_of(parts)
+    parts.local.slot.mailbox.mine[70] = math.nan
+    parts.local.slot.mailbox.lost.find(parts.local.slot.mailbox.mine, None)
+    after, _ = moved(parts, NEWCOMER, values)
+    assert torch.equal(after, before)
+
+
+def test_tensors_of_a_partner_that_are_not_finite_are_counted_and_named() -> None:
+    parts = ready()
+    for left_out in (((64, 72),), ((64, 72),), ()):
+        note_left_out(parts.local, "b", Received(left_out=left_out), None)
+    note_left_out(parts.local, "c", Received(left_out=((6, 14),)), (58, 72))
+    assert parts.local.journal.totals(0.0).left_out == {"bias": 3}
+    said = [event.text for event in parts.local.events.since(0)]
+    assert said == [f"not finite at {peer}, so all else moves: bias" for peer in "bc"]
 
 
 @pytest.mark.parametrize(("partner", "copies"), [("b", False), ("A", True)])
