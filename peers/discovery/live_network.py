@@ -172,6 +172,8 @@ class LiveNetwork:
         self.clock = SwarmClock() if clock is None else clock  # the swarm's, once others are met
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._opened = contextlib.AsyncExitStack()
+        self._opening: asyncio.Task[Any] | None = None
         self.failure: str | None = None
 
     async def open(self, host: str, port: int) -> None:
@@ -185,13 +187,23 @@ class LiveNetwork:
             ConfigError: if host or port cannot be used.
             NetworkError: if libp2p does not start.
         """
+        self._opening = asyncio.current_task()
+        try:
+            await self._open(host, port)
+        finally:
+            self._opening = None
+
+    async def _open(self, host: str, port: int) -> None:
         self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
+        self._opened.push_async_callback(self.host.close)
         await self.host.start()
         self.dht = SignedDHT(self.host, self.identity)
         await self.dht.start()
+        self._opened.push_async_callback(self.dht.close)
         self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
         self.directory.own_addresses = self.host.addresses
         self.transport = Libp2pTransport(self.host)
+        self._opened.push_async_callback(self.transport.close)
         self._live(self.host.supervise())
         self._live(self.dht.keep_time())
         if self._cache is not None:
@@ -279,16 +291,16 @@ class LiveNetwork:
             self.directory.own_addresses = self.host.addresses
 
     async def close(self) -> None:
-        """Stop everything; p2pd is gone when this returns."""
-        for task in self._tasks:
+        """Stop everything, also what a call of `open` that was given up has begun; p2pd is gone when this returns."""
+        tasks = [task for task in (*self._tasks, self._opening) if task is not None and not task.done()]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(self._tasks, timeout=1.0)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
         if self._remembering is not None:
             with contextlib.suppress(asyncio.TimeoutError):  # a disk that hangs must not hold up the end
                 await wait_for(self._remembering.save(), SAVE_SECONDS)
-        await self.transport.close()
-        await self.dht.close()
-        await self.host.close()
+        await self._opened.aclose()
 
     def status(self, streams_refused: dict[str, int]) -> NetworkStatus:
         """Report the state of the network; for any thread.
