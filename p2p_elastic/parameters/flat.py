@@ -12,6 +12,7 @@ from p2p_elastic.parameters.slots import Slot
 
 WIRE_DTYPE = torch.float32
 CONVERTED = 1 << 22  # elements that are brought to another device or type at once: no second model there
+IN_CACHE = 1 << 17  # elements of a 16-bit tensor on a CPU that are moved at once: seven operations each
 
 
 class Run(NamedTuple):
@@ -69,13 +70,14 @@ def smaller(piece: Piece) -> Iterator[Piece]:
         piece: of any size.
 
     Yields:
-        Pieces of at most `CONVERTED` rows.
+        Pieces of at most `CONVERTED` rows; with a remainder on a CPU, of `IN_CACHE`.
     """
-    if piece.mine.dim() == 0 or piece.mine.shape[0] <= CONVERTED:
+    rows = IN_CACHE if piece.rest is not None and piece.rest.device.type == "cpu" else CONVERTED
+    if piece.mine.dim() == 0 or piece.mine.shape[0] <= rows:
         yield piece
         return
-    values, mine = torch.split(piece.values, CONVERTED), torch.split(piece.mine, CONVERTED)
-    rest = [None] * len(mine) if piece.rest is None else torch.split(piece.rest, CONVERTED)
+    values, mine = torch.split(piece.values, rows), torch.split(piece.mine, rows)
+    rest = [None] * len(mine) if piece.rest is None else torch.split(piece.rest, rows)
     yield from map(Piece, values, mine, rest)
 
 

@@ -17,6 +17,7 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.slots import Slot
 
 COARSE = (torch.float16, torch.bfloat16)
+LAST_BITS = 1 << 8  # units in the last place of a float32; those of a float16 are 2**13 of them, of a bfloat16 2**16
 
 
 class Remainders:
@@ -89,10 +90,14 @@ class Remainders:
 def split(values: Tensor, coarse: Tensor, rest: Tensor) -> None:
     """Put values into a 16-bit tensor, and what that is too coarse for into its remainder.
 
+    The mean of two neighbouring 16-bit numbers lies in the middle of them, and peers that meet there differ in the last
+    bits of a float32. These bits do not say how it is rounded, so that both have the same parameter.
+
     Args:
         values: what is to be held, in float32.
         coarse: overwritten by the nearest numbers of its type.
         rest: overwritten by the differences; 0 if a value is not finite there.
     """
-    coarse.copy_(values)
-    rest.copy_(values).sub_(coarse).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    near = values.mul(1 + LAST_BITS * 2.0**-25).view(torch.int32)  # half of that more: what is cut off is rounded
+    coarse.copy_(near.bitwise_and_(-LAST_BITS).view(torch.float32))
+    torch.sub(values, coarse.float(), out=rest).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)

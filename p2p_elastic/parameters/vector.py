@@ -175,7 +175,9 @@ class ParameterVector:
             lane.send(self._pieces(out, part))
             return
         for values, mine, rest in self._pieces(out, part):
-            values.copy_(mine if rest is None else rest + mine)
+            values.copy_(mine)
+            if rest is not None:
+                values.add_(rest.to(values))
 
     @property
     def has_arrived(self) -> bool:
@@ -223,7 +225,7 @@ class ParameterVector:
                 if rest is None:
                     ours.add_(some.to(ours), alpha=share)
                 else:
-                    split((rest + ours).add_(some.to(rest), alpha=share), ours, rest)
+                    split(ours.float().add_(rest).add_(some.to(rest), alpha=share), ours, rest)
         for slot in self.slots:
             if slot.attribute == "running_var":
                 # A move is as old as its snapshot; a variance that shrank since then must not fall below zero.
@@ -255,11 +257,12 @@ class ParameterVector:
             part: the elements that are replaced; None: all.
         """
         self._join(values)
-        for new, mine, rest in self._pieces(values, part, begin=True):
-            if rest is None:
-                mine.copy_(new)
-            else:
-                split(new, mine, rest)
+        for piece in self._pieces(values, part, begin=True):
+            for new, mine, rest in smaller(piece):
+                if rest is None:
+                    mine.copy_(new)
+                else:
+                    split(new.to(rest), mine, rest)
 
     def remainder(self) -> dict[str, Tensor]:
         """Give what 16-bit parameters are too coarse for, to be saved beside them.
@@ -323,10 +326,10 @@ class ParameterVector:
         tensor = slot.tensor()
         kept = self._remainders.of(slot, tensor, begin=begin)
         rest = None if kept is None else kept[place]
-        if len(values) == tensor.numel():  # in its own shape: it need not be contiguous
-            yield Piece(values.view(tensor.shape), tensor, None if rest is None else rest.view(tensor.shape))
-        elif tensor.is_contiguous():
+        if tensor.is_contiguous():
             yield Piece(values, tensor.view(-1)[place], rest)
+        elif len(values) == tensor.numel():
+            yield Piece(values.view(tensor.shape), tensor, None if rest is None else rest.view(tensor.shape))
         else:  # no flat view shows it: a fragment that ends in the middle of, say, a channels-last tensor
             whole = tensor.contiguous().view(-1)
             yield Piece(values, whole[place], rest)
