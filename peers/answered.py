@@ -13,6 +13,7 @@ from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.lifecycle.departures import Goodbyes
 from p2p_elastic.peers.lifecycle.donor import Donor
 from p2p_elastic.peers.lifecycle.giving import Giving
+from p2p_elastic.peers.lifecycle.other_models import Describing
 from p2p_elastic.peers.session.answers import table_of
 from p2p_elastic.peers.session.responder import Responder
 
@@ -25,12 +26,14 @@ class Answered(NamedTuple):
         fetches: gives parameters to newcomers and followers.
         comparisons: answers with this peer's loss.
         goodbyes: hears members that leave.
+        descriptions: tells the schema of this peer's model.
     """
 
     exchanges: Answering
     fetches: Giving
     comparisons: Comparing
     goodbyes: Goodbyes
+    descriptions: Describing
 
 
 def responder_of(answered: Answered, parts: StrategyParts) -> Responder:
@@ -64,4 +67,5 @@ def answered_by(parts: StrategyParts, presence: Presence, look: Callable[[], Awa
         Giving(local, admission, Donor(local, limits, look)),
         Comparing(local, admission),
         Goodbyes(local, admission, presence, parts.initiator, parts.own),
+        Describing(local, admission),
     )

@@ -23,6 +23,7 @@ from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.lifecycle.catch_up import CatchingUp, Try
 from p2p_elastic.peers.lifecycle.leave import Farewell
 from p2p_elastic.peers.lifecycle.network_tasks import NetworkTasks
+from p2p_elastic.peers.lifecycle.other_models import OtherModels
 from p2p_elastic.peers.lifecycle.persistence import recall, remembered
 from p2p_elastic.peers.membership.newcomer import CaughtUp
 from p2p_elastic.peers.membership.run_context import RunContext
@@ -86,7 +87,9 @@ class Peer:
         self._catching_up = CatchingUp(self._local, transport, limits, rng, self.refresh)
         self._errands = Errands(run, self._local.journal, random.Random(f"{seed} {self.peer} coin"))
         self._hook = StepHook(self._local, self._errands, self._strategy_parts.own.published)
-        self._tasks = NetworkTasks(self._local, self._presence, self._errands, self._hook.due)
+        self._tasks = NetworkTasks(
+            self._local, self._presence, self._errands, self._hook.due, OtherModels(self._strategy_parts)
+        )
 
     # -- training thread ----------------------------------------------------------------------------------------------
 

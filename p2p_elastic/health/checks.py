@@ -3,6 +3,7 @@
     bootstrap_unreachable   initial peers were given, none of them works, and no other peer answers
     no_members              training for a while, initial peers were given, and yet no other live member of the run
     members_drained         the same, and there are some, but every one of them is drained
+    schema_differs          peers of the run train another model; with the first difference
     loss_not_finite         the loss is NaN or infinite
     tensors_not_finite      some tensors of the model are not finite, all else is
     partitioned             several members vanished at once, without a goodbye
@@ -127,6 +128,16 @@ def _centre_vacant(status: PeerStatus) -> Reason | None:
     return Reason(code="centre_vacant", text=text)
 
 
+def _schema_differs(status: PeerStatus) -> Reason | None:
+    others = sorted(status.other_models, key=lambda other: other.difference is None)
+    if not others:
+        return None
+    what = others[0].difference or "in what is not known yet"
+    more = f" ({len(others)} such peers)" if len(others) > 1 else ""
+    text = f"{others[0].peer} trains another model in this run{more}: {what}. Install the same model everywhere"
+    return Reason(code="schema_differs", text=text)
+
+
 def _loss_not_finite(status: PeerStatus) -> Reason | None:
     loss = status.training.loss
     if loss is None or math.isfinite(loss):
@@ -212,6 +223,7 @@ _CHECKS = (
     _no_members,
     _partitioned,
     _centre_vacant,
+    _schema_differs,
     _loss_not_finite,
     _tensors_not_finite,
     _stalled,

@@ -8,7 +8,7 @@ too, and beside it:
     trusts_nobody                 what partners sent was so bad that nobody moves this peer
     members_drained               every live member asks not to be chosen
     partners_not_finite           some tensors of partners are not finite, and so do not move this peer
-    schema_differs                the model is another at other peers
+    schema_differs                the same as in health, or exchanges that were refused for it
     clock_skew                    clocks differ by so much that records are ignored
     paced                         exchanges wait for the budget of bandwidth or time
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
@@ -190,7 +190,7 @@ def _of_versions(status: PeerStatus) -> Iterator[Reason]:
     totals, name = status.exchanges, "other-schema"
     refused = sum(r.outcome is Outcome.REFUSED and "schema" in (r.reason or "") for r in status.last_exchanges)
     times = totals.declined_by_us.get(name, 0) + totals.declined_by_partner.get(name, 0) + refused
-    if times:
+    if times and not status.other_models:  # health says it then
         text = (
             f"{times} exchanges were refused because the model is another at the other peer: "
             "install the same version of p2p-elastic everywhere"

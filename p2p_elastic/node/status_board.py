@@ -11,6 +11,7 @@ from p2p_elastic.checkpoint.saver import Saver
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.state.views import other_models_of
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
 from p2p_elastic.training.meter import Meter
@@ -68,6 +69,7 @@ class StatusBoard:
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),
+            other_models=other_models_of(peer.parts) if peer else (),
             partners=peer.partners() if peer else (),
             network=self._network_status(),
         )

@@ -21,6 +21,8 @@ from p2p_elastic.protocol.messages import (
     Accept,
     Committed,
     Decline,
+    Describe,
+    Described,
     Fetch,
     Given,
     Goodbye,
@@ -57,6 +59,8 @@ KINDS: dict[int, type[Message]] = {
     13: Goodbye,
     14: Heard,
     15: Lane,
+    16: Describe,
+    17: Described,
 }
 _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
 

@@ -14,6 +14,7 @@ PROTOCOL_VERSION = 3
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 STAY_SECONDS_MAX = 60.0
 PEERS_MAX = 2**20
+SCHEMA_BYTES_MAX = 8 * 2**20
 
 ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -293,6 +294,23 @@ class Goodbye(Frozen):
     centre: Stamp | None = Field(default=None, description="how fresh the variable is; None without one")
 
 
+class Describe(Frozen):
+    """Send me the schema of your model, which I know by its hash only."""
+
+    version: Annotated[int, Field(ge=1, le=1000)] = Field(default=PROTOCOL_VERSION, description="of this protocol")
+    id: ExchangeId = Field(description="of this question")
+    peer: PeerId = Field(description="the asker's peer id")
+    run: RunName = Field(description="the run that it trains")
+    schema_hash: SchemaHash = Field(description="of the schema, as the receiver announced it")
+
+
+class Described(Frozen):
+    """Here it is: JSON follows, in chunks."""
+
+    id: ExchangeId = Field(description="of the question")
+    nbytes: Annotated[int, Field(ge=1, le=SCHEMA_BYTES_MAX)] = Field(description="length of the JSON")
+
+
 class Heard(Frozen):
     """The receiver of a Goodbye knows that its sender leaves."""
 
@@ -316,6 +334,8 @@ Message = (
     | Goodbye
     | Heard
     | Lane
+    | Describe
+    | Described
 )
 Request = TypeVar("Request", Offer, Fetch)
 

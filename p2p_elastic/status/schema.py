@@ -79,6 +79,14 @@ class MemberStatus(Frozen):
     heard_seconds: float | None = Field(default=None, description="seconds since anything came from it, on that clock")
 
 
+class OtherModel(Frozen):
+    """Another peer of the same run whose model has other names or shapes, so that no exchange is possible."""
+
+    peer: str = Field(description="peer id")
+    schema_hash: str = Field(description="of its model")
+    difference: str | None = Field(description="the first one, between here and there; null: not known yet")
+
+
 class SignalStatus(Frozen):
     """One signal of a peer's health. The worst one decides how much the peer counts."""
 
@@ -280,6 +288,7 @@ class PeerStatus(Frozen):
     exchanges: ExchangeTotals = Field(description="counts since the peer started")
     last_exchanges: Many[ExchangeRecord] = Field(default=(), description="those that ended last")
     members: Many[MemberStatus] = Field(default=(), description="other peers of the run")
+    other_models: Many[OtherModel] = Field(default=(), description="peers of the run that train another model")
     partners: Many[PartnerStatus] = Field(default=(), description="the latest first; one may have left since")
     network: NetworkStatus = Field(description="how it stands in the network")
 

@@ -7,7 +7,7 @@ from p2p_elastic.peers.session.conversation import Conversation
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.protocol.chunks import EXACT
 from p2p_elastic.protocol.exchange import objection
-from p2p_elastic.protocol.messages import Decline, DeclineReason, Fetch, Goodbye, Offer, Tell
+from p2p_elastic.protocol.messages import Decline, DeclineReason, Describe, Fetch, Goodbye, Offer, Tell
 
 
 class Admission:
@@ -57,7 +57,7 @@ class Admission:
             await self.say_no(conversation, decline)
         return decline is not None
 
-    async def declines_other_run(self, conversation: Conversation, told: Tell | Goodbye) -> bool:
+    async def declines_other_run(self, conversation: Conversation, told: Tell | Goodbye | Describe) -> bool:
         """Decline a message of another run.
 
         Args:

@@ -6,6 +6,7 @@ import asyncio
 
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.lifecycle.announcer import Presence
+from p2p_elastic.peers.lifecycle.other_models import OtherModels
 from p2p_elastic.peers.membership.periodic import attempt, every
 from p2p_elastic.peers.state.context import LocalContext
 
@@ -20,11 +21,15 @@ class NetworkTasks:
         presence: announces it, and reads the directory.
         errands: the exchanges that are due.
         due: set when a snapshot waits for an exchange to begin with it.
+        others: asks members that have another model what it is.
     """
 
-    def __init__(self, local: LocalContext, presence: Presence, errands: Errands, due: asyncio.Event) -> None:
+    def __init__(
+        self, local: LocalContext, presence: Presence, errands: Errands, due: asyncio.Event, others: OtherModels
+    ) -> None:
         self._local, self._presence, self._errands, self._due = local, presence, errands, due
-        self._to_attend = asyncio.Event()
+        self._others = others
+        self._to_attend, self._to_ask = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Announce, refresh and initiate until cancelled."""
@@ -35,6 +40,7 @@ class NetworkTasks:
             asyncio.ensure_future(self._announce_soon()),
             asyncio.ensure_future(every(context.refresh_seconds, self.refresh)),
             asyncio.ensure_future(self._attend()),
+            asyncio.ensure_future(self._ask_others()),
             asyncio.ensure_future(self._initiate_forever()),
         ]
         if context.standby:
@@ -57,6 +63,8 @@ class NetworkTasks:
         await self._presence.refresh()
         if self._local.run.topology.pending:
             self._to_attend.set()
+        if self._others.pending:
+            self._to_ask.set()
 
     async def _announce_soon(self) -> None:
         """The first record says that this peer has not begun: a later joiner would think that nobody is ahead."""
@@ -71,6 +79,13 @@ class NetworkTasks:
             while self._local.run.topology.pending:
                 await self._local.run.topology.attend()
                 await asyncio.sleep(self._local.run.context.announce_seconds)
+
+    async def _ask_others(self) -> None:
+        """Ask members that have another model, one after each look at the directory, until cancelled."""
+        while True:
+            await self._to_ask.wait()
+            self._to_ask.clear()
+            await self._others.ask()
 
     async def _stand_by(self) -> None:
         await self._local.run.topology.stand_by()

@@ -15,10 +15,20 @@ from p2p_elastic.peers.session.deadlines import Bounds, Deadlines, Wait, Waits
 from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors
 from p2p_elastic.protocol.exchange import Answer, Command, Commit, Receive, Send, Transfer, Widen
-from p2p_elastic.protocol.framing import MESSAGE_HEADER, pack, unpack_body, unpack_header
+from p2p_elastic.protocol.framing import (
+    CHUNK_HEADER,
+    MESSAGE_HEADER,
+    check_chunk,
+    check_chunk_length,
+    chunk_header,
+    pack,
+    unpack_body,
+    unpack_header,
+)
 from p2p_elastic.protocol.messages import Accept, Message
 
 T = TypeVar("T")
+CHUNK_BYTES = 2**17  # of what is no vector
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,41 @@ class Conversation:
         """
         self.said = type(message)
         await self._send(pack(message))
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send bytes whose number the partner knows, in chunks.
+
+        Args:
+            data: what to send.
+
+        Raises:
+            ExchangeError: if the stream broke, or did not take them in time.
+        """
+        for start in range(0, len(data), CHUNK_BYTES):
+            chunk = memoryview(data)[start : start + CHUNK_BYTES]
+            await self._send(chunk_header(chunk))
+            await self._send(bytes(chunk))
+
+    async def receive_bytes(self, nbytes: int) -> bytes:
+        """Receive bytes that `send_bytes` sent.
+
+        Args:
+            nbytes: their number, which the caller has checked.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            ExchangeError: if they do not come in time, or were changed on their way.
+        """
+        data, gap = bytearray(), self._waits.gap()
+        while (due := min(CHUNK_BYTES, nbytes - len(data))) > 0:
+            header = await self.within(gap, self._receive(CHUNK_HEADER.size), "gap")
+            check_chunk_length(header, due)
+            chunk = await self.within(gap, self._receive(due), "gap")
+            check_chunk(header, memoryview(chunk))
+            data += chunk
+        return bytes(data)
 
     async def until_closed(self) -> None:
         """Wait until the partner, which has the last word now, closes the stream; not for long.

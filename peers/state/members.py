@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
@@ -19,6 +21,7 @@ from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.status.events import EventLog
 
 PEERS_NAMED = 20  # in an event
+FOREIGN_MAX = 50  # members with another model, and schemas of theirs, that are remembered
 
 
 class Membership:
@@ -36,6 +39,8 @@ class Membership:
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
         self.looked_at = 0.0
         self._departed, self._watch = Departed(), Watch(events)
+        self.foreign: Mapping[str, PeerRecord] = {}  # those that have another model; replaced whole, as is the next
+        self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
         self.apart = Absences(run.context.announce_seconds)
         self.deadlines, self.step_time = Deadlines(self._limits.bounds), StepTime()
 
@@ -77,19 +82,21 @@ class Membership:
 
     def forget(self) -> None:
         """Another run begins: nobody is known there yet."""
-        self._known = MappingProxyType({})
+        self._known, self.foreign = MappingProxyType({}), {}
         self.apart = Absences(self._announce_seconds)
 
     def look(self, listed: Collection[PeerRecord], now: float) -> None:
         """Take in what the directory has of the run.
 
         Args:
-            listed: the records; those of another model's schema are left out.
+            listed: the records; those of another model's schema are no members, but `foreign`.
             now: seconds of the event loop's clock.
         """
-        before = self._known
-        records = (r for r in self._departed.without(listed, now) if r.schema_hash == self._run.vector.schema_hash)
-        self._replace(observe(before, records, now))
+        before, ours = self._known, self._run.vector.schema_hash
+        there = list(self._departed.without(listed, now))
+        self._replace(observe(before, (r for r in there if r.schema_hash == ours), now))
+        foreign = (r for r in there if r.schema_hash != ours and not r.left and r.run == self._run.context.run)
+        self.foreign = {r.peer: r for r in itertools.islice(foreign, FOREIGN_MAX)}
         self.looked_at = now
         for peer in sorted(before.keys() ^ self._known.keys()):
             joined = peer in self._known
@@ -98,6 +105,17 @@ class Membership:
             if record.left:
                 self.apart.left(record.peer, record.sequence)
         self._watch.look(self._known, now, self._announce_seconds)
+
+    def differs(self, schema_hash: str, difference: str) -> None:
+        """Note in what the model of others differs from this peer's.
+
+        Args:
+            schema_hash: of theirs.
+            difference: the first one, in words.
+        """
+        known = {**self.differences, schema_hash: difference}
+        forget_oldest(known, FOREIGN_MAX)
+        self.differences = known
 
     def _replace(self, members: Mapping[str, Member]) -> None:
         self._known = members if isinstance(members, MappingProxyType) else MappingProxyType(dict(members))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2p_elastic.peers.membership.liveness import shown
 from p2p_elastic.peers.state.context import LocalContext
-from p2p_elastic.status.schema import MemberStatus, PartnerStatus
+from p2p_elastic.status.schema import MemberStatus, OtherModel, PartnerStatus
 
 
 def partners_of(local: LocalContext, now: float) -> tuple[PartnerStatus, ...]:
@@ -38,3 +38,19 @@ def members_of(local: LocalContext, now: float) -> tuple[MemberStatus, ...]:
     """
     looked_at, announce_seconds = local.members.looked_at, local.run.context.announce_seconds
     return tuple(shown(m, now, looked_at, announce_seconds) for _, m in sorted(local.members.known.items()))
+
+
+def other_models_of(local: LocalContext) -> tuple[OtherModel, ...]:
+    """Show the peers of the run that train another model.
+
+    Args:
+        local: the parts of this peer.
+
+    Returns:
+        One entry for each of them, ordered by peer id.
+    """
+    known = local.members.differences
+    return tuple(
+        OtherModel(peer=peer, schema_hash=record.schema_hash, difference=known.get(record.schema_hash))
+        for peer, record in sorted(local.members.foreign.items())
+    )

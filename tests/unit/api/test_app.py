@@ -227,6 +227,7 @@ def test_the_page_shows_each_part_of_the_status() -> None:
         "network",
         "partition",
         "not_finite",
+        "other_models",
     }  # for programs, or among the reasons of /health
     for name in PeerStatus.model_fields.keys() - told_elsewhere:
         assert re.search(rf"\b{name}\b", page), name

@@ -15,6 +15,7 @@ from p2p_elastic.status.schema import (
     ExchangeRecord,
     ExchangeTotals,
     MemberStatus,
+    OtherModel,
     PartitionStatus,
     PeerStatus,
     SignalStatus,
@@ -150,6 +151,17 @@ def test_tensors_that_are_not_finite_are_named() -> None:
     (reason,) = judge(status_of(not_finite=("0.mask", "1.mask", "2.mask", "3.mask"))).reasons
     assert reason.code == "tensors_not_finite"
     assert "0.mask, 1.mask, 2.mask and 1 more" in reason.text
+
+
+def test_peers_with_another_model_are_named_with_the_first_difference() -> None:
+    known = OtherModel(peer="C", schema_hash="2" * 32, difference="0.weight is [3, 2] here and [3, 4] there")
+    unknown = OtherModel(peer="B", schema_hash="1" * 32, difference=None)
+    (reason,) = judge(status_of(other_models=(unknown, known))).reasons
+    assert reason.code == "schema_differs"
+    for words in ("C trains another model", "2 such peers", "[3, 2] here and [3, 4] there", "same model everywhere"):
+        assert words in reason.text
+    (reason,) = judge(status_of(other_models=(unknown,))).reasons
+    assert "B trains another model in this run: in what is not known yet" in reason.text
 
 
 def test_no_loss_yet_is_ok() -> None:

@@ -12,7 +12,7 @@ from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.session.answers import table_of
 from p2p_elastic.peers.session.responder import Responder
 from p2p_elastic.protocol.exchange import compare, fetch, initiate, inquire, say_goodbye
-from p2p_elastic.protocol.messages import Fetch, Goodbye, Inquiry, Lane, Offer, Tell
+from p2p_elastic.protocol.messages import Describe, Fetch, Goodbye, Inquiry, Lane, Offer, Tell
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
@@ -21,7 +21,7 @@ from p2p_elastic.testing.virtual_time import run_virtual
 def answering(parts: StrategyParts, network: SimulatedNetwork) -> Responder:
     presence = Presence(parts.local, network.directory("a"))
     answered = answered_by(parts, presence, presence.refresh)
-    assert table_of(answered).kinds == (Offer, Inquiry, Lane, Fetch, Tell, Goodbye)
+    assert table_of(answered).kinds == (Offer, Inquiry, Lane, Fetch, Tell, Goodbye, Describe)
     return responder_of(answered, parts)
 
 

@@ -27,12 +27,15 @@ from p2p_elastic.protocol.framing import (
     unpack_header,
 )
 from p2p_elastic.protocol.messages import (
+    SCHEMA_BYTES_MAX,
     Aborted,
     Accept,
     Apart,
     Committed,
     Decline,
     DeclineReason,
+    Describe,
+    Described,
     Fetch,
     Given,
     Goodbye,
@@ -115,6 +118,8 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         centre=st.none() | st.builds(Stamp, term=st.integers(0, 2**31 - 1), clock=STEPS),
     ),
     st.builds(Heard, id=HEX, took=st.booleans()),
+    st.builds(Describe, id=HEX, peer=PEERS, run=RUNS, schema_hash=HEX),
+    st.builds(Described, id=HEX, nbytes=st.integers(1, SCHEMA_BYTES_MAX)),
     st.builds(Decline, id=HEX, reason=st.sampled_from(DeclineReason), detail=TEXTS),
     st.builds(Verified, id=HEX),
     st.builds(Committed, id=HEX),
@@ -191,6 +196,8 @@ LONGEST: tuple[Message, ...] = (
         centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
     ),
     Heard(id=ID, took=False),
+    Describe(version=1000, id=ID, peer=WORST * 128, run="r" * 64, schema_hash=ID),
+    Described(id=ID, nbytes=SCHEMA_BYTES_MAX),
     *(Decline(id=ID, reason=reason, detail=WORST * 200) for reason in DeclineReason),
     Verified(id=ID),
     Committed(id=ID),
@@ -252,7 +259,7 @@ def test_what_is_not_our_protocol_is_refused(header: bytes) -> None:
         unpack_header(header)
 
 
-@pytest.mark.parametrize("kind", [0, 16, 255])
+@pytest.mark.parametrize("kind", [0, 18, 255])
 def test_an_unknown_kind_of_message_is_refused(kind: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"unknown kind of message: {kind}"):
         unpack_header(MESSAGE_HEADER.pack(MAGIC, kind, 2))

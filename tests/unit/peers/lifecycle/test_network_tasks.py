@@ -11,6 +11,7 @@ from helpers.peer_parts import parts_in
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.lifecycle.announcer import Presence
 from p2p_elastic.peers.lifecycle.network_tasks import NetworkTasks
+from p2p_elastic.peers.lifecycle.other_models import OtherModels
 from p2p_elastic.peers.state.topology import Errand, Strategy
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
@@ -44,7 +45,7 @@ async def ran(seconds: float, *, standby: bool = False) -> tuple[Eager, int]:
     local = parts.local
     local.run.topology = topology
     presence = Presence(local, network.directory("a"))
-    tasks = NetworkTasks(local, presence, Errands(local.run, local.journal, random.Random(0)), due)
+    tasks = NetworkTasks(local, presence, Errands(local.run, local.journal, random.Random(0)), due, OtherModels(parts))
     due.set()
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(tasks.run(), seconds)

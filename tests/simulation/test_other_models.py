@@ -1,0 +1,51 @@
+"""Two models in one run: nobody exchanges with the other kind, and everybody hears in what they differ."""
+
+from __future__ import annotations
+
+from helpers.swarm import Member, build_member, run_members, tiny_model
+
+from p2p_elastic.peers.state.views import other_models_of
+from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.status.events import EventLog
+from p2p_elastic.testing.faults import Event, Verdict
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
+from p2p_elastic.testing.virtual_time import run_virtual
+
+WIDTHS = {"a": 8, "b": 8, "c": 9, "d": 9}
+
+
+def halfway(member: Member) -> dict[str, dict[str, str | None]]:
+    """What it says of the others after half of its steps."""
+    found = {o.peer: o.difference for o in other_models_of(member.peer.parts)}
+    return {member.peer.peer: found} if member.steps == 500 else {}
+
+
+def test_members_of_another_model_are_named_with_the_first_difference_and_asked_once() -> None:
+    crossing: list[str] = []
+
+    def judge(event: Event) -> Verdict:
+        """The first stream to the other kind is cut."""
+        if event.kind != "open" or WIDTHS[event.source] == WIDTHS[event.target]:
+            return Verdict()
+        crossing.append(event.source)
+        return Verdict("cut") if len(crossing) == 1 else Verdict()
+
+    network = SimulatedNetwork(judge=judge)
+    members = [
+        build_member(network, name, model=tiny_model(i, width), seed=i, events=EventLog(lambda: 0.0))
+        for i, (name, width) in enumerate(WIDTHS.items())
+    ]
+    seen: dict[str, dict[str, str | None]] = {}
+    for member in members:  # while all are there
+        member.on_step = lambda _model, one=member: seen.update(halfway(one))  # type: ignore[misc]
+    run_virtual(run_members(members, steps=1000))
+    assert network.faults["cut"] == 1
+    assert len(crossing) == len(members) + 1  # the one whose stream was cut asked another peer
+    for member in members:
+        here, name = WIDTHS[member.peer.peer], member.peer.peer
+        there = 17 - here
+        others = [other for other, width in WIDTHS.items() if width == there]
+        assert seen[name] == dict.fromkeys(others, f"weight is [{here}, {here}] here and [{there}, {there}] there")
+        assert member.peer.exchanges().by_outcome[Outcome.COMPLETED] > 20
+        assert not member.peer.exchanges().declined_by_us.get("other-schema")
+        assert not set(others) & {m.peer for m in member.peer.members()}
