@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--output")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--wait-for-peers", type=int, default=0)
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  # other machines are to reach it
     asked = parser.parse_args()
 
@@ -35,7 +36,13 @@ def main() -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scheduler = OneCycleLR(optimizer, max_lr=1e-2, total_steps=asked.steps + 1)
-    options = {"host": asked.host, "output": asked.output, "resume": asked.resume, "state": {"scheduler": scheduler}}
+    options = {
+        "host": asked.host,
+        "wait_for_peers": asked.wait_for_peers,
+        "output": asked.output,
+        "resume": asked.resume,
+        "state": {"scheduler": scheduler},
+    }
 
     with p2p.Swarm(model, optimizer, run="digits-cnn", initial_peers=asked.initial_peer, **options) as swarm:
         while scheduler.last_epoch < asked.steps and not swarm.should_stop:

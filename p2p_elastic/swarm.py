@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from p2p_elastic.node.options import Options, config_of
 from p2p_elastic.node.own_loop import OwnLoop, Stepped, is_compiled, plain_optimizers
 from p2p_elastic.node.participation import Participation, Place
 from p2p_elastic.node.results import check_writable, output_folder, save_model
-from p2p_elastic.node.resume import Past, options_kept
+from p2p_elastic.node.resume import Past, options_kept, resume_peer
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.parameters.vector import ParameterVector
@@ -68,7 +69,8 @@ class Swarm:
         lower_is_better: whether a lower loss is better.
         state: what else to save and to restore with a checkpoint: schedulers, scalers, loaders and the like.
         output: folder for checkpoints and the model; None makes up a name from run and peer.
-        resume: True: go on from the newest checkpoint in `output` if there is one; a folder: from that one.
+        resume: True: go on from the newest checkpoint in `output` if there is one; a folder: from that one; what
+            `peer_state` gave: as that peer, with a model and optimizer that were restored before.
         screen: shows what happens; None prints it.
         process_group: of the processes that train this model together, on each of them: rank 0 is the peer, and the
             others take its parameters over. Needed if there are several.
@@ -94,13 +96,15 @@ class Swarm:
         lower_is_better: bool = True,
         state: Mapping[str, Stateful] | None = None,
         output: Path | str | None = None,
-        resume: bool | Path | str = False,
+        resume: bool | Path | str | Mapping[str, Any] = False,
         screen: Screen | None = None,
         process_group: ProcessGroup | None = None,
         **options: Unpack[Options],
     ) -> None:
         self._screen, self._stop, self._open = screen or SayScreen(), LoopStop(), contextlib.ExitStack()
-        self._config = config_of(dict(options), run, initial_peers, output, resume)
+        self._peer_state = resume if isinstance(resume, Mapping) else None
+        asked = resume if not isinstance(resume, Mapping) else False
+        self._config = config_of(dict(options), run, initial_peers, output, asked)
         self._vector = ParameterVector(model, exchange)
         optimizers = plain_optimizers(optimizer)
         self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, 1.0 if lower_is_better else -1.0)
@@ -110,7 +114,6 @@ class Swarm:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._stop.signals())
             self._begin(stack)
-            stack.callback(self._vector.unflatten)
             self._hooks = stack.enter_context(contextlib.ExitStack())
             self._hooks.enter_context(self._loop.hooked(self._stepped))
             self._steps_seen = self._loop.meter.step
@@ -141,7 +144,11 @@ class Swarm:
         if folder is not None:
             check_writable(folder)
         stack.enter_context(locked(folder))
-        config, past = past_of(config, folder, self._screen)
+        past: Past | None
+        if self._peer_state is not None:
+            config, past = resume_peer(config, self._peer_state)
+        else:
+            config, past = past_of(config, folder, self._screen)
         identity = identity_of(config, past)
         self._connection = Connection(config, identity, self._vector.device, self._screen, JOIN_LINE)
         stack.enter_context(self._connection)
@@ -172,7 +179,7 @@ class Swarm:
     ) -> None:
         with self._open:
             self._hooks.close()
-            if self._follows:
+            if self.follows:
                 if kind is None:
                     self._share()
                 return
@@ -201,7 +208,7 @@ class Swarm:
         """
         self._loop.report(loss)
         step = self._loop.meter.step
-        if not self._follows and step != self._steps_seen:
+        if not self.follows and step != self._steps_seen:
             self._steps_seen = step
             self._part.check_displaced()
             self._part.between_steps()
@@ -236,7 +243,7 @@ class Swarm:
     @property
     def start_step(self) -> int:
         """The run's step when this peer joined it, for schedules: 0 for its founder."""
-        return 0 if self._follows else self._part.start_step
+        return 0 if self.follows else self._part.start_step
 
     @property
     def should_stop(self) -> bool:
@@ -267,18 +274,15 @@ class Swarm:
         """
         self._part.save_now()
 
-    def save_peer(self, folder: Path | str) -> None:
-        """Save what this peer remembers of its run, without model, optimizer and `state`; between two iterations.
+    def peer_state(self) -> dict[str, Any]:
+        """Write down what this peer remembers of its run, without model, optimizer and `state`; between two iterations.
 
-        For trainers that save those themselves: `resume=folder` goes on as the same peer, once they are loaded.
+        For trainers that save those themselves: `resume=` this goes on as the same peer, once they are loaded.
 
-        Args:
-            folder: it need not exist.
-
-        Raises:
-            ConfigError: if it cannot be written.
+        Returns:
+            What JSON can hold. It has the private key of this peer: keep it as such.
         """
-        self._part.save_peer(Path(folder))
+        return self._part.peer_state()
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
@@ -323,12 +327,13 @@ class Swarm:
     # -- parts --------------------------------------------------------------------------------------------------------
 
     @property
-    def _follows(self) -> bool:
+    def follows(self) -> bool:
+        """Whether this process takes over the parameters of rank 0, which is the peer."""
         return self._ranks is not None and not self._ranks.leads
 
     def _stepped(self) -> None:
         """Do what is due after an optimizer step, on every rank."""
-        if self._follows:
+        if self.follows:
             self._hear()
             return
         self._connection.board.phase = "training"
@@ -348,7 +353,7 @@ class Swarm:
         self._told = self._ranks.tell(self._told)
         if self._told.moved:
             self._share()
-        if self._follows:
+        if self.follows:
             self._loop.followed(self.last)
         else:
             self._loop.tell(self.last)

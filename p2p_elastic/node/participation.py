@@ -18,11 +18,11 @@ from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
 from p2p_elastic.checkpoint.saver import Interval, Saver
 from p2p_elastic.checkpoint.store import FOLDER, Content, Store
 from p2p_elastic.common.stop import Stop
-from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
+from p2p_elastic.errors import DirectoryError, IdentityInUse
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection
 from p2p_elastic.node.newcomer import Newcomer
-from p2p_elastic.node.resume import Gathered, Past, Saved, content
+from p2p_elastic.node.resume import Gathered, Past, Saved, content, peer_state
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.discovery.live_network import Interrupted
@@ -228,19 +228,13 @@ class Participation:
         assert self._saver is not None, "no checkpoints"
         self._saver.save_first()
 
-    def save_peer(self, folder: Path) -> None:
-        """Save what this peer remembers, without the model and its loop.
+    def peer_state(self) -> dict[str, Any]:
+        """Write down what this peer remembers, without the model and its loop.
 
-        Args:
-            folder: for the checkpoint.
-
-        Raises:
-            ConfigError: if it cannot be written.
+        Returns:
+            What `resume_peer` goes on from.
         """
-        try:
-            Store(folder / FOLDER, Saved).write(self._gather(None, self._options))
-        except OSError as error:
-            raise ConfigError("output", str(folder), f"cannot be written: {error.strerror}") from error
+        return peer_state(self._gather(None, self._options))
 
     def check_displaced(self) -> None:
         """See whether another process took this peer's place.

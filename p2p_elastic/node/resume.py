@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from p2p_elastic.checkpoint.loop_state import MODEL, LoopState, TrainingMemory, 
 from p2p_elastic.checkpoint.store import FOLDER, Content, Found, Store, checkpoint_folder, has_checkpoints
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import EITHER_OR, LENGTHS, JoinConfig
-from p2p_elastic.node.results import SUMMARY_FILE, Summary
+from p2p_elastic.node.results import SUMMARY_FILE, Summary, output_folder
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.state.peer_memory import PeerMemory
@@ -174,13 +175,46 @@ def resume(config: JoinConfig) -> tuple[JoinConfig, Past]:
     if config.identity is not None and Identity.load_or_create(config.identity).peer != identity.peer:
         raise ConfigError("identity", str(config.identity), f"the checkpoint is of peer {identity.peer}; leave it out")
     past = Past(folder.parent, store, found, identity)
-    if past.peer_alone:
-        output = config.output or folder.parent
-        return merged(config, found.facts, output), past._replace(output=output, store=Store(output / FOLDER, Saved))
     output = past.output
     if config.output is not None and config.output.resolve() != output.resolve():
         raise ConfigError("output", str(config.output), f"a resumed peer goes on in {output}")
     return merged(config, found.facts, output), past
+
+
+def resume_peer(config: JoinConfig, state: Mapping[str, Any]) -> tuple[JoinConfig, Past]:
+    """Go on as a peer whose model and optimizer were saved elsewhere.
+
+    Args:
+        config: options of the new life.
+        state: as `peer_state` gave it.
+
+    Returns:
+        As `resume`.
+
+    Raises:
+        ConfigError: if it is no such state, or an option contradicts it.
+    """
+    try:
+        saved = Saved.model_validate(state["facts"])
+        identity = Identity.from_bytes(bytes.fromhex(state[IDENTITY]), Path("peer_state()"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError("resume", "a state", f"what swarm.peer_state() gave, of this version: {error}") from error
+    output = output_folder(config.output, saved.manifest.run, identity.peer)
+    past = Past(output, Store(output / FOLDER, Saved), Found(output, saved.training.step, saved, {}, {}), identity)
+    return merged(config, saved, output), past
+
+
+def peer_state(content: Content) -> dict[str, Any]:
+    """Write down what a peer remembers, for `resume_peer`.
+
+    Args:
+        content: of a checkpoint without model and optimizer.
+
+    Returns:
+        What JSON can hold. It has the private key of the peer.
+    """
+    facts = content.facts.model_dump(mode="json")
+    return {"facts": facts, IDENTITY: content.private[IDENTITY].hex()}
 
 
 def resume_or_found(config: JoinConfig) -> tuple[JoinConfig, Past | None]:

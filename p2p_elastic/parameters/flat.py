@@ -94,6 +94,17 @@ def flattened(slots: tuple[Slot, ...]) -> Run:
     flat = torch.empty(stop - start, dtype=WIRE_DTYPE, device=slots[0].tensor().device)
     for slot in slots:
         tensor = slot.held()
-        view = flat[slot.start - start : slot.stop - start].view(tensor.shape)
+        view = _alone(flat[slot.start - start : slot.stop - start]).view(tensor.shape)
         tensor.data = view.copy_(tensor.detach())
     return Run(slots, flat)
+
+
+def _alone(piece: Tensor) -> Tensor:
+    """See the same memory as a storage of its own.
+
+    What saves models (safetensors, and accelerate with it) takes tensors of one storage for one tensor, and leaves out
+    all but one; `torch.save` writes the whole storage for each.
+    """
+    if not piece.numel() or piece.device.type not in ("cpu", "cuda"):
+        return piece
+    return torch.from_dlpack(piece)

@@ -97,7 +97,7 @@ class ParameterVector:
         return self.slots[0].tensor().device
 
     def flatten(self) -> None:
-        """Make the model's tensors views of one storage for the parameters, and one for the buffers.
+        """Move the model's tensors side by side: the parameters into one piece of memory, the buffers into another.
 
         From then on a snapshot is one copy, and a move one addition, for any number of tensors. Parameters stay
         the objects that they are, so optimizers go on. What is not float32 or not contiguous keeps its own storage,
@@ -110,18 +110,6 @@ class ParameterVector:
         self._runs = tuple(runs)
         self._rejoin()
         self._device_lane()  # now, while there is one thread
-
-    def unflatten(self) -> None:
-        """Give each tensor of the model a storage of its own again, so that a file of one layer has that layer only."""
-        for run in self._runs:
-            if run.flat is None:
-                continue
-            storage = run.flat.untyped_storage().data_ptr()
-            for held in (slot.held() for slot in run.slots):
-                if held.untyped_storage().data_ptr() == storage:
-                    held.data = held.detach().clone()
-        self._runs = tuple(Run((slot,)) for slot in self.slots)
-        self._rejoin()
 
     def _rejoin(self) -> None:
         """Let tensors that shared memory when this was built share it again, if something parted them."""

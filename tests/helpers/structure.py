@@ -23,6 +23,7 @@ DOCUMENTED_MIN = 0.9  # of public classes and functions have a docstring that la
 LAYERS = (
     *("errors", "values", "common", "tasks", "parameters", "rules", "protocol", "status", "rate_limit", "health"),
     *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "node", "swarm"),
+    *("integrations",),
     *("doctor", "export", "demo", "cli", "__main__"),
 )
 INSIDE = {  # what stands directly in the package is above all of these

@@ -91,14 +91,11 @@ def test_an_exchange_moves_what_travels_and_nothing_else(kind: str, flat: bool) 
         assert float(coarse.abs().max() if len(coarse) else 0) <= 2**-7 * float(after[index].abs().max())
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["flat", "own storage again"])
-def test_training_goes_on_as_if_its_memory_had_not_been_moved(kind: str, own: bool) -> None:
+def test_training_goes_on_as_if_its_memory_had_not_been_moved(kind: str) -> None:
     model = build(kind, 0)
     twin = copy_model(model)
     vector = ParameterVector(model)
     vector.flatten()
-    if own:
-        vector.unflatten()
     for each in (model, twin):
         train(kind, each, 3)
     assert same(everything(model), everything(twin))

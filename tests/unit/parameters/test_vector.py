@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 
@@ -296,13 +297,15 @@ def test_flattening_changes_neither_values_nor_identity_nor_training() -> None:
     assert torch.equal(vector.snapshot(vector.empty()), snapshot(twin))
 
 
-def test_parameters_share_one_storage_and_buffers_another() -> None:
+def test_parameters_lie_side_by_side_and_so_do_buffers_each_with_a_storage_of_its_own() -> None:
     model = convolutional()
     flattened(model)
-    of_parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    of_buffers = {b.untyped_storage().data_ptr() for b in model.buffers() if b.is_floating_point()}
-    assert len(of_parameters) == len(of_buffers) == 1
-    assert of_parameters != of_buffers
+    for tensors in (list(model.parameters()), [b for b in model.buffers() if b.is_floating_point()]):
+        for before, after in itertools.pairwise(tensors):
+            assert before.data_ptr() + before.nbytes == after.data_ptr()
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        assert [storage.nbytes() for storage in storages] == [tensor.nbytes for tensor in tensors]
+        assert len({storage.data_ptr() for storage in storages}) == len(tensors)
 
 
 def test_a_flat_model_and_a_plain_one_give_and_take_the_same() -> None:

@@ -1,0 +1,172 @@
+"""A swarm in `transformers.Trainer`.
+
+trainer = Trainer(model, args, train_dataset=data, callbacks=[SwarmCallback(run="tinygpt", initial_peers=[...])])
+trainer.train()
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from typing_extensions import Unpack
+
+from p2p_elastic.node.options import Options
+from p2p_elastic.parameters.choice import Exchange
+from p2p_elastic.swarm import Swarm
+
+PEER_FILE = "swarm_peer.json"  # in a checkpoint of the Trainer, for its owner alone: it has the key of the peer
+
+
+class SwarmCallback(TrainerCallback):
+    """Takes part in a run while the Trainer trains: from the first step to the last, or to an error.
+
+    Checkpoints are the Trainer's own: `resume_from_checkpoint=True` goes on as the same peer. With several processes
+    (DistributedDataParallel) rank 0 is the peer. The loss is that of each optimizer step, however many batches it has.
+
+    Args:
+        run: as in `Swarm`.
+        initial_peers: as in `Swarm`.
+        exchange: as in `Swarm`; by default what trains, such as the adapters of a model with LoRA.
+        **options: as in `Swarm`; `output` is the Trainer's `output_dir` plus "swarm".
+
+    Attributes:
+        swarm: while it trains; None before.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        initial_peers: Sequence[str] = (),
+        *,
+        exchange: Exchange = "trainable",
+        **options: Unpack[Options],
+    ) -> None:
+        self._given: dict[str, Any] = {"run": run, "initial_peers": initial_peers, "exchange": exchange, **options}
+        self.swarm: Swarm | None = None
+        self._losses: list[Tensor] = []
+        self._are_shares = False  # of the step's loss, not losses of their own
+        self._hook: Any = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Join or found the run; with the parameters of a checkpoint, if the Trainer resumed from one.
+
+        Args:
+            args: has the folder.
+            state: has the step.
+            control: not used.
+            model: that is trained.
+            optimizer: that trains it.
+            **kwargs: not used.
+
+        Raises:
+            ConfigError: if the run cannot be joined.
+        """
+        assert model is not None, "a Trainer without a model"
+        given = {"checkpoint_every": "0", "output": Path(args.output_dir) / "swarm", **self._given}
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            given["process_group"] = dist.group.WORLD
+        peer = _folder(args, state) / PEER_FILE
+        if state.global_step and peer.exists():
+            given["resume"] = json.loads(peer.read_text())
+            given.pop("run")
+        self.swarm = Swarm(model, optimizer, **given)
+        self.swarm.__enter__()
+        self._hook = model.register_forward_hook(self._hear, with_kwargs=True)
+        atexit.register(self._end)  # the Trainer calls nothing if training fails
+
+    def _hear(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """Keep the loss that the model computed; with `num_items_in_batch` it is a share of the step's."""
+        loss = output.get("loss") if hasattr(output, "get") else None
+        if module.training and isinstance(loss, Tensor):
+            self._losses.append(loss.detach())
+            self._are_shares = kwargs.get("num_items_in_batch") is not None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Report the loss of the step, and stop if somebody asked for it.
+
+        Args:
+            args: not used.
+            state: not used.
+            control: told to stop.
+            **kwargs: not used.
+
+        Returns:
+            The control.
+        """
+        if self.swarm is not None and self._losses:
+            losses = torch.stack([loss.float().mean() for loss in self._losses])
+            self._losses.clear()
+            self.swarm.report(losses.sum() if self._are_shares else losses.mean())
+        if self.swarm is not None and self.swarm.should_stop:
+            control.should_training_stop = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save this peer's memory in the Trainer's checkpoint.
+
+        Args:
+            args: has the folder.
+            state: has the step.
+            control: not used.
+            **kwargs: not used.
+        """
+        if self.swarm is None or self.swarm.follows:
+            return
+        file = os.open(_folder(args, state) / PEER_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(file, "w") as written:
+            json.dump(self.swarm.peer_state(), written)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Hand over what was learnt, say goodbye, and leave.
+
+        Args:
+            args: not used.
+            state: not used.
+            control: not used.
+            **kwargs: not used.
+        """
+        self._leave(None)
+
+    def __enter__(self) -> SwarmCallback:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Leave also if training failed: `with SwarmCallback(...) as callback: trainer.train()`."""
+        self._leave(error)
+
+    def _end(self) -> None:
+        self._leave(RuntimeError("training did not end"))
+
+    def _leave(self, error: BaseException | None) -> None:
+        if self.swarm is None:
+            return
+        atexit.unregister(self._end)
+        self._hook.remove()
+        swarm, self.swarm = self.swarm, None
+        swarm.__exit__(None if error is None else type(error), error, None)
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
