@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from p2p_elastic.parameters.slots import Slot
 
@@ -107,4 +108,4 @@ def _alone(piece: Tensor) -> Tensor:
     """
     if not piece.numel() or piece.device.type not in ("cpu", "cuda"):
         return piece
-    return torch.from_dlpack(piece)
+    return from_dlpack(piece)

@@ -250,7 +250,9 @@ def test_a_wrong_value_is_refused_with_the_option_as_spelled_and_what_is_allowed
 
 def test_steps_and_epochs_contradict_each_other() -> None:
     error = refused({"steps": 10, "epochs": 2})
-    assert (error.key, error.got, error.allowed) == ("steps/epochs", (10, 2), "give one of the two")
+    assert (error.key, error.got, error.allowed) == ("steps/epochs", (10, 2), "give one of them")
+    error = refused({"epochs": 2, "duration": "2h"})
+    assert (error.key, error.got, error.allowed) == ("epochs/for", (2, "2h"), "give one of them")
 
 
 def test_period_and_probability_contradict_each_other(tmp_path: Path) -> None:

@@ -66,24 +66,14 @@ def test_a_vector_goes_on_after_its_model_was_given_other_memory() -> None:
     assert torch.equal(vector.snapshot(vector.empty()), before + 1 + 1)
 
 
-def test_ties_stay_ties_when_a_model_gets_its_own_storage() -> None:
+def test_ties_stay_ties_in_the_memory_of_the_vector() -> None:
     table = torch.arange(6.0).view(2, 3)
     model = nn.Module()
     model.one, model.other = nn.Parameter(table), nn.Parameter(table.t())
-    vector = flattened(model)
-    vector.unflatten()
+    flattened(model)
     with torch.no_grad():
         model.one.add_(1)
     assert torch.equal(model.other, model.one.t())
-
-
-def test_what_was_moved_after_flattening_is_left_as_it_is() -> None:
-    model = model_of()
-    vector = flattened(model)
-    model.double()
-    places = [p.data_ptr() for p in model.parameters()]
-    vector.unflatten()
-    assert [p.data_ptr() for p in model.parameters()] == places
 
 
 def test_a_recurrent_layer_keeps_its_weights_where_they_are() -> None:
