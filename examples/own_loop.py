@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--output")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--checkpoint-every", default="1m")
     parser.add_argument("--wait-for-peers", type=int, default=0)
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  # other machines are to reach it
     asked = parser.parse_args()
@@ -41,6 +42,7 @@ def main() -> None:
         "wait_for_peers": asked.wait_for_peers,
         "output": asked.output,
         "resume": asked.resume,
+        "checkpoint_every": asked.checkpoint_every,
         "state": {"scheduler": scheduler},
     }
 

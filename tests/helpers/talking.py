@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,9 +41,19 @@ class Talking:
         end = time.monotonic() + seconds
         with self._heard:
             while (found := re.search(pattern, self.said)) is None:
-                assert self._reader.is_alive() and time.monotonic() < end, f"never said {pattern!r}:\n{self.said}"
+                going = self._reader.is_alive() and time.monotonic() < end
+                assert going, f"never said {pattern!r}:\n{self.said}"
                 self._heard.wait(0.5)
         return found
+
+    def waits_for(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until that holds. Raises AssertionError if it does not in time, or the program ends before."""
+        end = time.monotonic() + seconds
+        while not condition():
+            going = self.child.poll() is None and time.monotonic() < end
+            assert going, f"in vain:\n{self.said}"
+            with self._heard:
+                self._heard.wait(0.1)
 
     def ends(self, seconds: float) -> str:
         """Wait for its end, which must be a good one; all that it said."""

@@ -17,7 +17,13 @@ NEEDS = {
     "lightning_classifier.py": ("lightning",),
     "accelerate_loop.py": ("accelerate",),
 }
-STEPS = {"own_loop.py": 3000, "transformers_lora.py": 300, "lightning_classifier.py": 2000, "accelerate_loop.py": 2000}
+STEPS = {"own_loop.py": 1500, "transformers_lora.py": 400, "lightning_classifier.py": 1200, "accelerate_loop.py": 1200}
+SAVES = {
+    "own_loop.py": "checkpoint/step-*",
+    "transformers_lora.py": "checkpoint-*/swarm_peer.json",
+    "lightning_classifier.py": "last.ckpt",
+    "accelerate_loop.py": "accelerate/custom_checkpoint_0.pkl",
+}
 LOCAL = ("--host", "127.0.0.1")
 
 
@@ -42,20 +48,21 @@ def test_every_example_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_two_of_them_train_together_and_one_is_killed_and_resumed(stage: Stage, name: str) -> None:
-    run = command(name, STEPS[name], "--output", "first", "--wait-for-peers", "1")
-    first = stage.start(*run)
+def test_two_of_them_train_together_and_one_is_killed_and_resumed(stage: Stage, name: str, tmp_path: Path) -> None:
+    first = stage.start(*command(name, 100 * STEPS[name], "--output", "first"))
     address = first.hear(r"initial_peers=\['([^']+)'\]", START_SECONDS)[1]
-    joins = command(name, STEPS[name], "--output", "second", "--initial-peer", address)
+    saves = ["--checkpoint-every", "200"] if name == "own_loop.py" else []
+    joins = command(name, STEPS[name], "--output", "second", "--initial-peer", address, *saves)
     second = stage.start(*joins)
-    second.hear(r"Joined run", START_SECONDS)
     peer = second.hear(r"peer (12D3\w+)", START_SECONDS)[1]
+    second.waits_for(lambda: any((tmp_path / "second").glob(SAVES[name])), START_SECONDS)
+    second.kill()
+    resumed = stage.start(*joins, "--resume")
+    resumed.ends(START_SECONDS)
+    assert f"peer {peer}" in resumed.said
+    assert resumed.hear(r"Finished after (\d+) steps", 1.0)[1] == str(STEPS[name])
+    first.child.terminate()
     first.ends(START_SECONDS)
-    second.ends(START_SECONDS)
-    for program in (first, second):
+    assert "Stopped after" in first.said
+    for program in (first, resumed):
         assert int(program.hear(r"Exchanges: (\d+) completed", 1.0)[1]) > 0, program.said
-        assert program.hear(r"Finished after (\d+) steps", 1.0)[1] == str(STEPS[name])
-    resumed = stage.start(*command(name, STEPS[name] + 100, "--output", "second", "--resume"))
-    said = resumed.ends(START_SECONDS)
-    assert f"peer {peer}" in said
-    assert f"Finished after {STEPS[name] + 100} steps" in said

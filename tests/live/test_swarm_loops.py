@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,9 @@ def test_a_length_in_time_ends_the_loop(options: dict[str, Any]) -> None:
         assert swarm.status().training.step > 1
 
 
-def test_two_swarms_live_in_one_process(options: dict[str, Any], tmp_path: Path) -> None:
+def test_two_swarms_live_in_one_process_and_meet_though_the_program_seeds_them_alike(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     started, enough = threading.Event(), threading.Event()
     address: list[str] = []
     errors: list[Exception] = []
@@ -157,6 +160,7 @@ def test_two_swarms_live_in_one_process(options: dict[str, Any], tmp_path: Path)
 
     def founder() -> None:
         try:
+            random.seed(42)  # as transformers.Trainer does: hivemind's nodes would have one id, and not find each other
             model = model_of(1)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
             with Swarm(model, optimizer, period=4, checkpoint_every="0", **options) as swarm:
@@ -174,6 +178,7 @@ def test_two_swarms_live_in_one_process(options: dict[str, Any], tmp_path: Path)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.01)
     moves: list[Stepped] = []
     given = {**options, "output": tmp_path / "other", "checkpoint_every": "0"}
+    random.seed(42)
     with Swarm(other, optimizer, initial_peers=address, **given) as swarm:
         assert swarm.start_step > 0
 
