@@ -150,8 +150,8 @@ class SignedDHT:
         with self._clock.as_current():
             self._node = await DHTNode.create(
                 p2p=self._host.p2p,
-                # hivemind's own choice is by Python's global generator. Programs seed it, all peers of a run alike (such
-                # as transformers.Trainer): two nodes with one id take each other for themselves.
+                # hivemind's own choice is by Python's global generator. Programs seed it, all peers of a run alike,
+                # such as transformers.Trainer: two nodes with one id take each other for themselves.
                 node_id=DHTID.generate(self._identity.peer.encode()),
                 record_validator=self._validator,
                 wait_timeout=2.0,

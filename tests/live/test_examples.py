@@ -62,7 +62,7 @@ def test_two_of_them_train_together_and_one_is_killed_and_resumed(stage: Stage, 
     assert f"peer {peer}" in resumed.said
     assert resumed.hear(r"Finished after (\d+) steps", 1.0)[1] == str(STEPS[name])
     first.child.terminate()
-    first.ends(START_SECONDS)
+    first.child.wait(START_SECONDS)  # Lightning ends with the signal's number
     assert "Stopped after" in first.said
     for program in (first, resumed):
         assert int(program.hear(r"Exchanges: (\d+) completed", 1.0)[1]) > 0, program.said
