@@ -32,7 +32,7 @@ from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.join import identity_of, locked, past_of
 from p2p_elastic.node.options import Options, config_of
-from p2p_elastic.node.own_loop import OwnLoop, Stepped, is_compiled, plain_optimizers
+from p2p_elastic.node.own_loop import Measured, OwnLoop, Stepped, is_compiled, plain_optimizers
 from p2p_elastic.node.participation import Participation, Place
 from p2p_elastic.node.results import check_writable, output_folder, save_model
 from p2p_elastic.node.resume import Past, options_kept, resume_peer
@@ -42,6 +42,8 @@ from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.screens.live import SayScreen, Screen, SilentScreen
 from p2p_elastic.status.schema import PeerStatus
+from p2p_elastic.tasks.batch import Batch
+from p2p_elastic.tasks.measures import Loss
 from p2p_elastic.training.ranks import Told, ranks_of
 
 UNDONE = (
@@ -66,6 +68,9 @@ class Swarm:
         initial_peers: multiaddrs of peers of the run; empty founds one.
         exchange: what travels: "trainable" (parameters that require a gradient, and the running statistics of
             normalisation layers), "all", a predicate of name and tensor, or names. All peers choose the same.
+        loss: of model and batch, the losses [B] of its examples: partners' parameters are tried by it on the batches
+            that `report` gets, before they move this peer (dynamic weighting). None: they are not tried.
+        examples: batches of this peer's own data; a newcomer tries on them what it copied.
         lower_is_better: whether a lower loss is better.
         state: what else to save and to restore with a checkpoint: schedulers, scalers, loaders and the like.
         output: folder for checkpoints and the model; None makes up a name from run and peer.
@@ -93,6 +98,8 @@ class Swarm:
         run: str | None = None,
         initial_peers: Sequence[str] = (),
         exchange: Exchange = "trainable",
+        loss: Loss | None = None,
+        examples: Sequence[Batch] = (),
         lower_is_better: bool = True,
         state: Mapping[str, Stateful] | None = None,
         output: Path | str | None = None,
@@ -107,8 +114,10 @@ class Swarm:
         self._config = config_of(dict(options), run, initial_peers, output, asked)
         self._vector = ParameterVector(model, exchange)
         optimizers = plain_optimizers(optimizer)
-        self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, 1.0 if lower_is_better else -1.0)
-        self._ranks, self._told, self._told_undone = ranks_of(process_group), Told(), False
+        measured = None if loss is None else Measured(loss, tuple(examples))
+        sign = 1.0 if lower_is_better else -1.0
+        self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, measured, sign=sign)
+        self._ranks, self._told = ranks_of(process_group), Told()
 
     def __enter__(self) -> Swarm:
         with contextlib.ExitStack() as stack:
@@ -197,16 +206,17 @@ class Swarm:
 
     # -- in the loop --------------------------------------------------------------------------------------------------
 
-    def report(self, loss: Tensor | float) -> None:
+    def report(self, loss: Tensor | float, batch: Batch | None = None) -> None:
         """Say how well training goes, at the end of each iteration. Checkpoints are taken here.
 
         Args:
             loss: of the batch: a number, or a tensor whose mean counts. One on a GPU is not waited for.
+            batch: as `loss` (of the constructor) takes it, to try partners' parameters on.
 
         Raises:
             IdentityInUse: if another process with this peer's identity began earlier.
         """
-        self._loop.report(loss)
+        self._loop.report(loss, batch)
         step = self._loop.meter.step
         if not self.follows and step != self._steps_seen:
             self._steps_seen = step
@@ -343,8 +353,7 @@ class Swarm:
             self._hear()
         else:
             self._loop.tell(result)
-        if result.moved and self._loop.undoes and not self._told_undone and not self._loop.moved:
-            self._told_undone = True
+        if result.moved and self._loop.is_found_to_undo():
             self._connection.window.events.add("undone", UNDONE)
             self._screen.say("undone", UNDONE)
 

@@ -88,13 +88,12 @@ def normal(elements: int) -> Tensor:
 def trained(task_name: str, data_dir: Path | None) -> Tensor:
     """The parameters of one worker after `TRAINED_STEPS` steps of the task's recipe."""
     task = find_task(task_name)
-    split, recipe = task.load(data_dir).train, task.recipe
+    train, recipe = task.load(data_dir).train, task.recipe
     settings = Optimization("sgd", recipe.momentum, recipe.nesterov, recipe.weight_decay)
     worker = LoopedWorkers(initial_model(task, 0), task.loss, 1, settings)
-    batches = Batches(split, recipe.batch_size, 1, torch.arange(len(split.labels)))
+    batches = Batches(train, recipe.batch_size, 1)
     for _ in range(TRAINED_STEPS):
-        inputs, labels = next(batches)
-        worker.gradients(task.prepare(inputs, None)[None], labels[None])
+        worker.gradients([task.prepare(next(batches), None)])
         worker.step(recipe.learning_rate)
     return worker.flat[0].clone()
 

@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
-from p2p_elastic.tasks import find_task, initial_model
+from p2p_elastic.tasks import cross_entropy, find_task, initial_model
 
 DIFFERENCE_STEPS = 100
 CLASSES = 10
+Batches = list[tuple[Tensor, Tensor]]
 KINDS: dict[str, type[StackedWorkers] | type[LoopedWorkers]] = {"stacked": StackedWorkers, "looped": LoopedWorkers}
 SGD, ADAHESSIAN = Optimization("sgd", momentum=0.9), Optimization("adahessian")
 
@@ -92,10 +92,7 @@ def main() -> None:
 
 def measure(case: Case, workers: int, repetitions: int, device: torch.device) -> dict[str, object]:
     """Milliseconds per step of all workers together."""
-    both = {
-        name: kind(case.model().to(device), functional.cross_entropy, workers, case.settings)
-        for name, kind in KINDS.items()
-    }
+    both = {name: kind(case.model().to(device), cross_entropy, workers, case.settings) for name, kind in KINDS.items()}
     batches = [_batch(case, workers, seed, device) for seed in range(16)]
     seconds: dict[str, list[float]] = {name: [] for name in KINDS}
     for _ in range(repetitions + 1):
@@ -114,14 +111,14 @@ def difference(case: Case, workers: int, device: torch.device) -> float:
     """The largest one between parameters of stacked and looped workers after the same steps."""
     ends = []
     for kind in KINDS.values():
-        trained = kind(case.model().to(device), functional.cross_entropy, workers, case.settings)
+        trained = kind(case.model().to(device), cross_entropy, workers, case.settings)
         for step in range(DIFFERENCE_STEPS):
             _step(trained, _batch(case, workers, step, device), case)
         ends.append(trained.flat)
     return float((ends[0] - ends[1]).abs().max())
 
 
-def _time(workers: Workers, batches: Sequence[tuple[Tensor, Tensor]], case: Case) -> float:
+def _time(workers: Workers, batches: Sequence[Batches], case: Case) -> float:
     _synchronize(workers.flat)
     began = time.perf_counter()
     for step in range(case.steps):
@@ -130,18 +127,18 @@ def _time(workers: Workers, batches: Sequence[tuple[Tensor, Tensor]], case: Case
     return time.perf_counter() - began
 
 
-def _step(workers: Workers, batch: tuple[Tensor, Tensor], case: Case) -> None:
-    workers.gradients(*batch)
+def _step(workers: Workers, batch: Batches, case: Case) -> None:
+    workers.gradients(batch)
     workers.step(case.learning_rate)
 
 
-def _batch(case: Case, workers: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _batch(case: Case, workers: int, seed: int, device: torch.device) -> Batches:
     """Every class is a random picture, with noise on it: something that can be learnt."""
     pictures = torch.randn(CLASSES, *case.inputs, generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(1000 + seed)
     labels = torch.randint(CLASSES, (workers, case.batch), generator=generator)
     noise = torch.randn(workers, case.batch, *case.inputs, generator=generator)
-    return (pictures[labels] + noise).to(device), labels.to(device)
+    return list(zip((pictures[labels] + noise).to(device), labels.to(device), strict=True))
 
 
 def _synchronize(tensor: Tensor) -> None:

@@ -200,9 +200,8 @@ def train(
     meet(order)
     recorder.begin()
     while not over():
-        inputs, labels = next(batches)
         optimizer.zero_grad()
-        task.loss(model(task.prepare(inputs, None)), labels).backward()
+        task.loss(model, task.prepare(next(batches), None)).mean().backward()
         before_step()
         optimizer.step()
         recorder.step(model, **facts)

@@ -250,7 +250,7 @@ def _single(job: Job, engine: Engine) -> list[SimulationResult]:
     if engine.stopped:
         engine.console.print("Stopped before the end; what was done until then is kept.")
     write_result(result, folder)
-    name = "average" if not result.points or result.points[-1].centre_accuracy is None else "centre"
+    name = "average" if not result.points or result.points[-1].score.centre is None else "centre"
     title = f"{result.config.rule}, {result.config.task}, {result.config.workers} workers"
     drawn = _draw(job, engine.console, [plots.Series(name, result)], title)
     _say_where(engine.console, folder, [folder / RESULT_FILE, folder / CURVE_FILE, *drawn])

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from p2p_elastic.common.files import new_file
 from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.node.results import MODEL_FILE, SUMMARY_FILE
-from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.tasks import Data, Task, evaluate, initial_model, reestimate_batchnorm
+from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm
 
 END_SECONDS = 6.0  # a stopped peer is over within 5
 ERRORS, SAID = "stderr.log", "log.jsonl"
@@ -204,14 +203,21 @@ class Comparison(NamedTuple):
     """Several trained models of one task and their average.
 
     Attributes:
-        average_accuracy: of the averaged parameters on the test split, 0..1, BatchNorm statistics re-estimated.
+        average: of the averaged parameters on the test split, BatchNorm statistics re-estimated; None without one.
+        model: with the averaged parameters.
         average_norm: L2 norm of the averaged parameters.
         distances: L2, of each model from the average.
     """
 
-    average_accuracy: float
+    average: Evaluation | None
+    model: nn.Module
     average_norm: float
     distances: tuple[float, ...]
+
+    @property
+    def average_accuracy(self) -> float | None:
+        """Of the averaged parameters, 0..1; None if the task has no such metric."""
+        return None if self.average is None else self.average.accuracy
 
     @property
     def consensus_distance(self) -> float:
@@ -233,15 +239,14 @@ def compare(task: Task, data: Data, folders: Sequence[Path]) -> Comparison:
     vectors = torch.stack([_values(task, folder) for folder in folders])
     mean = vectors.mean(dim=0)
     model = initial_model(task, 0)
-    ParameterVector(model).load_(mean)
+    task.vector(model).load_(mean)
     reestimate_batchnorm(model, task, data.train, "cpu")
-    result = evaluate(model, task, data.test, "cpu")
-    assert result is not None
-    return Comparison(result.accuracy, float(mean.norm()), tuple((vectors - mean).norm(dim=1).tolist()))
+    result = None if data.test is None else evaluate(model, task, data.test, "cpu")
+    return Comparison(result, model, float(mean.norm()), tuple((vectors - mean).norm(dim=1).tolist()))
 
 
 def _values(task: Task, folder: Path) -> Tensor:
     model = initial_model(task, 0)
     load_model(model, str(folder / MODEL_FILE))
-    vector = ParameterVector(model)
+    vector = task.vector(model)
     return vector.snapshot(vector.empty())

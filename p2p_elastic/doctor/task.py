@@ -16,10 +16,10 @@ import torch
 
 from p2p_elastic.doctor.checks import Finding, Gpu, failure, ok, warning
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import check_batch_size
-from p2p_elastic.tasks import Data, Shard, Task, initial_model
+from p2p_elastic.tasks import Data, Shard, Split, Task, initial_model
 from p2p_elastic.tasks.folders import Source, data_folder
+from p2p_elastic.tasks.sampling import length
 
 CONNECT_SECONDS = 5.0
 SETS = {  # data set -> its class in torchvision, bytes to download, bytes on disk meanwhile
@@ -54,7 +54,7 @@ def model_bytes(task: Task) -> int:
     Returns:
         Bytes on the wire and in each vector, in float32.
     """
-    return ParameterVector(initial_model(task, 0)).nbytes
+    return task.vector(initial_model(task, 0)).nbytes
 
 
 def gpu_of(device: torch.device) -> Gpu | None:
@@ -93,8 +93,8 @@ def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], lis
         return Found(failure("data", str(error), "replace it, or name another folder with --data-dir"), 0)
     seconds = time.monotonic() - began
     where = "inside a package" if source is None else f"in {folder}"
-    text = f"{task.name}: {len(data.train):,} examples to train on, {where}, loaded in {seconds:.1f} s"
-    return Found(ok("data", text), _bytes_of(data), examples=len(data.train))
+    text = f"{task.name}: {_count(data)} to train on, {where}, loaded in {seconds:.1f} s"
+    return Found(ok("data", text), _bytes_of(data), examples=length(data.train, 0) or None)
 
 
 def check_shard(shard: Shard | None, examples: int | None) -> list[Finding]:
@@ -152,10 +152,10 @@ def source_of(task: Task) -> Source | None:
     Returns:
         The data set; None if it is part of a package or comes from elsewhere.
     """
-    load = task.load
+    load = task.data
     given = load.args if isinstance(load, functools.partial) else ()
     function = load.func if isinstance(load, functools.partial) else load
-    of_module = getattr(sys.modules[function.__module__], "SOURCE", None)
+    of_module = getattr(sys.modules.get(function.__module__), "SOURCE", None)
     return next((value for value in (*given, of_module) if isinstance(value, Source)), None)
 
 
@@ -163,8 +163,14 @@ def _class_folders(source: Source, folder: Path) -> bool:
     return source.name == "cifar10" and (folder / "cifar10").is_dir()
 
 
+def _count(data: Data) -> str:
+    examples = length(data.train, 0)
+    return f"{examples:,} examples" if examples else "a stream of examples"
+
+
 def _bytes_of(data: Data) -> int:
-    splits = (data.train, data.validation, data.test)
+    """Bytes of the splits that are in memory."""
+    splits = [split for split in (data.train, data.validation, data.test) if isinstance(split, Split)]
     return sum(tensor.nbytes for split in splits for tensor in (split.inputs, split.labels))
 
 

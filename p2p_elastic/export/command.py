@@ -19,7 +19,6 @@ from p2p_elastic.export.observer import Observer, attached
 from p2p_elastic.node.join import installed_task
 from p2p_elastic.node.results import check_writable, save_json, save_model
 from p2p_elastic.node.run_finder import known_run
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.centre.succession import Candidate, rightful
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.healthy import WEIGHT_MIN, by_loss, healthy
@@ -163,7 +162,7 @@ class _Export:
         self._topology = find_method(manifest.rule).topology
         self._source = AUTO.get(self._topology, "average") if asked.source == "auto" else asked.source
         self._model = initial_model(self._task, 0)
-        self._vector = ParameterVector(self._model)
+        self._vector = self._task.vector(self._model)
         self._observer = Observer(network, manifest, self._vector.elements, Limits())
         self._left_out: dict[str, str] = {}
 
@@ -269,7 +268,7 @@ class _Export:
             return None
         if anew:
             reestimate_batchnorm(self._model, self._task, data.train, "cpu")
-        return evaluate(self._model, self._task, data.test, "cpu", stop=self._stop)
+        return None if data.test is None else evaluate(self._model, self._task, data.test, "cpu", stop=self._stop)
 
     def _write(self, values: Tensor, taken: list[Taken], data: Data | None) -> Report:
         anew = len(taken) > 1 or self._source == "centre"

@@ -23,13 +23,14 @@ from p2p_elastic.node.results import Summary, check_writable, output_folder
 from p2p_elastic.node.resume import Past, options_kept, resume, resume_or_found
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.devices import choose_device
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.discovery.live_network import Interrupted
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest, check_batch_size
 from p2p_elastic.screens.live import Screen
-from p2p_elastic.tasks import Data, Task, find_task, initial_model, shard_indices
-from p2p_elastic.training.trainer import Settings, Trainer
+from p2p_elastic.tasks import Data, Task, find_task, initial_model
+from p2p_elastic.tasks.sampling import check_shard, length
+from p2p_elastic.training.settings import Settings
+from p2p_elastic.training.trainer import Trainer
 
 JOIN_LINE = "p2p-elastic join --initial-peer {}"
 
@@ -183,7 +184,7 @@ class TaskPeer:
     def _own_manifest(self) -> RunManifest:
         task = find_task(self._config.task or DEFAULT_TASK)
         run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
-        vector = ParameterVector(initial_model(task, 0))
+        vector = task.vector(initial_model(task, 0))
         found = self._config.found
         return found(
             run,
@@ -199,9 +200,10 @@ class TaskPeer:
         with self._stop.interruptible():
             data = task.load(self._config.data_dir)
         if self._config.part is not None:
-            shard_indices(len(data.train), self._config.part)  # may be empty: better found before it is announced
+            check_shard(data, self._config.part)  # may be empty: better found before it is announced
         if self._past is None and self._config.role != "centre":
-            check_batch_size(self._config.batch_size or manifest.defaults.batch_size, len(data.train))
+            batch_size = self._config.batch_size or manifest.defaults.batch_size
+            check_batch_size(batch_size, length(data.train, batch_size))
         return data
 
     def _take_part(self, manifest: RunManifest, task: Task, data: Data, device: torch.device, output: Path) -> Summary:
@@ -211,7 +213,7 @@ class TaskPeer:
             self._screen.say("taken_over", describe_plan(manifest, trains), **asdict(settings))
         torch.manual_seed(settings.seed)  # dropout
         model = initial_model(task, manifest.init_seed)
-        vector = ParameterVector(model)  # here: on the way to another device tensors that share memory are parted
+        vector = task.vector(model)  # here: on the way to another device tensors that share memory are parted
         trainer = Trainer(model.to(device), task, data, settings, device, time.monotonic)
         options = options_kept(self._config, settings)
         place = Place(manifest, output, self._past, options, settings.seed, joins=self._joins)
@@ -224,6 +226,8 @@ class TaskPeer:
                 hold_centre(part.peer, model, trainer, self._stop, lambda: part.between_steps(met(part.peer)))
             else:
                 part.catch_up()
+                if self._past is None:
+                    trainer.begin_at(part.start_step)
                 trainer.train(part.peer, self._stop, part.between_steps)
             part.check_displaced()
             self._connection.board.phase = "finishing"
@@ -243,7 +247,7 @@ class TaskPeer:
     def _settings(self, manifest: RunManifest, task: Task) -> Settings:
         config, defaults = self._config, manifest.defaults
         return Settings(
-            steps=config.steps,
+            steps=config.steps or (task.recipe.steps if config.epochs is None else None),
             epochs=config.epochs or task.recipe.epochs,
             batch_size=config.batch_size or defaults.batch_size,
             learning_rate=config.learning_rate(defaults.learning_rate),
@@ -275,7 +279,7 @@ def installed_task(manifest: RunManifest) -> Task:
         raise ConfigError(
             "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
         ) from error
-    here = ParameterVector(initial_model(task, 0)).schema_hash
+    here = task.vector(initial_model(task, 0)).schema_hash
     if here != manifest.schema_hash:
         raise ConfigError(
             "task",

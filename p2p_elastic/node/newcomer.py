@@ -13,10 +13,10 @@ from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.peers.discovery.live_network import NetworkThread
 from p2p_elastic.peers.membership.newcomer import Measured
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.rules.trial import Estimate
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.screens.units import size
 from p2p_elastic.status.schema import JoiningStatus
-from p2p_elastic.tasks import Estimate
 
 SCREEN_SECONDS = 0.05
 

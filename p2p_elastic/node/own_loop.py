@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from p2p_elastic.checkpoint.loop_state import Stateful
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.rules.trial import Trial
-from p2p_elastic.tasks import Estimate
+from p2p_elastic.rules.trial import Estimate, Trial
+from p2p_elastic.tasks.batch import Batch
+from p2p_elastic.tasks.measures import Loss
 from p2p_elastic.training.losses import LossReader
 from p2p_elastic.training.meter import Meter
+from p2p_elastic.training.trials import Trials
 from p2p_elastic.training.undone import UndoneMoves
 
 
@@ -41,6 +44,7 @@ class OwnLoop:
         optimizers: that train it; a step of the last one counts.
         states: what else is saved with a checkpoint, by name.
         vector: of the model.
+        measured: how parameters are tried; None: they are not.
         sign: 1.0 if a lower loss is better, -1.0 if a higher one is.
 
     Attributes:
@@ -57,6 +61,8 @@ class OwnLoop:
         optimizers: Sequence[torch.optim.Optimizer],
         states: Mapping[str, Stateful],
         vector: ParameterVector,
+        measured: Measured | None = None,
+        *,
         sign: float = 1.0,
     ) -> None:
         self.model, self.optimizers, self.states, self._sign = model, optimizers, states, sign
@@ -64,15 +70,22 @@ class OwnLoop:
         self.moved: list[Callable[[Stepped], object]] = []
         self._losses = LossReader(lambda loss: self.meter.saw(sign * loss), time.monotonic)
         self._reports_old = False  # the next loss is of a model that was replaced
-        self._undone = UndoneMoves(vector)
-        self._moves = 0  # that were seen
+        self._vector, self._undone = vector, UndoneMoves(vector)
+        self._trials, self._examples = None, () if measured is None else measured.examples
+        if measured is not None:
+            loss_of = measured.loss
+            self._trials = Trials(model, vector, lambda other, batch: sign * loss_of(other, batch))
+        self._moves, self._told_undone = 0, False
 
-    def report(self, loss: Tensor | float) -> None:
+    def report(self, loss: Tensor | float, batch: Batch | None = None) -> None:
         """Hear the loss of a batch.
 
         Args:
             loss: a number, or a tensor whose mean is the loss; one on a GPU is not waited for.
+            batch: on which partners' parameters may be tried; None: not known.
         """
+        if batch is not None and self._trials is not None:
+            self._trials.remember(batch)
         if self._reports_old:
             self._reports_old = False
         else:
@@ -124,10 +137,16 @@ class OwnLoop:
             self.replaced()
         self.tell(result)
 
-    @property
-    def undoes(self) -> bool:
-        """Whether the optimizer takes back every move, as one with copies of the parameters does."""
-        return self._undone.undone
+    def is_found_to_undo(self) -> bool:
+        """Whether the optimizer is found now to take back every move, as one with copies of the parameters does.
+
+        Returns:
+            True once; never if somebody hears of moves, to copy them.
+        """
+        if self._told_undone or self.moved or not self._undone.undone:
+            return False
+        self._told_undone = True
+        return True
 
     @contextmanager
     def hooked(self, stepped: Callable[[], None]) -> Iterator[None]:
@@ -156,34 +175,37 @@ class OwnLoop:
         self._losses.forget()
 
     def untrained_loss(self) -> float | None:
-        """Not known: there are no examples yet.
+        """Measure the model as it is on this peer's own examples.
 
         Returns:
-            None.
+            The mean loss in nats; None without a loss or without examples.
         """
-        return None
+        estimate = self.own_loss(self._vector.snapshot(self._vector.empty()))
+        return None if estimate is None else estimate.mean
 
     def own_loss(self, values: Tensor) -> Estimate | None:
-        """Not known: there are no examples yet.
+        """Try parameters on this peer's own examples; before training, for any thread.
 
         Args:
             values: [D].
 
         Returns:
-            None.
+            The mean loss in nats and its standard error; None without a loss or without examples.
         """
-        return None
+        if self._trials is None or not self._examples:
+            return None
+        return self._trials.loss_on(self._examples, values)
 
     def loss_at(self, values: Mapping[str, Tensor]) -> Estimate:
-        """Not known.
+        """Try other parameters on the latest batches that were reported; for the training thread.
 
         Args:
-            values: tensors by name.
+            values: tensors by name, as `ParameterVector.views` gives them.
 
         Returns:
-            Not a number.
+            The mean loss in nats, and its standard error; not numbers without a loss.
         """
-        return Estimate(float("nan"), float("nan"))
+        return Estimate(math.nan, math.nan) if self._trials is None else self._trials.loss_at(values)
 
     def unseen_loss(self) -> float:
         """Estimate the loss of the parameters by the training loss.
@@ -194,12 +216,24 @@ class OwnLoop:
         return self.meter.loss or 0.0
 
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None] | None:
-        """Not possible.
+        """Build what tries parameters against others, for any thread.
 
         Returns:
-            None.
+            A function of (their parameters [D], this peer's [D]); None without a loss.
         """
-        return None
+        return None if self._trials is None else self._trials.examiner(self._examples[0] if self._examples else None)
+
+
+class Measured(NamedTuple):
+    """How parameters are tried in a loop of the user's own.
+
+    Attributes:
+        loss: of model and batch, the losses [B] of its examples.
+        examples: batches to try a newcomer's parameters on, before there are others.
+    """
+
+    loss: Loss
+    examples: tuple[Batch, ...] = ()
 
 
 def plain_optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:

@@ -31,9 +31,8 @@ from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.rate_limit import Budget
-from p2p_elastic.rules.trial import Trial
+from p2p_elastic.rules.trial import Estimate, Trial
 from p2p_elastic.screens.live import Every, Screen
-from p2p_elastic.tasks import Estimate
 from p2p_elastic.training.meter import Meter
 
 log = logging.getLogger(__name__)
@@ -173,9 +172,9 @@ class Participation:
         self._saver = self._build_saver(state, place)
         if self._saver is not None and self._config.resume_or_found and place.past is None:
             self._saver.save_first()  # before any peer is told of this one: a restart goes on with it, however early
-        peer.judge_leaders(lambda s: SnapshotLosses(*loop.loss_at(vector.views(s.vector)), loop.unseen_loss()))
         examine = loop.examiner()
         if examine is not None:
+            peer.judge_leaders(lambda s: SnapshotLosses(*loop.loss_at(vector.views(s.vector)), loop.unseen_loss()))
             peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
         board.meter, board.peer, board.saver = loop.meter, peer, self._saver
         self._began_at = time.monotonic()

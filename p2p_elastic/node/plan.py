@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.training.trainer import Settings
+from p2p_elastic.training.settings import Settings
 
 
 def describe_plan(manifest: RunManifest, settings: Settings | None) -> str:

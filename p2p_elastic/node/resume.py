@@ -23,7 +23,7 @@ from p2p_elastic.protocol.manifest import BINDING, RunManifest
 from p2p_elastic.protocol.messages import Address, PeerId
 from p2p_elastic.protocol.records import SignedManifest
 from p2p_elastic.training.meter import Meter
-from p2p_elastic.training.trainer import Settings
+from p2p_elastic.training.settings import Settings
 from p2p_elastic.values import Frozen
 
 IDENTITY, CENTRE = "identity", "centre"

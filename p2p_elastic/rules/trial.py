@@ -43,6 +43,18 @@ def is_above(loss: float, error: float, most: float, errors: float = CLAIM_ERROR
     return not loss - errors * error <= most
 
 
+class Estimate(NamedTuple):
+    """A mean and its standard error.
+
+    Attributes:
+        mean: of the observations.
+        error: its standard error, in the same unit.
+    """
+
+    mean: float
+    error: float
+
+
 class Trial(NamedTuple):
     """What two parameter vectors achieve on the same examples.
 

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from p2p_elastic.common.metrics import value_text
 from p2p_elastic.screens.live import Every
-from p2p_elastic.screens.units import percent, size
+from p2p_elastic.screens.units import size
 from p2p_elastic.simulator.config import Point, SimulationResult
 from p2p_elastic.simulator.options import dashed, shown, value_of
 from p2p_elastic.simulator.report import Headline, headline
@@ -67,12 +68,12 @@ class BarProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("accuracy [b]{task.fields[accuracy]}[/b]  exchanges [b]{task.fields[exchanges]}[/b]"),
+            TextColumn("{task.fields[metric]} [b]{task.fields[score]}[/b]  exchanges [b]{task.fields[exchanges]}[/b]"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._task = self._rich.add_task(what, total=None, accuracy="-", exchanges="-")
+        self._task = self._rich.add_task(what, total=None, metric="test", score="-", exchanges="-")
         self._due = Every(BAR_SECONDS)
         self.steps: int | None = None
 
@@ -81,7 +82,8 @@ class BarProgress:
             self._rich.start()
         self.steps = steps
         if point is not None:
-            self._rich.update(self._task, accuracy=percent(point.accuracy), exchanges=str(point.exchanges))
+            score = value_text(point.score_name, point.score.delivered)
+            self._rich.update(self._task, metric=point.score_name, score=score, exchanges=str(point.exchanges))
         if point is not None or self._due():
             self._rich.update(self._task, completed=step, total=steps)
 
@@ -112,7 +114,8 @@ class LineProgress:
             left = (self._clock() - self._began) / max(step, 1) * (steps - step)
             known = ""
             if self._point is not None:
-                known = f", accuracy {percent(self._point.accuracy)}, {self._point.exchanges} exchanges"
+                name, score = self._point.score_name, self._point.score.delivered
+                known = f", {name} {value_text(name, score)}, {self._point.exchanges} exchanges"
             self._console.print(f"step {step}/{steps}{known}, {left:.0f} s left", soft_wrap=True)
 
     def close(self) -> None:
@@ -127,11 +130,11 @@ def outcome_line(result: SimulationResult) -> str:
         result: of the simulation.
 
     Returns:
-        Accuracy, steps and seconds.
+        The metric, steps and seconds.
     """
     end = headline(result)
-    accuracy = "no evaluation" if end is None else f"accuracy {percent(end.accuracy)}"
-    return f"    {accuracy}, {result.steps} steps, {result.seconds:.1f} s on {result.device}"
+    score = "no evaluation" if end is None else f"{end.metric} {value_text(end.metric, end.score)}"
+    return f"    {score}, {result.steps} steps, {result.seconds:.1f} s on {result.device}"
 
 
 def outcome_table(result: SimulationResult) -> Table:
@@ -162,11 +165,12 @@ def outcome_table(result: SimulationResult) -> Table:
 
 
 def _facts(result: SimulationResult, end: Headline) -> list[tuple[str, str]]:
-    lowest, highest = percent(end.lowest), percent(end.highest)
-    facts = [("test accuracy of the workers", lowest if lowest == highest else f"{lowest} to {highest}")]
-    facts += [("test accuracy of their average", percent(end.average))]
+    name = end.metric
+    lowest, highest = value_text(name, end.lowest), value_text(name, end.highest)
+    facts = [(f"test {name} of the workers", lowest if lowest == highest else f"{lowest} to {highest}")]
+    facts += [(f"test {name} of their average", value_text(name, end.average))]
     if end.centre is not None:
-        facts += [("test accuracy of the centre", percent(end.centre))]
+        facts += [(f"test {name} of the centre", value_text(name, end.centre))]
     facts += [
         ("consensus distance (L2)", f"{end.consensus_distance:.4g}"),
         ("exchanges", str(end.exchanges)),
@@ -196,15 +200,20 @@ def sweep_table(keys: Sequence[str], results: Sequence[SimulationResult], planne
     left_out = max(0, len(results) - ROWS_MAX)
     note = f"; the last {ROWS_MAX} of them, the files have all" if left_out else ""
     table = Table(title=f"{len(results)} of {planned} runs finished{note}", title_justify="left")
-    for heading in (*map(dashed, keys), "accuracy", "average", "workers", "distance", "sent", "seconds", "run"):
+    names = {end.metric for result in results if (end := headline(result)) is not None}
+    metric = names.pop() if len(names) == 1 else "score" if names else "accuracy"
+    for heading in (*map(dashed, keys), metric, "average", "workers", "distance", "sent", "seconds", "run"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results[left_out:]:
         end = headline(result)
         cells = ["-"] * 5
         if end is not None:
-            workers = f"{100 * end.lowest:.2f}..{100 * end.highest:.2f}"
+            score, average, lowest, highest = (
+                value_text(end.metric, value) for value in (end.score, end.average, end.lowest, end.highest)
+            )
+            workers = f"{lowest.removesuffix(' %')}..{highest.removesuffix(' %')}"
             distance = f"{end.consensus_distance:.3g}"
-            cells = [percent(end.accuracy), percent(end.average), workers, distance, size(end.bytes_per_worker)]
+            cells = [score, average, workers, distance, size(end.bytes_per_worker)]
         options = [shown(value_of(result.config, key)) for key in keys]
         table.add_row(*options, *cells, f"{result.seconds:.1f}", digest(result.config))
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -199,6 +199,19 @@ class SimulationConfig(Frozen):
         return recipe.momentum if of_method is None else of_method
 
 
+class Scores(Frozen):
+    """What one metric says of everybody."""
+
+    workers: tuple[float, ...] = Field(description="of each; `Failures.faulty` says which of them are not healthy")
+    average: float = Field(description="of the averaged parameters, BatchNorm statistics re-estimated")
+    centre: float | None = Field(default=None, description="of the centre variable, if there is one")
+
+    @property
+    def delivered(self) -> float:
+        """That of what the method would deliver: the centre if there is one, otherwise the average."""
+        return self.average if self.centre is None else self.centre
+
+
 class Point(Frozen):
     """An evaluation of a simulation after `step`."""
 
@@ -209,17 +222,48 @@ class Point(Frozen):
     training_loss: float | None = Field(
         description="mean over workers and the steps since the last point; None if that is not a finite number"
     )
-    accuracies: tuple[float, ...] = Field(
-        description="of each worker on the test split, 0..1; `Failures.faulty` says which of them are not healthy"
-    )
-    average_accuracy: float = Field(description="of the averaged parameters, BatchNorm statistics re-estimated")
-    centre_accuracy: float | None = Field(default=None, description="of the centre variable, if there is one")
+    metrics: dict[str, Scores] = Field(description="of the task, by name, and `loss`, on the test split")
     consensus_distance: float = Field(description="root mean square L2 distance of the workers to their average")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_accuracies(cls, given: Any) -> Any:
+        """Take what results had before tasks had metrics of their own."""
+        if not isinstance(given, dict) or "accuracies" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if not key.endswith(("accuracies", "_accuracy"))}
+        average, centre = given["average_accuracy"], given.get("centre_accuracy")
+        return {**rest, "metrics": {"accuracy": Scores(workers=given["accuracies"], average=average, centre=centre)}}
+
+    @property
+    def score_name(self) -> str:
+        """The metric that says how good it is: the task's first, or the loss if it has none."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> Scores:
+        """Values of that metric."""
+        return self.metrics[self.score_name]
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Of each worker, 0..1; `Failures.faulty` says which of them are not healthy."""
+        return self.metrics["accuracy"].workers
+
+    @property
+    def average_accuracy(self) -> float:
+        """Of the averaged parameters, BatchNorm statistics re-estimated."""
+        return self.metrics["accuracy"].average
+
+    @property
+    def centre_accuracy(self) -> float | None:
+        """Of the centre variable, if there is one."""
+        return self.metrics["accuracy"].centre
 
     @property
     def accuracy(self) -> float:
         """The accuracy of what the method would deliver: the centre if there is one, otherwise the average."""
-        return self.average_accuracy if self.centre_accuracy is None else self.centre_accuracy
+        return self.metrics["accuracy"].delivered
 
 
 class SimulationResult(Frozen):

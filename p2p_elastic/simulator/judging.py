@@ -11,15 +11,16 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from p2p_elastic.health import signals
 from p2p_elastic.health.trust import Judge, Verdict
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.rules.ramp import settled
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.simulator.workers import Loss
-from p2p_elastic.tasks.evaluation import FEW
+from p2p_elastic.tasks.batch import Batch, stacked
+from p2p_elastic.tasks.measures import Loss
+from p2p_elastic.training.trials import FEW, LossOf
 
 CENTRE = -1
 Pair = tuple[int, int]  # the judge and the judged: a row each, or CENTRE
@@ -30,7 +31,7 @@ class Judging:
 
     Args:
         model: whose parameters rows of `flat` [W, D] are; a copy of it is used.
-        loss: the task's, in nats.
+        loss: the task's: of model and batch, the losses [B] of its examples, in nats.
         workers: their number, W.
 
     Attributes:
@@ -38,25 +39,24 @@ class Judging:
     """
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int) -> None:
-        self._model, self._loss = copy.deepcopy(model).eval(), loss
-        self._slots = ParameterVector(self._model).slots
+        own = copy.deepcopy(model).eval()
+        self._loss, self._slots = LossOf(own, loss), ParameterVector(own).slots
         self._judges = {judge: Judge() for judge in (CENTRE, *range(workers))}
         self._initial: list[float | None] = [None] * workers
         self._own = [1.0] * workers  # what their last exchanges showed of themselves
         self.weights = [1.0] * workers
         self._newcomers: set[int] = set()
-        self._inputs = self._labels = torch.empty(0)
+        self._batches: Sequence[Batch] = ()
 
-    def observe(self, inputs: Tensor, labels: Tensor, losses: Sequence[float], steps: Sequence[int]) -> None:
+    def observe(self, batches: Sequence[Batch], losses: Sequence[float], steps: Sequence[int]) -> None:
         """Begin a step: take note of what each worker sees, and set its weight.
 
         Args:
-            inputs: batches [n, B, ...] of the first n workers.
-            labels: [n, B].
+            batches: of the first n workers.
             losses: [W], recent means; not a number before the first.
             steps: [W], taken so far.
         """
-        self._inputs, self._labels = inputs, labels
+        self._batches = batches
         for row, loss in enumerate(losses):
             if self._initial[row] is None and not math.isnan(loss):
                 self._initial[row] = loss
@@ -96,7 +96,7 @@ class Judging:
         Returns:
             The verdicts by pair.
         """
-        active = len(self._inputs)
+        active = len(self._batches)
         examples = [active - 1 if judge == CENTRE else judge for judge, _ in pairs]
         tried = [at for at, row in enumerate(examples) if row < active]
         rows = [examples[at] for at in tried]
@@ -120,9 +120,7 @@ class Judging:
     def _losses(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """Mean losses [n, groups] of parameters [n, D] on the batches of these rows, over groups of few examples."""
         named = {s.key: values[:, s.start : s.stop].view(len(values), *s.tensor().shape) for s in self._slots}
-        inputs, labels = self._inputs[list(rows)], self._labels[list(rows)]
-        outputs = vmap(lambda v, x: functional_call(self._model, v, (x,)))(named, inputs)
-        groups = max(1, labels.shape[1] // FEW)
-        kept = groups * FEW if labels.shape[1] >= FEW else labels.shape[1]
-        outputs = outputs[:, :kept].reshape(len(values), groups, -1, *outputs.shape[2:])
-        return vmap(vmap(self._loss))(outputs, labels[:, :kept].reshape(len(values), groups, -1))
+        losses = vmap(self._loss.at)(named, stacked([self._batches[row] for row in rows]))
+        groups = max(1, losses.shape[1] // FEW)
+        kept = groups * FEW if losses.shape[1] >= FEW else losses.shape[1]
+        return losses[:, :kept].reshape(len(values), groups, -1).mean(dim=2)

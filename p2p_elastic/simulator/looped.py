@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.simulator.workers import Loss, Optimization, Rows
+from p2p_elastic.simulator.workers import Optimization, Rows
+from p2p_elastic.tasks.batch import Batch
+from p2p_elastic.tasks.measures import Loss, mean_of
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
 from p2p_elastic.training.optimizers import SGD
 
@@ -20,7 +22,7 @@ class LoopedWorkers(Rows):
 
     Args:
         model: with which each begins; it is copied.
-        loss: from outputs and labels to a scalar, in nats.
+        loss: of model and batch, the losses [B] of its examples, in nats.
         workers: W.
         settings: of the optimizers.
 
@@ -42,6 +44,8 @@ class LoopedWorkers(Rows):
         parameters, settings = self._modules[row].parameters(), self._settings
         if settings.optimizer == "adahessian":
             return AdaHessian(parameters, weight_decay=settings.weight_decay, seed=settings.seed + row)
+        if settings.build is not None:
+            return settings.build([p for p in parameters if p.requires_grad], settings)
         return SGD(
             parameters,
             lr=0.0,
@@ -50,25 +54,26 @@ class LoopedWorkers(Rows):
             weight_decay=settings.weight_decay,
         )
 
-    def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def gradients(self, batches: Sequence[Batch]) -> Tensor:
         """Compute and keep the gradients of the first n workers, one after the other.
 
         Args:
-            inputs: prepared batches [n, B, ...].
-            labels: [n, B].
+            batches: prepared, [n].
 
         Returns:
             Their losses [n], in nats.
         """
-        self._active = len(inputs)
+        self._active = len(batches)
         losses = []
-        for module, optimizer, x, y in zip(self._modules, self._optimizers, inputs, labels, strict=False):
+        for module, optimizer, batch in zip(self._modules, self._optimizers, batches, strict=False):
             optimizer.zero_grad()
-            losses.append(set_gradients(optimizer, partial(self._loss_of, module, x, y)))
+            losses.append(set_gradients(optimizer, partial(self._loss_of, module, batch)))
+            if self._settings.clip is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), self._settings.clip)
         return torch.stack(losses)
 
-    def _loss_of(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self._loss(module(inputs), labels)
+    def _loss_of(self, module: nn.Module, batch: Batch) -> Tensor:
+        return mean_of(self._loss, module, batch)
 
     def average_gradients(self, rows: Sequence[int]) -> None:
         """Replace what `gradients` kept by the mean over some workers, for each of them.

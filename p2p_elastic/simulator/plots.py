@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from p2p_elastic.common.files import output_file
+from p2p_elastic.common.metrics import is_share
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.simulator.config import Point, SimulationResult
 
@@ -105,16 +106,16 @@ def draw(
 
 
 def _against_steps(series: Sequence[Series], title: str) -> Figure:
-    figure, axes = _figure(title, "optimizer steps of each worker", "test accuracy, %")
+    figure, axes = _figure(title, "optimizer steps of each worker", _axis_name(series))
     only = series[0] if len(series) == 1 else None
     if only is not None:
         steps = [point.step for point in only.result.points]
-        lowest, highest = ([100 * of(p.accuracies) for p in only.result.points] for of in (min, max))
+        lowest, highest = ([_scale(p) * of(p.score.workers) for p in only.result.points] for of in (min, max))
         axes.fill_between(
             steps, lowest, highest, color=COLOURS[0], alpha=0.2, linewidth=0, label="workers, lowest to highest"
         )
-    _lines(axes, series, lambda point: point.step, _accuracy)
-    _accuracy_axis(axes, series)
+    _lines(axes, series, lambda point: point.step, _score)
+    _score_axis(axes, series)
     _legend(figure, axes)
     return figure
 
@@ -125,11 +126,11 @@ def _against_bytes(series: Sequence[Series], title: str) -> Figure | None:
         return None
     sent = [p.bytes_per_worker for one in sending for p in one.result.points]
     unit, name = (GIGA, "GB") if max(sent) >= 10 * GIGA else (MEGA, "MB")
-    figure, axes = _figure(title, f"sent by each worker so far, {name}", "test accuracy, %")
+    figure, axes = _figure(title, f"sent by each worker so far, {name}", _axis_name(series))
     axes.set_xscale("log")
-    _lines(axes, series, lambda p: _positive(p.bytes_per_worker / unit), _accuracy, still=True)
+    _lines(axes, series, lambda p: _positive(p.bytes_per_worker / unit), _score, still=True)
     _plain_logarithmic(axes.xaxis, [value / unit for value in sent])
-    _accuracy_axis(axes, series)
+    _score_axis(axes, series)
     _legend(figure, axes)
     return figure
 
@@ -146,8 +147,17 @@ def _consensus(series: Sequence[Series], title: str) -> Figure | None:
     return figure
 
 
-def _accuracy(point: Point) -> float:
-    return 100 * point.accuracy
+def _scale(point: Point) -> float:
+    return 100.0 if is_share(point.score_name) else 1.0
+
+
+def _score(point: Point) -> float:
+    return _scale(point) * point.score.delivered
+
+
+def _axis_name(series: Sequence[Series]) -> str:
+    name = series[0].result.points[0].score_name
+    return f"test {name}{', %' if is_share(name) else ''}"
 
 
 def _positive(value: float) -> float:
@@ -196,8 +206,10 @@ def _lines(axes: Axes, series: Sequence[Series], across: Quantity, up: Quantity,
         axes.plot(x, y, marker="o" if few else "", markersize=4, **look)
 
 
-def _accuracy_axis(axes: Axes, series: Sequence[Series]) -> None:
-    """Logarithmic in the error, so that 98 and 99 % are as far apart as 80 and 90."""
+def _score_axis(axes: Axes, series: Sequence[Series]) -> None:
+    """Of shares logarithmic in the error, so that 98 and 99 % are as far apart as 80 and 90."""
+    if not is_share(series[0].result.points[0].score_name):
+        return
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     def there(accuracy: Any) -> Any:
@@ -206,7 +218,7 @@ def _accuracy_axis(axes: Axes, series: Sequence[Series]) -> None:
     def back(value: Any) -> Any:
         return 100 + ERROR_OFFSET - 10.0 ** -np.asarray(value, dtype=float)
 
-    seen = [100 * a for one in series for p in one.result.points for a in (p.accuracy, *_workers(series, p))]
+    seen = [100 * a for one in series for p in one.result.points for a in (p.score.delivered, *_workers(series, p))]
     seen = [value for value in seen if math.isfinite(value)] or [0.0, 100.0]
     low, high = there(min(seen)), there(max(seen))
     margin = max(0.06 * (high - low), 0.01)
@@ -231,7 +243,7 @@ def _plain_logarithmic(axis: Any, values: Sequence[float]) -> None:
 
 
 def _workers(series: Sequence[Series], point: Point) -> tuple[float, ...]:
-    return point.accuracies if len(series) == 1 else ()
+    return point.score.workers if len(series) == 1 else ()
 
 
 def _spread(ticks: Sequence[float], low: float, high: float, there: Callable[[Any], Any]) -> list[float]:

@@ -20,10 +20,11 @@ RESULT_FILE, CURVE_FILE = "result.json", "curve.csv"
 
 
 class Headline(NamedTuple):
-    """How a simulation ended, in one line. Accuracies are shares, 0..1.
+    """How a simulation ended, in one line: values of the task's first metric, or of the loss if it has none.
 
     Attributes:
-        accuracy: of what the method would deliver: the centre, or the average.
+        metric: its name.
+        score: of what the method would deliver: the centre, or the average.
         average: of the averaged parameters.
         centre: of the centre variable; None if there is none.
         first: of the first worker, "rank 0" in the papers.
@@ -35,7 +36,8 @@ class Headline(NamedTuple):
         bytes_per_worker: sent, mean over workers.
     """
 
-    accuracy: float
+    metric: str
+    score: float
     average: float
     centre: float | None
     first: float
@@ -59,14 +61,16 @@ def headline(result: SimulationResult) -> Headline | None:
     if not result.points:
         return None
     last = result.points[-1]
+    score = last.score
     return Headline(
-        accuracy=last.accuracy,
-        average=last.average_accuracy,
-        centre=last.centre_accuracy,
-        first=last.accuracies[0],
-        lowest=min(last.accuracies),
-        median=statistics.median(last.accuracies),
-        highest=max(last.accuracies),
+        metric=last.score_name,
+        score=score.delivered,
+        average=score.average,
+        centre=score.centre,
+        first=score.workers[0],
+        lowest=min(score.workers),
+        median=statistics.median(score.workers),
+        highest=max(score.workers),
         consensus_distance=last.consensus_distance,
         exchanges=last.exchanges,
         bytes_per_worker=last.bytes_per_worker,
@@ -100,9 +104,13 @@ def from_json(text: str | bytes) -> SimulationResult:
     document = json.loads(text)
     try:
         for point in document["points"]:
-            for key in ("consensus_distance", "average_accuracy"):
-                point[key] = _number(point[key])
-            point["accuracies"] = [_number(accuracy) for accuracy in point["accuracies"]]
+            point["consensus_distance"] = _number(point["consensus_distance"])
+            every = point.get("metrics", {}).values()
+            has_centre = any(scores["centre"] is not None for scores in every)
+            for scores in every:
+                scores["average"] = _number(scores["average"])
+                scores["centre"] = _number(scores["centre"]) if has_centre else None
+                scores["workers"] = [_number(value) for value in scores["workers"]]
         return SimulationResult.model_validate(document)
     except (KeyError, TypeError) as error:
         raise ValueError(f"no result of a simulation: {error!r}") from error
@@ -141,7 +149,7 @@ def read_result(folder: Path) -> SimulationResult:
 
 
 def curve_csv(result: SimulationResult) -> str:
-    """Write one row per evaluation; accuracies as shares, empty if there is no value.
+    """Write one row per evaluation; metrics by their names, empty if there is no value.
 
     Args:
         result: of a simulation.
@@ -149,9 +157,10 @@ def curve_csv(result: SimulationResult) -> str:
     Returns:
         The CSV.
     """
-    workers = result.config.workers
-    heading = ["step", "epoch", "exchanges", "bytes_per_worker", "training_loss", "average_accuracy"]
-    heading += ["centre_accuracy", "consensus_distance", *(f"accuracy_{i}" for i in range(1, workers + 1))]
+    workers, names = result.config.workers, list(result.points[0].metrics) if result.points else ["accuracy"]
+    heading = ["step", "epoch", "exchanges", "bytes_per_worker", "training_loss", f"average_{names[0]}"]
+    heading += [f"centre_{names[0]}", "consensus_distance", *(f"{names[0]}_{i}" for i in range(1, workers + 1))]
+    heading += [f"{which}_{name}" for name in names[1:] for which in ("average", "centre")]
     rows: list[list[object]] = [
         [
             point.step,
@@ -159,10 +168,11 @@ def curve_csv(result: SimulationResult) -> str:
             point.exchanges,
             f"{point.bytes_per_worker:.0f}",
             "" if point.training_loss is None else point.training_loss,
-            point.average_accuracy,
-            "" if point.centre_accuracy is None else point.centre_accuracy,
+            point.score.average,
+            "" if point.score.centre is None else point.score.centre,
             point.consensus_distance,
-            *point.accuracies,
+            *point.score.workers,
+            *(v for name in names[1:] for v in (point.metrics[name].average, point.metrics[name].centre or "")),
         ]
         for point in result.points
     ]

@@ -5,30 +5,24 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from p2p_elastic import __version__
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.simulator.assembly import build_round
-from p2p_elastic.simulator.config import Loop, Point, SimulationConfig, SimulationResult
+from p2p_elastic.simulator.config import Loop, Point, Scores, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
+from p2p_elastic.simulator.feed import Feed, resident
 from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
-from p2p_elastic.tasks import (
-    Batches,
-    Data,
-    Split,
-    Task,
-    evaluate,
-    find_task,
-    initial_model,
-    reestimate_batchnorm,
-    worker_parts,
-)
+from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, find_task, initial_model, reestimate_batchnorm
 from p2p_elastic.training import adahessian
 
 OnProgress = Callable[[int, int, Point | None], None]
@@ -86,21 +80,24 @@ def simulate(
 class _Simulation:
     def __init__(self, config: SimulationConfig, data: Data, device: torch.device, loop: Loop) -> None:
         self._config, self._device = config, device
-        self._task, self._topology = find_task(config.task), RULES[config.rule].topology
-        train, test = _on(device, data.train), _on(device, data.test)
-        self._feed = _Feed(config, self._task, train)
-        self._workers = _workers(config, self._task, device, loop)
+        task, self._topology = find_task(config.task), RULES[config.rule].topology
+        train, test = _splits(task, data, device)
+        self._feed = Feed(config, task, train, device)
+        self._workers = _workers(config, task, device, loop)
         self._flat = self._workers.flat
         self._judging: Judging | None = None
         if config.weighting == "dynamic":
-            self._judging = Judging(initial_model(self._task, 0).to(device), self._task.loss, config.workers)
+            self._judging = Judging(initial_model(task, 0).to(device), task.loss, config.workers)
         workers = self._workers
         self._round = build_round(config, self._flat, workers.trainable, self._judging, seams=workers.seams)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)
-        self._judge = _Judge(self._task, train, test, device)
+        self._judge = _Judge(task, train, test, device)
         self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]
-        epochs = config.epochs or self._task.recipe.epochs
-        self._steps = config.steps or epochs * self._feed.batches_per_epoch
+        epochs = config.epochs or task.recipe.epochs
+        self._steps = (
+            config.steps or (None if config.epochs else task.recipe.steps) or epochs * self._feed.batches_per_epoch
+        )
+        self._rate_at = _rates(config, task, self._steps, self._feed.batches_per_epoch)
         self._recent = self._flat.new_full((LEADER_LOSSES, config.workers), torch.nan)
         self._losses: list[Tensor] = []
 
@@ -130,20 +127,19 @@ class _Simulation:
 
     def _step(self, step: int) -> None:
         active = self._faults.begin()
-        inputs, labels = self._feed.draw(active)
-        labels = self._faults.flip_(labels, self._feed.classes)
+        batches = self._feed.draw(active, self._faults.flip_)
         finite = torch.isfinite(self._flat.sum(dim=1)).tolist()  # a live peer neither sends nor takes what is not
         due = [row for row in self._faults.exchanging(self._due(step, active)) if finite[row]]
         connected = [row for row in self._faults.connected if finite[row]]
         if self._judging is not None:
             taken = [self._feed.drawn(worker) for worker in range(self._config.workers)]
-            self._judging.observe(inputs, labels, self._recent.nanmean(dim=0).tolist(), taken)
+            self._judging.observe(batches, self._recent.nanmean(dim=0).tolist(), taken)
         # Before the gradients, since a forward pass changes BatchNorm's statistics in `flat`.
         moves = self._round.moves(self._flat, due, connected, step)
-        losses = self._workers.gradients(inputs, labels)
+        losses = self._workers.gradients(batches)
         if self._topology is Topology.GRADIENTS:
             self._all_reduce(due)
-        self._faults.step(self._workers, self._learning_rate(step), active)
+        self._faults.step(self._workers, self._rate_at(step), active)
         self._round.settle_(self._flat, due, connected, step, self._recent_losses(losses, needed=bool(due)))
         self._workers.add_(moves)  # last, since it repairs variances too
         for row in self._faults.damage(self._workers, step):
@@ -182,23 +178,15 @@ class _Simulation:
         mine[0] = losses.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
         return [float(loss) for loss in self._recent.nanmean(dim=0).tolist()] if needed else []
 
-    def _learning_rate(self, step: int) -> float:
-        config, recipe = self._config, self._task.recipe
-        default = adahessian.DEFAULT_LEARNING_RATE if config.optimizer == "adahessian" else recipe.learning_rate
-        rate = default if config.learning_rate is None else config.learning_rate
-        milestones = recipe.milestones if config.milestones is None else config.milestones
-        epoch = (step - 1) / self._feed.batches_per_epoch
-        decayed = recipe.decay ** sum(epoch >= milestone for milestone in milestones)
-        return float(rate * decayed / (1.0 + config.lr_decay * (step - 1)) ** 0.5)
-
     def _point(self, step: int, stop: Callable[[], bool]) -> Point | None:
         """An evaluation of all workers, or None if `stop` said yes before it was complete."""
         mean = self._flat.mean(dim=0)
         centre = self._round.centre
-        accuracies = [self._judge.accuracy(row, stop) for row in self._flat]
-        average = self._judge.accuracy(mean, stop, fresh_statistics=True)
-        of_centre = None if centre is None else self._judge.accuracy(centre, stop, fresh_statistics=True)
-        if average is None or None in accuracies or (centre is not None and of_centre is None):
+        found = [self._judge.evaluate(row, stop) for row in self._flat]
+        average = self._judge.evaluate(mean, stop, fresh_statistics=True)
+        of_centre = None if centre is None else self._judge.evaluate(centre, stop, fresh_statistics=True)
+        workers = [one for one in found if one is not None]
+        if average is None or len(workers) < len(found) or (centre is not None and of_centre is None):
             return None
         loss, self._losses = float(torch.stack(self._losses).mean()), []
         return Point(
@@ -207,82 +195,90 @@ class _Simulation:
             bytes_per_worker=self._round.traffic.worker_bytes / len(self._flat),
             exchanges=self._round.traffic.exchanges,
             training_loss=loss if math.isfinite(loss) else None,
-            accuracies=tuple(accuracy for accuracy in accuracies if accuracy is not None),
-            average_accuracy=average,
-            centre_accuracy=of_centre,
+            metrics=_scores(workers, average, of_centre),
             consensus_distance=_consensus_distance(self._flat, mean),
         )
 
 
-class _Feed:
-    """The batches of all workers. Each has its own order and its own random numbers for augmentation."""
-
-    def __init__(self, config: SimulationConfig, task: Task, train: Split) -> None:
-        self._task, self._train = task, train
-        labels = train.labels.cpu()
-        self.classes = int(labels.max()) + 1
-        kind, seed, workers = config.split, config.seed, config.workers
-        size = min(config.batch_size or task.recipe.batch_size, len(labels))
-        parts = worker_parts(labels, workers, kind, overlap=config.overlap, dirichlet=config.dirichlet, seed=seed)
-        # Positions rather than examples: what all workers drew is then looked up at once, on the device.
-        positions = Split(torch.arange(len(labels)), labels)
-        self._batches = [
-            Batches(positions, size, workers * seed + worker, _at_least(size, part))
-            for worker, part in enumerate(parts)
-        ]
-        self._generators = [torch.Generator().manual_seed(workers * seed + worker) for worker in range(workers)]
-        # Uneven parts have epochs of different lengths: then it is that of an even one.
-        self.batches_per_epoch = (
-            max(1, len(labels) // workers // size) if kind == "dirichlet" else self._batches[0].batches_per_epoch
-        )
-
-    def drawn(self, worker: int) -> int:
-        """The number of batches that a worker has had."""
-        return self._batches[worker].drawn
-
-    def draw(self, workers: int) -> tuple[Tensor, Tensor]:
-        """The next batch of each of the first workers: inputs [n, B, ...] as the model wants them, labels [n, B]."""
-        chosen = torch.stack([next(batches)[0] for batches in self._batches[:workers]]).to(self._train.labels.device)
-        stored = self._train.inputs[chosen]
-        prepared = [self._task.prepare(x, g) for x, g in zip(stored, self._generators, strict=False)]
-        return torch.stack(prepared), self._train.labels[chosen]
-
-
-def _at_least(size: int, part: Tensor) -> Tensor:
-    """A part of fewer examples than one batch is repeated: all workers' batches have the same size."""
-    return part.repeat(-(-size // len(part))) if len(part) < size else part
-
-
 class _Judge:
-    """Accuracies on the test split of any row of parameters, through one plain model."""
+    """Evaluations on the test split of any row of parameters, through one plain model."""
 
-    def __init__(self, task: Task, train: Split, test: Split, device: torch.device) -> None:
+    def __init__(self, task: Task, train: Dataset[Any], test: Dataset[Any], device: torch.device) -> None:
         self._task, self._train, self._test, self._device = task, train, test, device
         self._model = initial_model(task, 0).to(device)
         self._vector = ParameterVector(self._model)
 
-    def accuracy(self, values: Tensor, stop: Callable[[], bool], *, fresh_statistics: bool = False) -> float | None:
-        """0..1, or None if `stop` said yes. BatchNorm's statistics are those in `values` [D], or re-estimated."""
+    def evaluate(
+        self, values: Tensor, stop: Callable[[], bool], *, fresh_statistics: bool = False
+    ) -> Evaluation | None:
+        """None if `stop` said yes. BatchNorm's statistics are those in `values` [D], or re-estimated."""
         if stop():
             return None
         self._vector.load_(values)
         if fresh_statistics:
             reestimate_batchnorm(self._model, self._task, self._train, self._device)
-        result = evaluate(self._model, self._task, self._test, self._device, stop=stop)
-        return None if result is None else result.accuracy
+        return evaluate(self._model, self._task, self._test, self._device, stop=stop)
 
 
 def _workers(config: SimulationConfig, task: Task, device: torch.device, loop: Loop) -> Workers:
-    decay = task.recipe.weight_decay if config.weight_decay is None else config.weight_decay
-    settings = Optimization(config.optimizer, config.momentum_of(task.recipe), task.recipe.nesterov, decay, config.seed)
+    recipe = task.recipe
+    decay = recipe.weight_decay if config.weight_decay is None else config.weight_decay
+    settings = Optimization(
+        config.optimizer,
+        config.momentum_of(recipe),
+        recipe.nesterov,
+        decay,
+        config.seed,
+        build=task.optimizer if config.optimizer == "sgd" else None,
+        clip=recipe.clip,
+    )
     model = initial_model(task, 0).to(device)
-    looped = loop_is_faster(model, device) if loop == "auto" else loop == "looped"
+    one_by_one = settings.build is not None or settings.clip is not None  # such optimizers are of one model each
+    looped = one_by_one or loop == "looped" or (loop == "auto" and loop_is_faster(model, device))
     kind = LoopedWorkers if looped else StackedWorkers
     return kind(model, task.loss, config.workers, settings)
 
 
-def _on(device: torch.device, split: Split) -> Split:
-    return Split(split.inputs.to(device), split.labels.to(device))
+def _rates(config: SimulationConfig, task: Task, steps: int, batches_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate of a step, from 1 on."""
+    default = adahessian.DEFAULT_LEARNING_RATE if config.optimizer == "adahessian" else task.recipe.learning_rate
+    rate = default if config.learning_rate is None else config.learning_rate
+    factor_at = _factors(config, task, steps, batches_per_epoch)
+    return lambda step: float(rate * factor_at(step) / (1.0 + config.lr_decay * (step - 1)) ** 0.5)
+
+
+def _factors(config: SimulationConfig, task: Task, steps: int, batches_per_epoch: int) -> Callable[[int], float]:
+    """What the learning rate of a step, from 1 on, is multiplied by: by the recipe, or by the task's schedule."""
+    if task.scheduler is None or config.milestones is not None:
+        return lambda step: task.recipe.rate_at(step - 1, (step - 1) / batches_per_epoch, config.milestones)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # of a rate of 1: what the schedule gives are factors
+    scheduler = task.scheduler(optimizer, steps)
+    factors = []
+    for _ in range(steps):
+        factors.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return lambda step: float(factors[step - 1])
+
+
+def _splits(task: Task, data: Data, device: torch.device) -> tuple[Dataset[Any], Dataset[Any]]:
+    """The examples to train on, and those to evaluate with."""
+    test = data.validation if data.test is None else data.test
+    if test is None:
+        raise ConfigError("task", task.name, "a task with a test split, or at least a validation split, to simulate")
+    return resident(device, data.train), resident(device, test)
+
+
+def _scores(workers: list[Evaluation], average: Evaluation, centre: Evaluation | None) -> dict[str, Scores]:
+    def of(name: str) -> Scores:
+        each, mean, held = (_value(one, name) for one in (workers, [average], [] if centre is None else [centre]))
+        return Scores(workers=each, average=mean[0], centre=held[0] if held else None)
+
+    return {name: of(name) for name in (*average.metrics, "loss")}
+
+
+def _value(found: list[Evaluation], name: str) -> tuple[float, ...]:
+    return tuple(one.loss if name == "loss" else one.metrics[name] for one in found)
 
 
 def _consensus_distance(flat: Tensor, mean: Tensor) -> float:

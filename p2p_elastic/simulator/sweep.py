@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from p2p_elastic.common.metrics import is_share, value_text
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.simulator.config import SimulationConfig, SimulationResult
 from p2p_elastic.simulator.options import build, dashed, shown, value_of
@@ -207,7 +208,7 @@ def label(config: SimulationConfig, keys: Iterable[str]) -> str:
 
 # -- the summary ------------------------------------------------------------------------------------------------------
 
-COLUMNS = tuple(field for field in Headline._fields if field != "first")
+COLUMNS = tuple(field for field in Headline._fields if field not in ("metric", "first"))
 
 
 def summary_csv(keys: Sequence[str], results: Sequence[SimulationResult]) -> str:
@@ -220,7 +221,8 @@ def summary_csv(keys: Sequence[str], results: Sequence[SimulationResult]) -> str
     Returns:
         The CSV.
     """
-    rows: list[list[object]] = [[*map(dashed, keys), *COLUMNS, "seconds", "run"]]
+    columns = (_metric(results), *COLUMNS[1:])
+    rows: list[list[object]] = [[*map(dashed, keys), *columns, "seconds", "run"]]
     for result in results:
         end = headline(result)
         ended = ["" if end is None or (v := getattr(end, column)) is None else v for column in COLUMNS]
@@ -240,27 +242,41 @@ def summary_markdown(keys: Sequence[str], results: Sequence[SimulationResult], p
     Returns:
         The text in Markdown.
     """
-    heading = [*map(dashed, keys), "accuracy %", "average %", "workers %", "consensus distance", "MB per worker", "run"]
+    metric = _metric(results)
+    unit = " %" if is_share(metric) else ""
+    scores = (f"{name}{unit}" for name in (metric, "average", "workers"))
+    heading = [*map(dashed, keys), *scores, "consensus distance", "MB per worker", "run"]
     rows = []
     for result in results:
         end = headline(result)
         cells = ["-"] * 5 if end is None else _cells(end)
         rows.append([*(shown(value_of(result.config, key)) for key in keys), *cells, digest(result.config)])
     text = f"# Sweep: {len(results)} of {planned} runs finished\n\n{markdown_table(heading, rows)}"
-    text += "\naccuracy: test accuracy of what the method delivers, its centre if it has one, otherwise the average."
+    text += f"\n{metric}: test {metric} of what the method delivers, its centre if it has one, otherwise the average."
     text += "\nworkers: the lowest and the highest. MB per worker: sent, mean over workers.\n"
     groups = _groups(keys, results)
     if groups:
-        heading = [*(dashed(key) for key in keys if key != "seed"), "seeds", "accuracy %", "standard deviation"]
+        heading = [*(dashed(key) for key in keys if key != "seed"), "seeds", f"{metric}{unit}", "standard deviation"]
         text += f"\n## Mean over seeds\n\n{markdown_table(heading, groups)}"
     return text
 
 
+def _metric(results: Sequence[SimulationResult]) -> str:
+    """The metric of all of them; "score" if they have different ones."""
+    names = {end.metric for result in results if (end := headline(result)) is not None}
+    return names.pop() if len(names) == 1 else "score" if names else "accuracy"
+
+
+def _plain(metric: str, value: float) -> str:
+    """A value whose unit is in the heading."""
+    return value_text(metric, value).removesuffix(" %")
+
+
 def _cells(end: Headline) -> list[str]:
     return [
-        f"{100 * end.accuracy:.2f}",
-        f"{100 * end.average:.2f}",
-        f"{100 * end.lowest:.2f} to {100 * end.highest:.2f}",
+        _plain(end.metric, end.score),
+        _plain(end.metric, end.average),
+        f"{_plain(end.metric, end.lowest)} to {_plain(end.metric, end.highest)}",
         f"{end.consensus_distance:.4g}",
         f"{end.bytes_per_worker / 1e6:.4g}",
     ]
@@ -274,15 +290,16 @@ def _groups(keys: Sequence[str], results: Sequence[SimulationResult]) -> list[li
     groups: dict[tuple[str, ...], list[float]] = {}
     for result in results:
         if (end := headline(result)) is not None:
-            groups.setdefault(tuple(shown(value_of(result.config, key)) for key in others), []).append(end.accuracy)
+            groups.setdefault(tuple(shown(value_of(result.config, key)) for key in others), []).append(end.score)
+    metric = _metric(results)
     return [
-        [*options, str(len(values)), f"{100 * statistics.fmean(values):.2f}", _deviation(values)]
+        [*options, str(len(values)), _plain(metric, statistics.fmean(values)), _deviation(metric, values)]
         for options, values in groups.items()
     ]
 
 
-def _deviation(values: Sequence[float]) -> str:
-    return f"{100 * statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+def _deviation(metric: str, values: Sequence[float]) -> str:
+    return _plain(metric, statistics.stdev(values)) if len(values) > 1 else "-"
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,7 @@
 Both hold all workers' values in `flat` [W, D] in the layout of `ParameterVector` and train on the same batches; they
 agree to rounding as long as the model has no dropout. The loop is the reference, the stack is faster on most models.
 
-A step is `gradients(inputs, labels)`, perhaps `average_gradients(rows)`, then `step(learning_rate)`. Batches of fewer
+A step is `gradients(batches)`, perhaps `average_gradients(rows)`, then `step(learning_rate)`. Batches of fewer
 than W workers are for the first ones: the others neither compute nor step.
 """
 
@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vjp, vmap
+from torch.func import grad_and_value, vjp, vmap
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import WIRE_DTYPE, ParameterVector
+from p2p_elastic.tasks.batch import Batch, stacked
+from p2p_elastic.tasks.measures import Loss, mean_of
 from p2p_elastic.training.adahessian import block_average, precondition, rademacher
 from p2p_elastic.training.second_derivative import twice_differentiable
+from p2p_elastic.training.trials import LossOf
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Named = dict[str, Tensor]
 
 BLOCK_ELEMENTS = 2**20  # 4 MiB; malloc maps large blocks anew each time, and caches are not larger
@@ -38,6 +41,9 @@ class Optimization(NamedTuple):
         nesterov: whether the momentum is Nesterov's.
         weight_decay: SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
         seed: of AdaHessian's Rademacher vectors; worker i has seed + i.
+        build: of parameters and these settings, an optimizer of the task's own; looped workers only.
+        clip: the largest norm of a gradient; None: any; looped workers only.
+        learning_rate: set anew at each step.
     """
 
     optimizer: Literal["sgd", "adahessian"] = "sgd"
@@ -45,6 +51,9 @@ class Optimization(NamedTuple):
     nesterov: bool = True
     weight_decay: float = 0.0
     seed: int = 0
+    build: Callable[..., torch.optim.Optimizer] | None = None
+    clip: float | None = None
+    learning_rate: float = 1.0
 
 
 class Workers(Protocol):
@@ -60,12 +69,11 @@ class Workers(Protocol):
     trainable: int
     seams: tuple[int, ...]
 
-    def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def gradients(self, batches: Sequence[Batch]) -> Tensor:
         """Compute and keep the gradients of the first n workers.
 
         Args:
-            inputs: prepared batches [n, B, ...] on the device of `flat`, n <= W.
-            labels: [n, B].
+            batches: prepared, [n], on the device of `flat`, n <= W.
 
         Returns:
             Their losses [n], in nats.
@@ -167,7 +175,7 @@ class StackedWorkers(Rows):
 
     Args:
         model: with which each begins; it is copied.
-        loss: from outputs and labels to a scalar, in nats.
+        loss: of model and batch, the losses [B] of its examples, in nats.
         workers: W.
         settings: of the optimizers.
 
@@ -177,7 +185,7 @@ class StackedWorkers(Rows):
 
     def __init__(self, model: nn.Module, loss: Loss, workers: int, settings: Optimization) -> None:
         super().__init__(model, workers)
-        self._model, self._loss = copy.deepcopy(model).train(), loss
+        self._loss = LossOf(copy.deepcopy(model).train(), partial(mean_of, loss))
         views = {s.key: self.flat[:, s.start : s.stop].view(workers, *s.tensor().shape) for s in self.slots}
         self._parameters: Named = {name: views[name] for name, _ in model.named_parameters() if name in views}
         # Whatever does not travel (such as BatchNorm's counters) is each worker's own as well.
@@ -194,46 +202,45 @@ class StackedWorkers(Rows):
         self._curvatures: Named = {}
         self._active = 0
 
-    def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def gradients(self, batches: Sequence[Batch]) -> Tensor:
         """Compute and keep the gradients of the first n workers, all at once.
 
         Args:
-            inputs: prepared batches [n, B, ...].
-            labels: [n, B].
+            batches: prepared, [n], of the same shapes.
 
         Returns:
             Their losses [n], in nats.
         """
-        active = self._active = len(inputs)
+        active, batch = len(batches), stacked(batches)
+        self._active = active
         parameters, buffers = _first(self._parameters, active), _first(self._buffers, active)
         if isinstance(self._update, _AdaHessian):
             compute: Callable[..., Any] = vmap(self._with_curvature, randomness="different")
             signs = self._update.signs(parameters)
             with twice_differentiable():
-                self._gradients, losses, changed, products = compute(parameters, buffers, inputs, labels, signs)
+                self._gradients, losses, changed, products = compute(parameters, buffers, batch, signs)
             self._curvatures = {name: block_average(hz.abs_(), leading=1) for name, hz in products.items()}
         else:
             compute = vmap(grad_and_value(self._forward, has_aux=True), randomness="different")
-            self._gradients, (losses, changed) = compute(parameters, buffers, inputs, labels)
+            self._gradients, (losses, changed) = compute(parameters, buffers, batch)
         for name, values in changed.items():
             buffers[name].copy_(values)
         found: Tensor = losses.detach()
         return found
 
-    def _forward(self, parameters: Named, buffers: Named, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Named]:
+    def _forward(self, parameters: Named, buffers: Named, batch: Batch) -> tuple[Tensor, Named]:
         """Of one worker, the loss, and the buffers as the forward pass left them."""
         # A transformed function must not change what is outside of it.
         inside = {name: buffer.clone() for name, buffer in buffers.items()}
-        outputs = functional_call(self._model, (parameters, inside), (inputs,))
-        return self._loss(outputs, labels), inside
+        return self._loss.at({**parameters, **inside}, batch), inside
 
     def _with_curvature(
-        self, parameters: Named, buffers: Named, inputs: Tensor, labels: Tensor, signs: Named
+        self, parameters: Named, buffers: Named, batch: Batch, signs: Named
     ) -> tuple[Named, Tensor, Named, Named]:
         """Of one worker, gradient, loss, buffers, and the Hessian times `signs`."""
 
         def gradient_of(inner: Named) -> tuple[Named, tuple[Tensor, Named]]:
-            gradient, aux = grad_and_value(self._forward, has_aux=True)(inner, buffers, inputs, labels)
+            gradient, aux = grad_and_value(self._forward, has_aux=True)(inner, buffers, batch)
             return gradient, aux
 
         found: Any = vjp(gradient_of, parameters, has_aux=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2p_elastic.tasks.base import Data, Recipe, Split, Task
+from p2p_elastic.tasks.base import Data, Recipe, Split, Task, on_inputs
 from p2p_elastic.tasks.folders import Source, data_folder, ensure, unusable
 from p2p_elastic.tasks.sampling import hold_out
 
@@ -215,6 +215,6 @@ CIFAR10 = Task(
     summary="photographs 32x32 of ten kinds of things, PreActResNet18",
     recipe=Recipe(batch_size=32, learning_rate=0.01, momentum=0.9, epochs=50, milestones=(15, 30, 40), decay=0.5),
     model=model,
-    load=load,
-    prepare=prepare,
+    data=load,
+    prepare=on_inputs(prepare),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2p_elastic.tasks.base import Recipe, Task
+from p2p_elastic.tasks.base import Recipe, Task, on_inputs
 from p2p_elastic.tasks.cifar10 import CLASSES, MEAN, STD, load
 
 CROP = 28  # pixels
@@ -144,8 +144,8 @@ CIFAR10_CNN7 = Task(
     summary="photographs, 28x28 crops of CIFAR-10, the 7-layer network of EASGD",
     recipe=Recipe(batch_size=128, learning_rate=0.01, momentum=0.9, epochs=60, weight_decay=1e-4),
     model=cnn7,
-    load=load,
-    prepare=prepare_plain,
+    data=load,
+    prepare=on_inputs(prepare_plain),
 )
 
 CIFAR10_RESNET20 = Task(
@@ -161,6 +161,6 @@ CIFAR10_RESNET20 = Task(
         decay=0.1,
     ),
     model=resnet20,
-    load=load,
-    prepare=prepare_normalised,
+    data=load,
+    prepare=on_inputs(prepare_normalised),
 )

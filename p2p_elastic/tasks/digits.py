@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.tasks.base import Data, Recipe, Task
+from p2p_elastic.tasks.base import Data, Recipe, Task, on_inputs
 from p2p_elastic.tasks.sampling import hold_out
 
 TEST_SIZE, VALIDATION_SIZE = 360, 180  # of 1797; 1257 are left to train on
@@ -62,6 +62,6 @@ DIGITS = Task(
     summary="8x8 digits that come with scikit-learn, MLP 64-256-256-10, no download",
     recipe=Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60),
     model=model,
-    load=load,
-    prepare=prepare,
+    data=load,
+    prepare=on_inputs(prepare),
 )

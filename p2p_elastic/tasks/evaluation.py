@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
 
-from p2p_elastic.tasks.base import Split, Task
+from p2p_elastic.tasks.base import Task
+from p2p_elastic.tasks.batch import Batch, to
+from p2p_elastic.tasks.measures import measured, shown
+from p2p_elastic.tasks.sampling import in_order, length
 
-FEW = 8  # examples whose mean loss is one observation of a standard error,
-GROUPS_MIN = 4  # or fewer examples, so that there are this many observations
+STREAM_EXAMPLES = 10_000  # of a dataset without a length, that BatchNorm's statistics are of
 
 
 @dataclass(frozen=True)
@@ -22,104 +26,63 @@ class Evaluation:
     """A model's result on one split.
 
     Attributes:
-        accuracy: the share of right answers, 0 to 1.
         loss: the mean per example, in nats.
+        metrics: of the task, by name.
     """
 
-    accuracy: float
     loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The metric of that name, 0 to 1; None if the task has none."""
+        return self.metrics.get("accuracy")
 
 
 def evaluate(
     model: nn.Module,
     task: Task,
-    split: Split,
+    split: Dataset[Any],
     device: torch.device | str,
     *,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
+    limit: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Measure accuracy and loss of a model, in eval mode and without gradients; the model is left as it was found.
+    """Measure loss and metrics of a model, in eval mode and without gradients; the model is left as it was found.
 
     Args:
         model: on `device`.
-        task: prepares examples and has the loss.
-        split: all of it is used.
+        task: prepares examples, and has the loss and the metrics.
+        split: of either kind.
         device: on which batches are computed.
-        batch_size: examples at once.
+        batch_size: examples at once; None: as the recipe says.
+        limit: examples at most; None: all of it is used.
         stop: asked before every batch.
 
     Returns:
         The result; None if `stop` said yes: a part of a split is no result.
     """
-    right, loss = 0, 0.0
-    with torch.no_grad(), _modes_kept(model):
+    examples, loss = 0, 0.0
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    size = task.recipe.evaluation_batch if batch_size is None else batch_size
+    with torch.no_grad(), modes_kept(model):
         model.eval()
-        for inputs, labels in _in_order(split, batch_size, device):
+        for stored in in_order(split, size, task.collate, limit):
             if stop():
                 return None
-            outputs = model(task.prepare(inputs, None))
-            right += int((outputs.argmax(dim=1) == labels).sum())
-            loss += float(task.loss(outputs, labels)) * len(labels)
-    return Evaluation(accuracy=right / len(split), loss=loss / len(split))
-
-
-class Estimate(NamedTuple):
-    """A mean and its standard error.
-
-    Attributes:
-        mean: of the observations.
-        error: its standard error, in the same unit.
-    """
-
-    mean: float
-    error: float
-
-
-def loss_at(
-    model: nn.Module, task: Task, values: Mapping[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]
-) -> Estimate:
-    """Measure the loss of other parameters and buffers in this model, in eval mode; the model is left as it was found.
-
-    Args:
-        model: on the batches' device.
-        task: has the loss.
-        values: the model's tensors by name.
-        batches: prepared inputs and labels.
-
-    Returns:
-        The loss in nats; not a number if there are fewer than two observations.
-    """
-    with _modes_kept(model):
-        model.eval()
-        losses = [losses_at(model, task, values, batch) for batch in batches]
-    each = torch.cat(losses).cpu().double() if losses else torch.empty(0)  # Apple's GPUs have no float64
-    if len(each) < 2:
-        return Estimate(float("nan"), float("nan"))
-    return Estimate(float(each.mean()), float(each.std()) / len(each) ** 0.5)
-
-
-def losses_at(model: nn.Module, task: Task, values: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Measure the losses of other parameters on each few examples of a batch; the model is left as it was found.
-
-    Args:
-        model: in eval mode.
-        task: has the loss.
-        values: the model's tensors by name.
-        batch: prepared inputs and labels.
-
-    Returns:
-        Mean losses [n] in nats, each over FEW examples or fewer.
-    """
-    with torch.no_grad():
-        outputs = torch.func.functional_call(model, dict(values), (batch[0],))
-        few = max(1, min(FEW, len(batch[1]) // GROUPS_MIN))
-        groups = zip(torch.split(outputs, few), torch.split(batch[1], few), strict=True)
-        return torch.stack([task.loss(*group) for group in groups])
+            losses, metrics = measured(task.loss, task.metrics, model, task.prepare(to(stored, device), None))
+            examples += len(losses)
+            loss += float(losses.sum())
+            for name, (total, count) in metrics.items():
+                sums[name][0] += float(total)
+                sums[name][1] += float(count)
+    found = {name: shown(name, total, count) for name, (total, count) in sums.items()}
+    return Evaluation(loss=loss / max(1, examples), metrics=found)
 
 
 def reestimate_batchnorm(
-    model: nn.Module, task: Task, split: Split, device: torch.device | str, *, batch_size: int = 1000
+    model: nn.Module, task: Task, split: Dataset[Any], device: torch.device | str, *, batch_size: int | None = None
 ) -> None:
     """Compute BatchNorm's running statistics anew, in one pass over a split; without BatchNorm nothing happens.
 
@@ -129,21 +92,24 @@ def reestimate_batchnorm(
 
     Args:
         model: its statistics are changed.
-        task: prepares examples.
-        split: usually the training data.
+        task: prepares examples and runs the model, to compute a loss.
+        split: usually the training data; of a dataset without a length, some.
         device: on which the model is.
-        batch_size: examples at once; a shorter last batch is left out.
+        batch_size: examples at once; a shorter last batch is left out. None: as the recipe says.
     """
     layers = batchnorm_layers(model)
     if not layers:
         return
-    with torch.no_grad(), _modes_kept(model), _cumulative(layers):
+    examples = length(split, STREAM_EXAMPLES)
+    size = min(task.recipe.evaluation_batch if batch_size is None else batch_size, examples)
+    whole = examples // size * size  # all batches count the same, so a short last one must not
+    with torch.no_grad(), modes_kept(model), _cumulative(layers):
         model.eval()
         for layer in layers:
             layer.train()
-        for inputs, labels in _in_order(split, batch_size, device):
-            if len(labels) == min(batch_size, len(split)):  # all batches count the same, so a short last one must not
-                model(task.prepare(inputs, None))
+        for stored in in_order(split, size, task.collate, whole):
+            batch: Batch = task.prepare(to(stored, device), None)
+            task.loss(model, batch)
 
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
@@ -158,15 +124,16 @@ def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
 
 
-def _in_order(split: Split, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(split), batch_size):
-        chosen = slice(start, start + batch_size)
-        yield split.inputs[chosen].to(device), split.labels[chosen].to(device)
-
-
 @contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put train or eval mode back, layer by layer: a layer may be frozen in a model that trains."""
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put train or eval mode back, layer by layer: a layer may be frozen in a model that trains.
+
+    Args:
+        model: whose modes may change meanwhile.
+
+    Yields:
+        Nothing.
+    """
     modes = [(layer, layer.training) for layer in model.modules()]
     try:
         yield

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.tasks.base import Data, Recipe, Split, Task
+from p2p_elastic.tasks.base import Data, Recipe, Split, Task, on_inputs
 from p2p_elastic.tasks.folders import Source, data_folder, ensure, unusable
 from p2p_elastic.tasks.sampling import hold_out
 
@@ -145,8 +145,8 @@ MNIST = Task(
     summary="handwritten digits 28x28, MLP 784-1024-1024-1024-10 with dropout",
     recipe=RECIPE,
     model=model,
-    load=partial(load, _source("mnist", "MNIST", "https://yann.lecun.com/exdb/mnist/")),
-    prepare=partial(prepare, 0.1307, 0.3081),
+    data=partial(load, _source("mnist", "MNIST", "https://yann.lecun.com/exdb/mnist/")),
+    prepare=on_inputs(partial(prepare, 0.1307, 0.3081)),
 )
 
 MNIST_SMALL = Task(
@@ -154,7 +154,7 @@ MNIST_SMALL = Task(
     summary="handwritten digits 28x28, MLP 784-64-10, for small machines",
     recipe=Recipe(batch_size=32, learning_rate=0.05, momentum=0.0, epochs=10),
     model=small_model,
-    load=MNIST.load,
+    data=MNIST.data,
     prepare=MNIST.prepare,
 )
 
@@ -163,6 +163,6 @@ FASHION_MNIST = Task(
     summary="clothes 28x28, MLP 784-1024-1024-1024-10 with dropout",
     recipe=RECIPE,
     model=model,
-    load=partial(load, _source("fashion-mnist", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist")),
-    prepare=partial(prepare, 0.2860, 0.3530),
+    data=partial(load, _source("fashion-mnist", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist")),
+    prepare=on_inputs(partial(prepare, 0.2860, 0.3530)),
 )

@@ -1,72 +1,33 @@
-"""The training loop of one peer: SGD or AdaHessian on its own data, with moves from the swarm added between steps."""
+"""The training loop of one peer: any optimizer on its own data, with moves from the swarm added between steps."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.slots import copy_model
-from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.rules.trial import Trial
-from p2p_elastic.tasks import (
-    Batches,
-    Data,
-    Estimate,
-    Evaluation,
-    Recipe,
-    Shard,
-    Split,
-    Task,
-    evaluate,
-    loss_at,
-    losses_at,
-    reestimate_batchnorm,
-    shard_indices,
-)
-from p2p_elastic.training.adahessian import AdaHessian, set_gradients
+from p2p_elastic.rules.trial import Estimate, Trial
+from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, reestimate_batchnorm
+from p2p_elastic.tasks.base import is_iterable
+from p2p_elastic.tasks.batch import Batch, to
+from p2p_elastic.tasks.sampling import Batches, Stream, in_order, length, shard_indices
 from p2p_elastic.training.attach import Gossiping, attach
 from p2p_elastic.training.meter import Clock, Meter
-from p2p_elastic.training.optimizers import SGD
+from p2p_elastic.training.settings import Settings
+from p2p_elastic.training.stepping import Stepping
+from p2p_elastic.training.trials import TRIAL_EXAMPLES, Trials
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # the least time between two
+LIVE_VALIDATION_STEPS = 100  # between two, if nobody knows where an epoch ends
 EVALUATION_BATCH = 50
-TRIAL_EXAMPLES = 32  # on which a partner's parameters are tried
 OWN_BATCHES = 8  # of EVALUATION_BATCH, on which a newcomer tries what it fetched
-RECENT_BATCHES = 4  # kept to try a leader's parameters on
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How this peer trains.
-
-    Attributes:
-        steps: optimizer steps; None: `epochs` say how long.
-        epochs: passes over its part of the data, if `steps` is None.
-        batch_size: examples per step.
-        learning_rate: before the recipe's decay.
-        momentum: of SGD. AdaHessian has no use for it: it averages gradients with a decay of its own, 0.9.
-        seed: of the order of examples, the augmentation and AdaHessian's vectors.
-        shard: its part of the data; None: all.
-        optimizer: "sgd" or "adahessian".
-        weight_decay: None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the rate.
-    """
-
-    steps: int | None
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    seed: int
-    shard: Shard | None = None
-    optimizer: Literal["sgd", "adahessian"] = "sgd"
-    weight_decay: float | None = None
 
 
 class Trainer:
@@ -83,7 +44,10 @@ class Trainer:
     Attributes:
         model: what is trained.
         meter: progress as others see it.
-        optimizer: of the model.
+        start_step: of the run, at which this peer began; its schedule follows the run.
+
+    Raises:
+        ConfigError: if it is not known how long training is to be, or the optimizer cannot do what the recipe says.
     """
 
     def __init__(
@@ -91,18 +55,19 @@ class Trainer:
     ) -> None:
         self.model, self._task, self._data, self._device = model, task, data, device
         self._clock = clock
-        part = None if settings.shard is None else shard_indices(len(data.train), settings.shard)
-        self._batches = Batches(data.train, settings.batch_size, settings.seed, part)
-        self._part = torch.arange(len(data.train)) if part is None else part
-        self._steps = settings.steps or settings.epochs * self._batches.batches_per_epoch
+        self._batches = _batches(task, data, settings)
+        self._steps = _steps(task, settings, self._batches.batches_per_epoch)
         self.meter = Meter(self._steps, clock)
         self._augmentation = torch.Generator().manual_seed(settings.seed)
-        self._live_split = Split(
-            *(t[:LIVE_VALIDATION_EXAMPLES] for t in (data.validation.inputs, data.validation.labels))
-        )
         self._validated_at = clock()
-        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=RECENT_BATCHES)
-        self.optimizer, self._schedule = _optimizer(model, settings, task.recipe)
+        self._stepping = Stepping(model, task, settings, self._steps, self._epoch_after)
+        self._trials = Trials(model, task.vector(model), task.loss)
+        self.start_step = 0
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """That of the model."""
+        return self._stepping.optimizer
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer]:
@@ -113,6 +78,15 @@ class Trainer:
     def states(self) -> dict[str, Trainer]:
         """What a checkpoint has to hold beside model and optimizer: what this object has."""
         return {"trainer": self}
+
+    def begin_at(self, step: int) -> None:
+        """Follow the schedule of a run that others began, from the next step on; before `train`.
+
+        Args:
+            step: of the run, as the members that are ahead know it.
+        """
+        self.start_step = step
+        self._stepping.begin_at(step)
 
     def train(self, peer: Gossiping, should_stop: Callable[[], bool], on_step: Callable[[], None]) -> None:
         """Train until the settings' length is reached or `should_stop` says so.
@@ -126,15 +100,13 @@ class Trainer:
         self.model.train()
         with attach(peer, self.optimizer, self.meter.forget):
             while self.meter.step < self._steps and not should_stop():
-                loss = self._gradient()
+                loss = self._stepping.gradient(self._draw)
                 peer.report_loss(self.meter.loss if self.meter.loss is not None else loss)
                 self.meter.stepped(loss)  # before a partner's parameters may replace the model that had this loss
-                self.optimizer.step()
-                if self._batches.drawn % self._batches.batches_per_epoch == 0:
-                    self._schedule.step()
-                    if self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
-                        self._validate(peer, should_stop)
-                self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
+                self._stepping.step(self.start_step + self.meter.step)
+                if self._is_time() and self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
+                    self._validate(peer, should_stop)
+                self.meter.epoch = self._batches.epoch
                 on_step()
             if not should_stop():
                 self._validate(peer, should_stop)
@@ -147,9 +119,10 @@ class Trainer:
         """
         return {
             "drawn": self._batches.drawn,
-            "schedule": self._schedule.state_dict(),
+            "start_step": self.start_step,
             "augmentation": self._augmentation.get_state(),
             "validation": None if self.meter.validation is None else asdict(self.meter.validation),
+            **self._stepping.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -159,8 +132,9 @@ class Trainer:
             state_dict: as it was taken.
         """
         self._batches.skip(state_dict["drawn"] - self._batches.drawn)
-        self.meter.epoch = self._batches.drawn / self._batches.batches_per_epoch
-        self._schedule.load_state_dict(state_dict["schedule"])
+        self.start_step = state_dict["start_step"]
+        self.meter.epoch = self._batches.epoch
+        self._stepping.load_state_dict(state_dict)
         self._augmentation.set_state(state_dict["augmentation"])
         validation = state_dict["validation"]
         self.meter.validation = None if validation is None else Evaluation(**validation)
@@ -170,20 +144,28 @@ class Trainer:
         self.optimizer.state.clear()
         self.meter.forget()
 
-    def _gradient(self) -> float:
-        inputs, labels = next(self._batches)
-        inputs, labels = inputs.to(self._device), labels.to(self._device)
-        prepared = self._task.prepare(inputs, self._augmentation)
-        self._recent.append((prepared, labels))
-        self.optimizer.zero_grad()
-        return float(set_gradients(self.optimizer, lambda: self._task.loss(self.model(prepared), labels)))
+    def _draw(self) -> Batch:
+        batch = self._task.prepare(to(next(self._batches), self._device), self._augmentation)
+        self._trials.remember(batch)
+        return batch
+
+    def _epoch_after(self, steps: int) -> float:
+        """Passes over the data after a number of steps; 0 if nobody knows how long one is."""
+        per_epoch = self._batches.batches_per_epoch
+        return 0.0 if per_epoch is None else steps * self._task.recipe.accumulate / per_epoch
+
+    def _is_time(self) -> bool:
+        """Whether it may be evaluated after this step: after an epoch, or at whole hundreds of steps."""
+        if self._batches.batches_per_epoch is None:
+            return self.meter.step % LIVE_VALIDATION_STEPS == 0
+        return self._batches.is_epoch_over
 
     def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:
         def serve_partners() -> bool:
             peer.during_evaluation()
             return should_stop()
 
-        result = self._evaluate(self._live_split, serve_partners)
+        result = self._evaluate(self._data.validation, serve_partners, LIVE_VALIDATION_EXAMPLES)
         self.meter.validation = result or self.meter.validation
         self._validated_at = self._clock()
 
@@ -196,7 +178,7 @@ class Trainer:
         Returns:
             The mean loss in nats, and its standard error.
         """
-        return loss_at(self.model, self._task, values, self._recent)
+        return self._trials.loss_at(values)
 
     def untrained_loss(self) -> float:
         """Measure the model as it is on this peer's own batches, as the first steps would see it.
@@ -206,7 +188,7 @@ class Trainer:
         """
         model = copy_model(self.model).train()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
-            losses = [self._task.loss(model(inputs), labels) for inputs, labels in self._own_examples()]
+            losses = [self._task.loss(model, batch).mean() for batch in self._own_examples()]
         return float(torch.stack(losses).mean())
 
     def own_loss(self, values: Tensor) -> Estimate:
@@ -218,18 +200,12 @@ class Trainer:
         Returns:
             The mean loss in nats, and its standard error.
         """
-        model = copy_model(self.model)
-        return loss_at(model, self._task, ParameterVector(model).views(values), self._own_examples())
+        return self._trials.loss_on(self._own_examples(), values)
 
-    def _own_examples(self) -> list[tuple[Tensor, Tensor]]:
+    def _own_examples(self) -> list[Batch]:
         """The first batches of this peer's part, in the order in which they are stored, and as they are."""
-        split, chosen = self._data.train, self._part[: OWN_BATCHES * EVALUATION_BATCH]
-        chosen = chosen[: len(chosen) // EVALUATION_BATCH * EVALUATION_BATCH or None]  # no BatchNorm over one example
-        batches = [
-            (split.inputs[at].to(self._device), split.labels[at].to(self._device))
-            for at in torch.split(chosen, EVALUATION_BATCH)
-        ]
-        return [(self._task.prepare(inputs, None), labels) for inputs, labels in batches]
+        stored = self._batches.stored(self._evaluation_batch, OWN_BATCHES)
+        return [self._task.prepare(to(batch, self._device), None) for batch in stored]
 
     def examiner(self) -> Callable[[Tensor, Tensor], Trial | None]:
         """Build what tries parameters against others, by a model of its own.
@@ -238,20 +214,9 @@ class Trainer:
             A function of (their parameters [D], this peer's [D]) that any thread may call; its trial is on the latest
             batch, or on unseen examples if there is none.
         """
-        vector, lock = ParameterVector(self.model), threading.Lock()
-        model = copy_model(self.model).eval()
-        standby = self._task.prepare(self._live_split.inputs[:TRIAL_EXAMPLES].to(self._device), None)
-        unseen = standby, self._live_split.labels[:TRIAL_EXAMPLES].to(self._device)
-
-        def examine(theirs: Tensor, mine: Tensor) -> Trial | None:
-            recent = list(self._recent)
-            inputs, labels = recent[-1] if recent else unseen  # the centre's own peer may not train
-            batch = inputs[:TRIAL_EXAMPLES], labels[:TRIAL_EXAMPLES]
-            with lock:  # `functional_call` puts tensors into the model for a while
-                both = [losses_at(model, self._task, vector.views(values), batch) for values in (theirs, mine)]
-            return Trial.of(*both)
-
-        return examine
+        unseen = self._data.train if self._data.validation is None else self._data.validation
+        stored = next(in_order(unseen, TRIAL_EXAMPLES, self._task.collate))
+        return self._trials.examiner(self._task.prepare(to(stored, self._device), None))
 
     def unseen_loss(self) -> float:
         """Estimate the loss of this peer's parameters on examples that they were not trained on.
@@ -264,7 +229,8 @@ class Trainer:
 
     def validate_now(self) -> None:
         """Evaluate the model as it is on a part of the validation split."""
-        self.meter.validation = self._evaluate(self._live_split, bool) or self.meter.validation
+        result = self._evaluate(self._data.validation, bool, LIVE_VALIDATION_EXAMPLES)
+        self.meter.validation = result or self.meter.validation
 
     def test_values(self, values: Tensor, should_stop: Callable[[], bool]) -> Evaluation | None:
         """Evaluate other parameters on the test split, with BatchNorm statistics of their own.
@@ -274,12 +240,12 @@ class Trainer:
             should_stop: asked between batches.
 
         Returns:
-            The evaluation; None if it was stopped.
+            The evaluation; None if it was stopped, or there is no test split.
         """
-        if should_stop():
+        if self._data.test is None or should_stop():
             return None
         model = copy_model(self.model)
-        ParameterVector(model).load_(values)
+        self._task.vector(model).load_(values)
         reestimate_batchnorm(model, self._task, self._data.train, self._device)
         return evaluate(model, self._task, self._data.test, self._device, stop=should_stop)
 
@@ -291,7 +257,7 @@ class Trainer:
             grace_seconds: how long it may go on after that.
 
         Returns:
-            The evaluation; None if it was not done in time.
+            The evaluation; None if it was not done in time, or there is no test split.
         """
         stopped_at: float | None = None
 
@@ -304,26 +270,33 @@ class Trainer:
         self.meter.test = self._evaluate(self._data.test, over)
         return self.meter.test
 
-    def _evaluate(self, split: Split, stop: Callable[[], bool]) -> Evaluation | None:
-        # Small batches: between two of them partners are served, and Ctrl-C is seen.
-        return evaluate(self.model, self._task, split, self._device, batch_size=EVALUATION_BATCH, stop=stop)
+    @property
+    def _evaluation_batch(self) -> int:
+        """Small: between two of them partners are served, and Ctrl-C is seen."""
+        return min(EVALUATION_BATCH, self._task.recipe.evaluation_batch)
+
+    def _evaluate(
+        self, split: Dataset[Any] | None, stop: Callable[[], bool], limit: int | None = None
+    ) -> Evaluation | None:
+        if split is None:
+            return None
+        size = self._evaluation_batch
+        return evaluate(self.model, self._task, split, self._device, batch_size=size, limit=limit, stop=stop)
 
 
-def _optimizer(
-    model: nn.Module, settings: Settings, recipe: Recipe
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    weight_decay = recipe.weight_decay if settings.weight_decay is None else settings.weight_decay
-    optimizer: torch.optim.Optimizer
-    if settings.optimizer == "adahessian":
-        optimizer = AdaHessian(
-            model.named_parameters(), lr=settings.learning_rate, weight_decay=weight_decay, seed=settings.seed
-        )
-    else:
-        optimizer = SGD(
-            model.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=recipe.nesterov and settings.momentum > 0,
-            weight_decay=weight_decay,
-        )
-    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.decay)
+def _batches(task: Task, data: Data, settings: Settings) -> Batches | Stream:
+    """The endless batches of this peer's part of the data."""
+    size, collate, workers = settings.batch_size, task.collate, data.workers
+    if is_iterable(data.train):
+        return Stream(data.train, size, settings.shard, collate=collate, workers=workers)
+    part = None if settings.shard is None else shard_indices(length(data.train), settings.shard)
+    return Batches(data.train, size, settings.seed, part, collate=collate, workers=workers)
+
+
+def _steps(task: Task, settings: Settings, batches_per_epoch: int | None) -> int:
+    """How many there are in all."""
+    if settings.steps is not None:
+        return settings.steps
+    if batches_per_epoch is None:
+        raise ConfigError("steps", None, "a number: the data has no length, so that epochs have none")
+    return max(1, settings.epochs * batches_per_epoch // task.recipe.accumulate)

@@ -21,7 +21,7 @@ MODULES_MAX = 18  # in one folder
 ATTRIBUTES_MAX = 15  # of one class
 DOCUMENTED_MIN = 0.9  # of public classes and functions have a docstring that lacks nothing
 LAYERS = (
-    *("errors", "values", "common", "tasks", "parameters", "rules", "protocol", "status", "rate_limit", "health"),
+    *("errors", "values", "common", "parameters", "tasks", "rules", "protocol", "status", "rate_limit", "health"),
     *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "node", "swarm"),
     *("integrations",),
     *("doctor", "export", "demo", "cli", "__main__"),

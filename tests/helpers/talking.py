@@ -92,12 +92,12 @@ class Stage:
     """The programs of a test."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._programs = folder, list[Talking]()
+        self._folder, self.programs = folder, list[Talking]()
 
     def start(self, *command: str) -> Talking:
         """Start one."""
         program = Talking(command, self._folder)
-        self._programs.append(program)
+        self.programs.append(program)
         return program
 
     @classmethod
@@ -108,5 +108,5 @@ class Stage:
         try:
             yield stage
         finally:
-            for program in stage._programs:
+            for program in stage.programs:
                 program.close()

@@ -31,7 +31,7 @@ from p2p_elastic.rules.policy import DEFAULT_PROBABILITY
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
-from p2p_elastic.training.trainer import Settings
+from p2p_elastic.training.settings import Settings
 
 SCHEMA = "0" * 32
 RECIPE = Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60)

@@ -26,7 +26,7 @@ def finish(
     screen: Said, model: nn.Module, output: Path, centre: torch.Tensor | None = None, *, stopped: bool = False
 ) -> None:
     """The end of a peer with these parameters, and this centre variable."""
-    tested = Evaluation(accuracy=0.9, loss=0.4)
+    tested = Evaluation(loss=0.4, metrics={"accuracy": 0.9})
     trainer: Any = SimpleNamespace(
         model=model,
         meter=SimpleNamespace(step=7, validation=None, loss=0.5),

@@ -36,7 +36,7 @@ class FakePeer:
 
 def loop_of(*optimizers: torch.optim.Optimizer, sign: float = 1.0) -> OwnLoop:
     model = nn.Linear(2, 1)
-    return OwnLoop(model, optimizers, {}, ParameterVector(model), sign)
+    return OwnLoop(model, optimizers, {}, ParameterVector(model), sign=sign)
 
 
 def adam() -> torch.optim.Optimizer:

@@ -32,10 +32,11 @@ from p2p_elastic.rules.methods import RULES
 from p2p_elastic.rules.pairwise import elastic, sum_weight
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model
+from p2p_elastic.tasks import Data, Recipe, Task, find_task, initial_model, on_inputs
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
-from p2p_elastic.training.trainer import Settings, Trainer
+from p2p_elastic.training.settings import Settings
+from p2p_elastic.training.trainer import Trainer
 
 # ---------------------------------------------------------------- training, bit for bit
 
@@ -57,8 +58,8 @@ HARD_TASK = Task(
         batch_size=16, learning_rate=0.1, momentum=0.9, epochs=9, weight_decay=1e-3, milestones=(2, 5), decay=0.3
     ),
     model=hard_model,
-    load=lambda _: HARD,
-    prepare=jitter,
+    data=lambda _: HARD,
+    prepare=on_inputs(jitter),
 )
 
 

@@ -7,14 +7,13 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from p2p_elastic.rules.methods import RULES
 from p2p_elastic.simulator.config import SimulationResult
 from p2p_elastic.simulator.judging import CENTRE, Judging
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.run import simulate
-from p2p_elastic.tasks import Data, find_task
+from p2p_elastic.tasks import Data, cross_entropy, find_task
 
 WORKERS, BATCH = 3, 32
 GOOD, BAD = torch.tensor([4.0, -4.0]), torch.tensor([-4.0, 4.0])
@@ -31,14 +30,14 @@ class OneInput(nn.Module):
         return inputs * self.weight
 
 
-def batches(active: int = WORKERS) -> tuple[Tensor, Tensor]:
+def batches(active: int = WORKERS) -> list[tuple[Tensor, Tensor]]:
     inputs = torch.randn(active, BATCH, 1, generator=torch.Generator().manual_seed(3))
-    return inputs, (inputs[..., 0] < 0).long()
+    return list(zip(inputs, (inputs[..., 0] < 0).long(), strict=True))
 
 
 def judging(active: int = WORKERS, losses: tuple[float, ...] = (1.0,) * WORKERS) -> Judging:
-    made = Judging(OneInput(), functional.cross_entropy, WORKERS)
-    made.observe(*batches(active), losses, [10] * WORKERS)
+    made = Judging(OneInput(), cross_entropy, WORKERS)
+    made.observe(batches(active), losses, [10] * WORKERS)
     return made
 
 
@@ -55,7 +54,7 @@ def test_a_row_that_does_clearly_worse_is_not_trusted_and_no_longer_trusts_itsel
     made = judging()
     trusts = meet(made, [GOOD, GOOD, BAD], [(0, 1), (1, 0), (0, 2), (2, 0)])
     assert trusts == {(0, 1): 1.0, (1, 0): 1.0, (0, 2): 0.0, (2, 0): 1.0}
-    made.observe(*batches(), (1.0,) * WORKERS, [20] * WORKERS)
+    made.observe(batches(), (1.0,) * WORKERS, [20] * WORKERS)
     assert made.weights == [1.0, 1.0, 0.0]
 
 
@@ -65,10 +64,10 @@ def test_parameters_that_are_not_finite_are_not_trusted() -> None:
 
 
 def test_each_judges_by_its_own_examples() -> None:
-    made = Judging(OneInput(), functional.cross_entropy, WORKERS)
-    inputs, labels = batches()
-    labels[2] = 1 - labels[2]
-    made.observe(inputs, labels, (1.0,) * WORKERS, [10] * WORKERS)
+    made = Judging(OneInput(), cross_entropy, WORKERS)
+    drawn = batches()
+    drawn[2] = (drawn[2][0], 1 - drawn[2][1])
+    made.observe(drawn, (1.0,) * WORKERS, [10] * WORKERS)
     trusts = meet(made, [GOOD, GOOD, BAD], [(0, 2), (2, 0)])
     assert trusts == {(0, 2): 0.0, (2, 0): 0.0}
 
@@ -91,7 +90,7 @@ def test_a_worker_that_diverges_counts_for_nothing_until_it_is_well() -> None:
     made = judging()
     weights = []
     for loss in (1.0, 3.0, 1.9, 1.0):
-        made.observe(*batches(), (loss, 1.0, 1.0), [10] * WORKERS)
+        made.observe(batches(), (loss, 1.0, 1.0), [10] * WORKERS)
         weights.append(made.weights[0])
     assert weights[0] == weights[-1] == 1.0
     assert weights[1] == 0.0
@@ -101,19 +100,19 @@ def test_a_worker_that_diverges_counts_for_nothing_until_it_is_well() -> None:
 def test_a_worker_that_restarted_counts_again_once_it_met_one_that_counts() -> None:
     made = judging()
     made.restart([0])
-    made.observe(*batches(), (1.0,) * WORKERS, [10] * WORKERS)
+    made.observe(batches(), (1.0,) * WORKERS, [10] * WORKERS)
     assert made.weights == [0.0, 1.0, 1.0]
     meet(made, [GOOD, GOOD, GOOD], [(1, 2)])
-    made.observe(*batches(), (1.0,) * WORKERS, [10] * WORKERS)
+    made.observe(batches(), (1.0,) * WORKERS, [10] * WORKERS)
     assert made.weights[0] == 0.0
     meet(made, [GOOD, GOOD, GOOD], [(0, 1)])
-    made.observe(*batches(), (1.0,) * WORKERS, [10] * WORKERS)
+    made.observe(batches(), (1.0,) * WORKERS, [10] * WORKERS)
     assert made.weights == [1.0, 1.0, 1.0]
 
 
 def test_before_anything_is_measured_all_count() -> None:
-    made = Judging(OneInput(), functional.cross_entropy, WORKERS)
-    made.observe(*batches(), (torch.nan,) * WORKERS, [0] * WORKERS)
+    made = Judging(OneInput(), cross_entropy, WORKERS)
+    made.observe(batches(), (torch.nan,) * WORKERS, [0] * WORKERS)
     assert made.weights == [1.0, 1.0, 1.0]
 
 

@@ -232,15 +232,19 @@ def test_who_exchanges_no_parameters_moves_nothing(workers: int, rule: str) -> N
 def test_all_reduce_averages_gradients_before_each_step(workers: int) -> None:
     """x <- x - eta mean of g^i: all replicas stay identical. Here on |a x - b|^2 of linear models."""
     rng = np.random.default_rng(workers)
+
+    def squares(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return (model(batch[0]) - batch[1]).square().flatten()
+
     model, batch = nn.Linear(SIZE, 1, bias=False), 4
     start = rng.normal(size=SIZE).astype(np.float32)
     model.weight.data.copy_(torch.tensor(start)[None])
-    replicas = LoopedWorkers(model, nn.functional.mse_loss, workers, Optimization())
+    replicas = LoopedWorkers(model, squares, workers, Optimization())
     x = start.astype(np.float64)
     for _ in range(STEPS):
         a = rng.normal(size=(workers, batch, SIZE)).astype(np.float32)
         b = rng.normal(size=(workers, batch, 1)).astype(np.float32)
-        replicas.gradients(torch.tensor(a), torch.tensor(b))
+        replicas.gradients(list(zip(torch.tensor(a), torch.tensor(b), strict=True)))
         replicas.average_gradients(range(workers))
         replicas.step(STEP_SIZE)
         gradients = [

@@ -8,7 +8,6 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules.methods import RULES
@@ -18,7 +17,7 @@ from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.options import build
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers
-from p2p_elastic.tasks import Data, find_task
+from p2p_elastic.tasks import Data, cross_entropy, find_task
 
 WORKERS, STEPS = 4, 5000
 BOTH = (StackedWorkers, LoopedWorkers)
@@ -36,7 +35,7 @@ def injector(workers: int = WORKERS, seed: int = 1, **settings: float) -> FaultI
 
 def some_workers(workers: int = WORKERS) -> StackedWorkers:
     torch.manual_seed(0)
-    return StackedWorkers(nn.Linear(3, 2), functional.cross_entropy, workers, Optimization(momentum=0.9))
+    return StackedWorkers(nn.Linear(3, 2), cross_entropy, workers, Optimization(momentum=0.9))
 
 
 def test_without_failures_nothing_happens() -> None:
@@ -145,17 +144,18 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 2))
 
 
-def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(steps: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        yield torch.randn(WORKERS, 8, 3, generator=generator), torch.randint(2, (WORKERS, 8), generator=generator)
+        inputs = torch.randn(WORKERS, 8, 3, generator=generator)
+        yield list(zip(inputs, torch.randint(2, (WORKERS, 8), generator=generator), strict=True))
 
 
 def trained(kind: type, settings: Optimization, learning_rate: float, steps: int = 20, **failures: float) -> Workers:
-    workers: Workers = kind(model(), functional.cross_entropy, WORKERS, settings)
+    workers: Workers = kind(model(), cross_entropy, WORKERS, settings)
     faults = FaultInjector(Failures(**failures), workers.flat, 0)
-    for inputs, labels in batches(steps):
-        workers.gradients(inputs, labels)
+    for drawn in batches(steps):
+        workers.gradients(drawn)
         faults.step(workers, learning_rate, WORKERS)
     return workers
 

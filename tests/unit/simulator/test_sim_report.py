@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_the_headline_is_the_last_evaluation_and_prefers_the_centre() -> None:
     end = headline(made_up(centre_accuracy=0.9))
     assert end is not None
-    assert (end.accuracy, end.average, end.first) == (0.9, pytest.approx(0.8), pytest.approx(0.8))
+    assert (end.metric, end.score, end.average, end.first) == ("accuracy", 0.9, pytest.approx(0.8), pytest.approx(0.8))
     assert headline(made_up(points=0)) is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from p2p_elastic.simulator.report import read_result, write_result
 from p2p_elastic.simulator.run import simulate
 from p2p_elastic.simulator.workers import StackedWorkers, Workers
 from p2p_elastic.tasks import Data, find_task
+from p2p_elastic.tasks.batch import Batch
 
 STEPS = 24
 every_rule = pytest.mark.parametrize("rule", sorted(RULES))
@@ -255,8 +257,8 @@ def test_a_broken_worker_exchanges_with_nobody_and_the_others_go_on(
 def test_a_loss_that_is_infinite_never_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     real = StackedWorkers.gradients
 
-    def gradients(self: StackedWorkers, inputs: Tensor, labels: Tensor) -> Tensor:
-        losses = real(self, inputs, labels)
+    def gradients(self: StackedWorkers, batches: Sequence[Batch]) -> Tensor:
+        losses = real(self, batches)
         losses[0] = torch.inf
         return losses
 

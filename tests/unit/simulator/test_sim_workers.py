@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
-from p2p_elastic.tasks import Batches, Shard, find_task, initial_model, shard_indices
+from p2p_elastic.tasks import Batches, Shard, cross_entropy, find_task, initial_model, shard_indices
 
 WORKERS, BATCH, CLASSES = 3, 8, 4
 BOTH = (StackedWorkers, LoopedWorkers)
@@ -64,17 +63,17 @@ SHAPES = {smooth: (2, 6), with_batchnorm: (3, 6, 6), Tied: (3, 4)}
 every_model = pytest.mark.parametrize("model", SHAPES)
 
 
-def batches(steps: int, shape: tuple[int, ...], workers: int = WORKERS) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(steps: int, shape: tuple[int, ...], workers: int = WORKERS) -> Iterator[list[tuple[Tensor, Tensor]]]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         labels = torch.randint(CLASSES, (workers, BATCH), generator=generator)
         noise = torch.randn(workers, BATCH, *shape, generator=generator)
-        yield noise + labels.view(workers, BATCH, *(1,) * len(shape)), labels
+        yield list(zip(noise + labels.view(workers, BATCH, *(1,) * len(shape)), labels, strict=True))
 
 
 def train(workers: Workers, steps: int, shape: tuple[int, ...], learning_rate: float = 0.01) -> Tensor:
-    for inputs, labels in batches(steps, shape):
-        workers.gradients(inputs, labels)
+    for drawn in batches(steps, shape):
+        workers.gradients(drawn)
         workers.step(learning_rate)
     return workers.flat
 
@@ -82,7 +81,7 @@ def train(workers: Workers, steps: int, shape: tuple[int, ...], learning_rate: f
 @every_optimizer
 @every_model
 def test_stacked_and_looped_agree_to_rounding_over_100_steps(model, settings: Optimization) -> None:
-    stacked, looped = (kind(model(), functional.cross_entropy, WORKERS, settings) for kind in BOTH)
+    stacked, looped = (kind(model(), cross_entropy, WORKERS, settings) for kind in BOTH)
     start = stacked.flat.clone()
     a, b = (train(workers, 100, SHAPES[model]) for workers in (stacked, looped))
     # AdaHessian divides by the curvature: where there is almost none, rounding errors grow by up to 1/eps.
@@ -98,12 +97,10 @@ def test_on_digits_stacked_and_looped_agree_to_rounding_over_100_steps() -> None
     feed = [Batches(data.train, 32, i, part) for i, part in enumerate(parts)]
     both = [kind(initial_model(task, 0), task.loss, WORKERS, SGD) for kind in BOTH]
     for _ in range(100):
-        drawn = [next(one) for one in feed]
-        inputs = torch.stack([task.prepare(x, None) for x, _ in drawn])
-        labels = torch.stack([y for _, y in drawn])
+        drawn = [task.prepare(next(one), None) for one in feed]
         losses = []
         for workers in both:
-            losses.append(workers.gradients(inputs, labels))
+            losses.append(workers.gradients(drawn))
             workers.step(0.03)
         assert torch.allclose(*losses, rtol=1e-3, atol=1e-5)
     assert torch.allclose(both[0].flat, both[1].flat, atol=1e-4)
@@ -112,7 +109,7 @@ def test_on_digits_stacked_and_looped_agree_to_rounding_over_100_steps() -> None
 @both_kinds
 @every_model
 def test_rows_have_the_layout_of_a_models_vector(kind, model) -> None:
-    workers = kind(model(), functional.cross_entropy, WORKERS, PLAIN)
+    workers = kind(model(), cross_entropy, WORKERS, PLAIN)
     vector = ParameterVector(model())
     assert torch.equal(workers.flat, vector.snapshot(vector.empty()).repeat(WORKERS, 1))
 
@@ -121,11 +118,11 @@ def test_rows_have_the_layout_of_a_models_vector(kind, model) -> None:
 @both_kinds
 def test_one_worker_is_the_model_with_torchs_optimizer(kind, settings: Optimization) -> None:
     model = with_batchnorm()
-    workers = kind(model, functional.cross_entropy, 1, settings)
-    alone = LoopedWorkers(model, functional.cross_entropy, WORKERS, settings)
-    for inputs, labels in batches(20, SHAPES[with_batchnorm]):
-        workers.gradients(inputs[:1], labels[:1])
-        alone.gradients(inputs, labels)
+    workers = kind(model, cross_entropy, 1, settings)
+    alone = LoopedWorkers(model, cross_entropy, WORKERS, settings)
+    for drawn in batches(20, SHAPES[with_batchnorm]):
+        workers.gradients(drawn[:1])
+        alone.gradients(drawn)
         workers.step(0.01)
         alone.step(0.01)
     assert torch.allclose(workers.flat[0], alone.flat[0], atol=3e-4)
@@ -136,27 +133,27 @@ def test_the_given_model_is_not_changed(kind) -> None:
     model = with_batchnorm()
     vector = ParameterVector(model)
     before = vector.snapshot(vector.empty())
-    train(kind(model, functional.cross_entropy, WORKERS, SGD), 2, SHAPES[with_batchnorm])
+    train(kind(model, cross_entropy, WORKERS, SGD), 2, SHAPES[with_batchnorm])
     assert torch.equal(vector.snapshot(vector.empty()), before)
 
 
 @both_kinds
 def test_what_is_written_into_flat_is_trained_on(kind) -> None:
-    a, b = (kind(smooth(), functional.cross_entropy, WORKERS, PLAIN) for _ in range(2))
+    a, b = (kind(smooth(), cross_entropy, WORKERS, PLAIN) for _ in range(2))
     b.flat.mul_(0.5)
-    assert not torch.equal(*(w.gradients(*next(batches(1, (2, 6)))) for w in (a, b)))
+    assert not torch.equal(*(w.gradients(next(batches(1, (2, 6)))) for w in (a, b)))
 
 
 @both_kinds
 @every_optimizer
 def test_with_fewer_batches_the_last_workers_stand_still(kind, settings: Optimization) -> None:
-    workers = kind(with_batchnorm(), functional.cross_entropy, WORKERS, settings)
-    whole = kind(with_batchnorm(), functional.cross_entropy, WORKERS, settings)
+    workers = kind(with_batchnorm(), cross_entropy, WORKERS, settings)
+    whole = kind(with_batchnorm(), cross_entropy, WORKERS, settings)
     start = workers.flat.clone()
-    for inputs, labels in batches(3, SHAPES[with_batchnorm]):
-        assert workers.gradients(inputs[:2], labels[:2]).shape == (2,)
+    for drawn in batches(3, SHAPES[with_batchnorm]):
+        assert workers.gradients(drawn[:2]).shape == (2,)
         workers.step(0.01)
-        whole.gradients(inputs, labels)
+        whole.gradients(drawn)
         whole.step(0.01)
     assert torch.equal(workers.flat[2], start[2])
     assert torch.allclose(workers.flat[:2], whole.flat[:2], atol=1e-4)
@@ -165,9 +162,9 @@ def test_with_fewer_batches_the_last_workers_stand_still(kind, settings: Optimiz
 @both_kinds
 @every_optimizer
 def test_averaged_gradients_keep_those_who_average_together_the_same(kind, settings: Optimization) -> None:
-    workers = kind(smooth(), functional.cross_entropy, WORKERS, settings)
-    for inputs, labels in batches(5, (2, 6)):
-        workers.gradients(inputs, labels)
+    workers = kind(smooth(), cross_entropy, WORKERS, settings)
+    for drawn in batches(5, (2, 6)):
+        workers.gradients(drawn)
         workers.average_gradients([0, 2])
         workers.step(0.01)
     assert torch.allclose(workers.flat[0], workers.flat[2], atol=1e-7)
@@ -176,23 +173,24 @@ def test_averaged_gradients_keep_those_who_average_together_the_same(kind, setti
 
 @every_optimizer
 def test_averaged_gradients_agree_between_stacked_and_looped(settings: Optimization) -> None:
-    both = [kind(with_batchnorm(), functional.cross_entropy, WORKERS, settings) for kind in BOTH]
-    for inputs, labels in batches(10, SHAPES[with_batchnorm]):
+    both = [kind(with_batchnorm(), cross_entropy, WORKERS, settings) for kind in BOTH]
+    for drawn in batches(10, SHAPES[with_batchnorm]):
         for workers in both:
-            workers.gradients(inputs, labels)
+            workers.gradients(drawn)
             workers.average_gradients(range(WORKERS))
             workers.step(0.01)
     assert torch.allclose(both[0].flat, both[1].flat, atol=1e-4)
 
 
 def test_an_average_of_gradients_is_a_step_on_the_larger_batch() -> None:
-    together = StackedWorkers(smooth(), functional.cross_entropy, WORKERS, SGD)
-    alone = LoopedWorkers(smooth(), functional.cross_entropy, 1, SGD)
-    for inputs, labels in batches(10, (2, 6)):
-        together.gradients(inputs, labels)
+    together = StackedWorkers(smooth(), cross_entropy, WORKERS, SGD)
+    alone = LoopedWorkers(smooth(), cross_entropy, 1, SGD)
+    for drawn in batches(10, (2, 6)):
+        together.gradients(drawn)
         together.average_gradients(range(WORKERS))
         together.step(0.01)
-        alone.gradients(inputs.reshape(1, WORKERS * BATCH, 2, 6), labels.reshape(1, -1))
+        inputs, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        alone.gradients([(inputs, labels)])
         alone.step(0.01)
     assert torch.allclose(together.flat, alone.flat.expand(WORKERS, -1), atol=1e-5)
 
@@ -200,7 +198,7 @@ def test_an_average_of_gradients_is_a_step_on_the_larger_batch() -> None:
 @both_kinds
 @pytest.mark.parametrize("settings", [SGD, HEAVY_BALL, PLAIN], ids=["nesterov", "heavy-ball", "plain"])
 def test_a_worker_that_is_reset_goes_on_like_a_new_one(kind, settings: Optimization) -> None:
-    used, fresh = (kind(smooth(), functional.cross_entropy, WORKERS, settings) for _ in range(2))
+    used, fresh = (kind(smooth(), cross_entropy, WORKERS, settings) for _ in range(2))
     start = used.flat.clone()
     train(used, 5, (2, 6))
     used.flat.copy_(start)
@@ -212,12 +210,11 @@ def test_a_worker_that_is_reset_goes_on_like_a_new_one(kind, settings: Optimizat
 
 @both_kinds
 def test_a_reset_adahessian_forgets_its_averages(kind) -> None:
-    workers = kind(smooth(), functional.cross_entropy, WORKERS, ADAHESSIAN._replace(weight_decay=0.0))
+    workers = kind(smooth(), cross_entropy, WORKERS, ADAHESSIAN._replace(weight_decay=0.0))
     train(workers, 5, (2, 6))
     workers.reset(1)
     before = workers.flat.clone()
-    constant = torch.zeros(WORKERS, BATCH, 2, 6), torch.zeros(WORKERS, BATCH, dtype=torch.long)
-    workers.gradients(*constant)
+    workers.gradients([(torch.zeros(BATCH, 2, 6), torch.zeros(BATCH, dtype=torch.long))] * WORKERS)
     workers.step(0.01)
     first_weights = slice(0, 12 * 9)  # inputs of zero give them no gradient: only momentum moves them
     assert torch.equal(workers.flat[1, first_weights], before[1, first_weights])
@@ -226,13 +223,13 @@ def test_a_reset_adahessian_forgets_its_averages(kind) -> None:
 
 @both_kinds
 def test_moves_are_added_and_leave_variances_positive(kind) -> None:
-    workers = kind(with_batchnorm(), functional.cross_entropy, WORKERS, PLAIN)
+    workers = kind(with_batchnorm(), cross_entropy, WORKERS, PLAIN)
     before = workers.flat.clone()
     workers.add_({1: torch.full_like(before[1], -10.0)})
     assert torch.equal(workers.flat[[0, 2]], before[[0, 2]])
     moved = workers.flat[1] - before[1]
     assert float(moved.min()) == -10.0
-    losses = workers.gradients(*next(batches(1, SHAPES[with_batchnorm])))
+    losses = workers.gradients(next(batches(1, SHAPES[with_batchnorm])))
     assert bool(losses.isfinite().all())
     variances = (before[1] == 1.0) & (moved == -1.0)
     assert int(variances.sum()) == 5 + 4
@@ -240,11 +237,11 @@ def test_moves_are_added_and_leave_variances_positive(kind) -> None:
 
 def test_dropout_differs_between_workers_and_not_between_runs() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, CLASSES))
-    inputs, labels = (part[:1].expand(WORKERS, *part.shape[1:]) for part in next(batches(1, (2, 6))))
+    drawn = next(batches(1, (2, 6)))[:1] * WORKERS
     runs = []
     for _ in range(2):
         torch.manual_seed(3)
-        runs.append(StackedWorkers(model, functional.cross_entropy, WORKERS, PLAIN).gradients(inputs, labels))
+        runs.append(StackedWorkers(model, cross_entropy, WORKERS, PLAIN).gradients(drawn))
     assert len(set(runs[0].tolist())) == WORKERS
     assert torch.equal(*runs)
 
@@ -252,7 +249,7 @@ def test_dropout_differs_between_workers_and_not_between_runs() -> None:
 @both_kinds
 def test_a_model_in_other_than_single_precision_is_refused(kind) -> None:
     with pytest.raises(ConfigError):
-        kind(smooth().double(), functional.cross_entropy, WORKERS, PLAIN)
+        kind(smooth().double(), cross_entropy, WORKERS, PLAIN)
 
 
 def test_on_a_cpu_convolutions_and_large_models_are_looped() -> None:

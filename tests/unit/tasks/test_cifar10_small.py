@@ -91,7 +91,7 @@ def test_a_step_of_the_recipe_lowers_the_loss(name: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     losses = []
     for _ in range(3):
-        loss = task.loss(model(inputs), labels)
+        loss = task.loss(model, (inputs, labels)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

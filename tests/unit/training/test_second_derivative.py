@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers
-from p2p_elastic.tasks import Data, Recipe, Split, Task
+from p2p_elastic.tasks import Data, Recipe, Split, Task, cross_entropy
 from p2p_elastic.training.adahessian import AdaHessian, rademacher, set_gradients
 from p2p_elastic.training.second_derivative import twice_differentiable
-from p2p_elastic.training.trainer import Settings, Trainer
+from p2p_elastic.training.settings import Settings
+from p2p_elastic.training.trainer import Trainer
 
 
 def sequences(seed: int = 1) -> Tensor:
@@ -125,7 +126,7 @@ class Alone:
 
 
 def trainer(make: Callable[[], nn.Module], inputs: Tensor, steps: int = 20) -> Trainer:
-    task = Task("t", "", Recipe(6, 0.02, 0.0, 1), make, lambda _: data, lambda batch, _: batch)
+    task = Task("t", make, lambda _: data, Recipe(6, 0.02, 0.0, 1))
     data = Data(*(Split(inputs, LABELS) for _ in range(3)))
     settings = Settings(steps, 1, 6, 0.02, 0.0, seed=1, optimizer="adahessian")
     return Trainer(seeded(make), task, data, settings, torch.device("cpu"), lambda: 0.0)
@@ -156,12 +157,11 @@ def test_the_loop_of_join_names_what_has_no_second_derivative_at_the_first_step(
 
 def test_simulated_workers_train_attention_alike() -> None:
     kinds = [
-        kind(seeded(Attentive), functional.cross_entropy, 2, Optimization("adahessian", seed=1))
+        kind(seeded(Attentive), cross_entropy, 2, Optimization("adahessian", seed=1))
         for kind in (LoopedWorkers, StackedWorkers)
     ]
-    inputs, labels = torch.stack([sequences(1), sequences(2)]), torch.stack([LABELS, LABELS])
     for workers in kinds:
-        workers.gradients(inputs, labels)
+        workers.gradients([(sequences(1), LABELS), (sequences(2), LABELS)])
         workers.step(0.01)
     torch.testing.assert_close(kinds[0].flat, kinds[1].flat, rtol=1e-3, atol=1e-4)
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.trial import Trial
-from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Task, find_task, initial_model, loss_at
+from p2p_elastic.tasks import Data, Evaluation, Recipe, Shard, Task, cross_entropy, find_task, initial_model
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.training.attach import attach
 from p2p_elastic.training.meter import LOSS_STEPS, RATE_SECONDS, Meter
-from p2p_elastic.training.trainer import Settings, Trainer
+from p2p_elastic.training.settings import Settings
+from p2p_elastic.training.trainer import Trainer
+from p2p_elastic.training.trials import Trials
 
 
 class Time:
@@ -48,8 +50,7 @@ def task_of(**recipe: Any) -> Task:
         summary="two clouds of points",
         recipe=Recipe(**{"batch_size": 16, "learning_rate": 0.1, "momentum": 0.0, "epochs": 2, **recipe}),
         model=lambda: nn.Linear(4, 2),
-        load=lambda _: SMALL,
-        prepare=lambda inputs, _: inputs,
+        data=lambda _: SMALL,
     )
 
 
@@ -200,9 +201,10 @@ class ModelOnApple(nn.Linear):
 
 
 def test_what_parameters_are_worth_is_found_on_devices_without_float64() -> None:
-    task, batch = find_task("digits"), (torch.ones(8, 4), torch.arange(8))
     model = ModelOnApple(4, 10)
-    assert loss_at(model, task, dict(model.named_parameters()), [batch]).mean > 0.0
+    trials = Trials(model, ParameterVector(model), cross_entropy)
+    trials.remember((torch.ones(8, 4), torch.arange(8)))
+    assert trials.loss_at(dict(model.named_parameters())).mean > 0.0
     losses = torch.tensor([1.0, 3.0]).as_subclass(OnApple)
     assert Trial.of(losses, losses - 1.0) == Trial(2.0, 1.0, 0.0)
 

@@ -1,0 +1,35 @@
+"""How one peer trains: what it was asked for, over what the run and the recipe say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from p2p_elastic.tasks.sampling import Shard
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this peer trains.
+
+    Attributes:
+        steps: optimizer steps; None: `epochs` say how long.
+        epochs: passes over its part of the data, if `steps` is None.
+        batch_size: examples per step.
+        learning_rate: before the recipe's decay.
+        momentum: of SGD. AdaHessian has no use for it: it averages gradients with a decay of its own, 0.9.
+        seed: of the order of examples, the augmentation and AdaHessian's vectors.
+        shard: its part of the data; None: all.
+        optimizer: "sgd" or "adahessian"; "sgd" is what the task brings, if it brings an optimizer.
+        weight_decay: None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the rate.
+    """
+
+    steps: int | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    seed: int
+    shard: Shard | None = None
+    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    weight_decay: float | None = None
