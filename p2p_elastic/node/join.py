@@ -14,7 +14,7 @@ from p2p_elastic.checkpoint.store import OutputLock, checkpoint_folder, has_chec
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.centre_holder import hold_centre, met
-from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig
+from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig, seconds_of
 from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.participation import Participation, Place
@@ -255,6 +255,7 @@ class TaskPeer:
             seed=own_seed(self._connection.peer) if config.seed is None else config.seed,
             shard=config.part,
             optimizer=config.optimizer,
+            seconds=None if config.duration is None else seconds_of(config.duration),
         )
 
 

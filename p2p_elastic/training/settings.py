@@ -21,6 +21,7 @@ class Settings:
         seed: of the order of examples, the augmentation and AdaHessian's vectors.
         shard: its part of the data; None: all.
         optimizer: "sgd" or "adahessian"; "sgd" is what the task brings, if it brings an optimizer.
+        seconds: for which to train, in all lives; then `steps` or `epochs` only say how the schedule is stretched.
         weight_decay: None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the rate.
     """
 
@@ -33,3 +34,4 @@ class Settings:
     shard: Shard | None = None
     optimizer: Literal["sgd", "adahessian"] = "sgd"
     weight_decay: float | None = None
+    seconds: float | None = None

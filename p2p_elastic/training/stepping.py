@@ -108,8 +108,8 @@ class Stepping:
             self._scaler.update()
         if self._scheduler is None:
             self._set_rate(done)
-        elif done < self._steps:  # some schedules end with an error
-            self._scheduler.step()
+        else:
+            self._schedule_to(self._scheduler, done)
 
     def _set_rate(self, done: int) -> None:
         factor = self._recipe.rate_at(done, self._epoch_of(done))
@@ -128,8 +128,12 @@ class Stepping:
         if self._scheduler is None:
             self._set_rate(step)
         else:
-            for _ in range(min(step, self._steps - 1)):
-                self._scheduler.step()
+            self._schedule_to(self._scheduler, step)
+
+    def _schedule_to(self, scheduler: torch.optim.lr_scheduler.LRScheduler, done: int) -> None:
+        """Bring a schedule to a number of steps; not beyond the last one, at which some end with an error."""
+        while scheduler.last_epoch < min(done, self._steps - 1):
+            scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Copy what is needed to go on, beside the optimizer.

@@ -18,6 +18,7 @@ from p2p_elastic.tasks.base import is_iterable
 from p2p_elastic.tasks.batch import Batch, to
 from p2p_elastic.tasks.sampling import Batches, Stream, in_order, length, shard_indices
 from p2p_elastic.training.attach import Gossiping, attach
+from p2p_elastic.training.length import Length
 from p2p_elastic.training.meter import Clock, Meter
 from p2p_elastic.training.settings import Settings
 from p2p_elastic.training.stepping import Stepping
@@ -57,7 +58,8 @@ class Trainer:
         self._clock = clock
         self._batches = _batches(task, data, settings)
         self._steps = _steps(task, settings, self._batches.batches_per_epoch)
-        self.meter = Meter(self._steps, clock)
+        self._length = Length(settings.seconds, clock)
+        self.meter = Meter(self._steps if settings.seconds is None else None, clock)
         self._augmentation = torch.Generator().manual_seed(settings.seed)
         self._validated_at = clock()
         self._stepping = Stepping(model, task, settings, self._steps, self._epoch_after)
@@ -99,17 +101,29 @@ class Trainer:
         self.meter.begin()
         self.model.train()
         with attach(peer, self.optimizer, self.meter.forget):
-            while self.meter.step < self._steps and not should_stop():
+            self._length.begin()
+            while not self._is_over and not should_stop():
                 loss = self._stepping.gradient(self._draw)
                 peer.report_loss(self.meter.loss if self.meter.loss is not None else loss)
                 self.meter.stepped(loss)  # before a partner's parameters may replace the model that had this loss
-                self._stepping.step(self.start_step + self.meter.step)
+                self._stepping.step(self._place)
                 if self._is_time() and self._clock() - self._validated_at >= LIVE_VALIDATION_SECONDS:
                     self._validate(peer, should_stop)
                 self.meter.epoch = self._batches.epoch
                 on_step()
             if not should_stop():
                 self._validate(peer, should_stop)
+
+    @property
+    def _is_over(self) -> bool:
+        share = self._length.share
+        return self.meter.step >= self._steps if share is None else share >= 1.0
+
+    @property
+    def _place(self) -> int:
+        """Steps in the schedule: those of the run, or the share of them that the time has come to."""
+        share = self._length.share
+        return self.start_step + self.meter.step if share is None else int(share * self._steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy what `load_state_dict` needs beside model and optimizer; for the training thread, between two steps.
@@ -120,6 +134,7 @@ class Trainer:
         return {
             "drawn": self._batches.drawn,
             "start_step": self.start_step,
+            "seconds": self._length.seconds,
             "augmentation": self._augmentation.get_state(),
             "validation": None if self.meter.validation is None else asdict(self.meter.validation),
             **self._stepping.state_dict(),
@@ -133,6 +148,7 @@ class Trainer:
         """
         self._batches.skip(state_dict["drawn"] - self._batches.drawn)
         self.start_step = state_dict["start_step"]
+        self._length.seconds_before = state_dict["seconds"]
         self.meter.epoch = self._batches.epoch
         self._stepping.load_state_dict(state_dict)
         self._augmentation.set_state(state_dict["augmentation"])
