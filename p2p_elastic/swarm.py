@@ -194,7 +194,8 @@ class Swarm:
                 return
             part = self._part
             if kind is not None and not issubclass(kind, KeyboardInterrupt):
-                self._ending.leave(part.peer, hand_over=False)
+                with contextlib.suppress(Exception):  # the error that ends the loop is the one to be seen
+                    self._ending.leave(part.peer, hand_over=False)
                 return
             part.check_displaced()
             self._connection.board.phase = "finishing"

@@ -367,16 +367,17 @@ class Peer:
             await wait_for(self.responder.until_told(), max(0.0, end - loop.time()))
         return status
 
-    def adopt(self, run: str, policy: Policy, *, codec: str, fragments: int) -> None:
+    def adopt(self, run: str, policy: Policy, *, codec: str, fragments: int, origin: str = "") -> None:
         """Become a newcomer of another run with the same model, after training alone.
 
         Args:
             run: the name of that run.
             policy: how its peers train together.
             codec, fragments: by which its vectors travel, and in how many parts.
+            origin: the peer whose first parameters are the run's; empty: they follow from a seed.
         """
         local = self._local
-        context = replace(local.run.context, run=run, codec=codec, fragments=fragments, newcomer=True)
+        context = replace(local.run.context, run=run, codec=codec, fragments=fragments, newcomer=True, origin=origin)
         local.run.adopt(context, policy)
         local.members.forget()
         local.own.join(self._now())

@@ -32,6 +32,7 @@ from p2p_elastic.tasks.sampling import check_shard, length
 from p2p_elastic.training.settings import Settings
 from p2p_elastic.training.trainer import Trainer
 
+HINT = "\nWith --task NAME this peer would train alone meanwhile."
 JOIN_LINE = "p2p-elastic join --initial-peer {}"
 
 
@@ -147,7 +148,7 @@ class TaskPeer:
         self._config, self._screen, self._stop = config, screen, stop
         self._connection, self._past = connection, past
         thread, network = connection.thread, connection.network
-        self._finder = RunFinder(config, screen, stop, thread, network, self._own_manifest)
+        self._finder = RunFinder(config, screen, stop, thread, network, self._own_manifest, HINT)
         self._joins = False  # a run that others began
 
     def run(self, device: torch.device) -> Summary:

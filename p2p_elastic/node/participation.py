@@ -18,7 +18,7 @@ from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
 from p2p_elastic.checkpoint.saver import Interval, Saver
 from p2p_elastic.checkpoint.store import FOLDER, Content, Store
 from p2p_elastic.common.stop import Stop
-from p2p_elastic.errors import DirectoryError, IdentityInUse
+from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection
 from p2p_elastic.node.newcomer import Newcomer
@@ -149,7 +149,7 @@ class Participation:
         self._displaced: IdentityInUse | None = None
         self._lives: list[concurrent.futures.Future[Any]] = []
         self._saver: Saver | None = None
-        self._began_at, self._seconds_before = time.monotonic(), 0.0
+        self._began_at, self._seconds_before, self._start_step_before = time.monotonic(), 0.0, 0
 
     def begin(self, loop: Loop, vector: ParameterVector, place: Place) -> None:
         """Become a member of the run, and be ready for the first step.
@@ -168,7 +168,8 @@ class Participation:
         state = LoopState(loop.model, loop.optimizers, loop.states, vector)
         if place.past is not None:
             place.past.restore(state, loop.meter, peer)
-            self._seconds_before = place.past.saved.training.seconds
+            training = place.past.saved.training
+            self._seconds_before, self._start_step_before = training.seconds, training.start_step
         self._saver = self._build_saver(state, place)
         if self._saver is not None and self._config.resume_or_found and place.past is None:
             self._saver.save_first()  # before any peer is told of this one: a restart goes on with it, however early
@@ -206,7 +207,9 @@ class Participation:
     def start_step(self) -> int:
         """The run's step when this peer began: 0 for a founder, the donors' for a newcomer that copied them."""
         joining = self.peer.joining()
-        return (joining.donors_step or 0) if joining is not None else 0
+        if joining is None or joining.donors_step is None:
+            return self._start_step_before
+        return joining.donors_step
 
     def between_steps(self, done: int | None = None) -> None:
         """Save a checkpoint if one is due, and show how far the peer is.
@@ -224,7 +227,8 @@ class Participation:
         Raises:
             ConfigError: if it cannot be written, or no checkpoints are wanted.
         """
-        assert self._saver is not None, "no checkpoints"
+        if self._saver is None:
+            raise ConfigError("checkpoint-every", self._config.checkpoint_every, "a time or steps, to save at all")
         self._saver.save_first()
 
     def peer_state(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.periodic import attempt
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.protocol.manifest import RunManifest, check_against
+from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest, check_against
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.screens.live import Screen
 
@@ -36,6 +36,7 @@ class RunFinder:
         thread: runs the network.
         network: open.
         own: writes the manifest of a run of its own; raises ConfigError if none can be founded with these options.
+        hint: what else could be done if no initial peer answers.
 
     Attributes:
         own: as given.
@@ -50,8 +51,10 @@ class RunFinder:
         thread: NetworkThread,
         network: LiveNetwork,
         own: Callable[[], RunManifest],
+        hint: str = "",
     ) -> None:
         self._config, self._screen, self._stop, self.own = config, screen, stop, own
+        self._hint = hint
         self._thread, self._network = thread, network
         self._remembered: int | None = None  # how many peers seen before there are to be tried, once the cache was read
         self._before: str | None = None  # the run that this peer was in, if it is to be joined again
@@ -152,8 +155,7 @@ class RunFinder:
                 return None
             self._screen.say(
                 "unreachable",
-                f"No initial peer answers; trying again in {pause:.0f} s (Ctrl-C to give up):\n{problems}\n"
-                "With --task NAME this peer would train alone meanwhile.",
+                f"No initial peer answers; trying again in {pause:.0f} s (Ctrl-C to give up):\n{problems}{self._hint}",
             )
             self._thread.call(asyncio.sleep(pause), self._stop)
             pause = min(2 * pause, 30.0)
@@ -206,7 +208,8 @@ class RunFinder:
             log.warning("attached, but cannot take part; training goes on alone: %s", error)
             return
         self._network.directory.join(theirs)
-        peer.adopt(theirs.run, theirs.policy(), codec=theirs.codec, fragments=theirs.fragments)
+        origin = theirs.founder if theirs.task == OWN_LOOP else ""
+        peer.adopt(theirs.run, theirs.policy(), codec=theirs.codec, fragments=theirs.fragments, origin=origin)
         board.manifest = theirs
         self._screen.say("joined", f"Attached at last, joined {theirs.describe()}", manifest=theirs.model_dump())
 
