@@ -63,8 +63,7 @@ class SwarmCallback(Callback):
         if self._peer is not None:
             given["resume"] = self._peer
             given.pop("run")
-        self.swarm = Swarm(pl_module, trainer.optimizers, **given)
-        self.swarm.__enter__()
+        self.swarm = Swarm(pl_module, trainer.optimizers, **given).__enter__()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,7 +92,9 @@ class SwarmCallback(Callback):
         Returns:
             What `load_state_dict` takes; it has the private key of the peer.
         """
-        return {} if self.swarm is None or self.swarm.follows else {"peer": self.swarm.peer_state()}
+        if self.swarm is not None and not self.swarm.follows:
+            self._peer = self.swarm.peer_state()
+        return {} if self._peer is None else {"peer": self._peer}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a peer's memory from Lightning's checkpoint, before training begins.
@@ -124,5 +125,6 @@ class SwarmCallback(Callback):
 
     def _leave(self, error: BaseException | None) -> None:
         if self.swarm is not None:
+            self.state_dict()  # for checkpoints that are saved afterwards
             swarm, self.swarm = self.swarm, None
             swarm.__exit__(None if error is None else type(error), error, None)

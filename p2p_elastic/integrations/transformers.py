@@ -1,15 +1,16 @@
 """A swarm in `transformers.Trainer`.
 
-trainer = Trainer(model, args, train_dataset=data, callbacks=[SwarmCallback(run="tinygpt", initial_peers=[...])])
-trainer.train()
+with SwarmCallback(run="tinygpt", initial_peers=[...]) as swarm:
+    Trainer(model, args, train_dataset=data, callbacks=[swarm]).train()
 """
 
 from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from typing_extensions import Unpack
 
+from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.swarm import Swarm
 
+log = logging.getLogger(__name__)
+
 PEER_FILE = "swarm_peer.json"  # in a checkpoint of the Trainer, for its owner alone: it has the key of the peer
+OUTPUT = "_swarm"  # the Trainer uploads nothing whose name begins so
+PUBLISHED = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
 class SwarmCallback(TrainerCallback):
     """Takes part in a run while the Trainer trains: from the first step to the last, or to an error.
 
     Checkpoints are the Trainer's own: `resume_from_checkpoint=True` goes on as the same peer. With several processes
-    (DistributedDataParallel) rank 0 is the peer. The loss is that of each optimizer step, however many batches it has.
+    (DistributedDataParallel) rank 0 is the peer. The loss is that of each optimizer step, however many batches it has;
+    if the model does not compute it, such as with label smoothing, it is the one that the Trainer logs.
+
+    The Trainer says nothing when training fails: as a context, this leaves the run then; else when the program ends.
 
     Args:
         run: as in `Swarm`.
         initial_peers: as in `Swarm`.
         exchange: as in `Swarm`; by default what trains, such as the adapters of a model with LoRA.
-        **options: as in `Swarm`; `output` is the Trainer's `output_dir` plus "swarm".
+        **options: as in `Swarm`; `output` is the Trainer's `output_dir` plus "_swarm".
 
     Attributes:
         swarm: while it trains; None before.
@@ -55,6 +64,7 @@ class SwarmCallback(TrainerCallback):
         self.swarm: Swarm | None = None
         self._losses: list[Tensor] = []
         self._are_shares = False  # of the step's loss, not losses of their own
+        self._hears = False  # losses of the model
         self._hook: Any = None
 
     def on_train_begin(
@@ -80,24 +90,29 @@ class SwarmCallback(TrainerCallback):
             ConfigError: if the run cannot be joined.
         """
         assert model is not None, "a Trainer without a model"
-        given = {"checkpoint_every": "0", "output": Path(args.output_dir) / "swarm", **self._given}
+        self._end()  # training that failed before
+        if args.push_to_hub and args.hub_strategy in PUBLISHED:
+            allowed = "every_save or end: a checkpoint has the private key of the peer"
+            raise ConfigError("hub_strategy", args.hub_strategy.value, allowed)
+        given = {"checkpoint_every": "0", "output": Path(args.output_dir) / OUTPUT, **self._given}
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             given["process_group"] = dist.group.WORLD
         peer = _folder(args, state) / PEER_FILE
         if state.global_step and peer.exists():
             given["resume"] = json.loads(peer.read_text())
             given.pop("run")
-        self.swarm = Swarm(model, optimizer, **given)
-        self.swarm.__enter__()
-        self._hook = model.register_forward_hook(self._hear, with_kwargs=True)
-        atexit.register(self._end)  # the Trainer calls nothing if training fails
+        elif state.global_step:
+            log.warning("%s is not there: this is a new peer", peer)
+        self.swarm = Swarm(model, optimizer, **given).__enter__()
+        self._hook, self._hears = model.register_forward_hook(self._hear, with_kwargs=True), False
+        atexit.register(self._end)
 
     def _hear(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """Keep the loss that the model computed; with `num_items_in_batch` it is a share of the step's."""
         loss = output.get("loss") if hasattr(output, "get") else None
         if module.training and isinstance(loss, Tensor):
             self._losses.append(loss.detach())
-            self._are_shares = kwargs.get("num_items_in_batch") is not None
+            self._are_shares, self._hears = kwargs.get("num_items_in_batch") is not None, True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -114,12 +129,33 @@ class SwarmCallback(TrainerCallback):
             The control.
         """
         if self.swarm is not None and self._losses:
-            losses = torch.stack([loss.float().mean() for loss in self._losses])
+            device = self._losses[0].device
+            losses = torch.stack([loss.float().mean().to(device) for loss in self._losses])
             self._losses.clear()
             self.swarm.report(losses.sum() if self._are_shares else losses.mean())
         if self.swarm is not None and self.swarm.should_stop:
             control.should_training_stop = True
         return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Report the loss that the Trainer computed, if the model computes none.
+
+        Args:
+            args: not used.
+            state: not used.
+            control: not used.
+            logs: has the mean loss since the last one.
+            **kwargs: not used.
+        """
+        if self.swarm is not None and not self._hears and logs is not None and "loss" in logs:
+            self.swarm.report(logs["loss"])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save this peer's memory in the Trainer's checkpoint.

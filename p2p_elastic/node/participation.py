@@ -232,7 +232,7 @@ class Participation:
         self._saver.save_first()
 
     def peer_state(self) -> dict[str, Any]:
-        """Write down what this peer remembers, without the model and its loop.
+        """Write down what this peer remembers, without the model and its loop, whose parameters do not change.
 
         Returns:
             What `resume_peer` goes on from.
@@ -285,7 +285,8 @@ class Participation:
         return Saver(store, interval, time.monotonic, lambda: self._gather(state, self._options))
 
     def _gather(self, state: LoopState | None, options: JoinConfig) -> Content:
-        if self.peer.settle():  # what still waits would be lost
+        # What still waits would be lost. Who saves the model elsewhere may have done that already.
+        if state is not None and self.peer.settle():
             self._loop.replaced()
         network, manifest = self._connection.network, self._connection.board.manifest
         assert manifest is not None, "a member of no run"

@@ -201,7 +201,7 @@ def resume_peer(config: JoinConfig, state: Mapping[str, Any]) -> tuple[JoinConfi
         raise ConfigError("resume", "a state", f"what swarm.peer_state() gave, of this version: {error}") from error
     output = output_folder(config.output, saved.manifest.run, identity.peer)
     past = Past(output, Store(output / FOLDER, Saved), Found(output, saved.training.step, saved, {}, {}), identity)
-    return merged(config, saved, output), past
+    return merged(config, saved, output).model_copy(update={"wait_for_peers": 0}), past  # as in `resume_or_found`
 
 
 def peer_state(content: Content) -> dict[str, Any]:

@@ -151,6 +151,9 @@ def test_two_swarms_live_in_one_process_and_meet_though_the_program_seeds_them_a
 
     def train(swarm: Swarm, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         while not enough.wait(0.002):
+            before = [parameter.clone() for parameter in model.parameters()]
+            swarm.peer_state()  # for trainers that may have saved the model already
+            assert all(map(torch.equal, before, model.parameters())), "peer_state() moved the model"
             loss = loss_of(model)
             loss.backward()
             optimizer.step()
@@ -169,6 +172,7 @@ def test_two_swarms_live_in_one_process_and_meet_though_the_program_seeds_them_a
         except Exception as error:  # noqa: BLE001  # shown by the test
             errors.append(error)
             started.set()
+            enough.set()
 
     thread = threading.Thread(target=founder)
     thread.start()
