@@ -18,6 +18,8 @@ from typing_extensions import Unpack
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.swarm import Swarm
+from p2p_elastic.tasks.batch import Batch
+from p2p_elastic.tasks.measures import Loss
 
 
 class SwarmCallback(Callback):
@@ -29,6 +31,8 @@ class SwarmCallback(Callback):
         run: as in `Swarm`.
         initial_peers: as in `Swarm`.
         exchange: as in `Swarm`.
+        loss: as in `Swarm`; the model is the LightningModule.
+        examples: as in `Swarm`.
         **options: as in `Swarm`; `output` is the Trainer's `default_root_dir` plus "swarm".
 
     Attributes:
@@ -41,9 +45,12 @@ class SwarmCallback(Callback):
         initial_peers: Sequence[str] = (),
         *,
         exchange: Exchange = "trainable",
+        loss: Loss | None = None,
+        examples: Sequence[Batch] = (),
         **options: Unpack[Options],
     ) -> None:
         self._given: dict[str, Any] = {"run": run, "initial_peers": initial_peers, "exchange": exchange, **options}
+        self._given |= {"loss": loss, "examples": examples}
         self.swarm: Swarm | None = None
         self._peer: dict[str, Any] | None = None
 
@@ -74,7 +81,7 @@ class SwarmCallback(Callback):
             trainer: told to stop; Lightning divides the loss by its `accumulate_grad_batches`, which is undone.
             pl_module: not used.
             outputs: of the training step.
-            batch: not used.
+            batch: on which partners' parameters may be tried.
             batch_idx: not used.
         """
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -82,7 +89,7 @@ class SwarmCallback(Callback):
             return
         if isinstance(loss, Tensor):
             by_hand = not pl_module.automatic_optimization
-            self.swarm.report(loss.detach() * (1 if by_hand else trainer.accumulate_grad_batches))
+            self.swarm.report(loss.detach() * (1 if by_hand else trainer.accumulate_grad_batches), batch)
         if self.swarm.should_stop:
             trainer.should_stop = True
 

@@ -25,6 +25,8 @@ from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.swarm import Swarm
+from p2p_elastic.tasks.batch import Batch
+from p2p_elastic.tasks.measures import Loss
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class SwarmCallback(TrainerCallback):
         run: as in `Swarm`.
         initial_peers: as in `Swarm`.
         exchange: as in `Swarm`; by default what trains, such as the adapters of a model with LoRA.
+        loss: as in `Swarm`; a batch is a dict of what the Trainer gives the model.
+        examples: as in `Swarm`.
         **options: as in `Swarm`; `output` is the Trainer's `output_dir` plus "_swarm".
 
     Attributes:
@@ -58,13 +62,16 @@ class SwarmCallback(TrainerCallback):
         initial_peers: Sequence[str] = (),
         *,
         exchange: Exchange = "trainable",
+        loss: Loss | None = None,
+        examples: Sequence[Batch] = (),
         **options: Unpack[Options],
     ) -> None:
         self._given: dict[str, Any] = {"run": run, "initial_peers": initial_peers, "exchange": exchange, **options}
+        self._given |= {"loss": loss, "examples": examples}
         self.swarm: Swarm | None = None
         self._losses: list[Tensor] = []
         self._are_shares = False  # of the step's loss, not losses of their own
-        self._hears = False  # losses of the model
+        self._batch: dict[str, Any] | None = None  # the last one
         self._hook: Any = None
 
     def on_train_begin(
@@ -104,7 +111,9 @@ class SwarmCallback(TrainerCallback):
         elif state.global_step:
             log.warning("%s is not there: this is a new peer", peer)
         self.swarm = Swarm(model, optimizer, **given).__enter__()
-        self._hook, self._hears = model.register_forward_hook(self._hear, with_kwargs=True), False
+        # A function, as a method would be copied with the model, and this object with it.
+        self._hook = model.register_forward_hook(lambda *seen: self._hear(*seen), with_kwargs=True)
+        self._batch = None
         atexit.register(self._end)
 
     def _hear(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -112,7 +121,8 @@ class SwarmCallback(TrainerCallback):
         loss = output.get("loss") if hasattr(output, "get") else None
         if module.training and isinstance(loss, Tensor):
             self._losses.append(loss.detach())
-            self._are_shares, self._hears = kwargs.get("num_items_in_batch") is not None, True
+            self._batch = dict(kwargs)
+            self._are_shares = self._batch.pop("num_items_in_batch", None) is not None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -132,7 +142,7 @@ class SwarmCallback(TrainerCallback):
             device = self._losses[0].device
             losses = torch.stack([loss.float().mean().to(device) for loss in self._losses])
             self._losses.clear()
-            self.swarm.report(losses.sum() if self._are_shares else losses.mean())
+            self.swarm.report(losses.sum() if self._are_shares else losses.mean(), self._batch)
         if self.swarm is not None and self.swarm.should_stop:
             control.should_training_stop = True
         return control
@@ -154,7 +164,7 @@ class SwarmCallback(TrainerCallback):
             logs: has the mean loss since the last one.
             **kwargs: not used.
         """
-        if self.swarm is not None and not self._hears and logs is not None and "loss" in logs:
+        if self.swarm is not None and self._batch is None and logs is not None and "loss" in logs:
             self.swarm.report(logs["loss"])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -34,6 +34,11 @@ class Asked(NamedTuple):
     rest: float
     resume: bool
 
+    def tried(self, losses: Tensor) -> Tensor:
+        """Say that parameters were tried, by the losses [B] of a batch."""
+        self.options["screen"].say("tried", "", loss=float(losses.mean()))
+        return losses
+
 
 class Trained(NamedTuple):
     """What is left."""
@@ -82,7 +87,13 @@ def transformers(asked: Asked) -> Trained:
         disable_tqdm=True,
         use_cpu=True,
     )
-    swarm = SwarmCallback(**asked.options)
+
+    def loss_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        logits = model(input_ids=batch["input_ids"]).logits[:, :-1]
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="none")
+        return asked.tried(losses.view(len(logits), -1).mean(1))
+
+    swarm = SwarmCallback(loss=loss_of, **asked.options)
     data = [{"input_ids": row, "labels": row} for row in text]
     trainer = Trainer(model, arguments, train_dataset=data, callbacks=[swarm, Rest()])
     with swarm:
@@ -118,12 +129,16 @@ def lightning(asked: Asked) -> Trained:
             schedule = OneCycleLR(optimizer, 1e-2, total_steps=asked.steps + 1)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def loss_of(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        assert isinstance(model, Line)
+        return asked.tried((model.layers(batch[0]) - batch[1]).square().mean(1))
+
     inputs = torch.randn(8 * ACCUMULATE * asked.save_steps, 8, generator=torch.Generator().manual_seed(3))
     module = Line()
     trainer = pl.Trainer(
         max_steps=asked.steps,
         accumulate_grad_batches=ACCUMULATE,
-        callbacks=[SwarmCallback(**asked.options), ModelCheckpoint(asked.output, save_last=True, every_n_epochs=1)],
+        callbacks=[SwarmCallback(loss=loss_of, **asked.options), ModelCheckpoint(asked.output, save_last=True)],
         default_root_dir=asked.output,
         accelerator="cpu",
         logger=False,
@@ -154,8 +169,12 @@ def accelerate(asked: Asked) -> Trained:
         accelerator.load_state(str(folder))
     if peer.resumed:
         asked.options.pop("run")
-    plain = accelerator.unwrap_model(model)
-    with Swarm(plain, optimizer, resume=peer.resumed, checkpoint_every="0", **asked.options) as swarm:
+
+    def loss_of(model: nn.Module, batch: Tensor) -> Tensor:
+        return asked.tried((model(batch) - batch.sin().sum(1, keepdim=True)).square().mean(1))
+
+    plain, options = accelerator.unwrap_model(model), {"loss": loss_of, "checkpoint_every": "0", **asked.options}
+    with Swarm(plain, optimizer, resume=peer.resumed, **options) as swarm:
         peer.swarm, step = swarm, swarm.status().training.step
         while step < asked.steps and not swarm.should_stop:
             for batch in (next(noise) for _ in range(ACCUMULATE)):
@@ -165,7 +184,7 @@ def accelerate(asked: Asked) -> Trained:
                     optimizer.step()
                     schedule.step()
                     optimizer.zero_grad()
-                swarm.report(loss)
+                swarm.report(loss, batch)
             step += 1
             if step % asked.save_steps == 0:
                 accelerator.save_state(str(folder))

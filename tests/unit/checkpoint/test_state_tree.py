@@ -135,8 +135,9 @@ OPTIMIZERS = {
     "adagrad": lambda p: torch.optim.Adagrad(p, 0.01),
     "rprop": lambda p: torch.optim.Rprop(p, 0.01),
     "lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=3),
-    "adafactor": lambda p: torch.optim.Adafactor(p, 0.01),
 }
+if hasattr(torch.optim, "Adafactor"):  # since PyTorch 2.5
+    OPTIMIZERS["adafactor"] = lambda p: torch.optim.Adafactor(p, 0.01)
 
 
 def trains(optimizer: str, scheduler: str) -> tuple[nn.Module, torch.optim.Optimizer, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import stat
 from pathlib import Path
@@ -132,16 +133,28 @@ class TestTransformers:
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 raise ZeroDivisionError("on purpose")
 
-        model = MeanLoss()
         swarm = SwarmCallback(**options)
         with pytest.raises(ZeroDivisionError, match="on purpose"), swarm:
-            self.trainer(tmp_path, model, swarm, Fails()).train()
+            self.trainer(tmp_path, MeanLoss(), swarm, Fails()).train()
         assert swarm.swarm is None
-        assert not model._forward_hooks
         assert not (tmp_path / "_swarm" / "summary.json").exists()
         with swarm:  # again
-            self.trainer(tmp_path, model, swarm).train()
+            self.trainer(tmp_path, MeanLoss(), swarm).train()
         assert (tmp_path / "_swarm" / "summary.json").exists()
+
+    def test_the_model_can_be_copied_while_it_trains(self, options: dict[str, Any], tmp_path: Path) -> None:
+        from transformers import TrainerCallback
+
+        from p2p_elastic.integrations.transformers import SwarmCallback
+
+        copies = []
+
+        class Copies(TrainerCallback):
+            def on_step_end(self, *_: Any, model: nn.Module, **__: Any) -> None:
+                copies.append(copy.deepcopy(model))
+
+        self.trainer(tmp_path, MeanLoss(), SwarmCallback(**options), Copies()).train()
+        assert len(copies) == 6
 
     def test_what_the_swarm_refuses_comes_out_as_it_is(self, options: dict[str, Any], tmp_path: Path) -> None:
         from p2p_elastic.integrations.transformers import SwarmCallback
