@@ -71,7 +71,8 @@ def _packed(value: object, name: str, tensors: Tensors, depth: int) -> JsonValue
         return {"bytes": value.hex()}
     if isinstance(value, Mapping):
         kind = "counter" if isinstance(value, Counter) else "dict"
-        return {kind: [[inner(key, "key"), inner(part, key)] for key, part in value.items()]}
+        parts = [(key, part) for key, part in value.items() if not _is_own_code(part)]
+        return {kind: [[inner(key, "key"), inner(part, key)] for key, part in parts]}
     if isinstance(value, list):
         return [inner(part, at) for at, part in enumerate(value)]
     if isinstance(value, tuple):
@@ -82,6 +83,11 @@ def _packed(value: object, name: str, tensors: Tensors, depth: int) -> JsonValue
         "dicts, lists, tuples, sets, numbers, texts, bytes, None, tensors and NumPy arrays: a checkpoint holds no code"
     )
     raise ConfigError("state", f"{name} is a {type(value).__qualname__}", allowed)
+
+
+def _is_own_code(value: object) -> bool:
+    """Whether it is a function of PyTorch's schedulers: OneCycleLR before 2.4 has one in its state."""
+    return callable(value) and getattr(value, "__module__", None) == torch.optim.lr_scheduler.__name__
 
 
 def unpack(packed: JsonValue, tensors: Mapping[str, Tensor]) -> Any:

@@ -163,6 +163,7 @@ def train(parts: tuple[nn.Module, torch.optim.Optimizer, Any], steps: int) -> No
         scheduler.step(*([value.detach()] if plateau else []))
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")  # SequentialLR's own, before PyTorch 2.5
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_schedule_goes_on_exactly(optimizer: str, scheduler: str) -> None:
