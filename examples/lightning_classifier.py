@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from p2p_elastic.integrations.lightning import SwarmCallback
 
@@ -30,6 +30,10 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         inputs, labels = batch
         return nn.functional.cross_entropy(self.layers(inputs), labels)
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        inputs, labels = batch
+        self.log("accuracy", (self.layers(inputs).argmax(1) == labels).float().mean())
 
     def configure_optimizers(self):  # Lightning's own type is long
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3)
@@ -49,6 +53,7 @@ def main() -> None:
 
     images, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(images, dtype=torch.float32) / 8 - 1, torch.tensor(labels))
+    train, validation = random_split(data, [0.9, 0.1], torch.Generator().manual_seed(0))
     swarm = SwarmCallback(
         "digits-mlp" if not asked.initial_peer else None,
         asked.initial_peer,
@@ -65,8 +70,9 @@ def main() -> None:
         enable_progress_bar=False,
     )
     last = Path(asked.output) / "last.ckpt"
-    loader = DataLoader(data, batch_size=32, shuffle=True)
-    trainer.fit(Classifier(asked.steps), loader, ckpt_path=last if asked.resume and last.exists() else None)
+    loaders = DataLoader(train, batch_size=32, shuffle=True), DataLoader(validation, batch_size=256)
+    trainer.fit(Classifier(asked.steps), *loaders, ckpt_path=last if asked.resume and last.exists() else None)
+    print({name: round(float(value), 4) for name, value in trainer.callback_metrics.items()})
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class SwarmCallback(TrainerCallback):
         """Report the loss of the step, and stop if somebody asked for it.
 
         Args:
-            args: not used.
+            args: says what the model's losses are shares of.
             state: not used.
             control: told to stop.
             **kwargs: not used.
@@ -142,7 +142,13 @@ class SwarmCallback(TrainerCallback):
             device = self._losses[0].device
             losses = torch.stack([loss.float().mean().to(device) for loss in self._losses])
             self._losses.clear()
-            self.swarm.report(losses.sum() if self._are_shares else losses.mean(), self._batch)
+            if self._are_shares:  # of what all ranks have, or of what each GPU of this process has
+                loss = losses.sum() * (
+                    args.world_size if args.average_tokens_across_devices else 1 / max(1, args.n_gpu)
+                )
+            else:
+                loss = losses.mean()
+            self.swarm.report(loss, self._batch)
         if self.swarm is not None and self.swarm.should_stop:
             control.should_training_stop = True
         return control

@@ -95,14 +95,16 @@ class TestTransformers:
 
         return Hears()
 
+    @pytest.mark.parametrize("averages", [True, False])
     @pytest.mark.parametrize("model", [MeanLoss, SharedLoss])
     def test_with_accumulation_the_loss_is_that_of_an_example(
-        self, options: dict[str, Any], tmp_path: Path, model: type[nn.Module]
+        self, options: dict[str, Any], tmp_path: Path, model: type[nn.Module], averages: bool
     ) -> None:
         from p2p_elastic.integrations.transformers import SwarmCallback
 
         swarm, found = SwarmCallback(**options), list[float | None]()
-        self.trainer(tmp_path, model(), swarm, self.hearing(found, swarm)).train()
+        hears = self.hearing(found, swarm)
+        self.trainer(tmp_path, model(), swarm, hears, average_tokens_across_devices=averages).train()
         assert found[-1] == pytest.approx(3.0)
         assert swarm.swarm is None
         summary = json.loads((tmp_path / "_swarm" / "summary.json").read_text())
