@@ -2,8 +2,8 @@
 # accelerate 1.15.0, torch 2.14.1, safetensors 0.8.0: save_state() and save_model() leave parameters out of the file, and
 # say "This should be OK", if the parameters are views of one storage that do not overlap.
 #
-# What one expects: such parameters, as flattened ones of an optimizer or an exchange are, or those of an LSTM under
-# cuDNN, are as different as any. torch.save writes all of them; safetensors' own save_model raises rather than lose one.
+# What one expects: such parameters, as flattened ones of an optimizer or an exchange are,
+# are as different as any. torch.save writes all of them; safetensors' own save_model raises rather than lose one.
 # Behaviour: clean_state_dict_for_safetensors takes what has the same storage for tied weights, without a look at offsets
 # and shapes, and keeps one name of them. A warning is logged; the values of all others are in no file. Loading fails
 # much later, when the process that had them is gone.
