@@ -46,6 +46,11 @@ export = click.Command(
         click.Option(
             ["--initial-peer"], multiple=True, required=True, metavar="MULTIADDR", help="A peer of the run; repeatable."
         ),
+        click.Option(
+            ["--task"],
+            metavar="TASK",
+            help="The run's task, if it is not installed here: ./file.py:TASK or package.module:TASK.",
+        ),
         click.Option(["--run"], metavar="NAME", help="Name of the run, needed if there are several."),
         click.Option(
             ["--output"],

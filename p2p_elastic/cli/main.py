@@ -56,8 +56,9 @@ def main() -> None:
 @click.option("--run", metavar="NAME", help="Name of the run: needed to join if there are several; otherwise made up.")
 @click.option(
     "--task",
-    metavar="NAME",
-    help="What to train (see `p2p-elastic tasks`); a joiner takes the run's.  [founder: digits]",
+    metavar="TASK",
+    help="What to train: a name (see `p2p-elastic tasks`), ./file.py:TASK or package.module:TASK; a joiner takes the "
+    "run's.  [founder: digits]",
 )
 @click.option("--data-dir", type=FOLDER, help=DATA_DIR)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to train.")
@@ -278,14 +279,23 @@ def demo(**options: Any) -> None:
 
 @main.command(short_help="List what can be trained.")
 def tasks() -> None:
-    """List what can be trained by name, with the recipe of each."""
-    from p2p_elastic.tasks import TASKS
+    """List what can be trained by name, with its recipe: what is built in, and what installed packages bring.
 
-    for task in TASKS.values():
+    A task of your own needs no name here: --task ./file.py:TASK or --task package.module:TASK.
+    """
+    from p2p_elastic.errors import ConfigError
+    from p2p_elastic.tasks import every_task
+
+    for where, task in every_task():
+        if isinstance(task, ConfigError):
+            click.echo(f"{task.got:16} cannot be loaded from {where}: {task.allowed}")
+            continue
         recipe = task.recipe
+        length = f"{recipe.epochs} epochs" if recipe.steps is None else f"{recipe.steps:,} steps"
+        momentum = "" if task.optimizer else f"momentum {recipe.momentum:g}, "
         click.echo(
-            f"{task.name:16} {task.summary}\n{'':16} batch {recipe.batch_size}, "
-            f"learning rate {recipe.learning_rate:g}, momentum {recipe.momentum:g}, {recipe.epochs} epochs"
+            f"{task.name:16} {task.summary}{'' if where == 'built in' else f' (from {where})'}\n"
+            f"{'':16} batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, {momentum}{length}"
         )
 
 

@@ -39,7 +39,7 @@ from p2p_elastic.simulator.sweep import (
     summary_csv,
     summary_markdown,
 )
-from p2p_elastic.tasks import Data, find_task
+from p2p_elastic.tasks import Data, find_task, load_data
 from p2p_elastic.values import Frozen
 
 STOPPED = 130  # exit code
@@ -92,7 +92,8 @@ class Job(NamedTuple):
             return self.settings.output
         if not self.keys:
             config = self.base
-            return Path("simulations") / f"{config.rule}-{config.task}-{config.seed}-{digest(config)[:6]}"
+            task = find_task(config.task).name
+            return Path("simulations") / f"{config.rule}-{task}-{config.seed}-{digest(config)[:6]}"
         return Path("simulations") / f"sweep-{'-'.join(map(dashed, self.keys))}-{self.name}"
 
 
@@ -236,7 +237,7 @@ class Engine:
         if task not in self._data:
             self.console.print(f"Loading the data of task {task} ...")
             with self._stop.interruptible():
-                self._data[task] = find_task(task).load(self._data_dir)
+                self._data[task] = load_data(find_task(task), self._data_dir)
         return self._data[task]
 
 

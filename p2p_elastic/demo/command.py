@@ -17,7 +17,7 @@ from p2p_elastic.common.stop import Stop
 from p2p_elastic.demo.processes import Process, Swarm, compare
 from p2p_elastic.screens.live import Every
 from p2p_elastic.screens.units import percent, short, size
-from p2p_elastic.tasks import Task, find_task
+from p2p_elastic.tasks import Task, find_task, load_data
 
 START_SECONDS = 90.0
 DIGITS_EPOCHS, OTHER_EPOCHS = 300, 3  # on 2 cores digits train for a quarter of a minute
@@ -129,7 +129,7 @@ def _table(swarm: Swarm) -> Table:
 def _compare(console: Console, task: Task, data_dir: Path | None, processes: list[Process]) -> None:
     """Print the table at the end: each peer, the average of the swarm's parameters, and the lone peer."""
     swarm = [process for process in processes if process.name != ALONE]
-    comparison = compare(task, task.load(data_dir), [process.folder for process in swarm])
+    comparison = compare(task, load_data(task, data_dir), [process.folder for process in swarm])
     table = Table(title=f"Test accuracy, task {task.name}")
     for heading in ("", "accuracy", "distance", "exchanges", "sent"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)

@@ -16,7 +16,6 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
 from p2p_elastic.node.config import JoinConfig
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.discovery.dht_keys import members_key
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.live_network import Interrupted, LiveNetwork, NetworkThread
@@ -25,7 +24,7 @@ from p2p_elastic.peers.transport.probing import probe
 from p2p_elastic.protocol.manifest import RunManifest, check_against, choose_run
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import find_method
-from p2p_elastic.tasks import find_task, initial_model
+from p2p_elastic.tasks import initial_model, named_task
 
 T = TypeVar("T")
 RUNS_SECONDS = 7.0  # a manifest is announced every 5
@@ -327,16 +326,16 @@ def check_run(manifest: RunManifest, members: int | None, config: JoinConfig) ->
         config.check_against(find_method(manifest.rule))
     except ConfigError as error:
         findings.append(failure("run", f"cannot be joined like this: {error}", "leave that option out, or update"))
-    return [*findings, _check_task(manifest)]
+    return [*findings, _check_task(manifest, config.task)]
 
 
-def _check_task(manifest: RunManifest) -> Finding:
-    update = "install the same version of p2p-elastic as the founder's"
+def _check_task(manifest: RunManifest, given: str | None) -> Finding:
+    update = "install the same version of p2p-elastic as the founder's, or give the founder's task with --task"
     try:
-        task = find_task(manifest.task)
+        task = named_task(manifest.task, given)
     except ConfigError as error:
         return failure("task", f"the run trains {manifest.task!r}, not installed here; {error.allowed}", update)
-    ours = ParameterVector(initial_model(task, 0)).schema_hash
+    ours = task.vector(initial_model(task, 0)).schema_hash
     if ours != manifest.schema_hash:
         text = f"{manifest.task}: the run has another model (schema {manifest.schema_hash}, here {ours})"
         return failure("task", text, update)

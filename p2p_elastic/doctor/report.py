@@ -178,16 +178,16 @@ class Examination:
         from p2p_elastic.doctor import task as doctor_task
         from p2p_elastic.node.config import DEFAULT_TASK
         from p2p_elastic.parameters.devices import choose_device
-        from p2p_elastic.tasks import find_task
+        from p2p_elastic.tasks import find_task, named_task
         from p2p_elastic.tasks.folders import data_folder
 
-        name = self._manifest.task if self._manifest else self._config.task
-        if name is None and self._config.initial_peer:
+        given = name = self._config.task
+        if self._manifest is None and name is None and self._config.initial_peer:
             text = "what would be trained is not known, so memory, disk and data were not looked at"
             yield warning("task", text, "ask again when an initial peer answers, or with --task NAME")
             return
         try:
-            task = find_task(name or DEFAULT_TASK)
+            task = find_task(name or DEFAULT_TASK) if self._manifest is None else named_task(self._manifest.task, given)
             device = choose_device(self._config.device)
         except ConfigError as error:
             if self._manifest is None or error.key == "device":

@@ -17,7 +17,7 @@ import torch
 from p2p_elastic.doctor.checks import Finding, Gpu, failure, ok, warning
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.manifest import check_batch_size
-from p2p_elastic.tasks import Data, Shard, Split, Task, initial_model
+from p2p_elastic.tasks import Data, Shard, Split, Task, initial_model, load_data
 from p2p_elastic.tasks.folders import Source, data_folder
 from p2p_elastic.tasks.sampling import length
 
@@ -88,7 +88,7 @@ def look_at_data(task: Task, data_dir: Path | None, servers: Callable[[str], lis
         return _to_download(source, folder, servers or download_urls)
     began = time.monotonic()
     try:
-        data = task.load(data_dir)
+        data = load_data(task, data_dir)
     except ConfigError as error:
         return Found(failure("data", str(error), "replace it, or name another folder with --data-dir"), 0)
     seconds = time.monotonic() - began

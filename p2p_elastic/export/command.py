@@ -29,7 +29,7 @@ from p2p_elastic.protocol.messages import Given
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.screens.units import percent, size
-from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, reestimate_batchnorm
+from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, load_data, reestimate_batchnorm
 from p2p_elastic.values import Frozen
 
 Say = Callable[[str], None]
@@ -49,6 +49,7 @@ class ExportOptions(NamedTuple):
         peers: members that are averaged at most.
         timeout: seconds for all of it.
         host: IP address to listen on.
+        task: name or place of the run's task; None: one of that name that is installed here.
     """
 
     initial_peer: tuple[str, ...]
@@ -59,6 +60,7 @@ class ExportOptions(NamedTuple):
     peers: int = 8
     timeout: float = 300.0
     host: str = "0.0.0.0"  # noqa: S104  # other machines are the point
+    task: str | None = None
 
 
 class Taken(Frozen):
@@ -158,7 +160,7 @@ class _Export:
     ) -> None:
         self._asked, self._manifest, self._say, self._stop = asked, manifest, say, stop
         self._thread, self._began = thread, began
-        self._task = installed_task(manifest)
+        self._task = installed_task(manifest, asked.task)
         self._topology = find_method(manifest.rule).topology
         self._source = AUTO.get(self._topology, "average") if asked.source == "auto" else asked.source
         self._model = initial_model(self._task, 0)
@@ -316,7 +318,7 @@ def _centre(members: Sequence[PeerRecord]) -> str | None:
 
 def _data(task: Task, data_dir: Path | None, say: Say) -> Data | None:
     if has_data(task, data_dir):
-        return task.load(data_dir)
+        return load_data(task, data_dir)
     say(f"The data of task {task.name} is not here: nothing is evaluated (--data-dir DIR)")
     return None
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from torch import nn
-
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Every
@@ -17,20 +15,17 @@ EVALUATION_SECONDS = 5.0
 PASS_SECONDS = 0.1
 
 
-def hold_centre(
-    peer: Peer, model: nn.Module, trainer: Trainer, stop: Callable[[], bool], progress: Callable[[], None]
-) -> None:
+def hold_centre(peer: Peer, trainer: Trainer, stop: Callable[[], bool], progress: Callable[[], None]) -> None:
     """Let the others exchange with the centre variable, and evaluate it every few seconds, until all left or `stop`.
 
     Args:
         peer: holds the variable, or stands by to take it over.
-        model: gets the values of the variable.
-        trainer: evaluates the model.
+        trainer: its model gets the values of the variable, and is evaluated.
         stop: the user's wish to stop.
         progress: called ten times a second, in the place of a step.
     """
     trainer.meter.begin()
-    vector, due = ParameterVector(model), Every(EVALUATION_SECONDS)
+    vector, due = trainer.vector, Every(EVALUATION_SECONDS)
     due()
     seen_at: float | None = None
     while not stop():

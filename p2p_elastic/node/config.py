@@ -27,7 +27,8 @@ from p2p_elastic.rules.base import check_rate
 from p2p_elastic.rules.methods import Method, Topology, find_method
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
-from p2p_elastic.tasks import Recipe, Shard
+from p2p_elastic.tasks import Recipe, Shard, find_task
+from p2p_elastic.tasks.loading import is_place
 from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
 from p2p_elastic.values import Frozen
 
@@ -261,7 +262,9 @@ class JoinConfig(Frozen):
             Values by their names in the manifest; nothing for those that were not asked for.
         """
         asked = {key: getattr(self, key, None) for key in BINDING}
-        return {key: value for key, value in {**asked, "fragments": self.fragment}.items() if value is not None}
+        task = None if self.task is None else self.task if not is_place(self.task) else find_task(self.task).name
+        asked |= {"fragments": self.fragment, "task": task}
+        return {key: value for key, value in asked.items() if value is not None}
 
     def found(
         self, run: str, founder: str, task: str, schema_hash: str, recipe: Recipe | None, *, frozen_hash: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,13 +28,18 @@ from p2p_elastic.peers.discovery.live_network import Interrupted
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest, check_batch_size
 from p2p_elastic.screens.live import Screen
-from p2p_elastic.tasks import Data, Task, find_task, initial_model
+from p2p_elastic.tasks import Data, Task, find_task, initial_model, load_data, named_task
+from p2p_elastic.tasks.loading import is_place
 from p2p_elastic.tasks.sampling import check_shard, length
 from p2p_elastic.training.settings import Settings
 from p2p_elastic.training.trainer import Trainer
 
 HINT = "\nWith --task NAME this peer would train alone meanwhile."
 JOIN_LINE = "p2p-elastic join --initial-peer {}"
+GET_IT = (
+    "install the package that has it; or get the founder's file of it, and add --task ./FILE.py:NAME, "
+    "or --task package.module:NAME, with the name that the task has in there"
+)
 
 
 def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
@@ -119,11 +125,25 @@ def identity_of(config: JoinConfig, past: Past | None) -> Identity:
     return Identity.load_or_create(config.identity) if config.identity else Identity.generate()
 
 
+def join_line(task: str | None) -> str:
+    """Show what the others type to join.
+
+    Args:
+        task: as this peer's user gave it; others need a place, too, if it is one: the run carries a name only.
+
+    Returns:
+        A line with {} for the address.
+    """
+    if task is None or not is_place(task):
+        return JOIN_LINE
+    return f"{JOIN_LINE} --task {shlex.quote(task).replace('{', '{{').replace('}', '}}')}"
+
+
 def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> Summary | None:
     device = choose_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with Connection(config, identity_of(config, past), device, screen, JOIN_LINE) as connection:
+    with Connection(config, identity_of(config, past), device, screen, join_line(config.task)) as connection:
         try:
             return TaskPeer(config, screen, stop, connection, past).run(device)
         except (Interrupted, KeyboardInterrupt):
@@ -166,13 +186,13 @@ class TaskPeer:
         if self._past is not None or self._joins:
             connection.say_hello()
             manifest = finder.join() if self._past is None else finder.resume(self._past)
-            task = installed_task(manifest)
+            task = installed_task(manifest, self._config.task)
             data = self._load(task, manifest)
             if not finder.alone:
                 connection.say_how_to_join()
         else:
             manifest = self._own_manifest()
-            task = find_task(manifest.task)
+            task = named_task(manifest.task, self._config.task)
             data = self._load(task, manifest)
             connection.say_hello()
             connection.say_how_to_join()
@@ -199,7 +219,7 @@ class TaskPeer:
     def _load(self, task: Task, manifest: RunManifest) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")
         with self._stop.interruptible():
-            data = task.load(self._config.data_dir)
+            data = load_data(task, self._config.data_dir)
         if self._config.part is not None:
             check_shard(data, self._config.part)  # may be empty: better found before it is announced
         if self._past is None and self._config.role != "centre":
@@ -224,7 +244,7 @@ class TaskPeer:
             part.begin(trainer, vector, place)
             if self._config.role == "centre":
                 self._connection.board.phase = "holding"
-                hold_centre(part.peer, model, trainer, self._stop, lambda: part.between_steps(met(part.peer)))
+                hold_centre(part.peer, trainer, self._stop, lambda: part.between_steps(met(part.peer)))
             else:
                 part.catch_up()
                 if self._past is None:
@@ -260,11 +280,12 @@ class TaskPeer:
         )
 
 
-def installed_task(manifest: RunManifest) -> Task:
+def installed_task(manifest: RunManifest, given: str | None = None) -> Task:
     """Find the task of a run, if it is the same here.
 
     Args:
         manifest: of the run.
+        given: name or place of a task, as the user gave it.
 
     Returns:
         The task.
@@ -276,17 +297,15 @@ def installed_task(manifest: RunManifest) -> Task:
         advice = "its members run a program of their own: start that one, with these initial peers"
         raise ConfigError("task", None, f"run {manifest.run!r} has none: {advice}")
     try:
-        task = find_task(manifest.task)
+        task = named_task(manifest.task, given)
     except ConfigError as error:
-        raise ConfigError(
-            "task", manifest.task, f"the run trains what is not installed here; {error.allowed}"
-        ) from error
+        raise ConfigError("task", manifest.task, f"the run trains what is not installed here; {GET_IT}") from error
     here = task.vector(initial_model(task, 0)).schema_hash
     if here != manifest.schema_hash:
         raise ConfigError(
             "task",
             manifest.task,
             f"its model here has schema {here}, in run {manifest.run!r} {manifest.schema_hash}: "
-            "install the same version of p2p-elastic everywhere",
+            "install the same version of the task, or of p2p-elastic, everywhere",
         )
     return task

@@ -10,7 +10,8 @@ torch.Size([32])
 from __future__ import annotations
 
 from p2p_elastic.tasks.base import Data, Recipe, Split, Task, initial_model, on_inputs
-from p2p_elastic.tasks.catalog import TASKS, find_task
+from p2p_elastic.tasks.catalog import TASKS, every_task, find_task, named_task
+from p2p_elastic.tasks.checking import load_data
 from p2p_elastic.tasks.evaluation import Evaluation, batchnorm_layers, evaluate, reestimate_batchnorm
 from p2p_elastic.tasks.folders import default_data_dir
 from p2p_elastic.tasks.measures import OfOutputs, accuracy, cross_entropy, no_metrics
@@ -34,8 +35,11 @@ __all__ = [
     "cross_entropy",
     "default_data_dir",
     "evaluate",
+    "every_task",
     "find_task",
     "initial_model",
+    "load_data",
+    "named_task",
     "no_metrics",
     "on_inputs",
     "reestimate_batchnorm",

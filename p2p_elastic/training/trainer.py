@@ -45,6 +45,7 @@ class Trainer:
     Attributes:
         model: what is trained.
         meter: progress as others see it.
+        vector: what of the model travels.
         start_step: of the run, at which this peer began; its schedule follows the run.
 
     Raises:
@@ -63,7 +64,8 @@ class Trainer:
         self._augmentation = torch.Generator().manual_seed(settings.seed)
         self._validated_at = clock()
         self._stepping = Stepping(model, task, settings, self._steps, self._epoch_after)
-        self._trials = Trials(model, task.vector(model), task.loss)
+        self.vector = task.vector(model)
+        self._trials = Trials(model, self.vector, task.loss)
         self.start_step = 0
 
     @property

@@ -92,7 +92,7 @@ def test_one_member_that_sends_nan_does_not_spoil_the_average(monkeypatch: pytes
         monkeypatch.setattr(command, name, Swarm)
     monkeypatch.setattr(command, "attached", attached)
     monkeypatch.setattr(command, "known_run", run_of)
-    monkeypatch.setattr(command, "installed_task", lambda manifest: find_task(manifest.task))
+    monkeypatch.setattr(command, "installed_task", lambda manifest, _given: find_task(manifest.task))
     output = tmp_path / "model.safetensors"
     report = command.export(command.ExportOptions((NOBODY,), output), lambda _: None, lambda: False)
     assert {float(x) for values in load_file(output).values() for x in values.flatten()} == {2.0}
