@@ -81,6 +81,9 @@ def _training(status: PeerStatus) -> Iterator[Metric]:
     accuracy = "Share of the {} split that is classified correctly, 0 to 1."
     yield from _optional("validation_accuracy_ratio", accuracy.format("validation"), training.validation_accuracy)
     yield from _optional("test_accuracy_ratio", accuracy.format("test"), training.test_accuracy)
+    for split, metrics in (("validation", training.metrics), ("test", training.test_metrics)):
+        known = {name: value for name, value in metrics.items() if value is not None}
+        yield _gauges(f"{split}_metric", f"What the task measures on the {split} split.", "metric", known)
     since = training.seconds_since_step
     yield from _optional("training_last_step_age_seconds", "Seconds since the last optimizer step.", since)
 

@@ -53,6 +53,7 @@ class ProgressEvent(Frozen):
     phase: Phase = Field(description="what it does now")
     loss: float | None = Field(description="mean of the last steps, in nats")
     accuracy: float | None = Field(description="share of the validation split, 0..1")
+    metrics: dict[str, float | None] = Field(default={}, description="of the task on the validation split, by name")
     steps_per_second: float | None = Field(description="lately")
     weight: float = Field(description="what it counts for in exchanges, 0..1")
     drained: bool = Field(description="whether it begins and answers no exchanges")
@@ -78,6 +79,7 @@ class ProgressEvent(Frozen):
             phase=training.phase,
             loss=training.loss,
             accuracy=training.validation_accuracy,
+            metrics=training.metrics,
             steps_per_second=training.steps_per_second,
             weight=status.weight,
             drained=status.drained,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 SHARES = frozenset({"accuracy", "precision", "recall", "f1", "iou", "dice"})
 """Words in the names of metrics that are between 0 and 1."""
@@ -43,11 +44,11 @@ def value_text(name: str, value: float | None) -> str:
     return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 
-def metrics_text(metrics: dict[str, float] | None, otherwise: str = "") -> str:
+def metrics_text(metrics: Mapping[str, float | None], otherwise: str = "") -> str:
     """Show metrics by their names.
 
     Args:
-        metrics: values by name; None or empty: none.
+        metrics: values by name; None is one that is not known yet.
         otherwise: if there are none.
 
     Returns:
@@ -57,4 +58,4 @@ def metrics_text(metrics: dict[str, float] | None, otherwise: str = "") -> str:
         >>> metrics_text({"accuracy": 0.5, "perplexity": 23.1})
         'accuracy 50.00 %, perplexity 23.1'
     """
-    return ", ".join(f"{name} {value_text(name, value)}" for name, value in (metrics or {}).items()) or otherwise
+    return ", ".join(f"{name} {value_text(name, value)}" for name, value in metrics.items()) or otherwise

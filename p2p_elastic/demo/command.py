@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from p2p_elastic.common.metrics import metrics_text
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.demo.processes import Process, Swarm, compare
 from p2p_elastic.screens.live import Every
-from p2p_elastic.screens.units import percent, short, size
+from p2p_elastic.screens.units import short, size
 from p2p_elastic.tasks import Task, find_task, load_data
 
 START_SECONDS = 90.0
@@ -41,8 +43,10 @@ def run_demo(*, peers: int, task: str, data_dir: Path | None, epochs: int | None
     """
     console, started = Console(), time.monotonic()
     chosen = find_task(task)
-    epochs = epochs or (DIGITS_EPOCHS if task == "digits" else OTHER_EPOCHS)
-    training = ["--epochs", str(epochs), *(["--data-dir", str(data_dir)] if data_dir else [])]
+    if epochs is None and chosen.recipe.steps is None:
+        epochs = DIGITS_EPOCHS if chosen.name == "digits" else OTHER_EPOCHS
+    length = [] if epochs is None else ["--epochs", str(epochs)]
+    training = [*length, *(["--data-dir", str(data_dir)] if data_dir else [])]
     console.print(f"Starting {peers} peers on this machine; each has 1/{peers} of the data of task {task}.")
     with Swarm(output) as swarm:
         founding = ["--task", task, "--probability", "0.125", "--seed", "0"]
@@ -94,9 +98,9 @@ def _lines(swarm: Swarm) -> str:
     for process in swarm.processes:
         last = process.last
         if last:
-            accuracy = percent(last["validation_accuracy"])
+            measured = metrics_text(last["metrics"], "metrics -")
             exchanges = last["exchanges"]["by_outcome"].get("completed", 0)
-            states.append(f"{process.name}: step {last['step']}, accuracy {accuracy}, {exchanges} exchanges")
+            states.append(f"{process.name}: step {last['step']}, {measured}, {exchanges} exchanges")
     return "\n".join(states) or "starting ..."
 
 
@@ -117,7 +121,7 @@ def _table(swarm: Swarm) -> Table:
             "done" if "end" in process.said else last["phase"],
             f"{process.said.get('end', {}).get('steps', last['step'])}/{last['steps_total']}",
             "-" if loss is None else f"{loss:.4f}",
-            percent(last["validation_accuracy"]),
+            metrics_text(last["metrics"], "-"),
             "-" if rate is None else f"{rate:.0f}",
             str(last["members"]),
             str(last["exchanges"]["by_outcome"].get("completed", 0)),
@@ -130,18 +134,28 @@ def _compare(console: Console, task: Task, data_dir: Path | None, processes: lis
     """Print the table at the end: each peer, the average of the swarm's parameters, and the lone peer."""
     swarm = [process for process in processes if process.name != ALONE]
     comparison = compare(task, load_data(task, data_dir), [process.folder for process in swarm])
-    table = Table(title=f"Test accuracy, task {task.name}")
-    for heading in ("", "accuracy", "distance", "exchanges", "sent"):
+    table = Table(title=f"Test, task {task.name}")
+    for heading in ("", "test", "distance", "exchanges", "sent"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for process, distance in zip(swarm, comparison.distances, strict=True):
         summary = process.summary()
         completed, sent = summary["exchanges"]["by_outcome"].get("completed", 0), summary["exchanges"]["bytes_sent"]
-        table.add_row(process.name, percent(summary["test_accuracy"]), f"{distance:.4f}", str(completed), size(sent))
-    table.add_row("average of the peers", percent(comparison.average_accuracy))
+        table.add_row(process.name, _tested(summary), f"{distance:.4f}", str(completed), size(sent))
+    average = comparison.average
+    if average is not None:
+        table.add_row("average of the peers", metrics_text(average.metrics, f"loss {average.loss:.4g}"))
     alone = next(process for process in processes if process.name == ALONE).summary()
-    table.add_row(f"alone, on peer-1's 1/{len(swarm)}", percent(alone["test_accuracy"]))
+    table.add_row(f"alone, on peer-1's 1/{len(swarm)}", _tested(alone))
     console.print(table)
     console.print(
         f"distance: L2, from the average of the peers' parameters (its norm: {comparison.average_norm:.1f}). "
         f"Consensus distance, their root mean square: {comparison.consensus_distance:.4f}."
     )
+    if task.sample is not None:
+        console.print("What the average of the peers writes:", highlight=False)
+        console.print(task.sample(comparison.model), markup=False, highlight=False)
+
+
+def _tested(summary: Mapping[str, Any]) -> str:
+    loss = summary["test_loss"]
+    return metrics_text(summary["test_metrics"], "-" if loss is None else f"loss {loss:.4g}")

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from p2p_elastic.common.metrics import metrics_text
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.task import has_data
 from p2p_elastic.errors import ConfigError, NetworkError
@@ -28,7 +29,8 @@ from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Given
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import Topology, find_method
-from p2p_elastic.screens.units import percent, size
+from p2p_elastic.screens.units import size
+from p2p_elastic.status.schema import NO_METRICS, Metrics
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, load_data, reestimate_batchnorm
 from p2p_elastic.values import Frozen
 
@@ -76,6 +78,7 @@ class Taken(Frozen):
     weight: float = Field(description="what it claims to count for, 0..1")
     share: float = Field(description="of its parameters in the exported model, 0..1")
     test_accuracy: float | None = Field(default=None, description="of its own, if the data is here")
+    test_metrics: Metrics = Field(default={}, description="of its own, by name, if the data is here")
 
 
 class Report(Frozen):
@@ -88,6 +91,7 @@ class Report(Frozen):
         source: `average`, `leader`, `centre` or a peer id.
         taken: members whose parameters are in the file.
         test_accuracy: of the exported model, 0..1; None if the data is not here.
+        test_metrics: of the exported model, by name; empty if the data is not here.
         test_loss: of the exported model, in nats; None if the data is not here.
         bytes_received: parameters and headers, also of members that are left out.
         seconds: for all of it.
@@ -101,6 +105,7 @@ class Report(Frozen):
     taken: tuple[Taken, ...]
     left_out: dict[str, str] = Field(description="peer -> why it is not in it")
     test_accuracy: float | None = None
+    test_metrics: Metrics = NO_METRICS
     test_loss: float | None = None
     batchnorm_estimated: bool = Field(default=False, description="from the training data here, for an average")
     bytes_received: int
@@ -238,10 +243,8 @@ class _Export:
             weight = record.weight if self._source == "average" else 1.0
             total.add_(out, alpha=weight)
             result = self._evaluate(out, data, anew=False)
-            accuracy = None if result is None else result.accuracy
-            taken.append((record, given, weight, accuracy))
-            tested = "" if accuracy is None else f", test accuracy {percent(accuracy)}"
-            self._say(f"  {record.peer}: step {given.step}, loss {_number(given.loss)}{tested}")
+            taken.append((record, given, weight, result))
+            self._say(f"  {record.peer}: step {given.step}, loss {_number(given.loss)}{_tested(result)}")
         if not taken:
             why = "; ".join(f"{peer}: {reason}" for peer, reason in self._left_out.items())
             raise NetworkError(f"no member gave its parameters: {why}")
@@ -249,8 +252,16 @@ class _Export:
         return self._write(
             total.div_(weights).float(),
             [
-                Taken(peer=r.peer, step=g.step, loss=g.loss, weight=r.weight, share=w / weights, test_accuracy=a)
-                for r, g, w, a in taken
+                Taken(
+                    peer=r.peer,
+                    step=g.step,
+                    loss=g.loss,
+                    weight=r.weight,
+                    share=w / weights,
+                    test_accuracy=e.accuracy if e else None,
+                    test_metrics=dict(e.metrics) if e else {},
+                )
+                for r, g, w, e in taken
             ],
             data,
         )
@@ -284,6 +295,7 @@ class _Export:
             taken=tuple(taken),
             left_out=self._left_out,
             test_accuracy=result.accuracy if result else None,
+            test_metrics=dict(result.metrics) if result else {},
             test_loss=result.loss if result else None,
             batchnorm_estimated=anew and data is not None,
             bytes_received=fetcher.bytes_received,
@@ -292,9 +304,10 @@ class _Export:
         )
         save_model(self._model, output.parent, output.name)
         save_json(report, report_file(output))
-        tested = "" if result is None else f", test accuracy {percent(result.accuracy)}"
         many = f"average of {len(taken)} members" if len(taken) > 1 else f"parameters of {taken[0].peer}"
-        self._say(f"Exported the {many}{tested}: {size(report.bytes_received)} in {report.seconds:.1f} s.\n{output}")
+        self._say(
+            f"Exported the {many}{_tested(result)}: {size(report.bytes_received)} in {report.seconds:.1f} s.\n{output}"
+        )
         return report
 
 
@@ -321,6 +334,11 @@ def _data(task: Task, data_dir: Path | None, say: Say) -> Data | None:
         return load_data(task, data_dir)
     say(f"The data of task {task.name} is not here: nothing is evaluated (--data-dir DIR)")
     return None
+
+
+def _tested(result: Evaluation | None) -> str:
+    """Say how good it is, with a comma before it."""
+    return "" if result is None else f", test {metrics_text(result.metrics, f'loss {result.loss:.4g}')}"
 
 
 def _number(value: float | None) -> str:

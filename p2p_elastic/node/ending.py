@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from p2p_elastic.common.metrics import metrics_text, value_text
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
@@ -17,7 +18,7 @@ from p2p_elastic.node.connection import Connection
 from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, save_values, set_aside
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Screen
-from p2p_elastic.screens.units import percent, size
+from p2p_elastic.screens.units import size
 from p2p_elastic.status.schema import ExchangeTotals, FarewellStatus
 from p2p_elastic.tasks import Evaluation, batchnorm_layers
 from p2p_elastic.training.meter import Meter
@@ -138,11 +139,14 @@ class Ending:
             steps=meter.step,
             seconds=seconds,
             test_accuracy=result.accuracy if result else None,
+            test_metrics=dict(result.metrics) if result else {},
             test_loss=result.loss if result else None,
             validation_accuracy=meter.validation.accuracy if meter.validation else None,
+            validation_metrics=dict(meter.validation.metrics) if meter.validation else {},
             training_loss=meter.loss,
             centre=peer.centre(),
             centre_test_accuracy=of_centre.accuracy if of_centre else None,
+            centre_test_metrics=dict(of_centre.metrics) if of_centre else {},
             leaders=peer.leaders(),
             joining=peer.joining(),
             exchanges=peer.exchanges(),
@@ -198,13 +202,18 @@ def _attempt(save: Callable[[], object]) -> ConfigError | None:
 
 
 def _tested(summary: Summary) -> str:
-    if summary.test_accuracy is None and summary.training_loss is not None:
-        return f"Loss {summary.training_loss:.4g}. "
-    return f"Test accuracy {percent(summary.test_accuracy)}{_centre(summary)}. "
+    if summary.test_metrics:
+        return f"Test {metrics_text(summary.test_metrics)}{_centre(summary)}. "
+    if summary.test_loss is not None:
+        return f"Test loss {summary.test_loss:.4g}. "
+    return "" if summary.training_loss is None else f"Loss {summary.training_loss:.4g}. "
 
 
 def _centre(summary: Summary) -> str:
-    return "" if summary.centre is None else f", of the centre variable {percent(summary.centre_test_accuracy)}"
+    if summary.centre is None:
+        return ""
+    values = [value_text(name, value) for name, value in summary.centre_test_metrics.items()]
+    return f", of the centre variable {', '.join(values) or '-'}"
 
 
 def _counts(totals: ExchangeTotals) -> str:

@@ -17,7 +17,15 @@ from p2p_elastic.parameters.memory import region
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.status.schema import CentreStatus, ExchangeTotals, FarewellStatus, JoiningStatus, LeaderStatus
+from p2p_elastic.status.schema import (
+    NO_METRICS,
+    CentreStatus,
+    ExchangeTotals,
+    FarewellStatus,
+    JoiningStatus,
+    LeaderStatus,
+    Metrics,
+)
 from p2p_elastic.values import Frozen
 
 MODEL_FILE, CENTRE_FILE, SUMMARY_FILE = "model.safetensors", "centre.safetensors", "summary.json"
@@ -37,11 +45,14 @@ class Summary(Frozen):
         steps: optimizer steps, of all its lives.
         seconds: that it took part, without loading and testing.
         test_accuracy: of its parameters on the test split, 0..1; None if there was no time for it.
+        test_metrics: of the task, of its parameters on the test split, by name; empty if there was no time for it.
         test_loss: of its parameters on the test split, in nats; None if there was no time for it.
         validation_accuracy: of the last evaluation while it trained, 0..1.
+        validation_metrics: of the last evaluation while it trained, by name.
         training_loss: mean of the last steps, in nats.
         centre: how it saw the centre variable; None for rules without one.
         centre_test_accuracy: of the centre variable, 0..1.
+        centre_test_metrics: of the centre variable, by name.
         leaders: which peers led; None for rules without leaders.
         joining: how it caught up with the run; None for a founder.
         exchanges: how many there were, by outcome, and their bytes.
@@ -57,11 +68,14 @@ class Summary(Frozen):
     steps: int
     seconds: float
     test_accuracy: float | None
+    test_metrics: Metrics = NO_METRICS
     test_loss: float | None
     validation_accuracy: float | None
+    validation_metrics: Metrics = NO_METRICS
     training_loss: float | None
     centre: CentreStatus | None = None
     centre_test_accuracy: float | None = None
+    centre_test_metrics: Metrics = NO_METRICS
     leaders: LeaderStatus | None = None
     joining: JoiningStatus | None = None
     exchanges: ExchangeTotals

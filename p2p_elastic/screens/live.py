@@ -30,6 +30,7 @@ REPORTED = (
     "steps_per_second",
     "loss",
     "validation_accuracy",
+    "metrics",
 )
 
 Clock = Callable[[], float]

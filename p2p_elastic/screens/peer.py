@@ -10,11 +10,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from p2p_elastic.common.metrics import metrics_text, value_text
 from p2p_elastic.health.causes import FAILURES
 from p2p_elastic.health.checks import judge
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.screens.units import duration, number, percent, short, size
+from p2p_elastic.screens.units import duration, number, short, size
 from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, PeerStatus, TrainingStatus
+
+METRICS_MAX = 2  # in the panel: 80 columns are enough for it
 
 
 def one_line(status: PeerStatus) -> str:
@@ -24,16 +27,17 @@ def one_line(status: PeerStatus) -> str:
         status: of the peer.
 
     Returns:
-        Steps, loss, accuracy, members, exchanges, traffic and health.
+        Steps, loss, metrics, members, exchanges, traffic and health.
     """
     training, exchanges = status.training, status.exchanges
+    measured = metrics_text(training.validated) + " " * bool(training.validated)
     done = (
         f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
         f"{number(training.steps_per_second, '.1f')} steps/s loss {number(training.loss, '.4f')}"
     )
     return (
         f"{at_centre(status) or done} "
-        f"accuracy {percent(training.validation_accuracy)} members {there(status)} "
+        f"{measured}members {there(status)} "
         f"exchanges {exchanges.by_outcome.get(Outcome.COMPLETED, 0)} ok "
         f"{exchanges.by_outcome.get(Outcome.DECLINED, 0)} declined {failures(exchanges)} failed "
         f"sent {size(exchanges.bytes_sent)} received {size(exchanges.bytes_received)} "
@@ -156,7 +160,7 @@ def panel(status: PeerStatus) -> Panel:
         f"epoch [b]{training.epoch:.1f}[/b]",
         f"[b]{number(training.steps_per_second, '.1f')}[/b] steps/s",
         f"loss [b]{number(training.loss, '.4f')}[/b]",
-        f"accuracy [b]{percent(training.validation_accuracy)}[/b]",
+        *(f"{name} [b]{value_text(name, value)}[/b]" for name, value in list(training.validated.items())[:METRICS_MAX]),
     )
     counts = "  ".join(f"{outcome.value} [b]{n}[/b]" for outcome, n in sorted(exchanges.by_outcome.items()))
     traffic = f"sent [b]{size(exchanges.bytes_sent)}[/b]  received [b]{size(exchanges.bytes_received)}[/b]"

@@ -11,19 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p_elastic.client.status import Answer
+from p2p_elastic.common.metrics import metrics_text, value_text
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
 from p2p_elastic.screens.peer import at_centre, failures, lately, standing, time_left
-from p2p_elastic.screens.units import duration, number, percent, short, size
+from p2p_elastic.screens.units import duration, number, short, size
 from p2p_elastic.status.schema import PartnerStatus, PeerStatus
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unreachable": "red"}
 MEMBERS_MAX = 16
 SIGNALS_MAX = 3
-HEADINGS = (
-    *("health", "status at", "peer", "phase", "step", "steps/s", "loss"),
-    *("accuracy", "weight", "members", "exchanges"),
-)
+BEFORE = ("health", "status at", "peer", "phase", "step", "steps/s", "loss")
+AFTER = ("weight", "members", "exchanges")
 # Cells are Text, never str: rich would read markup in what a peer says.
 
 
@@ -74,9 +73,10 @@ def _facts(status: PeerStatus) -> Table:
     table.add_column()
     speed = f"{number(training.steps_per_second, '.1f')} steps/s"
     steps = f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}   {time_left(training)}"
+    measured = metrics_text(training.validated)
     rows = [
         *([("role", at_centre(status))] if at_centre(status) else [("step", steps)]),
-        ("loss", f"{number(training.loss, '.4f')}   validation accuracy {percent(training.validation_accuracy)}"),
+        ("loss", number(training.loss, ".4f") + (f"   validation {measured}" if measured else "")),
         ("rule", status.rule or "-"),
         ("weight", _weight(status)),
         ("task", f"{status.task or '-'} on {status.device}   up {duration(status.uptime_seconds)}"),
@@ -88,8 +88,8 @@ def _facts(status: PeerStatus) -> Table:
         ("budget", _budget(status)),
         ("address", "\n".join(status.network.addresses) or "none yet"),
     ]
-    if training.test_accuracy is not None:
-        rows.insert(2, ("test", f"accuracy {percent(training.test_accuracy)}"))
+    if training.tested:
+        rows.insert(2, ("test", metrics_text(training.tested)))
     for name, value in rows:
         if value:
             table.add_row(Text(f"  {name}"), Text(value, style="red" if name == "failures" else ""))
@@ -193,7 +193,9 @@ class Overview:
 
 
 def _peers(answers: Sequence[Answer]) -> Table:
-    table = _plain_table(*HEADINGS)
+    names = {next(iter(a.status.training.validated), "") for a in answers if a.status is not None} - {""}
+    metric = "accuracy" if not names else names.pop() if len(names) == 1 else "metric"
+    table = _plain_table(*BEFORE, metric, *AFTER)
     for answer in answers:
         state = Text(answer.state, style=COLOURS[answer.state])
         table.add_row(state, *_texts([answer.url.removeprefix("http://"), *_row(answer.status)]))
@@ -210,7 +212,7 @@ def _row(status: PeerStatus | None) -> list[str]:
         _steps(status),
         number(training.steps_per_second, ".1f"),
         number(training.loss, ".4f"),
-        percent(training.validation_accuracy),
+        next((value_text(name, value) for name, value in training.validated.items()), "-"),
         f"{status.weight:.2g}",
         _member_count(status),
         _exchange_count(status),
@@ -224,7 +226,7 @@ def line(answer: Answer) -> str:
         answer: of the peer.
 
     Returns:
-        Health, steps, accuracy, weight, members and exchanges; or why it could not be asked.
+        Health, steps, metrics, weight, members and exchanges; or why it could not be asked.
     """
     status, where = answer.status, answer.url.removeprefix("http://")
     if status is None:
@@ -233,9 +235,10 @@ def line(answer: Answer) -> str:
     codes = ",".join(reason.code for reason in answer.health.reasons) if answer.health else ""
     speed = f"{number(training.steps_per_second, '.1f')} steps/s"
     done = f"step {_steps(status)} {speed} loss {number(training.loss, '.4f')}"
+    measured = metrics_text(training.validated) + " " * bool(training.validated)
     parts = [
         f"{where} {answer.state}{f' ({codes})' if codes else ''} {training.phase} {at_centre(status) or done}",
-        f"accuracy {percent(training.validation_accuracy)} weight {status.weight:.2g}",
+        f"{measured}weight {status.weight:.2g}",
         f"members {_member_count(status)} exchanges {_exchange_count(status)}",
     ]
     return " ".join([*parts, *([standing(status)] if standing(status) else [])])

@@ -17,6 +17,7 @@ class HistoryPoint(Frozen):
     step: int = Field(description="optimizer steps done")
     loss: float | None = Field(description="mean over the last steps, in nats")
     accuracy: float | None = Field(description="share of the validation split, 0..1")
+    metrics: dict[str, float | None] = Field(default={}, description="of the task on the validation split, by name")
     weight: float = Field(description="what the peer counted for in exchanges, 0..1")
     steps_per_second: float | None = Field(description="over the last seconds")
 
@@ -55,6 +56,7 @@ class History:
             step=training.step,
             loss=training.loss,
             accuracy=training.validation_accuracy,
+            metrics=training.metrics,
             weight=status.weight,
             steps_per_second=training.steps_per_second,
         )

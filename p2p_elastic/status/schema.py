@@ -140,6 +140,10 @@ class BootstrapStatus(Frozen):
     problem: str | None = Field(default=None, description="why it does not work; null if it does")
 
 
+Metrics = dict[str, float | None]
+NO_METRICS: Metrics = {}
+
+
 class TrainingStatus(Frozen):
     """How far the training on this peer is."""
 
@@ -151,7 +155,19 @@ class TrainingStatus(Frozen):
     loss: float | None = Field(default=None, description="mean over the last steps, as partners hear of it, in nats")
     validation_accuracy: float | None = Field(default=None, description="share of the validation split, 0..1")
     test_accuracy: float | None = Field(default=None, description="share of the test split, 0..1, at the end")
+    metrics: Metrics = Field(default={}, description="of the task on the validation split, by name; null: not yet")
+    test_metrics: Metrics = Field(default={}, description="of the task on the test split, by name, at the end")
     seconds_since_step: float | None = Field(default=None, description="null before the first step")
+
+    @property
+    def validated(self) -> Metrics:
+        """The metrics; of a peer of an older version its accuracy, if it has one."""
+        return self.metrics or ({} if self.validation_accuracy is None else {"accuracy": self.validation_accuracy})
+
+    @property
+    def tested(self) -> Metrics:
+        """The same of the test."""
+        return self.test_metrics or ({} if self.test_accuracy is None else {"accuracy": self.test_accuracy})
 
 
 class ExchangeTotals(Frozen):

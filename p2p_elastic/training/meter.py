@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from p2p_elastic.status.schema import TrainingStatus
 from p2p_elastic.tasks import Evaluation
@@ -20,6 +20,7 @@ class Meter:
     Args:
         steps_total: at which training ends; None if that is not known.
         clock: monotonic seconds.
+        metrics: names of those that will be measured, as far as they are known.
 
     Attributes:
         step: optimizer steps done.
@@ -29,8 +30,8 @@ class Meter:
         loss: mean of the last LOSS_STEPS steps, in nats; None before the first.
     """
 
-    def __init__(self, steps_total: int | None, clock: Clock) -> None:
-        self._clock, self._steps_total = clock, steps_total
+    def __init__(self, steps_total: int | None, clock: Clock, metrics: Iterable[str] = ()) -> None:
+        self._clock, self._steps_total, self._names = clock, steps_total, tuple(metrics)
         self.step = 0
         self.epoch = 0.0
         self.validation: Evaluation | None = None
@@ -104,5 +105,7 @@ class Meter:
             loss=self.loss,
             validation_accuracy=self.validation.accuracy if self.validation else None,
             test_accuracy=self.test.accuracy if self.test else None,
+            metrics=dict(self.validation.metrics if self.validation else dict.fromkeys(self._names)),
+            test_metrics=dict(self.test.metrics) if self.test else {},
             seconds_since_step=now - t1 if self.step else None,
         )

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.rules.trial import Estimate, Trial
-from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, reestimate_batchnorm
+from p2p_elastic.tasks import Data, Evaluation, Task, accuracy, evaluate, reestimate_batchnorm
 from p2p_elastic.tasks.base import is_iterable
 from p2p_elastic.tasks.batch import Batch, to
 from p2p_elastic.tasks.sampling import Batches, Stream, in_order, length, shard_indices
@@ -60,7 +60,8 @@ class Trainer:
         self._batches = _batches(task, data, settings)
         self._steps = _steps(task, settings, self._batches.batches_per_epoch)
         self._length = Length(settings.seconds, clock)
-        self.meter = Meter(self._steps if settings.seconds is None else None, clock)
+        names = ("accuracy",) if task.metrics is accuracy else ()  # others are known once they are measured
+        self.meter = Meter(self._steps if settings.seconds is None else None, clock, names)
         self._augmentation = torch.Generator().manual_seed(settings.seed)
         self._validated_at = clock()
         self._stepping = Stepping(model, task, settings, self._steps, self._epoch_after)

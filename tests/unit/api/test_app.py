@@ -93,7 +93,15 @@ def test_history_is_the_curve_so_far_and_empty_where_none_is_kept() -> None:
     history.observe(status_of(training={"loss": math.nan, "step": 7, "validation_accuracy": 0.5}))
     (point,) = get("/v1/history", history=history).json()["points"]
     assert point == {
-        **{"seconds": 100.0, "step": 7, "loss": None, "accuracy": 0.5, "weight": 1.0, "steps_per_second": None}
+        **{
+            "seconds": 100.0,
+            "step": 7,
+            "loss": None,
+            "accuracy": 0.5,
+            "metrics": {},
+            "weight": 1.0,
+            "steps_per_second": None,
+        }
     }
 
 

@@ -76,6 +76,7 @@ def test_progress_comes_at_once_and_has_no_id() -> None:
             None,
             {
                 **{"step": 7, "steps_total": 9, "epoch": 0.5, "phase": "training", "loss": 1.0, "accuracy": 0.8},
+                "metrics": {},
                 **{"steps_per_second": 2.0, "weight": 0.5, "drained": False, "uptime_seconds": 100.0, "members": 1},
                 "health": "ok",
             },

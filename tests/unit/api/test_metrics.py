@@ -33,6 +33,7 @@ FULL = status_of(
     training={
         **{"step": 9, "steps_total": 90, "epoch": 1.5, "steps_per_second": 3.0, "loss": 0.5, "seconds_since_step": 0.1},
         **{"validation_accuracy": 0.75, "test_accuracy": 0.7},
+        **{"metrics": {"perplexity": 23.1, "top-5 accuracy": None}, "test_metrics": {"f1": 0.5}},
     },
     signals=(
         SignalStatus(name="temperature", health=0.25, value=85.0, unit="°C", text='"hot"\\\n'),
@@ -94,6 +95,8 @@ def test_every_number_has_its_series() -> None:
         ("training_steps_per_second",): 3,
         ("validation_accuracy_ratio",): 0.75,
         ("test_accuracy_ratio",): 0.7,
+        ("validation_metric", "perplexity"): 23.1,
+        ("test_metric", "f1"): 0.5,
         ("training_last_step_age_seconds",): 0.1,
         ("signal_health_ratio", "temperature"): 0.25,
         ("signal_health_ratio", "battery"): 1,

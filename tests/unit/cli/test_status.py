@@ -169,7 +169,10 @@ def test_it_says_how_long_training_still_takes() -> None:
 
 def test_who_only_holds_the_centre_has_no_steps() -> None:
     centre = CentreStatus(holder="12D3A", here=True, term=1, exchanges=9)
-    with peer(lambda: status_of(centre=centre, training={"phase": "holding"})) as url, peer() as other:
+    with (
+        peer(lambda: status_of(centre=centre, training={"phase": "holding", "metrics": {"accuracy": None}})) as url,
+        peer() as other,
+    ):
         alone, both, logged = run(url).output, run(url, other).output, line(ask(parse_url(url), 5.0))
     assert "role       does not train, holds the centre variable" in alone
     assert "step" not in alone

@@ -400,3 +400,15 @@ def test_a_log_that_cannot_be_written_ends_no_training_and_one_that_nobody_reads
     screen.progress(status_of, now=True)
     screen.close()
     assert (len(asks), screen.unread) == (asked, asked > 0)
+
+
+def test_metrics_are_shown_by_their_names_and_only_shares_in_percent() -> None:
+    training = {"validation_accuracy": None, "metrics": {"perplexity": 23.12, "f1": 0.5}}
+    status = status_of(training=training)
+    assert " perplexity 23.12, f1 50.00 % members " in one_line(status)
+    assert "accuracy" not in one_line(status)
+    assert "perplexity 23.12" in shown(status)
+
+
+def test_what_nobody_measures_is_not_shown() -> None:
+    assert "loss 0.4321 members" in one_line(status_of(training={"validation_accuracy": None}))
