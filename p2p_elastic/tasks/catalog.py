@@ -11,9 +11,14 @@ from p2p_elastic.tasks.cifar10_small import CIFAR10_CNN7, CIFAR10_RESNET20
 from p2p_elastic.tasks.digits import DIGITS
 from p2p_elastic.tasks.loading import FORMS, installed, is_place, load_installed, load_task
 from p2p_elastic.tasks.mnist import FASHION_MNIST, MNIST, MNIST_SMALL
+from p2p_elastic.tasks.stdlib_gpt import STDLIB_GPT, STDLIB_GPT_SMALL
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (CIFAR10, CIFAR10_CNN7, CIFAR10_RESNET20, DIGITS, FASHION_MNIST, MNIST, MNIST_SMALL)
+    task.name: task
+    for task in (
+        *(CIFAR10, CIFAR10_CNN7, CIFAR10_RESNET20, DIGITS, FASHION_MNIST, MNIST, MNIST_SMALL),
+        *(STDLIB_GPT, STDLIB_GPT_SMALL),
+    )
 }
 
 

@@ -216,7 +216,8 @@ class Batches:
 
     def __next__(self) -> Batch:
         if self._workers:
-            self._ahead = self._ahead or self._read_ahead()
+            if self._ahead is None:
+                self._ahead = self._read_ahead()
             batch = next(self._ahead)
         else:
             batch = parts_of(self._dataset, self._chosen(self.drawn), self._collate)

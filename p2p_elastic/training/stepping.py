@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -127,7 +128,9 @@ class Stepping:
         """
         if self._scheduler is None:
             self._set_rate(step)
-        else:
+            return
+        with warnings.catch_warnings():  # that no optimizer stepped before
+            warnings.simplefilter("ignore", UserWarning)
             self._schedule_to(self._scheduler, step)
 
     def _schedule_to(self, scheduler: torch.optim.lr_scheduler.LRScheduler, done: int) -> None:

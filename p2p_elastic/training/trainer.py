@@ -26,7 +26,8 @@ from p2p_elastic.training.trials import TRIAL_EXAMPLES, Trials
 
 LIVE_VALIDATION_EXAMPLES = 2000  # while training; the test split is used whole, at the end
 LIVE_VALIDATION_SECONDS = 1.0  # the least time between two
-LIVE_VALIDATION_STEPS = 100  # between two, if nobody knows where an epoch ends
+LIVE_VALIDATION_STEPS = 100  # between two at most, if epochs do not say how long training is;
+LIVE_VALIDATIONS = 20  # so many then, if it is short
 EVALUATION_BATCH = 50
 OWN_BATCHES = 8  # of EVALUATION_BATCH, on which a newcomer tries what it fetched
 
@@ -174,9 +175,9 @@ class Trainer:
         return 0.0 if per_epoch is None else steps * self._task.recipe.accumulate / per_epoch
 
     def _is_time(self) -> bool:
-        """Whether it may be evaluated after this step: after an epoch, or at whole hundreds of steps."""
-        if self._batches.batches_per_epoch is None:
-            return self.meter.step % LIVE_VALIDATION_STEPS == 0
+        """Whether it may be evaluated after this step: after an epoch; if steps say how long it is, now and then."""
+        if self._batches.batches_per_epoch is None or self._task.recipe.steps is not None:
+            return self.meter.step % max(1, min(LIVE_VALIDATION_STEPS, self._steps // LIVE_VALIDATIONS)) == 0
         return self._batches.is_epoch_over
 
     def _validate(self, peer: Gossiping, should_stop: Callable[[], bool]) -> None:

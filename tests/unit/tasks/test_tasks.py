@@ -52,6 +52,8 @@ def test_tasks_are_sorted_and_named_as_their_keys() -> None:
         "fashion-mnist",
         "mnist",
         "mnist-small",
+        "stdlib-gpt",
+        "stdlib-gpt-small",
     ]
     assert all(task.name == name and task.summary for name, task in TASKS.items())
 
@@ -59,7 +61,7 @@ def test_tasks_are_sorted_and_named_as_their_keys() -> None:
 def test_unknown_task_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"task: got 'minst'; allowed: cifar10, .*, digits, fashion-mnist, mnist, mnist-small",
+        match=r"task: got 'minst'; allowed: cifar10, .*, digits, .*, mnist-small, stdlib-gpt, stdlib-gpt-small, or",
     ):
         find_task("minst")
 
