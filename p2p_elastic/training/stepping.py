@@ -155,6 +155,7 @@ class Stepping:
         Args:
             state: as it was taken.
         """
+        self._factor = math.nan  # the optimizer's rate may be another one now
         if self._scheduler is not None and state["schedule"] is not None:
             self._scheduler.load_state_dict(state["schedule"])
         if self._scaler is not None and state["scaler"] is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +133,27 @@ def test_a_resumed_trainer_ends_with_the_same_bits_as_one_that_was_never_stopped
     assert state_of(second).memory == state_of(whole).memory
     expected, found = everything(whole), everything(second)
     assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_task_with_all_of_its_own_goes_on_with_the_same_bits(tmp_path: Path, precision: Any) -> None:
+    recipe = replace(HARD_TASK.recipe, accumulate=2, clip=0.5, precision=precision)
+    own: dict[str, Any] = {"optimizer": lambda p, _: torch.optim.AdamW(p), "scheduler": one_cycle}
+    task = replace(HARD_TASK, recipe=recipe, **own)
+    whole, first, second = (trainer_of(task, HARD, steps=20) for _ in range(3))
+    torch.manual_seed(3)
+    whole.train(Notes(), never, nothing)
+    torch.manual_seed(3)
+    first.train(Notes(), lambda: first.meter.step == 7, nothing)
+    restore(second, through_the_disk(state_of(first), tmp_path / "checkpoint"))
+    second.train(Notes(), never, nothing)
+    assert state_of(second).memory == state_of(whole).memory
+    expected, found = everything(whole), everything(second)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
