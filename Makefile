@@ -5,17 +5,20 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test quick lint types structure check lowest docs picture clean
+.PHONY: demo test integrations quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
-# Two halves at once. What runs processes and has deadlines goes first wherever both want a core; it runs two tests at a
-# time, as more would keep each other from answering in time. The other half is shown when both are over.
+# In two halves: what runs processes and has deadlines comes later, without the other half beside it, and two tests at a
+# time, as more would keep each other from answering in time.
 test: $(VENV)/.installed
-	@nice -n 19 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not processes' >$(VENV)/.tests.log 2>&1 & \
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m processes; code=$$?; \
-	wait $$! || code=1; cat $(VENV)/.tests.log; exit $$code
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not processes'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'processes and not integrations'
+
+# The examples, and the trainers of other projects, which it installs.
+integrations: $(VENV)/.installed-trainers
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/live/integrations
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
@@ -60,6 +63,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing p2p-elastic with PyTorch: a few minutes the first time."
 	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-trainers: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[transformers,lightning,accelerate]' peft
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

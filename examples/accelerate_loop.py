@@ -13,11 +13,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import p2p_elastic as p2p
 from p2p_elastic.integrations.accelerate import PeerState
+
+ACCUMULATE = 2
 
 
 def main() -> None:
@@ -31,7 +34,8 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  # other machines are to reach it
     asked = parser.parse_args()
 
-    accelerator = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
+    order = DataLoaderConfiguration(use_seedable_sampler=True)  # of each epoch its own, the same after a restart
+    accelerator = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=ACCUMULATE, dataloader_config=order)
     torch.manual_seed(0)
     inputs = torch.randn(4096, 16)
     data = TensorDataset(inputs, inputs.sin().sum(1, keepdim=True))
@@ -57,9 +61,10 @@ def main() -> None:
         wait_for_peers=asked.wait_for_peers,
     ) as swarm:
         peer.swarm = swarm
-        steps = swarm.status().training.step
-        while steps < asked.steps and not swarm.should_stop:
-            for batch, targets in loader:
+        while swarm.steps < asked.steps and not swarm.should_stop:
+            epoch, done = divmod(swarm.steps * ACCUMULATE, len(loader))
+            loader.set_epoch(epoch)
+            for batch, targets in accelerator.skip_first_batches(loader, done):
                 with accelerator.accumulate(model):
                     loss = nn.functional.mse_loss(model(batch), targets)
                     accelerator.backward(loss)
@@ -69,12 +74,9 @@ def main() -> None:
                     schedule.step()
                     optimizer.zero_grad()
                 swarm.report(loss)
-                if not accelerator.sync_gradients:
-                    continue
-                steps += 1
-                if steps % asked.save_steps == 0:
+                if accelerator.sync_gradients and swarm.steps % asked.save_steps == 0:
                     accelerator.save_state(str(folder))
-                if steps == asked.steps:
+                if swarm.steps == asked.steps:
                     break
 
 

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -224,6 +224,20 @@ class Swarm:
             self._part.check_displaced()
             self._part.between_steps()
 
+    def measured(self, **metrics: SupportsFloat) -> None:
+        """Say what was measured, such as on a validation split: shown by its name to those who watch this peer.
+
+        Args:
+            **metrics: by name; those of names such as `accuracy` or `f1` in percent. What is not finite is left out.
+
+        Raises:
+            ConfigError: if a name is none of a metric, or there are more than 16.
+
+        Example:
+            `swarm.measured(accuracy=0.97, perplexity=23.1)`
+        """
+        self._loop.measured(metrics)
+
     def step(self) -> Stepped:
         """Say that an optimizer step ended, in a loop whose optimizer was not given. Call it after each step.
 
@@ -250,6 +264,11 @@ class Swarm:
     def last(self) -> Stepped:
         """What the last optimizer step brought."""
         return Stepped(self._told.moved, self._told.replaced)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of this peer, in all its lives."""
+        return self._loop.meter.step
 
     @property
     def start_step(self) -> int:
@@ -392,6 +411,7 @@ class Swarm:
         if past is not None or joins:
             manifest = finder.join() if past is None else finder.resume(past)
             self._check(manifest)
+            finder.check_model(manifest, self._vector)
         else:
             manifest = finder.own()
         connection.board.manifest = manifest
@@ -405,10 +425,3 @@ class Swarm:
         if manifest.task != OWN_LOOP:
             allowed = f"a run of programs like this one; join that one with `p2p-elastic join --run {manifest.run}`"
             raise ConfigError("run", f"{manifest.run}, which trains the task {manifest.task}", allowed)
-        if manifest.schema_hash != self._vector.schema_hash:
-            here, there = self._vector.schema_hash, manifest.schema_hash
-            raise ConfigError("model", f"schema {here}", f"the model of run {manifest.run!r}, whose schema is {there}")
-        if manifest.frozen_hash != self._vector.frozen_hash:
-            frozen = f"frozen parameters {self._vector.frozen_hash or 'none'}"
-            allowed = f"those of run {manifest.run!r}, {manifest.frozen_hash or 'none'}: load the same base everywhere"
-            raise ConfigError("model", frozen, allowed)

@@ -21,8 +21,11 @@ HELP = """Write the swarm's current model to a file, without training.
       p2p-elastic export --initial-peer ... --output best.safetensors --from leader
       p2p-elastic export --initial-peer ... --output hers.safetensors --from 12D3KooWRaxM...
 
+    Without the run's task, or for programs with training loops of their own, the file has the tensors by the names
+    and shapes that a member told: model.load_state_dict(load_file("model.safetensors"), strict=False).
+
     Beside model.safetensors it leaves model.json: from which members, at which step and loss, and which were left out
-    and why. If the task's data is here it prints the test accuracy too; it downloads nothing.
+    and why. If the task's data is here it prints the test metrics too; it downloads nothing.
 
     Exit code: 0 written; 2 no answer, no such run, nobody to take it from, or bad usage; 130 Ctrl-C.
     """
@@ -51,6 +54,12 @@ export = click.Command(
             metavar="TASK",
             help="The run's task, if it is not installed here: ./file.py:TASK or package.module:TASK.",
         ),
+        click.Option(
+            ["--raw"],
+            is_flag=True,
+            help="Write what travels as tensors by their names, without the task; so it always is for a run of "
+            "programs with training loops of their own.",
+        ),
         click.Option(["--run"], metavar="NAME", help="Name of the run, needed if there are several."),
         click.Option(
             ["--output"],
@@ -70,7 +79,7 @@ export = click.Command(
         click.Option(
             ["--data-dir"],
             type=FOLDER,
-            help=f"Folder with the data set, to print the test accuracy; nothing is downloaded.  {DATA_DIR_DEFAULT}",
+            help=f"Folder with the data set, to print the test metrics; nothing is downloaded.  {DATA_DIR_DEFAULT}",
         ),
         click.Option(
             ["--peers"],

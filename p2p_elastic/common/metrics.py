@@ -1,12 +1,57 @@
-"""How a metric is shown, by its name: shares in percent, all else as a number."""
+"""What metrics are called, and how they are shown: shares in percent, all else as a number."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from typing import SupportsFloat
+
+from p2p_elastic.errors import ConfigError
 
 SHARES = frozenset({"accuracy", "precision", "recall", "f1", "iou", "dice"})
 """Words in the names of metrics that are between 0 and 1."""
+
+METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+/-]{0,39}")
+METRICS_MAX = 16
+
+
+def check_metric_names(metrics: object) -> None:
+    """Check that others can be shown these metrics.
+
+    Args:
+        metrics: should be a dict of values by name.
+
+    Raises:
+        ConfigError: if it is no dict, has too many, or has names that are none.
+    """
+    if not isinstance(metrics, Mapping) or len(metrics) > METRICS_MAX:
+        got = len(metrics) if isinstance(metrics, Mapping) else type(metrics).__name__
+        raise ConfigError("metrics", got, f"a dict of at most {METRICS_MAX}, perhaps empty")
+    for name in metrics:
+        if not isinstance(name, str) or not METRIC.fullmatch(name) or name == "loss":
+            raise ConfigError("metrics", name, "names of letters, digits, spaces and ._@+/-, at most 40; not 'loss'")
+
+
+def finite_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
+    """Take the metrics that a loop measured.
+
+    Args:
+        metrics: values by name.
+
+    Returns:
+        Those that are finite.
+
+    Raises:
+        ConfigError: if names are none, or there are too many.
+
+    Example:
+        >>> finite_metrics({"accuracy": 0.5, "perplexity": float("inf")})
+        {'accuracy': 0.5}
+    """
+    check_metric_names(metrics)
+    values = {name: float(value) for name, value in metrics.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def is_share(name: str) -> bool:

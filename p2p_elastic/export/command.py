@@ -14,24 +14,24 @@ from torch import Tensor
 
 from p2p_elastic.common.metrics import metrics_text
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.doctor.task import has_data
 from p2p_elastic.errors import ConfigError, NetworkError
-from p2p_elastic.export.observer import Observer, attached
+from p2p_elastic.export.targets import RawTensors, Target, TaskModel
 from p2p_elastic.node.join import installed_task
-from p2p_elastic.node.results import check_writable, save_json, save_model
-from p2p_elastic.node.run_finder import known_run
+from p2p_elastic.node.observer import Observer
+from p2p_elastic.node.results import check_writable, save_json
+from p2p_elastic.node.run_finder import attached, known_run
 from p2p_elastic.peers.centre.succession import Candidate, rightful
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.healthy import WEIGHT_MIN, by_loss, healthy
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.protocol.messages import Given
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.screens.units import size
 from p2p_elastic.status.schema import NO_METRICS, Metrics
-from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, initial_model, load_data, reestimate_batchnorm
+from p2p_elastic.tasks import Evaluation
 from p2p_elastic.values import Frozen
 
 Say = Callable[[str], None]
@@ -52,6 +52,7 @@ class ExportOptions(NamedTuple):
         timeout: seconds for all of it.
         host: IP address to listen on.
         task: name or place of the run's task; None: one of that name that is installed here.
+        raw: write tensors by their names, without the task.
     """
 
     initial_peer: tuple[str, ...]
@@ -63,6 +64,7 @@ class ExportOptions(NamedTuple):
     timeout: float = 300.0
     host: str = "0.0.0.0"  # noqa: S104  # other machines are the point
     task: str | None = None
+    raw: bool = False
 
 
 class Taken(Frozen):
@@ -165,15 +167,13 @@ class _Export:
     ) -> None:
         self._asked, self._manifest, self._say, self._stop = asked, manifest, say, stop
         self._thread, self._began = thread, began
-        self._task = installed_task(manifest, asked.task)
         self._topology = find_method(manifest.rule).topology
         self._source = AUTO.get(self._topology, "average") if asked.source == "auto" else asked.source
-        self._model = initial_model(self._task, 0)
-        self._vector = self._task.vector(self._model)
-        self._observer = Observer(network, manifest, self._vector.elements, Limits())
+        self._observer = Observer(network, manifest, Limits())
         self._left_out: dict[str, str] = {}
 
     def run(self) -> Report:
+        target = self._target()
         staying = self._thread.spawn(self._observer.stay())
         try:
             members = self._thread.call(self._observer.members(self._choose), self._stop)
@@ -181,11 +181,28 @@ class _Export:
             if not chosen:
                 raise NetworkError(self._nobody(members))
             self._leave_out(members, chosen)
-            report = self._take(chosen, _data(self._task, self._asked.data_dir, self._say))
+            report = self._take(chosen, target)
         finally:
             staying.cancel()
             self._thread.call(self._observer.leave())
         return report
+
+    def _target(self) -> Target:
+        """What is written: a model of the task, or what travels as it is; before anything is downloaded."""
+        asked, manifest = self._asked, self._manifest
+        if not asked.raw and manifest.task != OWN_LOOP:
+            try:
+                target = TaskModel(installed_task(manifest, asked.task), asked.data_dir, self._stop, self._say)
+                difference = self._thread.call(self._observer.difference(target.schema), self._stop)
+                if difference is not None:
+                    raise ConfigError("task", "another model", f"that of run {manifest.run!r}: {difference}")
+            except ConfigError as error:
+                raise ConfigError(error.key, error.got, f"{error.allowed}; or --raw, which needs no task") from error
+            return target
+        schema = self._thread.call(self._observer.schema(), self._stop)
+        if schema is None:
+            raise NetworkError(f"no member of run {manifest.run!r} told the names and shapes of its model; try again")
+        return RawTensors(schema)
 
     def _choose(self, members: list[PeerRecord]) -> list[PeerRecord]:
         """Choose the members to take, the best first."""
@@ -228,10 +245,10 @@ class _Export:
         weights = ", ".join(f"{r.peer} counts for {r.weight:g}" for r in members if not r.drained) or "nobody is there"
         return f"no healthy member in {run}: {weights}. Name one with --from PEERID to take it all the same"
 
-    def _take(self, chosen: Sequence[PeerRecord], data: Data | None) -> Report:
+    def _take(self, chosen: Sequence[PeerRecord], target: Target) -> Report:
         """Fetch one after the other, so that memory holds one of them and the sum."""
-        total = torch.zeros(self._vector.elements, dtype=torch.float64)
-        out, taken = self._vector.empty(), []
+        total = torch.zeros(target.elements, dtype=torch.float64)
+        out, taken = torch.empty(target.elements), []
         for record in chosen:
             given = self._fetch(record, out)
             if not isinstance(given, str) and not bool(torch.isfinite(out).all()):  # a NaN would be that of the average
@@ -242,7 +259,7 @@ class _Export:
                 continue
             weight = record.weight if self._source == "average" else 1.0
             total.add_(out, alpha=weight)
-            result = self._evaluate(out, data, anew=False)
+            result = target.evaluate(out, anew=False)
             taken.append((record, given, weight, result))
             self._say(f"  {record.peer}: step {given.step}, loss {_number(given.loss)}{_tested(result)}")
         if not taken:
@@ -263,7 +280,7 @@ class _Export:
                 )
                 for r, g, w, e in taken
             ],
-            data,
+            target,
         )
 
     def _fetch(self, record: PeerRecord, out: Tensor) -> Given | str:
@@ -274,22 +291,13 @@ class _Export:
         except asyncio.TimeoutError:
             return f"not within the {self._asked.timeout:g} s of --timeout"
 
-    def _evaluate(self, values: Tensor, data: Data | None, *, anew: bool) -> Evaluation | None:
-        """Evaluate on the test split; `anew`: with BatchNorm statistics that fit these values."""
-        self._vector.load_(values)
-        if data is None:
-            return None
-        if anew:
-            reestimate_batchnorm(self._model, self._task, data.train, "cpu")
-        return None if data.test is None else evaluate(self._model, self._task, data.test, "cpu", stop=self._stop)
-
-    def _write(self, values: Tensor, taken: list[Taken], data: Data | None) -> Report:
+    def _write(self, values: Tensor, taken: list[Taken], target: Target) -> Report:
         anew = len(taken) > 1 or self._source == "centre"
-        result = self._evaluate(values, data, anew=anew)
+        result = target.evaluate(values, anew=anew)
         output, fetcher = self._asked.output, self._observer.fetcher
         report = Report(
             run=self._manifest.run,
-            task=self._task.name,
+            task=self._manifest.task,
             rule=self._manifest.rule,
             source=self._source,
             taken=tuple(taken),
@@ -297,12 +305,12 @@ class _Export:
             test_accuracy=result.accuracy if result else None,
             test_metrics=dict(result.metrics) if result else {},
             test_loss=result.loss if result else None,
-            batchnorm_estimated=anew and data is not None,
+            batchnorm_estimated=anew and target.has_data,
             bytes_received=fetcher.bytes_received,
             seconds=time.monotonic() - self._began,
             model=str(output),
         )
-        save_model(self._model, output.parent, output.name)
+        target.write(output)
         save_json(report, report_file(output))
         many = f"average of {len(taken)} members" if len(taken) > 1 else f"parameters of {taken[0].peer}"
         self._say(
@@ -327,13 +335,6 @@ def _centre(members: Sequence[PeerRecord]) -> str | None:
     claims = [Candidate(r.peer, r.centre.stamp, r.centre.seated) for r in members if r.centre is not None]
     top = rightful(claims)
     return None if top is None else top.peer
-
-
-def _data(task: Task, data_dir: Path | None, say: Say) -> Data | None:
-    if has_data(task, data_dir):
-        return load_data(task, data_dir)
-    say(f"The data of task {task.name} is not here: nothing is evaluated (--data-dir DIR)")
-    return None
 
 
 def _tested(result: Evaluation | None) -> str:

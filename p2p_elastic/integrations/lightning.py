@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import Unpack
 
+from p2p_elastic.common.metrics import METRICS_MAX
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.swarm import Swarm
@@ -92,6 +93,16 @@ class SwarmCallback(Callback):
             self.swarm.report(loss.detach() * (1 if by_hand else trainer.accumulate_grad_batches), batch)
         if self.swarm.should_stop:
             trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what the module logged.
+
+        Args:
+            trainer: has what was logged.
+            pl_module: not used.
+        """
+        if self.swarm is not None and not self.swarm.follows and not trainer.sanity_checking:
+            self.swarm.measured(**dict(list(trainer.callback_metrics.items())[:METRICS_MAX]))
 
     def state_dict(self) -> dict[str, Any]:
         """Give this peer's memory to Lightning's checkpoint.

@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from typing_extensions import Unpack
 
+from p2p_elastic.common.metrics import METRICS_MAX
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
@@ -31,6 +32,7 @@ from p2p_elastic.tasks.measures import Loss
 log = logging.getLogger(__name__)
 
 PEER_FILE = "swarm_peer.json"  # in a checkpoint of the Trainer, for its owner alone: it has the key of the peer
+TIMES = ("_runtime", "_per_second", "_time")  # the ends of names of what is no metric of the model
 OUTPUT = "_swarm"  # the Trainer uploads nothing whose name begins so
 PUBLISHED = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
@@ -172,6 +174,27 @@ class SwarmCallback(TrainerCallback):
         """
         if self.swarm is not None and self._batch is None and logs is not None and "loss" in logs:
             self.swarm.report(logs["loss"])
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show what the Trainer measured, without the times that it took.
+
+        Args:
+            args: not used.
+            state: not used.
+            control: not used.
+            metrics: by names such as `eval_accuracy`.
+            **kwargs: not used.
+        """
+        if self.swarm is not None and not self.swarm.follows:
+            found = {name: value for name, value in (metrics or {}).items() if not name.endswith(TIMES)}
+            self.swarm.measured(**{name: found[name] for name in list(found)[:METRICS_MAX] if name != "epoch"})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save this peer's memory in the Trainer's checkpoint.

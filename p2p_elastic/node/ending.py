@@ -15,7 +15,8 @@ from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection
-from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, save_values, set_aside
+from p2p_elastic.node.results import CENTRE_FILE, MODEL_FILE, Summary, save_model, save_summary, set_aside
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.screens.live import Screen
 from p2p_elastic.screens.units import size
@@ -37,6 +38,10 @@ class Trained(Protocol):
     @property
     def meter(self) -> Meter:
         """How far it is."""
+
+    @property
+    def vector(self) -> ParameterVector:
+        """What of the model travelled."""
 
 
 class Tester(Protocol):
@@ -126,7 +131,7 @@ class Ending:
         assert manifest is not None, "a peer that took part in no run"
         stopped, centre = self._stop.requested, peer.centre_value()
         model, meter = loop.model, loop.meter
-        unsaved = self._save_models(model, centre, output)  # before anything that takes time
+        unsaved = self._save_models(loop, centre, output)  # before anything that takes time
         impatient = self._impatient(model, time.monotonic() + STOPPED_TEST_SECONDS)
         result = None if tester is None else tester.test(self._stop, STOPPED_TEST_SECONDS)
         of_centre = None if centre is None or tester is None else tester.test_values(centre, impatient)
@@ -166,15 +171,15 @@ class Ending:
         slow = bool(batchnorm_layers(model))
         return lambda: self._stop() and (slow or time.monotonic() > end)
 
-    def _save_models(self, model: nn.Module, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
+    def _save_models(self, loop: Trained, centre: torch.Tensor | None, output: Path) -> ConfigError | None:
         """Save, and give back what was in the way of it: no reason not to show how good the model became."""
 
         def save() -> None:
             if not self._resumed:
                 set_aside(output)
-            save_model(model, output)
+            save_model(loop.model, output)
             if centre is not None:
-                save_values(model, centre, output, CENTRE_FILE)
+                save_model(loop.model, output, CENTRE_FILE, loop.vector.views(centre))
 
         return _attempt(save)
 
@@ -206,7 +211,10 @@ def _tested(summary: Summary) -> str:
         return f"Test {metrics_text(summary.test_metrics)}{_centre(summary)}. "
     if summary.test_loss is not None:
         return f"Test loss {summary.test_loss:.4g}. "
-    return "" if summary.training_loss is None else f"Loss {summary.training_loss:.4g}. "
+    measured = metrics_text(summary.validation_metrics)
+    loss = "" if summary.training_loss is None else f"loss {summary.training_loss:.4g}"
+    text = ", ".join(part for part in (loss, measured) if part)
+    return f"{text[0].upper()}{text[1:]}. " if text else ""
 
 
 def _centre(summary: Summary) -> str:

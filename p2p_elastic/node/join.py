@@ -187,6 +187,7 @@ class TaskPeer:
             connection.say_hello()
             manifest = finder.join() if self._past is None else finder.resume(self._past)
             task = installed_task(manifest, self._config.task)
+            finder.check_model(manifest, task.vector(initial_model(task, 0)), "task")
             data = self._load(task, manifest)
             if not finder.alone:
                 connection.say_how_to_join()
@@ -281,7 +282,7 @@ class TaskPeer:
 
 
 def installed_task(manifest: RunManifest, given: str | None = None) -> Task:
-    """Find the task of a run, if it is the same here.
+    """Find the task of a run.
 
     Args:
         manifest: of the run.
@@ -291,21 +292,12 @@ def installed_task(manifest: RunManifest, given: str | None = None) -> Task:
         The task.
 
     Raises:
-        ConfigError: if it is not installed here, or has another model.
+        ConfigError: if it is not installed here.
     """
     if manifest.task == OWN_LOOP:
         advice = "its members run a program of their own: start that one, with these initial peers"
         raise ConfigError("task", None, f"run {manifest.run!r} has none: {advice}")
     try:
-        task = named_task(manifest.task, given)
+        return named_task(manifest.task, given)
     except ConfigError as error:
         raise ConfigError("task", manifest.task, f"the run trains what is not installed here; {GET_IT}") from error
-    here = task.vector(initial_model(task, 0)).schema_hash
-    if here != manifest.schema_hash:
-        raise ConfigError(
-            "task",
-            manifest.task,
-            f"its model here has schema {here}, in run {manifest.run!r} {manifest.schema_hash}: "
-            "install the same version of the task, or of p2p-elastic, everywhere",
-        )
-    return task

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import torch
 from torch import Tensor, nn
 
 from p2p_elastic.checkpoint.loop_state import Stateful
+from p2p_elastic.common.metrics import finite_metrics
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.peer import Peer
@@ -51,6 +52,7 @@ class OwnLoop:
         model: as given.
         optimizers: as given.
         states: as given.
+        vector: as given.
         meter: progress as others see it.
         moved: called after each move, with what it brought.
     """
@@ -70,7 +72,7 @@ class OwnLoop:
         self.moved: list[Callable[[Stepped], object]] = []
         self._losses = LossReader(lambda loss: self.meter.saw(sign * loss), time.monotonic)
         self._reports_old = False  # the next loss is of a model that was replaced
-        self._vector, self._undone = vector, UndoneMoves(vector)
+        self.vector, self._undone = vector, UndoneMoves(vector)
         self._trials, self._examples = None, () if measured is None else measured.examples
         if measured is not None:
             loss_of = measured.loss
@@ -90,6 +92,17 @@ class OwnLoop:
             self._reports_old = False
         else:
             self._losses.take(loss)
+
+    def measured(self, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Hear what the loop measured, such as on a validation split.
+
+        Args:
+            metrics: by name.
+
+        Raises:
+            ConfigError: if names are none, or there are too many.
+        """
+        self.meter.measured(finite_metrics(metrics))
 
     def stepped(self, peer: Peer) -> Stepped:
         """Count an optimizer step, and let the peer exchange.
@@ -152,6 +165,9 @@ class OwnLoop:
     def hooked(self, stepped: Callable[[], None]) -> Iterator[None]:
         """Call `stepped` after each step of the last optimizer.
 
+        A fused optimizer is called by a `GradScaler` also for steps that its kernel then skips. These do not count if
+        that is known without waiting for a GPU.
+
         Args:
             stepped: does what is due then.
 
@@ -161,7 +177,7 @@ class OwnLoop:
         if not self.optimizers:
             yield
             return
-        handle = self.optimizers[-1].register_step_post_hook(lambda *_: stepped())
+        handle = self.optimizers[-1].register_step_post_hook(lambda last, *_: None if _is_skipped(last) else stepped())
         try:
             yield
         finally:
@@ -180,7 +196,7 @@ class OwnLoop:
         Returns:
             The mean loss in nats; None without a loss or without examples.
         """
-        estimate = self.own_loss(self._vector.snapshot(self._vector.empty()))
+        estimate = self.own_loss(self.vector.snapshot(self.vector.empty()))
         return None if estimate is None else estimate.mean
 
     def own_loss(self, values: Tensor) -> Estimate | None:
@@ -222,6 +238,11 @@ class OwnLoop:
             A function of (their parameters [D], this peer's [D]); None without a loss.
         """
         return None if self._trials is None else self._trials.examiner(self._examples[0] if self._examples else None)
+
+
+def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    found = getattr(optimizer, "found_inf", None)  # set by a GradScaler for the time of the step
+    return isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)
 
 
 class Measured(NamedTuple):

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -14,8 +16,6 @@ from p2p_elastic.checkpoint.tensor_file import safetensors_chunks
 from p2p_elastic.common.files import make_subfolder, output_file
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.memory import region
-from p2p_elastic.parameters.slots import copy_model
-from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.status.schema import (
     NO_METRICS,
@@ -155,7 +155,9 @@ def _steps_in(folder: Path) -> int:
         return -1
 
 
-def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
+def save_model(
+    model: nn.Module, folder: Path, name: str = MODEL_FILE, replaced: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
     """Write a model as `safetensors.torch.load_model` reads it: of tied parameters once.
 
     That function cannot read a model with ties that are not contiguous, such as transposed ones. These are written
@@ -165,12 +167,27 @@ def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
         model: on any device.
         folder: that exists.
         name: of the file.
+        replaced: by their names in the `state_dict`, what is written in the place of the model's own tensors.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+    save_tensors({**model.state_dict(), **replaced}, folder, name)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
+    """Write tensors by their names.
+
+    Args:
+        tensors: on any device; of those that are the same memory, one.
+        folder: that exists.
+        name: of the file.
 
     Raises:
         ConfigError: if it cannot be written.
     """
     state, ties, kept = dict[str, Tensor](), dict[str, str](), dict[object, str]()
-    for key, tensor in model.state_dict().items():
+    for key, tensor in tensors.items():
         first = kept.setdefault(region(tensor) or key, key) if tensor.is_contiguous() else key
         if first == key:
             state[key] = tensor.detach().cpu().contiguous()
@@ -178,23 +195,6 @@ def save_model(model: nn.Module, folder: Path, name: str = MODEL_FILE) -> None:
             ties[key] = first
     with output_file(folder / name) as file:
         file.writelines(safetensors_chunks(state, {"format": "pt", **ties}))
-
-
-def save_values(model: nn.Module, values: Tensor, folder: Path, name: str) -> None:
-    """Write a model with other parameters.
-
-    Args:
-        model: as it is built; it is not changed.
-        values: [D] float32.
-        folder: that exists.
-        name: of the file.
-
-    Raises:
-        ConfigError: if it cannot be written.
-    """
-    other = copy_model(model)
-    ParameterVector(other).load_(values)
-    save_model(other, folder, name)
 
 
 def save_summary(summary: Summary, folder: Path) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import ConfigError, P2PElasticError
+from p2p_elastic.errors import ConfigError, NetworkError, P2PElasticError
 from p2p_elastic.node.config import JoinConfig
+from p2p_elastic.node.observer import Observer
 from p2p_elastic.node.resume import Past
 from p2p_elastic.node.status_board import StatusBoard
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.periodic import attempt
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest, check_against
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.screens.live import Screen
@@ -23,6 +26,7 @@ from p2p_elastic.screens.live import Screen
 log = logging.getLogger(__name__)
 LOOK_BACK_SECONDS = 20.0  # a founder looks for the run that it was in: unreachable hosts take their time
 TURN_SECONDS = 5.0  # of several that trained alone and meet, one founds its run, and the others wait for that
+ATTACH_SECONDS = 1.0  # between two tries
 KNOWN_RUN_SECONDS = 25.0  # a joiner waits longer: another peer may wait for FIND_RUN_SECONDS and TURN_SECONDS first
 
 
@@ -135,6 +139,27 @@ class RunFinder:
             self._screen.say("alone", "Nobody of the run answers: training alone until somebody does.")
         return saved.manifest
 
+    def check_model(self, manifest: RunManifest, vector: ParameterVector, key: str = "model") -> None:
+        """Check that a model is the run's; if not, ask a member of the run what it has.
+
+        Args:
+            manifest: of the run.
+            vector: of this peer's model.
+            key: of the option that says what is trained.
+
+        Raises:
+            ConfigError: if it is another model, or has other frozen parameters; it says the first difference if a
+                member tells it.
+        """
+        observer = Observer(self._network, manifest, Limits())
+        difference = self._thread.call(observer.difference(vector.schema), self._stop)
+        if difference is not None:
+            raise ConfigError(key, "another model", f"that of run {manifest.run!r}: {difference}")
+        if manifest.frozen_hash != vector.frozen_hash:
+            frozen = f"frozen parameters {vector.frozen_hash or 'none'}"
+            allowed = f"those of run {manifest.run!r}, {manifest.frozen_hash or 'none'}: load the same base everywhere"
+            raise ConfigError(key, frozen, allowed)
+
     def found(self, manifest: RunManifest) -> None:
         """Found a run: others may join it from now on.
 
@@ -199,7 +224,7 @@ class RunFinder:
                 return
             check_against(theirs, self._config.binding())
             self._config.check_against(find_method(theirs.rule))
-            if theirs.schema_hash != manifest.schema_hash:
+            if (theirs.schema_hash, theirs.frozen_hash) != (manifest.schema_hash, manifest.frozen_hash):
                 raise ConfigError(
                     "task", manifest.task, f"run {theirs.run!r} trains {theirs.task!r} with another model"
                 )
@@ -220,6 +245,24 @@ async def _within(seconds: float, attempt: Coroutine[Any, Any, bool]) -> bool:
         return await wait_for(attempt, seconds)
     except asyncio.TimeoutError:
         return False
+
+
+async def attached(network: LiveNetwork, seconds: float) -> None:
+    """Wait until an initial peer answers.
+
+    Args:
+        network: open.
+        seconds: to wait at most.
+
+    Raises:
+        NetworkError: if none does; the message says what is wrong with each.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not await network.directory.attach():
+        if loop.time() + ATTACH_SECONDS > end:
+            raise NetworkError(f"no initial peer answers:\n{problems_of(network)}")
+        await asyncio.sleep(ATTACH_SECONDS)
 
 
 async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:

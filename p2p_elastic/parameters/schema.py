@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated
 
+import torch
 from pydantic import FailFast, Field
+from torch import Tensor
 
 from p2p_elastic.values import Frozen
 
@@ -43,6 +46,23 @@ class Schema(Frozen):
         """32 hexadecimal digits: the beginning of the SHA-256 of a JSON array of `[name, shape]`."""
         text = json.dumps([[name, list(shape)] for name, shape in self.tensors])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def elements(self) -> int:
+        """D, the number of elements of the vector."""
+        return sum(math.prod(shape) for _, shape in self.tensors)
+
+    def named(self, values: Tensor) -> dict[str, Tensor]:
+        """See a vector as tensors.
+
+        Args:
+            values: [D].
+
+        Returns:
+            Views by name.
+        """
+        parts = torch.split(values, [math.prod(shape) for _, shape in self.tensors])
+        return {name: part.view(shape) for (name, shape), part in zip(self.tensors, parts, strict=True)}
 
     def difference(self, other: Schema) -> str | None:
         """Say the first difference to another schema.

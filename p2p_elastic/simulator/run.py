@@ -81,6 +81,10 @@ class _Simulation:
     def __init__(self, config: SimulationConfig, data: Data, device: torch.device, loop: Loop) -> None:
         self._config, self._device = config, device
         task, self._topology = find_task(config.task), RULES[config.rule].topology
+        if task.exchange != "trainable":
+            raise ConfigError(
+                "task", task.name, "one whose exchange is 'trainable': a simulation moves all that trains"
+            )
         train, test = _splits(task, data, device)
         self._feed = Feed(config, task, train, device)
         self._workers = _workers(config, task, device, loop)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from p2p_elastic.common.metrics import check_metric_names
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.tasks.base import Data, Task, initial_model
 from p2p_elastic.tasks.batch import Batch
@@ -18,9 +19,7 @@ from p2p_elastic.tasks.measures import shown
 from p2p_elastic.tasks.sampling import in_order
 
 EXAMPLES = 2
-METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,39}")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-METRICS_MAX = 16
 
 
 def load_data(task: Task, data_dir: Path | None) -> Data:
@@ -80,13 +79,9 @@ def _check_loss(task: Task, model: nn.Module, batch: Batch) -> None:
         raise ConfigError("loss", "a constant", allowed)
 
 
-def _check_metrics(task: Task, metrics: object) -> None:
-    if not isinstance(metrics, Mapping) or len(metrics) > METRICS_MAX:
-        got = len(metrics) if isinstance(metrics, Mapping) else type(metrics).__name__
-        raise ConfigError("metrics", got, f"of task {task.name}: a dict of at most {METRICS_MAX}, perhaps empty")
+def _check_metrics(task: Task, metrics: Mapping[str, object]) -> None:
+    check_metric_names(metrics)
     for name, value in metrics.items():
-        if not isinstance(name, str) or not METRIC.fullmatch(name) or name == "loss":
-            raise ConfigError("metrics", name, "names of letters, digits, spaces and ._@+-, at most 40; not 'loss'")
         if not isinstance(value, tuple) or len(value) != 2:
             raise ConfigError("metrics", value, f"{name} of task {task.name}: (sum, count)")
         shown(name, float(value[0]), float(value[1]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from p2p_elastic.status.schema import TrainingStatus
 from p2p_elastic.tasks import Evaluation
@@ -52,6 +53,14 @@ class Meter:
         """
         self._losses.append(loss)
         self.loss = sum(self._losses) / len(self._losses)
+
+    def measured(self, metrics: Mapping[str, float]) -> None:
+        """Take in what somebody else's loop measured.
+
+        Args:
+            metrics: by name.
+        """
+        self.validation = Evaluation(math.nan if self.loss is None else self.loss, metrics)
 
     def stepped(self, loss: float | None = None) -> None:
         """Count an optimizer step, once its gradient is there.

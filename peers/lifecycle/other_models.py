@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
@@ -19,8 +20,9 @@ from p2p_elastic.peers.gossip.admission import Admission
 from p2p_elastic.peers.gossip.initiator import new_id, open_stream
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.answers import Answers
-from p2p_elastic.peers.session.conversation import Conversation
+from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.state.context import LocalContext
+from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.protocol.messages import SCHEMA_BYTES_MAX, Decline, DeclineReason, Describe, Described
 from p2p_elastic.protocol.records import PeerRecord
 
@@ -137,19 +139,44 @@ class OtherModels:
         asked = Describe(
             id=new_id(parts.rng), peer=local.peer, run=local.run.context.run, schema_hash=record.schema_hash
         )
-        stream = await open_stream(parts.transport, record, parts.limits)
-        conversation = Conversation(stream, parts.limits)
-        try:
-            await conversation.send(asked)
-            answer = await conversation.receive((Described, Decline), parts.limits.idle_seconds)
-            if not isinstance(answer, Described):
-                return None
-            if answer.id != asked.id:
-                raise RemoteProtocolError(f"answered {answer.id}, asked was {asked.id}", partner=record.peer)
-            return believed(await conversation.receive_bytes(answer.nbytes), record)
-        finally:
-            local.journal.gave(conversation.traffic)
-            await stream.close()
+        return await fetch_schema(asked, record, parts.transport, parts.limits, local.journal.gave)
+
+
+async def fetch_schema(
+    asked: Describe,
+    record: PeerRecord,
+    transport: Transport,
+    limits: Limits,
+    gave: Callable[[tuple[int, int]], None] = lambda _: None,
+) -> Schema | None:
+    """Ask a member for the schema of its model.
+
+    Args:
+        asked: the question.
+        record: of the member.
+        transport: to it.
+        limits: of the conversation.
+        gave: told of the bytes sent and received.
+
+    Returns:
+        The schema that it announced; None if it declines.
+
+    Raises:
+        ExchangeError: if it cannot be reached, is too slow, or sends something else.
+    """
+    stream = await open_stream(transport, record, limits)
+    conversation = Conversation(stream, limits)
+    try:
+        await conversation.send(asked)
+        answer = await conversation.receive((Described, Decline), limits.idle_seconds)
+        if not isinstance(answer, Described):
+            return None
+        if answer.id != asked.id:
+            raise RemoteProtocolError(f"answered {answer.id}, asked was {asked.id}", partner=record.peer)
+        return believed(await conversation.receive_bytes(answer.nbytes), record)
+    finally:
+        gave(conversation.traffic)
+        await stream.close()
 
 
 def believed(text: bytes, record: PeerRecord) -> Schema:

@@ -76,7 +76,9 @@ def test_three_peers_come_together_and_conserve_their_sum() -> None:
         end = torch.stack([values(m.model) for m in members])
         totals = [m.peer.exchanges() for m in members]
         assert all(t.by_outcome[Outcome.COMPLETED] > 10 for t in totals)
-        assert all(set(t.by_outcome) <= {Outcome.COMPLETED, Outcome.DECLINED} for t in totals)
+        # A timeout: other tests may keep the machine from one of them for 2 s; the sum is kept all the same.
+        outcomes = set().union(*(t.by_outcome for t in totals))
+        assert outcomes <= {Outcome.COMPLETED, Outcome.DECLINED, Outcome.TIMEOUT}
         assert end.std(dim=0).max() < 0.01 * start.std(dim=0).max()
         torch.testing.assert_close(end.sum(dim=0), start.sum(dim=0), rtol=0, atol=2e-6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from pathlib import Path
@@ -56,9 +57,10 @@ def test_accumulation_clipping_autocast_and_a_scaler_count_optimizer_steps_alone
         assert "own.scaler" in (next((options["output"] / "checkpoint").iterdir()) / "checkpoint.json").read_text()
 
 
-def test_a_step_that_a_scaler_skips_is_none(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fused", [False, True])  # a fused one is called for each step, and skips it in its kernel
+def test_a_step_that_a_scaler_skips_is_none(options: dict[str, Any], *, fused: bool) -> None:
     model = model_of()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     with Swarm(model, optimizer, checkpoint_every="0", **options) as swarm:
         for scale in (1.0, float("inf"), 1.0):
@@ -93,6 +95,19 @@ def test_without_an_optimizer_steps_are_said_and_with_one_they_are_seen(options:
         pytest.raises(ConfigError, match="optimizer: got 'one, and a call of step"),
     ):
         swarm.step()
+
+
+def test_what_the_loop_measures_is_shown_by_its_name(options: dict[str, Any]) -> None:
+    model = model_of()
+    with Swarm(model, checkpoint_every="0", **options) as swarm:
+        swarm.report(1.0)
+        swarm.measured(accuracy=torch.tensor(0.75), perplexity=23.125, broken=float("nan"))
+        swarm.step()
+        assert swarm.status().training.metrics == {"accuracy": 0.75, "perplexity": 23.125}
+        with pytest.raises(ConfigError, match="metrics: got 'loss'; names of"):
+            swarm.measured(loss=0.5)
+    summary = json.loads((options["output"] / "summary.json").read_text())
+    assert summary["validation_metrics"] == {"accuracy": 0.75, "perplexity": 23.125}
 
 
 def test_lbfgs_makes_one_step_of_many_evaluations(options: dict[str, Any]) -> None:

@@ -181,6 +181,13 @@ def test_every_file_that_a_document_names_exists(name: str) -> None:
     assert {path for path in named if not (REPOSITORY / path).exists()} == set()
 
 
+@every_page
+def test_every_test_that_a_document_names_exists(name: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PRESENT[name])
+    missing = [f"{path}::{test}" for path, test in named if f"def {test}(" not in (REPOSITORY / path).read_text()]
+    assert missing == []
+
+
 def test_every_variable_of_the_environment_is_in_the_reference() -> None:
     read = [n.args[0] for n in NODES if isinstance(n, ast.Call) and re.match(r"os\.environ\.\w+$", ast.unparse(n.func))]
     looked_for = [n.left for n in NODES if isinstance(n, ast.Compare) and ast.unparse(n.comparators[0]) == "os.environ"]

@@ -18,6 +18,7 @@ from p2p_elastic.screens.live import SilentScreen
 pytestmark = [  # Lightning's
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*but have no .val_dataloader.:UserWarning"),
 ]
 
 
@@ -83,8 +84,20 @@ class TestTransformers:
         }
         data = [{"inputs": torch.randn(4), "labels": torch.tensor(1)} for _ in range(32)]
         return Trainer(
-            model, TrainingArguments(str(folder), **arguments), train_dataset=data, callbacks=list(callbacks)
+            model,
+            TrainingArguments(str(folder), **arguments),
+            train_dataset=data,
+            eval_dataset=data,
+            compute_metrics=lambda _: {"accuracy": 0.75},
+            callbacks=list(callbacks),
         )
+
+    def test_what_the_trainer_measures_is_shown_by_its_name(self, options: dict[str, Any], tmp_path: Path) -> None:
+        from p2p_elastic.integrations.transformers import SwarmCallback
+
+        self.trainer(tmp_path, MeanLoss(), SwarmCallback(**options), eval_strategy="steps", eval_steps=3).train()
+        summary = json.loads((tmp_path / "_swarm" / "summary.json").read_text())
+        assert summary["validation_metrics"] == {"eval_loss": pytest.approx(3.0), "eval_accuracy": 0.75}
 
     def hearing(self, found: list[float | None], swarm: Any) -> Any:
         from transformers import TrainerCallback
@@ -208,7 +221,7 @@ class TestLightning:
     def _installed(self) -> None:
         pytest.importorskip("lightning")
 
-    def fit(self, folder: Path, *callbacks: Any, steps: int = 6, fails: bool = False) -> Any:
+    def fit(self, folder: Path, *callbacks: Any, steps: int = 6, fails: bool = False, validates: bool = False) -> Any:
         import lightning.pytorch as pl
         from torch.utils.data import DataLoader
 
@@ -221,6 +234,9 @@ class TestLightning:
                 if fails and batch_idx == 4:
                     raise ZeroDivisionError("on purpose")
                 return self.model.loss(batch).mean()
+
+            def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+                self.log("val_accuracy", torch.tensor(0.75))
 
             def configure_optimizers(self) -> torch.optim.Optimizer:
                 return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -236,8 +252,15 @@ class TestLightning:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(Module(), DataLoader(torch.randn(64, 4), batch_size=2))
+        trainer.fit(Module(), *(DataLoader(torch.randn(64, 4), batch_size=2) for _ in range(1 + validates)))
         return trainer
+
+    def test_what_the_module_logs_is_shown_by_its_name(self, options: dict[str, Any], tmp_path: Path) -> None:
+        from p2p_elastic.integrations.lightning import SwarmCallback
+
+        self.fit(tmp_path, SwarmCallback(**options), steps=32, validates=True)
+        summary = json.loads((tmp_path / "swarm" / "summary.json").read_text())
+        assert summary["validation_metrics"] == {"val_accuracy": 0.75}
 
     def test_with_accumulation_the_loss_is_that_of_an_example_and_later_checkpoints_have_the_peer(
         self, options: dict[str, Any], tmp_path: Path

@@ -16,6 +16,7 @@ from torch import Tensor
 from p2p_elastic.cli.main import main
 from p2p_elastic.export import command
 from p2p_elastic.export.command import report_file
+from p2p_elastic.parameters.schema import Schema
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.tasks import find_task
 
@@ -75,6 +76,9 @@ class Swarm:
         found = [PeerRecord(peer=p, run="run", schema_hash="0" * 32, step=1, loss=0.5) for p in SENT]
         assert enough(found)
         return found
+
+    async def difference(self, schema: Schema) -> None:
+        return None
 
     async def take(self, member: PeerRecord, out: Tensor, *, of_centre: bool) -> Any:
         out.fill_(SENT[member.peer])

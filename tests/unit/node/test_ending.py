@@ -29,6 +29,7 @@ def finish(
     tested = Evaluation(loss=0.4, metrics={"accuracy": 0.9})
     trainer: Any = SimpleNamespace(
         model=model,
+        vector=ParameterVector(model),
         meter=SimpleNamespace(step=7, validation=None, loss=0.5),
         test=lambda *_: tested,
         test_values=lambda _, stop: None if stop() else tested,

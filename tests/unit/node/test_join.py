@@ -43,6 +43,7 @@ def task_peer(screen: Said, *initial_peers: str) -> TaskPeer:
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TaskPeer, "_take_part", lambda *_: None)
+    monkeypatch.setattr(RunFinder, "check_model", lambda *_: None)
 
 
 @pytest.mark.usefixtures("untrained")

@@ -128,6 +128,14 @@ def test_a_name_that_is_too_long_to_be_told_is_refused() -> None:
         ParameterVector(nn.ParameterDict({"x" * 513: nn.Parameter(torch.ones(1))}))
 
 
+def test_a_vector_is_seen_as_tensors_by_their_names() -> None:
+    schema, values = PLAIN.schema, torch.arange(float(PLAIN.elements))
+    named = schema.named(values)
+    assert schema.elements == PLAIN.elements
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in named.values()]), values)
+    assert {name: tuple(tensor.shape) for name, tensor in named.items()} == dict(schema.tensors)
+
+
 def test_seams_are_where_tensors_begin() -> None:
     assert PLAIN.seams == (0, 12, 16, 20, 24, 32, 34, 38)
     model = nn.ParameterList([nn.Parameter(torch.ones(size)) for size in (2, 0, 3)])

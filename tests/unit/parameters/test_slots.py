@@ -14,7 +14,7 @@ from torch.func import functional_call
 from p2p_elastic.checkpoint.loop_state import TrainingMemory
 from p2p_elastic.checkpoint.store import Content, Store
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.node.results import save_model, save_values
+from p2p_elastic.node.results import save_model
 from p2p_elastic.parameters.slots import copy_model
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.simulator.looped import LoopedWorkers
@@ -335,7 +335,7 @@ def test_a_file_of_a_model_with_shared_memory_is_read_back(kind: str, flat: bool
     if flat:
         vector.flatten()
     vector.add_(torch.linspace(0, 1, 15))
-    save_values(model, torch.arange(15.0), tmp_path, "values.safetensors")
+    save_model(model, tmp_path, "values.safetensors", vector.views(torch.arange(15.0)))
     save_model(model, tmp_path)
 
     def read(name: str) -> None:

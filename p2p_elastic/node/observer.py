@@ -1,4 +1,4 @@
-"""An observer of a run: sees its members and fetches their parameters, without training and without being chosen."""
+"""An observer of a run: sees its members and fetches what they have, without training and without being chosen."""
 
 from __future__ import annotations
 
@@ -12,42 +12,25 @@ from collections.abc import Callable
 from torch import Tensor
 
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import DirectoryError, NetworkError
-from p2p_elastic.node.run_finder import problems_of
+from p2p_elastic.errors import DirectoryError, ExchangeError
+from p2p_elastic.parameters.schema import Schema
 from p2p_elastic.peers.centre.variable import only_centre
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
+from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.lifecycle.download import Download, Fetcher
+from p2p_elastic.peers.lifecycle.other_models import fetch_schema
 from p2p_elastic.peers.membership.periodic import every
 from p2p_elastic.peers.membership.run_context import Asking
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.protocol.messages import Given
+from p2p_elastic.protocol.messages import Describe, Given
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
 
 log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS, REFRESH_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0
-ATTACH_SECONDS = 1.0
 MEMBERS_SECONDS = 10.0  # to look for a member to copy
 TRIES, PAUSE_SECONDS = 4, 1.0  # for one member that declines or cannot be reached
-
-
-async def attached(network: LiveNetwork, seconds: float) -> None:
-    """Wait until an initial peer answers.
-
-    Args:
-        network: open.
-        seconds: to wait at most.
-
-    Raises:
-        NetworkError: if none does; the message says what is wrong with each.
-    """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not await network.directory.attach():
-        if loop.time() + ATTACH_SECONDS > end:
-            raise NetworkError(f"no initial peer answers:\n{problems_of(network)}")
-        await asyncio.sleep(ATTACH_SECONDS)
 
 
 class Observer:
@@ -56,18 +39,21 @@ class Observer:
     Args:
         network: attached.
         manifest: of the run.
-        elements: D, the number of parameters.
         limits: of each download.
 
     Attributes:
         fetcher: downloads parameters, and counts the bytes.
     """
 
-    def __init__(self, network: LiveNetwork, manifest: RunManifest, elements: int, limits: Limits) -> None:
+    def __init__(self, network: LiveNetwork, manifest: RunManifest, limits: Limits) -> None:
         self._network, self._manifest, self._limits = network, manifest, limits
-        asking = Asking(network.identity.peer, manifest.run, manifest.schema_hash, elements, manifest.codec)
-        self.fetcher = Fetcher(lambda: asking, network.transport, limits, random.Random(network.identity.peer))
+        self._elements, self._rng = 0, random.Random(network.identity.peer)
+        self.fetcher = Fetcher(self._asking, network.transport, limits, self._rng)
         self._sequence = time.time_ns() // 1_000_000
+
+    def _asking(self) -> Asking:
+        manifest = self._manifest
+        return Asking(self._network.identity.peer, manifest.run, manifest.schema_hash, self._elements, manifest.codec)
 
     async def stay(self) -> None:
         """Announce this observer until cancelled."""
@@ -118,6 +104,7 @@ class Observer:
         Returns:
             What the member says of them; or why it did not give them.
         """
+        self._elements = len(out)
         download, why = Download.begin(out, self._limits.part_elements), ""
         for attempt in range(TRIES):
             if attempt:
@@ -130,3 +117,43 @@ class Observer:
             if failure.outcome is Outcome.REFUSED:
                 break
         return why
+
+    async def schema(self) -> Schema | None:
+        """Ask members for the names and shapes of the run's model, one after the other.
+
+        Returns:
+            The schema, as the hash in the manifest says; None if nobody tells it.
+        """
+        for member in await self.members(bool):
+            asked = Describe(
+                id=new_id(self._rng),
+                peer=self._network.identity.peer,
+                run=self._manifest.run,
+                schema_hash=member.schema_hash,
+            )
+            try:
+                schema = await fetch_schema(asked, member, self._network.transport, self._limits)
+            except ExchangeError as error:
+                log.info("the schema of %s: %s", member.peer, error)
+                continue
+            if schema is not None:
+                return schema
+        return None
+
+    async def difference(self, schema: Schema) -> str | None:
+        """Compare a model with the run's, as an observer who leaves afterwards if a member has to be asked.
+
+        Args:
+            schema: of the model here.
+
+        Returns:
+            The first difference, or the hashes if nobody tells more; None if there is none.
+        """
+        here, there = schema.hash, self._manifest.schema_hash
+        if here == there:
+            return None
+        try:
+            theirs = await self.schema()
+        finally:
+            await self.leave()
+        return (theirs and schema.difference(theirs)) or f"schema {here} here, {there} there"
