@@ -20,6 +20,19 @@ from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, Exc
 METRICS_MAX = 2  # in the panel: 80 columns are enough for it
 
 
+def epochs(training: TrainingStatus, after: str) -> str:
+    """Show the passes over the data.
+
+    Args:
+        training: of a peer.
+        after: what follows them.
+
+    Returns:
+        `epoch 1.5` and what follows; nothing if they are not counted.
+    """
+    return "" if training.passes is None else f"epoch {training.passes:.1f}{after}"
+
+
 def one_line(status: PeerStatus) -> str:
     """Show the state of a peer in one line.
 
@@ -32,7 +45,7 @@ def one_line(status: PeerStatus) -> str:
     training, exchanges = status.training, status.exchanges
     measured = metrics_text(training.validated) + " " * bool(training.validated)
     done = (
-        f"step {training.step}/{training.steps_total or '?'} epoch {training.epoch:.1f} "
+        f"step {training.step}/{training.steps_total or '?'} {epochs(training, ' ')}"
         f"{number(training.steps_per_second, '.1f')} steps/s loss {number(training.loss, '.4f')}"
     )
     return (
@@ -157,7 +170,7 @@ def panel(status: PeerStatus) -> Panel:
     facts = Table.grid(padding=(0, 2))  # 80 columns are enough
     facts.add_row(
         f"step [b]{training.step}[/b]/{training.steps_total or '?'}",
-        f"epoch [b]{training.epoch:.1f}[/b]",
+        *([] if training.passes is None else [f"epoch [b]{training.passes:.1f}[/b]"]),
         f"[b]{number(training.steps_per_second, '.1f')}[/b] steps/s",
         f"loss [b]{number(training.loss, '.4f')}[/b]",
         *(f"{name} [b]{value_text(name, value)}[/b]" for name, value in list(training.validated.items())[:METRICS_MAX]),

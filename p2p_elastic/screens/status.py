@@ -14,7 +14,7 @@ from p2p_elastic.client.status import Answer
 from p2p_elastic.common.metrics import metrics_text, value_text
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
-from p2p_elastic.screens.peer import at_centre, failures, lately, standing, time_left
+from p2p_elastic.screens.peer import at_centre, epochs, failures, lately, standing, time_left
 from p2p_elastic.screens.units import duration, number, short, size
 from p2p_elastic.status.schema import PartnerStatus, PeerStatus
 
@@ -72,7 +72,7 @@ def _facts(status: PeerStatus) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     speed = f"{number(training.steps_per_second, '.1f')} steps/s"
-    steps = f"{_steps(status)}   epoch {training.epoch:.1f}   {speed}   {time_left(training)}"
+    steps = f"{_steps(status)}   {epochs(training, '   ')}{speed}   {time_left(training)}"
     measured = metrics_text(training.validated)
     rows = [
         *([("role", at_centre(status))] if at_centre(status) else [("step", steps)]),

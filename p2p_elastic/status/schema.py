@@ -160,6 +160,11 @@ class TrainingStatus(Frozen):
     seconds_since_step: float | None = Field(default=None, description="null before the first step")
 
     @property
+    def passes(self) -> float | None:
+        """Passes over its own data; None if nobody counts them, as in a loop of the user's own."""
+        return self.epoch if self.epoch or self.steps_total is not None else None
+
+    @property
     def validated(self) -> Metrics:
         """The metrics; of a peer of an older version its accuracy, if it has one."""
         return self.metrics or ({} if self.validation_accuracy is None else {"accuracy": self.validation_accuracy})
