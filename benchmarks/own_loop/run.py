@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-START_SECONDS, RUN_SECONDS, STOP_SECONDS = 30.0, 45.0, 5.0
+START_SECONDS, RUN_SECONDS, STOP_SECONDS = 30.0, 180.0, 5.0
 POLL_SECONDS = 0.2
-ROUNDS = 10
+ROUNDS = 5
 ADDRESS, LOSS = r"(/ip4/\d[^'\s]+/p2p/\w+)", r"last loss (\d+\.\d+)"
 
 
