@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -42,7 +43,12 @@ class Processes:
     def start(self, name: str, *command: str | Path) -> None:
         with (self.folder / f"{name}.txt").open("wb") as out:
             self._started[name] = subprocess.Popen(
-                [str(part) for part in command], stdout=out, stderr=out, cwd=self.folder, env=self._environment
+                [str(part) for part in command],
+                stdout=out,
+                stderr=out,
+                cwd=self.folder,
+                env=self._environment,
+                start_new_session=True,
             )
 
     def said(self, name: str, pattern: str) -> list[str]:
@@ -67,14 +73,14 @@ class Processes:
         return lines[-1].strip()[:200] if lines else ""
 
     def stop(self) -> None:
+        """Each has a session of its own, so that what it forked ends with it."""
         for process in reversed(self._started.values()):
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextlib.contextmanager
