@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -224,6 +225,26 @@ def copy_model(model: nn.Module) -> nn.Module:
         for tie in slot.ties:
             tie._replace(owner=_owner(other, tie.key)).rejoin(slot._replace(owner=_owner(other, slot.key)))
     return other
+
+
+def shell_of(model: nn.Module, slots: Iterable[Slot]) -> nn.Module:
+    """A copy for `torch.func.functional_call`, which takes no memory for what travels: that is given with each call.
+
+    Args:
+        model: is not changed.
+        slots: what travels.
+
+    Returns:
+        The copy. What travels is on the device "meta" there, other parameters are the model's own, and other buffers
+        are copies.
+    """
+    copied: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
+    for slot in slots:
+        for owner, attribute in ((slot.owner, slot.attribute), *((tie.owner, tie.attribute) for tie in slot.ties)):
+            tensor = getattr(owner, attribute)
+            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+            copied[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, copied)
 
 
 def _owner(model: nn.Module, key: str) -> nn.Module:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from p2p_elastic.parameters.slots import copy_model
+from p2p_elastic.parameters.slots import shell_of
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.trial import Estimate, Trial
 from p2p_elastic.tasks.batch import Batch, first
@@ -66,7 +66,7 @@ class Trials:
         Returns:
             The mean loss in nats, and its standard error.
         """
-        model = copy_model(self._model).eval()
+        model = shell_of(self._model, self._vector.slots).eval()
         return mean_loss(model, self._loss, self._vector.views(values), batches)
 
     def examiner(self, unseen: Batch | None = None) -> Callable[[Tensor, Tensor], Trial | None]:
@@ -79,7 +79,7 @@ class Trials:
             A function of (their parameters [D], this peer's [D]) that any thread may call; its trial is on the latest
             batch, and None if there is none.
         """
-        model, lock = copy_model(self._model).eval(), threading.Lock()
+        model, lock = shell_of(self._model, self._vector.slots).eval(), threading.Lock()
 
         def examine(theirs: Tensor, mine: Tensor) -> Trial | None:
             recent = list(self._recent)
@@ -127,9 +127,36 @@ class LossOf(nn.Module):
         Returns:
             [B], in nats.
         """
-        inside = {f"model.{name}": value for name, value in values.items()}
-        losses: Tensor = torch.func.functional_call(self, inside, (batch,))
+        inside = {f"model.{name}": value for name, value in with_ties(self.model, values).items()}
+        losses: Tensor = torch.func.functional_call(self, inside, (batch,), tie_weights=False)
         return losses
+
+
+def with_ties(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name each place in a model once that is to hold one of these values.
+
+    `functional_call` does so by itself (`tie_weights`), but names a layer that stands at several places once for each,
+    and then leaves the values in it: PyTorch 2.3 to 2.14, github.com/pytorch/pytorch/issues/164759.
+
+    Args:
+        model: of these tensors.
+        values: by name.
+
+    Returns:
+        The values, also under the names of further places of the same tensor.
+    """
+    wanted = {id(_held(model, name)): value for name, value in values.items()}
+    places = {
+        f"{path}.{attribute}" if path else attribute: wanted.get(id(tensor))
+        for path, module in model.named_modules()  # each once
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items())
+    }
+    return {name: value for name, value in places.items() if value is not None}
+
+
+def _held(model: nn.Module, name: str) -> object:
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
 
 
 def mean_loss(model: nn.Module, loss: Loss, values: Mapping[str, Tensor], batches: Iterable[Batch]) -> Estimate:

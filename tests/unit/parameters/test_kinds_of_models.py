@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from p2p_elastic.checkpoint.tensor_file import safetensors_chunks
 from p2p_elastic.node.results import save_model
-from p2p_elastic.parameters.slots import copy_model
+from p2p_elastic.parameters.slots import copy_model, shell_of
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.training.trials import LossOf
 
 RATE = 0.25
 
@@ -89,6 +90,32 @@ def test_an_exchange_moves_what_travels_and_nothing_else(kind: str, flat: bool) 
     for index, slot in ((n, s) for n in range(2) for s in vectors[n].slots):
         coarse = slot.tensor().flatten().float() - after[index][slot.start : slot.stop]
         assert float(coarse.abs().max() if len(coarse) else 0) <= 2**-7 * float(after[index].abs().max())
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_shell_given_values_computes_what_a_model_with_them_does(kind: str, flat: bool) -> None:
+    model = build(kind, 0)
+    train(kind, model)
+    vector = ParameterVector(model)
+    if flat:
+        vector.flatten()
+    shell = shell_of(KINDS[kind].raw(model), ParameterVector(KINDS[kind].raw(model)).slots).eval()
+    values = vector.snapshot(vector.empty())
+    values += torch.linspace(-1e-2, 1e-2, len(values))
+    views = ParameterVector(KINDS[kind].raw(model)).views(values)
+    batch = KINDS[kind].batch()
+    with torch.no_grad():
+        found = LossOf(shell, lambda other, inputs: other(inputs)).at(views, batch)
+        twin = copy_model(KINDS[kind].raw(model)).eval()
+        parameters = [p.clone() for p in twin.parameters()]
+        in_place = LossOf(twin, lambda other, inputs: other(inputs)).at(views, batch)
+        vector.load_(values)
+        expected = KINDS[kind].raw(model).eval()(batch)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(in_place, expected)
+    assert all(map(torch.equal, twin.parameters(), parameters))
+    kept = [t for t in (*shell.parameters(), *shell.buffers()) if not t.is_meta]
+    assert sum(t.numel() for t in kept) <= sum(t.numel() for t in (*model.parameters(), *model.buffers())) - len(values)
 
 
 def test_training_goes_on_as_if_its_memory_had_not_been_moved(kind: str) -> None:
