@@ -155,7 +155,7 @@ class Answering:
             self._local.pacing.takes_last(key.partner)
         with self._awaited.expect(key, offer.streams) as conversation.widening:
             exchange = respond(offer, accept, self._local.run.policy.flow)
-            return await conversation.run(exchange, endpoint.vectors(offer), reply.commit, seated=True)
+            return await conversation.run(exchange, endpoint.vectors(offer), reply.commit, exclusive=True)
 
 
 class _Reply:

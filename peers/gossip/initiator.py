@@ -169,7 +169,7 @@ class Initiator:
         offer = self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits))
         vectors = local.slot.mailbox.vectors(offer.codec)
         try:
-            result = await conversation.run(initiate(offer, local.run.policy.flow), vectors, seated=True)
+            result = await conversation.run(initiate(offer, local.run.policy.flow), vectors, exclusive=True)
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         except asyncio.CancelledError:

@@ -108,7 +108,7 @@ class Conversation:
         vectors: Vectors | None = None,
         commit: Callable[[], None] | None = None,
         *,
-        seated: bool = False,
+        exclusive: bool = False,
     ) -> T:
         """Drive an exchange to its end: send, receive and transfer what it asks for.
 
@@ -116,7 +116,7 @@ class Conversation:
             exchange: the protocol, from `p2p_elastic.protocol.exchange`; errors of the stream are thrown into it.
             vectors: what a transfer sends and fills; None if there is none.
             commit: called when the exchange takes place at this end; None if that is not asked for.
-            seated: True if no other exchange can take place meanwhile, so that a slow one costs more.
+            exclusive: True if no other exchange can take place meanwhile, so that a slow one costs more.
 
         Returns:
             What the exchange returns.
@@ -124,7 +124,7 @@ class Conversation:
         Raises:
             ExchangeError: if it fails, with the partner's id in it; then the stream is aborted.
         """
-        seconds = self._waits.whole(0 if vectors is None else vectors.wire_bytes, seated=seated)
+        seconds = self._waits.whole(0 if vectors is None else vectors.wire_bytes, exclusive=exclusive)
         self._end = asyncio.get_running_loop().time() + seconds
         try:
             return await self._drive(exchange, vectors, commit)

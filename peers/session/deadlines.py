@@ -171,12 +171,12 @@ class Waits:
         """
         return self._clamp("gap", self._own_of("gap").expected)
 
-    def whole(self, nbytes: int, *, seated: bool = False) -> float:
+    def whole(self, nbytes: int, *, exclusive: bool = False) -> float:
         """Give the deadline for a whole exchange, the answer included.
 
         Args:
             nbytes: what it moves, both ways together.
-            seated: True if no other partner can exchange meanwhile; then one that has shown nothing must not be much
+            exclusive: True if no other partner can exchange meanwhile; then one that has shown nothing must not be much
                 slower than the others.
 
         Returns:
@@ -187,7 +187,7 @@ class Waits:
         if own.smoothed is not None:
             shown = WHOLE_TIMES * own.smoothed * nbytes
             most = min(most, max(shown, bounds.idle_seconds) * 2.0**own.misses)
-        elif seated and others.smoothed is not None:
+        elif exclusive and others.smoothed is not None:
             shown = UNSHOWN_TIMES * others.smoothed * nbytes
             most = min(most, max(shown, bounds.exchange_seconds) * 2.0**own.misses)
         return self.answer() + most

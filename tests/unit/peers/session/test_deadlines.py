@@ -114,8 +114,8 @@ def test_no_deadline_leaves_its_bounds_whatever_partners_do(
         assert FLOOR_SECONDS <= deadline <= idle
     assert FLOOR_SECONDS <= waits.answer() <= idle + PATIENCE_MAX_SECONDS
     most = LIMITS.exchange_seconds + nbytes / LIMITS.bytes_per_second_min
-    for seated in (False, True):
-        assert min(idle, most) <= waits.whole(nbytes, seated=seated) <= waits.answer() + most
+    for exclusive in (False, True):
+        assert min(idle, most) <= waits.whole(nbytes, exclusive=exclusive) <= waits.answer() + most
 
 
 def test_a_quick_partner_has_two_seconds() -> None:
@@ -164,12 +164,14 @@ def test_who_showed_nothing_may_not_keep_others_waiting_for_hours() -> None:
     nbytes = 800_000_000  # of which the slowest rate makes eleven hours
     made = told([("a", "byte", 2e-9)] * 20)
     for waits in (made.of("new", 1.0), made.of_stranger("new", 1.0)):
-        assert waits.whole(nbytes, seated=True) - waits.answer() == pytest.approx(64 * 1.6)
-        assert waits.whole(1000, seated=True) == waits.answer() + LIMITS.exchange_seconds
+        assert waits.whole(nbytes, exclusive=True) - waits.answer() == pytest.approx(64 * 1.6)
+        assert waits.whole(1000, exclusive=True) == waits.answer() + LIMITS.exchange_seconds
         assert waits.whole(nbytes) > 11 * 3600.0  # nobody waits for a copy that it takes
         waits.missed("byte")
-    assert made.of("new", 1.0).whole(nbytes, seated=True) - made.of("new", 1.0).answer() == pytest.approx(128 * 1.6)
-    assert made.of_stranger("other", 1.0).whole(nbytes, seated=True) == made.of("b", 1.0).whole(nbytes, seated=True)
+    assert made.of("new", 1.0).whole(nbytes, exclusive=True) - made.of("new", 1.0).answer() == pytest.approx(128 * 1.6)
+    assert made.of_stranger("other", 1.0).whole(nbytes, exclusive=True) == made.of("b", 1.0).whole(
+        nbytes, exclusive=True
+    )
 
 
 def test_what_a_stranger_shows_is_not_kept() -> None:
