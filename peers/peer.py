@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 from dataclasses import replace
 
@@ -33,7 +32,7 @@ from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.partner_judge import Examine
 from p2p_elastic.peers.state.peer_memory import PeerMemory
 from p2p_elastic.peers.state.views import members_of, partners_of
-from p2p_elastic.peers.topologies import parts_of, take_up
+from p2p_elastic.peers.topologies import adopt, parts_of
 from p2p_elastic.peers.transport.interfaces import Directory, Transport
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.policy import Policy
@@ -75,7 +74,6 @@ class Peer:
         condition = condition or Condition(self._now, events=events)
         run = CurrentRun(transport.peer, vector, context, policy)
         self._local = assembled(run, condition, events, limits=limits, budget=budget)
-        condition.tells(self._weigh_at_once)
         self._loop: asyncio.AbstractEventLoop | None = None
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
         rng = random.Random(f"{seed} {self.peer} {context.first_sequence} partners")
@@ -90,6 +88,7 @@ class Peer:
         self._tasks = NetworkTasks(
             self._local, self._presence, self._errands, self._hook.due, OtherModels(self._strategy_parts)
         )
+        condition.tells(self._tasks.weigh_at_once)
 
     # -- training thread ----------------------------------------------------------------------------------------------
 
@@ -107,8 +106,7 @@ class Peer:
         Args:
             loss: in nats; one that is not finite is not taken in.
         """
-        if math.isfinite(loss):
-            self._local.own.report_untrained_loss(loss)
+        self._local.own.report_untrained_loss(loss)
 
     def begin_with(self, caught: CaughtUp) -> None:
         """Take over what catching up brought, before the first step.
@@ -116,9 +114,8 @@ class Peer:
         Args:
             caught: what `catch_up` gave.
         """
-        local = self._local
-        local.vector.load_(caught.values)
-        local.own.met(copied=True)
+        self._local.vector.load_(caught.values)
+        self._local.own.met(copied=True)
 
     def serve_newcomers(self) -> None:
         """Let newcomers copy while this peer waits to begin: exchanges have to wait."""
@@ -376,14 +373,9 @@ class Peer:
             codec, fragments: by which its vectors travel, and in how many parts.
             origin: the peer whose first parameters are the run's; empty: they follow from a seed.
         """
-        local = self._local
-        context = replace(local.run.context, run=run, codec=codec, fragments=fragments, newcomer=True, origin=origin)
-        local.run.adopt(context, policy)
-        local.members.forget()
-        local.own.join(self._now())
-        local.judge.forget()
-        take_up(self._strategy_parts)
-        local.pacing.adopt(policy, local.run.bargain.vector_bytes)
+        old = self._local.run.context
+        context = replace(old, run=run, codec=codec, fragments=fragments, newcomer=True, origin=origin)
+        adopt(self._strategy_parts, context, policy, self._now())
 
     async def catch_up(self, untrained: float | None, try_out: Try | None = None) -> CaughtUp | None:
         """Fetch what a newcomer begins with, for `begin_with`. While this runs it must not train.
@@ -404,9 +396,3 @@ class Peer:
     async def refresh(self) -> None:
         """Read which others are in the run, and how this peer does. Raises DirectoryError."""
         await self._tasks.refresh()
-
-    def _weigh_at_once(self) -> None:
-        """The caller that changed this peer's condition is told what comes of it."""
-        with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the next refresh weighs
-            if asyncio.get_running_loop() is self._loop:
-                self._local.own.weigh()

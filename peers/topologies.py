@@ -12,11 +12,13 @@ from p2p_elastic.peers.gossip.nobody import NobodyStrategy
 from p2p_elastic.peers.gossip.strategy import PairsStrategy
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.leader.strategy import LeaderStrategy
+from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.topology import Strategy
 from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.policy import Policy
 
 STRATEGIES: Mapping[Topology, Callable[[StrategyParts], Strategy]] = {
     Topology.PAIRS: PairsStrategy,
@@ -43,6 +45,24 @@ def parts_of(local: LocalContext, transport: Transport, limits: Limits, rng: ran
     parts = StrategyParts(local, transport, limits, rng, initiator, own)
     take_up(parts)
     return parts
+
+
+def adopt(parts: StrategyParts, context: RunContext, policy: Policy, now: float) -> None:
+    """Let a peer become a newcomer of another run with the same model.
+
+    Args:
+        parts: of the peer.
+        context: its place in that run.
+        policy: how the peers of that run train together.
+        now: seconds of the event loop's clock.
+    """
+    local = parts.local
+    local.run.adopt(context, policy)
+    local.members.forget()
+    local.own.join(now)
+    local.judge.forget()
+    take_up(parts)
+    local.pacing.adopt(policy, local.run.bargain.vector_bytes)
 
 
 def take_up(parts: StrategyParts) -> None:

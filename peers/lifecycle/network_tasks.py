@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.lifecycle.announcer import Presence
@@ -29,11 +30,12 @@ class NetworkTasks:
     ) -> None:
         self._local, self._presence, self._errands, self._due = local, presence, errands, due
         self._others = others
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._to_attend, self._to_ask = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Announce, refresh and initiate until cancelled."""
-        context = self._local.run.context
+        self._loop, context = asyncio.get_running_loop(), self._local.run.context
         await attempt(self._presence.announce)  # first: the directory lists the members of the run that was announced
         tasks = [
             asyncio.ensure_future(every(context.announce_seconds, self._presence.announce)),
@@ -65,6 +67,12 @@ class NetworkTasks:
             self._to_attend.set()
         if self._others.pending:
             self._to_ask.set()
+
+    def weigh_at_once(self) -> None:
+        """Weigh this peer, if its condition was changed on its event loop: the caller is told what comes of it."""
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the next refresh weighs
+            if asyncio.get_running_loop() is self._loop:
+                self._local.own.weigh()
 
     async def _announce_soon(self) -> None:
         """The first record says that this peer has not begun: a later joiner would think that nobody is ahead."""

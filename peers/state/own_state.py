@@ -149,10 +149,11 @@ class OwnState:
         """Take in the loss that training would begin with.
 
         Args:
-            loss: of the untrained model, in nats; finite.
+            loss: of the untrained model, in nats; one that is not finite is not taken in.
         """
-        self.progress = self.progress._replace(first_loss=loss)
-        self.arrival.untrained(loss)
+        if math.isfinite(loss):
+            self.progress = self.progress._replace(first_loss=loss)
+            self.arrival.untrained(loss)
 
     def stepped(self) -> int:
         """Count an optimizer step that ended.
