@@ -15,7 +15,7 @@ from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
 from p2p_elastic.peers.centre.surrender import Bequest, Resignation
 from p2p_elastic.peers.centre.variable import Centre, only_centre
 from p2p_elastic.peers.exchange.snapshots import Snapshot
-from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.gossip.apply_move import Brought, move
 from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.gossip.snapshot_fetch import SnapshotFetcher
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
@@ -123,7 +123,7 @@ class CentreStrategy(Strategy):
             return False
         of_us = None if trial is None else trial.the_other_way_round
         centre.move(local.peer, theirs, mine, trusted_at(local, centre, local.peer, mine, of_us))
-        move(local, new_id(self._parts.rng), mine, theirs, partner=local.peer, received=received, trial=trial)
+        move(local, Brought(new_id(self._parts.rng), local.peer, mine, theirs, received, trial))
         return True
 
     def exchanged(self, result: Result) -> None:

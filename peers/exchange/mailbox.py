@@ -60,15 +60,15 @@ class Settled(NamedTuple):
     healed: Places = ()
 
 
-class Delivered(NamedTuple):
-    """A move that waits for the training thread.
+class Move(NamedTuple):
+    """What the training thread is to add between two steps.
 
     Attributes:
         exchange_id: the exchange that it is of.
         delta: the difference to the partner, `[D]` or `[part]`.
         share: how much of it is added.
-        check: asked whether to add it; None: it is added.
-        replaces: `delta` is loaded as the model instead of added.
+        check: asked just before whether to add it; None: it is added.
+        replaces: `delta` is loaded as the model instead: to add something to what is not finite is no help.
         copied: it leads all the way to a partner's parameters.
         heals: tensors in it that are loaded instead of added.
     """
@@ -76,9 +76,9 @@ class Delivered(NamedTuple):
     exchange_id: str
     delta: Tensor
     share: float
-    check: Check | None
-    replaces: bool
-    copied: bool
+    check: Check | None = None
+    replaces: bool = False
+    copied: bool = False
     heals: Places = ()
 
 
@@ -117,7 +117,7 @@ class Mailbox:
         self._wanted_part: Part | None = None
         self.lost = LostTensors(vector)
         self.snapshot_step = 0
-        self._delivered: Delivered | None = None
+        self._delivered: Move | None = None
         self._wanted: Wanted | None = None
         self._state = State.FREE
         self._lock = threading.Condition()
@@ -300,7 +300,7 @@ class Mailbox:
             self._state = State.FREE
         return settled
 
-    def _heal(self, move: Delivered) -> Places:
+    def _heal(self, move: Move) -> Places:
         """Load the tensors that were not finite; their places in the whole vector."""
         first = 0 if self.part is None else self.part[0]
         healed = tuple((first + start, first + stop) for start, stop in move.heals)
@@ -361,31 +361,15 @@ class Mailbox:
         """Wait until the snapshot is whole."""
         self._vector.arrive()
 
-    def deliver(
-        self,
-        exchange_id: str,
-        delta: Tensor,
-        share: float,
-        check: Check | None = None,
-        *,
-        replaces: bool = False,
-        copied: bool = False,
-        heals: Places = (),
-    ) -> None:
+    def deliver(self, move: Move) -> None:
         """Hand a move to the training thread, which adds it between two steps.
 
         Args:
-            exchange_id: the exchange that it is of.
-            delta: the difference to the partner, `[D]` or `[part]`.
-            share: how much of it is added.
-            check: asked just before whether to add it; None: it is added.
-            replaces: `delta` is loaded as the model instead: to add something to what is not finite is no help.
-            copied: the move leads all the way to a partner's parameters.
-            heals: tensors in it that are loaded instead of added.
+            move: the move.
         """
-        brought = self._vector.bring(delta)
+        move = move._replace(delta=self._vector.bring(move.delta))
         with self._lock:
             assert self._state is State.READY, f"a move delivered while {self._state.value}"
-            self._delivered = Delivered(exchange_id, brought, share, check, replaces, copied, heals)
+            self._delivered = move
             self._state = State.DELIVERED  # last: the training thread looks at it without the lock
             self._lock.notify()

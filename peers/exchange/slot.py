@@ -22,11 +22,8 @@ import asyncio
 from enum import Enum
 from typing import NamedTuple
 
-from torch import Tensor
-
 from p2p_elastic.parameters.vector import ParameterVector, Part
-from p2p_elastic.peers.exchange.mailbox import Check, Mailbox, State
-from p2p_elastic.protocol.chunks import Places
+from p2p_elastic.peers.exchange.mailbox import Mailbox, Move, State
 
 
 class Phase(Enum):
@@ -126,29 +123,13 @@ class ExchangeSlot:
         state = self.state
         self._move(state if state.phase is Phase.YIELDING else CHOOSING, Phase.OFFERING, Phase.YIELDING)
 
-    def deliver(
-        self,
-        exchange_id: str,
-        delta: Tensor,
-        share: float,
-        check: Check | None = None,
-        *,
-        replaces: bool = False,
-        copied: bool = False,
-        heals: Places = (),
-    ) -> None:
+    def deliver(self, move: Move) -> None:
         """Hand an exchange's move to the training thread, as `Mailbox.deliver` does.
 
         Args:
-            exchange_id: the exchange that it is of.
-            delta: the difference to the partner, `[D]` or `[part]`.
-            share: how much of it is added.
-            check: asked just before whether to add it; None: it is added.
-            replaces: `delta` is loaded as the model instead.
-            copied: the move leads all the way to a partner's parameters.
-            heals: tensors in it that are loaded instead of added.
+            move: the move.
         """
-        self.mailbox.deliver(exchange_id, delta, share, check, replaces=replaces, copied=copied, heals=heals)
+        self.mailbox.deliver(move)
         self._held = CHOOSING
         self.freed.set()
 

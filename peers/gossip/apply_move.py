@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from typing import NamedTuple
 
 from p2p_elastic.health.causes import names as some
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.exchange.lost_tensors import names_at
-from p2p_elastic.peers.exchange.mailbox import Check
+from p2p_elastic.peers.exchange.mailbox import Check, Move
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.own_state import NAMES_MAX
 from p2p_elastic.protocol.chunks import Received
@@ -20,35 +21,42 @@ from p2p_elastic.rules.trial import Trial
 log = logging.getLogger(__name__)
 
 
-def move(
-    local: LocalContext,
-    exchange_id: str,
-    mine: Facts,
-    theirs: Facts,
-    *,
-    partner: str,
-    received: Received | None,
-    trial: Trial | None = None,
-    of_all: bool = False,
-    check: Check | None = None,
-) -> float | None:
+class Brought(NamedTuple):
+    """What an exchange brought.
+
+    Attributes:
+        exchange_id: the id under which it was offered.
+        partner: the peer at the other end.
+        mine, theirs: what this peer and the partner say of themselves.
+        received: the partner's vector; None if nothing is to be moved to.
+        trial: how the partner's parameters did here; None if they were not tried.
+        of_all: True for the rule for the best of all groups.
+        check: asked by the training thread before it adds the move; None: it is added.
+    """
+
+    exchange_id: str
+    partner: str
+    mine: Facts
+    theirs: Facts
+    received: Received | None
+    trial: Trial | None = None
+    of_all: bool = False
+    check: Check | None = None
+
+
+def move(local: LocalContext, brought: Brought) -> float | None:
     """Turn what an exchange brought into a move, and hand it to the training thread.
 
     If nothing was received only the rule's state changes, and the mailbox is free again.
 
     Args:
         local: the parts of this peer.
-        exchange_id: the id under which the exchange was offered.
-        mine, theirs: what this peer and the partner say of themselves.
-        partner: its id.
-        received: the partner's vector; None if nothing is to be moved to.
-        trial: how the partner's parameters did here; None if they were not tried.
-        of_all: True for the rule for the best of all groups.
-        check: asked by the training thread before it adds the move; None: it is added.
+        brought: what the exchange brought.
 
     Returns:
         The L2 distance before the move; None if nothing was received.
     """
+    exchange_id, partner, mine, theirs, received, trial, of_all, check = brought
     if local.run.policy.moves_the_other(asked=mine.asked):
         local.slot.gave()
     part = local.slot.mailbox.part
@@ -88,7 +96,7 @@ def move(
             local.own.compared(1.0)  # what was measured is what this peer was
         copied = local.own.newcomer and mine.weight == 0.0 and part is None
         local.own.met(copied=copied)
-    local.slot.deliver(exchange_id, delta, share, check, replaces=local.own.broken, copied=copied, heals=heals)
+    local.slot.deliver(Move(exchange_id, delta, share, check, local.own.broken, copied, heals))
     return distance
 
 

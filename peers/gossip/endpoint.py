@@ -9,7 +9,7 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.peers.exchange.mailbox import State
 from p2p_elastic.peers.exchange.pacing import ORDINARY, Precedence
 from p2p_elastic.peers.exchange.slot import Phase
-from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.gossip.apply_move import Brought, move
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.endpoint import Refusal
@@ -184,7 +184,7 @@ class OwnEndpoint:
             The L2 distance before the move; None if this end does not move.
         """
         came = received if self._local.run.policy.sends else None
-        return move(self._local, offer.id, facts(accept), facts(offer), partner=offer.peer, received=came, trial=trial)
+        return move(self._local, Brought(offer.id, offer.peer, facts(accept), facts(offer), came, trial))
 
     def free(self) -> None:
         """Drop the snapshot: the exchange did not take place."""

@@ -18,7 +18,7 @@ from p2p_elastic.errors import (
 )
 from p2p_elastic.peers.exchange.negotiation import Terms
 from p2p_elastic.peers.exchange.slot import Phase
-from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.gossip.apply_move import Brought, move
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.deadlines import Waits
 from p2p_elastic.peers.session.parallel_streams import Lanes
@@ -201,7 +201,7 @@ class Initiator:
         try:
             trial = await local.judge.try_ours(local.slot.mailbox.both, theirs, mine) if received is not None else None
         finally:  # whatever came between: the partner has moved
-            distance = move(local, exchange_id, mine, theirs, partner=partner, received=received, trial=trial)
+            distance = move(local, Brought(exchange_id, partner, mine, theirs, received, trial))
             if self._so_far is not None:
                 self._so_far = self._so_far._replace(distance=distance)
         return distance

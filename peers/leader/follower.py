@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.exchange.snapshots import Snapshot, next_holder
-from p2p_elastic.peers.gossip.apply_move import move
+from p2p_elastic.peers.gossip.apply_move import Brought, move
 from p2p_elastic.peers.gossip.initiator import new_id, open_stream, outcome_of
 from p2p_elastic.peers.gossip.snapshot_fetch import SnapshotFetcher
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
@@ -146,16 +146,8 @@ class Follower:
         mine = Facts(local.slot.mailbox.snapshot_step, local.own.loss(), local.own.weight, asked=True)
         theirs = Facts(snapshot.step, snapshot.loss, 1.0)
         check = self._check(following, snapshot, claimed, loop)
-        move(
-            local,
-            new_id(self._parts.rng),
-            mine,
-            theirs,
-            partner=snapshot.origin,
-            received=received,
-            of_all=of_all,
-            check=check,
-        )
+        brought = Brought(new_id(self._parts.rng), snapshot.origin, mine, theirs, received, of_all=of_all, check=check)
+        move(local, brought)
 
     def _check(
         self, following: Following, snapshot: Snapshot, claimed: float, loop: asyncio.AbstractEventLoop

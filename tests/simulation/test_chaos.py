@@ -24,9 +24,8 @@ from chaos.once import Shared, once
 from chaos.plan import Flood, Plan, Setting, Trouble
 from chaos.trial import Trial, try_seed, undisturbed
 from chaos.world import World, run_plan
-from torch import Tensor
 
-from p2p_elastic.peers.exchange.mailbox import Mailbox
+from p2p_elastic.peers.exchange.mailbox import Mailbox, Move
 from p2p_elastic.peers.exchange.rule_states import RulesAtWork
 from p2p_elastic.peers.gossip import initiator
 from p2p_elastic.peers.lifecycle.network_tasks import NetworkTasks
@@ -195,8 +194,8 @@ def test_a_network_loop_that_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_parameters_that_were_spoilt_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     without, deliver = undisturbed(SMALL), Mailbox.deliver
 
-    def spoilt(self: Mailbox, exchange_id: str, delta: Tensor, *_: object, **options: bool) -> None:
-        deliver(self, exchange_id, delta.uniform_(-9.0, 9.0), 1.0, **options)
+    def spoilt(self: Mailbox, move: Move) -> None:
+        deliver(self, move._replace(delta=move.delta.uniform_(-9.0, 9.0), share=1.0, check=None))
 
     monkeypatch.setattr(Mailbox, "deliver", spoilt)
     assert {"everybody_learns", "nothing_is_lost"} <= found(QUIET, without)

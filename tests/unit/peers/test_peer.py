@@ -10,6 +10,7 @@ import torch
 from helpers.swarm import build_member, run_members, values
 from helpers.topologies import EASGD
 
+from p2p_elastic.peers.exchange.mailbox import Move
 from p2p_elastic.peers.exchange.slot import IDLE
 from p2p_elastic.peers.membership.newcomer import CaughtUp
 from p2p_elastic.peers.peer import Peer
@@ -56,7 +57,7 @@ def test_during_an_evaluation_a_snapshot_is_given_and_parameters_stand_still() -
     slot, before = member.peer.parts.slot, values(member.model)
     assert slot.take()
     member.peer.during_evaluation()
-    slot.deliver("x", torch.ones(72), 0.5)
+    slot.deliver(Move("x", torch.ones(72), 0.5))
     member.peer.during_evaluation()
     assert torch.equal(values(member.model), before)
     assert not member.peer.settle()
@@ -67,7 +68,7 @@ def test_a_move_that_replaces_the_model_is_said_to_the_optimizer() -> None:
     member = build_member(SimulatedNetwork(), "a")
     assert member.peer.parts.slot.take()
     member.peer.during_evaluation()
-    member.peer.parts.slot.deliver("x", torch.ones(72), 1.0, replaces=True)
+    member.peer.parts.slot.deliver(Move("x", torch.ones(72), 1.0, replaces=True))
     assert member.peer.after_step()
     assert torch.equal(values(member.model), torch.ones(72))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.exchange.lost_tensors import LostTensors, names_at
-from p2p_elastic.peers.exchange.mailbox import Mailbox, Settled
+from p2p_elastic.peers.exchange.mailbox import Mailbox, Move, Settled
 from p2p_elastic.protocol.chunks import Received
 
 
@@ -86,7 +86,7 @@ def exchange(made: nn.Module, theirs: Tensor, *, left_out: tuple[Part, ...] = ()
     received = mailbox.bring(theirs)._replace(left_out=left_out)
     delta, distance = mailbox.difference(received)
     assert distance == pytest.approx(float(torch.linalg.vector_norm(delta[:5])))
-    mailbox.deliver("id", delta, 0.5, heals=mailbox.lost.healed_by(received))
+    mailbox.deliver(Move("id", delta, 0.5, heals=mailbox.lost.healed_by(received)))
     settled = mailbox.between_steps(2, due=False, settle=True, published=lambda _due: None)
     assert settled is not None
     assert mailbox.lost.names == (() if settled.healed else ("b",))

@@ -10,6 +10,7 @@ import torch
 from helpers.swarm import tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.exchange.mailbox import Move
 from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, ExchangeSlot, Phase, Slot
 from p2p_elastic.testing.virtual_time import run_virtual
 
@@ -23,7 +24,7 @@ def step(slot: ExchangeSlot, *, due: bool = False) -> None:
 
 
 def deliver(slot: ExchangeSlot) -> None:
-    slot.deliver("x", torch.ones(72), 1.0)
+    slot.deliver(Move("x", torch.ones(72), 1.0))
 
 
 def slot_in(state: Slot) -> ExchangeSlot:

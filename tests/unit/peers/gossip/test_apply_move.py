@@ -12,7 +12,7 @@ from helpers.topologies import gossip
 from torch import Tensor
 
 from p2p_elastic.peers.exchange.slot import DELIVERED, IDLE
-from p2p_elastic.peers.gossip.apply_move import move, note_left_out
+from p2p_elastic.peers.gossip.apply_move import Brought, move, note_left_out
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.rules.base import Facts, Stake
@@ -48,7 +48,7 @@ def moved(
 
     async def main() -> float | None:
         received = None if values is None else parts.local.slot.mailbox.bring(values)
-        return move(parts.local, ID, mine, theirs, partner=partner, received=received, **given)
+        return move(parts.local, Brought(ID, partner, mine, theirs, received, **given))
 
     distance = run_virtual(main())
     step(parts)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.peer_parts import parts_in, values_of
 
+from p2p_elastic.peers.exchange.mailbox import Move
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.gossip.step_hook import StepHook
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
@@ -51,7 +52,7 @@ def test_a_move_is_added_by_settle_and_not_during_an_evaluation(evaluating: bool
     before = values_of(parts)
     assert parts.local.slot.take()
     hook.during_evaluation()
-    parts.local.slot.deliver("x", torch.ones(72), 0.5)
+    parts.local.slot.deliver(Move("x", torch.ones(72), 0.5))
     if evaluating:
         hook.during_evaluation()
     else:

@@ -19,7 +19,7 @@ from torch import nn
 from p2p_elastic.health.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.exchange.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
-from p2p_elastic.peers.exchange.mailbox import Mailbox, Settled, State
+from p2p_elastic.peers.exchange.mailbox import Mailbox, Move, Settled, State
 from p2p_elastic.peers.exchange.pacing import Times
 from p2p_elastic.peers.membership.liveness import Member, Members, liveness, observe, own_weight, suspected
 from p2p_elastic.peers.membership.selection import (
@@ -285,7 +285,7 @@ class Side:
         return self.mailbox.between_steps(number, due=due, settle=settle, published=self.published.append)
 
     def deliver(self, move: float) -> None:
-        self.mailbox.deliver("x", torch.full((2,), move), 1.0)
+        self.mailbox.deliver(Move("x", torch.full((2,), move), 1.0))
 
 
 def test_a_snapshot_is_taken_at_the_step_after_it_was_asked_for() -> None:
@@ -412,7 +412,7 @@ def test_a_move_that_was_delivered_cannot_be_given_up() -> None:
 
 def test_a_move_without_a_snapshot_is_a_bug_of_ours() -> None:
     with pytest.raises(AssertionError, match="a move delivered while free"):
-        Side().mailbox.deliver("x", torch.zeros(2), 1.0)
+        Side().mailbox.deliver(Move("x", torch.zeros(2), 1.0))
 
 
 ACTIONS = st.sampled_from(["request", "release", "deliver", "step", "due", "evaluate"])
@@ -456,7 +456,7 @@ def test_between_two_threads_no_move_is_lost_and_no_snapshot_is_torn() -> None:
             published.clear()
             if mailbox.mine.min() != mailbox.mine.max():
                 torn.append(float(mailbox.mine.max()))
-            mailbox.deliver("x", torch.full((100 * 99,), 1000.0), 1.0)
+            mailbox.deliver(Move("x", torch.full((100 * 99,), 1000.0), 1.0))
 
     def guarded() -> None:
         try:
