@@ -12,9 +12,9 @@ import torch
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.centre.succession import candidates, succession
 from p2p_elastic.peers.centre.variable import Centre, Given
-from p2p_elastic.peers.gossip.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
-from p2p_elastic.peers.session.conversation import Conversation
+from p2p_elastic.peers.session.call import Call, outcome_of
 from p2p_elastic.peers.state.context import LocalContext, enter
 from p2p_elastic.peers.state.topology import OfferPlace
 from p2p_elastic.protocol.chunks import Vectors
@@ -56,21 +56,17 @@ class Bequest:
     async def _give(self, given: Given, heir: PeerRecord) -> Result:
         local, started = self._local, asyncio.get_running_loop().time()
         offer = self._offer(given)
-        theirs, traffic = torch.empty_like(given.value), (0, 0)
+        theirs = torch.empty_like(given.value)
         vectors = Vectors(given.value, theirs, offer.codec, shared=True, seams=local.vector.seams)
+        call = Call(self._parts.transport, heir, self._parts.limits)
         try:
-            stream = await open_stream(self._parts.transport, heir, self._parts.limits)
-            conversation = Conversation(stream, self._parts.limits)
-            try:
+            async with call as conversation:
                 result = await conversation.run(initiate(offer), vectors)
-            finally:
-                traffic = conversation.traffic
-                await stream.close()
         except ExchangeError as error:
             result = Result(outcome_of(error), reason=str(error))
         if result.outcome is Outcome.COMPLETED and result.centre is not None:
             self._centre.saw(vectors.theirs, result.centre)
-        enter(local, offer.id, heir.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+        enter(local, offer.id, heir.peer, result, initiated=True, started=started, traffic=call.traffic)
         return result
 
     def _offer(self, given: Given) -> Offer:

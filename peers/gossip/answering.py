@@ -7,8 +7,8 @@ import logging
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.peers.gossip.admission import Admission
-from p2p_elastic.peers.gossip.initiator import outcome_of
 from p2p_elastic.peers.session.answers import Answers
+from p2p_elastic.peers.session.call import outcome_of
 from p2p_elastic.peers.session.commit_log import Key, Ledger
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.parallel_streams import AwaitedLanes

@@ -7,24 +7,16 @@ import logging
 import random
 from typing import NamedTuple
 
-from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import (
-    ExchangeError,
-    ExchangeTimeout,
-    LocalProtocolError,
-    PartnerUnreachable,
-    RemoteProtocolError,
-    SchemaMismatch,
-)
+from p2p_elastic.errors import ExchangeError, LocalProtocolError
 from p2p_elastic.peers.exchange.negotiation import Terms
 from p2p_elastic.peers.exchange.slot import Phase
 from p2p_elastic.peers.gossip.apply_move import Brought, move
+from p2p_elastic.peers.session.call import Call, outcome_of
 from p2p_elastic.peers.session.conversation import Conversation, Limits
-from p2p_elastic.peers.session.deadlines import Waits
 from p2p_elastic.peers.session.parallel_streams import Lanes
 from p2p_elastic.peers.state.context import LocalContext, enter
-from p2p_elastic.peers.transport.interfaces import Stream, Transport
-from p2p_elastic.protocol.chunks import Received
+from p2p_elastic.peers.transport.interfaces import Transport
+from p2p_elastic.protocol.chunks import Received, Vectors
 from p2p_elastic.protocol.exchange import Result, initiate, inquire
 from p2p_elastic.protocol.messages import Offer, Verified
 from p2p_elastic.protocol.outcome import Outcome
@@ -133,7 +125,7 @@ class Initiator:
             asked = await self._exchange(partner, exchange_id)
         except asyncio.CancelledError:  # such as by a farewell whose time is over
             if self._so_far is not None:
-                self._enter(exchange_id, partner, self._so_far, started)
+                self._enter(exchange_id, partner.peer, self._so_far, started)
             raise
         if asked.result.outcome is not Outcome.COMPLETED:
             local.slot.declined()
@@ -142,44 +134,28 @@ class Initiator:
             local.members.failed(partner.peer, asked.result.outcome)
         else:
             local.members.heard(partner.peer)
-        self._enter(exchange_id, partner, asked, started)
+        self._enter(exchange_id, partner.peer, asked, started)
         return asked.result.outcome, asked.intact
 
-    def _enter(self, exchange_id: str, partner: PeerRecord, asked: Attempt, started: float) -> None:
-        enter(
-            self._local,
-            exchange_id,
-            partner.peer,
-            asked.result,
-            initiated=True,
-            started=started,
-            traffic=asked.traffic,
-            distance=asked.distance,
-        )
+    def _enter(self, exchange_id: str, partner: str, asked: Attempt, started: float) -> None:
+        local, (result, distance, traffic, _) = self._local, asked
+        enter(local, exchange_id, partner, result, initiated=True, started=started, traffic=traffic, distance=distance)
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Attempt:
         local, waits = self._local, self._local.members.waits(partner)
+        call = Call(self._transport, partner, self._limits, waits)
+        lanes = Lanes(call.open, exchange_id)
         try:
-            stream = await open_stream(self._transport, partner, self._limits, waits)
-        except ExchangeError as error:
+            async with call as conversation:
+                conversation.widening = lanes.open
+                offer = self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits))
+                vectors = local.slot.mailbox.vectors(offer.codec)
+                try:
+                    result = await self._converse(conversation, offer, vectors)
+                finally:
+                    await lanes.close()
+        except ExchangeError as error:  # no stream
             return Attempt(Result(Outcome.UNREACHABLE, reason=str(error)))
-        lanes = Lanes(lambda: open_stream(self._transport, partner, self._limits, waits), exchange_id)
-        conversation = Conversation(stream, self._limits, waits)
-        conversation.widening = lanes.open
-        offer = self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits))
-        vectors = local.slot.mailbox.vectors(offer.codec)
-        try:
-            result = await conversation.run(initiate(offer, local.run.policy.flow), vectors, exclusive=True)
-        except ExchangeError as error:
-            result = Result(outcome_of(error), reason=str(error))
-        except asyncio.CancelledError:
-            if conversation.said is Verified:
-                given_up = Result(Outcome.HALF, reason="given up before the last word")
-                self._so_far = Attempt(given_up, traffic=conversation.traffic)
-            raise
-        finally:
-            await lanes.close()
-            await stream.close()
         if result.outcome is Outcome.HALF:
             self._so_far = Attempt(result, traffic=conversation.traffic)
             result = await self._resolve(partner, exchange_id, result)
@@ -188,6 +164,17 @@ class Initiator:
         distance = await self._move(partner.peer, exchange_id, result, conversation.received)
         intact = conversation.received is None or not vectors.in_place
         return Attempt(result, distance, conversation.traffic, intact)
+
+    async def _converse(self, conversation: Conversation, offer: Offer, vectors: Vectors) -> Result:
+        try:
+            return await conversation.run(initiate(offer, self._local.run.policy.flow), vectors, exclusive=True)
+        except ExchangeError as error:
+            return Result(outcome_of(error), reason=str(error))
+        except asyncio.CancelledError:
+            if conversation.said is Verified:
+                given_up = Result(Outcome.HALF, reason="given up before the last word")
+                self._so_far = Attempt(given_up, traffic=conversation.traffic)
+            raise
 
     async def _move(self, partner: str, exchange_id: str, result: Result, came: Received | None) -> float | None:
         local = self._local
@@ -224,11 +211,8 @@ class Initiator:
         for attempt in range(self._limits.inquiries):
             await asyncio.sleep(0.1 * 4**attempt)
             try:
-                stream = await open_stream(self._transport, partner, self._limits)
-                try:
-                    verdict = await Conversation(stream, self._limits).run(inquire(exchange_id))
-                finally:
-                    await stream.close()
+                async with Call(self._transport, partner, self._limits) as conversation:
+                    verdict = await conversation.run(inquire(exchange_id))
             except ExchangeError as error:
                 log.info("exchange %s with %s: no last word yet: %s", exchange_id, partner.peer, error)
                 continue
@@ -246,51 +230,3 @@ def new_id(rng: random.Random) -> str:
         128 bits, hexadecimal.
     """
     return f"{rng.getrandbits(128):032x}"
-
-
-async def open_stream(transport: Transport, partner: PeerRecord, limits: Limits, waits: Waits | None = None) -> Stream:
-    """Open a stream to a peer within a deadline.
-
-    Args:
-        transport: opens streams.
-        partner: the peer to reach.
-        limits: has the deadline if `waits` is None.
-        waits: the partner's learnt deadlines, which learn from this stream.
-
-    Returns:
-        The stream.
-
-    Raises:
-        PartnerUnreachable: if there is none in time, or if the transport cannot reach the peer.
-    """
-    loop = asyncio.get_running_loop()
-    began, seconds = loop.time(), limits.idle_seconds if waits is None else waits.opening()
-    try:
-        stream = await wait_for(transport.open(partner), seconds)
-    except asyncio.TimeoutError as error:
-        if waits is not None:
-            waits.missed("opening")
-        raise PartnerUnreachable(f"no stream within {seconds:.3g} s") from error
-    if waits is not None:
-        waits.saw("opening", loop.time() - began)
-    return stream
-
-
-def outcome_of(error: ExchangeError) -> Outcome:
-    """Classify the error of an exchange whose stream was open.
-
-    Args:
-        error: what it raised.
-
-    Returns:
-        TIMEOUT, REFUSED (the partner broke the protocol, or has another model) or BROKEN (anything else).
-
-    Example:
-        >>> outcome_of(ExchangeTimeout("no answer")).value
-        'timeout'
-    """
-    if isinstance(error, ExchangeTimeout):
-        return Outcome.TIMEOUT
-    if isinstance(error, (RemoteProtocolError, SchemaMismatch)):
-        return Outcome.REFUSED
-    return Outcome.BROKEN

@@ -9,8 +9,9 @@ import random
 from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.peers.gossip.initiator import SUSPICIOUS, new_id, open_stream, outcome_of
-from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.gossip.initiator import SUSPICIOUS, new_id
+from p2p_elastic.peers.session.call import Call, outcome_of
+from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext, enter
 from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.protocol.chunks import Vectors
@@ -48,31 +49,21 @@ class SnapshotFetcher:
             What came of it; an error of the exchange becomes its reason.
         """
         local, started = self._local, asyncio.get_running_loop().time()
-        asked = Fetch(
-            id=new_id(self._rng),
-            **local.run.asking._asdict(),
-            origin=origin,
-            have=have,
-        )
-        traffic, waits = (0, 0), local.members.waits(partner)
+        asked = Fetch(id=new_id(self._rng), **local.run.asking._asdict(), origin=origin, have=have)
+        call = Call(self._transport, partner, self._limits, local.members.waits(partner))
         try:
-            stream = await open_stream(self._transport, partner, self._limits, waits)
-            conversation = Conversation(stream, self._limits, waits)
-            try:
+            async with call as conversation:
                 answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec, local.vector.seams))
-            finally:
-                traffic = conversation.traffic
-                await stream.close()
             result = Result(_outcome(answer), reason=_why(answer))
         except ExchangeError as error:
-            outcome = outcome_of(error) if traffic != (0, 0) else Outcome.UNREACHABLE
+            outcome = outcome_of(error) if call.traffic != (0, 0) else Outcome.UNREACHABLE
             answer, result = Fetched(reason=str(error)), Result(outcome, reason=str(error))
         if result.outcome in SUSPICIOUS:
             log.info("snapshot of %s from %s: %s: %s", origin, partner.peer, result.outcome.value, result.reason)
             local.members.failed(partner.peer, result.outcome)
         else:
             local.members.heard(partner.peer)
-        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=traffic, distance=None)
+        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=call.traffic)
         return answer
 
 

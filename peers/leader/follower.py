@@ -10,11 +10,11 @@ from collections.abc import Callable
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.exchange.snapshots import Snapshot, next_holder
 from p2p_elastic.peers.gossip.apply_move import Brought, move
-from p2p_elastic.peers.gossip.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.gossip.snapshot_fetch import SnapshotFetcher
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.leader.election import Following, disbelief
-from p2p_elastic.peers.session.conversation import Conversation
+from p2p_elastic.peers.session.call import Call, outcome_of
 from p2p_elastic.protocol.exchange import compare
 from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.protocol.records import PeerRecord
@@ -84,15 +84,11 @@ class Follower:
         await asyncio.gather(*(self._compare_with(following, alive[peer].record) for peer in chosen))
 
     async def _compare_with(self, following: Following, partner: PeerRecord) -> None:
-        local, waits = self._local, self._local.members.waits(partner)
+        local, parts = self._local, self._parts
+        call = Call(parts.transport, partner, parts.limits, local.members.waits(partner), local.journal.gave)
         try:
-            stream = await open_stream(self._parts.transport, partner, self._parts.limits, waits)
-            conversation = Conversation(stream, self._parts.limits, waits)
-            try:
-                told = await conversation.run(compare(local.own.tell(new_id(self._parts.rng))))
-            finally:
-                local.journal.gave(conversation.traffic)
-                await stream.close()
+            async with call as conversation:
+                told = await conversation.run(compare(local.own.tell(new_id(parts.rng))))
         except ExchangeError as error:
             log.info("comparing losses with %s: %s", partner.peer, error)
             local.members.failed(partner.peer, outcome_of(error))

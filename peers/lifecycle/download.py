@@ -14,9 +14,10 @@ from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.parameters.vector import Part
-from p2p_elastic.peers.gossip.initiator import new_id, open_stream, outcome_of
+from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.membership.run_context import Asking
-from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.session.call import Call, outcome_of
+from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.protocol.chunks import EXACT, Vectors, bytes_of
 from p2p_elastic.protocol.exchange import fetch
@@ -251,21 +252,18 @@ class Fetcher:
         asking = self._asking()
         exact = asking._replace(codec=EXACT)  # what a newcomer begins with is what its donor has
         asked = Fetch(id=new_id(self._rng), **exact._asdict(), origin=donor.peer, part=part, step=step)
-        opened = False
+        call = Call(self._transport, donor, self._limits, gave=self._count)
         try:
-            stream = await open_stream(self._transport, donor, self._limits)
-            opened = True
-            conversation = Conversation(stream, self._limits)
-            try:
+            async with call as conversation:
                 answer = await conversation.run(fetch(asked), Vectors.into(out))
-            finally:
-                self.bytes_sent += conversation.bytes_sent
-                self.bytes_received += conversation.bytes_received
-                await stream.close()
             if answer.given is not None and await digest_of(bytes_of(out)) != answer.given.digest:
                 raise RemoteProtocolError("the part has another digest than it was given with", partner=donor.peer)
         except ExchangeError as error:
-            return Failure(outcome_of(error) if opened else Outcome.UNREACHABLE, str(error))
+            return Failure(outcome_of(error) if call.opened else Outcome.UNREACHABLE, str(error))
         if answer.given is not None:
             return answer.given
         return Failure(Outcome.REFUSED if answer.refused else Outcome.DECLINED, answer.reason or "gave nothing")
+
+    def _count(self, traffic: tuple[int, int]) -> None:
+        self.bytes_sent += traffic[0]
+        self.bytes_received += traffic[1]

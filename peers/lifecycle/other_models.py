@@ -17,9 +17,10 @@ from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.parameters.schema import Schema
 from p2p_elastic.peers.gossip.admission import Admission
-from p2p_elastic.peers.gossip.initiator import new_id, open_stream
+from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.answers import Answers
+from p2p_elastic.peers.session.call import Call
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.transport.interfaces import Transport
@@ -164,9 +165,7 @@ async def fetch_schema(
     Raises:
         ExchangeError: if it cannot be reached, is too slow, or sends something else.
     """
-    stream = await open_stream(transport, record, limits)
-    conversation = Conversation(stream, limits)
-    try:
+    async with Call(transport, record, limits, gave=gave) as conversation:
         await conversation.send(asked)
         answer = await conversation.receive((Described, Decline), limits.idle_seconds)
         if not isinstance(answer, Described):
@@ -174,9 +173,6 @@ async def fetch_schema(
         if answer.id != asked.id:
             raise RemoteProtocolError(f"answered {answer.id}, asked was {asked.id}", partner=record.peer)
         return believed(await conversation.receive_bytes(answer.nbytes), record)
-    finally:
-        gave(conversation.traffic)
-        await stream.close()
 
 
 def believed(text: bytes, record: PeerRecord) -> Schema:

@@ -101,7 +101,7 @@ def enter(
     initiated: bool,
     started: float,
     traffic: tuple[int, int],
-    distance: float | None,
+    distance: float | None = None,
 ) -> None:
     """Write an exchange that just ended into the journal and the events.
 

@@ -7,19 +7,16 @@ import math
 import random
 from collections.abc import Callable
 
-import pytest
 import torch
 from helpers.peer_parts import GOSSIP, introduce, parts_in, record, serve, step, train, values_of
 from helpers.topologies import gossip
 
-from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable, RemoteProtocolError, SchemaMismatch
 from p2p_elastic.peers.exchange.slot import DELIVERED, IDLE
 from p2p_elastic.peers.gossip.admission import Admission
 from p2p_elastic.peers.gossip.answering import Answering
-from p2p_elastic.peers.gossip.initiator import Initiator, new_id, open_stream, outcome_of
+from p2p_elastic.peers.gossip.initiator import Initiator, new_id
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
-from p2p_elastic.peers.session.deadlines import Deadlines
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.testing.faults import Event, Verdict
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
@@ -158,34 +155,7 @@ def test_an_exchange_outside_of_the_schedule_that_fails_frees_the_slot() -> None
     assert swarm.asker.local.slot.state == IDLE
 
 
-# -- streams and ids ---------------------------------------------------------------------------------------------------
-
-
-def test_a_partner_that_cannot_be_reached_in_time_is_given_up_and_waited_for_longer_the_next_time() -> None:
-    async def main() -> None:
-        network = SimulatedNetwork(lambda _event: Verdict(seconds=100.0))
-        deadlines = Deadlines(Limits().bounds)
-        deadlines.saw("b", "opening", 0.1)
-        waits = deadlines.of("b", 1.0)
-        with pytest.raises(PartnerUnreachable, match="no stream within"):
-            await open_stream(network.transport("a"), record("b"), Limits(), waits)
-        assert asyncio.get_running_loop().time() == waits.opening()
-        assert deadlines.of("b", 1.0).opening() > waits.opening()
-
-    run_virtual(main())
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (ExchangeTimeout("late"), Outcome.TIMEOUT),
-        (RemoteProtocolError("wrong"), Outcome.REFUSED),
-        (SchemaMismatch("other"), Outcome.REFUSED),
-        (PartnerUnreachable("gone"), Outcome.BROKEN),
-    ],
-)
-def test_how_an_exchange_ended_follows_from_its_error(error: Exception, outcome: Outcome) -> None:
-    assert outcome_of(error) is outcome  # type: ignore[arg-type]
+# -- ids ---------------------------------------------------------------------------------------------------------------
 
 
 def test_ids_are_those_of_the_protocol_and_do_not_come_again() -> None:
