@@ -9,6 +9,8 @@ from p2p_elastic.peers.exchange.journal import Journal, Skip
 from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.topology import Errand
 
+NOT_OWED: tuple[Skip, ...] = ("drained", "no partner")
+
 
 class Errands:
     """What is due, in order. Belongs to the training thread; `current` may be read from any.
@@ -34,10 +36,10 @@ class Errands:
 
         Args:
             step: optimizer steps so far.
-            held: why nothing is begun now; None if it can be. What is due while "drained" is not owed later.
+            held: why nothing is begun now; None if it can be. What is due while one of NOT_OWED is not owed later.
         """
         for errand in self._run.topology.due(step, self.coin):
-            if held == "drained" or errand in self._owed:
+            if held in NOT_OWED or errand in self._owed:
                 self._journal.skipped[held or "busy"] += 1
             else:
                 self._owed.append(errand)

@@ -37,14 +37,21 @@ class StepHook:
         self._arrive()
         if self.loop is not None:
             local.members.step_time.ended(self.loop.time())
-        held: Skip | None = "drained" if local.own.condition.drained else "paced" if self._paced() else None
+        held = self._held()
         if not local.departure.leaving:
             self._errands.stepped(step, held)
         return self._between_steps(due=self._errands.owed and held is None)
 
-    def _paced(self) -> bool:
-        """Whether what is due has to wait for the budget. To meet what is here costs nothing."""
-        return not self._local.run.topology.here and self._local.pacing.closed(self._now())
+    def _held(self) -> Skip | None:
+        """Why nothing is begun after this step: then it costs no snapshot. To meet what is here costs nothing."""
+        local = self._local
+        if local.own.condition.drained:
+            return "drained"
+        if local.run.topology.here:
+            return None
+        if not local.members.known:
+            return "no partner"
+        return "paced" if local.pacing.closed(self._now()) else None
 
     def _arrive(self) -> None:
         """See whether this peer, a newcomer, counts from now on."""

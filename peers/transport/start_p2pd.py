@@ -17,6 +17,7 @@ import sys
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 # Of the kernel, by machine: the architecture's name in filters, and the numbers of rt_sigaction and seccomp.
 NUMBERS = {"x86_64": (0xC000003E, 13, 317), "aarch64": (0xC00000B7, 134, 277)}
+GARBAGE_PERCENT = "30"  # of what is in use, before it is collected; Go's own default is 100
 PR_SET_NO_NEW_PRIVS, SET_MODE_FILTER, FLAG_SPEC_ALLOW = 38, 1, 4  # the last one: and take no other measures
 LOAD, EQUAL, RETURN, ALLOW, DO_NOTHING = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000
 CALL, ARCHITECTURE, SIGNAL, ACTION = 0, 4, 16, 24  # where they are in seccomp_data
@@ -34,6 +35,7 @@ def main() -> None:
     if sys.platform == "linux" and platform.machine() in NUMBERS:
         _keep_handlers(*NUMBERS[platform.machine()])
     os.environ.setdefault("GOMAXPROCS", sys.argv[1])
+    os.environ.setdefault("GOGC", GARBAGE_PERCENT)
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606  # no shell is meant
 
 

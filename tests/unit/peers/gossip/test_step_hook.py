@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from helpers.peer_parts import parts_in, values_of
+from helpers.peer_parts import parts_in, record, values_of
 
 from p2p_elastic.peers.exchange.mailbox import Move
 from p2p_elastic.peers.gossip.errands import Errands
@@ -35,15 +35,18 @@ def test_without_a_network_steps_are_counted_and_no_exchange_begins() -> None:
     assert not hook.due.is_set()
 
 
-def test_with_a_network_a_due_exchange_gets_its_snapshot() -> None:
-    async def stepped() -> bool:
-        hook, _ = hooked()
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_due_exchange_gets_its_snapshot_if_there_is_anybody_to_meet(*, alone: bool) -> None:
+    async def stepped() -> tuple[bool, int]:
+        hook, parts = hooked()
         hook.loop = asyncio.get_running_loop()
+        if not alone:
+            parts.local.members.look([record("b")], 0.0)
         hook.after_step()
         await asyncio.sleep(0)
-        return hook.due.is_set()
+        return hook.due.is_set(), parts.local.journal.skipped["no partner"]
 
-    assert run_virtual(stepped())
+    assert run_virtual(stepped()) == (not alone, alone)
 
 
 @pytest.mark.parametrize("evaluating", [False, True])
