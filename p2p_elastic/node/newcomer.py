@@ -92,8 +92,8 @@ class Newcomer:
     def on_step(self) -> None:
         """Show the progress of training, and report once that this peer counts."""
         self._screen.progress(self._board)
-        status = self._peer.joining()
-        if self._told_useful or status is None or status.useful_seconds is None:
+        status = None if self._told_useful else self._peer.joining()
+        if status is None or status.useful_seconds is None:
             return
         self._told_useful = True
         text = (

@@ -36,11 +36,11 @@ class LossReader:
         if not isinstance(loss, Tensor):
             self._seen(float(loss))
             return
-        loss = loss.detach()
-        loss = loss.mean() if loss.numel() != 1 else loss.reshape(())
-        if loss.device.type != "cuda":
-            self._seen(float(loss))
+        loss = loss.detach().mean() if loss.numel() != 1 else loss
+        if not loss.is_cuda:
+            self._seen(loss.item())
             return
+        loss = loss.detach().reshape(())
         self._pending = [*self._pending[1 - PENDING_MAX :], loss]
         self._read()
 

@@ -271,6 +271,8 @@ class Mailbox:
         Args:
             step: how many steps are done.
         """
+        if self._wanted is None:  # what is wanted from now on is given after the next step
+            return
         with self._lock:
             wanted, self._wanted = self._wanted, None
         if wanted is not None:
