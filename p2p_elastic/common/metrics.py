@@ -29,8 +29,29 @@ def check_metric_names(metrics: object) -> None:
         got = len(metrics) if isinstance(metrics, Mapping) else type(metrics).__name__
         raise ConfigError("metrics", got, f"a dict of at most {METRICS_MAX}, perhaps empty")
     for name in metrics:
-        if not isinstance(name, str) or not METRIC.fullmatch(name) or name == "loss":
+        if not _is_name(name):
             raise ConfigError("metrics", name, "names of letters, digits, spaces and ._@+/-, at most 40; not 'loss'")
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and METRIC.fullmatch(name) is not None and name != "loss"
+
+
+def nameable_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, SupportsFloat]:
+    """Take what others can be shown of a trainer's metrics, whose names were not chosen for this.
+
+    Args:
+        metrics: values by any names.
+
+    Returns:
+        The first METRICS_MAX whose names will do; `check_metric_names` accepts them.
+
+    Example:
+        >>> nameable_metrics({"loss": 0.5, "val/accuracy": 0.75, "f1 (macro)": 0.5})
+        {'val/accuracy': 0.75}
+    """
+    names = [name for name in metrics if _is_name(name)]
+    return {name: metrics[name] for name in names[:METRICS_MAX]}
 
 
 def finite_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:

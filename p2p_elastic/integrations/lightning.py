@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import Unpack
 
-from p2p_elastic.common.metrics import METRICS_MAX
+from p2p_elastic.common.metrics import nameable_metrics
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
 from p2p_elastic.swarm import Swarm
@@ -102,7 +102,7 @@ class SwarmCallback(Callback):
             pl_module: not used.
         """
         if self.swarm is not None and not self.swarm.follows and not trainer.sanity_checking:
-            self.swarm.measured(**dict(list(trainer.callback_metrics.items())[:METRICS_MAX]))
+            self.swarm.measured(**nameable_metrics(trainer.callback_metrics))
 
     def state_dict(self) -> dict[str, Any]:
         """Give this peer's memory to Lightning's checkpoint.

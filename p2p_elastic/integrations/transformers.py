@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from typing_extensions import Unpack
 
-from p2p_elastic.common.metrics import METRICS_MAX
+from p2p_elastic.common.metrics import nameable_metrics
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.options import Options
 from p2p_elastic.parameters.choice import Exchange
@@ -194,7 +194,8 @@ class SwarmCallback(TrainerCallback):
         """
         if self.swarm is not None and not self.swarm.follows:
             found = {name: value for name, value in (metrics or {}).items() if not name.endswith(TIMES)}
-            self.swarm.measured(**{name: found[name] for name in list(found)[:METRICS_MAX] if name != "epoch"})
+            found.pop("epoch", None)
+            self.swarm.measured(**nameable_metrics(found))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save this peer's memory in the Trainer's checkpoint.

@@ -135,9 +135,10 @@ def read(library: Path) -> Data:
         if total > TEXT_MAX:
             break
         texts[max(0, 2 - hashlib.sha256(name.encode()).digest()[0] % SHARE)].append(text)
-    if total < TEXT_MIN or not all(len(b"".join(part)) > CONTEXT for part in texts):
+    whole = [b"".join(part) for part in texts]
+    if total < TEXT_MIN or not all(len(part) > CONTEXT for part in whole):
         raise ConfigError("data", str(library), f"the source of Python's standard library there, {TEXT_MIN:,} bytes")
-    train, validation, test = (_windows(b"".join(part)) for part in texts)
+    train, validation, test = map(_windows, whole)
     return Data(train, _some(validation, VALIDATION_EXAMPLES), _some(test, TEST_EXAMPLES))
 
 

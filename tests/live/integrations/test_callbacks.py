@@ -237,6 +237,7 @@ class TestLightning:
 
             def validation_step(self, batch: Tensor, batch_idx: int) -> None:
                 self.log("val_accuracy", torch.tensor(0.75))
+                self.log("loss", torch.tensor(3.0))  # no name of a metric: left out
 
             def configure_optimizers(self) -> torch.optim.Optimizer:
                 return torch.optim.SGD(self.parameters(), lr=0.1)
