@@ -32,7 +32,7 @@ from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.join import identity_of, locked, past_of
 from p2p_elastic.node.options import Options, config_of
-from p2p_elastic.node.own_loop import Measured, OwnLoop, Stepped, is_compiled, plain_optimizers
+from p2p_elastic.node.own_loop import NOTHING, Measured, OwnLoop, Stepped, is_compiled, plain_optimizers
 from p2p_elastic.node.participation import Participation, Place
 from p2p_elastic.node.results import check_writable, output_folder, save_model
 from p2p_elastic.node.resume import Past, options_kept, resume_peer
@@ -44,7 +44,7 @@ from p2p_elastic.screens.live import SayScreen, Screen, SilentScreen
 from p2p_elastic.status.schema import PeerStatus
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import Loss
-from p2p_elastic.training.ranks import Told, ranks_of
+from p2p_elastic.training.ranks import Ranks, Told, ranks_of
 
 UNDONE = (
     "The optimizer takes back every move: it seems to keep copies of the parameters, such as fp32 masters. Copy the "
@@ -117,7 +117,7 @@ class Swarm:
         measured = None if loss is None else Measured(loss, tuple(examples))
         sign = 1.0 if lower_is_better else -1.0
         self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, measured, sign=sign)
-        self._ranks, self._told = ranks_of(process_group), Told()
+        self._ranks, self._told, self._last = ranks_of(process_group), Told(), NOTHING
 
     def __enter__(self) -> Swarm:
         with contextlib.ExitStack() as stack:
@@ -263,7 +263,7 @@ class Swarm:
     @property
     def last(self) -> Stepped:
         """What the last optimizer step brought."""
-        return Stepped(self._told.moved, self._told.replaced)
+        return self._last
 
     @property
     def steps(self) -> int:
@@ -362,30 +362,32 @@ class Swarm:
         return self._ranks is not None and not self._ranks.leads
 
     def _stepped(self) -> None:
-        """Do what is due after an optimizer step, on every rank."""
-        if self.follows:
-            self._hear()
+        """Do what is due after an optimizer step."""
+        if self._ranks is not None:
+            self._stepped_on(self._ranks)
             return
+        self._last = self._exchange()
+        if self._last.moved:
+            self._loop.tell(self._last)
+
+    def _exchange(self) -> Stepped:
         self._connection.board.phase = "training"
         result = self._loop.stepped(self._part.peer)
-        self._told = Told(*result, stop=self._stop.requested or self._is_over)
-        if self._ranks is not None:
-            self._hear()
-        else:
-            self._loop.tell(result)
         if result.moved and self._loop.is_found_to_undo():
             self._connection.window.events.add("undone", UNDONE)
             self._screen.say("undone", UNDONE)
+        return result
 
-    def _hear(self) -> None:
-        assert self._ranks is not None
-        self._told = self._ranks.tell(self._told)
+    def _stepped_on(self, ranks: Ranks) -> None:
+        told = Told() if self.follows else Told(*self._exchange(), stop=self._stop.requested or self._is_over)
+        self._told = ranks.tell(told)
+        self._last = Stepped(self._told.moved, self._told.replaced)
         if self._told.moved:
             self._share()
         if self.follows:
-            self._loop.followed(self.last)
+            self._loop.followed(self._last)
         else:
-            self._loop.tell(self.last)
+            self._loop.tell(self._last)
 
     def _share(self) -> None:
         if self._ranks is not None:

@@ -45,7 +45,7 @@ class Block:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--width", type=int, default=480)
     parser.add_argument("--blocks", type=int, default=60)
     parser.add_argument("--steps", type=int, default=50, help="of a block")
     asked = parser.parse_args()
@@ -64,9 +64,13 @@ def main() -> None:
         )
         with swarm:
             pairs = []
-            for _ in range(asked.blocks):
-                without = alone.seconds(lambda _: None)
-                pairs.append((without, hooked.seconds(swarm.report)))
+            for block in range(asked.blocks):  # who goes first finds the caches as the other left them
+                if block % 2:
+                    with_swarm = hooked.seconds(swarm.report)
+                    pairs.append((alone.seconds(lambda _: None), with_swarm))
+                else:
+                    without = alone.seconds(lambda _: None)
+                    pairs.append((without, hooked.seconds(swarm.report)))
             began = time.perf_counter()
             loss = torch.tensor(0.5)
             for _ in range(2000):

@@ -37,6 +37,9 @@ class Stepped(NamedTuple):
     replaced: bool
 
 
+NOTHING = Stepped(moved=False, replaced=False)
+
+
 class OwnLoop:
     """Counts the steps and hears the losses of a loop that somebody else runs. Belongs to the thread that trains.
 
@@ -120,14 +123,14 @@ class OwnLoop:
         self._undone.stepped()
         parameters = self._undone.look() if peer.move_waits else None
         replaced = peer.after_step()
-        result = Stepped(moved=peer.moves != self._moves, replaced=replaced)  # also those added before a checkpoint
-        self._moves = peer.moves
-        if result.moved and parameters is not None:
+        before, self._moves = self._moves, peer.moves
+        moved = before != self._moves  # also by those added before a checkpoint
+        if moved and parameters is not None:
             self._undone.moved(parameters)
         if replaced:
             self.replaced()
             self._reports_old = True
-        return result
+        return Stepped(moved, replaced) if moved or replaced else NOTHING
 
     def tell(self, result: Stepped) -> None:
         """Tell those that want to hear of moves.
@@ -177,7 +180,13 @@ class OwnLoop:
         if not self.optimizers:
             yield
             return
-        handle = self.optimizers[-1].register_step_post_hook(lambda last, *_: None if _is_skipped(last) else stepped())
+
+        def ended(last: torch.optim.Optimizer, *_: object) -> None:
+            found = getattr(last, "found_inf", None)  # set by a GradScaler for the time of the step
+            if found is None or not (isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)):
+                stepped()
+
+        handle = self.optimizers[-1].register_step_post_hook(ended)
         try:
             yield
         finally:
@@ -238,11 +247,6 @@ class OwnLoop:
             A function of (their parameters [D], this peer's [D]); None without a loss.
         """
         return None if self._trials is None else self._trials.examiner(self._examples[0] if self._examples else None)
-
-
-def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
-    found = getattr(optimizer, "found_inf", None)  # set by a GradScaler for the time of the step
-    return isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)
 
 
 class Measured(NamedTuple):

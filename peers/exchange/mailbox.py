@@ -260,10 +260,12 @@ class Mailbox:
             seconds: how long at most.
         """
         with self._lock:
-            self._lock.wait_for(self._to_do, seconds)
+            self._lock.wait_for(lambda: self.has_work, seconds)
 
-    def _to_do(self) -> bool:
-        return self._wanted is not None or self._state in (State.WANTED, State.DELIVERED)
+    @property
+    def has_work(self) -> bool:
+        """Whether `between_steps` has something to do for the network. For any thread."""
+        return self._wanted is not None or self._state is State.WANTED or self._state is State.DELIVERED
 
     def copy_for_newcomers(self, step: int) -> None:
         """Make the copy that `show` asked for, if any. For the training thread.

@@ -31,14 +31,25 @@ class Errands:
         """Whether something waits to be begun."""
         return bool(self._owed)
 
-    def stepped(self, step: int, held: Skip | None) -> None:
-        """Take in that a step ended, and remember what is due after it.
+    def due(self, step: int) -> tuple[Errand, ...]:
+        """Say what is due after a step that ended; to be asked once per step.
 
         Args:
             step: optimizer steps so far.
+
+        Returns:
+            The errands, in order.
+        """
+        return tuple(self._run.topology.due(step, self.coin))
+
+    def owe(self, due: tuple[Errand, ...], held: Skip | None) -> None:
+        """Remember what is due.
+
+        Args:
+            due: what `due` gave.
             held: why nothing is begun now; None if it can be. What is due while one of NOT_OWED is not owed later.
         """
-        for errand in self._run.topology.due(step, self.coin):
+        for errand in due:
             if held in NOT_OWED or errand in self._owed:
                 self._journal.skipped[held or "busy"] += 1
             else:

@@ -32,17 +32,19 @@ class StepHook:
         Returns:
             As `settle`.
         """
-        local = self._local
+        local, now = self._local, self._now()
         step = local.own.stepped()
-        self._arrive()
+        self._arrive(now)
         if self.loop is not None:
-            local.members.step_time.ended(self.loop.time())
-        held = self._held()
-        if not local.departure.leaving:
-            self._errands.stepped(step, held)
+            local.members.step_time.ended(now)
+        due = () if local.departure.leaving else self._errands.due(step)
+        if not due and not self._errands.owed:  # after nearly every step
+            return self._between_steps(due=False)
+        held = self._held(now)
+        self._errands.owe(due, held)
         return self._between_steps(due=self._errands.owed and held is None)
 
-    def _held(self) -> Skip | None:
+    def _held(self, now: float) -> Skip | None:
         """Why nothing is begun after this step: then it costs no snapshot. To meet what is here costs nothing."""
         local = self._local
         if local.own.condition.drained:
@@ -51,12 +53,12 @@ class StepHook:
             return None
         if not local.members.known:
             return "no partner"
-        return "paced" if local.pacing.closed(self._now()) else None
+        return "paced" if local.pacing.closed(now) else None
 
-    def _arrive(self) -> None:
+    def _arrive(self, now: float) -> None:
         """See whether this peer, a newcomer, counts from now on."""
         local = self._local
-        if local.own.arrives(self._now()) and self.loop is not None and not self.loop.is_closed():
+        if local.own.arrives(now) and self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(local.own.weigh)
 
     def settle(self) -> bool:
@@ -71,6 +73,8 @@ class StepHook:
         """Whether a partner's model, or a parameter of it, took the place of this peer's."""
         local = self._local
         due = due and self.loop is not None  # before `run` nobody would take the snapshot
+        if not due and not local.slot.mailbox.has_work:
+            return False
         settled = local.slot.mailbox.between_steps(
             local.own.progress.step, due=due, settle=True, published=self._snapshot_taken, part=self._next_part
         )

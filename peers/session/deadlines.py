@@ -21,6 +21,7 @@ GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
 MISSES_MAX = 16  # doublings that are counted
 WHOLE_TIMES = 8.0  # a transfer may take that many times what earlier ones took,
 UNSHOWN_TIMES = 64.0  # and that many times what those of all partners took, if its partner showed nothing so far
+SHORT_SECONDS = 0.02  # steps are timed together until they took that long
 STEPS_WAITED = 3.0  # of its own, that a peer that is asked waits for a snapshot,
 PATIENCE_MIN_SECONDS, PATIENCE_MAX_SECONDS = 1.0, 60.0  # but neither less than this nor more
 
@@ -318,21 +319,30 @@ class StepTime:
 
     def __init__(self) -> None:
         self._last: float | None = None
+        self._steps, self._seconds = 0, 0.0  # short ones that are not taken in yet
         self._estimate = UNKNOWN
 
     def ended(self, now: float) -> None:
-        """Take in the end of a step.
+        """Take in the end of a step. Several short ones count as one of their mean: each costs next to nothing.
 
         Args:
             now: monotonic seconds.
         """
-        if self._last is not None:
-            self._estimate = self._estimate.seen(now - self._last)
-        self._last = now
+        last, self._last = self._last, now
+        if last is None:
+            return
+        seconds = now - last
+        if seconds < SHORT_SECONDS:
+            self._steps, self._seconds = self._steps + 1, self._seconds + seconds
+            if self._seconds < SHORT_SECONDS:
+                return
+            seconds = self._seconds / self._steps
+            self._steps, self._seconds = 0, 0.0
+        self._estimate = self._estimate.seen(seconds)
 
     @property
     def seconds(self) -> float | None:
-        """What a step takes, smoothed, in seconds; None before the second."""
+        """What a step takes, smoothed, in seconds; None before the second, or before SHORT_SECONDS are over."""
         return self._estimate.smoothed
 
     def patience(self, steps_per_second: float | None, unknown_seconds: float) -> float:

@@ -141,9 +141,9 @@ class OwnState:
         Args:
             loss: of the last steps, in nats. The first finite one is kept as well.
         """
-        first = self.progress.first_loss
+        step, _, first = self.progress
         first = loss if first is None and math.isfinite(loss) else first
-        self.progress = self.progress._replace(loss=loss, first_loss=first)
+        self.progress = Progress(step, loss, first)
 
     def report_untrained_loss(self, loss: float) -> None:
         """Take in the loss that training would begin with.
@@ -161,8 +161,9 @@ class OwnState:
         Returns:
             Optimizer steps so far.
         """
-        self.progress = self.progress._replace(step=self.progress.step + 1)
-        return self.progress.step
+        step, loss, first = self.progress
+        self.progress = Progress(step + 1, loss, first)
+        return step + 1
 
     def arrives(self, now: float) -> bool:
         """Whether this peer, a newcomer, counts from now on; to be asked after each step.

@@ -33,15 +33,15 @@ def errands() -> tuple[Errands, Journal]:
 
 def test_nothing_is_owed_until_the_topology_says_so() -> None:
     owed, _ = errands()
-    owed.stepped(1, None)
+    owed.owe(owed.due(1), None)
     assert not owed.owed
-    owed.stepped(2, None)
+    owed.owe(owed.due(2), None)
     assert owed.owed
 
 
 def test_what_is_due_at_once_is_done_one_after_the_other() -> None:
     owed, _ = errands()
-    owed.stepped(6, None)
+    owed.owe(owed.due(6), None)
     owed.begin()
     assert (owed.current, owed.owed) == ("exchange", True)
     owed.begin()
@@ -51,7 +51,7 @@ def test_what_is_due_at_once_is_done_one_after_the_other() -> None:
 def test_of_each_kind_one_waits_and_further_ones_are_counted_as_skipped() -> None:
     owed, journal = errands()
     for step in (2, 4, 6):
-        owed.stepped(step, None)
+        owed.owe(owed.due(step), None)
     owed.begin()
     owed.begin()
     assert not owed.owed
@@ -60,11 +60,11 @@ def test_of_each_kind_one_waits_and_further_ones_are_counted_as_skipped() -> Non
 
 def test_a_drained_peer_owes_nothing_and_one_whose_budget_is_spent_owes_one() -> None:
     drained, its_journal = errands()
-    drained.stepped(2, "drained")
+    drained.owe(drained.due(2), "drained")
     assert not drained.owed
     assert its_journal.skipped == {"drained": 1}
     paced, journal = errands()
-    paced.stepped(2, "paced")
-    paced.stepped(4, "paced")
+    paced.owe(paced.due(2), "paced")
+    paced.owe(paced.due(4), "paced")
     assert paced.owed
     assert journal.skipped == {"paced": 1}

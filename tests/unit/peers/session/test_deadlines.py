@@ -221,6 +221,17 @@ def test_who_is_asked_never_waits_longer_than_its_record_lets_askers_expect(
     assert own.patience(speed, 5.0) <= patience(speed, 5.0)
 
 
+def test_short_steps_are_timed_together_and_a_long_one_alone() -> None:
+    own, now = StepTime(), 0.0
+    own.ended(now)
+    for _ in range(100):
+        now += 0.004
+        own.ended(now)
+    assert own.seconds == pytest.approx(0.004)
+    own.ended(now + 8.0)
+    assert own.seconds == pytest.approx(0.004 * 7 / 8 + 8.0 / 8)
+
+
 def test_who_stopped_training_does_not_wait_longer_and_longer() -> None:
     own = StepTime()
     for step in range(50):
