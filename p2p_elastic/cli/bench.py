@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from p2p_elastic.cli.errors import clean_errors
+from p2p_elastic.cli.options import CODEC_NAMES
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.protocol.limits import FRAGMENTS_MAX, LANES_MAX
 
@@ -68,7 +69,7 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 
 @bench.command(short_help="One exchange between two processes, against a bare stream.")
 @click.option("--size", default=MEGABYTES, callback=_numbers, help="Millions of bytes of the model in float32.")
-@click.option("--codec", default="none,float16", help="How parameters travel: none, float16, bfloat16, int8.")
+@click.option("--codec", default="none,float16", help=f"How parameters travel: {', '.join(CODEC_NAMES)}.")
 @click.option("--streams", default="auto", help=f"Streams for the vectors of one exchange: 1 to {LANES_MAX}, or auto.")
 @click.option(
     "--fragment", type=click.IntRange(1, FRAGMENTS_MAX), default=1, help="Parts of the model; an exchange moves one."

@@ -17,7 +17,7 @@ from p2p_elastic.cli.bench import bench
 from p2p_elastic.cli.doctor import doctor_of
 from p2p_elastic.cli.errors import clean_errors
 from p2p_elastic.cli.export import export
-from p2p_elastic.cli.options import DATA_DIR, DATA_DIR_DEFAULT, FOLDER, asked
+from p2p_elastic.cli.options import CODEC_NAMES, DATA_DIR, DATA_DIR_DEFAULT, FOLDER, asked
 from p2p_elastic.cli.simulate import simulate
 from p2p_elastic.cli.status import status
 from p2p_elastic.common.platforms import Platform, check_platform
@@ -98,8 +98,8 @@ def main() -> None:
 @click.option(
     "--codec",
     metavar="NAME",
-    help="How parameters travel: none (float32), float16, bfloat16, int8, or auto: each exchange by what its link has "
-    "shown.  [founder: none]",
+    help=f"How parameters travel: {', '.join(CODEC_NAMES)} (none: float32), or auto: each exchange by what its link "
+    "has shown.  [founder: none]",
 )
 @click.option(
     "--fragment",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from p2p_elastic.cli.errors import clean_errors
-from p2p_elastic.cli.options import DATA_DIR, FOLDER
+from p2p_elastic.cli.options import CODEC_NAMES, DATA_DIR, FOLDER
 from p2p_elastic.common.stop import Stop
 
 # A word or two on each: the whole table, with sources and defaults, is `--list-rules`. A test keeps the names in step.
@@ -148,8 +148,8 @@ def _exchange() -> Iterator[Option]:
         ),
         (
             "--codec",
-            "[none|float16|bfloat16|int8]",
-            "How parameters travel: as float32, in 16 bits, or in 8 with a scale per 128.  [default: none]",
+            f"[{'|'.join(CODEC_NAMES)}]",
+            "How parameters travel; none: as float32.  [default: none]",
         ),
         ("--fragment", "F", "An exchange is about one of F parts of the parameters, in turns.  [default: 1]"),
         (

@@ -324,6 +324,8 @@ CODECS: Mapping[str, Codec] = {
     "int8": Blocks(),
 }
 """Every codec that a run can name."""
+BY_LOSS = ("none", "float16", "int8")
+"""Those that `auto` chooses from, by growing error; bfloat16 has the bytes of float16, and 8 times its error."""
 
 
 def find_codec(name: str) -> Codec:

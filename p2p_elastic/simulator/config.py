@@ -76,7 +76,7 @@ class SimulationConfig(Frozen):
     global_moving_rate: float | None = Field(default=None, description="lsgd: pull towards the best of all groups")
     period: Count | None = Field(default=None, description="steps between two exchanges of a worker")
     probability: Share | None = Field(default=None, description="of an exchange after each step, instead of a period")
-    codec: str = Field(default="none", description="how parameters travel: none (float32), float16, bfloat16, int8")
+    codec: str = Field(default="none", description="how parameters travel; none: as float32")
     fragment: Count = Field(default=1, description="parts of the vector; an exchange is about one, in turns")
     weighting: WeightingName = Field(
         default="fixed", description="dynamic: workers count by their health and by what others measure of them"

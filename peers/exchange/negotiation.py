@@ -9,8 +9,8 @@ from p2p_elastic.parameters.vector import WIRE_DTYPE, Part
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.session.deadlines import Waits
 from p2p_elastic.protocol.chunks import EXACT, wire_bytes
-from p2p_elastic.protocol.codecs import CODECS
-from p2p_elastic.protocol.link_choice import AUTO, BY_LOSS, choose_codec, choose_streams, fragment
+from p2p_elastic.protocol.codecs import BY_LOSS, CODECS
+from p2p_elastic.protocol.link_choice import AUTO, choose_codec, choose_streams, fragment
 
 
 class Terms(NamedTuple):

@@ -14,8 +14,10 @@ from click.testing import CliRunner, Result
 from helpers.simulated import made_up
 from rich.console import Console
 
+from p2p_elastic.cli.options import CODEC_NAMES
 from p2p_elastic.cli.simulate import RULES_IN_SHORT, simulate
 from p2p_elastic.cli.simulation import Settings, load_job, sweep_series
+from p2p_elastic.protocol.codecs import CODECS
 from p2p_elastic.rules.methods import RULES
 from p2p_elastic.screens.simulation import BarProgress, LineProgress, outcome_table, sweep_table
 from p2p_elastic.simulator.options import KEYS, build
@@ -52,6 +54,10 @@ def test_the_help_has_headings_every_rule_and_examples_that_parse() -> None:
 
 def test_the_short_descriptions_are_of_all_rules() -> None:
     assert list(RULES_IN_SHORT) == list(RULES)
+
+
+def test_the_help_names_all_codecs() -> None:
+    assert list(CODEC_NAMES) == list(CODECS)
 
 
 def test_list_rules_describes_each_with_its_defaults() -> None:
