@@ -24,6 +24,14 @@ class Topology(str, Enum):
     GRADIENTS = "gradients"  # all average their gradients before each step
     NOBODY = "nobody"
 
+    @property
+    def among_members(self) -> bool:
+        """Whether two members exchange the models that they train, as in every topology that is not named here."""
+        return self not in (
+            *(Topology.CENTRE, Topology.CENTRE_TOGETHER, Topology.LEADER),
+            *(Topology.ACCUMULATED, Topology.GRADIENTS, Topology.NOBODY),
+        )
+
 
 class Flow(str, Enum):
     """Which way parameters travel, seen from the end that asks."""
@@ -96,7 +104,7 @@ class Method(NamedTuple):
 
         Not if sum weights are of whole models (GoSGD), nor if a leader is followed whole.
         """
-        return self.topology in (Topology.PAIRS, Topology.CENTRE) and not self.shares
+        return (self.topology.among_members or self.topology is Topology.CENTRE) and not self.shares
 
 
 def _fixed(rule: Callable[[], ExchangeRule]) -> Callable[[float], ExchangeRule]:

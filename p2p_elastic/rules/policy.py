@@ -47,7 +47,7 @@ def rule_of(method: Method, moving_rate: float, weighting: WeightingName) -> Exc
         ConfigError: if the moving rate is out of the rule's range.
     """
     rule = method.rule(moving_rate)
-    if method.topology is Topology.PAIRS and not method.shares:
+    if method.topology.among_members and not method.shares:
         return merging(rule)
     reference = method.topology in (Topology.CENTRE, Topology.CENTRE_TOGETHER, Topology.LEADER)
     return dynamic(rule) if weighting == "dynamic" and reference else rule
@@ -86,9 +86,9 @@ class Policy(NamedTuple):
             asked: whether this end asked for the exchange, or answered.
 
         Returns:
-            True if the other end moves; only pairs and a centre exchange in this way.
+            True if the other end moves; only members and a centre exchange in this way.
         """
-        if self.topology not in (Topology.PAIRS, Topology.CENTRE):
+        if not self.topology.among_members and self.topology is not Topology.CENTRE:
             return False
         return self.flow is Flow.BOTH or asked is (self.flow is Flow.PUSH)
 

@@ -41,7 +41,7 @@ def build_round(
         The round.
 
     Raises:
-        ConfigError: if there are more fragments than elements.
+        ConfigError: if there are more fragments than elements, or the simulator lacks the topology.
     """
     if config.fragment > flat.shape[1]:
         raise ConfigError("fragment", config.fragment, f"at most one per element of the model ({flat.shape[1]})")
@@ -59,7 +59,9 @@ def build_round(
         return Accumulated(flat, trainable=trainable, average_rate=average_rate, seed=seed)
     if method.topology is Topology.LEADER:
         return _leader(config, rule, flat, judging, wire)
-    return Nobody()
+    if method.topology in (Topology.GRADIENTS, Topology.NOBODY):
+        return Nobody()
+    raise ConfigError("rule", config.rule, f"the simulator does not have the topology {method.topology.value}")
 
 
 def _leader(config: SimulationConfig, rule: ExchangeRule, flat: Tensor, judging: Judging | None, wire: Wire) -> Leader:

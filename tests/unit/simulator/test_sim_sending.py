@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,10 +199,17 @@ def test_moves_of_different_parts_add_up() -> None:
 # ---------------------------------------------------------------- whole simulations
 
 
+def test_a_topology_that_only_live_peers_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = SimpleNamespace(value="ring", among_members=True)
+    monkeypatch.setitem(RULES, "elastic-gossip", RULES["elastic-gossip"]._replace(topology=ring))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="rule: got 'elastic-gossip'; the simulator does not have the topology ring"):
+        build_round(SimulationConfig(workers=WORKERS), rows())
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"codec": "int4"}, "codec: got 'int4'; allowed: none, float16, bfloat16, int8"),
+        ({"codec": "gzip"}, "codec: got 'gzip'; allowed: none, float16, bfloat16, int8"),
         ({"codec": "int8", "rule": "all-reduce"}, "codec: got 'int8'; none: "),
         ({"codec": "int8", "rule": "downpour"}, "codec: got 'int8'; none: "),
         ({"codec": "int8", "rule": "none"}, "codec: got 'int8'; none: "),
