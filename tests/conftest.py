@@ -15,7 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 settings.register_profile("same every time", deadline=None, derandomize=True, database=None)  # and on a busy machine
 settings.load_profile("same every time")
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
-gc.freeze()  # what torch's import made stays anyway: it need not be looked through again and again
+gc.disable()  # until all tests are collected: what is imported for them does not become garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # it need not be looked through again and again
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

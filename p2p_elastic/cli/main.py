@@ -20,6 +20,7 @@ from p2p_elastic.cli.export import export
 from p2p_elastic.cli.options import CODEC_NAMES, DATA_DIR, DATA_DIR_DEFAULT, FOLDER, asked
 from p2p_elastic.cli.simulate import simulate
 from p2p_elastic.cli.status import status
+from p2p_elastic.common.imports import uncollected
 from p2p_elastic.common.platforms import Platform, check_platform
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.protocol.limits import LANES_MAX
@@ -246,9 +247,10 @@ def join(context: click.Context, /, config_file: Path | None, verbose: bool, **o
     given = asked(context, options)
     with Stop().signals() as stop, clean_errors():
         # After the handlers: PyTorch takes seconds to load, and Ctrl-C must work meanwhile.
-        from p2p_elastic.node.config import load_config
-        from p2p_elastic.node.join import join as take_part
-        from p2p_elastic.screens.live import LastingScreen, open_screen
+        with uncollected():
+            from p2p_elastic.node.config import load_config
+            from p2p_elastic.node.join import join as take_part
+            from p2p_elastic.screens.live import LastingScreen, open_screen
 
         config = load_config(config_file, given)
         screen = LastingScreen(open_screen(config.log_format), stop.ask)
