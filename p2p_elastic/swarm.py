@@ -117,7 +117,7 @@ class Swarm:
         measured = None if loss is None else Measured(loss, tuple(examples))
         sign = 1.0 if lower_is_better else -1.0
         self._loop = OwnLoop(model, optimizers, dict(state or {}), self._vector, measured, sign=sign)
-        self._ranks, self._told, self._last = ranks_of(process_group), Told(), NOTHING
+        self._ranks, self._last = ranks_of(process_group), NOTHING
 
     def __enter__(self) -> Swarm:
         with contextlib.ExitStack() as stack:
@@ -283,7 +283,7 @@ class Swarm:
         """
         wanted = self._stop.watched()
         if self._ranks is not None:
-            return self._told.stop  # all ranks leave after the same step
+            return self._ranks.told.stop  # all ranks leave after the same step
         return wanted or self._is_over
 
     @property
@@ -380,9 +380,9 @@ class Swarm:
 
     def _stepped_on(self, ranks: Ranks) -> None:
         told = Told() if self.follows else Told(*self._exchange(), stop=self._stop.requested or self._is_over)
-        self._told = ranks.tell(told)
-        self._last = Stepped(self._told.moved, self._told.replaced)
-        if self._told.moved:
+        heard = ranks.tell(told)
+        self._last = Stepped(heard.moved, heard.replaced)
+        if heard.moved:
             self._share()
         if self.follows:
             self._loop.followed(self._last)

@@ -35,11 +35,15 @@ class Ranks:
 
     Args:
         group: of torch.distributed.
+
+    Attributes:
+        leads: whether this is rank 0.
+        told: what rank 0 said last.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group, self._first = group, dist.get_global_rank(group, 0)
-        self.leads = dist.get_rank(group) == 0
+        self.leads, self.told = dist.get_rank(group) == 0, Told()
         on_cpu = "cpu" in str(dist.get_backend_config(group)) or dist.get_backend(group) == "gloo"
         self._device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
 
@@ -54,7 +58,8 @@ class Ranks:
         """
         flags = torch.tensor(told, dtype=torch.uint8, device=self._device)
         dist.broadcast(flags, self._first, self._group)
-        return Told(*(bool(flag) for flag in flags.tolist()))
+        self.told = Told(*(bool(flag) for flag in flags.tolist()))
+        return self.told
 
     def share(self, vector: ParameterVector) -> None:
         """Take over what rank 0 has.
