@@ -12,29 +12,31 @@ from p2p_elastic.training.trainer import Trainer
 
 ALONE_SECONDS = 30.0  # after that time without any other peer, the run is over
 EVALUATION_SECONDS = 5.0
-PASS_SECONDS = 0.1
+PASS_SECONDS = 0.5
 
 
 def hold_centre(peer: Peer, trainer: Trainer, stop: Callable[[], bool], progress: Callable[[], None]) -> None:
-    """Let the others exchange with the centre variable, and evaluate it every few seconds, until all left or `stop`.
+    """Let the others exchange with the centre variable, until all left or `stop`; evaluate it as it changes.
 
     Args:
         peer: holds the variable, or stands by to take it over.
         trainer: its model gets the values of the variable, and is evaluated.
         stop: the user's wish to stop.
-        progress: called ten times a second, in the place of a step.
+        progress: called twice a second, in the place of a step.
     """
     trainer.meter.begin()
     vector, due = trainer.vector, Every(EVALUATION_SECONDS)
     due()
     seen_at: float | None = None
+    shown: object = None
     while not stop():
         now = time.monotonic()
         if any(member.state == "alive" for member in peer.members()):
             seen_at = now
         elif seen_at is not None and now - seen_at > ALONE_SECONDS:
             break
-        if due():
+        if due() and (centre := peer.centre()) != shown:
+            shown = centre
             _show(peer, vector, trainer)
         progress()
         time.sleep(PASS_SECONDS)
