@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test integrations quick lint types structure check lowest docs picture clean
+.PHONY: demo test integrations browser quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
@@ -13,17 +13,21 @@ demo: $(VENV)/.installed
 # In two halves: what runs processes and has deadlines comes later, without the other half beside it, and two tests at a
 # time, as more would keep each other from answering in time.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not processes'
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'processes and not integrations'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not processes and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'processes and not integrations and not browser'
 
 # The examples, and the trainers of other projects, which it installs.
 integrations: $(VENV)/.installed-trainers
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/live/integrations
 
+# The page of a peer in a headless Chromium, which must be installed (`apt install chromium`): half a minute.
+browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/browser
+
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live --ignore tests/simulation --ignore tests/unit/simulator \
-		-m 'not processes'
+		-m 'not processes and not browser'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -67,6 +71,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-trainers: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[transformers,lightning,accelerate]' peft
+	touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[browser]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -1,0 +1,31 @@
+"""The browser of these tests. They are a part of their own: `make browser`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from browser.visits import launched, program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("browser")
+
+
+@pytest.fixture(scope="module")  # no longer: while it is open, no other test of this thread can run an event loop
+def browser() -> Iterator[Browser]:
+    driver = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    if program() is None:
+        pytest.skip("no Chromium is installed")
+    with driver.sync_playwright() as playwright:
+        browser = launched(playwright)
+        yield browser
+        browser.close()
