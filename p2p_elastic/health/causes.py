@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
 
 from p2p_elastic.common.addresses import read_address
+from p2p_elastic.common.page_address import is_page
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import SignalStatus
@@ -204,7 +205,7 @@ def _hosts(addresses: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address]:
     """The hosts in multiaddrs that are reached directly, without loopback if there is another; empty if one of them
     is a name or public, or cannot be read."""
     hosts = set()
-    for text in addresses:
+    for text in (each for each in addresses if not is_page(each)):
         try:
             address = read_address(text, "address")
             if not address.relayed:

@@ -83,6 +83,7 @@ class Connection:
             with_preferred_port(config.port, preferred, listen)
             sensors = stack.enter_context(contextlib.closing(Sensors(self._device)))
             self.window = Window(config, sensors)
+            self.network.show_page(config.http_host, self.window.port)
             shown: list[Future[Any]] = []
             stack.callback(lambda: [task.cancel() for task in shown])
             stack.callback(lambda: self.window.close(self.thread))

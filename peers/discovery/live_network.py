@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from p2p_elastic.common.addresses import announced, parse_address
+from p2p_elastic.common.page_address import page_addresses
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError
 from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
@@ -170,6 +171,7 @@ class LiveNetwork:
         self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
         self.clock = SwarmClock() if clock is None else clock  # the swarm's, once others are met
+        self._page: tuple[str, int] | None = None
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._opened = contextlib.AsyncExitStack()
@@ -201,7 +203,7 @@ class LiveNetwork:
         await self.dht.start()
         self._opened.push_async_callback(self.dht.close)
         self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
-        self.directory.own_addresses = self.host.addresses
+        self._tell_addresses()
         self.transport = Libp2pTransport(self.host)
         self._opened.push_async_callback(self.transport.close)
         self._live(self.host.supervise())
@@ -210,6 +212,20 @@ class LiveNetwork:
             self._remembering = Remembering(self._cache, self.directory, self._initial_peers)
             self._live(self._remembering.run())
         self._live(self._refresh_addresses())
+
+    def show_page(self, host: str, port: int) -> None:
+        """From the next announcement on, tell the members where this peer's page is, if they can reach it.
+
+        Args:
+            host: on which it listens.
+            port: TCP port on which it listens.
+        """
+        self._page = host, port
+        self._tell_addresses()
+
+    def _tell_addresses(self) -> None:
+        own = self.host.addresses
+        self.directory.own_addresses = (*own, *page_addresses(*self._page, own)) if self._page else own
 
     async def stay_attached(self) -> None:
         """From now on, look for the way into the swarm whenever it is lost."""
@@ -288,7 +304,7 @@ class LiveNetwork:
                 await self.host.refresh_addresses()
             except NetworkError as error:
                 log.info("%s", error)
-            self.directory.own_addresses = self.host.addresses
+            self._tell_addresses()
 
     async def close(self) -> None:
         """Stop everything, also what a call of `open` that was given up has begun; p2pd is gone when this returns."""

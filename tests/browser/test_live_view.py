@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from browser.shown import HOSTILE, OTHERS, busy, history_of, log_of, starting, troubled
+from browser.shown import HOSTILE, OTHERS, busy, history_of, log_of, member_of, starting, troubled
 from browser.visits import LOOKS, Visit, visited
 from helpers.asking import served
 
@@ -21,6 +21,30 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, Route
 
 PHONE = LOOKS[2]
+PAGES = {
+    ("/ip4/192.0.2.1/tcp/31330", "/ip4/192.0.2.1/tcp/8765/http"): "http://192.0.2.1:8765/",
+    ("/ip6/2001:db8::1/tcp/8765/http", "/ip4/192.0.2.2/tcp/8765/http"): "http://[2001:db8::1]:8765/",
+    ("/dns/peer.example/tcp/80/http",): "http://peer.example/",
+    ("/dns4/peer.example/tcp/8765/http",): "http://peer.example:8765/",
+}
+NO_PAGES = [
+    *("/ip4/192.0.2.1/tcp/8765", "/ip4/192.0.2.1/tcp/8765/https", "/ip4/192.0.2.1/tcp/99999/http", "/http"),
+    *("/ip4/127.0.0.1/tcp/1/http", "/dns/127.1/tcp/1/http", "/dns/0x7f000001/tcp/1/http", "/dns/localhost/tcp/1/http"),
+    *(
+        "/ip6/::1/tcp/1/http",
+        "/ip6/::ffff:127.0.0.1/tcp/1/http",
+        "/ip4/0.0.0.0/tcp/1/http",
+        "/dns/a.localhost/tcp/1/http",
+    ),
+    *("/dns/javascript:alert(1)/tcp/1/http", "/dns/a@b/tcp/1/http", "/dns/a?b/tcp/1/http", "/dns/a#b/tcp/1/http"),
+    *(
+        '/dns/"onclick="/tcp/1/http',
+        "/dns/<a>/tcp/1/http",
+        "/dns/a\\b/tcp/1/http",
+        "/dns/a/b/tcp/1/http",
+        "/ip46/1.2.3.4/tcp/1/http",
+    ),
+]
 DISCONNECTED = {"ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET"}
 
 
@@ -126,6 +150,21 @@ def test_strings_of_strangers_are_shown_as_text(browser: Browser) -> None:
         assert {a.get_attribute("href") for a in visit.page.locator("a").all()} == {"docs", "v1/status", "metrics"}
         assert visit.page.title().startswith("▲ degraded")
         assert (visit.complaints, visit.foreign) == ([], [])
+
+
+def test_a_member_that_shows_a_page_is_linked_and_no_other_address_becomes_a_link(browser: Browser) -> None:
+    shown = [member_of(peer, addresses=addresses) for peer, addresses in zip(OTHERS, PAGES, strict=False)]
+    hidden = [member_of(f"{OTHERS[-1]}{i}", addresses=(address,)) for i, address in enumerate(NO_PAGES)]
+    status = busy(0, members=(*shown, *hidden))
+    with served(lambda: status) as url, visited(browser, url) as visit:
+        visit.page.locator("#more").click()
+        shows(visit.page.locator("#peers"), "Show fewer")
+        links = visit.page.locator("#peers a")
+        assert {link.get_attribute("href") for link in links.all()} == set(PAGES.values())
+        assert {link.get_attribute("rel") for link in links.all()} == {"noreferrer"}
+        named = visit.page.get_by_role("link", name="page of …other002")
+        assert named.get_attribute("title") == named.get_attribute("href")
+        assert visit.violations() == []
 
 
 def test_all_that_can_be_done_can_be_done_with_the_keyboard(opened: Visit) -> None:

@@ -85,6 +85,25 @@ def test_three_peers_come_together_and_conserve_their_sum() -> None:
     live(3, scenario)
 
 
+def test_a_member_that_shows_its_page_says_where_and_is_reached_all_the_same() -> None:
+    async def scenario(opened: list[LiveNetwork]) -> None:
+        opened[0].show_page("192.0.2.7", 8765)
+        opened[1].show_page("127.0.0.1", 8765)
+        members = [await live_member(network, i) for i, network in enumerate(opened)]
+
+        async def watch() -> None:
+            await _until(lambda: all(m.peer.exchanges().by_outcome.get(Outcome.COMPLETED, 0) > 3 for m in members))
+            seen_by = [member.peer.members()[0].addresses for member in members]
+            assert seen_by[1] == (*opened[0].host.addresses, "/ip4/192.0.2.7/tcp/8765/http")
+            assert seen_by[0] == opened[1].host.addresses
+            for member in members:
+                member.steps = 10**9
+
+        await asyncio.gather(run_members(members, steps=10**8, settle_seconds=10.0), watch())
+
+    live(2, scenario)
+
+
 def test_exchanges_go_on_after_the_daemon_of_a_peer_was_killed() -> None:
     async def scenario(opened: list[LiveNetwork]) -> None:
         members = [await live_member(network, i) for i, network in enumerate(opened)]

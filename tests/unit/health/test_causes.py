@@ -108,6 +108,7 @@ def test_each_kind_of_failure_has_its_own_advice(outcomes: tuple[Outcome, ...], 
         ([OURS], [[f"{OURS}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"]], False),
         ([OURS], [[f"{OURS}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}", OURS]], True),
         ([OURS], [[OURS, "/warp/9"]], False),
+        ([OURS], [[OURS, "/ip4/192.168.1.8/tcp/8765/http"]], True),  # of a page, which nobody dials
         ([OURS], [[]], False),
         ([OURS], [], False),
         ([], [["a", "/ip4"]], False),
