@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser.visits import launched, program
+from browser.visits import WAIT_MS, launched, program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -25,6 +25,7 @@ def browser() -> Iterator[Browser]:
     driver = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
     if program() is None:
         pytest.skip("no Chromium is installed")
+    driver.expect.set_options(timeout=WAIT_MS)
     with driver.sync_playwright() as playwright:
         browser = launched(playwright)
         yield browser

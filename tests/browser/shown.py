@@ -129,8 +129,8 @@ def log_of(text: str = "") -> EventLog:
     return log
 
 
-def history_of(status: PeerStatus, points: int = 50) -> History:
-    """A curve that ends where the status is."""
+def history_of(status: PeerStatus, points: int = 51) -> History:
+    """A curve of a point every two seconds, which ends where the status is: after 100 of them."""
     history = History()
     for i in range(points):
         training = status.training.model_copy(update={"loss": 2.0 / (1 + i), "step": 1 + i})

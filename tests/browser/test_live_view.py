@@ -81,10 +81,13 @@ def test_it_says_that_it_loads_until_the_first_status_is_there(browser: Browser)
 
 
 def test_a_peer_that_has_just_started_is_shown_without_an_alarm(browser: Browser) -> None:
+    from playwright.sync_api import expect
+
     with served(starting, history=None, events=None) as url, visited(browser, url) as visit:
         shows(visit.page.locator("#why"), "It has not begun to train yet")
+        expect(visit.page).to_have_title(re.compile("✓ starting"))
+        expect(visit.page.locator(".pill")).to_have_text("✓ ok")
         assert visit.page.locator(".alarm:visible, .bad:visible").all_text_contents() == []
-        assert "✓ starting" in visit.page.title()
         for words in ("Nothing to draw yet.", "Nothing happened yet.", "None yet.", "Nobody else yet."):
             assert visit.page.get_by_text(words, exact=True).is_visible()
 
@@ -195,7 +198,7 @@ def test_keys_open_details_pin_a_peer_and_read_the_curve(opened: Visit) -> None:
     page.locator("#peers button[aria-pressed=true]").wait_for(state="detached")
     page.locator("#chart").focus()
     page.keyboard.press("ArrowLeft")
-    shows(page.locator("#readout"), "after 1 min 36 s")
+    shows(page.locator("#readout"), "after 1 min 38 s")
     page.keyboard.press("Escape")
     shows(page.locator("#readout"), "after 1 min 40 s")
 

@@ -17,7 +17,7 @@ OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-WAIT_MS = 15_000  # for what the page shows soon; the page itself asks again every few seconds
+WAIT_MS = 60_000  # for what the page shows within a second: a busy machine may take long
 
 
 class Look(NamedTuple):
