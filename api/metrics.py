@@ -6,8 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from p2p_elastic.health.checks import judge
@@ -17,10 +23,11 @@ from p2p_elastic.status.schema import PeerStatus, Phase
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "p2p_elastic"
 PARTNERS_MAX = 50  # the latest: each is a time series of its own
+_PROCESS = ProcessCollector(registry=None)  # memory, CPU and open files; nothing if there is no /proc
 
 
 def exposition(status: PeerStatus) -> bytes:
-    """Write all numbers of a status for a scrape.
+    """Write all numbers of a status for a scrape, and what this process takes of its machine.
 
     Args:
         status: of the peer.
@@ -30,6 +37,7 @@ def exposition(status: PeerStatus) -> bytes:
     """
     registry = CollectorRegistry()
     registry.register(_Metrics(status))
+    registry.register(_PROCESS)
     return generate_latest(registry)
 
 
@@ -48,6 +56,7 @@ class _Metrics(Collector):
             _network,
             _partition,
             _checkpoint,
+            _disk,
             _pace,
             _roles,
             _health,
@@ -111,6 +120,10 @@ def _exchanges(status: PeerStatus) -> Iterator[Metric]:
     yield _counters("skipped", "Exchanges that were due and not begun.", "reason", totals.skipped)
     yield _counter("sent_bytes", "Bytes of parameters and headers sent.", totals.bytes_sent)
     yield _counter("received_bytes", "Bytes of parameters and headers received.", totals.bytes_received)
+    if (took := totals.durations) is not None:
+        buckets = [*zip(map(str, took.bounds), took.counts, strict=True), ("+Inf", took.count)]
+        text = "How long completed exchanges took."
+        yield HistogramMetricFamily(f"{PREFIX}_exchange_seconds", text, buckets=buckets, sum_value=took.seconds)
 
 
 def _partners(status: PeerStatus) -> Iterator[Metric]:
@@ -143,7 +156,15 @@ def _partition(status: PeerStatus) -> Iterator[Metric]:
 def _checkpoint(status: PeerStatus) -> Iterator[Metric]:
     if (saved := status.checkpoint) is not None:
         yield from _optional("checkpoint_age_seconds", "Since the last checkpoint was written.", saved.age_seconds)
+        text = "After which a checkpoint is due, if that goes by time."
+        yield from _optional("checkpoint_interval_seconds", text, saved.interval_seconds)
         yield _counter("checkpoints_failed", "Checkpoints that could not be written.", saved.failures)
+
+
+def _disk(status: PeerStatus) -> Iterator[Metric]:
+    if (disk := status.disk) is not None:
+        yield _gauge("disk_free_bytes", "Left on the disk of the output folder.", disk.free_bytes)
+        yield _gauge("disk_size_bytes", "Size of that disk.", disk.size_bytes)
 
 
 def _pace(status: PeerStatus) -> Iterator[Metric]:

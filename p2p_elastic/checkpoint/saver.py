@@ -205,6 +205,7 @@ class Saver:
         return CheckpointStatus(
             step=step,
             age_seconds=None if at is None else self._clock() - at,
+            interval_seconds=self._interval.seconds,
             failures=self._failures,
             skipped=self._skipped + self._broken,
             problem=self._problem,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
 from p2p_elastic.checkpoint.saver import Interval, Saver
 from p2p_elastic.checkpoint.store import FOLDER, Content, Store
+from p2p_elastic.common.disk import DiskSpace
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
 from p2p_elastic.node.config import JoinConfig
@@ -178,6 +179,7 @@ class Participation:
             peer.judge_leaders(lambda s: SnapshotLosses(*loop.loss_at(vector.views(s.vector)), loop.unseen_loss()))
             peer.examine_with(lambda theirs, mine: asyncio.to_thread(examine, theirs, mine))
         board.meter, board.peer, board.saver = loop.meter, peer, self._saver
+        board.disk = DiskSpace(place.output)
         self._began_at = time.monotonic()
         thread.call(network.stay_attached())
         self._lives = [thread.spawn(peer.run())]

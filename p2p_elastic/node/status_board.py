@@ -8,12 +8,13 @@ import torch
 
 from p2p_elastic import __version__
 from p2p_elastic.checkpoint.saver import Saver
+from p2p_elastic.common.disk import DiskSpace
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.state.views import other_models_of
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
+from p2p_elastic.status.schema import DiskStatus, ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
 from p2p_elastic.training.meter import Meter
 
 
@@ -31,6 +32,7 @@ class StatusBoard:
         peer: once it is built.
         meter: of the training, once it is built.
         saver: once it is built, if there are checkpoints.
+        disk: of the output folder, once there is one.
     """
 
     def __init__(self, network: LiveNetwork, device: torch.device, condition: Condition) -> None:
@@ -41,6 +43,7 @@ class StatusBoard:
         self.peer: Peer | None = None
         self.meter: Meter | None = None
         self.saver: Saver | None = None
+        self.disk: DiskSpace | None = None
 
     def __call__(self) -> PeerStatus:
         manifest, peer = self.manifest, self.peer
@@ -65,6 +68,7 @@ class StatusBoard:
             joining=peer.joining() if peer else None,
             partition=peer.partition() if peer else None,
             checkpoint=self.saver.status() if self.saver else None,
+            disk=self._disk(),
             pace=peer.pace() if peer else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
@@ -77,6 +81,10 @@ class StatusBoard:
     def _training(self) -> TrainingStatus:
         status = self.meter.status() if self.meter else TrainingStatus()
         return status.model_copy(update={"phase": self.phase})
+
+    def _disk(self) -> DiskStatus | None:
+        space = self.disk() if self.disk else None
+        return DiskStatus(**space._asdict()) if space else None
 
     def _network_status(self) -> NetworkStatus:
         return self._network.status(self.peer.streams_refused() if self.peer else {})

@@ -175,6 +175,19 @@ class TrainingStatus(Frozen):
         return self.test_metrics or ({} if self.test_accuracy is None else {"accuracy": self.test_accuracy})
 
 
+# In seconds: loopback takes 0.005, a model of 100 MB half a second, a large model over a slow link minutes.
+EXCHANGE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Durations(Frozen):
+    """How long the completed exchanges took, as a histogram."""
+
+    bounds: Many[float] = Field(default=EXCHANGE_SECONDS, description="in seconds, ascending")
+    counts: Many[int] = Field(description="for each bound the exchanges that took no longer")
+    count: int = Field(description="of all of them")
+    seconds: float = Field(description="all of them together")
+
+
 class ExchangeTotals(Frozen):
     """Counts since this peer started. `bytes_*` count parameters and headers, not libp2p's own overhead."""
 
@@ -187,6 +200,7 @@ class ExchangeTotals(Frozen):
     skipped: dict[str, int] = Field(default_factory=dict, description="due exchanges not begun: reason -> count")
     bytes_sent: int = Field(default=0, description="parameters and headers")
     bytes_received: int = Field(default=0, description="parameters and headers")
+    durations: Durations | None = Field(default=None, description="of completed ones; null at peers of older versions")
     left_out: dict[str, int] = Field(
         default_factory=dict, description="tensors that did not move, as a partner's were not finite: name -> count"
     )
@@ -273,11 +287,19 @@ class CheckpointStatus(Frozen):
 
     step: int | None = Field(description="of the last checkpoint of this process; null before the first")
     age_seconds: float | None = Field(description="since it was written")
+    interval_seconds: float | None = Field(default=None, description="after which one is due; null: by steps")
     failures: int = Field(description="checkpoints that could not be written")
     skipped: int = Field(
         description="checkpoints left out: the one before was still being written, or the model was not finite"
     )
     problem: str | None = Field(description="why the last one could not be written; null if it was")
+
+
+class DiskStatus(Frozen):
+    """The disk with this peer's results and checkpoints."""
+
+    free_bytes: int = Field(description="that this peer may still write")
+    size_bytes: int = Field(description="of the whole disk")
 
 
 class PeerStatus(Frozen):
@@ -305,6 +327,7 @@ class PeerStatus(Frozen):
     joining: JoiningStatus | None = Field(default=None, description="null at the founder of a run")
     partition: PartitionStatus | None = Field(default=None, description="while several members are gone at once")
     checkpoint: CheckpointStatus | None = Field(default=None, description="null if none are written")
+    disk: DiskStatus | None = Field(default=None, description="of the output folder; null: not known, or none yet")
     pace: PaceStatus | None = Field(default=None, description="null if no budget was given")
     exchanges: ExchangeTotals = Field(description="counts since the peer started")
     last_exchanges: Many[ExchangeRecord] = Field(default=(), description="those that ended last")

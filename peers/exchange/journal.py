@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -11,7 +13,14 @@ from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.causes import FAILURES, Ended
 from p2p_elastic.health.trust import Verdict
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, ExchangeRecord, ExchangeTotals, PartnerStatus
+from p2p_elastic.status.schema import (
+    EXCHANGE_SECONDS,
+    FAILED_LATELY_SECONDS,
+    Durations,
+    ExchangeRecord,
+    ExchangeTotals,
+    PartnerStatus,
+)
 
 Skip = Literal[
     "busy",
@@ -92,6 +101,21 @@ class Met(NamedTuple):
     error: str | None = None
 
 
+class _Took:
+    """How long exchanges took, by bucket."""
+
+    def __init__(self) -> None:
+        self._counts, self._seconds = [0] * (len(EXCHANGE_SECONDS) + 1), 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(EXCHANGE_SECONDS, seconds)] += 1
+        self._seconds += seconds
+
+    def durations(self) -> Durations:
+        *counts, count = itertools.accumulate(self._counts)
+        return Durations(counts=tuple(counts), count=count, seconds=self._seconds)
+
+
 class Journal:
     """Counts exchanges. Belongs to the network thread; `totals` and `last` may be read from any.
 
@@ -108,6 +132,7 @@ class Journal:
         self.skipped: Counter[Skip] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
+        self._took = _Took()  # the completed ones
         self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # partner, and when
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
@@ -126,6 +151,8 @@ class Journal:
         self._by_outcome[entry.outcome] += 1
         if entry.outcome is Outcome.DECLINED:
             self._declined_by_partner[entry.reason or "unknown"] += 1
+        elif entry.outcome is Outcome.COMPLETED:
+            self._took.add(entry.seconds)
         self._bytes_sent += entry.bytes_sent
         self._bytes_received += entry.bytes_received
         self._last.append(entry)
@@ -217,6 +244,7 @@ class Journal:
             skipped={reason: count for reason, count in self.skipped.items()},
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
+            durations=self._took.durations(),
             left_out=dict(self._times_left_out),
         )
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,8 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import (
     CentreStatus,
     CheckpointStatus,
+    DiskStatus,
+    Durations,
     ExchangeTotals,
     LeaderStatus,
     MemberStatus,
@@ -68,7 +71,7 @@ def samples(status: PeerStatus) -> dict[tuple[str, ...], float]:
     def all_of() -> Iterator[tuple[tuple[str, ...], float]]:
         for family in text_string_to_metric_families(scraped(status)):
             for sample in family.samples:
-                assert sample.name.startswith("p2p_elastic_")
+                assert sample.name.startswith(("p2p_elastic_", "process_"))
                 yield (sample.name.removeprefix("p2p_elastic_"), *sample.labels.values()), sample.value
 
     found = list(all_of())
@@ -133,7 +136,7 @@ def test_every_number_has_its_series() -> None:
     found = samples(FULL)
     assert {key: found[key] for key in expected} == expected
     rest = {key for key in found if key not in expected}
-    assert {key[0] for key in rest} == {
+    assert {key[0] for key in rest if not key[0].startswith("process_")} == {
         "info",
         "training_phase",
         "exchanges_total",
@@ -155,6 +158,31 @@ def test_a_checkpoint_says_its_age_and_how_often_writing_failed() -> None:
     found = samples(status_of(checkpoint=saved))
     assert (found["checkpoint_age_seconds",], found["checkpoints_failed_total",]) == (12.0, 2.0)
     assert not [key for key in samples(status_of()) if key[0].startswith("checkpoint")]
+
+
+def test_completed_exchanges_are_a_histogram_of_their_seconds() -> None:
+    took = Durations(bounds=(0.1, 1.0), counts=(2, 5), count=6, seconds=9.5)
+    found = samples(status_of(exchanges=ExchangeTotals(durations=took)))
+    assert {key: value for key, value in found.items() if key[0].startswith("exchange_seconds")} == {
+        ("exchange_seconds_bucket", "0.1"): 2,
+        ("exchange_seconds_bucket", "1.0"): 5,
+        ("exchange_seconds_bucket", "+Inf"): 6,
+        ("exchange_seconds_count",): 6,
+        ("exchange_seconds_sum",): 9.5,
+    }
+
+
+def test_the_room_on_the_disk_and_the_time_between_checkpoints_are_told() -> None:
+    saved = CheckpointStatus(step=4, age_seconds=1.0, interval_seconds=300.0, failures=0, skipped=0, problem=None)
+    found = samples(status_of(disk=DiskStatus(free_bytes=3, size_bytes=9), checkpoint=saved))
+    assert (found["disk_free_bytes",], found["disk_size_bytes",], found["checkpoint_interval_seconds",]) == (3, 9, 300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_the_process_tells_its_memory_its_cpu_and_its_open_files() -> None:
+    found = samples(status_of())
+    names = ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "process_max_fds")
+    assert all(found[name,] > 0 for name in names)
 
 
 def test_a_budget_says_what_it_allows_what_is_used_and_what_comes_of_it() -> None:

@@ -598,6 +598,20 @@ def test_exchanges_are_counted_by_outcome_and_declines_by_reason() -> None:
     assert (totals.bytes_sent, totals.bytes_received) == (50, 100)
 
 
+def test_completed_exchanges_are_counted_by_how_long_they_took() -> None:
+    journal = Journal()
+    for number, seconds in enumerate((0.01, 0.011, 20.0, 1000.0)):
+        journal.enter(entry(number)._replace(seconds=seconds))
+    journal.enter(entry(4, Outcome.TIMEOUT)._replace(seconds=2.0))
+    took = journal.totals(now=10.0).durations
+    assert took is not None
+    assert dict(zip(took.bounds, took.counts, strict=True)) == {
+        **{0.01: 1, 0.025: 2, 0.05: 2, 0.1: 2, 0.25: 2, 0.5: 2, 1.0: 2, 2.5: 2, 5.0: 2, 10.0: 2},
+        **{30.0: 3, 60.0: 3, 300.0: 3},
+    }
+    assert (took.count, took.seconds) == (4, pytest.approx(1020.021))
+
+
 def test_the_newest_exchange_comes_first_with_its_age_and_the_staleness_of_its_move() -> None:
     journal = Journal()
     journal.enter(entry(1))
