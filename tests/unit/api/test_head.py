@@ -8,8 +8,15 @@ import httpx
 import pytest
 from helpers.asking import ask, served
 from helpers.statuses import status_of
+from prometheus_client import ProcessCollector
 
 READS = ("/", "/docs", "/openapi.json", "/health", "/ready", "/metrics", "/v1/status", "/v1/peers", "/v1/why")
+
+
+@pytest.fixture(autouse=True)
+def resting_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `/metrics` says of the process changes from request to request."""
+    monkeypatch.setattr(ProcessCollector, "collect", lambda _: [])
 
 
 def same_but_for_the_body(head: httpx.Response, get: httpx.Response) -> None:
