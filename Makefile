@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test integrations browser quick lint types structure check lowest docs picture clean
+.PHONY: demo test integrations browser monitoring quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
@@ -13,8 +13,8 @@ demo: $(VENV)/.installed
 # In two halves: what runs processes and has deadlines comes later, without the other half beside it, and two tests at a
 # time, as more would keep each other from answering in time.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not processes and not browser'
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'processes and not integrations and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(APART) -m 'not processes'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(APART) -m processes
 
 # The examples, and the trainers of other projects, which it installs.
 integrations: $(VENV)/.installed-trainers
@@ -23,6 +23,10 @@ integrations: $(VENV)/.installed-trainers
 # The page of a peer in a headless Chromium, which must be installed (`apt install chromium`): half a minute.
 browser: $(VENV)/.installed-browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/browser
+
+# Alert rules and dashboard, in a real Prometheus that scrapes two live peers; without one they are skipped.
+monitoring: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/monitoring
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
