@@ -26,12 +26,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from helpers.daemons import daemons_of
-from helpers.monitoring import ALERTS, Prometheus, prometheus, rules, why_not
 from helpers.running import kill
 from live_chaos.disk import BALLAST, SmallDisk
 from live_chaos.disk import why_not as no_disk
 from live_chaos.launch import rest_between_steps
 from live_chaos.lives import RESTING
+from monitoring.prometheus import ALERTS, Prometheus, prometheus, rules, why_not
 
 from p2p_elastic.demo.processes import Process, Swarm
 

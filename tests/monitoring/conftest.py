@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.monitoring import why_not
+from monitoring.prometheus import why_not
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

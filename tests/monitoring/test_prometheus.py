@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from helpers.monitoring import ALERTS, ALERTS_TEST, CONFIG, Prometheus, Query, prometheus, queries, rules
 from helpers.running import START_SECONDS
 from live_chaos.lives import RESTING
+from monitoring.prometheus import ALERTS, ALERTS_TEST, CONFIG, Prometheus, Query, prometheus, queries, rules
 
 from p2p_elastic.demo.processes import Swarm
 from p2p_elastic.errors import P2PElasticError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.monitoring import ALERTS_TEST, COMPOSE, CONFIG, DOCKER, names, panels, queries, rules
+from monitoring.prometheus import ALERTS_TEST, COMPOSE, CONFIG, DOCKER, names, panels, queries, rules
 
 ROOT = Path(__file__).resolve().parents[2]
 
