@@ -10,6 +10,9 @@ PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
+# Tests that need other programs or other projects; each has a target of its own.
+APART := $(foreach part,browser monitoring live/integrations,--ignore tests/$(part))
+
 # In two halves: what runs processes and has deadlines comes later, without the other half beside it, and two tests at a
 # time, as more would keep each other from answering in time.
 test: $(VENV)/.installed
@@ -30,8 +33,8 @@ monitoring: $(VENV)/.installed
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/live --ignore tests/simulation --ignore tests/unit/simulator \
-		-m 'not processes and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 $(APART) --ignore tests/live --ignore tests/simulation \
+		--ignore tests/unit/simulator -m 'not processes'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

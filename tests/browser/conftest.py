@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +10,6 @@ from browser.visits import WAIT_MS, launched, program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("browser")
 
 
 @pytest.fixture(scope="module")  # no longer: while it is open, no other test of this thread can run an event loop

@@ -17,8 +17,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker("processes")
-        if here / "integrations" in item.path.parents:
-            item.add_marker("integrations")
 
 
 @pytest.fixture

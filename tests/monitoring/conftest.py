@@ -13,6 +13,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker("processes")
-            item.add_marker("monitoring")
             if (reason := why_not()) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
