@@ -64,7 +64,8 @@ def digests(lives: Iterable[Lived]) -> Digests:
     happened, exact = hashlib.sha256(), hashlib.sha256()
     for life in lives:
         totals = life.peer.exchanges().model_dump(mode="json")
-        totals = {name: count for name, count in totals.items() if name != "left_out" or count}  # younger than the runs
+        del totals["durations"]  # younger than the runs
+        totals = {name: count for name, count in totals.items() if name != "left_out" or count}  # that as well
         last = [record.model_dump(mode="json") for record in life.peer.last_exchanges()]
         events = [(event.kind, event.data) for event in life.events.since(0)]
         for said, numbers in ((happened, False), (exact, True)):
