@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test integrations browser monitoring quick lint types structure check lowest docs picture clean
+.PHONY: demo test integrations browser monitoring images quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
 # Tests that need other programs or other projects; each has a target of its own.
-APART := $(foreach part,browser monitoring live/integrations,--ignore tests/$(part))
+APART := $(foreach part,browser monitoring containers live/integrations,--ignore tests/$(part))
 
 # In two halves: what runs processes and has deadlines comes later, without the other half beside it, and two tests at a
 # time, as more would keep each other from answering in time.
@@ -30,6 +30,13 @@ browser: $(VENV)/.installed-browser
 # Alert rules and dashboard, in a real Prometheus that scrapes two live peers; without one they are skipped.
 monitoring: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/monitoring
+
+# The image, built, and containers of it that stop, restart, are killed and have little. Needs Linux, root and buildah.
+IMAGE ?= localhost/p2p-elastic
+IMAGE_OPTIONS ?=
+images: $(VENV)/.installed
+	buildah build --isolation chroot --format docker --layers $(IMAGE_OPTIONS) -f docker/Dockerfile -t $(IMAGE) .
+	P2P_ELASTIC_IMAGE=$(IMAGE) $(BIN)/python -m pytest -s tests/containers
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from p2p_elastic.common.machine import VECTORS, device_vectors
 from p2p_elastic.common.platforms import Build, unused_gpu
 from p2p_elastic.values import Frozen
 
@@ -37,9 +38,6 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 NAMED = ("torch", "hivemind", "numpy", "protobuf")  # the others are only mentioned if something is wrong
 
-VECTORS = 5  # model sizes in RAM: snapshots, the partner's values, the move, what is on its way
-DEVICE_VECTORS = 3  # on the device that trains: parameters, gradients, momentum; activations come on top
-ADAHESSIAN_VECTORS = 3  # more of them
 PROCESS_BYTES = 700_000_000  # Python with PyTorch and libp2p
 RESULT_VECTORS = 2  # model.safetensors and centre.safetensors
 CHECKPOINTS = 3  # on the disk: the two that are kept, and the one that is being written
@@ -221,18 +219,6 @@ def check_cpu(cores: int, load: float | None) -> Finding:
     if load > 1.5 * cores:
         return warning("cpu", f"{text}: others compute here", "expect fewer steps/s; --threads limits PyTorch's share")
     return ok("cpu", text)
-
-
-def device_vectors(*, adahessian: bool) -> int:
-    """Count the vectors of model size on the device that trains: parameters, gradients and optimizer state.
-
-    Args:
-        adahessian: whether it trains with AdaHessian instead of SGD.
-
-    Returns:
-        How many model sizes of memory they take.
-    """
-    return DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian
 
 
 def check_memory(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import importlib.metadata
@@ -17,9 +16,6 @@ from pathlib import Path
 
 from p2p_elastic.doctor.checks import PACKAGES, Package
 from p2p_elastic.doctor.reachability import PortProblem
-
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def packages() -> Iterator[tuple[str, Package]]:
@@ -78,47 +74,6 @@ def load() -> float | None:
         return os.getloadavg()[0]
     except OSError:
         return None
-
-
-def free_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
-    """Find how much RAM a new program can have: of the machine, or of what the limit of a container leaves.
-
-    Args:
-        meminfo: file of Linux with the memory of the machine.
-        cgroup: folder of Linux with the limits of this container.
-
-    Returns:
-        Bytes; None if the system does not say.
-    """
-    limits = [size for size in (_available(meminfo), _left_of_limit(cgroup)) if size is not None]
-    if limits:
-        return min(limits)
-    with contextlib.suppress(OSError, ValueError):  # macOS has no such number
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _available(meminfo: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _left_of_limit(cgroup: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-        limit = int((cgroup / "memory.max").read_text())
-        return min(limit, max(0, limit - int((cgroup / "memory.current").read_text()) + _given_back(cgroup)))
-    return None
-
-
-def _given_back(cgroup: Path) -> int:
-    """Count bytes of files that were read, such as a data set: they count as used, and go before a program is ended."""
-    with contextlib.suppress(OSError, ValueError):
-        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        return int(stat["inactive_file"]) + int(stat["active_file"])
-    return 0
 
 
 def disk(folder: Path) -> tuple[Path, int | None, str | None]:

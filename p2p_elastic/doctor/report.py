@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_elastic.common.addresses import host_of
-from p2p_elastic.common.machine import cores
+from p2p_elastic.common.machine import cores, device_vectors, free_memory
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.doctor import probes
 from p2p_elastic.doctor.checks import (
@@ -22,7 +22,6 @@ from p2p_elastic.doctor.checks import (
     check_packages,
     check_python,
     check_pytorch,
-    device_vectors,
     disk_vectors,
     failure,
     ok,
@@ -71,7 +70,7 @@ class Examination:
             ConfigError: if an option is out of range.
             KeyboardInterrupt: on the wish to stop.
         """
-        free_memory = probes.free_memory()  # before this process takes its own
+        free = free_memory()  # before this process takes its own
         broken = False
         for finding in self._software():
             broken = broken or finding.level == "failure"
@@ -90,7 +89,7 @@ class Examination:
         port_problem = yield from self._ports()
         yield from self._key_files()
         yield from self._network(port_problem)
-        yield from self._task(free_memory)
+        yield from self._task(free)
 
     # -- this machine -------------------------------------------------------------------------------------------------
 
@@ -173,7 +172,7 @@ class Examination:
 
     # -- the task -----------------------------------------------------------------------------------------------------
 
-    def _task(self, free_memory: int | None) -> Iterator[Finding]:
+    def _task(self, free: int | None) -> Iterator[Finding]:
         from p2p_elastic.checkpoint.saver import Interval
         from p2p_elastic.doctor import task as doctor_task
         from p2p_elastic.node.config import DEFAULT_TASK
@@ -209,7 +208,7 @@ class Examination:
         yield from doctor_task.check_shard(self._config.part, data.examples)
         yield from doctor_task.check_batch(self._batch_size(task), data.examples)
         trained = device_vectors(adahessian=adahessian) if gpu is None else 0
-        yield check_memory(free_memory, nbytes, data.data_bytes, trained)
+        yield check_memory(free, nbytes, data.data_bytes, trained)
         output = self._config.output or Path("runs")
         saves = not Interval.parse(self._config.checkpoint_every).off
         vectors = disk_vectors(saves=saves, adahessian=adahessian)

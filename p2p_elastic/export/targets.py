@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from p2p_elastic.doctor.probes import free_memory
+from p2p_elastic.common.machine import free_memory
 from p2p_elastic.doctor.task import has_data
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.results import save_model, save_tensors

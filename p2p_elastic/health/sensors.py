@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 import torch
 
+from p2p_elastic.common.cgroup import memory_limits
 from p2p_elastic.health.hardware import battery, cpu_temperature, load, memory, temperature, throttling
 from p2p_elastic.status.schema import SignalStatus
 
@@ -59,19 +60,6 @@ class Readings(NamedTuple):
     battery_percent: float | None = None
     plugged: bool | None = None
     load: float | None = None
-
-
-class _Memory(NamedTuple):
-    """One memory controller's files; `cache` names what it gives back before it ends a process."""
-
-    limit: str
-    used: str
-    cache: tuple[str, ...]
-
-
-# Active files count as free too, as in the kernel's MemAvailable: a data set that is read again and again is active.
-_V2 = _Memory("memory.max", "memory.current", ("inactive_file", "active_file"))
-_V1 = _Memory("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 class Sensors:
@@ -144,8 +132,9 @@ class Sensors:
         whole = _known(lambda: self._system.virtual_memory())
         if whole is not None:
             yield whole.available / whole.total
-            for files, folder in _known(lambda: _groups(self._root)) or ():
-                yield _known(partial(_group_share, files, folder, whole.total))
+            for group in memory_limits(self._root):
+                if group.limit < whole.total:
+                    yield max(1.0 - group.used / group.limit, 0.0)  # above 1 the machine's own share is the lower one
 
     def _gpu_celsius(self) -> float | None:
         nvml, gpu = self._nvml, self._gpu
@@ -258,30 +247,3 @@ def _of_a_device(root: Path) -> bool:
     supplies = root / "sys/class/power_supply"
     batteries = [s.name for s in supplies.iterdir() if s.name.startswith("BAT") or "battery" in s.name.lower()]
     return bool(batteries) and (supplies / min(batteries) / "scope").read_text().strip() == "Device"
-
-
-def _group_share(files: _Memory, folder: Path, total: int) -> float | None:
-    """What is left in a cgroup; None if it may use all that the machine has."""
-    limit = (folder / files.limit).read_text().strip()
-    if limit == "max" or not 0 < int(limit) < total:
-        return None
-    used = int((folder / files.used).read_text())
-    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    cache = sum(int(stat.get(name, 0)) for name in files.cache)
-    return max(1.0 - (used - cache) / int(limit), 0.0)  # above 1 the machine's own share is the lower one
-
-
-def _groups(root: Path) -> list[tuple[_Memory, Path]]:
-    """The cgroups around this process that may have a memory controller.
-
-    In a container the path is often the host's and not there; its own group is then what is mounted.
-    """
-    found = []
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own = Path(path.lstrip("/"))
-        if controllers == "":
-            found += [(_V2, root / "sys/fs/cgroup" / part) for part in (own, *own.parents)]
-        elif "memory" in controllers.split(","):
-            found += [(_V1, root / "sys/fs/cgroup/memory" / part) for part in (own, *own.parents)]
-    return found

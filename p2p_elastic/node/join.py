@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shlex
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from p2p_elastic.checkpoint.store import OutputLock, checkpoint_folder, has_checkpoints
+from p2p_elastic.common.machine import VECTORS, check_fits, cores, device_vectors, left_of_limits
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.centre_holder import hold_centre, met
@@ -24,6 +26,7 @@ from p2p_elastic.node.results import Summary, check_writable, output_folder
 from p2p_elastic.node.resume import Past, options_kept, resume, resume_or_found
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.devices import choose_device
+from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.discovery.live_network import Interrupted
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest, check_batch_size
@@ -141,14 +144,26 @@ def join_line(task: str | None) -> str:
 
 def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> Summary | None:
     device = choose_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     with Connection(config, identity_of(config, past), device, screen, join_line(config.task)) as connection:
         try:
             return TaskPeer(config, screen, stop, connection, past).run(device)
         except (Interrupted, KeyboardInterrupt):
             screen.say("stopped", "Stopped before training began.")
             return None
+
+
+def set_threads(threads: int | None) -> None:
+    """Choose how many threads PyTorch computes with.
+
+    Args:
+        threads: as the user asked; None: PyTorch's default, but no more than a quota of CPU time allows, which PyTorch
+            does not know. OMP_NUM_THREADS in the environment counts as asked.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ and cores() < torch.get_num_threads():
+        torch.set_num_threads(cores())
 
 
 class TaskPeer:
@@ -187,7 +202,7 @@ class TaskPeer:
             connection.say_hello()
             manifest = finder.join() if self._past is None else finder.resume(self._past)
             task = installed_task(manifest, self._config.task)
-            finder.check_model(manifest, task.vector(initial_model(task, 0)), "task")
+            finder.check_model(manifest, self._vector(task), "task")
             data = self._load(task, manifest)
             if not finder.alone:
                 connection.say_how_to_join()
@@ -206,7 +221,7 @@ class TaskPeer:
     def _own_manifest(self) -> RunManifest:
         task = find_task(self._config.task or DEFAULT_TASK)
         run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
-        vector = task.vector(initial_model(task, 0))
+        vector = self._vector(task)
         found = self._config.found
         return found(
             run,
@@ -216,6 +231,14 @@ class TaskPeer:
             task.recipe,
             frozen_hash=vector.frozen_hash,
         )
+
+    def _vector(self, task: Task) -> ParameterVector:
+        """The model as a vector, of one that fits."""
+        vector = task.vector(initial_model(task, 0))
+        trained = device_vectors(adahessian=self._config.optimizer == "adahessian")
+        on_cpu = choose_device(self._config.device).type == "cpu"
+        check_fits(vector.nbytes, VECTORS + trained * on_cpu, left_of_limits())
+        return vector
 
     def _load(self, task: Task, manifest: RunManifest) -> Data:
         self._screen.say("loading", f"Loading the data of task {task.name} ...")

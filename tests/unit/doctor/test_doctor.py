@@ -184,19 +184,6 @@ def test_a_file_in_the_place_of_a_folder_is_a_problem(tmp_path: Path) -> None:
     assert probes.disk(tmp_path / "file" / "runs")[2]
 
 
-def test_free_memory_is_what_the_machine_or_the_container_leaves(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    4000 kB\n")
-    assert probes.free_memory(meminfo, tmp_path) == 4_096_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert probes.free_memory(meminfo, tmp_path) == 4_096_000
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert probes.free_memory(meminfo, tmp_path) == 2000
-    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 600\nactive_file 300\n")
-    assert probes.free_memory(meminfo, tmp_path) == 2900  # what was read of files goes first
-
-
 # ---------------------------------------------------------------- ports
 
 
