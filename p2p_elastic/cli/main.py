@@ -18,6 +18,7 @@ from p2p_elastic.cli.doctor import doctor_of
 from p2p_elastic.cli.errors import clean_errors
 from p2p_elastic.cli.export import export
 from p2p_elastic.cli.options import CODEC_NAMES, DATA_DIR, DATA_DIR_DEFAULT, FOLDER, asked
+from p2p_elastic.cli.service import service_of
 from p2p_elastic.cli.simulate import simulate
 from p2p_elastic.cli.status import status
 from p2p_elastic.common.imports import uncollected
@@ -312,7 +313,7 @@ def rules() -> None:
 
 
 doctor = doctor_of(join)
-for command in (bench, doctor, export, simulate, status):
+for command in (bench, doctor, export, service_of(join), simulate, status):
     main.add_command(command)
 
 

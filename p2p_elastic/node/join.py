@@ -31,6 +31,8 @@ from p2p_elastic.peers.discovery.live_network import Interrupted
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest, check_batch_size
 from p2p_elastic.screens.live import Screen
+from p2p_elastic.service.notify import Notifier
+from p2p_elastic.service.watchdog import watch
 from p2p_elastic.tasks import Data, Task, find_task, initial_model, load_data, named_task
 from p2p_elastic.tasks.loading import is_place
 from p2p_elastic.tasks.sampling import check_shard, length
@@ -72,6 +74,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         config, past = past_of(config, folder, screen)
         if past is not None and past.complete(config):
             text = f"complete: trained to the end at step {past.saved.training.step}, results in {past.output}"
+            Notifier(os.environ, os.getpid()).send("READY=1")  # for systemd a service that ended before is a failed one
             screen.say("complete", f"Run {past.saved.manifest.run} is {text}. Give --steps or --epochs for more.")
             return None
         return _join(config, past, screen, stop)
@@ -146,11 +149,14 @@ def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> 
     device = choose_device(config.device)
     set_threads(config.threads)
     with Connection(config, identity_of(config, past), device, screen, join_line(config.task)) as connection:
+        watching = connection.thread.spawn(watch(Notifier(os.environ, os.getpid()), connection.board))
         try:
             return TaskPeer(config, screen, stop, connection, past).run(device)
         except (Interrupted, KeyboardInterrupt):
             screen.say("stopped", "Stopped before training began.")
             return None
+        finally:
+            watching.cancel()
 
 
 def set_threads(threads: int | None) -> None:

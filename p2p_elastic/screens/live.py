@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -21,6 +22,8 @@ from p2p_elastic.status.schema import PeerStatus
 PANEL_SECONDS = 0.25
 TEXT_SECONDS = 5.0
 JSON_SECONDS = 1.0
+JOURNAL_SECONDS = 60.0  # what is newest is in the status of the service, too
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # of syslog
 LEVELS_ALARMING = ("warning", "error", "critical")
 REPORTED = (
     "phase",
@@ -64,7 +67,8 @@ def open_screen(log_format: str, stream: TextIO | None = None) -> Screen:
     """Choose the screen for `--log-format`.
 
     Args:
-        log_format: `auto`, `text` or `json`; `auto` is a live panel in a terminal and plain lines elsewhere.
+        log_format: `auto`, `text` or `json`; `auto` is a live panel in a terminal, one line per event with its
+            priority in the journal of systemd, and plain lines elsewhere.
         stream: where to write; None is standard output.
 
     Returns:
@@ -75,6 +79,8 @@ def open_screen(log_format: str, stream: TextIO | None = None) -> Screen:
         return JsonScreen(stream)
     if log_format == "auto" and stream.isatty():
         return PanelScreen(Console(file=stream))
+    if log_format == "auto" and in_journal(stream, os.environ):
+        return JournalScreen(stream)
     return TextScreen(stream)
 
 
@@ -238,6 +244,46 @@ class TextScreen:
     def close(self) -> None:
         """Do nothing: each line is complete."""
         pass
+
+
+class JournalScreen(TextScreen):
+    """Lines for the journal of systemd: one per event, each with its priority, and the state once a minute.
+
+    Args:
+        stream: where to write.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._due = Every(JOURNAL_SECONDS)
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        """Write the text in one line.
+
+        Args:
+            event: not shown.
+            text: for people.
+            facts: `level` gives the priority.
+        """
+        line = " | ".join(part.strip() for part in text.splitlines())
+        super().say(event, f"<{PRIORITIES.get(str(facts.get('level')), PRIORITIES['info'])}>{line}")
+
+
+def in_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether what is written goes to the journal of systemd.
+
+    Args:
+        stream: where to write.
+        environment: `JOURNAL_STREAM` names the device and inode of what systemd connected; programs inherit it.
+
+    Returns:
+        True if the stream is that one.
+    """
+    try:
+        seen = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{seen.st_dev}:{seen.st_ino}"
 
 
 class SayScreen(TextScreen):

@@ -75,7 +75,7 @@ def test_there_is_no_import_cycle() -> None:
             "click",
             {
                 f"p2p_elastic.cli.{name}"
-                for name in ("main", "bench", "doctor", "errors", "export", "options", "simulate", "status")
+                for name in ("main", "bench", "doctor", "errors", "export", "options", "service", "simulate", "status")
             },
         ),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),

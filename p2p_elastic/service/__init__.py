@@ -1,0 +1,1 @@
+"""A peer as a service of systemd: its unit, and how it is installed."""
