@@ -22,8 +22,8 @@ ATTRIBUTES_MAX = 15  # of one class
 DOCUMENTED_MIN = 0.9  # of public classes and functions have a docstring that lacks nothing
 LAYERS = (
     *("errors", "values", "common", "parameters", "tasks", "rules", "protocol", "status", "rate_limit", "health"),
-    *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "service", "node"),
-    *("swarm", "integrations"),
+    *("training", "checkpoint", "simulator", "client", "peers", "api", "bench", "testing", "screens", "service"),
+    *("node", "swarm", "integrations"),
     *("doctor", "export", "demo", "cli", "__main__"),
 )
 INSIDE = {  # what stands directly in the package is above all of these
