@@ -57,7 +57,9 @@ WantedBy={target}
 """
 
 SYSTEM = """\
-SystemCallFilter=@system-service
+# seccomp: with it the peer starts p2pd so that a signal meant for the peer does not end it.
+SystemCallFilter=@system-service seccomp
+SystemCallErrorNumber=EPERM
 DynamicUser=yes
 Environment="HOME=%S/{state}" "XDG_STATE_HOME=%S/{state}/state" "XDG_CACHE_HOME=%S/{state}/cache"
 ProtectSystem=strict

@@ -51,3 +51,8 @@ def test_an_interpreter_in_a_home_is_no_use_to_a_service_of_the_system() -> None
     with pytest.raises(ConfigError, match="home folders"):
         check_reachable(Service(name="a", scope="system", python="/home/a/bin/python"))
     check_reachable(Service(name="a", scope="user", python="/home/a/bin/python"))
+
+
+def test_p2pd_may_be_started_with_a_filter_of_its_own() -> None:
+    assert "SystemCallFilter=@system-service seccomp" in lines_of("system")
+    assert "SystemCallErrorNumber=EPERM" in lines_of("system")
