@@ -8,12 +8,14 @@ without a step, and not before ten times the longest pause that this peer has ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 from p2p_elastic.screens.peer import one_line
 from p2p_elastic.service.notify import Notifier
 from p2p_elastic.status.schema import PeerStatus
 
+log = logging.getLogger(__name__)
 STUCK_SECONDS = 1800.0
 PAUSES = 10.0
 
@@ -49,12 +51,20 @@ async def watch(notifier: Notifier, status: Callable[[], PeerStatus]) -> None:
         notifier: tells it.
         status: of the peer.
     """
-    patience, ready = Patience(), True
+    patience = Patience()
+    notifier.send("READY=1")
     while notifier.listens:
-        first = ("READY=1",) if ready else ()
-        now = status()
-        signs = ("WATCHDOG=1",) if patience.alive(now) else ()
-        stopping = ("STOPPING=1",) if now.training.phase == "finishing" else ()
-        notifier.send(*first, *signs, *stopping, f"STATUS={now.training.phase}: {one_line(now)}")
-        ready = False
+        try:
+            notifier.send(*_signs(status(), patience))
+        except Exception:  # the peer goes on; it must not be killed for a status that cannot be told
+            log.exception("no status for systemd")
+            notifier.send("WATCHDOG=1")
         await asyncio.sleep(notifier.interval_seconds)
+
+
+def _signs(now: PeerStatus, patience: Patience) -> Iterator[str]:
+    if patience.alive(now):
+        yield "WATCHDOG=1"
+    if now.training.phase == "finishing":
+        yield "STOPPING=1"
+    yield f"STATUS={now.training.phase}: {one_line(now)}"

@@ -10,6 +10,7 @@ from helpers.statuses import status_of
 
 from p2p_elastic.service.notify import INTERVAL_SECONDS, Notifier
 from p2p_elastic.service.watchdog import PAUSES, STUCK_SECONDS, Patience, watch
+from p2p_elastic.status.schema import PeerStatus
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -54,13 +55,30 @@ def test_a_peer_is_ready_once_and_alive_again_and_again(service: tuple[str, sock
     async def observed() -> list[bytes]:
         notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000"}, pid=1)
         watching = asyncio.ensure_future(watch(notifier, status_of))
-        seen = [await asyncio.to_thread(receiver.recv, 1000) for _ in range(2)]
+        seen = [await asyncio.to_thread(receiver.recv, 1000) for _ in range(3)]
         watching.cancel()
         return seen
 
-    first, second = asyncio.run(observed())
-    assert first.startswith(b"READY=1\nWATCHDOG=1\nSTATUS=training: step 0")
-    assert second.startswith(b"WATCHDOG=1\nSTATUS=")
+    ready, *alive = asyncio.run(observed())
+    assert ready == b"READY=1"
+    assert all(sign.startswith(b"WATCHDOG=1\nSTATUS=training: step 0") for sign in alive)
+
+
+def test_a_status_that_cannot_be_told_does_not_let_a_peer_be_killed(service: tuple[str, socket.socket]) -> None:
+    address, receiver = service
+
+    def broken() -> PeerStatus:
+        raise KeyError("step")
+
+    async def observed() -> list[bytes]:
+        watching = asyncio.ensure_future(
+            watch(Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000"}, 1), broken)
+        )
+        seen = [await asyncio.to_thread(receiver.recv, 1000) for _ in range(3)]
+        watching.cancel()
+        return seen
+
+    assert asyncio.run(observed()) == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
 
 
 def alive(patience: Patience, step: int, since: float, phase: str = "training") -> bool:
