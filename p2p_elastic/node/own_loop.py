@@ -183,7 +183,7 @@ class OwnLoop:
 
         def ended(last: torch.optim.Optimizer, *_: object) -> None:
             found = getattr(last, "found_inf", None)  # set by a GradScaler for the time of the step
-            if found is None or not (isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)):
+            if not (isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)):
                 stepped()
 
         handle = self.optimizers[-1].register_step_post_hook(ended)
