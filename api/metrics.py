@@ -117,6 +117,13 @@ def _exchanges(status: PeerStatus) -> Iterator[Metric]:
         for reason, count in reasons.items():
             declined.add_metric((by, reason), count)
     yield declined
+    ways = CounterMetricFamily(
+        f"{PREFIX}_completed", "Completed exchanges, by the way that parameters took.", labels=("way", "reason")
+    )
+    ways.add_metric(("direct", ""), totals.direct)
+    for reason, count in totals.not_direct.items():
+        ways.add_metric(("libp2p", reason), count)
+    yield ways
     yield _counters("skipped", "Exchanges that were due and not begun.", "reason", totals.skipped)
     yield _counter("sent_bytes", "Bytes of parameters and headers sent.", totals.bytes_sent)
     yield _counter("received_bytes", "Bytes of parameters and headers received.", totals.bytes_received)
@@ -144,6 +151,8 @@ def _network(status: PeerStatus) -> Iterator[Metric]:
     text = "Times that a malformed, unsigned or foreign record was ignored."
     yield _counter("records_ignored", text, network.records_ignored)
     yield _counters("streams_refused", "Incoming streams that were refused.", "reason", network.streams_refused)
+    text = "Connections to the port for direct connections that were turned away."
+    yield _counters("direct_refused", text, "reason", network.direct_refused)
 
 
 def _partition(status: PeerStatus) -> Iterator[Metric]:

@@ -1,6 +1,7 @@
 """One exchange between two processes: ours, a bare libp2p stream, and hivemind's DecentralizedAverager.
 
     python benchmarks/speed/exchange.py [--size 4,100,400] [--rounds 9] [--plot FILE.png]
+    python benchmarks/speed/exchange.py --other /elsewhere/bin/python    # and another build's exchange
 
 All of them take turns within one run, so that whatever else the machine does hits all alike: in each round ours in
 float32 and in float16, two bare streams (ours without messages, checks and move; and hivemind's own asyncio API) with
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="4,100,400", help="millions of bytes of the model in float32")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--other", help="the Python of another environment, with another build in it")
     parser.add_argument("--plot", type=Path, help="write a picture")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started has to be ended
@@ -46,7 +48,7 @@ def main() -> None:
     rows, failed = [], False
     for size in options.size.split(","):
         try:
-            rows.append(as_json(compare(float(size), options.rounds, fixed)))
+            rows.append(as_json(compare(float(size), options.rounds, fixed, options.other)))
         except RuntimeError as error:  # a rival that gives up at this size takes nothing away from the other sizes
             failed = True
             print(f"{size} MB: {error}", file=sys.stderr)
@@ -75,10 +77,13 @@ def _ours(stack: contextlib.ExitStack, megabytes: float, codec: str, fixed: Held
     return Contender(f"ours {codec}", two.exchange, lambda: held, bare)
 
 
-def compare(megabytes: float, rounds: int, fixed: Held) -> dict[str, Any]:
+def compare(megabytes: float, rounds: int, fixed: Held, other: str | None) -> dict[str, Any]:
     """Every contender in turns, at this size."""
     with contextlib.ExitStack() as stack:
         contenders = [_ours(stack, megabytes, codec, fixed) for codec in ("none", "float16")]
+        if other is not None:
+            two = stack.enter_context(ends(ExchangeOptions(), megabytes, "none", None, other))
+            contenders.append(Contender("other none", two.exchange))
         for kind, codec in (("bare", "none"), ("averager", "none"), ("averager", "float16")):
             rival = stack.enter_context(Rival(kind, megabytes, codec))
             name = "bare hivemind" if kind == "bare" else f"{kind} {codec}"
@@ -99,7 +104,7 @@ def compare(megabytes: float, rounds: int, fixed: Held) -> dict[str, Any]:
     seconds = {name: [sample.seconds for sample in samples] for name, samples in found.items()}
     bare = min(("bare hivemind", "bare sockets"), key=lambda name: statistics.median(seconds[name]))
     against = (("ours none", bare), ("ours float16", bare), ("averager none", "ours none"))
-    pairs = (*against, ("averager float16", "ours float16"))
+    pairs = (*against, ("averager float16", "ours float16"), *([("ours none", "other none")] if other else []))
     return {
         "megabytes": megabytes,
         "contenders": {name: summary(samples) for name, samples in found.items()},

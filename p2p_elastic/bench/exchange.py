@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,7 @@ class ExchangeOptions:
         weighting: `dynamic` keeps a second vector.
         rounds: how often each is measured.
         rtt_ms: round trip between the two peers, in milliseconds; 0 is loopback.
+        direct: whether parameters may travel over direct connections.
     """
 
     megabytes: tuple[float, ...] = (4.0, 100.0, 400.0)
@@ -37,6 +39,7 @@ class ExchangeOptions:
     weighting: Literal["fixed", "dynamic"] = "fixed"
     rounds: int = 9
     rtt_ms: float = 0.0
+    direct: bool = True
 
 
 class Sample(NamedTuple):
@@ -175,10 +178,13 @@ class Ends:
 
 
 @contextlib.contextmanager
-def ends(options: ExchangeOptions, megabytes: float, codec: str, streams: int | None) -> Iterator[Ends]:
+def ends(
+    options: ExchangeOptions, megabytes: float, codec: str, streams: int | None, python: str = sys.executable
+) -> Iterator[Ends]:
     """Start two peers, and wait until they have met.
 
     Args:
+        python: with the build that they run.
         options: fragments, weighting and the delay between the two.
         megabytes: size of the model.
         codec: how parameters travel.
@@ -188,13 +194,13 @@ def ends(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
         The two peers.
     """
     with contextlib.ExitStack() as stack:
-        setup = Setup(megabytes, None, codec, options.fragments, streams, options.weighting)
-        theirs, mine = setup, setup.over(None, period=1)
+        setup = Setup(megabytes, None, codec, options.fragments, streams, options.weighting, direct=options.direct)
+        theirs, mine = setup, replace(setup, period=1)
         if options.rtt_ms > 0.0:
-            proxies = [stack.enter_context(DelayProxy(options.rtt_ms / 2000.0)) for _ in range(2)]
-            theirs, mine = (one.over(proxy) for one, proxy in zip((theirs, mine), proxies, strict=True))
-        answering = stack.enter_context(PeerProcess(theirs))
-        asking = stack.enter_context(PeerProcess(mine.joining(answering.address)))
+            proxies = [stack.enter_context(DelayProxy(options.rtt_ms / 2000.0)) for _ in range(4)]
+            theirs, mine = theirs.over(*proxies[:2]), mine.over(*proxies[2:])
+        answering = stack.enter_context(PeerProcess(theirs, python))
+        asking = stack.enter_context(PeerProcess(mine.joining(answering.address), python))
         yield Ends(asking, answering)
 
 
@@ -204,7 +210,7 @@ def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
         held = two.memory()
         two.swap(nbytes)
         pairs = [(two.exchange(), two.swap(nbytes)) for _ in range(options.rounds)]
-        sent = two.asking.ask("sent")
+        last = two.asking.ask("last")
     ours, bare = ([pair[end] for pair in pairs] for end in (0, 1))
     seconds = [[sample.seconds for sample in samples] for samples in (ours, bare)]
     return {
@@ -213,7 +219,8 @@ def _row(options: ExchangeOptions, megabytes: float, codec: str, streams: int | 
         "streams": streams or "auto",
         "fragments": options.fragments,
         "weighting": options.weighting,
-        "megabytes_sent_each_way": sent / 1e6,
+        "megabytes_sent_each_way": last["bytes_sent"] / 1e6,
+        "way": "direct" if last["direct"] else "libp2p",
         "ours": summary(ours),
         "bare": summary(bare),
         "ours_to_bare": ratio(*seconds),

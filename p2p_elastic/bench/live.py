@@ -18,6 +18,7 @@ from p2p_elastic.bench.delay import DelayProxy
 from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
 from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.parameters.vector import ParameterVector, Part
+from p2p_elastic.peers.direct.tls_wire import DirectPort
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
@@ -52,6 +53,9 @@ class Setup:
         port: TCP port for peers; 0 is any free one.
         announce: multiaddrs at which others reach it; if it is empty, they are found.
         width: of the layers of an MLP; 0 is a model of four equal parameters.
+        direct: whether vectors may travel over direct connections.
+        direct_port: TCP port for these; 0 is any free one.
+        direct_told: that port as others reach it; None is the same.
     """
 
     megabytes: float
@@ -64,21 +68,23 @@ class Setup:
     port: int = 0
     announce: tuple[str, ...] = ()
     width: int = 0
+    direct: bool = True
+    direct_port: int = 0
+    direct_told: int | None = None
 
-    def over(self, proxy: DelayProxy | None, period: int | None = None) -> Setup:
-        """Put a proxy before this end.
+    def over(self, proxy: DelayProxy, direct: DelayProxy) -> Setup:
+        """Put proxies before this end.
 
         Args:
-            proxy: forwards to it; None changes nothing.
-            period: a new period; None keeps the old one.
+            proxy: forwards to it.
+            direct: forwards direct connections to it.
 
         Returns:
             The changed setup.
         """
-        changed = self if period is None else replace(self, period=period)
-        if proxy is None:
-            return changed
-        return replace(changed, port=proxy.target, announce=(f"/ip4/127.0.0.1/tcp/{proxy.port}",))
+        announce = (f"/ip4/127.0.0.1/tcp/{proxy.port}",)
+        changed = replace(self, port=proxy.target, announce=announce)
+        return replace(changed, direct_port=direct.target, direct_told=direct.port)
 
     def joining(self, address: str) -> Setup:
         """Join the run of another end.
@@ -174,7 +180,8 @@ class LivePeer:
             self.network = LiveNetwork(
                 Identity.generate(), [setup.initial_peer] if setup.initial_peer else [], setup.announce
             )
-            self.thread.call(self.network.open("127.0.0.1", setup.port))
+            direct = DirectPort(setup.direct_port, setup.direct_told) if setup.direct else None
+            self.thread.call(self.network.open("127.0.0.1", setup.port, direct))
             self.bare = BareStream(self)
             self.resident_before = resident_bytes()
             self.peer = self._peer()

@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -143,7 +143,7 @@ def _row(options: OverheadOptions, megabytes: float, period: int) -> dict[str, A
     size = loop.nbytes / 1e6
     setup = Setup(size, None, options.codec, weighting=options.weighting, width=loop.width)
     with _others_on_other_cores() as pin, PeerProcess(setup) as partner:
-        mine = setup.over(None, period=period).joining(partner.address)
+        mine = replace(setup, period=period).joining(partner.address)
         with LivePeer(mine, loop.model) as live, pin():
             _yield_to_this_process(partner.pids)
             live.wait_for_partner()

@@ -30,6 +30,7 @@ class PeerProcess:
 
     Args:
         setup: of that end.
+        python: with the build that it runs.
 
     Attributes:
         address: multiaddr with peer id.
@@ -37,8 +38,10 @@ class PeerProcess:
         pids: of the process and of its p2pd.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        command = [sys.executable, "-m", "p2p_elastic.bench.process", json.dumps(dataclasses.asdict(setup))]
+    def __init__(self, setup: Setup, python: str = sys.executable) -> None:
+        # What is as usual is left out: an older build may not know it.
+        given = {f.name: value for f in dataclasses.fields(setup) if (value := getattr(setup, f.name)) != f.default}
+        command = [python, "-m", "p2p_elastic.bench.process", json.dumps({"announce": (), **given})]
         self._process = subprocess.Popen(  # noqa: S603  # this package
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -70,7 +73,8 @@ class PeerProcess:
 
         Args:
             what: `exchange` gives the seconds that it `Took`; `swap PEER BYTES` its seconds; `memory` the bytes that it
-                held at most beyond its model since it was asked to `forget`; `sent` the bytes of its last exchange.
+                held at most beyond its model since it was asked to `forget`; `last` the bytes of its last exchange, and
+                whether it was direct.
 
         Returns:
             The answer.
@@ -107,8 +111,9 @@ def obey(live: LivePeer, line: str) -> Any:
         return live.exchange()
     if what == "swap":
         return live.bare.swap(about[0], int(about[1]))
-    if what == "sent":
-        return live.peer.last_exchanges()[0].bytes_sent
+    if what == "last":
+        exchange = live.peer.last_exchanges()[0]
+        return {"bytes_sent": exchange.bytes_sent, "direct": exchange.way.direct}
     if what == "memory":
         return live.extra_bytes()
     assert what == "forget", what

@@ -77,6 +77,7 @@ def _numbers(_context: click.Context, option: click.Parameter, text: str) -> tup
 @_weighting_option
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, help="How often each is measured.")
 @click.option("--rtt-ms", type=click.FloatRange(0, 10_000), default=0.0, help="Put a round trip between the two.")
+@click.option("--no-direct", is_flag=True, help="Over libp2p only.")
 @_json_option
 def exchange(
     size: tuple[float, ...],
@@ -86,6 +87,7 @@ def exchange(
     weighting: Any,
     rounds: int,
     rtt_ms: float,
+    no_direct: bool,
     target: Path | None,
 ) -> None:
     """Two real peers exchange: from asking, with snapshot, checks and elastic move, until the move is added.
@@ -100,7 +102,14 @@ def exchange(
 
         codecs = tuple(check_codec("codec", name) for name in codec.split(","))
         options = ExchangeOptions(
-            size, codecs, tuple(map(_streams, streams.split(","))), fragment, weighting, rounds, rtt_ms
+            size,
+            codecs,
+            tuple(map(_streams, streams.split(","))),
+            fragment,
+            weighting,
+            rounds,
+            rtt_ms,
+            direct=not no_direct,
         )
         with stop.interruptible():
             found = run(options, _say)
@@ -193,12 +202,12 @@ def _span(spread: Mapping[str, float], scale: float = 1.0, digits: int = 3) -> s
 
 def _exchange_lines(found: Mapping[str, Any]) -> list[str]:
     titles = f"{'exchange, s':>24} {'bare stream, s':>24} {'ratio':>20} {'CPU s':>6} extra"
-    lines = [f"{'MB':>6} {'codec':9} {'streams':7} {titles}"]
+    lines = [f"{'MB':>6} {'codec':9} {'streams':7} {'way':6} {titles}"]
     for row in found["rows"]:
         extra = [e for e in row["extra_models"].values() if e is not None]
         ours, bare = row["ours"], row["bare"]
         lines.append(
-            f"{row['megabytes']:6g} {row['codec']:9} {row['streams']!s:7} {_span(ours['seconds']):>24} "
+            f"{row['megabytes']:6g} {row['codec']:9} {row['streams']!s:7} {row['way']:6} {_span(ours['seconds']):>24} "
             f"{_span(bare['seconds']):>24} {_span(row['ours_to_bare']):>20} {ours['cpu_seconds']['median']:6.2f} "
             f"{f'{max(extra):.2f}' if extra else '?'}"
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LISTED = (
     *("initial_peer", "run", "task", "data_dir", "output", "device", "optimizer", "host", "port", "announce"),
-    *("http_host", "http_port", "http_token_file", "identity", "config_file"),
+    *("direct_port", "no_direct", "http_host", "http_port", "http_token_file", "identity", "config_file"),
 )
 """Options of `join` that are in this help: what is looked at follows from them. The others are taken silently."""
 NOT_TAKEN = "resume"  # a checkpoint is read by the peer that goes on from it

@@ -168,6 +168,14 @@ def main() -> None:
 @click.option("--host", default="0.0.0.0", help="IP address to listen on for peers (libp2p).")  # noqa: S104
 @click.option("--port", type=int, help="TCP port for peers; 0 for any free one.  [default: 31330, or any]")
 @click.option(
+    "--direct-port",
+    type=int,
+    metavar="PORT",
+    help="TCP port for direct connections, by which parameters travel faster than over libp2p if partners reach it; 0 "
+    "for any free one.  [default: the one after --port, or any]",
+)
+@click.option("--no-direct", is_flag=True, help="Send and receive parameters over libp2p only.")
+@click.option(
     "--announce",
     multiple=True,
     metavar="MULTIADDR",

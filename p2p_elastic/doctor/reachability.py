@@ -63,6 +63,25 @@ def check_port(check: str, option: str, port: int, asked: bool, problem: PortPro
     )
 
 
+def check_direct_port(port: int, asked: bool, problem: PortProblem | None) -> Finding:
+    """Check the TCP port for direct connections, without which exchanges work, too.
+
+    Args:
+        port: 0 is any free one.
+        asked: whether the user asked for it; if not, any free one will do.
+        problem: why it cannot be listened on; None if it can be.
+
+    Returns:
+        A failure if it was asked for; otherwise what will happen.
+    """
+    optional = "optional: if it is not open to others, parameters travel over libp2p, which takes longer"
+    if problem is None:
+        return ok("direct-port", f"{port if port else 'any free port'}; {optional}")
+    if asked:
+        return check_port("direct-port", "--direct-port", port, asked, problem)
+    return ok("direct-port", f"any free port ({port} is not to be had); {optional}")
+
+
 def check_http_host(host: str) -> Finding | None:
     """Warn if the status would be shown to the network.
 

@@ -30,6 +30,7 @@ from p2p_elastic.doctor.checks import (
 from p2p_elastic.doctor.reachability import (
     PortProblem,
     check_addresses,
+    check_direct_port,
     check_http_host,
     check_port,
     check_reachable,
@@ -110,6 +111,10 @@ class Examination:
         port, http_port = _or(config.port, PORT), _or(config.http_port, HTTP_PORT)
         problem = probes.port_problem(config.host, port)
         yield check_port("port", "--port", port, config.port is not None, problem)
+        if not config.no_direct:
+            direct_port = _or(config.direct_port, port and port + 1)
+            of_direct = probes.port_problem(config.host, direct_port)
+            yield check_direct_port(direct_port, config.direct_port is not None, of_direct)
         of_http = probes.port_problem(config.http_host, http_port)
         yield check_port("http", "--http-port", http_port, config.http_port is not None, of_http)
         if (finding := check_http_host(config.http_host)) is not None:

@@ -83,6 +83,8 @@ class JoinConfig(Frozen):
         wait_for_peers: members that must be there before training begins.
         host: IP address to listen on for peers.
         port: TCP port for peers; 0 is any free one, None is PORT or any.
+        direct_port: TCP port for direct connections; 0 is any free one, None is the one after `port`, or any.
+        no_direct: parameters go over libp2p only.
         announce: multiaddrs that other peers are told in the place of those that are found.
         http_host: address that HTTP listens on.
         http_port: 0 is any free one, None is HTTP_PORT or any.
@@ -128,6 +130,8 @@ class JoinConfig(Frozen):
     wait_for_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
     host: Annotated[str, AfterValidator(listening_host)] = "0.0.0.0"  # noqa: S104  # other machines are the point; HTTP below stays on loopback
     port: Port | None = None
+    direct_port: Port | None = None
+    no_direct: bool = False
     announce: Addresses = ()
     http_host: str = "127.0.0.1"
     http_port: Port | None = None

@@ -18,6 +18,7 @@ from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import PORT, JoinConfig
 from p2p_elastic.node.http import Window, with_preferred_port
 from p2p_elastic.node.status_board import StatusBoard
+from p2p_elastic.peers.direct.tls_wire import DirectPort
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.discovery.peer_cache import PeerCache, state_folder
 from p2p_elastic.peers.transport.identity import Identity
@@ -77,7 +78,8 @@ class Connection:
 
             def listen(port: int) -> None:
                 claim.take(config.host, port)
-                self.thread.call(self.network.open(config.host, port))
+                direct = None if config.no_direct else DirectPort(config.direct_port)
+                self.thread.call(self.network.open(config.host, port, direct))
 
             preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
             with_preferred_port(config.port, preferred, listen)

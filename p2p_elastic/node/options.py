@@ -33,6 +33,8 @@ class Options(TypedDict, total=False):
     wait_for_peers: int
     host: str
     port: int
+    direct_port: int
+    no_direct: bool
     announce: Sequence[str]
     http_host: str
     http_port: int

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.choice import Exchange
+from p2p_elastic.parameters.copying import Copying
 from p2p_elastic.parameters.cuda_copies import DeviceLane
 from p2p_elastic.parameters.flat import WIRE_DTYPE as WIRE_DTYPE  # which others import from here
 from p2p_elastic.parameters.flat import Piece, Run, flattened, smaller
@@ -149,7 +150,7 @@ class ParameterVector:
         self.arrive()
         return out
 
-    def begin_snapshot(self, out: Tensor, part: Part | None = None) -> None:
+    def begin_snapshot(self, out: Tensor, part: Part | None = None, copying: Copying | None = None) -> None:
         """Begin a copy of the model.
 
         What is copied from a GPU is in `out` only after `arrive`, which any thread may call.
@@ -157,15 +158,21 @@ class ParameterVector:
         Args:
             out: [D or stop - start], float32; it is overwritten.
             part: the elements that are copied; None: all.
+            copying: is told how far the copy is.
         """
         lane = self._device_lane()
         if lane is not None and out.is_pinned():
             lane.send(self._pieces(out, part))
             return
-        for values, mine, rest in self._pieces(out, part):
-            values.copy_(mine)
-            if rest is not None:
-                values.add_(rest.to(values))
+        copied = 0
+        for piece in self._pieces(out, part):
+            for values, mine, rest in [piece] if copying is None else smaller(piece):
+                values.copy_(mine)
+                if rest is not None:
+                    values.add_(rest.to(values))
+                copied += values.numel()
+                if copying is not None:
+                    copying.reached(copied)
 
     @property
     def has_arrived(self) -> bool:

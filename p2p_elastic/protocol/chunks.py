@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from p2p_elastic.parameters.copying import Copying
 from p2p_elastic.protocol.codecs import CODECS, FLOAT32_BYTES, Codec, Seams, seams_within
 from p2p_elastic.protocol.framing import (
     CHUNK_ELEMENTS,
@@ -49,6 +50,7 @@ class Vectors(NamedTuple):
         seams: the first elements of the tensors in them, the same at both ends.
         lost: the tensors of `mine` that are not finite. They go out as they are, so that the partner leaves them out.
             In place, their difference to the partner's is all of the partner's.
+        copying: `mine` is still being made; whether it is finite shows as it goes out. None: it is whole.
     """
 
     mine: Tensor
@@ -58,6 +60,7 @@ class Vectors(NamedTuple):
     shared: bool = False
     seams: Seams = ()
     lost: Places = ()
+    copying: Copying | None = None
 
     @classmethod
     def moving(cls, vector: Tensor, codec: str = EXACT, seams: Seams = (), lost: Places = ()) -> Vectors:
@@ -171,31 +174,44 @@ class Outgoing:
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1) -> None:
         self._values, self._codec, self._shared = vectors.mine, CODECS[vectors.codec], vectors.shared
-        self._seams = vectors.seams
+        self._seams, self._copying = vectors.seams, vectors.copying
         self._exact = vectors.codec == EXACT
         self._chunks = chunks(len(self._values), lane, lanes)
         self.sent = self.nbytes = 0
 
-    def pieces(self) -> Iterator[tuple[bytes, memoryview]]:
+    def pieces(self, *, headers: bool = True) -> Iterator[tuple[bytes, memoryview]]:
         """Encode the chunks, each just before it is sent.
 
+        Args:
+            headers: False if what carries the chunks checks every byte itself: then they have no headers.
+
         Returns:
-            The header and the bytes of the next chunk; to be asked for once the chunk before was handed on.
+            The header, or nothing, and the bytes of the next chunk; to be asked for once the one before was handed on.
         """
         for data in self._exactly() if self._exact else self._encoded():
-            yield chunk_header(data), data
+            header = chunk_header(data) if headers else b""
+            yield header, data
             self.sent += 1
-            self.nbytes += CHUNK_HEADER.size + len(data)
+            self.nbytes += len(header) + len(data)
 
     def _exactly(self) -> Iterator[memoryview]:
         everything = bytes_of(self._values)
-        for place in self._chunks:
+        for place in self._copied():
             yield everything[FLOAT32_BYTES * place.start : FLOAT32_BYTES * place.stop]
+
+    def _copied(self) -> Iterator[slice]:
+        """The places of the chunks, each once it is copied."""
+        copying, values = self._copying, self._values.numpy()
+        for place in self._chunks:
+            if copying is not None:
+                copying.wait(place.stop)
+                copying.finite = copying.finite and bool(np.isfinite(values[place]).all())
+            yield place
 
     def _encoded(self) -> Iterator[memoryview]:
         copy = torch.empty(min(CHUNK_ELEMENTS, len(self._values)) if self._shared else 0)
         scratch = torch.empty(0, dtype=torch.uint8)
-        for place in self._chunks:
+        for place in self._copied():
             values, seams = self._values[place], seams_within(self._seams, place.start, place.stop)
             scratch = _room(scratch, self._codec.nbytes(len(values), seams))
             if self._shared:
@@ -225,8 +241,11 @@ class Incoming:
         self.finite = self.zero = True
         self.square, self.nbytes = 0.0, 0
 
-    def pieces(self) -> Iterator[memoryview | int]:
+    def pieces(self, *, headers: bool = True) -> Iterator[memoryview | int]:
         """Give the pieces to fill, and check, decode and take in each chunk that is full.
+
+        Args:
+            headers: False if what carries the chunks checks every byte itself: then they have no headers.
 
         Returns:
             The next piece to fill, to be asked for once the one before is full; or a number: how many chunks of the
@@ -238,7 +257,7 @@ class Incoming:
         stage = torch.empty(0, dtype=torch.uint8)
         # What came exactly is not decoded into anything.
         scratch = torch.empty(0 if self._exact else min(CHUNK_ELEMENTS, len(self._into)))
-        header, into = bytearray(CHUNK_HEADER.size), self._into.numpy()
+        header, into = bytearray(CHUNK_HEADER.size if headers else 0), self._into.numpy()
         data, view = stage, bytes_of(stage)
         for number, place in enumerate(self._chunks):
             mine, seams = into[place], seams_within(self._seams, place.start, place.stop)
@@ -248,11 +267,13 @@ class Incoming:
             elif nbytes != len(view):  # the last chunk has another length, and so may one with seams
                 stage = _room(stage, nbytes)
                 data, view = stage[:nbytes], bytes_of(stage[:nbytes])
-            yield memoryview(header)
-            check_chunk_length(header, nbytes)
+            if headers:
+                yield memoryview(header)
+                check_chunk_length(header, nbytes)
             yield view
-            check_chunk(header, view)
-            self.nbytes += CHUNK_HEADER.size + nbytes
+            if headers:
+                check_chunk(header, view)
+            self.nbytes += len(header) + nbytes
             if self._after is not None and self._after.sent <= number:
                 yield number + 1
             for start, stop in self._lost:

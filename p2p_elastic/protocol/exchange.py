@@ -3,7 +3,8 @@
     initiator                                        responder
       Offer(id, run, schema, step, loss, weight) ->
                                                   <- Accept(step, loss, weight) | Decline(reason)
-      Lane(id, number) on each further stream  ->    if more than one was agreed
+      Route(id, direct)                          ->    if both said how they can be connected directly
+      Lane(id, number) on each further stream  ->    if more than one was agreed, over libp2p
       ====== the vectors that the run's rule needs, at the same time, chunk by chunk, each checked ======
       Verified(id)  |  Aborted(id, reason)       ->
                                                      commits: its move is sure
@@ -31,7 +32,13 @@ from __future__ import annotations
 from collections.abc import Collection, Generator
 from typing import NamedTuple
 
-from p2p_elastic.errors import ExchangeError, LocalProtocolError, RemoteProtocolError, SchemaMismatch
+from p2p_elastic.errors import (
+    ExchangeError,
+    LocalProtocolError,
+    PartnerUnreachable,
+    RemoteProtocolError,
+    SchemaMismatch,
+)
 from p2p_elastic.protocol.codecs import CODECS
 from p2p_elastic.protocol.messages import (
     PROTOCOL_VERSION,
@@ -40,6 +47,7 @@ from p2p_elastic.protocol.messages import (
     Committed,
     Decline,
     DeclineReason,
+    Direct,
     Fetch,
     Given,
     Goodbye,
@@ -48,6 +56,7 @@ from p2p_elastic.protocol.messages import (
     Message,
     Offer,
     Referral,
+    Route,
     Stamp,
     Tell,
     Unchanged,
@@ -56,6 +65,8 @@ from p2p_elastic.protocol.messages import (
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.base import Facts, Stake
 from p2p_elastic.rules.methods import Flow
+
+TAKEN_BACK = "the sender's own parameters are not finite"
 
 
 class Send(NamedTuple):
@@ -92,6 +103,18 @@ class Transfer(NamedTuple):
     whole: bool = False
 
 
+class Connect(NamedTuple):
+    """Command: from now on vectors travel over direct connections. Comes back with None, or with why they do not.
+
+    Attributes:
+        theirs: how the partner says that it can be connected.
+        streams: how many connections, each of them for both directions.
+    """
+
+    theirs: Direct
+    streams: int = 1
+
+
 class Widen(NamedTuple):
     """Command: from now on vectors travel over several streams. Comes back with None.
 
@@ -106,7 +129,7 @@ class Commit(NamedTuple):
     """Command: the exchange took place; write it down before the partner hears of it. Comes back with None."""
 
 
-Command = Send | Receive | Transfer | Widen | Commit
+Command = Send | Receive | Transfer | Connect | Widen | Commit
 Answer = Message | str | None
 
 
@@ -173,12 +196,13 @@ def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
     if answer.streams > offer.streams:
         raise RemoteProtocolError(f"accepted {answer.streams} streams, {offer.streams} were offered")
     agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer), centre=answer.centre)
-    if answer.streams > 1:
+    direct = yield from _lead(offer, answer.direct, answer.streams)
+    if answer.streams > 1 and not direct:
         yield Widen(answer.streams)
     problem = yield Transfer(send=flow is not Flow.PULL, receive=flow is not Flow.PUSH)
     if isinstance(problem, str):
         yield Send(Aborted(id=offer.id, reason=problem))
-        return Result(Outcome.REFUSED, reason=problem)
+        return Result(Outcome.BROKEN if problem == TAKEN_BACK else Outcome.REFUSED, reason=problem)
     try:
         yield Send(Verified(id=offer.id))
         verdict = yield Receive((Committed, Aborted))
@@ -202,12 +226,13 @@ def respond(offer: Offer, accept: Accept, flow: Flow = Flow.BOTH) -> Exchange:
         REFUSED, BROKEN or COMPLETED.
     """
     yield Send(accept)
-    if accept.streams > 1:
+    direct = yield from _follow(accept, offer.direct, accept.streams)
+    if accept.streams > 1 and not direct:
         yield Widen(accept.streams)
     problem = yield Transfer(send=flow is not Flow.PUSH, receive=flow is not Flow.PULL)
     if isinstance(problem, str):
         yield Send(Aborted(id=offer.id, reason=problem))
-        return Result(Outcome.REFUSED, reason=problem)
+        return Result(Outcome.BROKEN if problem == TAKEN_BACK else Outcome.REFUSED, reason=problem)
     verdict = yield Receive((Verified, Aborted))
     _same_exchange(offer.id, verdict)
     if isinstance(verdict, Aborted):
@@ -284,6 +309,7 @@ def fetch(asked: Fetch) -> Generator[Command, Answer, Fetched]:
         raise RemoteProtocolError(f"gave a snapshot of {answer.origin}, asked for one of {asked.origin}")
     if asked.part is not None and answer.digest is None:
         raise RemoteProtocolError("gave a part without its digest")
+    yield from _lead(asked, answer.direct)
     problem = yield Transfer(send=False, whole=True)
     return Fetched(reason=problem, refused=True) if isinstance(problem, str) else Fetched(given=answer)
 
@@ -318,16 +344,18 @@ def say_goodbye(goodbye: Goodbye) -> Generator[Command, Answer, Heard | None]:
     return answer if isinstance(answer, Heard) else None
 
 
-def give(given: Given) -> Generator[Command, Answer, None]:
+def give(given: Given, theirs: Direct | None = None) -> Generator[Command, Answer, None]:
     """Send a snapshot that was asked for.
 
     Args:
         given: its header; the vector follows.
+        theirs: how the asker says that it can be connected.
 
     Returns:
         None, when all is sent.
     """
     yield Send(given)
+    yield from _follow(given, theirs)
     yield Transfer(receive=False)
 
 
@@ -364,6 +392,32 @@ def objection(
         if not passed:
             return Decline(id=offer.id, reason=reason, detail=detail)
     return None
+
+
+def _lead(asked: Offer | Fetch, theirs: Direct | None, streams: int = 1) -> Generator[Command, Answer, bool]:
+    """The end that asks connects, and says whether it worked; if not, all goes on over libp2p."""
+    if theirs is None:
+        return False
+    if asked.direct is None:
+        raise RemoteProtocolError("answered how to connect directly, which was not asked")
+    direct = (yield Connect(theirs, streams)) is None
+    yield Send(Route(id=asked.id, direct=direct))
+    return direct
+
+
+def _follow(answer: Accept | Given, theirs: Direct | None, streams: int = 1) -> Generator[Command, Answer, bool]:
+    if answer.direct is None:
+        return False
+    if theirs is None:
+        raise LocalProtocolError("said how to connect directly, which was not asked")
+    route = yield Receive((Route,))
+    _same_exchange(answer.id, route)
+    if not isinstance(route, Route) or not route.direct:
+        return False
+    why = yield Connect(theirs, streams)
+    if isinstance(why, str):
+        raise PartnerUnreachable(f"the partner is connected directly, this end is not: {why}")
+    return True
 
 
 def _same_exchange(exchange_id: str, message: Answer) -> None:

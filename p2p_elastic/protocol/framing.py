@@ -1,13 +1,16 @@
 """Messages and vectors as bytes. `docs/protocol/messages.md` is the specification.
 
     message   magic "PXE1" | kind: u8 | length: u32 | JSON, at most MESSAGE_BYTES_MAX
-    chunk     length: u32 | xxh3: u64 | bytes: CHUNK_ELEMENTS elements of the vector, as the codec writes them
+    chunk     length: u32 | xxh3: u64 | bytes: CHUNK_ELEMENTS elements of the vector, as the codec writes them; over a
+              direct connection the bytes alone: their number is known, and TLS checks them
 
 Every length is checked against a bound that is known beforehand before anything is allocated.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import struct
 from collections.abc import Iterator
 
@@ -17,6 +20,7 @@ from xxhash import xxh3_64_intdigest
 from p2p_elastic.errors import RemoteProtocolError
 from p2p_elastic.protocol.codecs import PIECE
 from p2p_elastic.protocol.messages import (
+    PROTOCOL_VERSION,
     Aborted,
     Accept,
     Committed,
@@ -32,6 +36,7 @@ from p2p_elastic.protocol.messages import (
     Message,
     Offer,
     Referral,
+    Route,
     Tell,
     Unchanged,
     Verified,
@@ -61,6 +66,7 @@ KINDS: dict[int, type[Message]] = {
     15: Lane,
     16: Describe,
     17: Described,
+    18: Route,
 }
 _KIND_OF = {message_type: kind for kind, message_type in KINDS.items()}
 
@@ -122,10 +128,21 @@ def unpack_body(message_type: type[Message], body: bytes) -> Message:
     try:
         return message_type.model_validate_json(body)
     except ValidationError as error:
+        with contextlib.suppress(ValidationError, ValueError, RecursionError):
+            return _of_another_version(message_type, body)
         first = error.errors()[0]
         # A stranger's own words end in logs and on terminals: few of them, and only what can be printed.
         where = ascii(".".join(map(str, first["loc"])))[1:-1][:60] or "body"
         raise RemoteProtocolError(f"malformed {message_type.__name__}: {where}: {first['msg']}") from error
+
+
+def _of_another_version(message_type: type[Message], body: bytes) -> Message:
+    """What is known here of a message of another version, so that it can be declined. Raises ValueError for others."""
+    fields = json.loads(body)
+    if not isinstance(fields, dict) or fields.get("version") in (None, PROTOCOL_VERSION):
+        raise ValueError("this version, or none")
+    known = message_type.model_fields
+    return message_type.model_validate({name: value for name, value in fields.items() if name in known})
 
 
 def chunks(elements: int, lane: int = 0, lanes: int = 1) -> Iterator[slice]:

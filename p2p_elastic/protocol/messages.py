@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from p2p_elastic.protocol.limits import LANES_MAX
 from p2p_elastic.values import Frozen
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 TERM_MAX, CLOCK_MAX, SHARE_MAX = 2**31 - 1, 2**53 - 1, 2.0**20
 STAY_SECONDS_MAX = 60.0
 PEERS_MAX = 2**20
@@ -30,6 +30,10 @@ Element = Annotated[int, Field(ge=0, lt=2**40)]
 CheckedPart = tuple[Element, Element]
 """A `vector.Part` that comes off the wire."""
 Streams = Annotated[int, Field(ge=1, le=LANES_MAX)]
+Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""128 random bits."""
+Certificate = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,598}={0,2}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """BLAKE2b of 32 bytes, over the bytes of a part."""
 
@@ -108,6 +112,23 @@ class Stamp(Frozen):
         return Stamp(term=min(self.term + 1, TERM_MAX), clock=self.clock)
 
 
+class Direct(Frozen):
+    """How the sender's direct connections may be had: TLS 1.3 between two processes, beside libp2p.
+
+    It travels over streams on which libp2p has proven both ends, and so binds the certificate to the peer id.
+    """
+
+    certificate: Certificate = Field(description="of the sender's process, self-signed: DER in base64")
+    token: Token = Field(description="what a dialler of the sender shows first, once for each connection")
+    port: Port | None = Field(
+        default=None, description="TCP, at the hosts of the sender's record; None: the sender cannot be dialled"
+    )
+    dials: bool = Field(description="of the end that asks: whether it may dial; of the other: whether it does")
+    held: Annotated[tuple[Token, ...], Field(max_length=LANES_MAX)] = Field(
+        default=(), description="connections to the receiver from earlier, still open; in an answer: those to be used"
+    )
+
+
 class Apart(Frozen):
     """What stands behind the sender's parameters since a partition cut it off from others."""
 
@@ -145,6 +166,7 @@ class Offer(Frozen):
     part: CheckedPart | None = Field(default=None, description="the elements that travel; None: all")
     streams: Streams = Field(default=1, description="over how many the vectors may travel")
     last: bool = Field(default=False, description="the sender leaves, and does not offer again")
+    direct: Direct | None = Field(default=None, description="how vectors may travel beside libp2p; None: not")
 
     @model_validator(mode="after")
     def _a_part_of_the_vector(self) -> Offer:
@@ -171,6 +193,14 @@ class Accept(Frozen):
     waited: Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)] = Field(
         default=0.0, description="seconds between the offer and this answer"
     )
+    direct: Direct | None = Field(default=None, description="as offered; None: vectors travel over libp2p")
+
+
+class Route(Frozen):
+    """Which way the vectors travel; the end that asked says so, if both ends can be connected directly."""
+
+    id: ExchangeId = Field(description="of the exchange or the question")
+    direct: bool = Field(description="whether they travel over direct connections, which are there; else over libp2p")
 
 
 class Lane(Frozen):
@@ -233,6 +263,7 @@ class Fetch(Frozen):
     step: Step | None = Field(
         default=None, description="the holder's step of the parts that the asker has already; None for the first"
     )
+    direct: Direct | None = Field(default=None, description="how the vector may travel beside libp2p; None: not")
 
     @model_validator(mode="after")
     def _a_part_of_the_vector(self) -> Fetch:
@@ -248,6 +279,7 @@ class Given(Frozen):
     loss: Loss = Field(description="its training loss in nats at that step; None before it has one")
     digest: Digest | None = Field(default=None, description="of the part's bytes; None for a whole snapshot")
     centre: Stamp | None = Field(default=None, description="there if it is the centre variable")
+    direct: Direct | None = Field(default=None, description="as asked; None: the vector travels over libp2p")
 
 
 class Unchanged(Frozen):
@@ -334,6 +366,7 @@ Message = (
     | Goodbye
     | Heard
     | Lane
+    | Route
     | Describe
     | Described
 )

@@ -16,7 +16,7 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
 from p2p_elastic.screens.peer import at_centre, epochs, failures, lately, standing, time_left
 from p2p_elastic.screens.units import duration, number, short, size
-from p2p_elastic.status.schema import PartnerStatus, PeerStatus
+from p2p_elastic.status.schema import ExchangeTotals, PartnerStatus, PeerStatus
 
 COLOURS = {"ok": "green", "degraded": "yellow", "unreachable": "red"}
 MEMBERS_MAX = 16
@@ -83,6 +83,7 @@ def _facts(status: PeerStatus) -> Table:
         ("standing", standing(status)),
         ("joined", _joined(status)),
         ("exchanges", _exchanges(status)),
+        ("way", _way(exchanges)),
         ("failures", lately(exchanges)),
         ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
         ("budget", _budget(status)),
@@ -124,6 +125,12 @@ def _joined(status: PeerStatus) -> str:
 def _exchanges(status: PeerStatus) -> str:
     counts = status.exchanges.by_outcome
     return ", ".join(f"{counts[o]} {o.value}" for o in Outcome if counts.get(o)) or "none yet"
+
+
+def _way(exchanges: ExchangeTotals) -> str:
+    """Say which way parameters travelled; empty before any did."""
+    others = ", ".join(f"{count} over libp2p ({why})" for why, count in exchanges.not_direct.items())
+    return ", ".join(filter(None, [f"{exchanges.direct} direct" if exchanges.direct else "", others]))
 
 
 def _budget(status: PeerStatus) -> str:

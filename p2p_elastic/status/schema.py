@@ -16,6 +16,13 @@ Phase = Literal["starting", "waiting", "joining", "compiling", "training", "hold
 `holding`: the centre variable, without training."""
 
 
+class Way(Frozen):
+    """Which way the vectors of an exchange took."""
+
+    direct: bool = Field(default=False, description="over direct connections (TLS), not over libp2p")
+    why: str | None = Field(default=None, description="why not directly; null if they were, or if none travelled")
+
+
 class ExchangeRecord(Frozen):
     """One exchange, as this peer saw it."""
 
@@ -29,6 +36,7 @@ class ExchangeRecord(Frozen):
     bytes_sent: int = Field(description="parameters and headers")
     bytes_received: int = Field(description="parameters and headers")
     distance: float | None = Field(default=None, description="L2 distance to the partner's parameters before the move")
+    way: Way = Field(default=Way(), description="which the parameters took")
     staleness: int | None = Field(default=None, description="this peer's steps between snapshot and move")
     age_seconds: float = Field(description="seconds since it ended")
 
@@ -201,6 +209,10 @@ class ExchangeTotals(Frozen):
     bytes_sent: int = Field(default=0, description="parameters and headers")
     bytes_received: int = Field(default=0, description="parameters and headers")
     durations: Durations | None = Field(default=None, description="of completed ones; null at peers of older versions")
+    direct: int = Field(default=0, description="completed ones whose parameters travelled over direct connections")
+    not_direct: dict[str, int] = Field(
+        default_factory=dict, description="completed ones over libp2p, by why they were not direct: reason -> count"
+    )
     left_out: dict[str, int] = Field(
         default_factory=dict, description="tensors that did not move, as a partner's were not finite: name -> count"
     )
@@ -218,6 +230,12 @@ class NetworkStatus(Frozen):
         default=0, description="times that a malformed, unsigned or foreign record was ignored"
     )
     streams_refused: dict[str, int] = Field(default_factory=dict, description="reason -> count of refused streams")
+    direct_port: int | None = Field(
+        default=None, description="TCP port for direct connections; null: this peer has none, or does not listen"
+    )
+    direct_refused: dict[str, int] = Field(
+        default_factory=dict, description="reason -> count of connections to that port that were turned away"
+    )
 
 
 class CentreStatus(Frozen):

@@ -19,13 +19,17 @@ class Verdict(NamedTuple):
     seconds: float = 0.001
 
 
+Kind = Literal["open", "piece", "connect", "announce", "record"]
+"""A stream opened, a piece sent, a direct connection dialled, a record announced, or a record read."""
+
+
 class Event(NamedTuple):
     """What a verdict is asked about.
 
     Attributes:
         source: the peer that sends, opens or announces, or whose record is read.
         target: the peer that receives or reads; `*` for an announcement.
-        kind: a stream opened, a piece sent, a record announced, or a record read.
+        kind: what happens.
         nbytes: of the piece; otherwise 0.
         number: of the piece in its direction of the stream, from 0.
         now: virtual seconds.
@@ -33,7 +37,7 @@ class Event(NamedTuple):
 
     source: str
     target: str
-    kind: Literal["open", "piece", "announce", "record"]
+    kind: Kind
     nbytes: int
     number: int
     now: float
@@ -45,9 +49,7 @@ Judge = Callable[[Event], Verdict]
 class Judging(Protocol):
     """What a stream needs of its network."""
 
-    def verdict(
-        self, source: str, target: str, kind: Literal["open", "piece", "announce", "record"], **about: int
-    ) -> Verdict:
+    def verdict(self, source: str, target: str, kind: Kind, **about: int) -> Verdict:
         """Ask for the verdict on one event, and count it if it is a fault.
 
         Args:

@@ -8,14 +8,16 @@ Faults live here, as verdicts of the network on each open and each piece sent; p
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Literal
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.transport.interfaces import Handler
+from p2p_elastic.peers.direct.connections import Connections, NoConnections
+from p2p_elastic.peers.transport.interfaces import DirectConnections, Handler
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.testing.faults import Event, Judge, Verdict
+from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
+from p2p_elastic.testing.virtual_direct import SimulatedWire
 from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
 
 
@@ -30,6 +32,8 @@ class SimulatedNetwork:
         records: peer id -> its record, and until when it lives, in virtual seconds.
         tasks: those that serve streams.
         streams: peer id -> its open ends of streams, in the order of opening.
+        direct: whether vectors travel over direct connections, however small they are.
+        wires: peer id -> what dials and listens for these.
     """
 
     judge: Judge = field(default=lambda _event: Verdict())
@@ -38,10 +42,10 @@ class SimulatedNetwork:
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
+    direct: bool = False
+    wires: dict[str, SimulatedWire] = field(default_factory=dict)
 
-    def verdict(
-        self, source: str, target: str, kind: Literal["open", "piece", "announce", "record"], **about: int
-    ) -> Verdict:
+    def verdict(self, source: str, target: str, kind: Kind, **about: int) -> Verdict:
         """Ask for the verdict on one event, and count it if it is a fault.
 
         Args:
@@ -68,7 +72,10 @@ class SimulatedNetwork:
         Returns:
             The transport.
         """
-        return SimulatedTransport(self, peer)
+        if not self.direct:
+            return SimulatedTransport(self, peer, NoConnections())
+        wire = SimulatedWire(self, peer, self.wires, self.streams.__getitem__)
+        return SimulatedTransport(self, peer, Connections(wire, random.Random(f"{peer} direct"), bytes_min=0))
 
     def directory(self, peer: str, ttl_seconds: float = 60.0) -> SimulatedDirectory:
         """Make the directory of one peer.
@@ -89,10 +96,11 @@ class SimulatedTransport:
     Args:
         network: the network.
         peer: the id of this end.
+        direct: connections beside it.
     """
 
-    def __init__(self, network: SimulatedNetwork, peer: str) -> None:
-        self._network, self.peer = network, peer
+    def __init__(self, network: SimulatedNetwork, peer: str, direct: DirectConnections) -> None:
+        self._network, self.peer, self.direct = network, peer, direct
         self._handler: Handler | None = None
 
     async def open(self, record: PeerRecord) -> SimulatedStream:

@@ -150,13 +150,21 @@ class SimulatedStream:
         """
         await self._incoming.receive_into(buffer)
 
-    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+    @property
+    def open(self) -> bool:
+        """Whether neither end has closed it."""
+        return not (self._outgoing.closed or self._incoming.closed)
+
+    async def transfer(
+        self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float, *, headers: bool = True
+    ) -> float:
         """Send and fill vectors, as `Stream.transfer` says, in two tasks.
 
         Args:
             outgoing: what to send; None if nothing travels that way.
             incoming: what to fill; None if nothing travels that way.
             gap_seconds: how long one piece may take.
+            headers: whether chunks have headers.
 
         Returns:
             The longest time that a piece took, in virtual seconds.
@@ -173,9 +181,10 @@ class SimulatedStream:
             longest = max(longest, loop.time() - began)
 
         async def send(outgoing: Outgoing) -> None:
-            for header, chunk in outgoing.pieces():
+            for header, chunk in outgoing.pieces(headers=headers):
                 moved.set()
-                await timed(self.send(header))
+                if headers:
+                    await timed(self.send(header))
                 await timed(self.send(chunk))
             moved.set()
 
@@ -185,7 +194,7 @@ class SimulatedStream:
                 await moved.wait()
 
         async def fill(incoming: Incoming) -> None:
-            for piece in incoming.pieces():
+            for piece in incoming.pieces(headers=headers):
                 await timed(until_sent(piece) if isinstance(piece, int) else self.receive_into(piece))
 
         ways = [send(outgoing)] if outgoing is not None else []

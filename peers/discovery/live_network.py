@@ -16,11 +16,16 @@ from p2p_elastic.common.addresses import announced, parse_address
 from p2p_elastic.common.page_address import page_addresses
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError
+from p2p_elastic.peers.direct.certificate import aes_is_slow
+from p2p_elastic.peers.direct.connections import Connections, NoConnections
+from p2p_elastic.peers.direct.meeting import SLOW_AES
+from p2p_elastic.peers.direct.tls_wire import DirectPort, TlsWire
 from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
 from p2p_elastic.peers.discovery.peer_cache import PeerCache
 from p2p_elastic.peers.discovery.peer_cache_sync import Remembering
 from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.interfaces import DirectConnections
 from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
 from p2p_elastic.peers.transport.start_p2pd import STOPPING
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
@@ -178,12 +183,13 @@ class LiveNetwork:
         self._opening: asyncio.Task[Any] | None = None
         self.failure: str | None = None
 
-    async def open(self, host: str, port: int) -> None:
+    async def open(self, host: str, port: int, direct: DirectPort | None = None) -> None:
         """Start listening.
 
         Args:
             host: the IP address to listen on, or a name of this machine.
             port: the TCP port; 0 for any free one.
+            direct: where to listen for direct connections; None: there are none.
 
         Raises:
             ConfigError: if host or port cannot be used.
@@ -191,11 +197,11 @@ class LiveNetwork:
         """
         self._opening = asyncio.current_task()
         try:
-            await self._open(host, port)
+            await self._open(host, port, direct)
         finally:
             self._opening = None
 
-    async def _open(self, host: str, port: int) -> None:
+    async def _open(self, host: str, port: int, direct: DirectPort | None) -> None:
         self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
         self._opened.push_async_callback(self.host.close)
         await self.host.start()
@@ -204,7 +210,7 @@ class LiveNetwork:
         self._opened.push_async_callback(self.dht.close)
         self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
         self._tell_addresses()
-        self.transport = Libp2pTransport(self.host)
+        self.transport = Libp2pTransport(self.host, await self._open_direct(host, direct))
         self._opened.push_async_callback(self.transport.close)
         self._live(self.host.supervise())
         self._live(self.dht.keep_time())
@@ -212,6 +218,18 @@ class LiveNetwork:
             self._remembering = Remembering(self._cache, self.directory, self._initial_peers)
             self._live(self._remembering.run())
         self._live(self._refresh_addresses())
+
+    async def _open_direct(self, host: str, port: DirectPort | None) -> DirectConnections:
+        if port is None:
+            return NoConnections()
+        if await asyncio.to_thread(aes_is_slow):
+            return NoConnections(SLOW_AES)
+        wire = TlsWire()
+        self._opened.push_async_callback(wire.close)
+        await wire.listen(host, port, self.host.port + 1)
+        connections = Connections(wire)
+        self._opened.callback(connections.close)
+        return connections
 
     def show_page(self, host: str, port: int) -> None:
         """From the next announcement on, tell the members where this peer's page is, if they can reach it.
@@ -335,4 +353,6 @@ class LiveNetwork:
             restarts=self.host.restarts,
             records_ignored=self.directory.ignored,
             streams_refused=streams_refused,
+            direct_port=self.transport.direct.port,
+            direct_refused=dict(self.transport.direct.refused),
         )

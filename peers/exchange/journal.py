@@ -20,6 +20,7 @@ from p2p_elastic.status.schema import (
     ExchangeRecord,
     ExchangeTotals,
     PartnerStatus,
+    Way,
 )
 
 Skip = Literal[
@@ -57,6 +58,7 @@ class Entry(NamedTuple):
         bytes_received: headers included.
         distance: L2 norm of the difference of both models; None if it was not measured.
         ended_at: in seconds of the event loop's clock.
+        way: which the vectors took.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Entry(NamedTuple):
     bytes_received: int
     distance: float | None
     ended_at: float
+    way: Way = Way()
 
     def event(self) -> tuple[str, dict[str, Any]]:
         """Describe the exchange for the list of events.
@@ -80,6 +83,8 @@ class Entry(NamedTuple):
         ended = self.outcome.value if self.reason is None else f"{self.outcome.value} ({self.reason})"
         distance = self.distance if self.distance is not None and math.isfinite(self.distance) else None
         facts = {"partner": self.partner, "outcome": self.outcome.value, "distance": distance}
+        if self.way != Way():
+            facts["way"] = "direct" if self.way.direct else f"libp2p ({self.way.why})"
         return f"exchange with {self.partner}: {ended}", facts
 
 
@@ -101,15 +106,20 @@ class Met(NamedTuple):
     error: str | None = None
 
 
-class _Took:
-    """How long exchanges took, by bucket."""
+class _Completed:
+    """How long the completed exchanges took, by bucket, and which way their vectors took."""
 
     def __init__(self) -> None:
         self._counts, self._seconds = [0] * (len(EXCHANGE_SECONDS) + 1), 0.0
+        self.direct, self.not_direct = 0, Counter[str]()
 
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(EXCHANGE_SECONDS, seconds)] += 1
-        self._seconds += seconds
+    def add(self, entry: Entry) -> None:
+        self._counts[bisect_left(EXCHANGE_SECONDS, entry.seconds)] += 1
+        self._seconds += entry.seconds
+        if entry.way.direct:
+            self.direct += 1
+        elif entry.way.why is not None:
+            self.not_direct[entry.way.why] += 1
 
     def durations(self) -> Durations:
         *counts, count = itertools.accumulate(self._counts)
@@ -132,7 +142,7 @@ class Journal:
         self.skipped: Counter[Skip] = Counter()
         self.streams_refused: Counter[str] = Counter()
         self._bytes_sent = self._bytes_received = 0
-        self._took = _Took()  # the completed ones
+        self._completed = _Completed()
         self._failed: deque[tuple[str, float]] = deque(maxlen=FAILURES_KEPT)  # partner, and when
         self._last: deque[Entry] = deque(maxlen=kept)
         self._staleness: dict[str, int] = {}
@@ -152,7 +162,7 @@ class Journal:
         if entry.outcome is Outcome.DECLINED:
             self._declined_by_partner[entry.reason or "unknown"] += 1
         elif entry.outcome is Outcome.COMPLETED:
-            self._took.add(entry.seconds)
+            self._completed.add(entry)
         self._bytes_sent += entry.bytes_sent
         self._bytes_received += entry.bytes_received
         self._last.append(entry)
@@ -244,8 +254,10 @@ class Journal:
             skipped={reason: count for reason, count in self.skipped.items()},
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
-            durations=self._took.durations(),
+            durations=self._completed.durations(),
             left_out=dict(self._times_left_out),
+            direct=self._completed.direct,
+            not_direct=dict(self._completed.not_direct),
         )
 
     def last(self, now: float) -> tuple[ExchangeRecord, ...]:

@@ -31,6 +31,7 @@ class LostTensors:
         self._vector = vector
         self.places: Places = ()
         self._known: Places = ()  # in the whole vector, when last looked at
+        self.doubted = False  # a snapshot that was not looked at first turned out not to be finite
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,6 +53,7 @@ class LostTensors:
             Where they are in the whole vector, in the part or not; none if more than half of the numbers are not
             finite.
         """
+        self.doubted = False
         elements = self._vector.elements
         first, last = part or (0, elements)
         whole = (snapshot is None and part is None) or (snapshot is not None and len(snapshot) == elements)

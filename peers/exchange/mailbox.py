@@ -20,10 +20,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from p2p_elastic.parameters.copying import Copying, nothing
 from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
 from p2p_elastic.peers.exchange.lost_tensors import LostTensors
 from p2p_elastic.protocol.chunks import Places, Received, Vectors
 from p2p_elastic.protocol.codecs import seams_within
+
+OVERLAP_BYTES_MIN = 2**22  # a smaller snapshot is copied, and looked at, in less than a millisecond
 
 
 class State(Enum):
@@ -32,7 +35,7 @@ class State(Enum):
     FREE = "free"
     WANTED = "wanted"  # the network asked for a snapshot
     TAKING = "taking"  # the training thread copies the parameters
-    READY = "ready"  # `mine` holds a snapshot, the network may read it
+    READY = "ready"  # `mine` holds a snapshot, or soon does: the network may read it after `arrive`
     DELIVERED = "delivered"  # `theirs` holds a move, the training thread adds it
 
 
@@ -117,6 +120,7 @@ class Mailbox:
         self._wanted_part: Part | None = None
         self.lost = LostTensors(vector)
         self.snapshot_step = 0
+        self._copying = nothing()
         self._delivered: Move | None = None
         self._wanted: Wanted | None = None
         self._state = State.FREE
@@ -152,15 +156,17 @@ class Mailbox:
             codec: by which both vectors travel.
 
         Returns:
-            The snapshot or its part; beside it, if partners are compared, room for the partner's.
+            The snapshot or its part, which may still be copied; beside it, if partners are compared, room for the
+            partner's.
         """
         seams = seams_within(self._vector.seams, *(self.part or (0, self._vector.elements)))
+        copying = None if self.has_arrived else self._copying
         if not self._both:
-            return Vectors.moving(self.mine, codec, seams, self.lost.places)
+            return Vectors.moving(self.mine, codec, seams, self.lost.places)._replace(copying=copying)
         if self.part is not None:
             self.theirs.copy_(self.mine)  # what does not travel is the same at both
         place, lost = place_of(self.part), self.lost.places
-        return Vectors(self.mine[place], self.theirs[place], codec, seams=seams, lost=lost)
+        return Vectors(self.mine[place], self.theirs[place], codec, seams=seams, lost=lost, copying=copying)
 
     @property
     def received(self) -> Tensor:
@@ -243,14 +249,19 @@ class Mailbox:
         self._both = self._compares
         self.lost.clear()
         self._mine = self._fit(self._mine, self._size())
-        # Not under the lock: the network thread must not wait for a copy.
-        self._vector.begin_snapshot(self.mine, None if self._both else self.part)
         self.snapshot_step = step
+        self._copying = copying = Copying(len(self.mine), self._vector.arrive)
         with self._lock:
             if self._state is not State.TAKING:  # given up meanwhile
                 return settled
             self._state = State.READY
-        published(not wanted)
+        published(not wanted)  # the offer goes out while the copy is made
+        try:
+            self._vector.begin_snapshot(self.mine, None if self._both else self.part, copying)
+        except BaseException:
+            copying.end(failed=True)
+            raise
+        copying.end()
         return settled
 
     def wait(self, seconds: float) -> None:
@@ -357,13 +368,18 @@ class Mailbox:
                 self._state = State.FREE
 
     @property
+    def overlaps(self) -> bool:
+        """Whether what is exchanged may be sent while it is copied: if it is large, and in the order of the copy."""
+        return self.mine.nbytes >= OVERLAP_BYTES_MIN and not (self._both and self.part is not None)
+
+    @property
     def has_arrived(self) -> bool:
-        """Whether the snapshot that was taken is whole: it may still be on its way from a GPU."""
-        return self._vector.has_arrived
+        """Whether the snapshot that was taken is whole: it may still be copied, or be on its way from a GPU."""
+        return self._copying.done and self._vector.has_arrived
 
     def arrive(self) -> None:
         """Wait until the snapshot is whole."""
-        self._vector.arrive()
+        self._copying.wait()
 
     def deliver(self, move: Move) -> None:
         """Hand a move to the training thread, which adds it between two steps.

@@ -118,7 +118,10 @@ class Answering:
         self, conversation: Conversation, offer: Offer, key: Key, endpoint: Endpoint, asked_at: float
     ) -> None:
         local, started = self._local, asyncio.get_running_loop().time()
-        terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX)}
+        known = local.members.known.get(key.partner)
+        record = None if known is None else known.record
+        direct = conversation.carriers.meet(local.direct.answer(offer.direct, key.partner, record, offer.streams))
+        terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX), "direct": direct}
         accept = endpoint.accept(offer).model_copy(update=terms)
         reply, trial, distance = _Reply(self._ledger, key), None, None
         conversation.exchanging = True
@@ -129,6 +132,8 @@ class Answering:
             result = Result(outcome_of(error), reason=str(error))
             log.info("exchange asked for by %s: %s: %s", key.partner, result.outcome.value, error)
         finally:
+            if conversation.taken_back:
+                local.slot.mailbox.lost.doubted = True
             self._ledger.end(key, committed=False)
             if reply.committed:  # whatever came between: the partner was told so
                 distance = _commit(endpoint, offer, accept, trial, conversation.received)
@@ -143,6 +148,7 @@ class Answering:
             started=started,
             traffic=conversation.traffic,
             distance=distance,
+            way=conversation.carriers.way,
         )
 
     async def _converse(
@@ -153,7 +159,7 @@ class Answering:
             raise RemoteProtocolError(f"exchange {offer.id} was offered before", partner=key.partner)
         if offer.last:
             self._local.pacing.takes_last(key.partner)
-        with self._awaited.expect(key, offer.streams) as conversation.widening:
+        with self._awaited.expect(key, offer.streams) as conversation.carriers.widening:
             exchange = respond(offer, accept, self._local.run.policy.flow)
             return await conversation.run(exchange, endpoint.vectors(offer), reply.commit, exclusive=True)
 

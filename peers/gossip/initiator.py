@@ -17,10 +17,12 @@ from p2p_elastic.peers.session.parallel_streams import Lanes
 from p2p_elastic.peers.state.context import LocalContext, enter
 from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.protocol.chunks import Received, Vectors
-from p2p_elastic.protocol.exchange import Result, initiate, inquire
-from p2p_elastic.protocol.messages import Offer, Verified
+from p2p_elastic.protocol.exchange import TAKEN_BACK, Result, initiate, inquire
+from p2p_elastic.protocol.messages import Direct, Offer, Verified
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.rules.methods import Flow
+from p2p_elastic.status.schema import Way
 
 log = logging.getLogger(__name__)
 TRY_ANOTHER = (Outcome.DECLINED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN)  # nobody moved
@@ -35,12 +37,14 @@ class Attempt(NamedTuple):
         distance: L2 distance between the two models before the move; None if nothing was received.
         traffic: bytes sent and bytes received.
         intact: whether this peer's snapshot is still as it was.
+        way: which the vectors took.
     """
 
     result: Result
     distance: float | None = None
     traffic: tuple[int, int] = (0, 0)
     intact: bool = True
+    way: Way | None = None
 
 
 class Initiator:
@@ -68,7 +72,9 @@ class Initiator:
 
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
-        if not await local.own.finite(local.slot.mailbox):
+        sends = local.run.policy.flow is not Flow.PULL and not local.run.topology.here
+        presumed = local.own.presumed_finite(local.slot.mailbox, sends=sends)
+        if not presumed and not await local.own.finite(local.slot.mailbox):
             if not local.run.policy.receives:
                 local.journal.skipped["own parameters not finite"] += 1
                 return False
@@ -129,7 +135,7 @@ class Initiator:
             raise
         if asked.result.outcome is not Outcome.COMPLETED:
             local.slot.declined()
-        if asked.result.outcome in SUSPICIOUS:
+        if asked.result.outcome in SUSPICIOUS and asked.result.reason != TAKEN_BACK:
             log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
             local.members.failed(partner.peer, asked.result.outcome)
         else:
@@ -138,8 +144,17 @@ class Initiator:
         return asked.result.outcome, asked.intact
 
     def _enter(self, exchange_id: str, partner: str, asked: Attempt, started: float) -> None:
-        local, (result, distance, traffic, _) = self._local, asked
-        enter(local, exchange_id, partner, result, initiated=True, started=started, traffic=traffic, distance=distance)
+        enter(
+            self._local,
+            exchange_id,
+            partner,
+            asked.result,
+            initiated=True,
+            started=started,
+            traffic=asked.traffic,
+            distance=asked.distance,
+            way=asked.way,
+        )
 
     async def _exchange(self, partner: PeerRecord, exchange_id: str) -> Attempt:
         local, waits = self._local, self._local.members.waits(partner)
@@ -147,23 +162,27 @@ class Initiator:
         lanes = Lanes(call.open, exchange_id)
         try:
             async with call as conversation:
-                conversation.widening = lanes.open
-                offer = self._offer(exchange_id, partner.peer, local.own.terms(local.slot.mailbox.part, waits))
-                vectors = local.slot.mailbox.vectors(offer.codec)
+                conversation.carriers.widening = lanes.open
+                terms = local.own.terms(local.slot.mailbox.part, waits)
+                vectors = local.slot.mailbox.vectors(terms.codec)
+                direct = conversation.carriers.meet(local.direct.ask(partner, terms.streams, vectors.wire_bytes // 2))
+                offer = self._offer(exchange_id, partner.peer, terms, direct)
                 try:
                     result = await self._converse(conversation, offer, vectors)
                 finally:
                     await lanes.close()
+                    if conversation.taken_back:
+                        local.slot.mailbox.lost.doubted = True
         except ExchangeError as error:  # no stream
             return Attempt(Result(Outcome.UNREACHABLE, reason=str(error)))
         if result.outcome is Outcome.HALF:
-            self._so_far = Attempt(result, traffic=conversation.traffic)
+            self._so_far = Attempt(result, traffic=conversation.traffic, way=conversation.carriers.way)
             result = await self._resolve(partner, exchange_id, result)
         if result.outcome is Outcome.COMPLETED:
-            self._so_far = Attempt(result, traffic=conversation.traffic)
+            self._so_far = Attempt(result, traffic=conversation.traffic, way=conversation.carriers.way)
         distance = await self._move(partner.peer, exchange_id, result, conversation.received)
         intact = conversation.received is None or not vectors.in_place
-        return Attempt(result, distance, conversation.traffic, intact)
+        return Attempt(result, distance, conversation.traffic, intact, conversation.carriers.way)
 
     async def _converse(self, conversation: Conversation, offer: Offer, vectors: Vectors) -> Result:
         try:
@@ -193,7 +212,7 @@ class Initiator:
                 self._so_far = self._so_far._replace(distance=distance)
         return distance
 
-    def _offer(self, exchange_id: str, partner: str, terms: Terms) -> Offer:
+    def _offer(self, exchange_id: str, partner: str, terms: Terms, direct: Direct | None) -> Offer:
         local = self._local
         return Offer(
             id=exchange_id,
@@ -204,6 +223,7 @@ class Initiator:
             share=local.share,
             apart=local.own.apart_from(partner),
             last=local.departure.handing_over,
+            direct=direct,
         )
 
     async def _resolve(self, partner: PeerRecord, exchange_id: str, half: Result) -> Result:

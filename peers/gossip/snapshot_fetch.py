@@ -19,6 +19,7 @@ from p2p_elastic.protocol.exchange import Fetched, Result, fetch
 from p2p_elastic.protocol.messages import Fetch
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.status.schema import Way
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,13 @@ class SnapshotFetcher:
         local, started = self._local, asyncio.get_running_loop().time()
         asked = Fetch(id=new_id(self._rng), **local.run.asking._asdict(), origin=origin, have=have)
         call = Call(self._transport, partner, self._limits, local.members.waits(partner))
+        vectors, way = Vectors.into(into, asked.codec, local.vector.seams), Way()
         try:
             async with call as conversation:
-                answer = await conversation.run(fetch(asked), Vectors.into(into, asked.codec, local.vector.seams))
+                direct = conversation.carriers.meet(local.direct.ask(partner, 1, vectors.wire_bytes // 2))
+                asked = asked.model_copy(update={"direct": direct})
+                answer = await conversation.run(fetch(asked), vectors)
+                way = conversation.carriers.way
             result = Result(_outcome(answer), reason=_why(answer))
         except ExchangeError as error:
             outcome = outcome_of(error) if call.traffic != (0, 0) else Outcome.UNREACHABLE
@@ -63,7 +68,7 @@ class SnapshotFetcher:
             local.members.failed(partner.peer, result.outcome)
         else:
             local.members.heard(partner.peer)
-        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=call.traffic)
+        enter(local, asked.id, partner.peer, result, initiated=True, started=started, traffic=call.traffic, way=way)
         return answer
 
 

@@ -255,6 +255,8 @@ class Fetcher:
         call = Call(self._transport, donor, self._limits, gave=self._count)
         try:
             async with call as conversation:
+                direct = conversation.carriers.meet(self._transport.direct.ask(donor, 1, out.nbytes))
+                asked = asked.model_copy(update={"direct": direct})
                 answer = await conversation.run(fetch(asked), Vectors.into(out))
             if answer.given is not None and await digest_of(bytes_of(out)) != answer.given.digest:
                 raise RemoteProtocolError("the part has another digest than it was given with", partner=donor.peer)

@@ -94,18 +94,24 @@ class Giving:
             await self._say_no(conversation, asked, shown)
             return
         with self._sending(conversation, shown.snapshot), self.donor.gives():
-            given = await self.donor.given(asked, shown, part)
+            given = self._met(conversation, asked, await self.donor.given(asked, shown, part))
             values, seams = shown.snapshot.vector[slice(*part)], seams_within(self._local.vector.seams, *part)
-            await conversation.run(give(given), Vectors.sending(values, asked.codec, seams))
+            await conversation.run(give(given, asked.direct), Vectors.sending(values, asked.codec, seams))
 
     async def _send_copy(self, conversation: Conversation, asked: Fetch, snapshot: Snapshot) -> None:
         with self._sending(conversation, snapshot):
             snapshot.tries[asked.peer] += 1
             given = Given(id=asked.id, origin=snapshot.origin, step=snapshot.step, loss=snapshot.loss)
             vectors = Vectors.sending(snapshot.vector, asked.codec, self._local.vector.seams)
-            await conversation.run(give(given), vectors)
+            await conversation.run(give(self._met(conversation, asked, given), asked.direct), vectors)
             await conversation.until_closed()  # by then it is held there
             snapshot.holders.append(asked.peer)
+
+    def _met(self, conversation: Conversation, asked: Fetch, given: Given) -> Given:
+        """The header, with how the asker may be connected directly."""
+        local, known = self._local, self._local.members.known.get(asked.peer)
+        meeting = local.direct.answer(asked.direct, asked.peer, None if known is None else known.record, 1)
+        return given.model_copy(update={"direct": conversation.carriers.meet(meeting)})
 
     @contextmanager
     def _sending(self, conversation: Conversation, snapshot: Snapshot) -> Iterator[None]:

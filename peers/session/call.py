@@ -53,6 +53,7 @@ class Call:
 
     async def __aexit__(self, *_error: object) -> None:
         assert self._conversation is not None, "a call that was not begun ends"
+        self._conversation.carriers.end(whole=False)
         self._gave(self.traffic)
         await self._conversation.stream.close()
 

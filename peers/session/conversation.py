@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import TypeVar
 
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ExchangeError, ExchangeTimeout, RemoteProtocolError
+from p2p_elastic.peers.session.carriers import Carriers
 from p2p_elastic.peers.session.deadlines import Bounds, Deadlines, Wait, Waits
 from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors
-from p2p_elastic.protocol.exchange import Answer, Command, Commit, Receive, Send, Transfer, Widen
+from p2p_elastic.protocol.exchange import TAKEN_BACK, Answer, Command, Commit, Connect, Receive, Send, Transfer, Widen
 from p2p_elastic.protocol.framing import (
     CHUNK_HEADER,
     MESSAGE_HEADER,
@@ -25,10 +27,12 @@ from p2p_elastic.protocol.framing import (
     unpack_body,
     unpack_header,
 )
-from p2p_elastic.protocol.messages import Accept, Message
+from p2p_elastic.protocol.messages import Accept, Message, Route
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 CHUNK_BYTES = 2**17  # of what is no vector
+CONNECT_SECONDS, CONNECT_ROUND_TRIPS = 1.0, 4.0  # TCP, TLS, and a token; then the vectors go over libp2p
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,6 @@ class Limits:
         return Bounds(self.idle_seconds, self.exchange_seconds, self.bytes_per_second_min, self.snapshot_seconds)
 
 
-Widening = Callable[[int], Awaitable[Stream]]
-"""Opens, or awaits, one stream of an exchange that goes over several, by its number; the first one is 0."""
-
-
 class Conversation:
     """One stream with a deadline on every wait, counting bytes both ways.
 
@@ -89,10 +89,9 @@ class Conversation:
         self._waits = waits or Deadlines(limits.bounds).of(stream.partner, limits.snapshot_seconds)
         self.bytes_sent = self.bytes_received = 0
         self._transferred = 0  # bytes, of which some may still be on their way
-        self._lanes = 1
-        self._streams = [stream]  # with those beside `stream`, for the vectors
-        self.widening: Widening | None = None
+        self.carriers = Carriers(stream)
         self.received: Received | None = None  # what a transfer brought, also if it failed
+        self.taken_back = False  # what this end sent, as it is not finite
         self.said: type[Message] | None = None  # the last message that began to be sent
         self.exchanging = False  # a peer that leaves waits until the partner has heard what came of it
         self._end = math.inf  # of the whole exchange, by the event loop's clock
@@ -129,12 +128,12 @@ class Conversation:
         try:
             return await self._drive(exchange, vectors, commit)
         except ExchangeError as error:
-            for stream in self._streams:
-                stream.abort()
+            self.carriers.abort()
             error.partner = self.stream.partner
             raise
         finally:
             self._end = math.inf
+            self.carriers.end(whole=self._transferred > 0)
 
     async def _drive(
         self,
@@ -164,8 +163,10 @@ class Conversation:
         if isinstance(command, Transfer):
             assert vectors is not None, "a transfer needs vectors"
             return await self.within(math.inf, self._transfer(vectors, command), "byte")
+        if isinstance(command, Connect):
+            return await self._connect(command)
         if isinstance(command, Widen):
-            self._lanes = command.streams
+            self.carriers.count = command.streams
             return None
         assert isinstance(command, Commit)
         assert commit is not None, "a commit needs somebody to write it down"
@@ -229,6 +230,8 @@ class Conversation:
 
     async def _receive_due(self, types: tuple[type, ...]) -> Message:
         """Receive the message that is due now in the protocol."""
+        if Route in types:  # the partner connects first
+            return await self.within(self._waits.word() + self._connect_seconds(), self._receive_message(types))
         began, wait = asyncio.get_running_loop().time(), _wait_of(types)
         seconds = self._waits.answer() if wait == "answer" else self._waits.word(self._transferred)
         message = await self.within(seconds, self._receive_message(types), wait)
@@ -261,14 +264,28 @@ class Conversation:
             raise RemoteProtocolError(f"{message_type.__name__} came when {due} was due")
         return unpack_body(message_type, await self._receive(length))
 
+    def _connect_seconds(self) -> float:
+        return CONNECT_SECONDS + CONNECT_ROUND_TRIPS * (self._waits.rtt_seconds or 0.0)
+
+    async def _connect(self, command: Connect) -> str | None:
+        """Why it does not work, and nothing is lost; None if it does."""
+        try:
+            await self.within(self._connect_seconds(), self.carriers.connect(command.theirs, command.streams))
+        except ExchangeError as error:
+            log.info("vectors to and from %s travel over libp2p: %s", self.stream.partner, error)
+            self.carriers.not_connected("not in time" if isinstance(error, ExchangeTimeout) else "not connected")
+            return str(error)
+        return None
+
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
-        began, lanes, gap = asyncio.get_running_loop().time(), range(self._lanes), self._waits.gap()
-        outgoing = [Outgoing(vectors, i, self._lanes) if ways.send else None for i in lanes]
-        incoming = [Incoming(vectors, i, self._lanes, outgoing[i]) if ways.receive else None for i in lanes]
+        count = self.carriers.count
+        began, lanes, gap = asyncio.get_running_loop().time(), range(count), self._waits.gap()
+        outgoing = [Outgoing(vectors, i, count) if ways.send else None for i in lanes]
+        incoming = [Incoming(vectors, i, count, outgoing[i]) if ways.receive else None for i in lanes]
 
         async def lane(number: int) -> float:
-            stream = self.stream if number == 0 else await self._further(number)
-            return await stream.transfer(outgoing[number], incoming[number], gap)
+            carrier = await self.carriers.of(number)
+            return await carrier.transfer(outgoing[number], incoming[number], gap)
 
         tasks = [asyncio.ensure_future(lane(number)) for number in lanes]
         try:
@@ -285,17 +302,14 @@ class Conversation:
             self.bytes_received += sum(i.nbytes for i in came)
             self.received = Received.of(came)
         self._learn(ways, max(gaps), asyncio.get_running_loop().time() - began)
+        if vectors.copying is not None and not vectors.copying.finite:
+            self.taken_back = True
+            return TAKEN_BACK
         if self.received.finite:
             return None
         left_out = () if ways.whole else vectors.leave_out()
         self.received = self.received._replace(finite=bool(left_out), left_out=left_out)
         return None if left_out else "the parameters received are not finite"
-
-    async def _further(self, number: int) -> Stream:
-        assert self.widening is not None, "nobody opens streams"
-        stream = await self.widening(number)
-        self._streams.append(stream)
-        return stream
 
     def _learn(self, ways: Transfer, longest_gap: float, seconds: float) -> None:
         """Keep what a transfer shows. One that only sends shows how fast buffers fill, and is left out."""

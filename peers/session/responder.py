@@ -72,6 +72,7 @@ class Responder:
             log.info("stream from %s refused: %s", partner, error)
             stream.abort()
         finally:
+            conversation.carriers.end(whole=False)
             self._streams[partner] -= 1
             self._streams += Counter()  # drops zeros: strangers must not fill the table
             self._open.discard(conversation)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.direct.connections import NoConnections
 from p2p_elastic.peers.exchange.journal import Entry, Journal
 from p2p_elastic.peers.exchange.pacing import Pacing
 from p2p_elastic.peers.exchange.slot import ExchangeSlot
@@ -16,10 +17,12 @@ from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.members import Membership
 from p2p_elastic.peers.state.own_state import OwnState
 from p2p_elastic.peers.state.partner_judge import PartnerJudge
+from p2p_elastic.peers.transport.interfaces import DirectConnections
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.status.events import EventLog
+from p2p_elastic.status.schema import Way
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class LocalContext:
         judge: trials and verdicts of partners.
         journal: the exchanges so far.
         pacing: what the budget of bytes allows.
+        direct: connections to partners beside libp2p.
     """
 
     peer: str
@@ -51,6 +55,7 @@ class LocalContext:
     judge: PartnerJudge
     journal: Journal
     pacing: Pacing
+    direct: DirectConnections
 
     @property
     def share(self) -> float:
@@ -59,7 +64,13 @@ class LocalContext:
 
 
 def assembled(
-    run: CurrentRun, condition: Condition, events: EventLog, *, limits: Limits, budget: Budget | None = None
+    run: CurrentRun,
+    condition: Condition,
+    events: EventLog,
+    *,
+    limits: Limits,
+    budget: Budget | None = None,
+    direct: DirectConnections | None = None,
 ) -> LocalContext:
     """Build the parts of a peer for one run.
 
@@ -69,6 +80,7 @@ def assembled(
         events: what is shown to people as it happens.
         limits: deadlines and bounds.
         budget: what the peer may send and receive; None means the default `Budget`.
+        direct: connections beside libp2p; None: there are none.
 
     Returns:
         The parts, which refer to each other.
@@ -89,6 +101,7 @@ def assembled(
         judge=PartnerJudge(run, own, events),
         journal=journal,
         pacing=pacing,
+        direct=direct or NoConnections(),
     )
 
 
@@ -102,6 +115,7 @@ def enter(
     started: float,
     traffic: tuple[int, int],
     distance: float | None = None,
+    way: Way | None = None,
 ) -> None:
     """Write an exchange that just ended into the journal and the events.
 
@@ -114,6 +128,7 @@ def enter(
         started: when it began, seconds of the event loop's clock.
         traffic: bytes sent and bytes received.
         distance: L2 distance between the two models before the move; None if nothing was received.
+        way: which the vectors took; None if it is not known.
     """
     now, step = asyncio.get_running_loop().time(), local.own.progress.step
     if result.outcome is Outcome.COMPLETED:
@@ -129,6 +144,7 @@ def enter(
         bytes_sent=traffic[0],
         bytes_received=traffic[1],
         distance=distance,
+        way=way or Way(),
         ended_at=now,
     )
     local.journal.enter(entry, result.theirs.weight if result.theirs is not None else None)

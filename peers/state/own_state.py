@@ -186,6 +186,18 @@ class OwnState:
         """Note that this peer's parameters are a partner's now: they are finite."""
         self.broken = False
 
+    def presumed_finite(self, mailbox: Mailbox, *, sends: bool) -> bool:
+        """Whether a snapshot may be offered before it is whole: if it is not finite, the offer is taken back.
+
+        Args:
+            mailbox: has the snapshot.
+            sends: whether it goes out, by which that shows.
+
+        Returns:
+            False if it has to be looked at first, by `finite`.
+        """
+        return sends and mailbox.overlaps and not (self.broken or mailbox.lost.doubted or mailbox.lost.names)
+
     async def finite(self, mailbox: Mailbox, *, whole: bool = False) -> bool:
         """Whether this peer's snapshot may be shown to others, once all of it has arrived.
 

@@ -6,10 +6,11 @@ Both protocols have a live implementation (`libp2p.py`, `discovery/dht_directory
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
+from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
 
 
@@ -64,6 +65,90 @@ class Stream(Protocol):
         """Close at once, dropping what was not handed on. Never raises."""
 
 
+class Carrier(Protocol):
+    """What vectors travel over: a stream, or a direct connection."""
+
+    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+        """Send all pieces of one side and fill all of the other, as `Stream.transfer` does.
+
+        Args:
+            outgoing: what to send; None if nothing travels that way.
+            incoming: what to fill; None if nothing travels that way.
+            gap_seconds: how long one piece may take.
+
+        Returns:
+            The longest time that a piece took, in seconds.
+        """
+
+    def abort(self) -> None:
+        """Close at once. Never raises."""
+
+
+class Meeting(Protocol):
+    """The way of one exchange to direct connections, at one end. `end` must be called, whatever happens."""
+
+    terms: Direct
+    """What the partner is told."""
+
+    async def connect(self, theirs: Direct, streams: int) -> Sequence[Carrier]:
+        """Connect, as both ends said.
+
+        Args:
+            theirs: what the partner said.
+            streams: how many connections.
+
+        Returns:
+            As many connections, the same at both ends, in the same order.
+
+        Raises:
+            ExchangeError: if there are none; the vectors can still travel over libp2p.
+        """
+
+    def end(self, *, whole: bool) -> None:
+        """Give the connections back.
+
+        Args:
+            whole: whether all that was due came over them; then they are kept for the next time.
+        """
+
+
+class DirectConnections(Protocol):
+    """Connects to partners directly, beside the streams of a `Transport`."""
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port at which this peer is dialled; None: it is not."""
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Why -> how many connections to that port were turned away."""
+
+    def ask(self, partner: PeerRecord, streams: int, nbytes: int) -> Meeting | str:
+        """Make ready to ask a partner.
+
+        Args:
+            partner: the one to ask.
+            streams: how many connections there may be.
+            nbytes: what travels each way.
+
+        Returns:
+            The way to direct connections; or why there is none.
+        """
+
+    def answer(self, told: Direct | None, partner: str, record: PeerRecord | None, streams: int) -> Meeting | str:
+        """Make ready to answer a partner.
+
+        Args:
+            told: what it said.
+            partner: its peer id, proven.
+            record: says where it can be dialled; None if it is not known.
+            streams: how many connections.
+
+        Returns:
+            The way to direct connections; or why there is none.
+        """
+
+
 Handler = Callable[[Stream], Awaitable[None]]
 
 
@@ -73,6 +158,10 @@ class Transport(Protocol):
     @property
     def peer(self) -> str:
         """The peer id of this end."""
+
+    @property
+    def direct(self) -> DirectConnections:
+        """Connections beside the streams."""
 
     async def open(self, record: PeerRecord) -> Stream:
         """Open a stream to a peer.

@@ -22,7 +22,7 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import NetworkError, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.transport import start_p2pd
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.peers.transport.interfaces import Handler
+from p2p_elastic.peers.transport.interfaces import DirectConnections, Handler
 from p2p_elastic.peers.transport.lean_import import import_lazily, quiet, untracked_locks
 from p2p_elastic.peers.transport.ports import free_port
 from p2p_elastic.peers.transport.socket_folder import OURS, SocketFolder
@@ -107,6 +107,11 @@ class Libp2pHost:
     def peer(self) -> str:
         """The peer id of this host."""
         return self._identity.peer
+
+    @property
+    def port(self) -> int:
+        """The TCP port on which it listens."""
+        return self._port
 
     @property
     def p2p(self) -> P2P:
@@ -353,10 +358,11 @@ class Libp2pTransport:
 
     Args:
         host: the daemon, started; its owner closes it.
+        direct: connections beside it.
     """
 
-    def __init__(self, host: Libp2pHost) -> None:
-        self._host = host
+    def __init__(self, host: Libp2pHost, direct: DirectConnections) -> None:
+        self._host, self.direct = host, direct
         self._handler: Handler | None = None
 
     @property

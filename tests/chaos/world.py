@@ -71,7 +71,8 @@ class World:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._weather = Weather(plan.seed)
-        self._network = SimulatedNetwork(judge=self._weather.judge)
+        direct = plan.setting.variant % 2 == 1  # in half of the settings
+        self._network = SimulatedNetwork(judge=self._weather.judge, direct=direct)
         self._lives: list[Life] = []
         self._tasks: dict[Life, asyncio.Task[None]] = {}
         self._report = Report(plan, self._lives, self._weather, self._network)

@@ -47,8 +47,9 @@ def parts_in(
     limits, events = limits or Limits(), EventLog(lambda: 0.0)
     place = RunContext(**{"run": "test", "announce_seconds": 1.0, **context})
     run = CurrentRun(peer, ParameterVector(tiny_model(ord(peer[0]))), place, policy)
-    local = assembled(run, Condition(lambda: 0.0, events=events), events, limits=limits)
-    return parts_of(local, network.transport(peer), limits, random.Random(peer))
+    transport = network.transport(peer)
+    local = assembled(run, Condition(lambda: 0.0, events=events), events, limits=limits, direct=transport.direct)
+    return parts_of(local, transport, limits, random.Random(peer))
 
 
 def values_of(parts: StrategyParts) -> Tensor:

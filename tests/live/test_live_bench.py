@@ -25,12 +25,13 @@ def test_two_processes_exchange_and_swap_and_say_what_it_took() -> None:
         processes = [psutil.Process(pid) for pid in (*two.asking.pids, *two.answering.pids)]
         held = two.memory()
         done, bare = two.exchange(), two.swap(100_000)
-        sent = two.asking.ask("sent")
+        last = two.asking.ask("last")
     assert done.asking is not None
     assert 0.0 < done.asking <= done.seconds
     assert bare.seconds > 0.0
     assert done.cpu > 0.0
-    assert sent >= 100_000
+    assert last["bytes_sent"] >= 100_000
+    assert not last["direct"]  # too small for that
     assert held.asking is None or 0 < held.asking < 100e6
     assert len(processes) == 4
     assert psutil.wait_procs(processes, timeout=END_SECONDS)[1] == []
@@ -42,6 +43,7 @@ def test_the_command_measures_two_real_processes() -> None:
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)["rows"]
     assert 0.2 <= row["megabytes_sent_each_way"] < 0.21
+    assert row["way"] == "libp2p"
     assert row["ours"]["seconds"]["runs"] == row["bare"]["seconds"]["runs"] == 2
     assert row["ours"]["seconds"]["low"] > 0.0
     assert set(row["extra_models"]) == {"asking", "answering"}
@@ -72,3 +74,10 @@ def test_a_benchmark_that_is_told_to_stop_leaves_no_process() -> None:
     assert psutil.wait_procs(started, timeout=END_SECONDS)[1] == []
     assert process.returncode == 130
     assert "Traceback" not in said
+
+
+def test_far_away_exchanges_are_direct_too() -> None:
+    with ends(ExchangeOptions(rtt_ms=20.0), 0.4, "none", 2) as two:
+        done = two.exchange()
+        assert two.asking.ask("last")["direct"]
+    assert done.seconds > 0.02

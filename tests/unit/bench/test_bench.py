@@ -154,6 +154,7 @@ def test_the_table_of_exchanges_has_medians_spread_and_ratio(monkeypatch: pytest
         "megabytes": 100.0,
         "codec": "none",
         "streams": "auto",
+        "way": "direct",
         "ours": ends,
         "bare": ends,
         "ours_to_bare": spread(1),

@@ -27,6 +27,7 @@ from p2p_elastic.common.addresses import (
     usable,
 )
 from p2p_elastic.errors import ConfigError, PartnerUnreachable
+from p2p_elastic.peers.direct.connections import NoConnections
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
@@ -328,10 +329,12 @@ def test_a_strangers_bad_addresses_do_not_cost_its_good_ones() -> None:
             await here.start()
             bad = ("/ip4/1.2.3.4/tcp/x", "/unix/x", f"{PLAIN}/p2p/{PEER}", "/warp/9", "/p2p")
             record = PeerRecord(peer=RELAY, run="r", schema_hash="0" * 32, addresses=(*bad, there.addresses[0]))
-            await Libp2pTransport(there).serve(lambda stream: stream.close())
-            await (await Libp2pTransport(here).open(record)).close()
+            await Libp2pTransport(there, NoConnections()).serve(lambda stream: stream.close())
+            await (await Libp2pTransport(here, NoConnections()).open(record)).close()
             with pytest.raises(PartnerUnreachable):
-                await Libp2pTransport(here).open(record.model_copy(update={"peer": "not base58: 0OIl"}))
+                await Libp2pTransport(here, NoConnections()).open(
+                    record.model_copy(update={"peer": "not base58: 0OIl"})
+                )
         finally:
             await here.close()
             await there.close()

@@ -26,7 +26,9 @@ from p2p_elastic.protocol.framing import (
     unpack_body,
     unpack_header,
 )
+from p2p_elastic.protocol.limits import LANES_MAX
 from p2p_elastic.protocol.messages import (
+    PROTOCOL_VERSION,
     SCHEMA_BYTES_MAX,
     Aborted,
     Accept,
@@ -36,6 +38,7 @@ from p2p_elastic.protocol.messages import (
     DeclineReason,
     Describe,
     Described,
+    Direct,
     Fetch,
     Given,
     Goodbye,
@@ -45,6 +48,7 @@ from p2p_elastic.protocol.messages import (
     Message,
     Offer,
     Referral,
+    Route,
     Stamp,
     Tell,
     Unchanged,
@@ -130,6 +134,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 ID = "a" * 32
 WORST = "\x00"  # six bytes in JSON
 LARGEST = -math.nextafter(math.inf, 0)
+DIRECT = Direct(certificate="A" * 598 + "==", token=ID, port=65535, dials=False, held=(ID,) * LANES_MAX)
 LONGEST: tuple[Message, ...] = (
     Offer(
         version=1000,
@@ -147,6 +152,7 @@ LONGEST: tuple[Message, ...] = (
         centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
         part=(2**40 - 2, 2**40 - 1),
         streams=8,
+        direct=DIRECT,
     ),
     Accept(
         id=ID,
@@ -160,8 +166,10 @@ LONGEST: tuple[Message, ...] = (
         apart=Apart(steps=2**53 - 1, peers=2**20, merge=False),
         streams=8,
         waited=10 / 3,
+        direct=DIRECT,
     ),
     Lane(id=ID, number=7),
+    Route(id=ID, direct=False),
     Fetch(
         version=1000,
         id=ID,
@@ -174,6 +182,7 @@ LONGEST: tuple[Message, ...] = (
         have=2**53 - 1,
         part=(2**40 - 2, 2**40 - 1),
         step=2**53 - 1,
+        direct=DIRECT,
     ),
     Given(
         id=ID,
@@ -182,6 +191,7 @@ LONGEST: tuple[Message, ...] = (
         loss=LARGEST,
         digest="f" * 64,
         centre=Stamp(term=2**31 - 1, clock=2**53 - 1),
+        direct=DIRECT,
     ),
     Unchanged(id=ID),
     Referral(id=ID, holders=(WORST * 128,) * 4),
@@ -205,7 +215,7 @@ LONGEST: tuple[Message, ...] = (
     Inquiry(id=ID),
 )
 OFFER = {
-    "version": 1,
+    "version": PROTOCOL_VERSION,
     "id": ID,
     "peer": "12D3",
     "run": "digits",
@@ -259,7 +269,7 @@ def test_what_is_not_our_protocol_is_refused(header: bytes) -> None:
         unpack_header(header)
 
 
-@pytest.mark.parametrize("kind", [0, 18, 255])
+@pytest.mark.parametrize("kind", [0, 19, 255])
 def test_an_unknown_kind_of_message_is_refused(kind: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"unknown kind of message: {kind}"):
         unpack_header(MESSAGE_HEADER.pack(MAGIC, kind, 2))
@@ -415,3 +425,13 @@ def test_a_chunk_of_another_length_than_is_due_is_refused_by_its_header(announce
 
 def test_an_empty_chunk_is_whole() -> None:
     check_chunk(chunk_header(memoryview(b"")), memoryview(b""))
+
+
+def test_of_another_version_what_is_known_is_read_so_that_it_can_be_declined() -> None:
+    later = {**OFFER, "version": PROTOCOL_VERSION + 1, "colour": "blue", "direct": None}
+    found = unpack_body(Offer, json.dumps(later).encode())
+    assert isinstance(found, Offer)
+    assert found.version == PROTOCOL_VERSION + 1
+    for broken in ({**later, "version": PROTOCOL_VERSION}, {**later, "id": "no id"}, {**later, "version": "blue"}):
+        with pytest.raises(RemoteProtocolError, match="malformed Offer"):
+            unpack_body(Offer, json.dumps(broken).encode())

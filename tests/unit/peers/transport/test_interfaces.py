@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
+from p2p_elastic.peers.direct.connections import NoConnections
 from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
 from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.membership.liveness import observe
@@ -75,7 +76,7 @@ class Live:
                 directory.own_addresses = host.addresses
                 if met:
                     assert await directory.attach()
-                nodes.append(Node(Libp2pTransport(host), directory, host.addresses))
+                nodes.append(Node(Libp2pTransport(host, NoConnections()), directory, host.addresses))
             await contract(*nodes)
         finally:
             for node in nodes:

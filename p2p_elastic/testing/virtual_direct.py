@@ -1,0 +1,172 @@
+"""Simulated direct connections: `Wire` (`peers/direct/meeting.py`) over the pipes of the simulated network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from p2p_elastic.errors import PartnerUnreachable
+from p2p_elastic.peers.direct.expected import Expected
+from p2p_elastic.protocol.chunks import Incoming, Outgoing
+from p2p_elastic.protocol.messages import Direct
+from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.testing.faults import Judging, Kind, Verdict
+from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
+
+PORT = 1
+
+
+class SimulatedConnection:
+    """A direct connection in virtual time.
+
+    Args:
+        name: the same at both ends.
+        stream: carries it.
+    """
+
+    def __init__(self, name: str, stream: SimulatedStream) -> None:
+        self.name, self.partner, self._stream = name, stream.partner, stream
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open still."""
+        return self._stream.open
+
+    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+        """Send and fill vectors, as `Carrier.transfer` says.
+
+        Args:
+            outgoing: what to send; None if nothing travels that way.
+            incoming: what to fill; None if nothing travels that way.
+            gap_seconds: how long one piece may take.
+
+        Returns:
+            The longest time that a piece took, in virtual seconds.
+        """
+        return await self._stream.transfer(outgoing, incoming, gap_seconds, headers=False)
+
+    def close(self) -> None:
+        """Close it."""
+        self._stream.abort()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._stream.abort()
+
+
+class _Tls:
+    """The network as TLS sees it: what was changed on its way ends a connection."""
+
+    def __init__(self, network: Judging) -> None:
+        self._network = network
+
+    def verdict(self, source: str, target: str, kind: Kind, **about: int) -> Verdict:
+        verdict = self._network.verdict(source, target, kind, **about)
+        return verdict._replace(action="cut") if verdict.action == "corrupt" else verdict
+
+
+class SimulatedWire:
+    """`Wire` in virtual time.
+
+    Args:
+        network: judges each dialling, as an event `connect`, and each piece.
+        peer: the id of this end.
+        wires: of all peers; this one is added.
+        streams: gives the open ends of a peer.
+    """
+
+    def __init__(
+        self,
+        network: Judging,
+        peer: str,
+        wires: dict[str, SimulatedWire],
+        streams: Callable[[str], dict[SimulatedStream, None]],
+    ) -> None:
+        self._network, self._peer, self._wires, self._streams = network, peer, wires, streams
+        self.certificate = "A" * 40
+        self.port: int | None = PORT
+        self.refused = Counter[str]()
+        self._expected: dict[str, Expected[SimulatedConnection]] = {}
+        wires[peer] = self
+
+    def hosts_of(self, record: PeerRecord) -> Sequence[str]:
+        """Find where a peer may be dialled.
+
+        Args:
+            record: the peer's.
+
+        Returns:
+            Its id: addresses do not matter here.
+        """
+        return (record.peer,)
+
+    def expect(self, partner: str, _theirs: Direct, token: str, streams: int) -> Expected[SimulatedConnection]:
+        """Await a partner's connections.
+
+        Args:
+            partner: its peer id.
+            token: what it shows.
+            streams: how many.
+
+        Returns:
+            What is awaited.
+        """
+        expected = Expected[SimulatedConnection](partner, partner.encode(), token, streams)
+        self._expected[token] = expected
+        return expected
+
+    def forget(self, expected: Expected[SimulatedConnection]) -> None:
+        """Await these connections no more.
+
+        Args:
+            expected: as `expect` gave it.
+        """
+        self._expected.pop(expected.token, None)
+        for one in expected.leave():
+            one.close()
+
+    async def arrived(self, expected: Expected[SimulatedConnection]) -> Sequence[SimulatedConnection]:
+        """Wait for the connections.
+
+        Args:
+            expected: as `expect` gave it.
+
+        Returns:
+            The connections.
+        """
+        return await expected.all_here()
+
+    async def dial(
+        self, partner: str, _hosts: Sequence[str], theirs: Direct, streams: int
+    ) -> Sequence[SimulatedConnection]:
+        """Connect to a partner.
+
+        Args:
+            partner: its peer id.
+            theirs: what it told.
+            streams: how many.
+
+        Returns:
+            The connections.
+
+        Raises:
+            PartnerUnreachable: if the verdict is not pass, or nobody awaits this end there. With silence: never.
+        """
+        verdict = self._network.verdict(self._peer, partner, "connect")
+        await asyncio.sleep(verdict.seconds)
+        if verdict.action == "silence":
+            await asyncio.get_running_loop().create_future()
+        wire = self._wires.get(partner)
+        expected = None if wire is None else wire._expected.get(theirs.token)
+        if verdict.action != "pass" or expected is None:
+            raise PartnerUnreachable("nobody awaits this peer there", partner=partner)
+        return [self._pair(partner, expected, number) for number in range(streams)]
+
+    def _pair(self, partner: str, expected: Expected[SimulatedConnection], number: int) -> SimulatedConnection:
+        tls, name = _Tls(self._network), f"{expected.token[:-2]}{number:02x}"
+        there, back = Pipe(tls, self._peer, partner), Pipe(tls, partner, self._peer)
+        if expected.wants(number, self._peer.encode()):
+            theirs = SimulatedStream(self._peer, back, there, self._streams(partner))
+            expected.take(number, SimulatedConnection(name, theirs))
+        return SimulatedConnection(name, SimulatedStream(partner, there, back, self._streams(self._peer)))

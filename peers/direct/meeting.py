@@ -1,0 +1,295 @@
+"""How two peers come to direct connections for one exchange, by what each tells the other; without sockets.
+
+    asks                                           answers
+      held: connections from earlier, idle       ->
+                                                  <- held: those to be used, if enough of them are here
+      dials, or a port at which it is dialled    ->
+                                                  <- a port, or dials itself
+
+The end that asks dials, unless that failed lately; then it is dialled. Whatever fails, the vectors go over libp2p.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from p2p_elastic.errors import ExchangeError, PartnerUnreachable, RemoteProtocolError
+from p2p_elastic.peers.direct.expected import Expected
+from p2p_elastic.peers.direct.idle import Connection, IdleConnections
+from p2p_elastic.peers.direct.setbacks import Setbacks
+from p2p_elastic.protocol.messages import Direct
+from p2p_elastic.protocol.records import PeerRecord
+
+S = TypeVar("S")
+BYTES_MIN = 2**18  # one way; what is smaller goes over libp2p
+DIAL_SECONDS = 1.0
+OFF, SLOW_AES, SMALL, FAILED, PARTNER_OFF, NO_WAY = (
+    *("off", "slow AES", "small", "failed lately"),
+    *("partner", "no way to dial"),
+)
+"""Why vectors go over libp2p."""
+
+
+class Wire(Protocol[S]):
+    """Dials, and is dialled: over TLS, or simulated. `S`: what one connection of two directions consists of."""
+
+    certificate: str
+    """Of this process, as partners are told it."""
+    port: int | None
+    """At which it is dialled; None: it is not."""
+    refused: Counter[str]
+    """Why -> how many that were not awaited were turned away."""
+
+    def hosts_of(self, record: PeerRecord) -> Sequence[str]:
+        """Find where a peer may be dialled.
+
+        Args:
+            record: the peer's.
+
+        Returns:
+            Hosts; none if it cannot be.
+        """
+
+    def expect(self, partner: str, theirs: Direct, token: str, streams: int) -> Expected[S]:
+        """Await a partner's connections, until `forget`.
+
+        Args:
+            partner: its peer id.
+            theirs: what it told.
+            token: what it shows.
+            streams: how many.
+
+        Returns:
+            What is awaited.
+        """
+
+    def forget(self, expected: Expected[S]) -> None:
+        """Await these connections no more.
+
+        Args:
+            expected: as `expect` gave it.
+        """
+
+    async def arrived(self, expected: Expected[S]) -> Sequence[Connection]:
+        """Wait for the connections; without an end of its own.
+
+        Args:
+            expected: as `expect` gave it.
+
+        Returns:
+            The connections.
+        """
+
+    async def dial(self, partner: str, hosts: Sequence[str], theirs: Direct, streams: int) -> Sequence[Connection]:
+        """Connect to a partner; without an end of its own.
+
+        Args:
+            partner: its peer id.
+            hosts: where it may be.
+            theirs: what it told.
+            streams: how many.
+
+        Returns:
+            The connections.
+
+        Raises:
+            ExchangeError: if there are none.
+        """
+
+
+class Kept:
+    """What meetings of all partners share.
+
+    Args:
+        wire: makes connections.
+        rng: for tokens; unpredictable, but in a simulation.
+    """
+
+    def __init__(self, wire: Wire[S], rng: random.Random) -> None:
+        self.wire, self._rng = wire, rng
+        self.idle, self.setbacks = IdleConnections(), Setbacks()
+
+    def token(self) -> str:
+        """Draw a token.
+
+        Returns:
+            128 bits, hexadecimal.
+        """
+        return f"{self._rng.getrandbits(128):032x}"
+
+
+class _Meeting:
+    """What both ends have in common."""
+
+    def __init__(self, kept: Kept, partner: str, record: PeerRecord | None) -> None:
+        self._kept, self._partner, self._hosts = kept, partner, () if record is None else kept.wire.hosts_of(record)
+        self._held: list[Connection] = []
+        self._used: list[Connection] = []
+        self._expected: Expected[Any] | None = None
+        self._ended = False
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _dial(self, theirs: Direct, streams: int) -> list[Connection]:
+        kept = self._kept
+        try:
+            found = await kept.wire.dial(self._partner, self._hosts, theirs, streams)
+        except (ExchangeError, asyncio.CancelledError):  # given up, as a rule, since it takes too long
+            kept.setbacks.failed(self._partner, "dial", self._now())
+            raise
+        kept.setbacks.worked(self._partner, "dial")
+        return list(found)
+
+    def _use(self, connections: list[Connection]) -> list[Connection]:
+        self._used = connections
+        return connections
+
+    def _use_held(self, names: Sequence[str], streams: int) -> list[Connection]:
+        chosen = [one for one in self._held if one.name in names]
+        if len(chosen) != streams or len(names) != streams:
+            raise RemoteProtocolError("answered with connections that are not here", partner=self._partner)
+        self._held = [one for one in self._held if one not in chosen]
+        return self._use(chosen)
+
+    def end(self, *, whole: bool) -> None:
+        """Give the connections back.
+
+        Args:
+            whole: whether all that was due came over those that were used; if not, they are closed.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if self._expected is not None:
+            self._kept.wire.forget(self._expected)
+        if self._used and whole:
+            self._kept.setbacks.worked(self._partner, "transfer")
+        elif self._used:
+            self._kept.setbacks.failed(self._partner, "transfer", self._now())
+        for one in (*self._held, *(self._used if whole else ())):
+            self._kept.idle.keep(one)
+        for one in () if whole else self._used:
+            one.abort()
+
+
+class Asking(_Meeting):
+    """At the end that asks.
+
+    Args:
+        kept: by this peer.
+        record: of the partner.
+        streams: how many connections at most.
+    """
+
+    def __init__(self, kept: Kept, record: PeerRecord, streams: int) -> None:
+        super().__init__(kept, record.peer, record)
+        self._streams = streams
+        self._held = kept.idle.take(record.peer, streams)
+        dials = bool(self._hosts) and not kept.setbacks.lately(record.peer, "dial", self._now())
+        self.terms = Direct(
+            certificate=kept.wire.certificate,
+            token=kept.token(),
+            port=None if dials else kept.wire.port,
+            dials=dials,
+            held=tuple(one.name for one in self._held),
+        )
+
+    async def connect(self, theirs: Direct, streams: int) -> list[Connection]:
+        """Connect, as `Meeting.connect` says.
+
+        Args:
+            theirs: what the partner answered.
+            streams: how many connections.
+
+        Returns:
+            The connections.
+
+        Raises:
+            ExchangeError: if there are none.
+        """
+        if theirs.held:
+            return self._use_held(theirs.held, streams)
+        if theirs.dials and self.terms.port is not None:
+            self._expected = self._kept.wire.expect(self._partner, theirs, self.terms.token, streams)
+            return self._use(list(await self._kept.wire.arrived(self._expected)))
+        if theirs.port is None or not self.terms.dials:
+            raise RemoteProtocolError("answered with no way to connect directly", partner=self._partner)
+        return self._use(await self._dial(theirs, streams))
+
+
+class Answering(_Meeting):
+    """At the end that answers. Raises PartnerUnreachable if there is no way.
+
+    Args:
+        kept: by this peer.
+        told: what the partner says.
+        partner: its peer id.
+        record: says where it can be dialled; None if it is not known.
+        streams: how many connections.
+    """
+
+    def __init__(self, kept: Kept, told: Direct, partner: str, record: PeerRecord | None, streams: int) -> None:
+        super().__init__(kept, partner, record)
+        self._told, self._streams = told, streams
+        self._dialling: asyncio.Task[list[Connection]] | None = None
+        wire, token, port = kept.wire, kept.token(), None
+        self._held = kept.idle.take(partner, streams, told.held)
+        if len(self._held) < streams:
+            for one in self._held:
+                kept.idle.keep(one)
+            self._held = []
+            port = wire.port if told.dials else None
+            if port is not None:
+                self._expected = wire.expect(partner, told, token, streams)
+            elif told.port is None or not self._hosts or kept.setbacks.lately(partner, "dial", self._now()):
+                raise PartnerUnreachable(NO_WAY, partner=partner)
+            else:
+                self._dialling = asyncio.ensure_future(self._dial(told, streams))
+        self.terms = Direct(
+            certificate=wire.certificate,
+            token=token,
+            port=port,
+            dials=self._dialling is not None,
+            held=tuple(one.name for one in self._held),
+        )
+
+    async def connect(self, _theirs: Direct, streams: int) -> list[Connection]:
+        """Connect, as `Meeting.connect` says: the partner has said that all connections are there.
+
+        Args:
+            streams: how many connections.
+
+        Returns:
+            The connections.
+
+        Raises:
+            ExchangeError: if there are none.
+        """
+        if self._held:
+            return self._use_held([one.name for one in self._held], streams)
+        if self._dialling is not None:
+            return self._use(await self._dialling)
+        assert self._expected is not None, "an answer names a way"
+        return self._use(list(await self._kept.wire.arrived(self._expected)))
+
+    def end(self, *, whole: bool) -> None:
+        """Give the connections back.
+
+        Args:
+            whole: whether all that was due came over those that were used; if not, they are closed.
+        """
+        super().end(whole=whole)
+        if self._dialling is not None and not self._used:
+            self._dialling.cancel()
+            self._dialling.add_done_callback(_close_unused)
+
+
+def _close_unused(dialling: asyncio.Task[list[Connection]]) -> None:
+    if not dialling.cancelled() and dialling.exception() is None:
+        for one in dialling.result():
+            one.close()
