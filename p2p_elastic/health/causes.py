@@ -14,6 +14,7 @@ from p2p_elastic.common.addresses import read_address
 from p2p_elastic.common.page_address import is_page
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.software import is_software
 from p2p_elastic.status.schema import SignalStatus
 
 LOAD_BUSY = 1.5  # threads that want each core, mean of a minute: training alone keeps each core busy with one
@@ -205,7 +206,7 @@ def _hosts(addresses: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address]:
     """The hosts in multiaddrs that are reached directly, without loopback if there is another; empty if one of them
     is a name or public, or cannot be read."""
     hosts = set()
-    for text in (each for each in addresses if not is_page(each)):
+    for text in (each for each in addresses if not is_page(each) and not is_software(each)):
         try:
             address = read_address(text, "address")
             if not address.relayed:

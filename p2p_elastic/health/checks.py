@@ -4,6 +4,7 @@
     no_members              training for a while, initial peers were given, and yet no other live member of the run
     members_drained         the same, and there are some, but every one of them is drained
     schema_differs          peers of the run train another model; with the first difference
+    protocol_differs        members speak another version of the wire protocol
     loss_not_finite         the loss is NaN or infinite
     tensors_not_finite      some tensors of the model are not finite, all else is
     partitioned             several members vanished at once, without a goodbye
@@ -24,6 +25,7 @@ from __future__ import annotations
 import math
 
 from p2p_elastic.health.causes import FAILURES, advice_on_failures, load_of, names
+from p2p_elastic.health.versions import protocols_differ, versions_differ
 from p2p_elastic.status.schema import Health, PeerStatus, Reason
 
 LONELY_SECONDS = 30.0
@@ -138,6 +140,13 @@ def _schema_differs(status: PeerStatus) -> Reason | None:
     return Reason(code="schema_differs", text=text)
 
 
+def _protocol_differs(status: PeerStatus) -> Reason | None:
+    text = versions_differ(status)
+    if text is None or not protocols_differ(status):
+        return None
+    return Reason(code="protocol_differs", text=text)
+
+
 def _loss_not_finite(status: PeerStatus) -> Reason | None:
     loss = status.training.loss
     if loss is None or math.isfinite(loss):
@@ -224,6 +233,7 @@ _CHECKS = (
     _partitioned,
     _centre_vacant,
     _schema_differs,
+    _protocol_differs,
     _loss_not_finite,
     _tensors_not_finite,
     _stalled,

@@ -9,6 +9,7 @@ too, and beside it:
     members_drained               every live member asks not to be chosen
     partners_not_finite           some tensors of partners are not finite, and so do not move this peer
     schema_differs                the same as in health, or exchanges that were refused for it
+    versions_differ               members run different versions, and exchange
     clock_skew                    clocks differ by so much that records are ignored
     paced                         exchanges wait for the budget of bandwidth or time
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
@@ -32,6 +33,7 @@ from pydantic import Field
 
 from p2p_elastic.health.causes import NAMED, OF_FAILURES, advice_on_failures, load_of, names
 from p2p_elastic.health.checks import LONELY_SECONDS, judge, members_drained
+from p2p_elastic.health.versions import protocols_differ, versions_differ
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
 from p2p_elastic.status.schema import ExchangeRecord, MemberStatus, PeerStatus, Reason
@@ -196,6 +198,9 @@ def _of_versions(status: PeerStatus) -> Iterator[Reason]:
             "install the same version of p2p-elastic everywhere"
         )
         yield _reason("schema_differs", text)
+    differ = versions_differ(status)
+    if differ is not None and not protocols_differ(status):
+        yield _reason("versions_differ", differ)  # if they do not exchange, health says it
 
 
 def _of_clocks(status: PeerStatus) -> Iterator[Reason]:

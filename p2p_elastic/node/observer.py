@@ -26,6 +26,7 @@ from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Describe, Given
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.protocol.software import OURS
 
 log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS, REFRESH_SECONDS, WITHDRAW_SECONDS = 5.0, 0.5, 1.0
@@ -63,7 +64,8 @@ class Observer:
         self._sequence += 1
         peer, manifest = self._network.identity.peer, self._manifest
         record = PeerRecord(peer=peer, run=manifest.run, schema_hash=manifest.schema_hash, weight=0.0, drained=True)
-        await self._network.directory.announce(record.model_copy(update={"sequence": self._sequence}))
+        said = {"sequence": self._sequence, "addresses": (OURS.told,)}
+        await self._network.directory.announce(record.model_copy(update=said))
 
     async def leave(self) -> None:
         """Withdraw its record, if that is quick."""

@@ -14,6 +14,7 @@ from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.state.views import other_models_of
 from p2p_elastic.protocol.manifest import RunManifest
+from p2p_elastic.protocol.messages import PROTOCOL_VERSION
 from p2p_elastic.status.schema import DiskStatus, ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
 from p2p_elastic.training.meter import Meter
 
@@ -50,6 +51,7 @@ class StatusBoard:
         return PeerStatus(
             peer=self._network.identity.peer,
             version=__version__,
+            protocol=PROTOCOL_VERSION,
             run=manifest.run if manifest else "",
             task=manifest.task if manifest else "",
             schema_hash=manifest.schema_hash if manifest else "",

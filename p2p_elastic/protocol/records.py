@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import Address, Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
+from p2p_elastic.protocol.software import Software, is_software, read_software
 from p2p_elastic.values import Frozen
 
 RECORD_BYTES_MAX = 2048
@@ -34,7 +35,7 @@ class PeerRecord(Frozen):
         peer: its peer id.
         run: the run's name.
         schema_hash: of the names and shapes of its model.
-        addresses: multiaddrs under which it may be reached.
+        addresses: multiaddrs under which it may be reached; one may say what it runs.
         step: how many steps it has made.
         loss: what it says of its loss, in nats; None if it is not known.
         steps_per_second: its speed; None if it is not known.
@@ -57,6 +58,16 @@ class PeerRecord(Frozen):
     centre: CentreClaim | None = Field(default=None, description="in runs with a centre variable (EASGD)")
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
+
+    @property
+    def software(self) -> Software | None:
+        """What it runs, as it says; None if it does not."""
+        return read_software(self.addresses)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Its addresses, without what it runs."""
+        return tuple(address for address in self.addresses if not is_software(address))
 
 
 class PublishedManifest(Frozen):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from p2p_elastic.client.status import Answer
 from p2p_elastic.common.metrics import metrics_text, value_text
+from p2p_elastic.health.versions import protocols_differ, versions_differ
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
 from p2p_elastic.screens.peer import at_centre, epochs, failures, lately, standing, time_left
@@ -87,6 +88,7 @@ def _facts(status: PeerStatus) -> Table:
         ("failures", lately(exchanges)),
         ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
         ("budget", _budget(status)),
+        ("versions", "" if protocols_differ(status) else versions_differ(status) or ""),  # else health says it
         ("address", "\n".join(status.network.addresses) or "none yet"),
     ]
     if training.tested:

@@ -74,6 +74,8 @@ class MemberStatus(Frozen):
 
     peer: str = Field(description="peer id")
     addresses: Many[str] = Field(description="multiaddrs of its record")
+    version: str | None = Field(default=None, description="of p2p-elastic, as it says; null: an earlier one")
+    protocol: int | None = Field(default=None, description="version of the wire protocol, as it says")
     state: Literal["alive", "suspect", "dead"] = Field(
         description="suspect: an exchange failed, or nothing came for a while; dead: it is not chosen until it is heard"
     )
@@ -325,6 +327,7 @@ class PeerStatus(Frozen):
 
     peer: str = Field(description="peer id")
     version: str = Field(description="of p2p-elastic")
+    protocol: int | None = Field(default=None, description="version of the wire protocol; null: an earlier p2p-elastic")
     run: str = Field(description="name of the run")
     task: str = Field(description="name of the task")
     schema_hash: str = Field(description="of the model: names and shapes")

@@ -75,7 +75,7 @@ class DHTDirectory:
         """Store this peer's record for RECORD_SECONDS, and keep the manifest alive if that is this peer's turn.
 
         Args:
-            record: what this peer says of itself; its addresses are replaced by `own_addresses`, as many as fit.
+            record: what this peer says of itself; before its addresses come as many of `own_addresses` as fit.
 
         Raises:
             DirectoryError: if no node of the DHT takes it.
@@ -88,7 +88,8 @@ class DHTDirectory:
             first = await self._entries.get(members_key(record.run))
             full = len(first) >= FIRST_KEY_MEMBERS and record.peer not in first
             self._shard = shard_of(record.peer) if full else 0
-        self._own_record = record.model_copy(update={"addresses": fitting(self.own_addresses)})
+        addresses = (*fitting(self.own_addresses, record.addresses), *record.addresses)
+        self._own_record = record.model_copy(update={"addresses": addresses})
         await self._put(members_key(record.run, self._shard), self._own_record)
         if self._manifest is not None and self._keeps_manifest():
             await self._put(RUNS_KEY, self._manifest)
@@ -366,22 +367,23 @@ class DHTDirectory:
             pause = min(2 * pause, ATTACH_SECONDS_MAX)
 
 
-def fitting(addresses: tuple[str, ...]) -> tuple[str, ...]:
+def fitting(addresses: tuple[str, ...], beside: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Choose as many of the first addresses as a record has room for.
 
     Args:
         addresses: the best first.
+        beside: what else is among the addresses of the record.
 
     Returns:
-        At most ADDRESSES_MAX, of ADDRESSES_LENGTH_MAX characters in all; one that is too long is left out.
+        With those at most ADDRESSES_MAX, of ADDRESSES_LENGTH_MAX characters in all; one that is too long is left out.
 
     Example:
         >>> fitting(("/ip4/192.0.2.1/tcp/1", "/dns/" + "x" * 1190, "/ip4/192.0.2.2/tcp/1"))
         ('/ip4/192.0.2.1/tcp/1', '/ip4/192.0.2.2/tcp/1')
     """
     chosen: list[str] = []
-    for address in addresses[:ADDRESSES_MAX]:
-        if sum(map(len, chosen)) + len(address) <= ADDRESSES_LENGTH_MAX:
+    for address in addresses[: ADDRESSES_MAX - len(beside)]:
+        if sum(map(len, (*chosen, *beside))) + len(address) <= ADDRESSES_LENGTH_MAX:
             chosen.append(address)
     return tuple(chosen)
 

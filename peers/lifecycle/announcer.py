@@ -61,6 +61,7 @@ class Presence:
             peer=local.peer,
             run=local.run.context.run,
             schema_hash=local.vector.schema_hash,
+            addresses=(local.run.context.software.told,),
             step=local.own.progress.step,
             loss=local.own.loss(),
             weight=local.own.weight,
@@ -84,7 +85,7 @@ class Presence:
         if other is None:
             return
         assert own is not None, "another process without a record"
-        where = ", ".join(own.addresses) or "unknown addresses"
+        where = ", ".join(own.places) or "unknown addresses"
         if other == "earlier":
             local.departure.leave()  # no word more of this process: it would be taken for the other's
             self._displaced = IdentityInUse(

@@ -226,10 +226,12 @@ def shown(member: Member, now: float, looked_at: float, announce_seconds: float)
     Returns:
         Its status, as `/v1/status` shows it.
     """
-    record = member.record
+    record, said = member.record, member.record.software
     return MemberStatus(
         peer=record.peer,
-        addresses=record.addresses,
+        addresses=record.places,
+        version=said.version if said else None,
+        protocol=said.protocol if said else None,
         state=liveness(member, looked_at, announce_seconds),
         step=record.step,
         loss=record.loss,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from p2p_elastic.protocol.software import OURS, Software
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -20,6 +22,7 @@ class RunContext:
         newcomer: joined a run that was under way: copies before it counts.
         origin: the peer whose first parameters are the run's; empty: they follow from a seed, and all have the same.
         addresses: under which others reach this peer, if they are known.
+        software: what this peer runs, as it says.
         first_sequence: of this peer's records; must be beyond those of an earlier life with the same identity.
         announce_seconds: the time between two announcements.
         refresh_seconds: the time between two looks into the directory.
@@ -34,6 +37,7 @@ class RunContext:
     newcomer: bool = False
     origin: str = ""
     addresses: tuple[str, ...] = ()
+    software: Software = OURS
     first_sequence: int = 1
     announce_seconds: float = 5.0
     refresh_seconds: float = 3.0

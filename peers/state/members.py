@@ -13,6 +13,7 @@ from p2p_elastic.peers.membership.liveness import Member, heard, liveness, obser
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
 from p2p_elastic.peers.membership.tombstones import Departed
+from p2p_elastic.peers.membership.versions import Versions
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.session.deadlines import Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.state.current_run import CurrentRun
@@ -38,7 +39,7 @@ class Membership:
         self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
         self.looked_at = 0.0
-        self._departed, self._watch = Departed(), Watch(events)
+        self._departed, self._watch, self._versions = Departed(), Watch(events), Versions(events)
         self.foreign: Mapping[str, PeerRecord] = {}  # those that have another model; replaced whole, as is the next
         self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
         self.apart = Absences(run.context.announce_seconds)
@@ -105,6 +106,7 @@ class Membership:
             if record.left:
                 self.apart.left(record.peer, record.sequence)
         self._watch.look(self._known, now, self._announce_seconds)
+        self._versions.look(self._run.context.software, (m.record for m in self.not_dead().values()))
 
     def differs(self, schema_hash: str, difference: str) -> None:
         """Note in what the model of others differs from this peer's.

@@ -21,6 +21,7 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext, assembled
 from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.protocol.software import OURS, Software
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
@@ -100,6 +101,7 @@ def build_member(
     budget: Budget | None = None,
     announce_seconds: float = 1.0,
     refresh_seconds: float = 0.5,
+    software: Software = OURS,
 ) -> Member:
     model = model if model is not None else tiny_model(seed)
     peer = Peer(
@@ -115,6 +117,7 @@ def build_member(
             group=group,
             standby=standby,
             newcomer=newcomer,
+            software=software,
             announce_seconds=announce_seconds,
             refresh_seconds=refresh_seconds,
         ),

@@ -164,6 +164,20 @@ def test_peers_with_another_model_are_named_with_the_first_difference() -> None:
     assert "B trains another model in this run: in what is not known yet" in reason.text
 
 
+def test_members_of_another_protocol_are_named_and_what_is_to_be_done() -> None:
+    other = MEMBER.model_copy(update={"version": "0.3.0", "protocol": 4})
+    (reason,) = judge(status_of(protocol=3, members=(other,))).reasons
+    assert reason.code == "protocol_differs"
+    for words in ("0.1.0 (protocol 3) here", "0.3.0 (protocol 4) at 12D3B", "stop all peers", "same version"):
+        assert words in reason.text
+
+
+def test_members_of_another_version_or_of_one_that_is_not_known_are_no_fault() -> None:
+    other = MEMBER.model_copy(update={"version": "0.3.0", "protocol": 3})
+    assert codes(status_of(protocol=3, members=(other, MEMBER))) == []
+    assert codes(status_of(protocol=None, members=(other.model_copy(update={"protocol": 4}),))) == []
+
+
 def test_no_loss_yet_is_ok() -> None:
     assert codes(status_of(training={"loss": None})) == []
 

@@ -28,6 +28,7 @@ from p2p_elastic.status.schema import (
 MEMBER = MemberStatus(
     peer="B", addresses=("/ip4/10.0.0.2/tcp/4001",), state="alive", step=90, loss=1.0, age_seconds=1.0
 )
+UPDATED = MEMBER.model_copy(update={"version": "0.2.0", "protocol": 3})
 SUSPECT = MEMBER.model_copy(update={"state": "suspect"})
 DRAINED = MEMBER.model_copy(update={"drained": True})
 REACHED = BootstrapStatus(address="/ip4/10.0.0.2/tcp/4001/p2p/B")
@@ -175,6 +176,9 @@ HINTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"exchanges": ExchangeTotals(), "members": ()}, ["no_members", "not_due_yet"]),
     ({**WELL, "weight": 0.0}, ["weight_zero"]),
     ({**WELL, "exchanges": totals(declined_by_us={"other-schema": 1})}, ["schema_differs"]),
+    ({**WELL, "protocol": 3, "members": (UPDATED,)}, ["versions_differ"]),
+    ({**WELL, "protocol": 3, "members": (MEMBER, MEMBER)}, ["versions_differ"]),
+    ({**WELL, "protocol": 2, "members": (UPDATED,)}, ["protocol_differs"]),
     ({**WELL, "members": (DRAINED,)}, ["members_drained"]),
     ({**WELL, "members": (DRAINED, MEMBER)}, []),
     ({**WELL, "network": {"records_ignored": 7}}, []),

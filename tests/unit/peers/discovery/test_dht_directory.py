@@ -35,10 +35,12 @@ from p2p_elastic.peers.discovery.reconnect import (
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
+from p2p_elastic.protocol.software import VERSION_CHARACTERS_MAX, Software
 from p2p_elastic.status.schema import BootstrapStatus
 from p2p_elastic.testing.virtual_time import run_virtual
 
 checked = settings(max_examples=60)
+LONGEST = Software(version="9" * VERSION_CHARACTERS_MAX, protocol=1000)
 
 
 def filler(peer: str, sequence: int = 1, run: str = "run", **facts: Any) -> bytes:
@@ -715,7 +717,7 @@ def test_a_record_with_everything_in_it_fits_into_the_dht(length: int) -> None:
         steps_per_second=123456789.12345679,
         drained=False,
         partners=(identity.peer,) * PARTNERS_TOLD,
-        addresses=fitting(addresses),
+        addresses=(*fitting(addresses, (LONGEST.told,)), LONGEST.told),
     )
     assert 5 <= len(full.addresses) < len(addresses)
     assert len(full.model_dump_json().encode()) + SIGNATURE_BYTES <= RECORD_BYTES_MAX
@@ -724,3 +726,17 @@ def test_a_record_with_everything_in_it_fits_into_the_dht(length: int) -> None:
 def test_addresses_that_fit_are_all_in_the_record_eight_at_most() -> None:
     short = tuple(f"/ip4/10.0.0.{i}/tcp/31330/p2p/12D3KooWRaxMvbNmZ7YFqWsLpT4" for i in range(9))
     assert fitting(short) == short[:8]
+    assert fitting(short, (LONGEST.told,)) == short[:7]
+
+
+@in_virtual_time
+async def test_a_record_tells_the_addresses_of_its_peer_and_then_what_it_runs(table: Table) -> None:
+    peer = join(table)
+    peer.directory.own_addresses = tuple(f"/ip4/192.0.2.{i}/tcp/1" for i in range(9))
+    record = PeerRecord(peer=peer.peer, run="run", schema_hash=SCHEMA, addresses=(LONGEST.told,))
+    await peer.directory.announce(record)
+    told = await peer.directory.own("run")
+    assert told is not None
+    assert told.places == peer.directory.own_addresses[:7]
+    assert told.addresses == (*told.places, LONGEST.told)
+    assert told.software == LONGEST

@@ -15,6 +15,7 @@ from p2p_elastic.peers.state.members import Membership
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import CentreClaim, PeerRecord
+from p2p_elastic.protocol.software import OURS
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
@@ -31,7 +32,7 @@ def built() -> tuple[Membership, EventLog]:
 
 
 def record(peer: str, sequence: int = 1, **facts: object) -> PeerRecord:
-    facts = {"schema_hash": RUN.vector.schema_hash, **facts}
+    facts = {"schema_hash": RUN.vector.schema_hash, "addresses": (OURS.told,), **facts}
     return PeerRecord(peer=peer, run="test", sequence=sequence, **facts)  # type: ignore[arg-type]
 
 
