@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test integrations browser monitoring images quick lint types structure check lowest docs picture clean
+.PHONY: demo test integrations browser monitoring images services quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
 
 # Tests that need other programs or other projects; each has a target of its own.
-APART := $(foreach part,browser monitoring containers live/integrations,--ignore tests/$(part))
+APART := $(foreach part,browser monitoring containers services live/integrations,--ignore tests/$(part))
 
 # In two halves: what runs processes and has deadlines comes later, without the other half beside it, and two tests at a
 # time, as more would keep each other from answering in time.
@@ -37,6 +37,13 @@ IMAGE_OPTIONS ?=
 images: $(VENV)/.installed
 	buildah build --isolation chroot --format docker --layers $(IMAGE_OPTIONS) -f docker/Dockerfile -t $(IMAGE) .
 	P2P_ELASTIC_IMAGE=$(IMAGE) $(BIN)/python -m pytest -s tests/containers
+
+# Services of a systemd that boots in namespaces of its own. Needs Linux, root and mmdebstrap; the first time a network.
+MACHINE ?= build/machine
+MACHINE_SUITE ?= bookworm
+MACHINE_PACKAGES := systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,procps,python3
+services: $(VENV)/.installed $(MACHINE)/.made
+	P2P_ELASTIC_MACHINE=$(abspath $(MACHINE)) $(BIN)/python -m pytest tests/services
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
@@ -81,6 +88,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing p2p-elastic with PyTorch: a few minutes the first time."
 	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+$(MACHINE)/.made:
+	rm -rf $(MACHINE)
+	mkdir -p $(dir $(MACHINE))
+	mmdebstrap --variant=minbase --include=$(MACHINE_PACKAGES) $(MACHINE_SUITE) $(MACHINE)
 	touch $@
 
 $(VENV)/.installed-trainers: $(VENV)/.installed

@@ -40,6 +40,7 @@ class Connection:
         join_line: of an address, what the others type to join.
 
     Attributes:
+        device: that trains.
         thread: runs the network.
         network: listens for peers.
         window: shows the status over HTTP.
@@ -55,7 +56,7 @@ class Connection:
         self._config, self._screen, self._join_line = config, screen, join_line
         self.network = LiveNetwork(identity, config.initial_peer, config.announce, peer_cache())  # checks the addresses
         _check_others(config, identity.peer)
-        self._device = device
+        self.device = device
         self._open = contextlib.ExitStack()
 
     @property
@@ -83,13 +84,13 @@ class Connection:
 
             preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
             with_preferred_port(config.port, preferred, listen)
-            sensors = stack.enter_context(contextlib.closing(Sensors(self._device)))
+            sensors = stack.enter_context(contextlib.closing(Sensors(self.device)))
             self.window = Window(config, sensors)
             self.network.show_page(config.http_host, self.window.port)
             shown: list[Future[Any]] = []
             stack.callback(lambda: [task.cancel() for task in shown])
             stack.callback(lambda: self.window.close(self.thread))
-            self.board = StatusBoard(self.network, self._device, self.window.condition)
+            self.board = StatusBoard(self.network, self.device, self.window.condition)
             shown += self.window.open(self.thread, self.board, self._screen)
             self._open = stack.pop_all()
 

@@ -63,6 +63,7 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         IdentityInUse: if another process has the same identity and began earlier.
         NetworkError: if libp2p does not run here.
     """
+    notifier = Notifier(os.environ, os.getpid())
     if config.device != "auto":
         choose_device(config.device)  # a mistyped name leaves no folder behind
     if config.task is not None:
@@ -74,10 +75,10 @@ def join(config: JoinConfig, screen: Screen, stop: Stop) -> Summary | None:
         config, past = past_of(config, folder, screen)
         if past is not None and past.complete(config):
             text = f"complete: trained to the end at step {past.saved.training.step}, results in {past.output}"
-            Notifier(os.environ, os.getpid()).send("READY=1")  # for systemd a service that ended before is a failed one
+            notifier.send("READY=1")  # for systemd a service that ended before is a failed one
             screen.say("complete", f"Run {past.saved.manifest.run} is {text}. Give --steps or --epochs for more.")
             return None
-        return _join(config, past, screen, stop)
+        return _join(config, past, screen, stop, notifier)
 
 
 def past_of(config: JoinConfig, folder: Path | None, screen: Screen) -> tuple[JoinConfig, Past | None]:
@@ -145,13 +146,13 @@ def join_line(task: str | None) -> str:
     return f"{JOIN_LINE} --task {shlex.quote(task).replace('{', '{{').replace('}', '}}')}"
 
 
-def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop) -> Summary | None:
+def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop, notifier: Notifier) -> Summary | None:
     device = choose_device(config.device)
     set_threads(config.threads)
     with Connection(config, identity_of(config, past), device, screen, join_line(config.task)) as connection:
-        watching = connection.thread.spawn(watch(Notifier(os.environ, os.getpid()), connection.board))
+        watching = connection.thread.spawn(watch(notifier, connection.board))
         try:
-            return TaskPeer(config, screen, stop, connection, past).run(device)
+            return TaskPeer(config, screen, stop, connection, past).run()
         except (Interrupted, KeyboardInterrupt):
             screen.say("stopped", "Stopped before training began.")
             return None
@@ -192,11 +193,8 @@ class TaskPeer:
         self._finder = RunFinder(config, screen, stop, thread, network, self._own_manifest, HINT)
         self._joins = False  # a run that others began
 
-    def run(self, device: torch.device) -> Summary:
+    def run(self) -> Summary:
         """Find the run, train, and leave it.
-
-        Args:
-            device: to train on.
 
         Returns:
             The summary, which is in the output folder too.
@@ -222,7 +220,7 @@ class TaskPeer:
         connection.board.manifest = manifest
         output = output_folder(self._config.output, manifest.run, connection.peer)
         with locked(output if self._config.output is None else None):  # against a process that resumes this peer
-            return self._take_part(manifest, task, data, device, output)
+            return self._take_part(manifest, task, data, output)
 
     def _own_manifest(self) -> RunManifest:
         task = find_task(self._config.task or DEFAULT_TASK)
@@ -242,7 +240,7 @@ class TaskPeer:
         """The model as a vector, of one that fits."""
         vector = task.vector(initial_model(task, 0))
         trained = device_vectors(adahessian=self._config.optimizer == "adahessian")
-        on_cpu = choose_device(self._config.device).type == "cpu"
+        on_cpu = self._connection.device.type == "cpu"
         check_fits(vector.nbytes, VECTORS + trained * on_cpu, left_of_limits())
         return vector
 
@@ -257,8 +255,8 @@ class TaskPeer:
             check_batch_size(batch_size, length(data.train, batch_size))
         return data
 
-    def _take_part(self, manifest: RunManifest, task: Task, data: Data, device: torch.device, output: Path) -> Summary:
-        settings = self._settings(manifest, task)
+    def _take_part(self, manifest: RunManifest, task: Task, data: Data, output: Path) -> Summary:
+        settings, device = self._settings(manifest, task), self._connection.device
         if manifest.founder != self._connection.peer:
             trains = None if self._config.role == "centre" else settings
             self._screen.say("taken_over", describe_plan(manifest, trains), **asdict(settings))

@@ -45,7 +45,7 @@ class Versions:
         elif self._differ and text is None and others:
             self._differ = False
             text = f"all members run the same version again: {here}"
-            log.info("%s", text)
+            log.warning("%s", text)
             self._events.add("signal", text)
 
 

@@ -54,7 +54,7 @@ def test_others_are_told_how_to_join_once_it_is_known_that_there_is_something_to
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RunFinder, "join", lambda self: manifest())
     screen = Said()
-    task_peer(screen, *([] if founds else [ADDRESS])).run(CPU)
+    task_peer(screen, *([] if founds else [ADDRESS])).run()
     told = [event for event, _ in screen.events]
     assert told.index("joinable") > max(told.index("loading"), told.index("listening"))
     assert dict(screen.events)["joinable"] == f"others join with:\n    p2p-elastic join --initial-peer {ADDRESS}"
@@ -75,7 +75,7 @@ def test_nobody_is_told_to_join_who_could_not_join_itself(
     monkeypatch.setattr(RunFinder, "join", join)
     screen = Said()
     with nullcontext() if alone else pytest.raises(ConfigError):
-        task_peer(screen, ADDRESS).run(CPU)
+        task_peer(screen, ADDRESS).run()
     told = dict(screen.events)
     assert "others join" not in "".join(told.values())
     assert "watch it: http://127.0.0.1:8870/" in told["listening"]
@@ -136,7 +136,7 @@ def test_nobody_else_may_write_into_the_folder_that_a_peer_made_up(
         assert not others_may_write_into(trained_in[0])
 
     monkeypatch.setattr(TaskPeer, "_take_part", take_part)
-    founder(JoinConfig(task="digits")).run(torch.device("cpu"))
+    founder(JoinConfig(task="digits")).run()
     assert others_may_write_into(trained_in[0])
 
 
@@ -167,7 +167,7 @@ def test_a_founder_that_cannot_train_tells_nobody_of_its_run(
     screen = Said()
     one = founder(JoinConfig(task="digits", **options), screen)
     with pytest.raises(ConfigError, match=problem):
-        one.run(torch.device("cpu"))
+        one.run()
     assert [event for event, _ in screen.events] == ["loading"]
     assert list(tmp_path.iterdir()) == []
 
