@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from p2p_elastic.errors import NetworkError
 
-CPU_BUILD = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+CPU_BUILD = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
 BUILDS = "https://pytorch.org/get-started/locally"
+AARCH64 = ("aarch64", "arm64")
 
 
 class Platform(NamedTuple):
@@ -104,8 +105,8 @@ def unused_gpu(build: Build) -> Unused | None:
     if not build.gpus:
         return Unused(
             f"{name} is the build for CUDA {build.cuda}, but no NVIDIA GPU is here for it: it trains on the CPU",
-            f"the build for CPUs is gigabytes smaller: {CPU_BUILD}. If there is a GPU, install its driver: "
-            "`nvidia-smi` must list it",
+            f"the build for CPUs, in a new environment, is gigabytes smaller: {CPU_BUILD}. If there is a GPU, install "
+            "its driver: `nvidia-smi` must list it",
         )
     if build.cuda is None:
         return Unused(
@@ -116,3 +117,29 @@ def unused_gpu(build: Build) -> Unused | None:
         f"there is an NVIDIA GPU, but {name} for CUDA {build.cuda} cannot use it: it trains on the CPU",
         f"install a driver for CUDA {build.cuda}, or a build for the CUDA that `nvidia-smi` shows: {BUILDS}",
     )
+
+
+def needless_cuda(build: Build, machine: str, cuda_bytes: int) -> Unused:
+    """Say what a build for CUDA takes of the disk of a machine without an NVIDIA GPU, and how to do without.
+
+    Args:
+        build: what is installed; it is for CUDA.
+        machine: kind of processor, as `platform.machine()` gives it.
+        cuda_bytes: size of the packages that PyTorch needs for CUDA only.
+
+    Returns:
+        What is not needed, and which build to install instead.
+
+    Example:
+        >>> needless_cuda(Build("2.15.0", "13.2", usable=False, gpus=0), "x86_64", 4_300_000_000).text
+        'PyTorch 2.15.0 is for CUDA 13.2, but no NVIDIA GPU is in this machine: 4.3 GB of packages are not used'
+    """
+    text = (
+        f"PyTorch {build.version} is for CUDA {build.cuda}, but no NVIDIA GPU is in this machine: "
+        f"{cuda_bytes / 1e9:.1f} GB of packages are not used"
+    )
+    advice = f"in a new environment, as pip would leave them in this one, before p2p-elastic: {CPU_BUILD}"
+    if machine in AARCH64:
+        text += f". PyPI's PyTorch for {machine} is for CUDA since 2.11"
+        advice += ", or the last one on PyPI without CUDA: pip install 'torch<2.11' torchvision"
+    return Unused(text, advice)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from p2p_elastic.common.machine import VECTORS, device_vectors
-from p2p_elastic.common.platforms import Build, unused_gpu
+from p2p_elastic.common.platforms import Build, needless_cuda, unused_gpu
 from p2p_elastic.values import Frozen
 
 Level = Literal["ok", "warning", "failure"]
@@ -165,19 +165,35 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, match[0].split("."))) if match else ()
 
 
-def check_pytorch(build: Build) -> Finding:
+class Cuda(NamedTuple):
+    """What is here of CUDA, apart from PyTorch.
+
+    Attributes:
+        device: whether an NVIDIA GPU or its driver is in this machine, usable or not.
+        package_bytes: size of the packages that PyTorch needs for CUDA only.
+    """
+
+    device: bool
+    package_bytes: int
+
+
+def check_pytorch(build: Build, cuda: Cuda, machine: str) -> Finding:
     """Check that PyTorch is the build for this machine. Training on the CPU with another build works, too.
 
     Args:
         build: what is installed.
+        cuda: what else of CUDA is here.
+        machine: kind of processor, as `platform.machine()` gives it.
 
     Returns:
-        A warning if there is a GPU that it cannot use.
+        A warning if there is a GPU that it cannot use, or it is for CUDA and there is no GPU.
     """
     unused = unused_gpu(build)
     if unused is None:
         return ok("pytorch", f"PyTorch {build.version} for {f'CUDA {build.cuda}' if build.cuda else 'the CPU'}")
-    return Finding(check="pytorch", level="warning" if build.gpus else "ok", text=unused.text, advice=unused.advice)
+    if build.gpus or cuda.device:  # a device that is not listed has no driver, or is hidden
+        return Finding(check="pytorch", level="warning" if build.gpus else "ok", text=unused.text, advice=unused.advice)
+    return warning("pytorch", *needless_cuda(build, machine, cuda.package_bytes))
 
 
 def check_daemon(path: Path | None, exists: bool, executable: bool) -> Finding:

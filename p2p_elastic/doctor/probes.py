@@ -11,11 +11,15 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from p2p_elastic.doctor.checks import PACKAGES, Package
+from p2p_elastic.doctor.checks import PACKAGES, Cuda, Package
 from p2p_elastic.doctor.reachability import PortProblem
+
+# Of a driver: on Linux, on Jetson, and in WSL, which does not say whose GPU it is.
+NVIDIA_FILES = ("dev/nvidiactl", "proc/driver/nvidia/version", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg")
+PCI_NVIDIA, PCI_DISPLAY = "0x10de", "0x03"  # vendor; the first digits of a display controller's class
 
 
 def packages() -> Iterator[tuple[str, Package]]:
@@ -62,6 +66,55 @@ def daemon() -> tuple[Path | None, bool, bool]:
         return None, False, False
     path = Path(spec.submodule_search_locations[0]) / "hivemind_cli" / "p2pd"
     return path, path.is_file(), os.access(path, os.X_OK)
+
+
+def cuda() -> Cuda:
+    """Look for NVIDIA GPUs, and for packages that PyTorch needs for CUDA only.
+
+    Returns:
+        Whether there is a GPU, even one without a driver or one that is hidden, and the size of the packages.
+    """
+    return Cuda(has_nvidia(Path("/")), cuda_bytes(importlib.metadata.distributions()))
+
+
+def has_nvidia(root: Path) -> bool:
+    """Look for an NVIDIA GPU, or for its driver.
+
+    Args:
+        root: folder with `dev`, `proc` and `sys` of the system.
+
+    Returns:
+        Whether one of them is there.
+    """
+    if any((root / file).exists() for file in NVIDIA_FILES):
+        return True
+    return any(_is_nvidia_gpu(device) for device in root.glob("sys/bus/pci/devices/*"))
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    try:
+        vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
+    except OSError:
+        return False
+    return vendor.strip() == PCI_NVIDIA and kind.startswith(PCI_DISPLAY)
+
+
+def cuda_bytes(distributions: Iterable[importlib.metadata.Distribution]) -> int:
+    """Add up the packages that PyTorch needs for CUDA only.
+
+    Args:
+        distributions: all that are installed.
+
+    Returns:
+        Bytes of NVIDIA's libraries and of Triton, as their wheels list them.
+    """
+    files = (file for found in distributions if _is_for_cuda(found.name) for file in found.files or ())
+    return sum(file.size or 0 for file in files)
+
+
+def _is_for_cuda(distribution: str | None) -> bool:
+    name = (distribution or "").lower().replace("_", "-")
+    return name == "triton" or (name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py")  # no part of PyTorch
 
 
 def load() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -85,7 +86,7 @@ class Examination:
         self._config = load_config(self._file, self._given)
         if self._config.resume is not None:  # from the file
             raise ConfigError("resume", str(self._config.resume), "leave it out: the doctor reads no checkpoint")
-        yield check_pytorch(build_here())
+        yield check_pytorch(build_here(), probes.cuda(), platform.machine())
         yield check_cpu(cores(), probes.load())
         port_problem = yield from self._ports()
         yield from self._key_files()

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from p2p_elastic.cli.main import main
 from p2p_elastic.common.platforms import Build, Platform, check_platform
-from p2p_elastic.doctor.checks import check_pytorch
+from p2p_elastic.doctor.checks import Cuda, check_pytorch
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.parameters import devices
 from p2p_elastic.parameters.devices import choose_device
@@ -64,9 +64,25 @@ def test_every_command_says_so_in_one_line(command: str, monkeypatch: pytest.Mon
     ],
 )
 def test_the_build_of_pytorch_is_that_for_the_machine(build: Build, level: str, text: str, advice: str | None) -> None:
-    finding = check_pytorch(build)
+    finding = check_pytorch(build, Cuda(device=True, package_bytes=0), "x86_64")
     assert (finding.level, text in finding.text) == (level, True)
     assert finding.advice is None if advice is None else advice in str(finding.advice)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_machine_without_a_gpu_is_told_what_cuda_takes_of_its_disk(machine: str) -> None:
+    finding = check_pytorch(Build(CUDA, "13.0", False, 0), Cuda(device=False, package_bytes=4_331_665_983), machine)
+    assert finding.level == "warning"
+    assert "no NVIDIA GPU is in this machine: 4.3 GB of packages are not used" in finding.text
+    assert "in a new environment" in str(finding.advice)
+    assert "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu" in str(finding.advice)
+    assert ("PyPI's PyTorch for aarch64 is for CUDA since 2.11" in finding.text) is (machine == "aarch64")
+    assert ("'torch<2.11'" in str(finding.advice)) is (machine == "aarch64")
+
+
+@pytest.mark.parametrize("build", [Build(CPU, None, False, 0), Build(CUDA, "13.0", True, 1)])
+def test_a_build_that_suits_the_machine_is_in_order_whatever_else_is_installed(build: Build) -> None:
+    assert check_pytorch(build, Cuda(device=False, package_bytes=10**9), "aarch64").level == "ok"
 
 
 def test_who_asks_for_a_gpu_that_is_not_there_learns_why(monkeypatch: pytest.MonkeyPatch) -> None:
