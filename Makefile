@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test integrations browser monitoring images services quick lint types structure check lowest docs picture clean
+.PHONY: demo test integrations browser monitoring images arm64 services quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
@@ -44,6 +44,10 @@ MACHINE_SUITE ?= bookworm
 MACHINE_PACKAGES := systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,procps,python3
 services: $(VENV)/.installed $(MACHINE)/.made
 	P2P_ELASTIC_MACHINE=$(abspath $(MACHINE)) $(BIN)/python -m pytest tests/services
+
+# The doctor, a peer and unit tests on emulated arm64. What it needs: tests/arm64/run
+arm64:
+	tests/arm64/run
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed

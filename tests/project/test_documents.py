@@ -170,8 +170,8 @@ def test_every_command_in_a_document_exists(name: str) -> None:
 @every_page
 def test_every_make_target_in_a_document_exists(name: str) -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    used = re.findall(r"^make ([a-z]+)|`make ([a-z]+)", PRESENT[name], re.MULTILINE)
+    targets = set(re.findall(r"^([a-z0-9]+):", makefile, re.MULTILINE))
+    used = re.findall(r"^make ([a-z0-9]+)|`make ([a-z0-9]+)", PRESENT[name], re.MULTILINE)
     assert set(itertools.chain(*used)) - {""} <= targets
 
 
