@@ -31,6 +31,7 @@ class LostTensors:
         self._vector = vector
         self.places: Places = ()
         self._known: Places = ()  # in the whole vector, when last looked at
+        self.looked = False  # at this snapshot
         self.doubted = False  # a snapshot that was not looked at first turned out not to be finite
 
     @property
@@ -40,7 +41,7 @@ class LostTensors:
 
     def clear(self) -> None:
         """Begin anew: another snapshot is taken."""
-        self.places = ()
+        self.places, self.looked = (), False
 
     def find(self, snapshot: Tensor | None, part: Part | None) -> Places:
         """Look which tensors of a snapshot are not finite.
@@ -53,7 +54,7 @@ class LostTensors:
             Where they are in the whole vector, in the part or not; none if more than half of the numbers are not
             finite.
         """
-        self.doubted = False
+        self.looked, self.doubted = True, False
         elements = self._vector.elements
         first, last = part or (0, elements)
         whole = (snapshot is None and part is None) or (snapshot is not None and len(snapshot) == elements)

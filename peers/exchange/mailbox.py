@@ -160,7 +160,7 @@ class Mailbox:
             partner's.
         """
         seams = seams_within(self._vector.seams, *(self.part or (0, self._vector.elements)))
-        copying = None if self.has_arrived else self._copying
+        copying = None if self.lost.looked else self._copying
         if not self._both:
             return Vectors.moving(self.mine, codec, seams, self.lost.places)._replace(copying=copying)
         if self.part is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from helpers.swarm import Member, build_member, run_members, simulate, tiny_mode
 from torch import Tensor, nn
 
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.exchange.mailbox import OVERLAP_BYTES_MIN
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, pack
 from p2p_elastic.protocol.messages import Lane
@@ -273,3 +275,29 @@ def test_a_lane_that_never_comes_ends_in_a_timeout_and_frees_the_peer() -> None:
     members = run(two(network, streams=2, limits=Limits(header_seconds=0.2)), 200)
     assert network.faults["cut"] == 1
     assert count(members[1:], Outcome.COMPLETED) >= 2
+
+
+LARGE = OVERLAP_BYTES_MIN // 4 + 7
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "dynamic"])
+@pytest.mark.parametrize("breaks", [0, 1])
+def test_a_large_snapshot_that_is_not_finite_is_taken_back_and_looked_at_from_then_on(
+    breaks: int, weighting: str
+) -> None:
+    policy = Policy(elastic(0.5), Schedule(period=10), weighting=weighting)  # type: ignore[arg-type]
+    members = two(SimulatedNetwork(), lambda value: wide(value, LARGE), policy=policy)
+    broken = members[breaks]
+
+    def on_step(model: nn.Module) -> None:
+        if broken.steps == 25:
+            with torch.no_grad():
+                model.weight[:] = math.nan  # type: ignore[index]
+
+    broken.on_step = on_step
+    run(members, steps=120)
+    totals = [member.peer.exchanges().by_outcome for member in members]
+    assert totals[breaks][Outcome.BROKEN] == 1
+    assert all(total[Outcome.COMPLETED] >= 4 for total in totals)
+    assert all(bool(values(member.model).isfinite().all()) for member in members)
+    assert all(member.state == "alive" for peer in members for member in peer.peer.members())

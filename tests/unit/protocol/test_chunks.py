@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2p_elastic.errors import RemoteProtocolError
+from p2p_elastic.errors import ExchangeError, RemoteProtocolError
+from p2p_elastic.parameters.copying import Copying
 from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors, bytes_of, not_finite, wire_bytes
 from p2p_elastic.protocol.codecs import BLOCK, CODECS, Seams, seams_within
 from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, CHUNK_HEADER
@@ -237,3 +238,40 @@ def test_of_numbers_most_of_which_are_not_finite_nothing_is_left() -> None:
     assert not_finite(broken, (2, 6)) == ()
     broken[5] = 1.0
     assert not_finite(broken, (2, 6)) == ((0, 2), (2, 6))
+
+
+@pytest.mark.parametrize("codec", ["none", "float16"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_snapshot_goes_out_as_it_is_copied_and_shows_whether_it_is_finite(codec: str, broken: bool) -> None:
+    elements = 2 * CHUNK_ELEMENTS + 5
+    mine, copying = torch.zeros(elements), Copying(elements)
+    sending = Outgoing(Vectors.sending(mine, codec)._replace(copying=copying)).pieces()
+    for start in range(0, elements, CHUNK_ELEMENTS):
+        stop = min(start + CHUNK_ELEMENTS, elements)
+        mine[start:stop] = 1.0
+        if broken and start:
+            mine[start] = math.nan
+        copying.reached(stop)
+        next(sending)
+        assert copying.finite is not (broken and start > 0)
+    assert next(sending, None) is None
+
+
+def test_what_cannot_be_copied_is_not_sent() -> None:
+    copying = Copying(10)
+    copying.end(failed=True)
+    with pytest.raises(ExchangeError):
+        next(Outgoing(Vectors.sending(torch.zeros(10))._replace(copying=copying)).pieces())
+
+
+def test_without_headers_the_bytes_alone_travel() -> None:
+    vectors = Vectors.sending(torch.arange(10.0))
+    (piece,) = Outgoing(vectors).pieces(headers=False)
+    assert piece[0] == b""
+    out = torch.empty(10)
+    incoming = Incoming(Vectors.into(out))
+    for buffer in incoming.pieces(headers=False):
+        assert isinstance(buffer, memoryview)
+        buffer[:] = piece[1]
+    assert incoming.nbytes == 40
+    assert torch.equal(out, torch.arange(10.0))

@@ -121,7 +121,7 @@ def test_vectors_may_travel_over_several_streams() -> None:
         lanes = Lanes(lambda: network.transport("b").open(record("a")), ID)
         stream = await network.transport("b").open(record("a"))
         conversation, before = Conversation(stream, Limits()), values_of(parts)
-        conversation.widening = lanes.open
+        conversation.carriers.widening = lanes.open
         result = await conversation.run(initiate(offer(streams=3)), Vectors.moving(torch.ones(72)))
         await lanes.close()
         await stream.close()
