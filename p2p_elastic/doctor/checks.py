@@ -28,7 +28,6 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "rich": ("rich", "13.7"),
     "safetensors": ("safetensors.torch", "0.7"),
     "xxhash": ("xxhash", "3.4"),
-    "scikit-learn": ("sklearn", "1.4"),
     "cryptography": ("cryptography", "42"),
     "base58": ("base58", "2.1"),
     "click": ("click", "8.2"),

@@ -329,7 +329,7 @@ def test_which_run() -> None:
 def test_the_data_set_of_every_task_is_known() -> None:
     sources = {name: source_of(task) for name, task in TASKS.items()}
     here = {name for name, source in sources.items() if source is None}
-    assert here == {"digits", "stdlib-gpt", "stdlib-gpt-small"}  # they come with scikit-learn and with Python
+    assert here == {"digits", "stdlib-gpt", "stdlib-gpt-small"}  # they come with this package and with Python
 
 
 def test_data_that_come_along_are_loaded() -> None:
