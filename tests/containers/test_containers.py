@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from helpers.linux.container import Container, bridge, image_root, until
+from helpers.linux.container import CGROUPS, Container, bridge, image_root, run, until
 
 IMAGE = os.environ.get("P2P_ELASTIC_IMAGE")
 pytestmark = [
@@ -18,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("buildah"), reason="needs root and buildah"),
 ]
 MB = 2**20
+IMAGE_BYTES_MAX = 900 * 10**6
 JOIN = (
     *("p2p-elastic", "join", "--output", "/data/run", "--resume-or-found", "--identity", "/data/peer.key"),
     *("--port", "31330", "--http-host", "0.0.0.0", "--http-port", "8870", "--checkpoint-every", "3s", "--threads", "1"),
@@ -69,6 +71,17 @@ def founded(container: Container) -> str:
         "address",
     )
     return address
+
+
+def test_the_image_is_small(root: Path) -> None:
+    assert sum(path.lstat().st_size for path in root.rglob("*")) < IMAGE_BYTES_MAX
+
+
+def test_a_container_that_cannot_be_made_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    with bridge(), pytest.raises(subprocess.CalledProcessError):
+        Container(256, root, tmp_path, memory=512 * MB, cpus=1.0)  # no address of IPv4 ends with that
+    assert not list(CGROUPS.glob("**/p2pe-256"))
+    assert "p2pe-256" not in run("ip", "netns", "list") + run("ip", "link", "show")
 
 
 def test_a_swarm_of_containers_outlives_a_stop_a_restart_and_a_kill(make: Make) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,9 +93,16 @@ class Container:
         self._output: IO[bytes]
         self.volume.mkdir()
         os.chown(self.volume, USER, USER)
-        self._groups = [group for group in _groups(self.name, memory, cpus)]
+        with ExitStack() as made:
+            self._groups = _make_groups(made, self.name, memory, cpus)
+            self._connect(made)
+            self._made = made.pop_all()
+
+    def _connect(self, made: ExitStack) -> None:
         run("ip", "netns", "add", self.name)
+        made.callback(run, "ip", "netns", "del", self.name)
         run("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        made.callback(run, "ip", "link", "del", self.name)  # the kernel frees a network later than it is told to
         run("ip", "link", "set", self.name, "master", BRIDGE, "up")
         self.inside("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self.inside("ip", "link", "set", "eth0", "up")
@@ -153,18 +161,14 @@ class Container:
         return int((group / name).read_text())
 
     def close(self) -> None:
-        if self._process is not None:
-            if self._process.poll() is None:
-                self.stop(signal.SIGKILL)
-            self._output.close()
-        run("ip", "link", "del", self.name)  # the kernel frees a network later than it is told to
-        run("ip", "netns", "del", self.name)
-        for group in self._groups:
-            until(lambda group=group: not (group / "cgroup.procs").read_text(), 10, "an empty group")  # type: ignore[misc]
-            group.rmdir()
+        with self._made:
+            if self._process is not None:
+                if self._process.poll() is None:
+                    self.stop(signal.SIGKILL)
+                self._output.close()
 
 
-def _groups(name: str, memory: int | None, cpus: float | None) -> Iterator[Path]:
+def _make_groups(made: ExitStack, name: str, memory: int | None, cpus: float | None) -> list[Path]:
     """Make the control groups of a container: one of version 2, or two of version 1."""
     if (CGROUPS / "cgroup.controllers").exists():
         (CGROUPS / "cgroup.subtree_control").write_text("+memory +cpu")
@@ -176,7 +180,13 @@ def _groups(name: str, memory: int | None, cpus: float | None) -> Iterator[Path]
         }
     for group, limits in files.items():
         group.mkdir()
+        made.callback(_remove_group, group)
         for file, limit in limits.items():
             if limit is not None:
                 (group / file).write_text(str(limit))
-        yield group
+    return list(files)
+
+
+def _remove_group(group: Path) -> None:
+    until(lambda: not (group / "cgroup.procs").read_text(), 10, "an empty group")
+    group.rmdir()
