@@ -29,7 +29,7 @@ Each function here is a generator: it yields commands, gets what came of them, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import NamedTuple
 
 from p2p_elastic.errors import (
@@ -142,6 +142,7 @@ class Result(NamedTuple):
         theirs: what the partner said of itself; None if no exchange was agreed.
         reason: why it did not complete, or what went wrong although it did.
         centre: how fresh the centre variable is, if that is the partner's vector.
+        detail: more of why it was declined, in the partner's words.
     """
 
     outcome: Outcome
@@ -149,6 +150,7 @@ class Result(NamedTuple):
     theirs: Facts | None = None
     reason: str | None = None
     centre: Stamp | None = None
+    detail: str = ""
 
 
 Exchange = Generator[Command, Answer, Result]
@@ -169,12 +171,13 @@ def facts(header: Offer | Accept) -> Facts:
     return Facts(header.step, header.loss, header.weight, asked=asked, share=header.share, centre=centre, apart=stake)
 
 
-def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
+def initiate(offer: Offer, flow: Flow = Flow.BOTH, agreed_to: Callable[[], None] = lambda: None) -> Exchange:
     """The side that asks.
 
     Args:
         offer: this peer's header.
         flow: which way parameters travel.
+        agreed_to: called when the partner agreed.
 
     Returns:
         DECLINED, REFUSED, BROKEN, HALF or COMPLETED.
@@ -188,13 +191,14 @@ def initiate(offer: Offer, flow: Flow = Flow.BOTH) -> Exchange:
     answer = yield Receive((Accept, Decline))
     _same_exchange(offer.id, answer)
     if isinstance(answer, Decline):
-        return Result(Outcome.DECLINED, reason=answer.reason.value)
+        return Result(Outcome.DECLINED, reason=answer.reason.value, detail=answer.detail)
     if not isinstance(answer, Accept):
         raise LocalProtocolError(f"received {type(answer).__name__}, but Accept or Decline was asked for")
     if answer.schema_hash != offer.schema_hash:
         raise SchemaMismatch(f"the partner accepted with schema {answer.schema_hash}, offered was {offer.schema_hash}")
     if answer.streams > offer.streams:
         raise RemoteProtocolError(f"accepted {answer.streams} streams, {offer.streams} were offered")
+    agreed_to()
     agreed = Result(Outcome.COMPLETED, facts(offer), facts(answer), centre=answer.centre)
     direct = yield from _lead(offer, answer.direct, answer.streams)
     if answer.streams > 1 and not direct:

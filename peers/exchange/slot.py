@@ -4,13 +4,15 @@
     idle           choosing  answering(by)  -             -             -             -          none    idle
     choosing       busy      busy           offering(to)  -             -             delivered  none    idle
     offering(to)   busy      busy           -             yielding(to)  choosing      delivered  none    idle
+    agreed(to)     busy      busy           -             -             choosing      delivered  none    idle
     yielding(to)   busy      busy           -             -             yielding(to)  delivered  none    idle
     answering(by)  busy      busy           -             -             -             delivered  none    idle
     delivered      busy      busy           -             -             -             -          idle    delivered
 
 `-`: a bug of this package, which an assertion shows. `busy`: False, nothing changes. `settle` is the training thread's,
 between two steps (`Mailbox.between_steps`); by itself it also goes from idle to choosing, if an exchange is due.
-`yield_to` takes only the partner that is offered to. A move that was delivered is not taken back: `release` leaves it.
+`agree` leads from offering(to) to agreed(to), and changes nothing in the other phases with a partner. `yield_to` takes
+only the partner that is offered to. A move that was delivered is not taken back: `release` leaves it.
 
 Two things are apart from this. How far the snapshot is (wanted, taking, ready) is between the two threads:
 `mailbox.py`. Whether this peer leaves, and which member it awaits, goes on beside any of these states: `departure.py`.
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.exchange.mailbox import Mailbox, Move, State
+from p2p_elastic.peers.exchange.waiting_partners import WaitingPartners
 
 
 class Phase(Enum):
@@ -32,6 +35,7 @@ class Phase(Enum):
     IDLE = "idle"
     CHOOSING = "choosing"  # a snapshot is wanted or there, and no partner has it yet
     OFFERING = "offering"  # it is offered to a partner
+    AGREED = "agreed"  # and that partner took it: this ends without anything else
     YIELDING = "yielding"  # the same, and that partner offered to this peer, and goes first
     ANSWERING = "answering"  # a partner asked for it
     DELIVERED = "delivered"  # a move waits for the training thread
@@ -63,6 +67,7 @@ class ExchangeSlot:
         self.mailbox = Mailbox(vector)
         self.handed_step: int | None = None  # of the last snapshot that another peer moved by: past, so no state
         self.freed = asyncio.Event()  # set when waiting for another state may be over
+        self.waiting = WaitingPartners()  # for the end of the exchange under way
         self._held = CHOOSING  # what the snapshot is for, while there is one
 
     @property
@@ -108,6 +113,12 @@ class ExchangeSlot:
             partner: its peer id.
         """
         self._move(Slot(Phase.OFFERING, partner), Phase.CHOOSING)
+        self.waiting.asked()
+
+    def agree(self) -> None:
+        """The partner took the offer."""
+        if self.state.phase is Phase.OFFERING:
+            self._move(Slot(Phase.AGREED, self.state.partner), Phase.OFFERING)
 
     def yield_to(self, partner: str) -> None:
         """Let the partner go first that this peer offers to, since it offered to this peer.
@@ -121,7 +132,8 @@ class ExchangeSlot:
     def declined(self) -> None:
         """The partner did not take the offer: it is another's turn, unless this peer yields to that one."""
         state = self.state
-        self._move(state if state.phase is Phase.YIELDING else CHOOSING, Phase.OFFERING, Phase.YIELDING)
+        sources = (Phase.OFFERING, Phase.AGREED, Phase.YIELDING)
+        self._move(state if state.phase is Phase.YIELDING else CHOOSING, *sources)
 
     def deliver(self, move: Move) -> None:
         """Hand an exchange's move to the training thread, as `Mailbox.deliver` does.
@@ -143,6 +155,7 @@ class ExchangeSlot:
         state = self.state
         assert state.phase in sources, f"{to.phase.value} after {state.phase.value}"
         self._held = to
+        self.freed.set()
 
     # -- beside them --------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import logging
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.peers.exchange.mailbox import State
 from p2p_elastic.peers.exchange.pacing import ORDINARY, Precedence
-from p2p_elastic.peers.exchange.slot import Phase
 from p2p_elastic.peers.gossip.apply_move import Brought, move
+from p2p_elastic.peers.gossip.turns import Turns
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.endpoint import Refusal
@@ -32,6 +32,7 @@ class OwnEndpoint:
 
     def __init__(self, local: LocalContext, limits: Limits) -> None:
         self._local, self._limits = local, limits
+        self._turns = Turns(local, limits)
         self.published = asyncio.Event()
 
     def precedence(self, offer: Offer) -> Precedence:
@@ -57,7 +58,7 @@ class OwnEndpoint:
         return self._local.slot.mailbox.vectors(offer.codec)
 
     async def reserve(self, offer: Offer) -> Refusal | None:
-        """Wait for a snapshot between two steps, and keep it for an offer until `commit` or `free`.
+        """Wait for the turn of an offer and for a snapshot, and keep that for it until `commit` or `free`.
 
         Args:
             offer: the partner's; it says which part of the vector is wanted.
@@ -69,13 +70,9 @@ class OwnEndpoint:
         if local.own.progress.step == 0:
             return Refusal(DeclineReason.NOT_TRAINING, "not begun")
         local.own.weigh()
-        await self._yield_to(offer.peer)
-        if offer.part is not None and (local.own.broken or local.own.newcomer):
-            return Refusal(DeclineReason.NOT_TRAINING, "it needs a whole model first")
-        if local.departure.leaving and offer.peer != local.departure.awaited:  # since the offer came
-            return Refusal(DeclineReason.LEAVING)
-        if not local.slot.answer(offer.peer, offer.part):
-            return Refusal(DeclineReason.BUSY)
+        local.busy.heard(offer.peer)
+        if (declined := await self._turns.wait(offer)) is not None:
+            return declined
         refusal: Refusal | None = Refusal(DeclineReason.LEAVING)  # if this is cancelled while it waits
         try:
             refusal = await self._snapshot()
@@ -106,17 +103,6 @@ class OwnEndpoint:
             if not taken:
                 local.slot.release()
         return taken
-
-    async def _yield_to(self, partner: str) -> None:
-        """Two peers that offered to each other at once: the offer of the smaller id stands, the other's is declined."""
-        local = self._local
-        if local.slot.state != (Phase.OFFERING, partner) or partner > local.peer:
-            return
-        local.slot.yield_to(partner)
-        try:
-            await wait_for(local.slot.until_idle(), self._limits.header_seconds)
-        except asyncio.TimeoutError:
-            log.info("the offer to %s did not end", partner)
 
     async def _snapshot(self) -> Refusal | None:
         local = self._local

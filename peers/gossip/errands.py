@@ -13,7 +13,7 @@ NOT_OWED: tuple[Skip, ...] = ("drained", "no partner")
 
 
 class Errands:
-    """What is due, in order. Belongs to the training thread; `current` may be read from any.
+    """What is due, in order. Belongs to the training thread, but for `postpone`; `current` may be read from any.
 
     Args:
         run: the run that this peer is in.
@@ -25,6 +25,7 @@ class Errands:
         self._run, self._journal, self.coin = run, journal, coin
         self._owed: deque[Errand] = deque()
         self.current: Errand = "exchange"  # the one under way
+        self._later: tuple[Errand, float] | None = None  # to be begun again, and when
 
     @property
     def owed(self) -> bool:
@@ -50,10 +51,32 @@ class Errands:
             held: why nothing is begun now; None if it can be. What is due while one of NOT_OWED is not owed later.
         """
         for errand in due:
-            if held in NOT_OWED or errand in self._owed:
+            if held in NOT_OWED or self._is_owed(errand):
                 self._journal.skipped[held or "busy"] += 1
             else:
                 self._owed.append(errand)
+
+    def postpone(self, until: float) -> None:
+        """Begin the errand that is under way once more. For the network thread.
+
+        Args:
+            until: when, in seconds of the event loop's clock.
+        """
+        self._later = self.current, until
+
+    def resume(self, now: float) -> None:
+        """Owe what was postponed, if its time has come.
+
+        Args:
+            now: in seconds of the event loop's clock.
+        """
+        later = self._later
+        if later is not None and now >= later[1]:
+            self._owed.appendleft(later[0])
+            self._later = None
+
+    def _is_owed(self, errand: Errand) -> bool:
+        return errand in self._owed or (self._later is not None and self._later[0] == errand)
 
     def begin(self) -> None:
         """Begin the next errand: it is under way."""

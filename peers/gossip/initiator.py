@@ -8,6 +8,7 @@ import random
 from typing import NamedTuple
 
 from p2p_elastic.errors import ExchangeError, LocalProtocolError
+from p2p_elastic.peers.exchange.busy_partners import CROSSED, told
 from p2p_elastic.peers.exchange.negotiation import Terms
 from p2p_elastic.peers.exchange.slot import Phase
 from p2p_elastic.peers.gossip.apply_move import Brought, move
@@ -59,16 +60,26 @@ class Initiator:
 
     def __init__(self, local: LocalContext, transport: Transport, limits: Limits, rng: random.Random) -> None:
         self._local, self._transport, self._limits, self._rng = local, transport, limits, rng
+        self._asked = 0  # partners, for the exchange that is due
+        self._again: float | None = None  # seconds until it is tried again
+        self._crossed = False  # the partner offered at the same time, and its offer stands
         self._so_far: Attempt | None = None  # of the exchange under way, from when it may have moved the partner
 
-    async def run_once(self) -> None:
-        """Do one due exchange. When it returns, a move is waiting or the mailbox is free again."""
-        done = False
+    async def run_once(self) -> float | None:
+        """Do one due exchange. When it returns, a move is waiting or the mailbox is free again.
+
+        Returns:
+            In how many seconds to try again, since a partner was busy; None: it is done, or was tried often enough.
+        """
+        done, self._again = False, None
         try:
             done = await self._ask_around()
         finally:
             if not done:
                 self._local.slot.release()
+            if self._again is None:
+                self._asked = 0
+        return self._again
 
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
@@ -85,22 +96,33 @@ class Initiator:
         local.own.weigh()
         if local.run.topology.here:
             return await local.run.topology.meet_here() is None
-        for _ in range(self._limits.attempts):
+        while self._asked < self._limits.attempts:
             if local.own.condition.drained or local.pacing.closed():
                 local.journal.skipped["drained" if local.own.condition.drained else "paced"] += 1
                 return False
             partner = local.run.topology.next_partner(tried)
+            if partner is None and self._waits(local.busy.first_free(asyncio.get_running_loop().time())):
+                return False
             if partner is None:
                 local.journal.skipped["no further partner" if tried else "no partner"] += 1
                 return False
             tried.add(partner.peer)
+            self._asked += 1
             outcome, intact = await self._ask(partner)
-            if outcome not in TRY_ANOTHER or local.slot.state.phase is Phase.YIELDING:
+            if outcome not in TRY_ANOTHER or self._crossed or local.slot.state.phase is Phase.YIELDING:
                 return outcome is Outcome.COMPLETED
+            if local.slot.waiting.present and self._waits(0.0):
+                return False
             if not intact:
                 local.journal.skipped["snapshot used up"] += 1
                 return False
         return False
+
+    def _waits(self, seconds: float | None) -> bool:
+        """Let what is due wait for so long, unless enough partners were asked."""
+        if seconds is not None and self._asked < self._limits.attempts:
+            self._again = seconds
+        return self._again is not None
 
     async def exchange_with(self, partner: PeerRecord) -> Outcome:
         """Do one exchange outside of the schedule, of the snapshot that was taken for it.
@@ -126,7 +148,7 @@ class Initiator:
         local, exchange_id = self._local, new_id(self._rng)
         started = asyncio.get_running_loop().time()
         local.slot.offer(partner.peer)
-        self._so_far = None
+        self._so_far, self._crossed = None, False
         try:
             asked = await self._exchange(partner, exchange_id)
         except asyncio.CancelledError:  # such as by a farewell whose time is over
@@ -135,6 +157,12 @@ class Initiator:
             raise
         if asked.result.outcome is not Outcome.COMPLETED:
             local.slot.declined()
+        if asked.result.outcome is Outcome.DECLINED:
+            self._declined(partner.peer, asked.result.detail)
+        elif asked.result.outcome is Outcome.COMPLETED:
+            local.busy.heard(partner.peer)
+        if self._crossed:
+            return asked.result.outcome, asked.intact
         if asked.result.outcome in SUSPICIOUS and asked.result.reason != TAKEN_BACK:
             log.info("exchange with %s: %s: %s", partner.peer, asked.result.outcome.value, asked.result.reason)
             local.members.failed(partner.peer, asked.result.outcome)
@@ -142,6 +170,14 @@ class Initiator:
             local.members.heard(partner.peer)
         self._enter(exchange_id, partner.peer, asked, started)
         return asked.result.outcome, asked.intact
+
+    def _declined(self, partner: str, detail: str) -> None:
+        """Learn from a Decline. If the partner's own offer stands, that exchange is this one: it is entered there."""
+        local, seconds = self._local, told(detail)
+        crossed = detail == CROSSED and partner < local.peer
+        self._crossed = crossed or local.slot.state.phase is Phase.YIELDING
+        if crossed or seconds is not None:
+            local.busy.said(partner, seconds or 0.0, asyncio.get_running_loop().time())
 
     def _enter(self, exchange_id: str, partner: str, asked: Attempt, started: float) -> None:
         enter(
@@ -186,7 +222,8 @@ class Initiator:
 
     async def _converse(self, conversation: Conversation, offer: Offer, vectors: Vectors) -> Result:
         try:
-            return await conversation.run(initiate(offer, self._local.run.policy.flow), vectors, exclusive=True)
+            exchange = initiate(offer, self._local.run.policy.flow, self._local.slot.agree)
+            return await conversation.run(exchange, vectors, exclusive=True)
         except ExchangeError as error:
             return Result(outcome_of(error), reason=str(error))
         except asyncio.CancelledError:

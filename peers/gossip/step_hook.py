@@ -38,6 +38,7 @@ class StepHook:
         if self.loop is not None:
             local.members.step_time.ended(now)
         due = () if local.departure.leaving else self._errands.due(step)
+        self._errands.resume(now)
         if not due and not self._errands.owed:  # after nearly every step
             return self._between_steps(due=False)
         held = self._held(now)
@@ -72,7 +73,8 @@ class StepHook:
     def _between_steps(self, *, due: bool) -> bool:
         """Whether a partner's model, or a parameter of it, took the place of this peer's."""
         local = self._local
-        due = due and self.loop is not None  # before `run` nobody would take the snapshot
+        # Before `run` nobody would take the snapshot; a partner that waits gets the next one, and is answered.
+        due = due and self.loop is not None and not local.slot.waiting.go_first
         if not due and not local.slot.mailbox.has_work:
             return False
         settled = local.slot.mailbox.between_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 
@@ -35,16 +36,19 @@ class PairsStrategy(Strategy):
         if self._local.run.policy.schedule.due(step, coin):
             yield "exchange"
 
-    async def run_due(self, errand: Errand) -> None:
+    async def run_due(self, errand: Errand) -> float | None:
         """Ask until a member agrees.
 
         Args:
             errand: always an exchange.
+
+        Returns:
+            Seconds until a member is free, if one was busy; None if it is done, or given up.
         """
-        await self._parts.initiator.run_once()
+        return await self._parts.initiator.run_once()
 
     def next_partner(self, tried: set[str]) -> PeerRecord | None:
-        """Choose a live member at random, of those that answer exchanges.
+        """Choose a live member at random, of those that answer exchanges and are not known to be busy.
 
         Args:
             tried: ids of those that are not to be asked.
@@ -60,7 +64,7 @@ class PairsStrategy(Strategy):
             self._parts.rng,
             now=local.members.looked_at,
             announce_seconds=local.run.context.announce_seconds,
-            excluding=tried,
+            excluding=tried | local.busy.at(asyncio.get_running_loop().time()),
             trust=local.judge.trust,
             by_time=by_time,
             receives=local.run.policy.receives,

@@ -102,4 +102,6 @@ class NetworkTasks:
         while True:
             await self._due.wait()
             self._due.clear()
-            await self._local.run.topology.run_due(self._errands.current)
+            seconds = await self._local.run.topology.run_due(self._errands.current)
+            if seconds is not None:
+                self._errands.postpone(asyncio.get_running_loop().time() + seconds)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.direct.connections import NoConnections
+from p2p_elastic.peers.exchange.busy_partners import BusyPartners
 from p2p_elastic.peers.exchange.journal import Entry, Journal
 from p2p_elastic.peers.exchange.pacing import Pacing
 from p2p_elastic.peers.exchange.slot import ExchangeSlot
@@ -42,6 +43,7 @@ class LocalContext:
         journal: the exchanges so far.
         pacing: what the budget of bytes allows.
         direct: connections to partners beside libp2p.
+        busy: partners that are not asked at present.
     """
 
     peer: str
@@ -56,6 +58,7 @@ class LocalContext:
     journal: Journal
     pacing: Pacing
     direct: DirectConnections
+    busy: BusyPartners
 
     @property
     def share(self) -> float:
@@ -102,6 +105,7 @@ def assembled(
         journal=journal,
         pacing=pacing,
         direct=direct or NoConnections(),
+        busy=BusyPartners(),
     )
 
 

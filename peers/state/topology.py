@@ -71,13 +71,16 @@ class Asking(Protocol):
         """
         return iter(())
 
-    async def run_due(self, errand: Errand) -> None:
+    async def run_due(self, errand: Errand) -> float | None:
         """Do what is due. When it returns, a move is waiting or the mailbox is free again.
 
         Args:
             errand: which of those that `due` named.
+
+        Returns:
+            In how many seconds it is to be begun again; None: it is done, or given up.
         """
-        return
+        return None
 
     def next_partner(self, tried: set[str]) -> PeerRecord | None:
         """Choose the partner to ask.

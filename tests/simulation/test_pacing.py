@@ -383,7 +383,7 @@ def test_where_exchanges_are_seldom_a_slow_partner_is_one_like_any_other() -> No
 
     async def main() -> list[ExchangeTotals]:
         names, policy = [*NAMES, "slow"], policy_of("elastic-gossip", period=100)
-        return await live(swarm(SimulatedNetwork(thin("slow")), names, policy=policy, width=8), 600.0)
+        return await live(swarm(SimulatedNetwork(thin("slow")), names, policy=policy, width=8), 2400.0)
 
     totals = run_virtual(main())
     assert all("paced" not in t.declined_by_us for t in totals)

@@ -96,6 +96,10 @@ def liar(network: SimulatedNetwork, name: str, **options: object) -> Member:
     return member
 
 
+def met(member: Member, name: str) -> bool:
+    return any(p.peer == name for p in member.peer.partners())
+
+
 def partner(member: Member, name: str) -> PartnerStatus:
     return next(p for p in member.peer.partners() if p.peer == name)
 
@@ -340,7 +344,7 @@ def test_a_reported_temperature_makes_a_peer_count_for_nothing_until_the_report_
     hot = members[2]
 
     async def scenario(_lives: list[asyncio.Task[None]]) -> None:
-        await until(lambda: completed(hot) > 3, 10.0)
+        await until(lambda: completed(hot) > 3 and all(met(m, "hot") for m in members[:2]), 10.0)
         assert record_weight(network, "hot") == 1.0
         hot.peer.condition.report("temperature", Report(value=95.0, ttl_seconds=20.0))
         assert (hot.peer.weight, hot.peer.signals()[0].name) == (0.0, "temperature")  # who reported it is told so

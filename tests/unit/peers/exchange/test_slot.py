@@ -14,7 +14,9 @@ from p2p_elastic.peers.exchange.mailbox import Move
 from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, ExchangeSlot, Phase, Slot
 from p2p_elastic.testing.virtual_time import run_virtual
 
-OFFERING, YIELDING, ANSWERING = (Slot(phase, "b") for phase in (Phase.OFFERING, Phase.YIELDING, Phase.ANSWERING))
+OFFERING, AGREED, YIELDING, ANSWERING = (
+    Slot(phase, "b") for phase in (Phase.OFFERING, Phase.AGREED, Phase.YIELDING, Phase.ANSWERING)
+)
 FORBIDDEN = "an assertion"
 
 
@@ -35,8 +37,10 @@ def slot_in(state: Slot) -> ExchangeSlot:
         step(slot)
     elif state != IDLE:
         step(slot, due=True)
-    if state.phase in (Phase.OFFERING, Phase.YIELDING):
+    if state.phase in (Phase.OFFERING, Phase.AGREED, Phase.YIELDING):
         slot.offer("b")
+    if state.phase is Phase.AGREED:
+        slot.agree()
     if state.phase is Phase.YIELDING:
         slot.yield_to("b")
     if state == DELIVERED:
@@ -50,6 +54,7 @@ DO: dict[str, Callable[[ExchangeSlot], object]] = {
     "answer": lambda slot: slot.answer("c", None),
     "due": lambda slot: step(slot, due=True),
     "offer": lambda slot: slot.offer("b"),
+    "agree": lambda slot: slot.agree(),
     "yield_to": lambda slot: slot.yield_to("b"),
     "declined": lambda slot: slot.declined(),
     "deliver": deliver,
@@ -60,13 +65,20 @@ ASKED = Slot(Phase.ANSWERING, "c")
 TABLE: dict[Slot, dict[str, Slot | str]] = {
     IDLE: {"take": CHOOSING, "answer": ASKED, "due": CHOOSING, "settle": IDLE, "release": IDLE},
     CHOOSING: {"offer": OFFERING, "deliver": DELIVERED, "release": IDLE},
-    OFFERING: {"yield_to": YIELDING, "declined": CHOOSING, "deliver": DELIVERED, "release": IDLE},
+    OFFERING: {"agree": AGREED, "yield_to": YIELDING, "declined": CHOOSING, "deliver": DELIVERED, "release": IDLE},
+    AGREED: {"declined": CHOOSING, "deliver": DELIVERED, "release": IDLE},
     YIELDING: {"declined": YIELDING, "deliver": DELIVERED, "release": IDLE},
     ANSWERING: {"deliver": DELIVERED, "release": IDLE},
     # At a step that is due the move is added first, and the next exchange begins at once.
     DELIVERED: {"settle": IDLE, "due": CHOOSING, "release": DELIVERED},
 }
-NOTHING = ("take", "answer", "due", "settle")  # change nothing where they are not in the table; the others are bugs
+NOTHING = (
+    "take",
+    "answer",
+    "due",
+    "settle",
+    "agree",
+)  # change nothing where they are not in the table; the others are bugs
 
 
 @pytest.mark.parametrize("what", DO)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.peer_parts import GOSSIP, offer, parts_in, step, train, values_of
 
+from p2p_elastic.peers.exchange.busy_partners import CROSSED
 from p2p_elastic.peers.exchange.pacing import ORDINARY
 from p2p_elastic.peers.exchange.slot import CHOOSING, DELIVERED, IDLE, Phase, Slot
 from p2p_elastic.peers.gossip.endpoint import OwnEndpoint
@@ -88,7 +89,7 @@ def test_a_peer_whose_steps_end_too_late_says_so_in_time_and_is_free_again() -> 
 def test_one_exchange_at_a_time() -> None:
     parts = trained()
     assert parts.local.slot.take()
-    assert reserved(parts) == Refusal(DeclineReason.BUSY)
+    assert reserved(parts) == Refusal(DeclineReason.BUSY, "free in 0.100 s")
     assert parts.local.slot.state == CHOOSING
 
 
@@ -189,7 +190,7 @@ def test_that_of_the_greater_id_is_declined_at_once() -> None:
     async def still_offers(parts: StrategyParts) -> None:
         assert parts.local.slot.state == Slot(Phase.OFFERING, "c")
 
-    assert answer_while_offering("c", still_offers) == Refusal(DeclineReason.BUSY)
+    assert answer_while_offering("c", still_offers) == Refusal(DeclineReason.BUSY, CROSSED)
 
 
 # -- outside of the schedule -------------------------------------------------------------------------------------------

@@ -58,6 +58,22 @@ def test_of_each_kind_one_waits_and_further_ones_are_counted_as_skipped() -> Non
     assert journal.skipped == {"busy": 2}
 
 
+def test_what_was_postponed_is_owed_again_when_its_time_has_come() -> None:
+    owed, journal = errands()
+    owed.owe(owed.due(2), None)
+    owed.begin()
+    owed.postpone(5.0)
+    owed.resume(4.9)
+    assert not owed.owed
+    owed.owe(owed.due(4), None)  # another one of its kind
+    assert (owed.owed, journal.skipped) == (False, {"busy": 1})
+    owed.resume(5.0)
+    assert owed.owed
+    owed.begin()
+    owed.resume(6.0)
+    assert (owed.current, owed.owed) == ("exchange", False)
+
+
 def test_a_drained_peer_owes_nothing_and_one_whose_budget_is_spent_owes_one() -> None:
     drained, its_journal = errands()
     drained.owe(drained.due(2), "drained")
