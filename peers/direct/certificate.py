@@ -10,6 +10,7 @@ import base64
 import binascii
 import datetime
 import os
+import secrets
 import ssl
 import tempfile
 import time
@@ -39,7 +40,8 @@ class Certificate:
 
     def __init__(self) -> None:
         key = Ed25519PrivateKey.generate()
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "p2p-elastic")])
+        # Each its own: among several of the same name OpenSSL looks at one, and may refuse the certificate that is due.
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, secrets.token_hex(8))])
         builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), *ALWAYS)
         made = builder.sign(key, None)
         self._pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
