@@ -348,12 +348,14 @@ async def _in_thread(tls: ssl.SSLSocket, work: Callable[[], T]) -> T:
     """Run what may block in a thread; if that is given up, the thread ends first."""
     future = asyncio.get_running_loop().run_in_executor(THREADS, work)
     try:
-        return await asyncio.shield(future)
+        await asyncio.wait({future})
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(tls, socket.SHUT_RDWR)
         await asyncio.wait({future})
+        future.exception()  # nobody else asks
         raise
+    return future.result()
 
 
 Connecting = Coroutine[Any, Any, ssl.SSLSocket]
