@@ -4,8 +4,8 @@
 
 Messages: Offer, Accept, Fetch, Given and Route as a peer writes them, with bytes changed, cut, put in or doubled: each
 is read, or refused with the error of a peer that breaks the protocol. Greetings: a port at which a partner is awaited
-gets random bytes, pieces of TLS and silence. Handshakes: the partner's own certificate, and then a wrong token or number.
-Afterwards the partner is heard as before. Exits with 1 if anything else happens, or if memory grew by more than
+gets random bytes, pieces of TLS and silence. Handshakes: the partner's own certificate, and then a wrong token or
+number. Afterwards the partner is heard as before. Exits with 1 if anything else happens, or if memory grew by more than
 MEGABYTES_MAX after a tenth of it.
 """
 

@@ -80,7 +80,8 @@ def pack(message: Message) -> bytes:
     Returns:
         Header and JSON; the JSON has at most MESSAGE_BYTES_MAX bytes.
     """
-    body = message.model_dump_json().encode()
+    silent = {"direct"} if getattr(message, "direct", "") is None else None  # nearly all small messages: it is left out
+    body = message.model_dump_json(exclude=silent).encode()
     assert len(body) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} of {len(body)} bytes"
     return MESSAGE_HEADER.pack(MAGIC, _KIND_OF[type(message)], len(body)) + body
 

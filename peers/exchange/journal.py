@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.causes import FAILURES, Ended
 from p2p_elastic.health.trust import Verdict
+from p2p_elastic.peers.direct.meeting import OFF
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import (
     EXCHANGE_SECONDS,
@@ -83,7 +84,7 @@ class Entry(NamedTuple):
         ended = self.outcome.value if self.reason is None else f"{self.outcome.value} ({self.reason})"
         distance = self.distance if self.distance is not None and math.isfinite(self.distance) else None
         facts = {"partner": self.partner, "outcome": self.outcome.value, "distance": distance}
-        if self.way != Way():
+        if self.way not in (Way(), Way(why=OFF)):
             facts["way"] = "direct" if self.way.direct else f"libp2p ({self.way.why})"
         return f"exchange with {self.partner}: {ended}", facts
 

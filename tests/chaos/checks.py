@@ -16,6 +16,7 @@ from p2p_elastic.peers.exchange.journal import Entry
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rules.methods import Topology, find_method
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 
 ACCURACY_MARGIN = 0.02  # below the worst peer of the undisturbed run
 RECOVERY_SECONDS = 40.0  # of quiet, in which each peer that trains takes part in an exchange
@@ -221,7 +222,7 @@ def tables(peer: Peer) -> Iterator[tuple[str, int]]:
     seen: set[int] = set()
     while waiting:
         path, value = waiting.pop()
-        if id(value) in seen or isinstance(value, (str, bytes, int, float, Tensor, torch.nn.Module)):
+        if id(value) in seen or isinstance(value, (str, bytes, int, float, Tensor, torch.nn.Module, SimulatedNetwork)):
             continue
         seen.add(id(value))
         if isinstance(value, Mapping):

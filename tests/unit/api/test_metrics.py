@@ -51,10 +51,15 @@ FULL = status_of(
         skipped={"no partner": 4},
         bytes_sent=100,
         bytes_received=200,
+        direct=3,
+        not_direct={"failed lately": 2},
     ),
     members=(MEMBER, MEMBER.model_copy(update={"peer": "C", "state": "suspect", "drained": True})),
     partners=(PartnerStatus(peer="B", trust=0.5, distance=2.0, weight=1.0), PartnerStatus(peer='"C"\\\n', trust=0.0)),
-    network={"attached": True, "restarts": 3, "records_ignored": 2, "streams_refused": {"too many streams": 1}},
+    network={
+        **{"attached": True, "restarts": 3, "records_ignored": 2, "streams_refused": {"too many streams": 1}},
+        "direct_refused": {"not awaited": 6},
+    },
 )
 
 
@@ -110,6 +115,8 @@ def test_every_number_has_its_series() -> None:
         ("declined_total", "us", "busy"): 2,
         ("declined_total", "partner", "busy"): 3,
         ("declined_total", "partner", "leaving"): 1,
+        ("completed_total", "", "direct"): 3,
+        ("completed_total", "failed lately", "libp2p"): 2,
         ("skipped_total", "no partner"): 4,
         ("sent_bytes_total",): 100,
         ("received_bytes_total",): 200,
@@ -122,6 +129,7 @@ def test_every_number_has_its_series() -> None:
         ("network_restarts_total",): 3,
         ("records_ignored_total",): 2,
         ("streams_refused_total", "too many streams"): 1,
+        ("direct_refused_total", "not awaited"): 6,
         ("centre_here",): 1,
         ("centre_vacant",): 0,
         ("centre_term",): 2,
