@@ -20,6 +20,7 @@ from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.peers.direct.tls_wire import DirectPort
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
+from p2p_elastic.peers.exchange.slot import Phase
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.transport.identity import Identity
@@ -260,6 +261,8 @@ class LivePeer:
                 looked_at, before, last = now, last, self._last()
                 if last is not None and (before is None or last.id != before.id):
                     self._ask_again(last)
+                elif peer.exchange_state.phase is Phase.IDLE:  # what is due waits for a partner that is busy
+                    peer.after_step()
             if now - began > EXCHANGE_SECONDS_MAX:
                 raise P2PElasticError(f"no exchange came about within {EXCHANGE_SECONDS_MAX:g} s")
         return Took(vector.added_at - began, self._entered(first).seconds)

@@ -174,7 +174,7 @@ class Outgoing:
 
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1) -> None:
         self._values, self._codec, self._shared = vectors.mine, CODECS[vectors.codec], vectors.shared
-        self._seams, self._copying = vectors.seams, vectors.copying
+        self._seams, self._copying, self._in_place = vectors.seams, vectors.copying, vectors.in_place
         self._exact = vectors.codec == EXACT
         self._chunks = chunks(len(self._values), lane, lanes)
         self.sent = self.nbytes = 0
@@ -200,12 +200,13 @@ class Outgoing:
             yield everything[FLOAT32_BYTES * place.start : FLOAT32_BYTES * place.stop]
 
     def _copied(self) -> Iterator[slice]:
-        """The places of the chunks, each once it is copied."""
+        """The places of the chunks, each once it is copied. In place `Incoming` sees whether it is finite."""
         copying, values = self._copying, self._values.numpy()
         for place in self._chunks:
             if copying is not None:
                 copying.wait(place.stop)
-                copying.finite = copying.finite and bool(np.isfinite(values[place]).all())
+                if not self._in_place:
+                    copying.finite = copying.finite and bool(np.isfinite(values[place]).all())
             yield place
 
     def _encoded(self) -> Iterator[memoryview]:
@@ -234,6 +235,7 @@ class Incoming:
     def __init__(self, vectors: Vectors, lane: int = 0, lanes: int = 1, after: Outgoing | None = None) -> None:
         self._into, self._codec, self._in_place = vectors.theirs, CODECS[vectors.codec], vectors.in_place
         self._seams, self._lost = vectors.seams, vectors.lost if vectors.in_place else ()
+        self._copying = vectors.copying
         self._exact = vectors.codec == EXACT
         self._direct = self._exact and not vectors.in_place
         self._after = after if vectors.in_place else None
@@ -282,6 +284,13 @@ class Incoming:
             with np.errstate(all="ignore"):  # what is not finite is counted
                 self._take(mine, theirs)
 
+    def _look(self, theirs: Vector, difference: Vector) -> None:
+        """Which end is not finite: in place, this end's own numbers are only in the difference any more."""
+        if not bool(np.isfinite(theirs).all()):
+            self.finite = False
+        elif self._copying is not None and not bool(np.isfinite(difference).all()):
+            self._copying.finite = False
+
     def _take(self, mine: Vector, theirs: Vector) -> None:
         """In numpy, which calls with a fraction of PyTorch's overhead, and never shares out work among threads."""
         if self.zero and bool(theirs.any()):
@@ -290,8 +299,8 @@ class Incoming:
             np.subtract(theirs, mine, out=mine)
             square = float(np.einsum("i,i", mine, mine))  # not np.dot: BLAS would use other threads
             self.square += square
-            # Nearly always this shows it, for nothing; a square may overflow though the numbers do not.
-            self.finite = self.finite and (math.isfinite(square) or bool(np.isfinite(theirs).all()))
+            if not math.isfinite(square):  # nearly never; a square may overflow though the numbers do not
+                self._look(theirs, mine)
             return
         # The sum is finite only if every element is, and faster than asking each one.
         self.finite = self.finite and math.isfinite(float(theirs.sum()))

@@ -16,7 +16,6 @@ from p2p_elastic.peers.state.endpoint import Refusal
 from p2p_elastic.protocol.chunks import Received, Vectors
 from p2p_elastic.protocol.exchange import facts
 from p2p_elastic.protocol.messages import Accept, DeclineReason, Offer
-from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class OwnEndpoint:
             await wait_for(self._until_published(), seconds)
         except asyncio.TimeoutError:
             return Refusal(DeclineReason.NOT_TRAINING, f"no step ended in {seconds:.3g} s")
-        if local.own.presumed_finite(local.slot.mailbox, sends=local.run.policy.flow is not Flow.PUSH):
+        if local.own.presumed_finite(local.slot.mailbox, local.run.policy.flow):
             return None
         if not await local.own.finite(local.slot.mailbox):
             if (

@@ -22,7 +22,6 @@ from p2p_elastic.protocol.exchange import TAKEN_BACK, Result, initiate, inquire
 from p2p_elastic.protocol.messages import Direct, Offer, Verified
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.rules.methods import Flow
 from p2p_elastic.status.schema import Way
 
 log = logging.getLogger(__name__)
@@ -83,8 +82,8 @@ class Initiator:
 
     async def _ask_around(self) -> bool:
         local, tried = self._local, set[str]()
-        sends = local.run.policy.flow is not Flow.PULL and not local.run.topology.here
-        presumed = local.own.presumed_finite(local.slot.mailbox, sends=sends)
+        here = local.run.topology.here
+        presumed = not here and local.own.presumed_finite(local.slot.mailbox, local.run.policy.flow)
         if not presumed and not await local.own.finite(local.slot.mailbox):
             if not local.run.policy.receives:
                 local.journal.skipped["own parameters not finite"] += 1
@@ -94,7 +93,7 @@ class Initiator:
                 return False
             local.slot.mailbox.mine.zero_()  # with weight 0 nobody follows it; what comes back replaces this model
         local.own.weigh()
-        if local.run.topology.here:
+        if here:
             return await local.run.topology.meet_here() is None
         while self._asked < self._limits.attempts:
             if local.own.condition.drained or local.pacing.closed():

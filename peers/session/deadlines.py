@@ -18,6 +18,7 @@ Wait = Literal["opening", "answer", "word", "gap", "byte", "rtt"]
 
 FLOOR_SECONDS = 2.0  # a busy machine may say nothing for a second
 GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
+ROUND_TRIPS = 32  # that are longer, until a longer one is believed
 MISSES_MAX = 16  # doublings that are counted
 WHOLE_TIMES = 8.0  # a transfer may take that many times what earlier ones took,
 UNSHOWN_TIMES = 64.0  # and that many times what those of all partners took, if its partner showed nothing so far
@@ -60,6 +61,23 @@ class Estimate(NamedTuple):
             return Estimate(seconds, seconds / 2)
         deviation = self.deviation + DEVIATION_GAIN * (abs(seconds - self.smoothed) - self.deviation)
         return Estimate(self.smoothed + GAIN * (seconds - self.smoothed), deviation)
+
+    def lowest(self, seconds: float) -> Estimate:
+        """Take in a round trip: the shortest is that of the link, and what busy peers add to others is not.
+
+        Args:
+            seconds: how long it took.
+
+        Returns:
+            The new estimate: it falls at once, and rises slowly.
+
+        Example:
+            >>> UNKNOWN.lowest(0.5).lowest(0.1).lowest(3.3).smoothed
+            0.2
+        """
+        if self.smoothed is None or seconds <= self.smoothed:
+            return Estimate(seconds)
+        return Estimate(self.smoothed + (seconds - self.smoothed) / ROUND_TRIPS)
 
     def missed(self) -> Estimate:
         """Take in a deadline that was missed.
@@ -297,8 +315,10 @@ class Deadlines:
             wait: what was waited for.
             seconds: how long it took; of a byte: seconds per byte.
         """
-        self._keep(partner, wait, self.known(partner).get(wait, UNKNOWN).seen(seconds))
-        self.of_all = {**self.of_all, wait: self.of_all.get(wait, UNKNOWN).seen(seconds)}
+        own, others = self.known(partner).get(wait, UNKNOWN), self.of_all.get(wait, UNKNOWN)
+        seen = Estimate.lowest if wait == "rtt" else Estimate.seen
+        self._keep(partner, wait, seen(own, seconds))
+        self.of_all = {**self.of_all, wait: Estimate.seen(others, seconds)}
 
     def missed(self, partner: str, wait: Wait) -> None:
         """Learn from a deadline that was missed; it says nothing of other partners.

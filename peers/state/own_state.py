@@ -22,6 +22,7 @@ from p2p_elastic.peers.session.deadlines import UNKNOWN, Waits
 from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.members import Membership
 from p2p_elastic.protocol.messages import Apart, Tell
+from p2p_elastic.rules.methods import Flow
 from p2p_elastic.status.events import EventLog
 
 log = logging.getLogger(__name__)
@@ -186,17 +187,19 @@ class OwnState:
         """Note that this peer's parameters are a partner's now: they are finite."""
         self.broken = False
 
-    def presumed_finite(self, mailbox: Mailbox, *, sends: bool) -> bool:
+    def presumed_finite(self, mailbox: Mailbox, flow: Flow) -> bool:
         """Whether a snapshot may be offered before it is whole: if it is not finite, the offer is taken back.
 
         Args:
             mailbox: has the snapshot.
-            sends: whether it goes out, by which that shows.
+            flow: which way parameters travel. Only if they do both ways it shows by itself whether all is finite.
 
         Returns:
             False if it has to be looked at first, by `finite`.
         """
-        return sends and mailbox.overlaps and not (self.broken or mailbox.lost.doubted or mailbox.lost.names)
+        return (
+            flow is Flow.BOTH and mailbox.overlaps and not (self.broken or mailbox.lost.doubted or mailbox.lost.names)
+        )
 
     async def finite(self, mailbox: Mailbox, *, whole: bool = False) -> bool:
         """Whether this peer's snapshot may be shown to others, once all of it has arrived.

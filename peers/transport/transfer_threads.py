@@ -165,6 +165,7 @@ class TransferThreads:
     ) -> None:
         self._carrier, self._outgoing, self._incoming, self._gap = carrier, outgoing, incoming, gap_seconds
         self._moved, self._sending = threading.Condition(), outgoing is not None
+        self._waits = False  # the thread that fills, for the one that sends
         self.longest = 0.0
 
     async def run(self) -> None:
@@ -209,14 +210,17 @@ class TransferThreads:
             self._took(began)
 
     def _tell(self) -> None:
-        with self._moved:
-            self._moved.notify()
+        if self._waits:  # who is about to wait looks once more after it said so
+            with self._moved:
+                self._moved.notify()
 
     def _wait_until_sent(self, chunks: int) -> None:
         outgoing = self._outgoing
         assert outgoing is not None, "nothing is sent that the received could be compared with"
         with self._moved:
+            self._waits = True
             sent = self._moved.wait_for(lambda: outgoing.sent >= chunks or not self._sending, self._gap)
+            self._waits = False
         if not sent:
             raise late(self._carrier.partner, self._gap)
         if outgoing.sent < chunks:
