@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Protocol
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.peers.direct.expected import Expected
@@ -55,6 +56,15 @@ class SimulatedConnection:
         self._stream.abort()
 
 
+class Network(Judging, Protocol):
+    """What is between the peers."""
+
+    wires: dict[str, SimulatedWire]
+    """Peer id -> what dials and listens there."""
+    streams: defaultdict[str, dict[SimulatedStream, None]]
+    """Peer id -> its open ends."""
+
+
 class _Tls:
     """The network as TLS sees it: what was changed on its way ends a connection."""
 
@@ -72,23 +82,15 @@ class SimulatedWire:
     Args:
         network: judges each dialling, as an event `connect`, and each piece.
         peer: the id of this end.
-        wires: of all peers; this one is added.
-        streams: gives the open ends of a peer.
     """
 
-    def __init__(
-        self,
-        network: Judging,
-        peer: str,
-        wires: dict[str, SimulatedWire],
-        streams: Callable[[str], dict[SimulatedStream, None]],
-    ) -> None:
-        self._network, self._peer, self._wires, self._streams = network, peer, wires, streams
+    def __init__(self, network: Network, peer: str) -> None:
+        self._network, self._peer = network, peer
         self.certificate = "A" * 40
         self.port: int | None = PORT
         self.refused = Counter[str]()
         self._expected: dict[str, Expected[SimulatedConnection]] = {}
-        wires[peer] = self
+        network.wires[peer] = self
 
     def hosts_of(self, record: PeerRecord) -> Sequence[str]:
         """Find where a peer may be dialled.
@@ -157,7 +159,7 @@ class SimulatedWire:
         await asyncio.sleep(verdict.seconds)
         if verdict.action == "silence":
             await asyncio.get_running_loop().create_future()
-        wire = self._wires.get(partner)
+        wire = self._network.wires.get(partner)
         expected = None if wire is None else wire._expected.get(theirs.token)
         if verdict.action != "pass" or expected is None:
             raise PartnerUnreachable("nobody awaits this peer there", partner=partner)
@@ -167,6 +169,6 @@ class SimulatedWire:
         tls, name = _Tls(self._network), f"{expected.token[:-2]}{number:02x}"
         there, back = Pipe(tls, self._peer, partner), Pipe(tls, partner, self._peer)
         if expected.wants(number, self._peer.encode()):
-            theirs = SimulatedStream(self._peer, back, there, self._streams(partner))
+            theirs = SimulatedStream(self._peer, back, there, self._network.streams[partner])
             expected.take(number, SimulatedConnection(name, theirs))
-        return SimulatedConnection(name, SimulatedStream(partner, there, back, self._streams(self._peer)))
+        return SimulatedConnection(name, SimulatedStream(partner, there, back, self._network.streams[self._peer]))

@@ -74,7 +74,7 @@ class SimulatedNetwork:
         """
         if not self.direct:
             return SimulatedTransport(self, peer, NoConnections())
-        wire = SimulatedWire(self, peer, self.wires, self.streams.__getitem__)
+        wire = SimulatedWire(self, peer)
         return SimulatedTransport(self, peer, Connections(wire, random.Random(f"{peer} direct"), bytes_min=0))
 
     def directory(self, peer: str, ttl_seconds: float = 60.0) -> SimulatedDirectory:
