@@ -43,7 +43,12 @@ class PeerProcess:
         given = {f.name: value for f in dataclasses.fields(setup) if (value := getattr(setup, f.name)) != f.default}
         command = [python, "-m", "p2p_elastic.bench.process", json.dumps({"announce": (), **given})]
         self._process = subprocess.Popen(  # noqa: S603  # this package
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=None if python == sys.executable else "/",  # in a checkout `-m` would find that build first
         )
         try:
             said = self._read()
