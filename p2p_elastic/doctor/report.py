@@ -107,13 +107,14 @@ class Examination:
 
     def _ports(self) -> Generator[Finding, None, PortProblem | None]:
         from p2p_elastic.node.config import HTTP_PORT, PORT
+        from p2p_elastic.peers.transport.ports import port_after
 
         config = self._config
         port, http_port = _or(config.port, PORT), _or(config.http_port, HTTP_PORT)
         problem = probes.port_problem(config.host, port)
         yield check_port("port", "--port", port, config.port is not None, problem)
         if not config.no_direct:
-            direct_port = _or(config.direct_port, port and port + 1)
+            direct_port = _or(config.direct_port, port_after(port))
             of_direct = probes.port_problem(config.host, direct_port)
             yield check_direct_port(direct_port, config.direct_port is not None, of_direct)
         of_http = probes.port_problem(config.http_host, http_port)

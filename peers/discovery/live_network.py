@@ -27,6 +27,7 @@ from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.interfaces import DirectConnections
 from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
+from p2p_elastic.peers.transport.ports import port_after
 from p2p_elastic.peers.transport.start_p2pd import STOPPING
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 from p2p_elastic.protocol.manifest import RunManifest, choose_run
@@ -226,7 +227,7 @@ class LiveNetwork:
             return NoConnections(SLOW_AES)
         wire = TlsWire()
         self._opened.push_async_callback(wire.close)
-        await wire.listen(host, port, self.host.port + 1)
+        await wire.listen(host, port, port_after(self.host.port))
         connections = Connections(wire)
         self._opened.callback(connections.close)
         return connections

@@ -8,6 +8,8 @@ import socket
 from p2p_elastic.common.addresses import parse_address
 from p2p_elastic.errors import ConfigError
 
+PORT_MAX = 65535
+
 
 def free_port(host: str, port: int) -> int:
     """Find the port to listen on.
@@ -38,6 +40,22 @@ def free_port(host: str, port: int) -> int:
         if error.errno == errno.EACCES:
             raise ConfigError("port", port, "not allowed for this user; choose one above 1023, or 0") from error
         raise ConfigError("host", host, f"not an address of this machine ({error.strerror or error})") from error
+
+
+def port_after(port: int) -> int:
+    """Choose the port for direct connections if the user does not.
+
+    Args:
+        port: of libp2p; 0: any free one.
+
+    Returns:
+        The next one; 0, any free one, if there is none.
+
+    Example:
+        >>> port_after(31330), port_after(65535), port_after(0)
+        (31331, 0, 0)
+    """
+    return port + 1 if 0 < port < PORT_MAX else 0
 
 
 def is_here(address: str, port: int) -> bool:
