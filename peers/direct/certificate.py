@@ -56,9 +56,6 @@ class Certificate:
 
         Returns:
             The context: TLS 1.3, both certificates required.
-
-        Raises:
-            RemoteProtocolError: if that is no certificate.
         """
         return self._context(ssl.PROTOCOL_TLS_CLIENT, [partner])
 
@@ -70,9 +67,6 @@ class Certificate:
 
         Returns:
             The context: TLS 1.3, both certificates required.
-
-        Raises:
-            RemoteProtocolError: if one of them is no certificate.
         """
         context = self._context(ssl.PROTOCOL_TLS_SERVER, partners)
         context.num_tickets = 0  # nobody resumes, and a ticket would be read beside a sender
@@ -89,10 +83,7 @@ class Certificate:
                 file.write(self._pem)
             context.load_cert_chain(path)
         for partner in partners:
-            try:
-                context.load_verify_locations(cadata=partner)
-            except ssl.SSLError as error:
-                raise RemoteProtocolError(f"told no certificate: {error.reason}") from error
+            context.load_verify_locations(cadata=partner)
         return context
 
 
@@ -103,15 +94,17 @@ def decoded(text: str) -> bytes:
         text: DER in base64.
 
     Returns:
-        DER, not checked further.
+        DER, which TLS can trust.
 
     Raises:
-        RemoteProtocolError: if it is not base64.
+        RemoteProtocolError: if it is no certificate.
     """
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+        found = base64.b64decode(text, validate=True)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found)
+    except (binascii.Error, ssl.SSLError) as error:
         raise RemoteProtocolError(f"told no certificate: {error}") from error
+    return found
 
 
 def aes_is_slow() -> bool:

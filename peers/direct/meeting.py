@@ -26,7 +26,6 @@ from p2p_elastic.protocol.records import PeerRecord
 
 S = TypeVar("S")
 BYTES_MIN = 2**18  # one way; what is smaller goes over libp2p
-DIAL_SECONDS = 1.0
 OFF, SLOW_AES, SMALL, FAILED, PARTNER_OFF, NO_WAY = (
     *("off", "slow AES", "small", "failed lately"),
     *("partner", "no way to dial"),
@@ -188,7 +187,6 @@ class Asking(_Meeting):
 
     def __init__(self, kept: Kept, record: PeerRecord, streams: int) -> None:
         super().__init__(kept, record.peer, record)
-        self._streams = streams
         self._held = kept.idle.take(record.peer, streams)
         dials = bool(self._hosts) and not kept.setbacks.lately(record.peer, "dial", self._now())
         self.terms = Direct(
@@ -235,7 +233,6 @@ class Answering(_Meeting):
 
     def __init__(self, kept: Kept, told: Direct, partner: str, record: PeerRecord | None, streams: int) -> None:
         super().__init__(kept, partner, record)
-        self._told, self._streams = told, streams
         self._dialling: asyncio.Task[list[Connection]] | None = None
         wire, token, port = kept.wire, kept.token(), None
         self._held = kept.idle.take(partner, streams, told.held)

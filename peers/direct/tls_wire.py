@@ -147,7 +147,6 @@ class TlsWire:
             RemoteProtocolError: if it told no certificate.
         """
         expected = Expected[ssl.SSLSocket](partner, decoded(theirs.certificate), token, 2 * streams)
-        self._certificate.dialling(expected.certificate)  # raises
         self._expected[token] = expected
         return expected
 
