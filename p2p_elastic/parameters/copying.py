@@ -69,12 +69,3 @@ class Copying:
         if self._failed:
             raise ExchangeError("the model could not be copied")
         self._arrive()
-
-
-def nothing() -> Copying:
-    """A snapshot of nothing, which is there.
-
-    Returns:
-        It.
-    """
-    return Copying(0)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p2p_elastic.parameters.copying import Copying, nothing
+from p2p_elastic.parameters.copying import Copying
 from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
 from p2p_elastic.peers.exchange.lost_tensors import LostTensors
 from p2p_elastic.protocol.chunks import Places, Received, Vectors
@@ -120,7 +120,7 @@ class Mailbox:
         self._wanted_part: Part | None = None
         self.lost = LostTensors(vector)
         self.snapshot_step = 0
-        self._copying = nothing()
+        self._copying = Copying(0)
         self._delivered: Move | None = None
         self._wanted: Wanted | None = None
         self._state = State.FREE

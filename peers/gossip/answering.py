@@ -118,8 +118,7 @@ class Answering:
         self, conversation: Conversation, offer: Offer, key: Key, endpoint: Endpoint, asked_at: float
     ) -> None:
         local, started = self._local, asyncio.get_running_loop().time()
-        known = local.members.known.get(key.partner)
-        record = None if known is None else known.record
+        record = local.members.record_of(key.partner)
         direct = conversation.carriers.meet(local.direct.answer(offer.direct, key.partner, record, offer.streams))
         terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX), "direct": direct}
         accept = endpoint.accept(offer).model_copy(update=terms)

@@ -109,8 +109,8 @@ class Giving:
 
     def _met(self, conversation: Conversation, asked: Fetch, given: Given) -> Given:
         """The header, with how the asker may be connected directly."""
-        local, known = self._local, self._local.members.known.get(asked.peer)
-        meeting = local.direct.answer(asked.direct, asked.peer, None if known is None else known.record, 1)
+        local = self._local
+        meeting = local.direct.answer(asked.direct, asked.peer, local.members.record_of(asked.peer), 1)
         return given.model_copy(update={"direct": conversation.carriers.meet(meeting)})
 
     @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from p2p_elastic.peers.direct.meeting import PARTNER_OFF
 from p2p_elastic.peers.transport.interfaces import Carrier, Meeting, Stream
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.status.schema import Way
 
 Widening = Callable[[int], Awaitable[Stream]]
 """Opens, or awaits, one stream of an exchange that goes over several, by its number; the first one is 0."""
-PARTNER = "partner"
 
 
 class Carriers:
@@ -44,7 +44,7 @@ class Carriers:
         if isinstance(meeting, str):
             self.way = Way(why=meeting)
             return None
-        self._meeting, self.way = meeting, Way(why=PARTNER)  # unless it says how
+        self._meeting, self.way = meeting, Way(why=PARTNER_OFF)  # unless it says how
         return meeting.terms
 
     async def connect(self, theirs: Direct, count: int) -> None:

@@ -50,6 +50,18 @@ class Membership:
         """All of them, by peer id: a value that does not change later."""
         return self._known
 
+    def record_of(self, peer: str) -> PeerRecord | None:
+        """Look up what a member says of itself.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            Its newest record; None if it is not known.
+        """
+        member = self._known.get(peer)
+        return None if member is None else member.record
+
     def alive(self) -> dict[str, Member]:
         """List the members that are neither suspect nor dead.
 

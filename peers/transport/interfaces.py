@@ -14,7 +14,30 @@ from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
 
 
-class Stream(Protocol):
+class Carrier(Protocol):
+    """What vectors travel over: a stream, or a direct connection."""
+
+    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+        """Send all pieces of one side and fill all of the other, at the same time.
+
+        Args:
+            outgoing: what to send; None if nothing travels that way.
+            incoming: what to fill; None if nothing travels that way.
+            gap_seconds: how long one piece may take.
+
+        Returns:
+            The longest time that a piece took, in seconds.
+
+        Raises:
+            ExchangeTimeout: if a piece took longer than `gap_seconds`.
+            RemoteProtocolError: if a chunk was wrong. After an error it can only be aborted.
+        """
+
+    def abort(self) -> None:
+        """Close at once, dropping what was not handed on. Never raises."""
+
+
+class Stream(Carrier, Protocol):
     """A full-duplex stream of bytes to one partner, in order, with back-pressure.
 
     A broken stream raises PartnerUnreachable from `send` and `receive_into`; so does its end. Nothing here has a
@@ -39,49 +62,11 @@ class Stream(Protocol):
             buffer: what to fill; after an error its content means nothing.
         """
 
-    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
-        """Send all pieces of one side and fill all of the other, at the same time.
-
-        Args:
-            outgoing: what to send; None if nothing travels that way.
-            incoming: what to fill; None if nothing travels that way.
-            gap_seconds: how long one piece may take.
-
-        Returns:
-            The longest time that a piece took, in seconds.
-
-        Raises:
-            ExchangeTimeout: if a piece took longer than `gap_seconds`.
-            RemoteProtocolError: if a chunk was wrong. Then, too, the stream can only be aborted.
-        """
-
     async def close(self) -> None:
         """Close the stream; never raises.
 
         What the partner has not read may be lost: let the end that reads the last word close first.
         """
-
-    def abort(self) -> None:
-        """Close at once, dropping what was not handed on. Never raises."""
-
-
-class Carrier(Protocol):
-    """What vectors travel over: a stream, or a direct connection."""
-
-    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
-        """Send all pieces of one side and fill all of the other, as `Stream.transfer` does.
-
-        Args:
-            outgoing: what to send; None if nothing travels that way.
-            incoming: what to fill; None if nothing travels that way.
-            gap_seconds: how long one piece may take.
-
-        Returns:
-            The longest time that a piece took, in seconds.
-        """
-
-    def abort(self) -> None:
-        """Close at once. Never raises."""
 
 
 class Meeting(Protocol):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from p2p_elastic.errors import ExchangeError
-from p2p_elastic.parameters.copying import Copying, nothing
+from p2p_elastic.parameters.copying import Copying
 from p2p_elastic.parameters.vector import ParameterVector
 
 
@@ -48,8 +48,8 @@ def test_a_copy_that_fails_lets_nobody_send_what_is_there() -> None:
 
 
 def test_a_snapshot_of_nothing_is_there() -> None:
-    assert nothing().done
-    nothing().wait()
+    assert Copying(0).done
+    Copying(0).wait()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from p2p_elastic.peers.session.carriers import PARTNER, Carriers
+from p2p_elastic.peers.direct.meeting import PARTNER_OFF
+from p2p_elastic.peers.session.carriers import Carriers
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.status.schema import Way
 
@@ -66,7 +67,7 @@ def test_once_connected_vectors_go_directly_and_connections_are_given_back_once(
         made, _, opened = carriers()
         meeting = Meeting()
         assert made.meet(meeting) == TERMS  # type: ignore[arg-type]
-        assert made.way == Way(why=PARTNER)
+        assert made.way == Way(why=PARTNER_OFF)
         await made.connect(TERMS, 2)
         assert made.way == Way(direct=True)
         assert made.count == 2
