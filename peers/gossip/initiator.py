@@ -228,7 +228,7 @@ class Initiator:
         except asyncio.CancelledError:
             if conversation.said is Verified:
                 given_up = Result(Outcome.HALF, reason="given up before the last word")
-                self._so_far = Attempt(given_up, traffic=conversation.traffic)
+                self._so_far = Attempt(given_up, traffic=conversation.traffic, way=conversation.carriers.way)
             raise
 
     async def _move(self, partner: str, exchange_id: str, result: Result, came: Received | None) -> float | None:

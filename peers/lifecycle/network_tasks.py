@@ -50,11 +50,10 @@ class NetworkTasks:
         try:
             await asyncio.gather(*tasks)
         finally:
-            left = set(tasks)
-            while left:  # before Python 3.12 `wait_for` may swallow a cancellation that comes just as its wait ends
+            while left := [task for task in tasks if not task.done()]:  # one may swallow a cancellation: so again
                 for task in left:
                     task.cancel()
-                _, left = await asyncio.wait(left, timeout=0.1)
+                await asyncio.wait(left, timeout=0.1)
 
     async def refresh(self) -> None:
         """Read which others are in the run, and how this peer does.

@@ -157,7 +157,7 @@ class Life:
             await self._train(run)
             await self._leave()
         finally:
-            await end_all({run})
+            await end_all([run])
             await self._transport.close()
             self.ended_at = asyncio.get_running_loop().time()
 

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from p2p_elastic.testing.virtual_time import VirtualClockLoop
@@ -42,9 +42,9 @@ class MachinesLoop(VirtualClockLoop):
         assert task is not None
         self._owners[task] = owner
 
-    def tasks_of(self, owner: str) -> set[asyncio.Task[Any]]:
-        """What that process has not ended yet."""
-        return {task for task, whose in list(self._owners.items()) if whose == owner and not task.done()}
+    def tasks_of(self, owner: str) -> list[asyncio.Task[Any]]:
+        """What that process has not ended yet, in the order in which it began: the order of a set is by address."""
+        return [task for task, whose in list(self._owners.items()) if whose == owner and not task.done()]
 
     def call_soon(self, callback, *args, context=None):  # type: ignore[no-untyped-def]
         context = context or contextvars.copy_context()
@@ -102,10 +102,11 @@ def run_machines(main: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
-async def end_all(tasks: set[asyncio.Task[Any]]) -> None:
-    """Cancel until they end: before Python 3.12 `wait_for` may swallow a cancellation."""
-    left = tasks - {asyncio.current_task()}
+async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel in this order until they end: before Python 3.12 `wait_for` may swallow a cancellation."""
+    left = [task for task in tasks if task is not asyncio.current_task()]
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.1)
+        await asyncio.wait(left, timeout=0.1)
+        left = [task for task in left if not task.done()]
