@@ -1,11 +1,11 @@
 """Show strangers' bytes to a port for direct connections, and to what reads the messages that lead there.
 
-    python benchmarks/fuzz_direct.py [--messages 1000000] [--greetings 20000] [--handshakes 2000] [--seed 1]
+    python benchmarks/fuzz_direct.py [--messages 1000000] [--greetings 20000] [--proofs 20000] [--seed 1]
 
 Messages: Offer, Accept, Fetch, Given and Route as a peer writes them, with bytes changed, cut, put in or doubled: each
 is read, or refused with the error of a peer that breaks the protocol. Greetings: a port at which a partner is awaited
-gets random bytes, pieces of TLS and silence. Handshakes: the partner's own certificate, and then a wrong token or
-number. Afterwards the partner is heard as before. Exits with 1 if anything else happens, or if memory grew by more than
+gets random bytes and silence. Proofs: the right token, and then a wrong number or proof. Afterwards the partner is
+heard as before. Exits with 1 if anything else happens, or if memory grew by more than
 MEGABYTES_MAX after a tenth of it.
 """
 
@@ -18,30 +18,30 @@ import json
 import random
 import socket
 import sys
+from collections.abc import Callable
 
 from p2p_elastic.bench.figures import resident_bytes
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.peers.direct.certificate import Certificate, decoded
-from p2p_elastic.peers.direct.tls_wire import DirectPort, TlsWire
+from p2p_elastic.peers.direct.sealing import TAG_BYTES, Agreed
+from p2p_elastic.peers.direct.tcp_wire import DirectPort, TcpWire
 from p2p_elastic.protocol.framing import MESSAGE_HEADER, pack, unpack_body, unpack_header
 from p2p_elastic.protocol.messages import Accept, Direct, Fetch, Given, Offer, Route
 
 LOOPBACK, TOKEN, ID = "127.0.0.1", "0" * 31 + "1", "0" * 32
 MEGABYTES_MAX = 20.0
 AT_ONCE = 16
-TLS = bytes.fromhex("160301020001")  # how a ClientHello begins
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--greetings", type=int, default=20_000)
-    parser.add_argument("--handshakes", type=int, default=2_000)
+    parser.add_argument("--proofs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     found = {"messages": messages(rng, options.messages)}
-    found |= asyncio.run(connections(rng, options.greetings, options.handshakes))
+    found |= asyncio.run(connections(rng, options.greetings, options.proofs))
     json.dump(found, sys.stdout, indent=1)
     print()
     grew = max(part["grew_megabytes"] for part in found.values())
@@ -50,7 +50,7 @@ def main() -> None:
 
 def messages(rng: random.Random, count: int) -> dict[str, float]:
     """Changed messages: how many were read all the same, and how many were refused."""
-    direct = Direct(certificate=Certificate().text, token=TOKEN, port=4001, dials=True, held=(TOKEN,))
+    direct = Direct(secret="a" * 64, aes=True, token=TOKEN, port=4001, dials=True, held=(TOKEN,))
     asked = {"peer": "b", "run": "r", "schema_hash": ID, "elements": 10, "codec": "none"}
     written = [
         pack(Offer(id=ID, **asked, step=1, loss=0.5, weight=1.0, direct=direct)),
@@ -109,52 +109,48 @@ class Memory:
         return (self._most - self._begin) / 1e6
 
 
-async def connections(rng: random.Random, greetings: int, handshakes: int) -> dict[str, dict[str, float]]:
+async def connections(rng: random.Random, greetings: int, proofs: int) -> dict[str, dict[str, float]]:
     """Strangers at a port, and the partner after them."""
-    wire, partner = TlsWire(), Certificate()
+    wire = TcpWire()
     await wire.listen(LOOPBACK, DirectPort(0))
-    told = Direct(certificate=partner.text, token=ID, dials=True)
-    expected = wire.expect("partner", told, TOKEN, 1)
-    context = partner.dialling(decoded(wire.certificate))
+    agreed = Agreed(*(Direct(secret=half * 64, aes=True, token=TOKEN, dials=False) for half in "ab"))
+    expected = wire.expect("partner", TOKEN)
+    expected.agree(agreed, 2)
 
-    def greet(words: bytes) -> None:
+    def greet(words: bytes) -> bytes:
         with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, wire.port), 5.0) as plain:
             plain.sendall(words)
             if rng.random() < 0.99:
                 plain.shutdown(socket.SHUT_WR)
-            while plain.recv(4096):
-                pass
+            return plain.recv(4096)
+        return b""
 
-    def shake(words: bytes) -> bytes:
-        try:
-            with socket.create_connection((LOOPBACK, wire.port), 5.0) as plain, context.wrap_socket(plain) as tls:
-                tls.sendall(words)
-                return tls.recv(1)
-        except OSError:
-            return b""
-
-    async def many(count: int, act: object, words: object) -> dict[str, float]:
+    async def many(count: int, words: Callable[[], bytes]) -> dict[str, float]:
         memory, before = Memory(count), wire.refused.total()
         for start in range(0, count, AT_ONCE):
-            said = [words() for _ in range(min(AT_ONCE, count - start))]  # type: ignore[operator]
-            answers = await asyncio.gather(*(asyncio.to_thread(act, one) for one in said))  # type: ignore[arg-type]
+            said = [words() for _ in range(min(AT_ONCE, count - start))]
+            answers = await asyncio.gather(*(asyncio.to_thread(greet, one) for one in said))
             assert not any(answers), answers
             memory.look(start)
         return {"refused": wire.refused.total() - before, "grew_megabytes": memory.grew}
 
     def garbage() -> bytes:
-        return rng.choice([b"", TLS])[: rng.randint(0, 6)] + rng.randbytes(rng.choice([0, 1, 5, 64, 600, 20_000]))
+        return rng.randbytes(rng.choice([0, 1, 5, 17, 33, 64, 600, 20_000]))
+
+    def right(number: int) -> bytes:
+        shown, proof = bytes.fromhex(TOKEN) + bytes([number]), bytearray(TAG_BYTES)
+        agreed.seals(number)[0].seal(b"", proof, shown)
+        return shown + bytes(proof)
 
     def wrong() -> bytes:
-        token = bytes.fromhex(TOKEN) if rng.random() < 0.5 else rng.randbytes(16)
-        number = rng.randrange(2, 256) if token == bytes.fromhex(TOKEN) else rng.randrange(256)
-        return (token + bytes([number]))[: rng.choice([17, 17, 17, rng.randrange(17)])]
+        changed = bytearray(right(rng.choice([0, 1, 2, 255])))
+        changed[rng.randrange(len(changed))] ^= rng.randrange(1, 256)
+        return bytes(changed[: rng.choice([33, 33, 33, rng.randrange(33)])])
 
-    found = {"greetings": await many(greetings, greet, garbage), "handshakes": await many(handshakes, shake, wrong)}
-    shown = bytes.fromhex(TOKEN)
-    heard = [await asyncio.to_thread(shake, shown + bytes([number])) for number in (0, 1)]
-    await wire.arrived(expected)
-    found["afterwards"] = {"partner_heard": heard == [b"\1", b"\1"], "grew_megabytes": 0.0}
+    found = {"greetings": await many(greetings, garbage), "proofs": await many(proofs, wrong)}
+    heard = [len(await asyncio.to_thread(greet, right(number))) for number in (0, 1)]
+    await expected.all_here()
+    found["afterwards"] = {"partner_heard": heard == [TAG_BYTES] * 2, "grew_megabytes": 0.0}
     await wire.close()
     return found
 

@@ -18,7 +18,7 @@ from p2p_elastic.bench.delay import DelayProxy
 from p2p_elastic.bench.figures import forget_peak, peak_bytes, resident_bytes
 from p2p_elastic.errors import P2PElasticError
 from p2p_elastic.parameters.vector import ParameterVector, Part
-from p2p_elastic.peers.direct.tls_wire import DirectPort
+from p2p_elastic.peers.direct.tcp_wire import DirectPort
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.exchange.slot import Phase
 from p2p_elastic.peers.membership.run_context import RunContext

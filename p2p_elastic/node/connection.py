@@ -18,7 +18,7 @@ from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import PORT, JoinConfig
 from p2p_elastic.node.http import Window, with_preferred_port
 from p2p_elastic.node.status_board import StatusBoard
-from p2p_elastic.peers.direct.tls_wire import DirectPort
+from p2p_elastic.peers.direct.tcp_wire import DirectPort
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.discovery.peer_cache import PeerCache, state_folder
 from p2p_elastic.peers.transport.identity import Identity

@@ -2,7 +2,7 @@
 
     message   magic "PXE1" | kind: u8 | length: u32 | JSON, at most MESSAGE_BYTES_MAX
     chunk     length: u32 | xxh3: u64 | bytes: CHUNK_ELEMENTS elements of the vector, as the codec writes them; over a
-              direct connection the bytes alone: their number is known, and TLS checks them
+              direct connection the bytes alone: their number is known, and each chunk is sealed
 
 Every length is checked against a bound that is known beforehand before anything is allocated.
 """

@@ -32,7 +32,8 @@ CheckedPart = tuple[Element, Element]
 Streams = Annotated[int, Field(ge=1, le=LANES_MAX)]
 Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """128 random bits."""
-Certificate = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,598}={0,2}$")]
+Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""256 random bits."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """BLAKE2b of 32 bytes, over the bytes of a part."""
@@ -113,12 +114,13 @@ class Stamp(Frozen):
 
 
 class Direct(Frozen):
-    """How the sender's direct connections may be had: TLS 1.3 between two processes, beside libp2p.
+    """How direct connections between the sender and the receiver may be had, beside libp2p, for one meeting.
 
-    It travels over streams on which libp2p has proven both ends, and so binds the certificate to the peer id.
+    It travels over streams on which libp2p has proven both ends, encrypted: so who knows the secrets is the partner.
     """
 
-    certificate: Certificate = Field(description="of the sender's process, self-signed: DER in base64")
+    secret: Secret = Field(repr=False, description="the sender's half of what the keys are made of")
+    aes: bool = Field(description="whether AES is fast at the sender; if not at both ends, ChaCha20 is used")
     token: Token = Field(description="what a dialler of the sender shows first, once for each connection")
     port: Port | None = Field(
         default=None, description="TCP, at the hosts of the sender's record; None: the sender cannot be dialled"

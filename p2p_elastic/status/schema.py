@@ -19,7 +19,7 @@ Phase = Literal["starting", "waiting", "joining", "compiling", "training", "hold
 class Way(Frozen):
     """Which way the vectors of an exchange took."""
 
-    direct: bool = Field(default=False, description="over direct connections (TLS), not over libp2p")
+    direct: bool = Field(default=False, description="over direct connections, not over libp2p")
     why: str | None = Field(default=None, description="why not directly; null if they were, or if none travelled")
 
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.peers.direct.expected import Expected
+from p2p_elastic.peers.direct.sealing import Agreed
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
-from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.testing.faults import Judging, Kind, Verdict
 from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
@@ -65,8 +65,8 @@ class Network(Judging, Protocol):
     """Peer id -> its open ends."""
 
 
-class _Tls:
-    """The network as TLS sees it: what was changed on its way ends a connection."""
+class _Sealed:
+    """The network as sealed chunks see it: what was changed on its way ends a connection."""
 
     def __init__(self, network: Judging) -> None:
         self._network = network
@@ -86,7 +86,7 @@ class SimulatedWire:
 
     def __init__(self, network: Network, peer: str) -> None:
         self._network, self._peer = network, peer
-        self.certificate = "A" * 40
+        self.aes = True
         self.port: int | None = PORT
         self.refused = Counter[str]()
         self._expected: dict[str, Expected[SimulatedConnection]] = {}
@@ -103,19 +103,17 @@ class SimulatedWire:
         """
         return (record.peer,)
 
-    def expect(self, partner: str, _theirs: Direct, token: str, streams: int) -> Expected[SimulatedConnection]:
+    def expect(self, partner: str, token: str) -> Expected[SimulatedConnection]:
         """Await a partner's connections.
 
         Args:
             partner: its peer id.
             token: what it shows.
-            streams: how many.
 
         Returns:
             What is awaited.
         """
-        expected = Expected[SimulatedConnection](partner, partner.encode(), token, streams)
-        self._expected[token] = expected
+        expected = self._expected[token] = Expected[SimulatedConnection](partner, token)
         return expected
 
     def forget(self, expected: Expected[SimulatedConnection]) -> None:
@@ -128,25 +126,14 @@ class SimulatedWire:
         for one in expected.leave():
             one.close()
 
-    async def arrived(self, expected: Expected[SimulatedConnection]) -> Sequence[SimulatedConnection]:
-        """Wait for the connections.
-
-        Args:
-            expected: as `expect` gave it.
-
-        Returns:
-            The connections.
-        """
-        return await expected.all_here()
-
     async def dial(
-        self, partner: str, _hosts: Sequence[str], theirs: Direct, streams: int
+        self, partner: str, _hosts: Sequence[str], agreed: Agreed, streams: int
     ) -> Sequence[SimulatedConnection]:
         """Connect to a partner.
 
         Args:
             partner: its peer id.
-            theirs: what it told.
+            agreed: what both ends told.
             streams: how many.
 
         Returns:
@@ -160,15 +147,16 @@ class SimulatedWire:
         if verdict.action == "silence":
             await asyncio.get_running_loop().create_future()
         wire = self._network.wires.get(partner)
-        expected = None if wire is None else wire._expected.get(theirs.token)
+        expected = None if wire is None else wire._expected.get(agreed.listener.token)
         if verdict.action != "pass" or expected is None:
             raise PartnerUnreachable("nobody awaits this peer there", partner=partner)
+        await expected.agreed()
         return [self._pair(partner, expected, number) for number in range(streams)]
 
     def _pair(self, partner: str, expected: Expected[SimulatedConnection], number: int) -> SimulatedConnection:
-        tls, name = _Tls(self._network), f"{expected.token[:-2]}{number:02x}"
-        there, back = Pipe(tls, self._peer, partner), Pipe(tls, partner, self._peer)
-        if expected.wants(number, self._peer.encode()):
+        sealed, name = _Sealed(self._network), f"{expected.token[:-2]}{number:02x}"
+        there, back = Pipe(sealed, self._peer, partner), Pipe(sealed, partner, self._peer)
+        if expected.wants(number):
             theirs = SimulatedStream(self._peer, back, there, self._network.streams[partner])
             expected.take(number, SimulatedConnection(name, theirs))
         return SimulatedConnection(name, SimulatedStream(partner, there, back, self._network.streams[self._peer]))

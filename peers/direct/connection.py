@@ -1,43 +1,42 @@
-"""One direct connection: two TLS connections to a partner, of which each carries one direction.
-
-OpenSSL lets one thread at a time use a connection, and here one thread sends while another receives.
-"""
+"""One direct connection: a TCP socket to a partner, over which sealed chunks travel both ways."""
 
 from __future__ import annotations
 
 import select
-import ssl
+import socket
 
-from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.peers.transport.transfer_threads import Sockets, TransferThreads, fill_from, late
+from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
+from p2p_elastic.peers.direct.sealing import TAG_BYTES, Seal
+from p2p_elastic.peers.transport.transfer_threads import SharedSocket, TransferThreads, fill_from, late
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 
-class TlsConnection:
-    """A direct connection over TLS; the sockets belong to it from now on.
+class DirectConnection:
+    """A direct connection; the socket belongs to it from now on.
 
     Args:
         name: the same at both ends, and of no other connection.
         partner: the peer id at the other end.
-        outgoing: on which this end sends.
-        incoming: on which it receives.
+        connected: the socket.
+        outgoing: of what this end sends.
+        incoming: of what it receives.
     """
 
-    headers = False  # TLS checks every byte
+    headers = False  # every byte is checked
 
-    def __init__(self, name: str, partner: str, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket) -> None:
+    def __init__(self, name: str, partner: str, connected: socket.socket, outgoing: Seal, incoming: Seal) -> None:
         self.name, self.partner = name, partner
-        self._outgoing, self._incoming = outgoing, incoming
-        self._sockets = Sockets(outgoing, incoming)
+        self._socket, self._outgoing, self._incoming = connected, outgoing, incoming
+        self._shared = SharedSocket(connected)
+        self._sending, self._receiving = memoryview(b""), memoryview(b"")  # one sealed chunk each
 
     @property
     def usable(self) -> bool:
         """Whether an idle connection is still open: nothing comes while nobody asked for anything, but an end."""
-        if self._sockets.ended:
+        if self._shared.ended or self._outgoing.worn or self._incoming.worn:
             return False
         poll = select.poll()
-        for one in (self._outgoing, self._incoming):
-            poll.register(one, select.POLLIN)
+        poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)
 
     async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
@@ -52,19 +51,21 @@ class TlsConnection:
             The longest time that a piece took, in seconds. No thread is at work any more.
         """
         work = TransferThreads(self, outgoing, incoming, gap_seconds)
-        with self._sockets.in_use():
-            for one in (self._outgoing, self._incoming):
-                one.settimeout(gap_seconds)
-            await work.run()
+        with self._shared.in_use():
+            self._socket.settimeout(gap_seconds)
+            try:
+                await work.run()
+            finally:
+                self._sending = self._receiving = memoryview(b"")  # it may be idle for long
         return work.longest
 
     def close(self) -> None:
         """Close it; what was sent is in the kernel's hands."""
-        self._sockets.close()
+        self._shared.close()
 
     def abort(self) -> None:
         """Close at once, and wake every thread that waits for it."""
-        self._sockets.abort()
+        self._shared.abort()
 
     # -- in a thread --------------------------------------------------------------------------------------------------
 
@@ -75,13 +76,15 @@ class TlsConnection:
             chunk: its bytes.
 
         Raises:
-            ExchangeTimeout: if nothing moved within the socket's timeout.
+            ExchangeTimeout: if it was not taken within the socket's timeout.
             PartnerUnreachable: if the connection broke.
         """
+        self._sending = sealed = _sized(self._sending, len(chunk) + TAG_BYTES)
+        self._outgoing.seal(chunk, sealed)
         try:
-            self._outgoing.sendall(chunk)
+            self._socket.sendall(sealed)
         except TimeoutError as error:
-            raise late(self.partner, self._outgoing.gettimeout() or 0.0) from error
+            raise late(self.partner, self._socket.gettimeout() or 0.0) from error
         except OSError as error:
             raise PartnerUnreachable(f"the direct connection broke: {error}", partner=self.partner) from error
 
@@ -89,11 +92,21 @@ class TlsConnection:
         """Fill a whole buffer from a thread.
 
         Args:
-            buffer: what to fill.
+            buffer: what to fill: exactly one chunk.
             end: by when, in monotonic seconds.
 
         Raises:
             ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
-            PartnerUnreachable: if the connection broke or ended.
+            PartnerUnreachable: if the connection broke or ended, or something was changed on its way.
         """
-        fill_from(self._incoming, buffer, end, self.partner)
+        self._receiving = sealed = _sized(self._receiving, len(buffer) + TAG_BYTES)
+        fill_from(self._socket, sealed, end, self.partner)
+        try:
+            self._incoming.open(sealed, buffer)
+        except RemoteProtocolError as error:  # by anybody between the two: nobody is blamed
+            raise PartnerUnreachable(f"the direct connection broke: {error}", partner=self.partner) from error
+
+
+def _sized(buffer: memoryview, size: int) -> memoryview:
+    """The buffer, or another one if it has not this size: the last chunk is shorter."""
+    return buffer if len(buffer) == size else memoryview(bytearray(size))

@@ -5,36 +5,57 @@ from __future__ import annotations
 import asyncio
 from typing import Generic, TypeVar
 
+from p2p_elastic.peers.direct.sealing import Agreed
+
 C = TypeVar("C")
 
 
 class Expected(Generic[C]):
     """What is awaited of one partner.
 
+    It may dial before this end has heard its answer: then it waits for `agree`.
+
     Args:
         partner: its peer id.
-        certificate: of its process, DER.
         token: what it shows, hexadecimal.
-        count: how many connections.
     """
 
-    def __init__(self, partner: str, certificate: bytes, token: str, count: int) -> None:
-        self.partner, self.certificate, self.token = partner, certificate, token
-        self._count, self._here = count, dict[int, C]()
-        self._whole, self._over = asyncio.Event(), False
+    def __init__(self, partner: str, token: str) -> None:
+        self.partner, self.token = partner, token
+        self._count, self._here = 0, dict[int, C]()
+        self._agreed: Agreed | None = None
+        self._told, self._whole, self._over = asyncio.Event(), asyncio.Event(), False
 
-    def wants(self, number: int, certificate: bytes) -> bool:
+    def agree(self, agreed: Agreed, count: int) -> None:
+        """Take in what both ends have told.
+
+        Args:
+            agreed: of both.
+            count: how many connections.
+        """
+        self._agreed, self._count = agreed, count
+        self._told.set()
+
+    async def agreed(self) -> Agreed:
+        """Wait until both ends have told it.
+
+        Returns:
+            It.
+        """
+        await self._told.wait()
+        assert self._agreed is not None, "said together"
+        return self._agreed
+
+    def wants(self, number: int) -> bool:
         """Whether a connection is one of these, and not here yet.
 
         Args:
             number: that it shows.
-            certificate: that it has proven, DER.
 
         Returns:
             False for any other one.
         """
-        known = certificate == self.certificate and number < self._count
-        return known and number not in self._here and not self._over
+        return number < self._count and number not in self._here and not self._over
 
     def take(self, number: int, connection: C) -> None:
         """Take a connection that is wanted.

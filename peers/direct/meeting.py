@@ -20,24 +20,22 @@ from typing import Any, Protocol, TypeVar
 from p2p_elastic.errors import ExchangeError, PartnerUnreachable, RemoteProtocolError
 from p2p_elastic.peers.direct.expected import Expected
 from p2p_elastic.peers.direct.idle import Connection, IdleConnections
+from p2p_elastic.peers.direct.sealing import Agreed
 from p2p_elastic.peers.direct.setbacks import Setbacks
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
 
 S = TypeVar("S")
 BYTES_MIN = 2**18  # one way; what is smaller goes over libp2p
-OFF, SLOW_AES, SMALL, FAILED, PARTNER_OFF, NO_WAY = (
-    *("off", "slow AES", "small", "failed lately"),
-    *("partner", "no way to dial"),
-)
+OFF, SMALL, FAILED, PARTNER_OFF, NO_WAY = "off", "small", "failed lately", "partner", "no way to dial"
 """Why vectors go over libp2p."""
 
 
 class Wire(Protocol[S]):
-    """Dials, and is dialled: over TLS, or simulated. `S`: what one connection of two directions consists of."""
+    """Dials, and is dialled: over TCP, or simulated. `S`: a connection."""
 
-    certificate: str
-    """Of this process, as partners are told it."""
+    aes: bool
+    """Whether AES is fast here."""
     port: int | None
     """At which it is dialled; None: it is not."""
     refused: Counter[str]
@@ -53,14 +51,12 @@ class Wire(Protocol[S]):
             Hosts; none if it cannot be.
         """
 
-    def expect(self, partner: str, theirs: Direct, token: str, streams: int) -> Expected[S]:
+    def expect(self, partner: str, token: str) -> Expected[S]:
         """Await a partner's connections, until `forget`.
 
         Args:
             partner: its peer id.
-            theirs: what it told.
             token: what it shows.
-            streams: how many.
 
         Returns:
             What is awaited.
@@ -73,23 +69,13 @@ class Wire(Protocol[S]):
             expected: as `expect` gave it.
         """
 
-    async def arrived(self, expected: Expected[S]) -> Sequence[Connection]:
-        """Wait for the connections; without an end of its own.
-
-        Args:
-            expected: as `expect` gave it.
-
-        Returns:
-            The connections.
-        """
-
-    async def dial(self, partner: str, hosts: Sequence[str], theirs: Direct, streams: int) -> Sequence[Connection]:
+    async def dial(self, partner: str, hosts: Sequence[str], agreed: Agreed, streams: int) -> Sequence[Connection]:
         """Connect to a partner; without an end of its own.
 
         Args:
             partner: its peer id.
             hosts: where it may be.
-            theirs: what it told.
+            agreed: what both ends told.
             streams: how many.
 
         Returns:
@@ -105,20 +91,27 @@ class Kept:
 
     Args:
         wire: makes connections.
-        rng: for tokens; unpredictable, but in a simulation.
+        rng: for tokens and secrets; unpredictable, but in a simulation.
     """
 
     def __init__(self, wire: Wire[S], rng: random.Random) -> None:
         self.wire, self._rng = wire, rng
         self.idle, self.setbacks = IdleConnections(), Setbacks()
 
-    def token(self) -> str:
-        """Draw a token.
+    def terms(self, *, port: int | None, dials: bool, held: Sequence[Connection]) -> Direct:
+        """Draw a token and a secret for one meeting.
+
+        Args:
+            port: at which this end is dialled; None: it is not.
+            dials: whether it dials.
+            held: connections that could be, or are, used again.
 
         Returns:
-            128 bits, hexadecimal.
+            What the partner is told.
         """
-        return f"{self._rng.getrandbits(128):032x}"
+        token, secret = f"{self._rng.getrandbits(128):032x}", f"{self._rng.getrandbits(256):064x}"
+        names = tuple(one.name for one in held)
+        return Direct(token=token, secret=secret, aes=self.wire.aes, port=port, dials=dials, held=names)
 
 
 class _Meeting:
@@ -134,10 +127,10 @@ class _Meeting:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def _dial(self, theirs: Direct, streams: int) -> list[Connection]:
+    async def _dial(self, agreed: Agreed, streams: int) -> list[Connection]:
         kept = self._kept
         try:
-            found = await kept.wire.dial(self._partner, self._hosts, theirs, streams)
+            found = await kept.wire.dial(self._partner, self._hosts, agreed, streams)
         except (ExchangeError, asyncio.CancelledError):  # given up, as a rule, since it takes too long
             kept.setbacks.failed(self._partner, "dial", self._now())
             raise
@@ -189,13 +182,9 @@ class Asking(_Meeting):
         super().__init__(kept, record.peer, record)
         self._held = kept.idle.take(record.peer, streams)
         dials = bool(self._hosts) and not kept.setbacks.lately(record.peer, "dial", self._now())
-        self.terms = Direct(
-            certificate=kept.wire.certificate,
-            token=kept.token(),
-            port=None if dials else kept.wire.port,
-            dials=dials,
-            held=tuple(one.name for one in self._held),
-        )
+        self.terms = kept.terms(port=None if dials else kept.wire.port, dials=dials, held=self._held)
+        if self.terms.port is not None:  # the partner may dial before its answer is heard
+            self._expected = kept.wire.expect(record.peer, self.terms.token)
 
     async def connect(self, theirs: Direct, streams: int) -> list[Connection]:
         """Connect, as `Meeting.connect` says.
@@ -212,12 +201,12 @@ class Asking(_Meeting):
         """
         if theirs.held:
             return self._use_held(theirs.held, streams)
-        if theirs.dials and self.terms.port is not None:
-            self._expected = self._kept.wire.expect(self._partner, theirs, self.terms.token, streams)
-            return self._use(list(await self._kept.wire.arrived(self._expected)))
+        if theirs.dials and self._expected is not None:
+            self._expected.agree(Agreed(dialler=theirs, listener=self.terms), streams)
+            return self._use(await self._expected.all_here())
         if theirs.port is None or not self.terms.dials:
             raise RemoteProtocolError("answered with no way to connect directly", partner=self._partner)
-        return self._use(await self._dial(theirs, streams))
+        return self._use(await self._dial(Agreed(dialler=self.terms, listener=theirs), streams))
 
 
 class Answering(_Meeting):
@@ -234,26 +223,22 @@ class Answering(_Meeting):
     def __init__(self, kept: Kept, told: Direct, partner: str, record: PeerRecord | None, streams: int) -> None:
         super().__init__(kept, partner, record)
         self._dialling: asyncio.Task[list[Connection]] | None = None
-        wire, token, port = kept.wire, kept.token(), None
         self._held = kept.idle.take(partner, streams, told.held)
-        if len(self._held) < streams:
-            for one in self._held:
-                kept.idle.keep(one)
-            self._held = []
-            port = wire.port if told.dials else None
-            if port is not None:
-                self._expected = wire.expect(partner, told, token, streams)
-            elif told.port is None or not self._hosts or kept.setbacks.lately(partner, "dial", self._now()):
-                raise PartnerUnreachable(NO_WAY, partner=partner)
-            else:
-                self._dialling = asyncio.ensure_future(self._dial(told, streams))
-        self.terms = Direct(
-            certificate=wire.certificate,
-            token=token,
-            port=port,
-            dials=self._dialling is not None,
-            held=tuple(one.name for one in self._held),
-        )
+        if len(self._held) == streams:
+            self.terms = kept.terms(port=None, dials=False, held=self._held)
+            return
+        for one in self._held:
+            kept.idle.keep(one)
+        self._held = []
+        if told.dials and kept.wire.port is not None:
+            self.terms = kept.terms(port=kept.wire.port, dials=False, held=())
+            self._expected = kept.wire.expect(partner, self.terms.token)
+            self._expected.agree(Agreed(dialler=told, listener=self.terms), streams)
+        elif told.port is None or not self._hosts or kept.setbacks.lately(partner, "dial", self._now()):
+            raise PartnerUnreachable(NO_WAY, partner=partner)
+        else:
+            self.terms = kept.terms(port=None, dials=True, held=())
+            self._dialling = asyncio.ensure_future(self._dial(Agreed(dialler=self.terms, listener=told), streams))
 
     async def connect(self, _theirs: Direct, streams: int) -> list[Connection]:
         """Connect, as `Meeting.connect` says: the partner has said that all connections are there.
@@ -272,7 +257,7 @@ class Answering(_Meeting):
         if self._dialling is not None:
             return self._use(await self._dialling)
         assert self._expected is not None, "an answer names a way"
-        return self._use(list(await self._kept.wire.arrived(self._expected)))
+        return self._use(await self._expected.all_here())
 
     def end(self, *, whole: bool) -> None:
         """Give the connections back.

@@ -16,10 +16,9 @@ from p2p_elastic.common.addresses import announced, parse_address
 from p2p_elastic.common.page_address import page_addresses
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError
-from p2p_elastic.peers.direct.certificate import aes_is_slow
 from p2p_elastic.peers.direct.connections import Connections, NoConnections
-from p2p_elastic.peers.direct.meeting import SLOW_AES
-from p2p_elastic.peers.direct.tls_wire import DirectPort, TlsWire
+from p2p_elastic.peers.direct.sealing import aes_is_fast
+from p2p_elastic.peers.direct.tcp_wire import DirectPort, TcpWire
 from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
 from p2p_elastic.peers.discovery.peer_cache import PeerCache
 from p2p_elastic.peers.discovery.peer_cache_sync import Remembering
@@ -223,9 +222,7 @@ class LiveNetwork:
     async def _open_direct(self, host: str, port: DirectPort | None) -> DirectConnections:
         if port is None:
             return NoConnections()
-        if await asyncio.to_thread(aes_is_slow):
-            return NoConnections(SLOW_AES)
-        wire = TlsWire()
+        wire = TcpWire(aes=await asyncio.to_thread(aes_is_fast))
         self._opened.push_async_callback(wire.close)
         await wire.listen(host, port, port_after(self.host.port))
         connections = Connections(wire)

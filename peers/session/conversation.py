@@ -32,7 +32,7 @@ from p2p_elastic.protocol.messages import Accept, Message, Route
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 2**17  # of what is no vector
-CONNECT_SECONDS, CONNECT_ROUND_TRIPS = 1.0, 4.0  # TCP, TLS, and a token; then the vectors go over libp2p
+CONNECT_SECONDS, CONNECT_ROUND_TRIPS = 1.0, 4.0  # TCP and a greeting; then the vectors go over libp2p
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import socket
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.peers.transport.transfer_threads import Sockets, TransferThreads, fill_from, late
+from p2p_elastic.peers.transport.transfer_threads import SharedSocket, TransferThreads, fill_from, late
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it may give less
@@ -25,7 +25,7 @@ class SocketStream:
     def __init__(self, partner: str, connected: socket.socket, rest: bytes = b"") -> None:
         self.partner, self._socket = partner, connected
         self._rest = memoryview(rest)  # received before the socket was taken over
-        self._sockets, self.headers = Sockets(connected), True
+        self._shared, self.headers = SharedSocket(connected), True
         connected.setblocking(False)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
@@ -67,7 +67,7 @@ class SocketStream:
         Raises:
             PartnerUnreachable: if the stream broke.
         """
-        with self._sockets.in_use():
+        with self._shared.in_use():
             try:
                 await asyncio.get_running_loop().sock_sendall(self._socket, data)
             except OSError as error:
@@ -85,7 +85,7 @@ class SocketStream:
         filled = self._take_rest(buffer)
         loop = asyncio.get_running_loop()
         while filled < len(buffer):
-            with self._sockets.in_use():
+            with self._shared.in_use():
                 try:
                     count = await loop.sock_recv_into(self._socket, buffer[filled:])
                 except OSError as error:
@@ -106,22 +106,22 @@ class SocketStream:
             The longest time that a piece took, in seconds. No thread is at work any more.
         """
         work = TransferThreads(self, outgoing, incoming, gap_seconds)
-        with self._sockets.in_use():
+        with self._shared.in_use():
             self._socket.settimeout(gap_seconds)
             try:
                 await work.run()
             finally:
-                if not self._sockets.ended:
+                if not self._shared.ended:
                     self._socket.setblocking(False)
         return work.longest
 
     async def close(self) -> None:
         """Close the stream; what was sent is in the kernel's hands, or p2pd's."""
-        self._sockets.close()
+        self._shared.close()
 
     def abort(self) -> None:
         """Close at once, and wake every thread that waits for the socket."""
-        self._sockets.abort()
+        self._shared.abort()
 
     def _take_rest(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self._rest))

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -56,23 +56,21 @@ class Blocking(Protocol):
         """Close at once, and wake both threads."""
 
 
-class Sockets:
-    """Sockets that are closed together, but not while a thread or the event loop waits for one of them.
-
-    The number of a socket that was closed may soon be another's.
+class SharedSocket:
+    """A socket that is not closed while a thread or the event loop waits for it: its number may soon be another's.
 
     Args:
-        sockets: they belong to this from now on.
+        connected: it belongs to this from now on.
     """
 
-    def __init__(self, *sockets: socket.socket) -> None:
-        self._sockets: Sequence[socket.socket] = sockets
-        self._users, self._released = 0, False
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._users = 0
         self.ended = False
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep them open meanwhile."""
+        """Keep it open meanwhile."""
         self._users += 1
         try:
             yield
@@ -82,25 +80,20 @@ class Sockets:
                 self._close()
 
     def close(self) -> None:
-        """Close them, once nobody uses them; what was sent is in the kernel's hands."""
+        """Close it, once nobody uses it; what was sent is in the kernel's hands."""
         self.ended = True
         self._close()
 
     def abort(self) -> None:
-        """Close them, and wake every thread that waits for one."""
+        """Close it, and wake every thread that waits for it."""
         self.ended = True
-        if not self._released:
-            for one in self._sockets:
-                with contextlib.suppress(OSError):  # it is not connected any more
-                    # Not the method of an SSLSocket: that forgets TLS, and a thread would read what is encrypted.
-                    socket.socket.shutdown(one, socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it is closed, or not connected any more
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._close()
 
     def _close(self) -> None:
-        if not self._users and not self._released:
-            self._released = True
-            for one in self._sockets:
-                one.close()
+        if not self._users:
+            self._socket.close()
 
 
 def late(partner: str, seconds: float) -> ExchangeTimeout:

@@ -14,7 +14,7 @@ from helpers.swarm import Member, run_members, tiny_model, values
 
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.direct.connections import Connections
-from p2p_elastic.peers.direct.tls_wire import DirectPort, TlsWire
+from p2p_elastic.peers.direct.tcp_wire import DirectPort, TcpWire
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
@@ -94,7 +94,7 @@ def test_three_peers_exchange_directly(streams: int | None) -> None:
 
 def with_port(network: LiveNetwork, port: int) -> None:
     """Let its partners believe that this is where it is dialled."""
-    wire = TlsWire()
+    wire = TcpWire()
     wire.port = port
     network.transport = Libp2pTransport(network.host, Connections(wire))
 
@@ -159,7 +159,7 @@ def test_a_connection_that_dies_in_the_middle_costs_one_exchange_and_others_go_o
         async with contextlib.AsyncExitStack() as stack:
             cutters = []
             for network in opened:
-                wire = TlsWire()
+                wire = TcpWire()
                 await wire.listen(LOOPBACK, DirectPort(0))
                 stack.push_async_callback(wire.close)
                 cutters.append(Cutter(wire.port or 0, after=400_000))  # of 641,600 that one vector takes

@@ -134,7 +134,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 ID = "a" * 32
 WORST = "\x00"  # six bytes in JSON
 LARGEST = -math.nextafter(math.inf, 0)
-DIRECT = Direct(certificate="A" * 598 + "==", token=ID, port=65535, dials=False, held=(ID,) * LANES_MAX)
+DIRECT = Direct(secret="a" * 64, aes=False, token=ID, port=65535, dials=False, held=(ID,) * LANES_MAX)
 LONGEST: tuple[Message, ...] = (
     Offer(
         version=1000,

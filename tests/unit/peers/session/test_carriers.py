@@ -12,7 +12,7 @@ from p2p_elastic.peers.session.carriers import Carriers
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.status.schema import Way
 
-TERMS = Direct(certificate="A" * 40, token="0" * 32, dials=True)
+TERMS = Direct(secret="a" * 64, aes=True, token="0" * 32, dials=True)
 
 
 class Meeting:

@@ -9,12 +9,12 @@ import time
 import pytest
 
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
-from p2p_elastic.peers.transport.transfer_threads import Sockets, fill_from
+from p2p_elastic.peers.transport.transfer_threads import SharedSocket, fill_from
 
 
 def test_sockets_stay_open_while_somebody_uses_them_and_close_then() -> None:
     one, other = socket.socketpair()
-    sockets = Sockets(one)
+    sockets = SharedSocket(one)
     with sockets.in_use():
         sockets.close()
         assert sockets.ended
@@ -26,7 +26,7 @@ def test_sockets_stay_open_while_somebody_uses_them_and_close_then() -> None:
 def test_an_abort_wakes_a_thread_that_waits() -> None:
     one, other = socket.socketpair()
     one.settimeout(60.0)
-    sockets, failed = Sockets(one), list[Exception]()
+    sockets, failed = SharedSocket(one), list[Exception]()
 
     def wait() -> None:
         try:

@@ -1,43 +1,36 @@
-"""TLS between two processes: dialling a partner, and a listener that hears only those that are awaited.
+"""TCP between two processes: dialling a partner, and a listener that hears only those that are awaited.
 
-A connection begins with a token and its number, which the dialler shows, and one byte, by which the listener agrees. A
-stranger finds a port that closes at once, unless a partner is awaited at that moment; then it has one of HANDSHAKES_MAX
-places, for HANDSHAKE_SECONDS.
+A dialler shows the token that it was told, the number of its connection, and that it holds the key; the listener
+answers that it does, too. A stranger finds a port that closes at once, unless a partner is awaited at that moment; then
+it has one of GREETINGS_MAX places, for GREETING_SECONDS, and costs no cryptography without a token.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import ipaddress
 import logging
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from p2p_elastic.common.addresses import is_loopback, usable
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ConfigError, ExchangeError, PartnerUnreachable, RemoteProtocolError
-from p2p_elastic.peers.direct.certificate import Certificate, decoded
-from p2p_elastic.peers.direct.connection import TlsConnection
+from p2p_elastic.peers.direct.connection import DirectConnection
 from p2p_elastic.peers.direct.expected import Expected
+from p2p_elastic.peers.direct.sealing import TAG_BYTES, Agreed, Seal
 from p2p_elastic.peers.transport.ports import free_port
-from p2p_elastic.peers.transport.transfer_threads import THREADS
 from p2p_elastic.protocol.limits import LANES_MAX
-from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-HANDSHAKE_SECONDS = 1.0
+GREETING_SECONDS = 1.0
 HOSTS_MAX = 4
-HANDSHAKES_MAX, HANDSHAKES_PER_HOST = 128, 2 * LANES_MAX + 8
+GREETINGS_MAX, GREETINGS_PER_HOST = 128, LANES_MAX + 8
 TOKEN_BYTES = 16
-AGREED = b"\x01"
-SENDS, RECEIVES = 0, 1  # what the dialler does on a connection; its number is twice the stream's plus this
+SHOWN_BYTES = TOKEN_BYTES + 1  # token and number
 
 
 class DirectPort(NamedTuple):
@@ -52,39 +45,25 @@ class DirectPort(NamedTuple):
     told: int | None = None
 
 
-class Shown(NamedTuple):
-    """What a dialler shows first on a connection.
-
-    Attributes:
-        token: hexadecimal.
-        number: of the connection.
-        certificate: that TLS has proven, DER.
-    """
-
-    token: str
-    number: int
-    certificate: bytes
-
-
-class TlsWire:
+class TcpWire:
     """Dials partners, and listens for those that are awaited. Belongs to the network thread.
 
+    Args:
+        aes: whether AES is fast here.
+
     Attributes:
-        certificate: of this process, as partners are told it.
         port: on which it listens; None before `listen`.
         refused: why -> how many strangers were turned away.
     """
 
-    def __init__(self) -> None:
-        self._certificate = Certificate()
-        self.certificate = self._certificate.text
+    def __init__(self, *, aes: bool = True) -> None:
+        self.aes = aes
         self.port: int | None = None
         self.refused: Counter[str] = Counter()
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._greeting: dict[asyncio.Task[None], str] = {}  # host
-        self._expected: dict[str, Expected[ssl.SSLSocket]] = {}
-        self._context: tuple[frozenset[bytes], ssl.SSLContext] | None = None
+        self._expected: dict[str, Expected[DirectConnection]] = {}
 
     async def listen(self, host: str, port: DirectPort, preferred: int = 0) -> None:
         """Begin to listen.
@@ -104,7 +83,7 @@ class TlsWire:
                 raise ConfigError("direct-port", port.wanted, error.allowed) from error
             chosen = free_port(host, 0)
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-        listening = socket.create_server((host, chosen), family=family, backlog=HANDSHAKES_MAX)
+        listening = socket.create_server((host, chosen), family=family, backlog=GREETINGS_MAX)
         listening.setblocking(False)
         self._listening, self.port = listening, port.told or chosen
         self._accepting = asyncio.ensure_future(self._accept(listening))
@@ -131,26 +110,20 @@ class TlsWire:
 
     # -- being dialled ------------------------------------------------------------------------------------------------
 
-    def expect(self, partner: str, theirs: Direct, token: str, streams: int) -> Expected[ssl.SSLSocket]:
+    def expect(self, partner: str, token: str) -> Expected[DirectConnection]:
         """Await a partner's connections, until `forget`.
 
         Args:
             partner: its peer id.
-            theirs: says its certificate.
             token: what it shows; nobody else is told it.
-            streams: how many streams, of two connections each.
 
         Returns:
             What is awaited.
-
-        Raises:
-            RemoteProtocolError: if it told no certificate.
         """
-        expected = Expected[ssl.SSLSocket](partner, decoded(theirs.certificate), token, 2 * streams)
-        self._expected[token] = expected
+        expected = self._expected[token] = Expected[DirectConnection](partner, token)
         return expected
 
-    def forget(self, expected: Expected[ssl.SSLSocket]) -> None:
+    def forget(self, expected: Expected[DirectConnection]) -> None:
         """Await these connections no more, and close those that came and were not taken.
 
         Args:
@@ -160,19 +133,6 @@ class TlsWire:
         for connected in expected.leave():
             connected.close()
 
-    async def arrived(self, expected: Expected[ssl.SSLSocket]) -> list[TlsConnection]:
-        """Wait until all connections are there. It does not end by itself.
-
-        Args:
-            expected: as `expect` gave it.
-
-        Returns:
-            The connections.
-        """
-        sockets = await expected.all_here()
-        pairs = zip(sockets[RECEIVES::2], sockets[SENDS::2], strict=True)
-        return _named(expected.partner, expected.token, pairs)
-
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -180,12 +140,12 @@ class TlsWire:
                 connected, address = await loop.sock_accept(listening)
             except OSError as error:  # such as no file number left
                 log.info("direct connections: %s", error)
-                await asyncio.sleep(HANDSHAKE_SECONDS)
+                await asyncio.sleep(GREETING_SECONDS)
                 continue
             hosts = Counter(self._greeting.values())
             if not self._expected:
                 self._turn_away(connected, "nobody is awaited")
-            elif len(self._greeting) >= HANDSHAKES_MAX or hosts[address[0]] >= HANDSHAKES_PER_HOST:
+            elif len(self._greeting) >= GREETINGS_MAX or hosts[address[0]] >= GREETINGS_PER_HOST:
                 self._turn_away(connected, "too many at once")
             else:
                 task = asyncio.ensure_future(self._greet(connected))
@@ -197,78 +157,77 @@ class TlsWire:
         connected.close()
 
     async def _greet(self, connected: socket.socket) -> None:
-        """Hear who a dialler is; whatever it is, this ends within HANDSHAKE_SECONDS."""
-        tls: ssl.SSLSocket | None = None
+        """Hear who a dialler is; whatever it is, this ends within GREETING_SECONDS."""
         try:
-            tls = _wrapped(connected, self._listening_context(), server=True)
-            shown = await wait_for(_in_thread(tls, functools.partial(_hear, tls)), HANDSHAKE_SECONDS)
-            expected = self._expected.get(shown.token)
-            if expected is None or not expected.wants(shown.number, shown.certificate):
-                self._turn_away(tls, "not awaited")
-                return
-            tls.send(AGREED)  # one byte, which the kernel takes at once
-            expected.take(shown.number, tls)
+            known = await wait_for(self._hear(connected), GREETING_SECONDS)
+            if not known:
+                self._turn_away(connected, "not awaited")
         except asyncio.CancelledError:
-            (tls or connected).close()
+            connected.close()
             raise
         except (OSError, ExchangeError, asyncio.TimeoutError) as error:
-            self._turn_away(tls or connected, "no partner")
+            self._turn_away(connected, "no partner")
             log.debug("turned away: %s", error)
 
-    def _listening_context(self) -> ssl.SSLContext:
-        """For all that are awaited: which of them it is, its certificate says."""
-        partners = frozenset(expected.certificate for expected in self._expected.values())
-        if self._context is None or self._context[0] != partners:
-            self._context = partners, self._certificate.listening(partners)
-        return self._context[1]
+    async def _hear(self, connected: socket.socket) -> bool:
+        """Whether the connection is one that is awaited; then it is handed over."""
+        shown = await _received(connected, SHOWN_BYTES)
+        number, expected = shown[TOKEN_BYTES], self._expected.get(shown[:TOKEN_BYTES].hex())
+        if expected is None:
+            return False
+        incoming, outgoing = (await expected.agreed()).seals(number)
+        incoming.open(await _received(connected, TAG_BYTES), bytearray(), shown)
+        if not expected.wants(number):
+            return False
+        _ready(connected)
+        connected.send(_proof(outgoing, shown))  # some bytes, which the kernel takes at once
+        name = _name(expected.token, number)
+        expected.take(number, DirectConnection(name, expected.partner, connected, outgoing, incoming))
+        return True
 
     # -- dialling -----------------------------------------------------------------------------------------------------
 
-    async def dial(self, partner: str, hosts: Sequence[str], theirs: Direct, streams: int) -> list[TlsConnection]:
+    async def dial(self, partner: str, hosts: Sequence[str], agreed: Agreed, streams: int) -> list[DirectConnection]:
         """Connect to a partner: at all hosts at once, and then at the one that answered first.
 
         Args:
             partner: its peer id.
             hosts: IP addresses or names.
-            theirs: says its port, certificate and token.
-            streams: how many streams, of two connections each.
+            agreed: what both ends told; the partner listens.
+            streams: how many connections.
 
         Returns:
             The connections. It does not end by itself: the caller sets a deadline.
 
         Raises:
             PartnerUnreachable: if there are none; with the last reason.
-            RemoteProtocolError: if it told no certificate.
         """
-        certificate = decoded(theirs.certificate)
-        context = self._certificate.dialling(certificate)
-        assert theirs.port is not None, "a partner without a port is dialled"
 
-        async def connect(host: str, number: int) -> ssl.SSLSocket:
-            connected = await _connected(host, theirs.port or 0)
-            tls = _wrapped(connected, context, server=False)
+        async def connect(host: str, number: int) -> DirectConnection:
+            connected = await _connected(host, agreed.listener.port or 0)
             try:
-                await _in_thread(tls, functools.partial(_show, tls, bytes.fromhex(theirs.token), number, certificate))
+                outgoing, incoming = agreed.seals(number)
+                shown = bytes.fromhex(agreed.listener.token) + bytes([number])
+                _ready(connected)
+                await asyncio.get_running_loop().sock_sendall(connected, shown + _proof(outgoing, shown))
+                incoming.open(await _received(connected, TAG_BYTES), bytearray(), shown)
             except BaseException:
-                tls.close()
+                connected.close()
                 raise
-            return tls
+            return DirectConnection(_name(agreed.listener.token, number), partner, connected, outgoing, incoming)
 
-        sockets: list[ssl.SSLSocket] = []
+        found: list[DirectConnection] = []
         try:
             host, first = await _first(hosts, lambda host: connect(host, 0))
-            sockets.append(first)
-            sockets += await _all([connect(host, number) for number in range(1, 2 * streams)])
-        except (OSError, ExchangeError) as error:
-            for one in sockets:
+            found.append(first)
+            found += await _all([connect(host, number) for number in range(1, streams)])
+        except BaseException as error:
+            for one in found:
                 one.close()
-            raise PartnerUnreachable(f"not connected directly: {error}", partner=partner) from error
-        except BaseException:
-            for one in sockets:
-                one.close()
+            if isinstance(error, (OSError, ExchangeError)):
+                raise PartnerUnreachable(f"not connected directly: {error}", partner=partner) from error
             raise
-        pairs = zip(sockets[SENDS::2], sockets[RECEIVES::2], strict=True)
-        return _named(partner, theirs.token, pairs)
+        return found
 
 
 def hosts_of(record: PeerRecord) -> tuple[str, ...]:
@@ -293,40 +252,20 @@ def hosts_of(record: PeerRecord) -> tuple[str, ...]:
     return tuple(sorted(hosts, key=is_loopback)[:HOSTS_MAX])
 
 
-def _named(partner: str, token: str, pairs: zip[tuple[ssl.SSLSocket, ssl.SSLSocket]]) -> list[TlsConnection]:
-    """Connections of what each end sends and receives on, with the same name at both ends."""
-    return [
-        TlsConnection(f"{token[:-2]}{number:02x}", partner, outgoing, incoming)
-        for number, (outgoing, incoming) in enumerate(pairs)
-    ]
+def _name(token: str, number: int) -> str:
+    """The same at both ends."""
+    return f"{token[:-2]}{number:02x}"
 
 
-def _wrapped(connected: socket.socket, context: ssl.SSLContext, *, server: bool) -> ssl.SSLSocket:
-    connected.settimeout(HANDSHAKE_SECONDS)
+def _proof(seal: Seal, shown: bytes) -> bytes:
+    """That this end holds the key: nothing, sealed."""
+    proof = bytearray(TAG_BYTES)
+    seal.seal(b"", proof, shown)
+    return bytes(proof)
+
+
+def _ready(connected: socket.socket) -> None:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return context.wrap_socket(connected, server_side=server, do_handshake_on_connect=False)
-
-
-def _hear(tls: ssl.SSLSocket) -> Shown:
-    """In a thread, at the end that is dialled."""
-    tls.do_handshake()
-    shown = bytearray()
-    while len(shown) < TOKEN_BYTES + 1:
-        more = tls.recv(TOKEN_BYTES + 1 - len(shown))
-        if not more:
-            raise RemoteProtocolError("the dialler left")
-        shown += more
-    return Shown(shown[:TOKEN_BYTES].hex(), shown[TOKEN_BYTES], tls.getpeercert(binary_form=True) or b"")
-
-
-def _show(tls: ssl.SSLSocket, token: bytes, number: int, certificate: bytes) -> None:
-    """In a thread, at the end that dials. If its own certificate is refused, that shows when it waits for an answer."""
-    tls.do_handshake()
-    if tls.getpeercert(binary_form=True) != certificate:
-        raise RemoteProtocolError("another certificate")
-    tls.sendall(token + bytes([number]))
-    if tls.recv(1) != AGREED:
-        raise RemoteProtocolError("turned away")
 
 
 async def _connected(host: str, port: int) -> socket.socket:
@@ -343,24 +282,21 @@ async def _connected(host: str, port: int) -> socket.socket:
     return connecting
 
 
-async def _in_thread(tls: ssl.SSLSocket, work: Callable[[], T]) -> T:
-    """Run what may block in a thread; if that is given up, the thread ends first."""
-    future = asyncio.get_running_loop().run_in_executor(THREADS, work)
-    try:
-        await asyncio.wait({future})
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(tls, socket.SHUT_RDWR)
-        await asyncio.wait({future})
-        future.exception()  # nobody else asks
-        raise
-    return future.result()
+async def _received(connected: socket.socket, count: int) -> bytes:
+    """So many bytes, and none of what comes after them."""
+    received = b""
+    while len(received) < count:
+        more = await asyncio.get_running_loop().sock_recv(connected, count - len(received))
+        if not more:
+            raise RemoteProtocolError("turned away")
+        received += more
+    return received
 
 
-Connecting = Coroutine[Any, Any, ssl.SSLSocket]
+Connecting = Coroutine[Any, Any, DirectConnection]
 
 
-async def _first(hosts: Sequence[str], connect: Callable[[str], Connecting]) -> tuple[str, ssl.SSLSocket]:
+async def _first(hosts: Sequence[str], connect: Callable[[str], Connecting]) -> tuple[str, DirectConnection]:
     """The first host that answers as it should, and its connection; the others are given up."""
     left = {asyncio.ensure_future(connect(host)): host for host in hosts}
     error: BaseException = PartnerUnreachable("it has no address")
@@ -377,7 +313,7 @@ async def _first(hosts: Sequence[str], connect: Callable[[str], Connecting]) -> 
         await _give_up(left)
 
 
-async def _all(connecting: Sequence[Connecting]) -> list[ssl.SSLSocket]:
+async def _all(connecting: Sequence[Connecting]) -> list[DirectConnection]:
     """All connections; if one fails, none."""
     tasks = [asyncio.ensure_future(one) for one in connecting]
     try:
@@ -387,10 +323,10 @@ async def _all(connecting: Sequence[Connecting]) -> list[ssl.SSLSocket]:
         raise
 
 
-async def _give_up(tasks: Iterable[asyncio.Task[ssl.SSLSocket]]) -> None:
+async def _give_up(tasks: Iterable[asyncio.Task[DirectConnection]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
     for came in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(came, ssl.SSLSocket):
+        if isinstance(came, DirectConnection):
             came.close()
