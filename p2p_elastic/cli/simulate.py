@@ -26,6 +26,7 @@ RULES_IN_SHORT = {
     "downpour": "workers push what they learnt to a centre and restart from it",
     "mvadownpour": "downpour, evaluated at a moving average of the centre",
     "all-reduce": "gradients are averaged over all before each step",
+    "diloco": "all take the mean of all at once, then an outer step",
     "none": "everybody trains alone",
 }
 
@@ -157,6 +158,13 @@ def _exchange() -> Iterator[Option]:
             "[fixed|dynamic]",
             "All workers count the same, or by their health and by what others measure of them.  [default: fixed]",
         ),
+        (
+            "--outer",
+            "[none|nesterov|noloco]",
+            "Step on from what an exchange made, with momentum: an outer optimizer.  [default: none; diloco: nesterov]",
+        ),
+        ("--outer-lr", "B", "Of the outer optimizer; 1 goes where the exchange went.  [default: 0.7]"),
+        ("--outer-momentum", "A", "Of the outer optimizer.  [default: nesterov 0.7, noloco 0.5, diloco 0.9]"),
         ("--partners", "N", "gossip: how many partners a worker asks at once.  [default: 1]"),
         ("--groups", "N", "lsgd: in how many groups, each with a leader.  [default: 1]"),
         ("--global-period", "TAU", "lsgd: steps between pulls to the best of all.  [default: 4 periods]"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules.base import ExchangeRule, check_rate
+from p2p_elastic.rules.outer import Outer
 from p2p_elastic.rules.pairwise import elastic, follow, receive, stay, sum_weight
 
 BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; a live run takes that of BETA_PEERS
@@ -20,6 +21,7 @@ class Topology(str, Enum):
     CENTRE = "centre"  # the centre variable, each peer when it is due
     CENTRE_TOGETHER = "centre-together"  # all at once with the same centre (synchronous)
     LEADER = "leader"  # the best of the group, and of all groups
+    EVERYBODY = "everybody"  # all at once take the mean of all (an all-reduce of parameters)
     ACCUMULATED = "accumulated"  # the centre gets what was learnt since the last time (DOWNPOUR)
     GRADIENTS = "gradients"  # all average their gradients before each step
     NOBODY = "nobody"
@@ -29,7 +31,7 @@ class Topology(str, Enum):
         """Whether two members exchange the models that they train, as in every topology that is not named here."""
         return self not in (
             *(Topology.CENTRE, Topology.CENTRE_TOGETHER, Topology.LEADER),
-            *(Topology.ACCUMULATED, Topology.GRADIENTS, Topology.NOBODY),
+            *(Topology.EVERYBODY, Topology.ACCUMULATED, Topology.GRADIENTS, Topology.NOBODY),
         )
 
 
@@ -57,6 +59,7 @@ class Method(NamedTuple):
         momentum: of the optimizer, by the paper; None is the task's.
         live: false for the baselines that only the simulator runs.
         shares: whether it weighs peers by shares of its own (GoSGD).
+        outer: the outer optimizer that the method has unless an option says otherwise (`outer.py`).
     """
 
     summary: str
@@ -69,6 +72,7 @@ class Method(NamedTuple):
     momentum: float | None = None
     live: bool = True
     shares: bool = False
+    outer: Outer | None = None
 
     @property
     def pulls_centre(self) -> bool:
@@ -97,6 +101,11 @@ class Method(NamedTuple):
             of_live = f" (live, if p is not known: {self.moving_rate:g}, that of {BETA_PEERS})"
             return f"moving rate {BETA:g} / p for p workers" + of_live * self.live
         return "no moving rate" if self.shares or not self.moving_rate else f"moving rate {self.moving_rate:g}"
+
+    @property
+    def has_outer(self) -> bool:
+        """Whether peers can have an outer optimizer: whoever asks moves, and moves by parameters that it takes over."""
+        return self.flow is not Flow.PUSH and self.topology not in (Topology.ACCUMULATED, Topology.GRADIENTS)
 
     @property
     def fragments(self) -> bool:
@@ -184,6 +193,15 @@ RULES: Mapping[str, Method] = {
     ),
     "all-reduce": Method(
         "gradients are averaged over all before each step", Topology.GRADIENTS, _fixed(stay), 0.0, live=False
+    ),
+    "diloco": Method(
+        "all take the mean of all, then an outer step (DiLoCo, arXiv 2311.08105; with outer none: local SGD)",
+        Topology.EVERYBODY,
+        _fixed(stay),
+        moving_rate=0.0,
+        after_step=True,
+        live=False,
+        outer=Outer(learning_rate=0.7, momentum=0.9),
     ),
     "none": Method("everybody trains alone", Topology.NOBODY, _fixed(stay), moving_rate=0.0),
 }

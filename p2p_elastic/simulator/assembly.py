@@ -9,11 +9,11 @@ from p2p_elastic.protocol.codecs import Seams, find_codec
 from p2p_elastic.rules.base import ExchangeRule
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.rules.policy import rule_of
-from p2p_elastic.simulator.accumulated import Accumulated
 from p2p_elastic.simulator.centre import Centre, CentreTogether
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.leader import Leader
+from p2p_elastic.simulator.restarting import Accumulated, Everybody
 from p2p_elastic.simulator.rounds import Nobody, Pairs, Round
 from p2p_elastic.simulator.sending import Wire
 
@@ -51,16 +51,18 @@ def build_round(
     if method.topology is Topology.PAIRS:
         return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed, judging=judging, wire=wire)
     if method.topology is Topology.CENTRE:
-        return Centre(rule, flat, seed=seed, judging=judging, wire=wire)
+        return Centre(rule, flat, seed=seed, judging=judging, wire=wire, outer=config.outer_optimizer)
     if method.topology is Topology.CENTRE_TOGETHER:
-        return CentreTogether(rule, flat, seed=seed, judging=judging, wire=wire)
+        return CentreTogether(rule, flat, seed=seed, judging=judging, wire=wire, outer=config.outer_optimizer)
+    if method.topology is Topology.EVERYBODY:
+        return Everybody()
     if method.topology is Topology.ACCUMULATED:
         average_rate = config.rate if method.moving_rate > 0.0 else None
         return Accumulated(flat, trainable=trainable, average_rate=average_rate, seed=seed)
     if method.topology is Topology.LEADER:
         return _leader(config, rule, flat, judging, wire)
     if method.topology in (Topology.GRADIENTS, Topology.NOBODY):
-        return Nobody()
+        return Nobody(wire=wire)
     raise ConfigError("rule", config.rule, f"the simulator does not have the topology {method.topology.value}")
 
 

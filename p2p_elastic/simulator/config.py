@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.codecs import find_codec
 from p2p_elastic.rules.methods import RULES, Flow, Method, Topology, find_method, find_rule
+from p2p_elastic.rules.outer import Outer, OuterName, find_outer
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe
@@ -19,7 +20,12 @@ Count = Annotated[int, Field(ge=1, le=2**31)]
 Epochs = Annotated[float, Field(ge=0.0, le=2**31)]
 Loop = Literal["auto", "stacked", "looped"]
 """The way in which workers are computed, see `simulate`: of the engine, not of a configuration."""
-UNSENT = (Topology.ACCUMULATED, Topology.GRADIENTS, Topology.NOBODY)  # no vectors that a rule takes differences of
+UNSENT = (
+    Topology.EVERYBODY,
+    Topology.ACCUMULATED,
+    Topology.GRADIENTS,
+    Topology.NOBODY,
+)  # no vectors that a rule takes differences of
 
 
 class Failures(Frozen):
@@ -81,6 +87,9 @@ class SimulationConfig(Frozen):
     weighting: WeightingName = Field(
         default="fixed", description="dynamic: workers count by their health and by what others measure of them"
     )
+    outer: OuterName | None = Field(default=None, description="outer optimizer; None: the method's")
+    outer_learning_rate: float | None = Field(default=None, description="b of the outer optimizer")
+    outer_momentum: float | None = Field(default=None, description="a of the outer optimizer")
     global_period: Count | None = Field(default=None, description="lsgd: steps between pulls to the best of all")
     groups: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="lsgd: groups of neighbours")
     partners: Annotated[int, Field(ge=1, le=1023)] = Field(default=1, description="gossip: partners asked at once")
@@ -143,6 +152,8 @@ class SimulationConfig(Frozen):
         if method.flow is Flow.PULL and self.rate * self.partners > 1.0:
             raise ConfigError("partners", self.partners, f"at most 1 / moving rate ({self.rate:g}): moves add up")
         self._check_sending(method)
+        if self.outer_optimizer is not None and not method.has_outer:
+            raise ConfigError("outer", self.outer, f"none: with rule {self.rule} peers that exchange do not move by it")
         if self.failures.slow >= self.workers:
             raise ConfigError("slow", self.failures.slow, f"fewer than there are workers ({self.workers})")
         if len(self.failures.faulty) >= self.workers:
@@ -176,6 +187,12 @@ class SimulationConfig(Frozen):
         if RULES[self.rule].topology is not Topology.LEADER:
             return None
         return self.rate if self.global_moving_rate is None else self.global_moving_rate
+
+    @property
+    def outer_optimizer(self) -> Outer | None:
+        """The outer optimizer with its numbers; None if there is none."""
+        default = RULES[self.rule].outer
+        return find_outer(self.outer, self.outer_learning_rate, self.outer_momentum, default=default)
 
     @property
     def schedule(self) -> Schedule:

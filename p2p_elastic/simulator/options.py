@@ -12,7 +12,7 @@ from p2p_elastic.common.fraction import number
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.simulator.config import Failures, SimulationConfig
 
-ALIASES = {"learning_rate": "lr"}
+ALIASES = {"learning_rate": "lr", "outer_learning_rate": "outer_lr"}
 FAILURES = tuple(Failures.model_fields)
 KEYS = (*(ALIASES.get(name, name) for name in SimulationConfig.model_fields if name != "failures"), *FAILURES)
 """Every option of a simulation, with underscores; on the command line they have dashes."""

@@ -8,11 +8,11 @@ A round says what each worker moves, or moves it at once:
     flat[row] += moves[row]                     # for each of them
     round_.settle_(flat, due, connected, step, losses)  # after the step: what changes flat in place
 
-Pairs, Centre and CentreTogether (`centre.py`) make moves and settle nothing; Leader (`leader.py`) and Accumulated
-(`accumulated.py`) make no moves and settle; Nobody (also for all-reduce, whose exchange is of gradients) does neither.
-`due` are the workers that ask, `connected` those that can be reached; a worker in `due` that is not in `connected` has
-no exchange. `traffic` counts. What is sent arrives as the `wire` makes it, in part and rounded; both ends take
-differences of that, and if only one end sends, the other takes it from its own vector as it is.
+Pairs, Centre and CentreTogether (`centre.py`) make moves and settle nothing; Leader (`leader.py`), Accumulated and
+Everybody (`restarting.py`) make no moves and settle; Nobody (also for all-reduce, whose exchange is of gradients) does
+neither. `due` are the workers that ask, `connected` those that can be reached; a worker in `due` that is not in
+`connected` has no exchange. `traffic` counts. What is sent arrives as the `wire` makes it, in part and rounded; both
+ends take differences of that, and if only one end sends, the other takes it from its own vector as it is.
 
 Source: Elastic Gossip arXiv 1812.02407; Gossiping SGD 1611.04581; GoSGD 1611.09726.
 """
@@ -33,9 +33,8 @@ from p2p_elastic.health.trust import Verdict
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
-from p2p_elastic.simulator.sending import Wire
+from p2p_elastic.simulator.sending import Moves, Wire
 
-Moves = dict[int, Tensor]
 Ask = tuple[int, int]  # the row that asks, the row that is asked
 
 
@@ -74,10 +73,12 @@ class Round(Protocol):
     """One communication round; see the module's text.
 
     Attributes:
+        wire: how vectors travel.
         traffic: what was sent so far.
         leaders: how often each worker led others.
     """
 
+    wire: Wire
     traffic: Traffic
     leaders: Counter[int]
 
@@ -128,13 +129,14 @@ class Nobody:
         wire: how vectors travel; None: as they are.
 
     Attributes:
+        wire: how vectors travel.
         traffic: what was sent so far.
         centre: the centre variable [D]; None if there is none.
         leaders: how often each worker led others.
     """
 
     def __init__(self, judging: Judging | None = None, wire: Wire | None = None) -> None:
-        self._judging, self._wire = judging, wire or Wire()
+        self._judging, self.wire = judging, wire or Wire()
         self.traffic = Traffic()
         self.centre: Tensor | None = None
         self.leaders: Counter[int] = Counter()
@@ -151,7 +153,7 @@ class Nobody:
         Returns:
             Nothing to add.
         """
-        return {}
+        return Moves()
 
     def settle_(
         self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
@@ -193,7 +195,7 @@ class Nobody:
 
     def _count(self, part: slice, *, workers: int = 0, centre: int = 0) -> None:
         """Count one exchange: that part of their vectors, which some workers and centres sent."""
-        size = self._wire.nbytes(part)
+        size = self.wire.nbytes(part)
         self.traffic.exchanges += 1
         self.traffic.worker_bytes += workers * size
         self.traffic.centre_bytes += centre * size
@@ -287,7 +289,7 @@ class Pairs(Nobody):
         partners = Counter(itertools.chain.from_iterable(asks if both else [(asker,) for asker, _ in asks]))
         sent = [self._sent(flat, asker, asked, back=both) for asker, asked in asks]
         verdicts = self._judge(flat, list(itertools.chain.from_iterable(sent)))
-        moves: Moves = {}
+        moves = Moves()
         for (asker, asked), ends in zip(asks, sent, strict=True):
             mine, theirs = (
                 self._facts(i, step, asked=i == asker, partners=max(1, partners[i])) for i in (asker, asked)
@@ -303,9 +305,9 @@ class Pairs(Nobody):
 
     def _sent(self, flat: Tensor, asker: int, asked: int, *, back: bool) -> list[Received]:
         """What the asker receives, and what the other does, if both send."""
-        part = self._wire.part(asker, flat.shape[1])
+        part = self.wire.part(asker, flat.shape[1])
         ends = [(asker, asked), (asked, asker)] if back else [(asker, asked)]
-        return [Received(to, of, part, self._wire.sent(of, flat[of], part)) for to, of in ends]
+        return [Received(to, of, part, self.wire.sent(of, flat[of], part)) for to, of in ends]
 
     def _facts(self, row: int, step: int, *, asked: bool = False, partners: int = 1) -> Facts:
         share = self._rule.share(self.states[row])
@@ -316,21 +318,21 @@ class Pairs(Nobody):
     ) -> None:
         move, self.states[row] = self._rule.move(delta, self.states[row], mine=mine, theirs=theirs)
         if move.numel():
-            add_move(moves, row, part, move, flat)
+            moves.add(row, part, move, flat.shape[1])
 
     def _push(self, flat: Tensor, asks: list[Ask], step: int) -> Moves:
         # A queue has one partner at a time, so the facts say one.
         received = []
         for asker, asked in asks:
-            part = self._wire.part(asker, flat.shape[1])
-            received.append(Received(asked, asker, part, self._wire.sent(asker, flat[asker], part)))
+            part = self.wire.part(asker, flat.shape[1])
+            received.append(Received(asked, asker, part, self.wire.sent(asker, flat[asker], part)))
         verdicts = self._judge(flat, received)
         senders = []
         for asker, asked in asks:
             sender = self._facts(asker, step, asked=True)
-            self._end({}, flat.new_empty(0), asker, sender, self._facts(asked, step), slice(0), flat)
+            self._end(Moves(), flat.new_empty(0), asker, sender, self._facts(asked, step), slice(0), flat)
             senders.append(trusting(sender, verdicts.get((asked, asker))))
-        moves: Moves = {}
+        moves = Moves()
         for (asked, _, part, values), sender in zip(received, senders, strict=True):
             delta = values - flat[asked, part]
             if asked in moves:
@@ -338,24 +340,6 @@ class Pairs(Nobody):
             self._end(moves, delta, asked, self._facts(asked, step), sender, part, flat)
             self._count(part, workers=1)
         return moves
-
-
-def add_move(moves: Moves, row: int, part: slice, move: Tensor, flat: Tensor) -> None:
-    """Add a move of a part to what the row moves in all.
-
-    Args:
-        moves: what rows move in all; changed in place.
-        row: of the worker.
-        part: the elements of the vector.
-        move: of that part.
-        flat: all rows [W, D].
-    """
-    if row not in moves and len(move) == flat.shape[1]:
-        moves[row] = move
-        return
-    if row not in moves:
-        moves[row] = torch.zeros_like(flat[row])
-    moves[row][part].add_(move)
 
 
 def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:

@@ -21,6 +21,8 @@ from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.feed import Feed, resident
 from p2p_elastic.simulator.judging import Judging
 from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.outer import OuterSteps
+from p2p_elastic.simulator.sending import Moves
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, find_task, initial_model, reestimate_batchnorm
 from p2p_elastic.training import adahessian
@@ -29,7 +31,7 @@ OnProgress = Callable[[int, int, Point | None], None]
 """(steps done, steps in all, the point that was just reached or None), after each step."""
 
 LEADER_LOSSES = 10  # minibatches whose mean loss chooses a leader (the authors' code of Leader SGD)
-COLLECTIVE = (Topology.LEADER, Topology.CENTRE_TOGETHER)  # all workers at the same step
+COLLECTIVE = (Topology.LEADER, Topology.CENTRE_TOGETHER, Topology.EVERYBODY)  # all workers at the same step
 
 
 def _nothing(_step: int, _steps: int, _point: Point | None) -> None:
@@ -80,7 +82,7 @@ def simulate(
 class _Simulation:
     def __init__(self, config: SimulationConfig, data: Data, device: torch.device, loop: Loop) -> None:
         self._config, self._device = config, device
-        task, self._topology = find_task(config.task), RULES[config.rule].topology
+        task = find_task(config.task)
         if task.exchange != "trainable":
             raise ConfigError(
                 "task", task.name, "one whose exchange is 'trainable': a simulation moves all that trains"
@@ -94,6 +96,8 @@ class _Simulation:
             self._judging = Judging(initial_model(task, 0).to(device), task.loss, config.workers)
         workers = self._workers
         self._round = build_round(config, self._flat, workers.trainable, self._judging, seams=workers.seams)
+        outer = config.outer_optimizer
+        self._outer = None if outer is None else OuterSteps(outer, self._flat, workers.trainable, self._round.wire)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)
         self._judge = _Judge(task, train, test, device)
         self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]
@@ -104,6 +108,10 @@ class _Simulation:
         self._rate_at = _rates(config, task, self._steps, self._feed.batches_per_epoch)
         self._recent = self._flat.new_full((LEADER_LOSSES, config.workers), torch.nan)
         self._losses: list[Tensor] = []
+
+    @property
+    def _topology(self) -> Topology:
+        return RULES[self._config.rule].topology
 
     def run(
         self, clock: Callable[[], float], progress: OnProgress, should_stop: Callable[[], bool]
@@ -133,7 +141,8 @@ class _Simulation:
         active = self._faults.begin()
         batches = self._feed.draw(active, self._faults.flip_)
         finite = torch.isfinite(self._flat.sum(dim=1)).tolist()  # a live peer neither sends nor takes what is not
-        due = [row for row in self._faults.exchanging(self._due(step, active)) if finite[row]]
+        asking = self._due(step, active)
+        due = [row for row in self._faults.exchanging(asking) if finite[row]]
         connected = [row for row in self._faults.connected if finite[row]]
         if self._judging is not None:
             taken = [self._feed.drawn(worker) for worker in range(self._config.workers)]
@@ -146,16 +155,24 @@ class _Simulation:
         self._faults.step(self._workers, self._rate_at(step), active)
         self._round.settle_(self._flat, due, connected, step, self._recent_losses(losses, needed=bool(due)))
         self._workers.add_(moves)  # last, since it repairs variances too
+        self._outer_steps(moves, [row for row in asking if finite[row]])
         for row in self._faults.damage(self._workers, step):
             self._round.forget(row, self._flat)
+            if self._outer is not None:
+                self._outer.restart(row, self._flat)
         if self._judging is not None:
             self._judging.restart(self._faults.restarted)
         self._losses.append(losses.mean())
 
+    def _outer_steps(self, moves: Moves, asking: list[int]) -> None:
+        if self._outer is not None:
+            weights = None if self._judging is None else self._judging.weights
+            self._outer.step_(self._flat, moves, asking, weights)
+
     def _due(self, step: int, active: int) -> list[int]:
         """The workers that ask for an exchange after their own step, or all at once."""
         schedule = self._config.schedule
-        if self._topology is Topology.NOBODY:
+        if self._topology is Topology.NOBODY and self._outer is None:
             return []
         if self._topology is Topology.GRADIENTS:
             return list(range(active))

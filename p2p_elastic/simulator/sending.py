@@ -1,4 +1,4 @@
-"""The wire of a simulation: what of a worker's vector travels in one exchange, and what arrives of it."""
+"""The wire of a simulation: what of a worker's vector travels in one exchange, what arrives, and what rows move."""
 
 from __future__ import annotations
 
@@ -96,3 +96,32 @@ class Wire:
         """The chunks of a part, as live peers cut it, and the seams inside of each."""
         for place in chunks(elements):
             yield place, seams_within(self._seams, start + place.start, start + place.stop)
+
+
+class Moves(dict[int, Tensor]):
+    """What to add to each row that moves: {row: [D]}.
+
+    Attributes:
+        parts: the parts of the vector that moved, by row.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[int, list[slice]] = {}
+
+    def add(self, row: int, part: slice, move: Tensor, elements: int) -> None:
+        """Add a move of a part to what the row moves in all.
+
+        Args:
+            row: of the worker.
+            part: the elements of the vector.
+            move: of that part.
+            elements: D.
+        """
+        self.parts.setdefault(row, []).append(part)
+        if row not in self and len(move) == elements:
+            self[row] = move
+            return
+        if row not in self:
+            self[row] = torch.zeros(elements, dtype=move.dtype, device=move.device)
+        self[row][part].add_(move)

@@ -21,7 +21,7 @@ from p2p_elastic.rules.schedule import Schedule
 checked = settings(max_examples=25)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 # stay() moves nobody; it and gosgd have no moving rate.
-STILL = {"downpour", "mvadownpour", "all-reduce", "none"}
+STILL = {"downpour", "mvadownpour", "all-reduce", "diloco", "none"}
 RATELESS = STILL | {"gosgd"}
 every_rule = pytest.mark.parametrize("name", sorted(RULES))
 every_symmetric_rule = pytest.mark.parametrize("name", sorted(n for n, m in RULES.items() if m.symmetric))

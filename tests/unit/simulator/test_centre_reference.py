@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers.stepwise import STEP_SIZE, STEPS, Setting, each_size
 
-from p2p_elastic.simulator.accumulated import Accumulated
 from p2p_elastic.simulator.centre import Centre
+from p2p_elastic.simulator.restarting import Accumulated
 
 
 @each_size

@@ -16,8 +16,10 @@ from helpers.stepwise import SIZE, STEP_SIZE, STEPS, Array, Setting, each_size
 from torch import nn
 
 from p2p_elastic.rules.methods import RULES
+from p2p_elastic.rules.outer import Outer
 from p2p_elastic.simulator.leader import Leader
 from p2p_elastic.simulator.looped import LoopedWorkers
+from p2p_elastic.simulator.outer import OuterSteps
 from p2p_elastic.simulator.rounds import Ask, Nobody, Pairs
 from p2p_elastic.simulator.workers import Optimization
 
@@ -255,9 +257,49 @@ def test_all_reduce_averages_gradients_before_each_step(workers: int) -> None:
         assert torch.equal(replicas.flat, replicas.flat[:1].expand_as(replicas.flat))
 
 
+# ---------------------------------------------------------------- everybody
+
+
+@each_size
+def test_diloco(workers: int) -> None:
+    """Algorithm 1: the mean of what all gained is the gradient of an outer SGD with Nesterov momentum.
+
+    As torch.optim.SGD has it: v <- a v + d; phi <- phi - b (d + a v), d = mean of phi - theta^i.
+    """
+    here, (a, b) = Setting(workers, same_start=True), (0.9, 0.7)
+    round_ = here.build("diloco", period=3)
+    outer = OuterSteps(Outer(learning_rate=b, momentum=a), here.flat, SIZE, round_.wire)
+    theta, phi, v = here.start.copy(), here.start[0].copy(), np.zeros(SIZE)
+    for step in range(1, STEPS + 1):
+        gradients, losses = here.draw(everybody=True)
+        due = here.due if step % 3 == 0 else []
+        moves = round_.moves(here.flat, due, here.connected, step)
+        assert moves == {}
+        here.descend(gradients)
+        round_.settle_(here.flat, due, here.connected, step, losses)
+        outer.step_(here.flat, moves, due)
+        theta = theta - STEP_SIZE * gradients
+        if due:
+            d = np.mean(phi - theta, 0)
+            v = a * v + d
+            phi = phi - b * (d + a * v)
+            theta = np.tile(phi, (workers, 1))
+        here.agree(theta)
+    assert round_.traffic.worker_bytes == STEPS // 3 * 2 * (workers - 1) * SIZE * 8
+
+
+def test_who_is_not_reached_keeps_what_it_has_when_all_take_their_mean() -> None:
+    here = Setting(4)
+    round_ = here.build("diloco")
+    round_.settle_(here.flat, [0, 1, 3], [0, 2, 3], 1, [])
+    expected = here.start.copy()
+    expected[[0, 3]] = here.start[[0, 3]].mean(0)
+    here.agree(expected)
+
+
 def test_every_method_is_compared() -> None:
     assert set(RULES) == {
         *("elastic-gossip", "gossip-pull", "gossip-push", "gosgd"),
         *("easgd", "eamsgd", "easgd-sync", "downpour", "mvadownpour"),
-        *("lsgd", "all-reduce", "none"),
+        *("lsgd", "all-reduce", "diloco", "none"),
     }

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from p2p_elastic.rules.methods import RULES, Flow
 from p2p_elastic.rules.pairwise import elastic, follow, receive, stay, sum_weight
-from p2p_elastic.simulator.accumulated import Accumulated
 from p2p_elastic.simulator.assembly import build_round
 from p2p_elastic.simulator.centre import Centre, CentreTogether
 from p2p_elastic.simulator.config import SimulationConfig
 from p2p_elastic.simulator.leader import Leader
+from p2p_elastic.simulator.restarting import Accumulated
 from p2p_elastic.simulator.rounds import Pairs, Traffic
 
 WORKERS, ELEMENTS = 5, 7

@@ -1,4 +1,4 @@
-"""A round of DOWNPOUR and MVADOWNPOUR (arXiv 1412.6651): the centre gets what workers learnt since they met it last."""
+"""Rounds after which workers go on from one vector: what a centre made of all that they learnt, or the mean of all."""
 
 from __future__ import annotations
 
@@ -74,3 +74,34 @@ class Accumulated(Nobody):
             flat: all rows [W, D], after the fault.
         """
         self.anchors[row].copy_(flat[row, self._trainable])
+
+
+class Everybody(Nobody):
+    """Local SGD: due workers take their mean; in a ring each of n sends 2 (n - 1) / n of its parameters.
+
+    With an outer step after it this is DiLoCo: all begin at the same slow parameters, so the mean of what they gained
+    is the mean of them less these, and every worker makes the same step.
+
+    Source: Douillard et al., DiLoCo, arXiv 2311.08105, Algorithm 1.
+    """
+
+    def settle_(
+        self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int, losses: Sequence[float]
+    ) -> None:
+        """Let the due workers that can be reached take their mean.
+
+        Args:
+            flat: all rows [W, D].
+            due: the workers that ask.
+            connected: the workers that can be reached.
+            step: of the simulation, from 1.
+            losses: [W], recent means, for choosing leaders.
+        """
+        rows = reached(due, connected)
+        if len(rows) < 2:
+            return
+        mean = flat[rows].mean(dim=0)
+        for row in rows:
+            flat[row].copy_(mean)
+        self.traffic.exchanges += 1
+        self.traffic.worker_bytes += 2 * (len(rows) - 1) * mean.numel() * mean.element_size()
