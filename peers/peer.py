@@ -115,6 +115,7 @@ class Peer:
             caught: what `catch_up` gave.
         """
         self._local.vector.load_(caught.values)
+        self._local.slot.mailbox.outer.restart(None)
         self._local.own.met(copied=True)
 
     def serve_newcomers(self) -> None:
@@ -197,7 +198,7 @@ class Peer:
 
     @property
     def moves(self) -> int:
-        """Moves that were added to the model so far, and models that took its place."""
+        """Moves that were added to the model so far, models that took its place, and outer steps alone."""
         return self._hook.moves
 
     @property

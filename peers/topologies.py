@@ -74,3 +74,4 @@ def take_up(parts: StrategyParts) -> None:
     local = parts.local
     local.run.topology = STRATEGIES[local.run.policy.topology](parts)
     local.slot.mailbox.compare(local.run.topology.compares)
+    local.slot.mailbox.outer.use(local.run.policy.outer)

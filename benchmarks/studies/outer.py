@@ -1,7 +1,7 @@
 """What an outer optimizer is worth at equal bytes: the loss of the average of eight GPTs, step by step.
 
     python benchmarks/studies/outer.py --store FOLDER [--only ARM ...] [--seeds N] [--steps N]
-    python benchmarks/studies/outer.py --store FOLDER --render          # the table of docs/results/thin-links.md
+    python benchmarks/studies/outer.py --store FOLDER --render          # the table
 
 Arms are computed side by side in one process with one thread, so they can be compared at any time: a file per arm and
 seed in the store has the points so far. Workers have disjoint shards. Only the average is evaluated.

@@ -20,6 +20,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 MODEL, STATE = "model", "state"
 """The files of a checkpoint: the model's tensors, and those of all else that has a state."""
 OPTIMIZERS, REMAINDER, RANDOM, EXTRA, OWN = "optimizers", "remainder", "random", "model-extra", "own."
+OUTER = "outer"
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
@@ -66,6 +67,7 @@ class LoopState:
         optimizers: those that train it.
         others: all else that has a state, by name.
         vector: of the model; its device has random numbers of its own.
+        outer: the outer optimizer, whose state is empty if the run has none; None: it is not saved.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class LoopState:
         optimizers: Sequence[torch.optim.Optimizer],
         others: Mapping[str, Stateful],
         vector: ParameterVector,
+        outer: Stateful | None = None,
     ) -> None:
+        self._outer = outer
         self._model, self._optimizers, self._others, self._vector = model, tuple(optimizers), dict(others), vector
         self._frozen = _frozen(model)
 
@@ -100,12 +104,14 @@ class LoopState:
                     model[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             else:
                 extra[name] = value
+        outer = {} if self._outer is None else self._outer.state_dict()
         parts: dict[str, Any] = {
             OPTIMIZERS: [optimizer.state_dict() for optimizer in self._optimizers],
             REMAINDER: self._vector.remainder(),
             RANDOM: _random(self._vector.device),
             EXTRA: extra,
             **{f"{OWN}{name}": other.state_dict() for name, other in self._others.items()},
+            **({OUTER: outer} if outer else {}),
         }
         states, tensors = dict[str, JsonValue](), dict[str, Tensor]()
         for name, part in parts.items():
@@ -130,6 +136,8 @@ class LoopState:
             self._vector.restore_remainder(found[REMAINDER])
             for optimizer, state in zip(self._optimizers, found[OPTIMIZERS], strict=True):
                 optimizer.load_state_dict(state)
+            if self._outer is not None:
+                self._outer.load_state_dict(found.get(OUTER, {}))
             for name, other in self._others.items():
                 other.load_state_dict(found[f"{OWN}{name}"])
             _restore_random(found[RANDOM], self._vector.device)  # at last: to load may draw numbers

@@ -111,6 +111,16 @@ def main() -> None:
     "link exchanges often, in small pieces.  [founder: 1]",
 )
 @click.option(
+    "--outer",
+    type=click.Choice(["none", "nesterov", "noloco"]),
+    help="Outer optimizer: after each exchange a step, with momentum, along what was gained since the last one.  "
+    "[founder: none]",
+)
+@click.option("--outer-lr", type=float, metavar="B", help="Of the outer optimizer.  [founder: 0.7]")
+@click.option(
+    "--outer-momentum", type=float, metavar="A", help="Of the outer optimizer.  [founder: nesterov 0.7, noloco 0.5]"
+)
+@click.option(
     "--streams",
     type=int,
     metavar="N",

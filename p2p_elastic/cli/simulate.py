@@ -161,7 +161,8 @@ def _exchange() -> Iterator[Option]:
         (
             "--outer",
             "[none|nesterov|noloco]",
-            "Step on from what an exchange made, with momentum: an outer optimizer.  [default: none; diloco: nesterov]",
+            "Outer optimizer: after each exchange a step, with momentum, along what was gained since the last one.  "
+            "[default: none; diloco: nesterov]",
         ),
         ("--outer-lr", "B", "Of the outer optimizer; 1 goes where the exchange went.  [default: 0.7]"),
         ("--outer-momentum", "A", "Of the outer optimizer.  [default: nesterov 0.7, noloco 0.5, diloco 0.9]"),

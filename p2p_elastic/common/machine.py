@@ -12,6 +12,7 @@ from p2p_elastic.errors import ConfigError
 VECTORS = 5  # model sizes in RAM: snapshots, the partner's values, the move, what is on its way
 DEVICE_VECTORS = 3  # on the device that trains: parameters, gradients, momentum; activations come on top
 ADAHESSIAN_VECTORS = 3  # more of them
+OUTER_VECTORS = 2  # more of them: the slow parameters and the momentum of an outer optimizer
 
 
 def cores(root: Path = Path("/")) -> int:
@@ -60,16 +61,17 @@ def free_memory(root: Path = Path("/")) -> int | None:
     return None
 
 
-def device_vectors(*, adahessian: bool) -> int:
+def device_vectors(*, adahessian: bool, outer: bool = False) -> int:
     """Count the vectors of model size on the device that trains: parameters, gradients and optimizer state.
 
     Args:
         adahessian: whether it trains with AdaHessian instead of SGD.
+        outer: whether the run has an outer optimizer.
 
     Returns:
         How many model sizes of memory they take.
     """
-    return DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian
+    return DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian + OUTER_VECTORS * outer
 
 
 def check_fits(model_bytes: int, vectors: int, left: int | None) -> None:

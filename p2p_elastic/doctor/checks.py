@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from p2p_elastic.common.machine import VECTORS, device_vectors
+from p2p_elastic.common.machine import OUTER_VECTORS, VECTORS, device_vectors
 from p2p_elastic.common.platforms import Build, needless_cuda, unused_gpu
 from p2p_elastic.values import Frozen
 
@@ -278,7 +278,9 @@ class Gpu(NamedTuple):
     total: int
 
 
-def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: bool = False) -> Finding:
+def check_device(
+    device: str, gpu: Gpu | None, model_bytes: int, adahessian: bool = False, *, outer: bool = False
+) -> Finding:
     """Check the memory of the device that trains.
 
     Args:
@@ -286,13 +288,14 @@ def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: boo
         gpu: its memory; None if it is the CPU, or PyTorch does not say.
         model_bytes: size of the model in float32.
         adahessian: whether it trains with AdaHessian instead of SGD.
+        outer: whether the run has an outer optimizer.
 
     Returns:
         A failure if the model does not fit; a warning if little is left for activations.
     """
     if gpu is None:
         return ok("device", f"trains on {device}")
-    vectors = device_vectors(adahessian=adahessian) * model_bytes
+    vectors = device_vectors(adahessian=adahessian, outer=outer) * model_bytes
     text = f"trains on {device}, {gpu.name}: {_gigabytes(gpu.free)} of {_gigabytes(gpu.total)} free"
     text += f"; {_size(vectors)} for the model and its gradients, activations on top"
     if gpu.free < vectors:
@@ -302,18 +305,19 @@ def check_device(device: str, gpu: Gpu | None, model_bytes: int, adahessian: boo
     return ok("device", text)
 
 
-def disk_vectors(*, saves: bool, adahessian: bool = False) -> int:
+def disk_vectors(*, saves: bool, adahessian: bool = False, outer: bool = False) -> int:
     """Count the models that would fill as much of the disk as results and checkpoints.
 
     Args:
         saves: whether there are checkpoints.
         adahessian: whether it trains with AdaHessian instead of SGD.
+        outer: whether the run has an outer optimizer.
 
     Returns:
         How many model sizes they take at most.
     """
     of_optimizer = 2 if adahessian else 1
-    return RESULT_VECTORS + CHECKPOINTS * (1 + of_optimizer) * saves
+    return RESULT_VECTORS + CHECKPOINTS * (1 + of_optimizer + OUTER_VECTORS * outer) * saves
 
 
 def check_disk(

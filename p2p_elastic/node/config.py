@@ -66,6 +66,7 @@ class JoinConfig(Frozen):
         weighting: whether peers count by health and measurements, or all the same.
         codec: how parameters travel.
         fragment: F; an exchange moves one of F equal parts of the model.
+        outer, outer_lr, outer_momentum: the outer optimizer and its numbers, of a founder.
         streams: for the parameters of an exchange; None lets the round trip decide.
         group: lsgd: the group whose leader this peer follows.
         role: `centre` holds the centre variable and does not train.
@@ -113,6 +114,9 @@ class JoinConfig(Frozen):
     weighting: WeightingName | None = None
     codec: str | None = None
     fragment: Fragments | None = None
+    outer: str | None = None
+    outer_lr: float | None = None
+    outer_momentum: float | None = None
     streams: Annotated[int, Field(ge=1, le=LANES_MAX)] | None = None
     group: Group | None = None
     role: Literal["peer", "centre"] = "peer"
@@ -299,6 +303,7 @@ class JoinConfig(Frozen):
             raise ConfigError("global-moving-rate", self.global_moving_rate, "it needs --global-period")
         if self.global_period is not None and (period is None or self.global_period % period):
             raise ConfigError("global-period", self.global_period, f"a multiple of the period, {period}")
+        outer = method.outer_optimizer(self.outer, self.outer_lr, self.outer_momentum)
         moving_rate = method.moving_rate if self.moving_rate is None else self.moving_rate
         return RunManifest(
             run=run,
@@ -315,6 +320,9 @@ class JoinConfig(Frozen):
             weighting=self.weighting or DEFAULT_WEIGHTING,
             codec=self.codec or "none",
             fragments=self.fragment or 1,
+            outer=self.outer or "none",
+            outer_lr=None if outer is None else outer.learning_rate,
+            outer_momentum=None if outer is None else outer.momentum,
             init_seed=self.seed or 0,
             **({} if recipe is None else self._defaults(method, recipe)),
         )

@@ -206,7 +206,7 @@ class TaskPeer:
             connection.say_hello()
             manifest = finder.join() if self._past is None else finder.resume(self._past)
             task = installed_task(manifest, self._config.task)
-            finder.check_model(manifest, self._vector(task), "task")
+            finder.check_model(manifest, self._vector(task, manifest.outer), "task")
             data = self._load(task, manifest)
             if not finder.alone:
                 connection.say_how_to_join()
@@ -225,7 +225,7 @@ class TaskPeer:
     def _own_manifest(self) -> RunManifest:
         task = find_task(self._config.task or DEFAULT_TASK)
         run = self._config.run or f"{task.name}-{secrets.token_hex(3)}"
-        vector = self._vector(task)
+        vector = self._vector(task, self._config.outer)
         found = self._config.found
         return found(
             run,
@@ -236,10 +236,11 @@ class TaskPeer:
             frozen_hash=vector.frozen_hash,
         )
 
-    def _vector(self, task: Task) -> ParameterVector:
-        """The model as a vector, of one that fits."""
+    def _vector(self, task: Task, outer: str | None) -> ParameterVector:
+        """The model as a vector, of one that fits with that outer optimizer."""
         vector = task.vector(initial_model(task, 0))
-        trained = device_vectors(adahessian=self._config.optimizer == "adahessian")
+        adahessian, has_outer = self._config.optimizer == "adahessian", outer not in {None, "none"}
+        trained = device_vectors(adahessian=adahessian, outer=has_outer)
         on_cpu = self._connection.device.type == "cpu"
         check_fits(vector.nbytes, VECTORS + trained * on_cpu, left_of_limits())
         return vector

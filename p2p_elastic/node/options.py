@@ -12,7 +12,7 @@ from p2p_elastic.node.config import JoinConfig, load_config
 class Options(TypedDict, total=False):
     """The options that `Swarm` has in common with `p2p-elastic join`, where each one is described.
 
-    Those that all peers of a run have in common (rule to fragment) are the founder's; leave them out to join.
+    Those that all peers of a run have in common (rule to outer_momentum) are the founder's; leave them out to join.
     """
 
     rule: str
@@ -24,6 +24,9 @@ class Options(TypedDict, total=False):
     weighting: Literal["dynamic", "fixed"]
     codec: str
     fragment: int
+    outer: Literal["none", "nesterov", "noloco"]
+    outer_lr: float
+    outer_momentum: float
     streams: int
     group: str
     seed: int

@@ -166,7 +166,7 @@ class Participation:
         board, network, thread = self._connection.board, self._connection.network, self._connection.thread
         self.peer = peer = self._peer(vector, place)
         self._loop, self._options = loop, place.options
-        state = LoopState(loop.model, loop.optimizers, loop.states, vector)
+        state = LoopState(loop.model, loop.optimizers, loop.states, vector, peer.parts.slot.mailbox.outer)
         if place.past is not None:
             place.past.restore(state, loop.meter, peer)
             training = place.past.saved.training

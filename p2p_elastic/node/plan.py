@@ -24,6 +24,8 @@ def describe_plan(manifest: RunManifest, settings: Settings | None) -> str:
         "weighting": manifest.weighting,
         "codec": f"{manifest.codec}{parts}",
     }
+    if manifest.outer != "none":
+        rows["outer"] = manifest.describe_outer().removeprefix("outer ")
     if settings is not None:
         sgd = settings.optimizer == "sgd"
         rows |= {

@@ -6,13 +6,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.limits import BATCH_SIZE_MAX, FRAGMENTS_MAX, LEARNING_RATE_MAX, MOMENTUM_MAX, PERIOD_MAX
 from p2p_elastic.protocol.link_choice import CODEC_NAMES
 from p2p_elastic.protocol.messages import PeerId, RunName, SchemaHash
 from p2p_elastic.rules.methods import RULES, find_method
+from p2p_elastic.rules.outer import OUTER, RATE_MAX, find_outer
 from p2p_elastic.rules.policy import Policy, WeightingName, rule_of
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.values import Frozen
@@ -23,6 +32,9 @@ Fragments = Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)]
 BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_MAX)]
 LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
 Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
+OuterRate = Annotated[float, Field(gt=0.0, le=RATE_MAX)]
+OuterMomentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+OUTER_FIELDS = ("outer", "outer_lr", "outer_momentum")
 OWN_LOOP = "own-loop"
 """The task of a run whose members each run a program of their own (`p2p_elastic.Swarm`): no task can be found by it."""
 FrozenHash = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
@@ -39,6 +51,9 @@ BINDING = (
     "weighting",
     "codec",
     "fragments",
+    "outer",
+    "outer_lr",
+    "outer_momentum",
 )
 """What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
 
@@ -85,6 +100,13 @@ class RunManifest(Frozen):
     )
     codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
     fragments: Fragments = Field(default=1, description="of how many parts of the vector an exchange moves one")
+    outer: Name = Field(
+        default="none", description="outer optimizer; if there is none, this and its numbers are absent"
+    )
+    outer_lr: OuterRate | None = Field(default=None, validate_default=True, description="b of the outer optimizer")
+    outer_momentum: OuterMomentum | None = Field(
+        default=None, validate_default=True, description="a of the outer optimizer"
+    )
     batch_size: BatchSize | None = Field(default=None, validate_default=True, description="examples per step")
     learning_rate: LearningRate | None = Field(default=None, validate_default=True, description="of SGD")
     momentum: Momentum | None = Field(default=None, validate_default=True, description="of SGD")
@@ -96,12 +118,25 @@ class RunManifest(Frozen):
             raise ValueError("one of period and probability")
         return self
 
+    @field_validator("outer_lr", "outer_momentum")
+    @classmethod
+    def _with_outer(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if (value is None) != (info.data.get("outer") == "none"):
+            raise ValueError("a number with an outer optimizer, and none without")
+        return value
+
     @field_validator("batch_size", "learning_rate", "momentum")
     @classmethod
     def _of_a_task(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is None and info.data.get("task") != OWN_LOOP:
             raise ValueError("Field required")
         return value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an outer optimizer that there is not: its signature is that of versions that do not know of any."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.outer != "none" else {k: v for k, v in fields.items() if k not in OUTER_FIELDS}
 
     @property
     def defaults(self) -> Defaults:
@@ -130,6 +165,7 @@ class RunManifest(Frozen):
             raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
         if self.fragments > 1 and not method.fragments:
             raise ConfigError("fragment", self.fragments, f"rule {self.rule} exchanges whole models")
+        outer = method.outer_optimizer(self.outer, self.outer_lr, self.outer_momentum)
         together = self.global_moving_rate if self.global_moving_rate is not None else self.moving_rate
         return Policy(
             rule=rule_of(method, self.moving_rate, self.weighting),
@@ -139,6 +175,7 @@ class RunManifest(Frozen):
             global_rule=rule_of(method, together, self.weighting) if self.global_period is not None else None,
             global_period=self.global_period,
             weighting=self.weighting,
+            outer=outer,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -171,7 +208,18 @@ class RunManifest(Frozen):
 
     def _describe_wire(self) -> str:
         codec = "" if self.codec == "none" else f", codec {self.codec}"
-        return codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
+        parts = codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
+        return parts if self.outer == "none" else f"{parts}, {self.describe_outer()}"
+
+    def describe_outer(self) -> str:
+        """Describe the outer optimizer.
+
+        Returns:
+            Such as "outer nesterov with learning rate 0.7, momentum 0.7".
+        """
+        outer = find_outer(self.outer, self.outer_lr, self.outer_momentum)
+        numbers = "" if outer is None else f" with learning rate {outer.learning_rate:g}, momentum {outer.momentum:g}"
+        return f"outer {self.outer}{numbers}"
 
     def describe_global(self) -> str:
         """Describe the pull towards the best of all groups, as it follows the schedule in a sentence.
@@ -246,6 +294,9 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
     if manifest.codec not in CODEC_NAMES:
         allowed = ", ".join(CODEC_NAMES)
         raise ConfigError("codec", manifest.codec, f"the run's codec is not known here ({allowed}): update")
+    if manifest.outer not in OUTER:
+        known = ", ".join(OUTER)
+        raise ConfigError("outer", manifest.outer, f"the run's outer optimizer is not known here ({known}): update")
     if manifest.rule not in RULES:
         raise ConfigError("rule", manifest.rule, f"the run's rule is not known here ({', '.join(RULES)}): update")
 

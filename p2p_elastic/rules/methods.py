@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.rules.base import ExchangeRule, check_rate
-from p2p_elastic.rules.outer import Outer
+from p2p_elastic.rules.outer import Outer, find_outer
 from p2p_elastic.rules.pairwise import elastic, follow, receive, stay, sum_weight
 
 BETA, BETA_PEERS = 0.9, 4  # EASGD: the moving rate of p peers is beta / p; a live run takes that of BETA_PEERS
@@ -104,8 +104,26 @@ class Method(NamedTuple):
 
     @property
     def has_outer(self) -> bool:
-        """Whether peers can have an outer optimizer: whoever asks moves, and moves by parameters that it takes over."""
+        """Whether peers can have an outer optimizer: a peer that asks moves, and by parameters that it takes over."""
         return self.flow is not Flow.PUSH and self.topology not in (Topology.ACCUMULATED, Topology.GRADIENTS)
+
+    def outer_optimizer(self, name: str | None, learning_rate: float | None, momentum: float | None) -> Outer | None:
+        """Find the outer optimizer of a run.
+
+        Args:
+            name: a key of `OUTER`; None: the method's.
+            learning_rate, momentum: of it; None: its own.
+
+        Returns:
+            The optimizer; None if there is none.
+
+        Raises:
+            ConfigError: as `find_outer`, or if the method has none.
+        """
+        outer = find_outer(name, learning_rate, momentum, default=self.outer)
+        if outer is not None and not self.has_outer:
+            raise ConfigError("outer", name, "none: by this rule a peer that asks does not move, or not by parameters")
+        return outer
 
     @property
     def fragments(self) -> bool:

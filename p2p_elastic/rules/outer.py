@@ -12,7 +12,7 @@ DiLoCo). Only what trains makes outer steps: running statistics of normalisation
 
 With a = 0 and b = 1 theta stays what the exchange made of it. Otherwise the sum of all peers is not conserved, since
 they go further than they went; but the step is linear, so if all peers make it at once, their mean takes the step of
-one peer alone, whoever met whom.
+one peer alone, whichever pairs met.
 
 Source: DiLoCo (Douillard et al., arXiv 2311.08105: all peers meet); NoLoCo (Kolehmainen et al., 2506.10911: pairs; its
 b = g lets the two means of a pair add up to b (mean of theta - phi)); SNOO (2510.15830: one peer alone).
@@ -45,6 +45,17 @@ class OuterState(NamedTuple):
 
     slow: Tensor
     buffer: Tensor
+
+    def part(self, start: int, stop: int) -> OuterState:
+        """Take the state of some elements.
+
+        Args:
+            start, stop: the elements; none if `stop` is not above `start`.
+
+        Returns:
+            Views, so that a step in place changes this state.
+        """
+        return OuterState(self.slow[start:stop], self.buffer[start:stop])
 
 
 class Outer(NamedTuple):

@@ -8,6 +8,7 @@ from p2p_elastic.rules.base import ExchangeRule
 from p2p_elastic.rules.dynamic import dynamic
 from p2p_elastic.rules.merging import merging
 from p2p_elastic.rules.methods import Flow, Method, Topology
+from p2p_elastic.rules.outer import Outer
 from p2p_elastic.rules.schedule import Schedule
 
 WeightingName = Literal["fixed", "dynamic"]
@@ -64,6 +65,7 @@ class Policy(NamedTuple):
         global_rule: of the pull towards the best of all groups (multi-leader LSGD); None without groups.
         global_period: steps between two such pulls; None without groups.
         weighting: whether all count the same or by their health.
+        outer: the outer optimizer of each peer; None without one.
     """
 
     rule: ExchangeRule
@@ -73,6 +75,7 @@ class Policy(NamedTuple):
     global_rule: ExchangeRule | None = None
     global_period: int | None = None
     weighting: WeightingName = "fixed"
+    outer: Outer | None = None
 
     @property
     def sends(self) -> bool:

@@ -48,12 +48,13 @@ def build_round(
     wire = Wire(find_codec(config.codec), config.fragment, seams, seed=config.seed)
     method = RULES[config.rule]
     rule, seed = rule_of(method, config.rate, config.weighting), config.seed
+    outer = config.outer_optimizer
     if method.topology is Topology.PAIRS:
         return Pairs(rule, flat, flow=method.flow, partners=config.partners, seed=seed, judging=judging, wire=wire)
     if method.topology is Topology.CENTRE:
-        return Centre(rule, flat, seed=seed, judging=judging, wire=wire, outer=config.outer_optimizer)
+        return Centre(rule, flat, seed=seed, judging=judging, wire=wire, outer=outer, trainable=trainable)
     if method.topology is Topology.CENTRE_TOGETHER:
-        return CentreTogether(rule, flat, seed=seed, judging=judging, wire=wire, outer=config.outer_optimizer)
+        return CentreTogether(rule, flat, seed=seed, judging=judging, wire=wire, outer=outer, trainable=trainable)
     if method.topology is Topology.EVERYBODY:
         return Everybody()
     if method.topology is Topology.ACCUMULATED:
@@ -62,7 +63,7 @@ def build_round(
     if method.topology is Topology.LEADER:
         return _leader(config, rule, flat, judging, wire)
     if method.topology in (Topology.GRADIENTS, Topology.NOBODY):
-        return Nobody(wire=wire)
+        return Nobody()
     raise ConfigError("rule", config.rule, f"the simulator does not have the topology {method.topology.value}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from p2p_elastic.health.trust import Verdict
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
-from p2p_elastic.rules.outer import Outer, OuterState
+from p2p_elastic.rules.outer import Outer
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
 from p2p_elastic.simulator.rounds import Nobody, Received, reached, trusting
 from p2p_elastic.simulator.sending import Moves, Wire
@@ -33,6 +33,7 @@ class Centre(Nobody):
         judging: dynamic weighting; None: all count the same.
         wire: how vectors travel; None: as they are.
         outer: of the centre, which makes a step with each of its moves; None: it has none.
+        trainable: the first elements of D that are parameters; the others make no outer steps; None: all.
 
     Attributes:
         centre: the centre variable [D].
@@ -47,11 +48,12 @@ class Centre(Nobody):
         judging: Judging | None = None,
         wire: Wire | None = None,
         outer: Outer | None = None,
+        trainable: int | None = None,
     ) -> None:
         super().__init__(judging, wire)
         self._rule, self._rng, self._outer = rule, random.Random(seed), outer
         self.centre: Tensor = flat[0].clone()
-        self._slow = None if outer is None else outer.init(self.centre)
+        self._slow = None if outer is None else outer.init(self.centre[:trainable])
         self._states: dict[tuple[int, int, int], State] = {}  # by both ends, and the beginning of the part
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
@@ -68,28 +70,29 @@ class Centre(Nobody):
         """
         order = reached(due, connected)
         self._rng.shuffle(order)
-        parts = {row: self.wire.part(row, flat.shape[1]) for row in order}
+        parts = {row: self._wire.part(row, flat.shape[1]) for row in order}
         verdicts = self._judge_centre(flat, parts)
         moves = Moves()
         for row, part in parts.items():
             move, of_centre = self._meet(flat, row, part, step, verdicts)
             moves.add(row, part, move, flat.shape[1])
             self.centre[part].add_(of_centre)
-            self._step_out(part)
+            self._outer_step(part)
         return moves
 
-    def _step_out(self, part: slice) -> None:
+    def _outer_step(self, part: slice) -> None:
         """The outer step of the centre."""
         if self._outer is not None and self._slow is not None:
-            self._outer.step_(self.centre[part], OuterState(self._slow.slow[part], self._slow.buffer[part]))
+            start, stop = part.start, min(part.stop, len(self._slow.slow))
+            self._outer.step_(self.centre[start:stop], self._slow.part(start, stop))
 
     def _judge_centre(self, flat: Tensor, parts: Mapping[int, slice]) -> Mapping[Pair, Verdict]:
         if self._judging is None:
             return {}
         received = []
         for row, part in parts.items():
-            received.append(Received(row, CENTRE, part, self.wire.sent(CENTRE, self.centre, part)))
-            received.append(Received(CENTRE, row, part, self.wire.sent(row, flat[row], part)))
+            received.append(Received(row, CENTRE, part, self._wire.sent(CENTRE, self.centre, part)))
+            received.append(Received(CENTRE, row, part, self._wire.sent(row, flat[row], part)))
         return self._judge(flat, received)
 
     def _meet(
@@ -97,8 +100,8 @@ class Centre(Nobody):
     ) -> tuple[Tensor, Tensor]:
         """The moves of a worker and of the centre, both of this part."""
         mine, theirs = Facts(step, None, self._weight(row), asked=True), Facts(step, None, 1.0, centre=True)
-        of_worker = self.wire.sent(row, flat[row], part)
-        of_centre = self.wire.sent(CENTRE, self.centre, part)
+        of_worker = self._wire.sent(row, flat[row], part)
+        of_centre = self._wire.sent(CENTRE, self.centre, part)
         trusted = trusting(theirs, verdicts.get((row, CENTRE)))
         move = self._end_of(row, CENTRE, part, of_centre - of_worker, mine, trusted)
         trusted = trusting(mine, verdicts.get((CENTRE, row)))
@@ -133,7 +136,7 @@ class CentreTogether(Centre):
         """
         moves = Moves()
         total = torch.zeros_like(self.centre)
-        parts = {row: self.wire.part(row, flat.shape[1]) for row in reached(due, connected)}
+        parts = {row: self._wire.part(row, flat.shape[1]) for row in reached(due, connected)}
         verdicts = self._judge_centre(flat, parts)
         for row, part in parts.items():
             move, of_centre = self._meet(flat, row, part, step, verdicts)
@@ -141,5 +144,5 @@ class CentreTogether(Centre):
             total[part].add_(of_centre)
         self.centre.add_(total)
         for start, stop in sorted({(part.start, part.stop) for part in parts.values()}):
-            self._step_out(slice(start, stop))
+            self._outer_step(slice(start, stop))
         return moves

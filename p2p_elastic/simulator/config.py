@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.codecs import find_codec
 from p2p_elastic.rules.methods import RULES, Flow, Method, Topology, find_method, find_rule
-from p2p_elastic.rules.outer import Outer, OuterName, find_outer
+from p2p_elastic.rules.outer import Outer, OuterName
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe
@@ -152,8 +152,7 @@ class SimulationConfig(Frozen):
         if method.flow is Flow.PULL and self.rate * self.partners > 1.0:
             raise ConfigError("partners", self.partners, f"at most 1 / moving rate ({self.rate:g}): moves add up")
         self._check_sending(method)
-        if self.outer_optimizer is not None and not method.has_outer:
-            raise ConfigError("outer", self.outer, f"none: with rule {self.rule} peers that exchange do not move by it")
+        method.outer_optimizer(self.outer, self.outer_learning_rate, self.outer_momentum)
         if self.failures.slow >= self.workers:
             raise ConfigError("slow", self.failures.slow, f"fewer than there are workers ({self.workers})")
         if len(self.failures.faulty) >= self.workers:
@@ -191,8 +190,8 @@ class SimulationConfig(Frozen):
     @property
     def outer_optimizer(self) -> Outer | None:
         """The outer optimizer with its numbers; None if there is none."""
-        default = RULES[self.rule].outer
-        return find_outer(self.outer, self.outer_learning_rate, self.outer_momentum, default=default)
+        method = RULES[self.rule]
+        return method.outer_optimizer(self.outer, self.outer_learning_rate, self.outer_momentum)
 
     @property
     def schedule(self) -> Schedule:

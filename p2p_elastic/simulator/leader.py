@@ -94,7 +94,7 @@ class Leader(Nobody):
         followers = [row for row in reached(due, connected) if row in group and row != leader]
         theirs = Facts(step, losses[leader], self._weight(leader))
         whole = slice(0, flat.shape[1])
-        sent = self.wire.sent(leader, flat[leader], whole)
+        sent = self._wire.sent(leader, flat[leader], whole)
         verdicts = self._judge(flat, [Received(row, leader, whole, sent) for row in followers])
         for row in followers:
             pair = row, leader

@@ -6,28 +6,27 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from p2p_elastic.rules.outer import Outer, OuterState
-from p2p_elastic.simulator.sending import Moves, Wire
+from p2p_elastic.rules.outer import Outer
+from p2p_elastic.simulator.sending import Moves
 
 
 class OuterSteps:
     """An outer state for each worker, and the steps that they make after a round.
 
-    A worker that moved makes a step with the parts that moved. One that was due makes it too if it did not move: it had
-    no partner, or it is the leader. One that counts nothing has copied others, and begins anew.
+    A worker that moved makes a step with the parts that moved. One that was due and did not move makes it with all of
+    them: it had no partner, or it is the leader. One that counts nothing has copied others, and restarts.
 
     Args:
         outer: of every worker.
         flat: rows [W, D] with which workers begin.
         trainable: the first elements of D that are parameters; the others make no outer steps.
-        wire: whose rotation chooses the part of a worker that was due and did not move.
 
     Attributes:
         states: by row.
     """
 
-    def __init__(self, outer: Outer, flat: Tensor, trainable: int, wire: Wire) -> None:
-        self._outer, self._trainable, self._wire = outer, trainable, wire
+    def __init__(self, outer: Outer, flat: Tensor, trainable: int) -> None:
+        self._outer, self._trainable = outer, trainable
         self.states = [outer.init(row[:trainable]) for row in flat]
 
     def step_(self, flat: Tensor, moves: Moves, due: Iterable[int], weights: Sequence[float] | None = None) -> None:
@@ -42,10 +41,10 @@ class OuterSteps:
         parts = dict(moves.parts)
         for row in due:
             if row not in parts:
-                parts[row] = [self._wire.part(row, flat.shape[1])]
+                parts[row] = [slice(0, flat.shape[1])]
         for row, moved in parts.items():
             for start, stop in sorted({(part.start, min(part.stop, self._trainable)) for part in moved}):
-                theta, state = flat[row, start:stop], OuterState(*(t[start:stop] for t in self.states[row]))
+                theta, state = flat[row, start:stop], self.states[row].part(start, stop)
                 counts = weights is None or weights[row] > 0.0
                 (self._outer.step_ if counts else self._outer.restart_)(theta, state)
 

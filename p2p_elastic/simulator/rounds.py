@@ -73,12 +73,10 @@ class Round(Protocol):
     """One communication round; see the module's text.
 
     Attributes:
-        wire: how vectors travel.
         traffic: what was sent so far.
         leaders: how often each worker led others.
     """
 
-    wire: Wire
     traffic: Traffic
     leaders: Counter[int]
 
@@ -129,14 +127,13 @@ class Nobody:
         wire: how vectors travel; None: as they are.
 
     Attributes:
-        wire: how vectors travel.
         traffic: what was sent so far.
         centre: the centre variable [D]; None if there is none.
         leaders: how often each worker led others.
     """
 
     def __init__(self, judging: Judging | None = None, wire: Wire | None = None) -> None:
-        self._judging, self.wire = judging, wire or Wire()
+        self._judging, self._wire = judging, wire or Wire()
         self.traffic = Traffic()
         self.centre: Tensor | None = None
         self.leaders: Counter[int] = Counter()
@@ -195,7 +192,7 @@ class Nobody:
 
     def _count(self, part: slice, *, workers: int = 0, centre: int = 0) -> None:
         """Count one exchange: that part of their vectors, which some workers and centres sent."""
-        size = self.wire.nbytes(part)
+        size = self._wire.nbytes(part)
         self.traffic.exchanges += 1
         self.traffic.worker_bytes += workers * size
         self.traffic.centre_bytes += centre * size
@@ -305,9 +302,9 @@ class Pairs(Nobody):
 
     def _sent(self, flat: Tensor, asker: int, asked: int, *, back: bool) -> list[Received]:
         """What the asker receives, and what the other does, if both send."""
-        part = self.wire.part(asker, flat.shape[1])
+        part = self._wire.part(asker, flat.shape[1])
         ends = [(asker, asked), (asked, asker)] if back else [(asker, asked)]
-        return [Received(to, of, part, self.wire.sent(of, flat[of], part)) for to, of in ends]
+        return [Received(to, of, part, self._wire.sent(of, flat[of], part)) for to, of in ends]
 
     def _facts(self, row: int, step: int, *, asked: bool = False, partners: int = 1) -> Facts:
         share = self._rule.share(self.states[row])
@@ -324,8 +321,8 @@ class Pairs(Nobody):
         # A queue has one partner at a time, so the facts say one.
         received = []
         for asker, asked in asks:
-            part = self.wire.part(asker, flat.shape[1])
-            received.append(Received(asked, asker, part, self.wire.sent(asker, flat[asker], part)))
+            part = self._wire.part(asker, flat.shape[1])
+            received.append(Received(asked, asker, part, self._wire.sent(asker, flat[asker], part)))
         verdicts = self._judge(flat, received)
         senders = []
         for asker, asked in asks:

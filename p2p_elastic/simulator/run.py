@@ -97,7 +97,7 @@ class _Simulation:
         workers = self._workers
         self._round = build_round(config, self._flat, workers.trainable, self._judging, seams=workers.seams)
         outer = config.outer_optimizer
-        self._outer = None if outer is None else OuterSteps(outer, self._flat, workers.trainable, self._round.wire)
+        self._outer = None if outer is None else OuterSteps(outer, self._flat, workers.trainable)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)
         self._judge = _Judge(task, train, test, device)
         self._coins = [random.Random(f"{config.seed} due {worker}") for worker in range(config.workers)]

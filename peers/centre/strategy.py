@@ -12,6 +12,7 @@ from torch import Tensor
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.trust import Verdict
 from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
+from p2p_elastic.peers.centre.momentum import CentreMomentum
 from p2p_elastic.peers.centre.surrender import Bequest, Resignation
 from p2p_elastic.peers.centre.variable import Centre, only_centre
 from p2p_elastic.peers.exchange.snapshots import Snapshot
@@ -48,6 +49,7 @@ class CentreStrategy(Strategy):
             local.run.policy.rule,
             seated=not local.run.context.newcomer,
             announce_seconds=local.run.context.announce_seconds,
+            momentum=CentreMomentum(local.run.policy.outer, local.vector.trainable),
         )
         self._bequest = Bequest(self.centre, parts)
         self._fetcher = SnapshotFetcher(local, parts.transport, parts.limits, parts.rng)

@@ -18,6 +18,7 @@ import torch
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX, Judge, history_of
 from p2p_elastic.parameters.vector import Part, place_of
+from p2p_elastic.peers.centre.momentum import CentreMomentum
 from p2p_elastic.peers.centre.succession import Candidate, candidates, rightful, succession
 from p2p_elastic.peers.exchange.rule_states import share_of
 from p2p_elastic.peers.exchange.snapshots import Snapshot
@@ -63,10 +64,10 @@ def only_centre(given: PartGiven) -> DeclineReason | None:
 
 
 class _Shares:
-    """The rule, and what it remembers: of each partner, or of all together, as the rule asks."""
+    """The rule, and what it remembers: of each partner, or of all together, as the rule asks; the outer optimizer."""
 
-    def __init__(self, rule: ExchangeRule) -> None:
-        self._rule = rule
+    def __init__(self, rule: ExchangeRule, momentum: CentreMomentum) -> None:
+        self._rule, self.momentum = rule, momentum
         self.states: dict[str, Any] = {}
 
     def of(self, history: str, value: torch.Tensor, distance: float, *, mine: Facts, theirs: Facts) -> float:
@@ -105,15 +106,24 @@ class Centre:
         rule: of the run, for the centre's end of each exchange.
         seated: whether this peer is the centre: at first the founder.
         announce_seconds: how often members announce themselves.
+        momentum: the centre's outer optimizer; None: it has none.
     """
 
-    def __init__(self, value: torch.Tensor, rule: ExchangeRule, *, seated: bool, announce_seconds: float) -> None:
+    def __init__(
+        self,
+        value: torch.Tensor,
+        rule: ExchangeRule,
+        *,
+        seated: bool,
+        announce_seconds: float,
+        momentum: CentreMomentum | None = None,
+    ) -> None:
         self.value = value
         self.stamp = Stamp(term=1 if seated else 0)
         self.seated = seated
         self.holder: str | None = None  # the peer that is the centre, as far as is known; None: none is
         self._vacancy = _Vacancy(announce_seconds)
-        self._shares = _Shares(rule)
+        self._shares = _Shares(rule, momentum or CentreMomentum())
         self.judge = Judge()  # of the peers that meet the centre here
         self.given: Given | None = None  # this peer's, until it is handed over
         self.since = self.stamp.clock  # the clock when this peer became the centre,
@@ -200,6 +210,7 @@ class Centre:
             share = self._shares.of(history_of(partner, self.part), self.value, distance, mine=mine, theirs=theirs)
             value = self.value.clone()
             value[place].add_(delta, alpha=share)
+            self._shares.momentum.step_(value, self.value, place)
             self.value = value
             self.stamp = self.stamp.counted()
             self.behind += 1
@@ -358,4 +369,5 @@ class Centre:
         log.warning("this peer is the centre from now on (term %d)", self.stamp.term)
         self.seated, self.holder = True, peer
         self._vacancy.ends()
+        self._shares.momentum.begin()
         self.given, self.since, self.behind = None, self.stamp.clock, 0

@@ -23,6 +23,7 @@ from torch import Tensor
 from p2p_elastic.parameters.copying import Copying
 from p2p_elastic.parameters.vector import ParameterVector, Part, place_of
 from p2p_elastic.peers.exchange.lost_tensors import LostTensors
+from p2p_elastic.peers.exchange.outer_steps import OuterSteps
 from p2p_elastic.protocol.chunks import Places, Received, Vectors
 from p2p_elastic.protocol.codecs import seams_within
 
@@ -109,6 +110,7 @@ class Mailbox:
 
     Attributes:
         lost: the tensors that are not finite.
+        outer: the outer optimizer.
     """
 
     def __init__(self, vector: ParameterVector) -> None:
@@ -118,7 +120,7 @@ class Mailbox:
         self._mine = self._theirs = vector.empty(0)
         self.part: Part | None = None  # of the vector that is exchanged; None: all of it
         self._wanted_part: Part | None = None
-        self.lost = LostTensors(vector)
+        self.lost, self.outer = LostTensors(vector), OuterSteps(vector)
         self.snapshot_step = 0
         self._copying = Copying(0)
         self._delivered: Move | None = None
@@ -302,6 +304,8 @@ class Mailbox:
         elif added:
             self._vector.add_(move.delta, self.part, move.share)
         healed = self._heal(move) if added else ()
+        if added:
+            self._outer_step(move, healed)
         self._delivered = None
         settled = Settled(
             move.exchange_id,
@@ -314,6 +318,17 @@ class Mailbox:
         with self._lock:
             self._state = State.FREE
         return settled
+
+    def _outer_step(self, move: Move, healed: Places) -> None:
+        """The outer step after a move; it begins anew where a partner's parameters took the place of this peer's."""
+        if move.replaces:
+            self.outer.restart(None)
+        elif move.copied or move.share >= 1.0:
+            self.outer.restart(self.part)
+        elif move.share > 0.0:
+            self.outer.step(self.part)
+        for place in healed:
+            self.outer.restart(place)
 
     def _heal(self, move: Move) -> Places:
         """Load the tensors that were not finite; their places in the whole vector."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.state.topology import Errand, Strategy
 
@@ -14,7 +17,21 @@ class NobodyStrategy(Strategy):
     """
 
     def __init__(self, parts: StrategyParts) -> None:
-        self._slot = parts.local.slot
+        self._local, self._slot = parts.local, parts.local.slot
+
+    def due(self, step: int, coin: random.Random) -> Iterator[Errand]:
+        """Say whether an outer step is due, of which there are none without an outer optimizer.
+
+        Args:
+            step: optimizer steps so far.
+            coin: of the schedule.
+
+        Yields:
+            "exchange" if the schedule says so.
+        """
+        policy = self._local.run.policy
+        if policy.outer is not None and policy.schedule.due(step, coin):
+            yield "exchange"
 
     async def run_due(self, errand: Errand) -> None:
         """Drop what was due in another run.

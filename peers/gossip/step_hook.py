@@ -6,7 +6,7 @@ import asyncio
 
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.exchange.journal import Skip
-from p2p_elastic.peers.exchange.mailbox import Settled
+from p2p_elastic.peers.exchange.mailbox import Settled, State
 from p2p_elastic.peers.gossip.errands import Errands
 from p2p_elastic.peers.state.context import LocalContext
 
@@ -24,7 +24,8 @@ class StepHook:
         self._local, self._errands, self._published = local, errands, published
         self.due = asyncio.Event()  # a snapshot waits for the network to begin an exchange with it
         self.loop: asyncio.AbstractEventLoop | None = None  # that of the network, once it runs
-        self.moves = 0  # that were added to the model, and models that took its place
+        self._unmet = False  # whether nothing has come yet of the last exchange that was due
+        self.moves = 0  # that were added to the model, models that took its place, and outer steps alone
 
     def after_step(self) -> bool:
         """Count a step, see what is due after it, and add a waiting move.
@@ -34,6 +35,7 @@ class StepHook:
         """
         local, now = self._local, self._now()
         step = local.own.stepped()
+        local.slot.mailbox.outer.begin()
         self._arrive(now)
         if self.loop is not None:
             local.members.step_time.ended(now)
@@ -43,13 +45,25 @@ class StepHook:
             return self._between_steps(due=False)
         held = self._held(now)
         self._errands.owe(due, held)
+        if due:
+            self._outer_step_alone(held)
         return self._between_steps(due=self._errands.owed and held is None)
+
+    def _outer_step_alone(self, held: Skip | None) -> None:
+        """Make an outer step without a move, if there is no partner, or the last exchange came to nothing (SNOO)."""
+        mailbox = self._local.slot.mailbox
+        if mailbox.outer.on and (self._unmet or held == "no partner") and mailbox.state is State.FREE:
+            mailbox.outer.step(None)
+            self.moves += 1
+        self._unmet = held != "no partner"
 
     def _held(self, now: float) -> Skip | None:
         """Why nothing is begun after this step: then it costs no snapshot. To meet what is here costs nothing."""
         local = self._local
         if local.own.condition.drained:
             return "drained"
+        if local.run.topology.why_alone is not None:
+            return "no partner"
         if local.run.topology.here:
             return None
         if not local.members.known:
@@ -82,6 +96,7 @@ class StepHook:
         )
         if settled is not None:
             if settled.added:
+                self._unmet = False
                 self.moves += 1
                 local.journal.settled(settled.exchange_id, settled.staleness)
             else:

@@ -57,6 +57,53 @@ def test_after_a_kill_9_a_lone_peer_ends_with_the_same_bits_as_one_that_was_neve
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
+def test_two_peers_with_an_outer_optimizer_train_on_after_a_kill_9_and_a_resume(swarm: Swarm) -> None:
+    together = ["--epochs", "100000", "--checkpoint-every", "1s"]
+    outer = ["--outer", "nesterov", "--outer-momentum", "0.5", "--period", "40"]
+    founder = swarm.start("founder", ["--task", "digits", *together, *outer])
+    swarm.listen_until(lambda: "listening" in founder.said, "the founder", START_SECONDS)
+    other = swarm.start("other", ["--initial-peer", founder.said["listening"]["addresses"][0], *together])
+
+    def completed(process: Process) -> int:
+        return int(process.last.get("exchanges", {}).get("by_outcome", {}).get("completed", 0))
+
+    swarm.listen_until(lambda: completed(founder) > 0 and completed(other) > 0, "exchanges", START_SECONDS)
+    before = other.last["checkpoint"]["step"] or 0
+    swarm.listen_until(lambda: (other.last["checkpoint"]["step"] or 0) > before, "a checkpoint", START_SECONDS)
+    kill(swarm, other)
+    newest = max((other.folder / "checkpoint").glob("step-*"))
+    saved = load_file(newest / "state.safetensors")
+    assert {"outer.slow", "outer.buffer"} <= saved.keys()
+    assert saved["outer.buffer"].abs().sum() > 0
+
+    back = swarm.start("other", ["--resume", str(other.folder)])
+    swarm.listen_until(lambda: completed(back) > 0, "exchanging again", START_SECONDS)
+    assert back.said["resumed"]["manifest"]["outer"] == other.said["joined"]["manifest"]["outer"] == "nesterov"
+    for process in (back, founder):
+        process.child.send_signal(signal.SIGINT)
+    for process in (back, founder):
+        process.child.wait(timeout=30.0)
+        assert process.summary()["steps"] > 0
+
+
+def test_a_lone_peer_with_an_outer_optimizer_goes_on_after_a_kill_9_with_the_same_bits(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    for name in ("killed.key", "whole.key"):
+        Identity.load_or_create(tmp_path / name)
+    run = ["--task", "digits", "--steps", "1000", "--seed", "7", "--outer", "nesterov", "--period", "25"]
+    saving = [*run, "--checkpoint-every", "40", "--identity", str(tmp_path / "killed.key")]
+    first = swarm.start("killed", saving)
+    swarm.listen_until(lambda: step(first) > 120, "training", START_SECONDS)
+    kill(swarm, first)
+    second = swarm.start("killed", ["--resume", str(first.folder)])
+    whole = swarm.start("whole", [*run, "--checkpoint-every", "0", "--identity", str(tmp_path / "whole.key")])
+    swarm.listen_until(lambda: {"end"} <= second.said.keys() & whole.said.keys(), "the end", START_SECONDS)
+    swarm.listen_until(swarm.all_ended, "ending", 30.0)
+    expected, found = load_file(whole.folder / "model.safetensors"), load_file(second.folder / "model.safetensors")
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
 def test_a_killed_founder_comes_back_to_its_swarm_as_the_same_peer_in_the_same_run(swarm: Swarm) -> None:
     together = ["--epochs", "100000", "--probability", "0.02", "--checkpoint-every", "1s"]
     founder = swarm.start("founder", ["--task", "digits", *together])

@@ -11,6 +11,8 @@ from torch import nn
 from p2p_elastic.checkpoint.loop_state import MODEL, LoopState, TrainingMemory
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.exchange.outer_steps import OuterSteps
+from p2p_elastic.rules.outer import Outer
 
 
 class Counter:
@@ -115,3 +117,23 @@ def test_another_loop_is_refused_with_the_difference(other: Any, problem: str) -
         ConfigError, match=f"resume: got 'step 3'; the model or its loop is another one here: .*{problem}"
     ):
         carried(loop_of(frozen_base()), other())
+
+
+def test_an_outer_optimizer_goes_on_and_a_rank_without_one_leaves_it_alone() -> None:
+    model, first, second = frozen_base(), Counter(7), Counter()
+    vector = ParameterVector(model)
+    carried(LoopState(model, [], {}, vector, first), LoopState(model, [], {}, vector, second))
+    assert second.count == 7
+    carried(LoopState(model, [], {}, vector, first), LoopState(model, [], {}, vector))
+
+
+def test_an_outer_optimizer_without_a_state_is_not_in_a_checkpoint_and_none_is_gone_on_from() -> None:
+    model = frozen_base()
+    vector = ParameterVector(model)
+    first, second = OuterSteps(vector), OuterSteps(vector)
+    plain, idle = LoopState(model, [], {}, vector), LoopState(model, [], {}, vector, first)
+    assert idle.copy()[0].keys() == plain.copy()[0].keys()
+    second.use(Outer(0.7, 0.7))
+    second.begin()
+    carried(idle, LoopState(model, [], {}, vector, second))
+    assert not second.on

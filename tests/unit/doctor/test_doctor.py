@@ -149,12 +149,14 @@ def test_without_a_gpu_what_is_trained_is_in_memory_too() -> None:
     assert code == 0
     assert "8 x model of" in found["memory"][0]["text"]
     assert "11 x model of" in report("--optimizer", "adahessian")[1]["memory"][0]["text"]
+    assert "10 x model of" in report("--outer", "nesterov")[1]["memory"][0]["text"]
 
 
 @pytest.mark.parametrize(("free", "level"), [(10**10, "ok"), (10**9, "warning"), (10**8, "failure")])
 def test_memory_of_the_gpu(free: int, level: str) -> None:
     assert check_device("cuda", Gpu("H200", free, 2 * 10**10), 100_000_000 * 3).level == level
     assert check_device("cpu", None, 10**12).level == "ok"
+    assert "1.5 GB for the model" in check_device("cuda", Gpu("H200", free, 2 * 10**10), 3 * 10**8, outer=True).text
 
 
 def test_disk() -> None:
@@ -170,6 +172,7 @@ def test_the_disk_must_hold_the_checkpoints_too() -> None:
     assert disk_vectors(saves=False) == 2
     assert disk_vectors(saves=True) == 2 + 3 * 2  # model and momentum
     assert disk_vectors(saves=True, adahessian=True) == 2 + 3 * 3
+    assert disk_vectors(saves=True, outer=True) == 2 + 3 * 4  # slow parameters and their momentum
 
 
 def test_the_disk_is_tried_without_making_the_folder(tmp_path: Path) -> None:

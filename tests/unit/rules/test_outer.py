@@ -1,4 +1,4 @@
-"""Outer optimizers: the equations of their papers, and the laws that hold whoever met whom."""
+"""Outer optimizers: the equations of their papers, and the laws that hold whichever pairs met."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_diloco(workers: int) -> None:
     """
     here, (a, b) = Setting(workers, same_start=True), (0.9, 0.7)
     round_ = here.build("diloco", period=3)
-    outer = OuterSteps(Outer(learning_rate=b, momentum=a), here.flat, SIZE, round_.wire)
+    outer = OuterSteps(Outer(learning_rate=b, momentum=a), here.flat, SIZE)
     theta, phi, v = here.start.copy(), here.start[0].copy(), np.zeros(SIZE)
     for step in range(1, STEPS + 1):
         gradients, losses = here.draw(everybody=True)
