@@ -24,7 +24,7 @@ from p2p_elastic.cli.status import status
 from p2p_elastic.common.imports import uncollected
 from p2p_elastic.common.platforms import Platform, check_platform
 from p2p_elastic.common.stop import Stop
-from p2p_elastic.protocol.limits import LANES_MAX
+from p2p_elastic.protocol.limits import LANES_MAX, OWN_LEARNING_RATE_MAX
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
@@ -146,10 +146,10 @@ def main() -> None:
 )
 @click.option("--batch-size", type=int, help="Examples per step on this peer.  [default: the run's]")
 @click.option(
-    "--optimizer", type=click.Choice(["sgd", "adahessian"]), default="sgd", help="What this peer trains with."
+    "--optimizer", type=click.Choice(list(OWN_LEARNING_RATE_MAX)), default="sgd", help="What this peer trains with."
 )
-@click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's; 0.02 with adahessian]")
-@click.option("--momentum", type=float, help="Momentum of this peer; adahessian has none.  [default: the run's]")
+@click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's; adahessian 0.02, muon 0.003]")
+@click.option("--momentum", type=float, help="Momentum of this peer, with sgd.  [default: the run's]")
 @click.option(
     "--seed",
     type=int,

@@ -11,7 +11,7 @@ from p2p_elastic.errors import ConfigError
 
 VECTORS = 5  # model sizes in RAM: snapshots, the partner's values, the move, what is on its way
 DEVICE_VECTORS = 3  # on the device that trains: parameters, gradients, momentum; activations come on top
-ADAHESSIAN_VECTORS = 3  # more of them
+OPTIMIZER_VECTORS = {"sgd": 0, "adahessian": 3, "muon": 1}  # more of them; AdamW, beside Muon, has two averages
 OUTER_VECTORS = 2  # more of them: the slow parameters and the momentum of an outer optimizer
 
 
@@ -61,17 +61,17 @@ def free_memory(root: Path = Path("/")) -> int | None:
     return None
 
 
-def device_vectors(*, adahessian: bool, outer: bool = False) -> int:
+def device_vectors(optimizer: str, *, outer: bool = False) -> int:
     """Count the vectors of model size on the device that trains: parameters, gradients and optimizer state.
 
     Args:
-        adahessian: whether it trains with AdaHessian instead of SGD.
+        optimizer: its name.
         outer: whether the run has an outer optimizer.
 
     Returns:
         How many model sizes of memory they take.
     """
-    return DEVICE_VECTORS + ADAHESSIAN_VECTORS * adahessian + OUTER_VECTORS * outer
+    return DEVICE_VECTORS + OPTIMIZER_VECTORS[optimizer] + OUTER_VECTORS * outer
 
 
 def check_fits(model_bytes: int, vectors: int, left: int | None) -> None:

@@ -279,7 +279,7 @@ class Gpu(NamedTuple):
 
 
 def check_device(
-    device: str, gpu: Gpu | None, model_bytes: int, adahessian: bool = False, *, outer: bool = False
+    device: str, gpu: Gpu | None, model_bytes: int, optimizer: str = "sgd", *, outer: bool = False
 ) -> Finding:
     """Check the memory of the device that trains.
 
@@ -287,7 +287,7 @@ def check_device(
         device: name, such as `cuda`.
         gpu: its memory; None if it is the CPU, or PyTorch does not say.
         model_bytes: size of the model in float32.
-        adahessian: whether it trains with AdaHessian instead of SGD.
+        optimizer: its name.
         outer: whether the run has an outer optimizer.
 
     Returns:
@@ -295,7 +295,7 @@ def check_device(
     """
     if gpu is None:
         return ok("device", f"trains on {device}")
-    vectors = device_vectors(adahessian=adahessian, outer=outer) * model_bytes
+    vectors = device_vectors(optimizer, outer=outer) * model_bytes
     text = f"trains on {device}, {gpu.name}: {_gigabytes(gpu.free)} of {_gigabytes(gpu.total)} free"
     text += f"; {_size(vectors)} for the model and its gradients, activations on top"
     if gpu.free < vectors:
@@ -305,18 +305,18 @@ def check_device(
     return ok("device", text)
 
 
-def disk_vectors(*, saves: bool, adahessian: bool = False, outer: bool = False) -> int:
+def disk_vectors(*, saves: bool, optimizer: str = "sgd", outer: bool = False) -> int:
     """Count the models that would fill as much of the disk as results and checkpoints.
 
     Args:
         saves: whether there are checkpoints.
-        adahessian: whether it trains with AdaHessian instead of SGD.
+        optimizer: its name.
         outer: whether the run has an outer optimizer.
 
     Returns:
         How many model sizes they take at most.
     """
-    of_optimizer = 2 if adahessian else 1
+    of_optimizer = 1 if optimizer == "sgd" else 2
     return RESULT_VECTORS + CHECKPOINTS * (1 + of_optimizer + OUTER_VECTORS * outer) * saves
 
 

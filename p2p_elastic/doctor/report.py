@@ -206,20 +206,19 @@ class Examination:
         with self._stop.interruptible():
             nbytes = doctor_task.model_bytes(task)
             gpu = doctor_task.gpu_of(device)
-        adahessian = self._config.optimizer == "adahessian"
         outer = (self._config if self._manifest is None else self._manifest).outer not in {None, "none"}
-        yield check_device(str(device), gpu, nbytes, adahessian=adahessian, outer=outer)
+        yield check_device(str(device), gpu, nbytes, self._config.optimizer, outer=outer)
         self._doing(f"looking for the data of {task.name}")
         with self._stop.interruptible():
             data = doctor_task.look_at_data(task, self._config.data_dir)
         yield data.finding
         yield from doctor_task.check_shard(self._config.part, data.examples)
         yield from doctor_task.check_batch(self._batch_size(task), data.examples)
-        trained = device_vectors(adahessian=adahessian, outer=outer) if gpu is None else 0
+        trained = device_vectors(self._config.optimizer, outer=outer) if gpu is None else 0
         yield check_memory(free, nbytes, data.data_bytes, trained)
         output = self._config.output or Path("runs")
         saves = not Interval.parse(self._config.checkpoint_every).off
-        vectors = disk_vectors(saves=saves, adahessian=adahessian, outer=outer)
+        vectors = disk_vectors(saves=saves, optimizer=self._config.optimizer, outer=outer)
         yield check_disk("output", *probes.disk(output), vectors * nbytes)
         if data.download_bytes:
             folder = data_folder(self._config.data_dir)

@@ -29,7 +29,7 @@ from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard, find_task
 from p2p_elastic.tasks.loading import is_place
-from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
+from p2p_elastic.training.settings import OWN_LEARNING_RATES, OptimizerName
 from p2p_elastic.values import Frozen
 
 PORT = 31330  # libp2p; any free port if this one is taken and none was asked for
@@ -124,7 +124,7 @@ class JoinConfig(Frozen):
     epochs: Count | None = None
     duration: str | None = None
     batch_size: BatchSize | None = None
-    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     lr: LearningRate | None = None
     momentum: Momentum | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -259,9 +259,9 @@ class JoinConfig(Frozen):
             of_run: the run's, which is for SGD.
 
         Returns:
-            The one asked for; otherwise the run's with SGD, or AdaHessian's own.
+            The one asked for; otherwise the run's with SGD, or the optimizer's own.
         """
-        return self.lr or (of_run if self.optimizer == "sgd" else DEFAULT_LEARNING_RATE)
+        return self.lr or OWN_LEARNING_RATES.get(self.optimizer, of_run)
 
     def binding(self) -> dict[str, Any]:
         """Collect what was asked for of the settings that all peers of a run have in common.

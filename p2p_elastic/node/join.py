@@ -239,8 +239,7 @@ class TaskPeer:
     def _vector(self, task: Task, outer: str | None) -> ParameterVector:
         """The model as a vector, of one that fits with that outer optimizer."""
         vector = task.vector(initial_model(task, 0))
-        adahessian, has_outer = self._config.optimizer == "adahessian", outer not in {None, "none"}
-        trained = device_vectors(adahessian=adahessian, outer=has_outer)
+        trained = device_vectors(self._config.optimizer, outer=outer not in {None, "none"})
         on_cpu = self._connection.device.type == "cpu"
         check_fits(vector.nbytes, VECTORS + trained * on_cpu, left_of_limits())
         return vector

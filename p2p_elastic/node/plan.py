@@ -27,12 +27,12 @@ def describe_plan(manifest: RunManifest, settings: Settings | None) -> str:
     if manifest.outer != "none":
         rows["outer"] = manifest.describe_outer().removeprefix("outer ")
     if settings is not None:
-        sgd = settings.optimizer == "sgd"
+        momentum = _own(settings.momentum, manifest.defaults.momentum)
         rows |= {
             "optimizer": f"{settings.optimizer}, of each peer's own choice",
             "batch size": _own(settings.batch_size, manifest.defaults.batch_size),
             "learning rate": _own(settings.learning_rate, manifest.defaults.learning_rate),
-            "momentum": _own(settings.momentum, manifest.defaults.momentum) if sgd else "none, as adahessian has none",
+            "momentum": momentum if settings.optimizer == "sgd" else f"none, as {settings.optimizer} has none",
         }
     lines = "\n".join(f"    {name:<15}{value}" for name, value in rows.items())
     return f"Taken over from run {manifest.run} of {manifest.founder}:\n{lines}"

@@ -10,5 +10,5 @@ FRAGMENTS_MAX = 4096  # parts of which an exchange moves one
 PERIOD_MAX = 1_000_000  # steps between two exchanges
 BATCH_SIZE_MAX = 65_536  # examples per step; also at most as many as there are to train on
 LEARNING_RATE_MAX = 10.0  # of a run, which is for SGD: beyond it nothing converges
-OWN_LEARNING_RATE_MAX = {"sgd": LEARNING_RATE_MAX, "adahessian": 1.0}  # AdaHessian's steps are scaled by themselves
+OWN_LEARNING_RATE_MAX = {"sgd": LEARNING_RATE_MAX, "adahessian": 1.0, "muon": 1.0}  # steps that scale themselves
 MOMENTUM_MAX = 0.999  # sums up a thousand gradients

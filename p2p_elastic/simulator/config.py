@@ -13,6 +13,7 @@ from p2p_elastic.rules.outer import Outer, OuterName
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe
+from p2p_elastic.training.settings import OptimizerName
 from p2p_elastic.values import Frozen
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -96,7 +97,7 @@ class SimulationConfig(Frozen):
     epochs: Count | None = Field(default=None, description="passes of each worker over its part")
     steps: Count | None = Field(default=None, description="instead of epochs")
     batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = Field(default=None, description="per worker")
-    optimizer: Literal["sgd", "adahessian"] = Field(default="sgd", description="of every worker")
+    optimizer: OptimizerName = Field(default="sgd", description="of every worker")
     learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] | None = Field(default=None, description="at the beginning")
     milestones: tuple[Epochs, ...] | None = Field(
         default=None,

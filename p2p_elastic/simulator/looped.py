@@ -14,6 +14,7 @@ from p2p_elastic.simulator.workers import Optimization, Rows
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import Loss, mean_of
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
+from p2p_elastic.training.muon import Muon
 from p2p_elastic.training.optimizers import SGD
 
 
@@ -44,6 +45,8 @@ class LoopedWorkers(Rows):
         parameters, settings = self._modules[row].parameters(), self._settings
         if settings.optimizer == "adahessian":
             return AdaHessian(parameters, weight_decay=settings.weight_decay, seed=settings.seed + row)
+        if settings.optimizer == "muon":
+            return Muon(self._modules[row], weight_decay=settings.weight_decay)
         if settings.build is not None:
             return settings.build([p for p in parameters if p.requires_grad], settings)
         return SGD(

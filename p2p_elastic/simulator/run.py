@@ -25,7 +25,7 @@ from p2p_elastic.simulator.outer import OuterSteps
 from p2p_elastic.simulator.sending import Moves
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, find_task, initial_model, reestimate_batchnorm
-from p2p_elastic.training import adahessian
+from p2p_elastic.training.settings import OWN_LEARNING_RATES
 
 OnProgress = Callable[[int, int, Point | None], None]
 """(steps done, steps in all, the point that was just reached or None), after each step."""
@@ -254,7 +254,8 @@ def _workers(config: SimulationConfig, task: Task, device: torch.device, loop: L
         clip=recipe.clip,
     )
     model = initial_model(task, 0).to(device)
-    one_by_one = settings.build is not None or settings.clip is not None  # such optimizers are of one model each
+    # Such optimizers are of one model each.
+    one_by_one = config.optimizer == "muon" or settings.build is not None or settings.clip is not None
     looped = one_by_one or loop == "looped" or (loop == "auto" and loop_is_faster(model, device))
     kind = LoopedWorkers if looped else StackedWorkers
     return kind(model, task.loss, config.workers, settings)
@@ -262,7 +263,7 @@ def _workers(config: SimulationConfig, task: Task, device: torch.device, loop: L
 
 def _rates(config: SimulationConfig, task: Task, steps: int, batches_per_epoch: int) -> Callable[[int], float]:
     """The learning rate of a step, from 1 on."""
-    default = adahessian.DEFAULT_LEARNING_RATE if config.optimizer == "adahessian" else task.recipe.learning_rate
+    default = OWN_LEARNING_RATES.get(config.optimizer, task.recipe.learning_rate)
     rate = default if config.learning_rate is None else config.learning_rate
     factor_at = _factors(config, task, steps, batches_per_epoch)
     return lambda step: float(rate * factor_at(step) / (1.0 + config.lr_decay * (step - 1)) ** 0.5)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from p2p_elastic.tasks.batch import Batch, stacked
 from p2p_elastic.tasks.measures import Loss, mean_of
 from p2p_elastic.training.adahessian import block_average, precondition, rademacher
 from p2p_elastic.training.second_derivative import twice_differentiable
+from p2p_elastic.training.settings import OptimizerName
 from p2p_elastic.training.trials import LossOf
 
 Named = dict[str, Tensor]
@@ -36,17 +37,17 @@ class Optimization(NamedTuple):
     """The optimizer of every worker.
 
     Attributes:
-        optimizer: "sgd" or "adahessian".
+        optimizer: its name; "muon" is for looped workers only.
         momentum: of SGD.
         nesterov: whether the momentum is Nesterov's.
-        weight_decay: SGD adds it to the gradient, AdaHessian shrinks by it times the learning rate.
+        weight_decay: SGD adds it to the gradient, the others shrink by it times the learning rate.
         seed: of AdaHessian's Rademacher vectors; worker i has seed + i.
         build: of parameters and these settings, an optimizer of the task's own; looped workers only.
         clip: the largest norm of a gradient; None: any; looped workers only.
         learning_rate: set anew at each step.
     """
 
-    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     momentum: float = 0.0
     nesterov: bool = True
     weight_decay: float = 0.0

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from p2p_elastic.tasks.sampling import Shard
+from p2p_elastic.training import adahessian, muon
+
+OptimizerName = Literal["sgd", "adahessian", "muon"]
+"""What a peer trains with; "sgd" is what the task brings, if it brings an optimizer."""
+
+OWN_LEARNING_RATES = MappingProxyType(
+    {"adahessian": adahessian.DEFAULT_LEARNING_RATE, "muon": muon.DEFAULT_LEARNING_RATE}
+)
+"""Defaults of the optimizers for which a run's learning rate is not meant."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +27,12 @@ class Settings:
         epochs: passes over its part of the data, if `steps` is None.
         batch_size: examples per step.
         learning_rate: before the recipe's decay.
-        momentum: of SGD. AdaHessian has no use for it: it averages gradients with a decay of its own, 0.9.
+        momentum: of SGD. AdaHessian and Muon have no use for it: they average gradients with decays of their own.
         seed: of the order of examples, the augmentation and AdaHessian's vectors.
         shard: its part of the data; None: all.
-        optimizer: "sgd" or "adahessian"; "sgd" is what the task brings, if it brings an optimizer.
+        optimizer: "sgd" is what the task brings, if it brings an optimizer.
         seconds: for which to train, in all lives; then `steps` or `epochs` only say how the schedule is stretched.
-        weight_decay: None is the recipe's; SGD adds it to the gradient, AdaHessian shrinks by it times the rate.
+        weight_decay: None is the recipe's; SGD adds it to the gradient, the others shrink by it times the rate.
     """
 
     steps: int | None
@@ -32,6 +42,6 @@ class Settings:
     momentum: float
     seed: int
     shard: Shard | None = None
-    optimizer: Literal["sgd", "adahessian"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     weight_decay: float | None = None
     seconds: float | None = None

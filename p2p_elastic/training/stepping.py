@@ -17,6 +17,7 @@ from p2p_elastic.tasks.base import Recipe, Task
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import mean_of
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
+from p2p_elastic.training.muon import Muon
 from p2p_elastic.training.optimizers import SGD
 from p2p_elastic.training.settings import Settings
 
@@ -180,6 +181,8 @@ def _optimizer(model: nn.Module, task: Task, settings: Settings) -> torch.optim.
     if settings.optimizer == "adahessian":
         named = model.named_parameters()
         return AdaHessian(named, lr=settings.learning_rate, weight_decay=decay, seed=settings.seed)
+    if settings.optimizer == "muon":
+        return Muon(model, lr=settings.learning_rate, weight_decay=decay)
     if task.optimizer is not None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return task.optimizer(trained, replace(settings, weight_decay=decay))

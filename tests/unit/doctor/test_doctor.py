@@ -149,6 +149,7 @@ def test_without_a_gpu_what_is_trained_is_in_memory_too() -> None:
     assert code == 0
     assert "8 x model of" in found["memory"][0]["text"]
     assert "11 x model of" in report("--optimizer", "adahessian")[1]["memory"][0]["text"]
+    assert "9 x model of" in report("--optimizer", "muon")[1]["memory"][0]["text"]
     assert "10 x model of" in report("--outer", "nesterov")[1]["memory"][0]["text"]
 
 
@@ -171,7 +172,7 @@ def test_the_disk_must_hold_the_checkpoints_too() -> None:
     assert CHECKPOINTS == KEPT + 1
     assert disk_vectors(saves=False) == 2
     assert disk_vectors(saves=True) == 2 + 3 * 2  # model and momentum
-    assert disk_vectors(saves=True, adahessian=True) == 2 + 3 * 3
+    assert disk_vectors(saves=True, optimizer="adahessian") == 2 + 3 * 3
     assert disk_vectors(saves=True, outer=True) == 2 + 3 * 4  # slow parameters and their momentum
 
 

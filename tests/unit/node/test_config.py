@@ -30,8 +30,7 @@ from p2p_elastic.rules.methods import Flow, Topology, find_method
 from p2p_elastic.rules.policy import DEFAULT_PROBABILITY
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.tasks import Recipe, Shard
-from p2p_elastic.training.adahessian import DEFAULT_LEARNING_RATE
-from p2p_elastic.training.settings import Settings
+from p2p_elastic.training.settings import OWN_LEARNING_RATES, Settings
 
 SCHEMA = "0" * 32
 RECIPE = Recipe(batch_size=32, learning_rate=0.03, momentum=0.9, epochs=60)
@@ -287,11 +286,12 @@ def test_a_founder_gets_what_it_asks_for_zeros_included() -> None:
 
 
 @pytest.mark.parametrize("lr", [None, 0.5])
-def test_the_learning_rate_of_a_run_is_for_sgd_and_adahessian_has_its_own(lr: float | None) -> None:
-    sgd, adahessian = (load_config(None, {"optimizer": name, "lr": lr}) for name in ("sgd", "adahessian"))
+@pytest.mark.parametrize("optimizer", ["adahessian", "muon"])
+def test_the_learning_rate_of_a_run_is_for_sgd_and_others_have_their_own(optimizer: str, lr: float | None) -> None:
+    sgd, other = (load_config(None, {"optimizer": name, "lr": lr}) for name in ("sgd", optimizer))
     assert sgd.learning_rate(0.03) == (lr or 0.03)
-    assert adahessian.learning_rate(0.03) == (lr or DEFAULT_LEARNING_RATE)
-    assert found(optimizer="adahessian", lr=lr).learning_rate == RECIPE.learning_rate
+    assert other.learning_rate(0.03) == (lr or OWN_LEARNING_RATES[optimizer])
+    assert found(optimizer=optimizer, lr=lr).learning_rate == RECIPE.learning_rate
 
 
 @pytest.mark.parametrize("option", ["period", "batch_size", "seed", "lr", "momentum", "moving_rate", "probability"])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers.swarm import Member, build_member, centre_at, run_members, simulate, tiny_model, values
-from helpers.trainings import Notes, never, nothing, split_of
+from helpers.trainings import Notes, needs_muon, never, nothing, split_of
 from torch import Tensor, nn
 
 from p2p_elastic.checkpoint.loop_state import LoopState, Tensors, TrainingMemory, plain_losses
@@ -109,10 +109,11 @@ def everything(trainer: Trainer) -> dict[str, Tensor]:
 SGD: dict[str, Any] = {}
 PLAIN: dict[str, Any] = {"momentum": 0.0}
 ADAHESSIAN: dict[str, Any] = {"optimizer": "adahessian", "learning_rate": 0.02}
+MUON = pytest.param({"optimizer": "muon", "learning_rate": 0.02}, marks=needs_muon, id="muon")
 
 
 @pytest.mark.parametrize("at", [1, 4, 11, 29, 30])
-@pytest.mark.parametrize("how", [SGD, PLAIN, ADAHESSIAN], ids=["momentum", "plain", "adahessian"])
+@pytest.mark.parametrize("how", [SGD, PLAIN, ADAHESSIAN, MUON], ids=["momentum", "plain", "adahessian", None])
 def test_a_resumed_trainer_ends_with_the_same_bits_as_one_that_was_never_stopped(
     tmp_path: Path, how: dict[str, Any], at: int
 ) -> None:

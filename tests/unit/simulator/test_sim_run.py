@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.trainings import needs_muon
 from torch import Tensor, nn
 
 from p2p_elastic.rules.methods import RULES
@@ -61,7 +62,7 @@ def test_looped_workers_learn_the_same(rule: str) -> None:
 
 
 @every_rule
-@pytest.mark.parametrize("optimizer", ["sgd", "adahessian"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adahessian", pytest.param("muon", marks=needs_muon)])
 def test_one_worker_alone_trains(rule: str, optimizer: str) -> None:
     result = run(rule=rule, workers=1, steps=6, evaluate_steps=None, optimizer=optimizer)
     (point,) = result.points

@@ -1,0 +1,74 @@
+"""Muon for matrices, and AdamW for all else, as one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from p2p_elastic.errors import ConfigError
+
+DEFAULT_LEARNING_RATE = 0.003
+"""Measured on the MLP of the digits, batch 32: test accuracy after 600 steps 0.989, 0.983, 0.989, 0.969, 0.956 with
+0.001, 0.002, 0.003, 0.005, 0.01, and 0.981 with SGD. The small GPT learns faster with 0.01 in its first 60 steps.
+"""
+BETAS = (0.9, 0.95)  # of AdamW
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)  # matrices by shape, but each step changes a few rows of them
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` for the matrices of a model, `torch.optim.AdamW` for its other parameters.
+
+    Embeddings, kernels of convolutions and vectors are AdamW's. Steps of matrices are as long as AdamW's would be, so
+    both have one learning rate. Vectors do not decay.
+
+    Args:
+        model: whose trained parameters it takes.
+        lr: the learning rate.
+        weight_decay: parameters shrink by it times the learning rate.
+
+    Raises:
+        ConfigError: if PyTorch is older than 2.9.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the length of a step: Liu et al., Muon is
+    Scalable for LLM Training, arXiv 2502.16982.
+    """
+
+    def __init__(self, model: nn.Module, lr: float = DEFAULT_LEARNING_RATE, weight_decay: float = 0.0) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError("optimizer", "muon", f"PyTorch 2.9 or later has it, {torch.__version__} has not")
+        looked_up = {id(p) for m in model.modules() if isinstance(m, EMBEDDINGS) for p in m.parameters()}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.dim() == 2 and id(p) not in looked_up]
+        others = [p for p in trained if p.dim() != 2 or id(p) in looked_up]
+        self._parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self._parts.append(muon)
+        if others:
+            decaying = {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay}
+            vectors = {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0}
+            self._parts.append(torch.optim.AdamW([decaying, vectors], lr=lr, betas=BETAS))
+        super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step of each of the two.
+
+        Args:
+            closure: computes the loss and the gradients anew; None: the gradients are there.
+
+        Returns:
+            What the closure gave.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = iter(self.param_groups)
+        for part in self._parts:  # states are loaded, and rates set, in this optimizer
+            part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
+            part.step()
+        return loss
