@@ -24,9 +24,14 @@ from p2p_elastic.cli.status import status
 from p2p_elastic.common.imports import uncollected
 from p2p_elastic.common.platforms import Platform, check_platform
 from p2p_elastic.common.stop import Stop
-from p2p_elastic.protocol.limits import LANES_MAX, OWN_LEARNING_RATE_MAX
+from p2p_elastic.protocol.limits import AUTO_FRAGMENTS, LANES_MAX, OWN_LEARNING_RATE_MAX
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+
+
+def _fragments(text: str) -> int:
+    """A number of fragments, or "auto"."""
+    return AUTO_FRAGMENTS if text == "auto" else int(text)
 
 
 @click.group(context_settings=CONTEXT)
@@ -101,14 +106,15 @@ def main() -> None:
     "--codec",
     metavar="NAME",
     help=f"How parameters travel: {', '.join(CODEC_NAMES)} (none: float32), or auto: each exchange by what its link "
-    "has shown.  [founder: none]",
+    "has shown.  [founder: auto]",
 )
 @click.option(
     "--fragment",
-    type=int,
+    type=_fragments,
     metavar="F",
     help="An exchange moves only one of F equal parts of the model, each time another one: a large model over a thin "
-    "link exchanges often, in small pieces.  [founder: 1]",
+    "link exchanges often, in small pieces. auto: all of it, or as many parts as the link demands.  [founder: auto, if "
+    "--codec is auto]",
 )
 @click.option(
     "--outer",

@@ -15,7 +15,7 @@ from p2p_elastic.common.page_address import is_page
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.software import is_software
-from p2p_elastic.status.schema import SignalStatus
+from p2p_elastic.status.schema import LinkStatus, SignalStatus
 
 LOAD_BUSY = 1.5  # threads that want each core, mean of a minute: training alone keeps each core busy with one
 NAMED = 3  # partners in one sentence
@@ -118,6 +118,28 @@ def advice(timing: Timing) -> str:
     if timing.cause == "partners":
         return f"{said}: partners are busy or slow; exchange less often, or see what keeps them busy"
     return f"{said}: use a faster network, a smaller --codec, or exchange less often"
+
+
+def limit_of(link: LinkStatus) -> str:
+    """Say that the link is the limit, and what was chosen by it.
+
+    Args:
+        link: what was measured.
+
+    Returns:
+        A sentence without a full stop, for people.
+    """
+    part = f"1/{link.fragments} of the parameters" if link.fragments > 1 else "all parameters"
+    return (
+        f"the link is the limit: it moves {_rate(link.bytes_per_second)}, both ways together, so an exchange moves "
+        f"{part} by codec {link.codec}, {link.exchange_seconds:.2g} s; all of them in float32 would take "
+        f"{link.whole_seconds:.3g} s. A faster link or a longer --period lets it move more"
+    )
+
+
+def _rate(bytes_per_second: float) -> str:
+    megabytes = bytes_per_second / 1e6
+    return f"{megabytes:.2g} MB/s" if megabytes >= 1.0 else f"{1000.0 * megabytes:.3g} kB/s"
 
 
 def overload(load: float | None) -> str:

@@ -12,6 +12,7 @@ too, and beside it:
     versions_differ               members run different versions, and exchange
     clock_skew                    clocks differ by so much that records are ignored
     paced                         exchanges wait for the budget of bandwidth or time
+    thin_link                     the link is the limit: exchanges move parts, or by a codec of fewer bytes
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
 
 and if no exchange came about lately:
@@ -31,12 +32,12 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from p2p_elastic.health.causes import NAMED, OF_FAILURES, advice_on_failures, load_of, names
+from p2p_elastic.health.causes import NAMED, OF_FAILURES, advice_on_failures, limit_of, load_of, names
 from p2p_elastic.health.checks import LONELY_SECONDS, judge, members_drained
 from p2p_elastic.health.versions import protocols_differ, versions_differ
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
-from p2p_elastic.status.schema import ExchangeRecord, MemberStatus, PeerStatus, Reason
+from p2p_elastic.status.schema import ExchangeRecord, LinkStatus, MemberStatus, PeerStatus, Reason
 from p2p_elastic.values import Frozen
 
 LATELY_SECONDS = 60.0
@@ -158,6 +159,8 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
     yield from _of_versions(status)
     yield from _of_clocks(status)
     yield from _of_budget(status)
+    if status.link is not None and status.link.limits:
+        yield _reason("thin_link", limit_of(status.link))
 
 
 def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
@@ -240,7 +243,7 @@ def _of_exchanges(status: PeerStatus) -> Iterator[Reason]:
         yield _reason("no_members", _nobody(status))
     yield from _no_leader(status)
     failed = _since_the_last(status)
-    yield from _failures(failed, load_of(status.signals))
+    yield from _failures(failed, load_of(status.signals), status.link)
     answered = [record for record in failed if record.outcome is Outcome.DECLINED]
     if answered:
         counts = Counter(record.reason or "no reason given" for record in answered).most_common()
@@ -271,12 +274,13 @@ def _no_leader(status: PeerStatus) -> Iterator[Reason]:
     yield _reason("no_leader", f"nobody leads group {leaders.group!r}: {because}; wait, or see the logs of its members")
 
 
-def _failures(failed: list[ExchangeRecord], load: float | None) -> Iterator[Reason]:
+def _failures(failed: list[ExchangeRecord], load: float | None, link: LinkStatus | None) -> Iterator[Reason]:
     for code, outcomes, what, _ in OF_FAILURES:
         found = [record for record in failed if record.outcome in outcomes]
         if found:
             said = f" ({found[0].reason})" if found[0].reason else ""
             partners, advice = names(record.partner for record in found), advice_on_failures(outcomes, load)
+            advice = advice if link is None or not link.limits else f"{limit_of(link)}. If that is not it: {advice}"
             text = f"{what} in {len(found)} of the last {len(failed)} exchanges, with {partners}{said}; {advice}"
             yield _reason(code, text)
 

@@ -59,9 +59,9 @@ def history_of(partner: str, part: Part | None) -> str:
 
     Example:
         >>> history_of("12D3KooWX9", None), history_of("12D3KooWX9", (100, 200))
-        ('12D3KooWX9', '12D3KooWX9 100')
+        ('12D3KooWX9', '12D3KooWX9 100-200')
     """
-    return partner if part is None else f"{partner} {part[0]}"
+    return partner if part is None else f"{partner} {part[0]}-{part[1]}"
 
 
 class JudgeMemory(NamedTuple):

@@ -18,8 +18,8 @@ from p2p_elastic.common.addresses import listening_host
 from p2p_elastic.common.fraction import number
 from p2p_elastic.common.toml_file import read_options
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.protocol.limits import LANES_MAX, OWN_LEARNING_RATE_MAX
-from p2p_elastic.protocol.link_choice import check_codec
+from p2p_elastic.protocol.limits import AUTO_FRAGMENTS, LANES_MAX, OWN_LEARNING_RATE_MAX
+from p2p_elastic.protocol.link_choice import AUTO, check_codec
 from p2p_elastic.protocol.manifest import BINDING, BatchSize, Fragments, LearningRate, Momentum, Period, RunManifest
 from p2p_elastic.protocol.messages import Group, RunName
 from p2p_elastic.rate_limit import parse_bandwidth
@@ -65,7 +65,7 @@ class JoinConfig(Frozen):
         global_period: lsgd: steps between pulls to the best of all groups, a multiple of the period.
         weighting: whether peers count by health and measurements, or all the same.
         codec: how parameters travel.
-        fragment: F; an exchange moves one of F equal parts of the model.
+        fragment: F; an exchange moves one of F equal parts of the model; "auto": as many as the link demands.
         outer, outer_lr, outer_momentum: the outer optimizer and its numbers, of a founder.
         streams: for the parameters of an exchange; None lets the round trip decide.
         group: lsgd: the group whose leader this peer follows.
@@ -242,7 +242,7 @@ class JoinConfig(Frozen):
                     raise ConfigError(key.replace("_", "-"), getattr(self, key), "only rule lsgd has it")
         elif self.probability is not None:
             raise ConfigError("probability", self.probability, "rule lsgd has a period: give --period")
-        if (self.fragment or 1) > 1 and not method.fragments:
+        if self.fragment not in (None, 1) and not method.fragments:
             raise ConfigError("fragment", self.fragment, f"rule {self.rule} exchanges whole models")
         if self.role == "centre" and method.topology is not Topology.CENTRE:
             raise ConfigError("role", self.role, "only the rules easgd and eamsgd have a centre")
@@ -318,14 +318,20 @@ class JoinConfig(Frozen):
             global_moving_rate=self.global_moving_rate,
             global_period=self.global_period,
             weighting=self.weighting or DEFAULT_WEIGHTING,
-            codec=self.codec or "none",
-            fragments=self.fragment or 1,
+            codec=self.codec or AUTO,
+            fragments=self._fragments(method),
             outer=self.outer or "none",
             outer_lr=None if outer is None else outer.learning_rate,
             outer_momentum=None if outer is None else outer.momentum,
             init_seed=self.seed or 0,
             **({} if recipe is None else self._defaults(method, recipe)),
         )
+
+    def _fragments(self, method: Method) -> int:
+        """Those asked for; else automatic ones, if the codec is automatic too and the rule allows parts."""
+        if self.fragment is not None:
+            return self.fragment
+        return AUTO_FRAGMENTS if self.codec in (None, AUTO) and method.fragments else 1
 
     def _defaults(self, method: Method, recipe: Recipe) -> dict[str, Any]:
         of_method = recipe.momentum if method.momentum is None else method.momentum

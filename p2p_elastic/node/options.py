@@ -23,7 +23,7 @@ class Options(TypedDict, total=False):
     global_period: int
     weighting: Literal["dynamic", "fixed"]
     codec: str
-    fragment: int
+    fragment: int | Literal["auto"]
     outer: Literal["none", "nesterov", "noloco"]
     outer_lr: float
     outer_momentum: float

@@ -16,13 +16,12 @@ def describe_plan(manifest: RunManifest, settings: Settings | None) -> str:
     Returns:
         Several lines.
     """
-    parts = "" if manifest.fragments == 1 else f", in {manifest.fragments} fragments"
     rows = {
         "task": manifest.task,
         "rule": f"{manifest.rule}, moving rate {manifest.moving_rate:g}",
         "exchanges": f"{manifest.schedule}{manifest.describe_global()}",
         "weighting": manifest.weighting,
-        "codec": f"{manifest.codec}{parts}",
+        "codec": f"{manifest.codec}{manifest.describe_fragments()}",
     }
     if manifest.outer != "none":
         rows["outer"] = manifest.describe_outer().removeprefix("outer ")

@@ -12,7 +12,7 @@ from p2p_elastic.common.disk import DiskSpace
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.peers.state.views import other_models_of
+from p2p_elastic.peers.state.views import link_of, other_models_of
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import PROTOCOL_VERSION
 from p2p_elastic.status.schema import DiskStatus, ExchangeTotals, NetworkStatus, PeerStatus, Phase, TrainingStatus
@@ -72,6 +72,7 @@ class StatusBoard:
             checkpoint=self.saver.status() if self.saver else None,
             disk=self._disk(),
             pace=peer.pace() if peer else None,
+            link=link_of(peer.parts) if peer else None,
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),

@@ -44,7 +44,8 @@ from p2p_elastic.protocol.messages import (
 
 MAGIC = b"PXE1"
 MESSAGE_BYTES_MAX = 4096
-CHUNK_ELEMENTS = 2 * PIECE  # 255 KiB in float32: a link of 26 kB/s still moves one within the idle deadline of 10 s
+CHUNK_ELEMENTS = 2 * PIECE  # 255 KiB in float32: 8 s at 256 kbit/s, so a chunk's deadline grows with its bytes
+CHUNK_BYTES_MAX = 4 * CHUNK_ELEMENTS
 MESSAGE_HEADER = struct.Struct("!4sBI")
 CHUNK_HEADER = struct.Struct("!IQ")
 

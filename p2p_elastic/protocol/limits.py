@@ -6,6 +6,7 @@ This module imports nothing heavy, so that the command line starts quickly.
 from __future__ import annotations
 
 LANES_MAX = 24  # streams for the vectors of one exchange
+AUTO_FRAGMENTS = 0  # of a run whose peers choose the number of fragments by what their links have shown
 FRAGMENTS_MAX = 4096  # parts of which an exchange moves one
 PERIOD_MAX = 1_000_000  # steps between two exchanges
 BATCH_SIZE_MAX = 65_536  # examples per step; also at most as many as there are to train on

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
+    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -17,8 +18,15 @@ from pydantic import (
 )
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.protocol.limits import BATCH_SIZE_MAX, FRAGMENTS_MAX, LEARNING_RATE_MAX, MOMENTUM_MAX, PERIOD_MAX
-from p2p_elastic.protocol.link_choice import CODEC_NAMES
+from p2p_elastic.protocol.limits import (
+    AUTO_FRAGMENTS,
+    BATCH_SIZE_MAX,
+    FRAGMENTS_MAX,
+    LEARNING_RATE_MAX,
+    MOMENTUM_MAX,
+    PERIOD_MAX,
+)
+from p2p_elastic.protocol.link_choice import AUTO, CODEC_NAMES
 from p2p_elastic.protocol.messages import PeerId, RunName, SchemaHash
 from p2p_elastic.rules.methods import RULES, find_method
 from p2p_elastic.rules.outer import OUTER, RATE_MAX, find_outer
@@ -28,7 +36,10 @@ from p2p_elastic.values import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Period = Annotated[int, Field(ge=1, le=PERIOD_MAX)]
-Fragments = Annotated[int, Field(ge=1, le=FRAGMENTS_MAX)]
+Fragments = Annotated[
+    int, BeforeValidator(lambda value: AUTO_FRAGMENTS if value == AUTO else value), Field(ge=0, le=FRAGMENTS_MAX)
+]
+"""The number of fragments; AUTO_FRAGMENTS, which people write as "auto": each peer chooses by its links."""
 BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_MAX)]
 LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
 Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
@@ -99,7 +110,9 @@ class RunManifest(Frozen):
         default="dynamic", description="dynamic: peers count by their health and by what others measure of them"
     )
     codec: Name = Field(default="none", description="how parameters travel; auto: each exchange by its link")
-    fragments: Fragments = Field(default=1, description="of how many parts of the vector an exchange moves one")
+    fragments: Fragments = Field(
+        default=1, description="of how many parts of the vector an exchange moves one; 0: by its link"
+    )
     outer: Name = Field(
         default="none", description="outer optimizer; if there is none, this and its numbers are absent"
     )
@@ -163,7 +176,7 @@ class RunManifest(Frozen):
         method = find_method(self.rule)
         if not method.live:
             raise ConfigError("rule", self.rule, "it runs in the simulator only: p2p-elastic simulate")
-        if self.fragments > 1 and not method.fragments:
+        if self.fragments != 1 and not method.fragments:
             raise ConfigError("fragment", self.fragments, f"rule {self.rule} exchanges whole models")
         outer = method.outer_optimizer(self.outer, self.outer_lr, self.outer_momentum)
         together = self.global_moving_rate if self.global_moving_rate is not None else self.moving_rate
@@ -208,7 +221,7 @@ class RunManifest(Frozen):
 
     def _describe_wire(self) -> str:
         codec = "" if self.codec == "none" else f", codec {self.codec}"
-        parts = codec if self.fragments == 1 else f"{codec}, in {self.fragments} fragments"
+        parts = f"{codec}{self.describe_fragments()}"
         return parts if self.outer == "none" else f"{parts}, {self.describe_outer()}"
 
     def describe_outer(self) -> str:
@@ -220,6 +233,16 @@ class RunManifest(Frozen):
         outer = find_outer(self.outer, self.outer_lr, self.outer_momentum)
         numbers = "" if outer is None else f" with learning rate {outer.learning_rate:g}, momentum {outer.momentum:g}"
         return f"outer {self.outer}{numbers}"
+
+    def describe_fragments(self) -> str:
+        """Describe in how many parts the vector travels, as it follows the codec in a sentence.
+
+        Returns:
+            Such as ", in 4 fragments"; empty if it travels whole.
+        """
+        if self.fragments == AUTO_FRAGMENTS:
+            return ", in fragments by the link"
+        return "" if self.fragments == 1 else f", in {self.fragments} fragments"
 
     def describe_global(self) -> str:
         """Describe the pull towards the best of all groups, as it follows the schedule in a sentence.
@@ -289,7 +312,8 @@ def check_against(manifest: RunManifest, asked: Mapping[str, Any]) -> None:
         ours, theirs = asked.get(key), getattr(manifest, key)
         if ours is not None and ours != theirs:
             option = "fragment" if key == "fragments" else key.replace("_", "-")
-            value = f"--{option} {theirs}" if theirs is not None else f"no --{option}"
+            shown = AUTO if key == "fragments" and theirs == AUTO_FRAGMENTS else theirs
+            value = f"--{option} {shown}" if theirs is not None else f"no --{option}"
             raise ConfigError(option, ours, f"run {manifest.run!r} has {value}; leave the option out to take the run's")
     if manifest.codec not in CODEC_NAMES:
         allowed = ", ".join(CODEC_NAMES)

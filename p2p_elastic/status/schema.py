@@ -322,6 +322,18 @@ class DiskStatus(Frozen):
     size_bytes: int = Field(description="of the whole disk")
 
 
+class LinkStatus(Frozen):
+    """What exchanges have shown of this peer's links, and what was chosen by it."""
+
+    bytes_per_second: float = Field(description="of parameters, both ways together")
+    rtt_seconds: float | None = Field(description="the round trip; null if not known yet")
+    codec: str = Field(description="by which the last exchange that this peer asked for went")
+    fragments: int = Field(description="into how many parts the parameters were divided; it moved one of them")
+    exchange_seconds: float = Field(description="that the transfer of such a part takes, by that codec")
+    whole_seconds: float = Field(description="that the transfer of all parameters would take, in float32")
+    limits: bool = Field(description="whether a faster link would let an exchange move more, or lose less")
+
+
 class PeerStatus(Frozen):
     """All that a peer says about itself at one moment."""
 
@@ -350,6 +362,7 @@ class PeerStatus(Frozen):
     checkpoint: CheckpointStatus | None = Field(default=None, description="null if none are written")
     disk: DiskStatus | None = Field(default=None, description="of the output folder; null: not known, or none yet")
     pace: PaceStatus | None = Field(default=None, description="null if no budget was given")
+    link: LinkStatus | None = Field(default=None, description="null until an exchange or a copy has shown it")
     exchanges: ExchangeTotals = Field(description="counts since the peer started")
     last_exchanges: Many[ExchangeRecord] = Field(default=(), description="those that ended last")
     members: Many[MemberStatus] = Field(default=(), description="other peers of the run")

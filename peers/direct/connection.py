@@ -7,7 +7,7 @@ import socket
 
 from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
 from p2p_elastic.peers.direct.sealing import TAG_BYTES, Seal
-from p2p_elastic.peers.transport.transfer_threads import SharedSocket, TransferThreads, fill_from, late
+from p2p_elastic.peers.transport.transfer_threads import Heard, SharedSocket, TransferThreads, fill_from, send_some
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 
@@ -27,7 +27,7 @@ class DirectConnection:
     def __init__(self, name: str, partner: str, connected: socket.socket, outgoing: Seal, incoming: Seal) -> None:
         self.name, self.partner = name, partner
         self._socket, self._outgoing, self._incoming = connected, outgoing, incoming
-        self._shared = SharedSocket(connected)
+        self._shared, self._heard = SharedSocket(connected), Heard()
         self._sending, self._receiving = memoryview(b""), memoryview(b"")  # one sealed chunk each
 
     @property
@@ -70,23 +70,20 @@ class DirectConnection:
     # -- in a thread --------------------------------------------------------------------------------------------------
 
     def send_now(self, _header: bytes, chunk: memoryview) -> None:
-        """Send a chunk from a thread, within the gap allowed; it has no header.
+        """Send a chunk from a thread; it has no header.
 
         Args:
             chunk: its bytes.
 
         Raises:
-            ExchangeTimeout: if it was not taken within the socket's timeout.
+            ExchangeTimeout: if nothing moved, either way, within the socket's timeout.
             PartnerUnreachable: if the connection broke.
         """
         self._sending = sealed = _sized(self._sending, len(chunk) + TAG_BYTES)
         self._outgoing.seal(chunk, sealed)
-        try:
-            self._socket.sendall(sealed)
-        except TimeoutError as error:
-            raise late(self.partner, self._socket.gettimeout() or 0.0) from error
-        except OSError as error:
-            raise PartnerUnreachable(f"the direct connection broke: {error}", partner=self.partner) from error
+        sent, seconds = 0, self._socket.gettimeout() or 0.0
+        while sent < len(sealed):
+            sent += send_some(self._socket.send, sealed[sent:], seconds, self.partner, self._heard)
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.
@@ -100,7 +97,7 @@ class DirectConnection:
             PartnerUnreachable: if the connection broke or ended, or something was changed on its way.
         """
         self._receiving = sealed = _sized(self._receiving, len(buffer) + TAG_BYTES)
-        fill_from(self._socket, sealed, end, self.partner)
+        fill_from(self._socket, sealed, end, self.partner, self._heard)
         try:
             self._incoming.open(sealed, buffer)
         except RemoteProtocolError as error:  # by anybody between the two: nobody is blamed

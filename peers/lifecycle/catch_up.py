@@ -26,6 +26,7 @@ from p2p_elastic.peers.membership.periodic import attempt
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.transport.interfaces import Transport
+from p2p_elastic.protocol.framing import CHUNK_BYTES_MAX
 from p2p_elastic.protocol.messages import DeclineReason
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 DONORS = 4  # asked at the same time
 SEE_SECONDS = 5.0  # that members are looked for
 REFRESH_SECONDS = 0.2
-PATIENCE_SECONDS = 30.0  # without a part: begin as it is
+PATIENCE_SECONDS = 30.0  # without more than a chunk: begin as it is
 DECLINED_SECONDS, FAILED_SECONDS = 1.0, 5.0  # that a donor is left alone, doubled each time
 MIXED_SHARE, SINGLE_SHARE = 0.25, 0.5  # of the way from what donors claim back to where training began
 
@@ -88,7 +89,7 @@ class CatchingUp:
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._local, self._rng, self._refresh, self._part_elements = local, rng, refresh, limits.part_elements
-        self.fetcher = Fetcher(lambda: local.run.asking, transport, limits, rng, self._gained)
+        self.fetcher = Fetcher(lambda: local.run.asking, transport, limits, rng, self._gained, local.members.waits)
         self._began_at = self._gained_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}  # donor -> until when it is left alone, and how often it was
         self._refused: set[str] = set()  # not asked again
@@ -165,7 +166,10 @@ class CatchingUp:
                 continue
             if self._single and donors[0].peer != source:
                 download, source = Download.begin(out, self._part_elements), donors[0].peer
+            before = self.fetcher.bytes_received
             failures = await self.fetcher.fill(download, donors, local.run.topology.objection_to)
+            if self.fetcher.bytes_received - before > CHUNK_BYTES_MAX:  # a stream that broke over a thin link
+                self._gained_at = self._now()
             self._note(failures)
             if not download.complete:
                 continue

@@ -18,6 +18,7 @@ from p2p_elastic.peers.gossip.initiator import new_id
 from p2p_elastic.peers.membership.run_context import Asking
 from p2p_elastic.peers.session.call import Call, outcome_of
 from p2p_elastic.peers.session.conversation import Limits
+from p2p_elastic.peers.session.deadlines import Waits
 from p2p_elastic.peers.transport.interfaces import Transport
 from p2p_elastic.protocol.chunks import EXACT, Vectors, bytes_of
 from p2p_elastic.protocol.exchange import fetch
@@ -146,6 +147,7 @@ class Fetcher:
         limits: of each conversation.
         rng: for the ids of fetches.
         gained: called with each part that arrived.
+        waits: gives the learnt deadlines of a donor, which learn from each part; None: those of `limits`.
     """
 
     def __init__(
@@ -155,9 +157,10 @@ class Fetcher:
         limits: Limits,
         rng: random.Random,
         gained: Callable[[Download], None] = lambda _download: None,
+        waits: Callable[[PeerRecord], Waits | None] = lambda _donor: None,
     ) -> None:
         self._asking, self._transport, self._limits, self._rng = asking, transport, limits, rng
-        self._gained = gained
+        self._gained, self._waits = gained, waits
         self.bytes_sent = self.bytes_received = 0
 
     async def fill(
@@ -252,7 +255,7 @@ class Fetcher:
         asking = self._asking()
         exact = asking._replace(codec=EXACT)  # what a newcomer begins with is what its donor has
         asked = Fetch(id=new_id(self._rng), **exact._asdict(), origin=donor.peer, part=part, step=step)
-        call = Call(self._transport, donor, self._limits, gave=self._count)
+        call = Call(self._transport, donor, self._limits, self._waits(donor), self._count)
         try:
             async with call as conversation:
                 direct = conversation.carriers.meet(self._transport.direct.ask(donor, 1, out.nbytes))

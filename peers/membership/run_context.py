@@ -15,7 +15,7 @@ class RunContext:
     Attributes:
         run: the run's name.
         codec: of the run; `auto`: of each exchange, by what its link has shown.
-        fragments: how many parts the vector has, of which an exchange moves one.
+        fragments: how many parts the vector has, of which an exchange moves one; AUTO_FRAGMENTS: by what links show.
         streams: over which the vectors of an exchange go; None: by what the link has shown.
         group: whose leader this peer follows, and may be (LSGD); empty without groups.
         standby: does not train: keeps a fresh copy of the centre variable, to take its place.

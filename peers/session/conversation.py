@@ -18,6 +18,7 @@ from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors
 from p2p_elastic.protocol.exchange import TAKEN_BACK, Answer, Command, Commit, Connect, Receive, Send, Transfer, Widen
 from p2p_elastic.protocol.framing import (
+    CHUNK_BYTES_MAX,
     CHUNK_HEADER,
     MESSAGE_HEADER,
     check_chunk,
@@ -32,6 +33,7 @@ from p2p_elastic.protocol.messages import Accept, Message, Route
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 2**17  # of what is no vector
+BUFFERED_BYTES = 2**24  # of a vector that was sent, that may still be on its way: yamux's largest window
 CONNECT_SECONDS, CONNECT_ROUND_TRIPS = 1.0, 4.0  # TCP and a greeting; then the vectors go over libp2p
 
 
@@ -52,7 +54,7 @@ class Limits:
         attempts: partners asked for one due exchange.
         farewell_seconds: longest wait for a partner to read the last word and close.
         inquiries: questions after a lost last word.
-        part_elements: what a newcomer asks one donor for at a time; 8 MiB in float32.
+        part_elements: what a newcomer asks one donor for at a time; 2 MiB in float32, a minute at 256 kbit/s.
         ledger_entries: exchanges remembered, for idempotent retry.
     """
 
@@ -66,7 +68,7 @@ class Limits:
     attempts: int = 3
     farewell_seconds: float = 2.0
     inquiries: int = 3
-    part_elements: int = 2 * 2**20
+    part_elements: int = 2**19
     ledger_entries: int = 256
 
     @property
@@ -215,7 +217,7 @@ class Conversation:
         while (due := min(CHUNK_BYTES, nbytes - len(data))) > 0:
             header = await self.within(gap, self._receive(CHUNK_HEADER.size), "gap")
             check_chunk_length(header, due)
-            chunk = await self.within(gap, self._receive(due), "gap")
+            chunk = await self.within(max(gap, self._waits.moving(due)), self._receive(due), "gap")
             check_chunk(header, memoryview(chunk))
             data += chunk
         return bytes(data)
@@ -234,6 +236,7 @@ class Conversation:
             return await self.within(self._waits.word() + self._connect_seconds(), self._receive_message(types))
         began, wait = asyncio.get_running_loop().time(), _wait_of(types)
         seconds = self._waits.answer() if wait == "answer" else self._waits.word(self._transferred)
+        seconds = max(seconds, self._waits.moving(min(self._transferred, BUFFERED_BYTES)))
         message = await self.within(seconds, self._receive_message(types), wait)
         took = asyncio.get_running_loop().time() - began
         self._waits.saw(wait, took)
@@ -279,7 +282,8 @@ class Conversation:
 
     async def _transfer(self, vectors: Vectors, ways: Transfer) -> str | None:
         count = self.carriers.count
-        began, lanes, gap = asyncio.get_running_loop().time(), range(count), self._waits.gap()
+        began, lanes = asyncio.get_running_loop().time(), range(count)
+        gap = max(self._waits.gap(), self._waits.moving(min(vectors.wire_bytes, 2 * count * CHUNK_BYTES_MAX)))
         outgoing = [Outgoing(vectors, i, count) if ways.send else None for i in lanes]
         incoming = [Incoming(vectors, i, count, outgoing[i]) if ways.receive else None for i in lanes]
 
@@ -319,7 +323,7 @@ class Conversation:
             self._waits.saw("byte", seconds / max(1, self._transferred))
 
     async def _send(self, data: bytes) -> None:
-        await self.within(self._waits.gap(), self.stream.send(data), "gap")
+        await self.within(max(self._waits.gap(), self._waits.moving(len(data))), self.stream.send(data), "gap")
         self.bytes_sent += len(data)
 
     async def _receive(self, length: int) -> bytes:

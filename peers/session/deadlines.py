@@ -211,6 +211,19 @@ class Waits:
             most = min(most, max(shown, bounds.exchange_seconds) * 2.0**own.misses)
         return self.answer() + most
 
+    def moving(self, nbytes: int) -> float:
+        """Give the time that bytes may take on the link: no wait for them is shorter, whatever carries them.
+
+        Args:
+            nbytes: how many bytes, both ways together.
+
+        Returns:
+            Seconds: WHOLE_TIMES what earlier ones took, at most what they take at the slowest rate; that if the partner
+            has shown nothing.
+        """
+        slowest, shown = 1.0 / self._bounds.bytes_per_second_min, self.seconds_per_byte
+        return nbytes * (slowest if shown is None else min(WHOLE_TIMES * shown, slowest))
+
     @property
     def seconds_per_byte(self) -> float | None:
         """What a byte of the vectors takes, both ways together, in seconds; None if that is not known."""
@@ -218,8 +231,8 @@ class Waits:
 
     @property
     def rtt_seconds(self) -> float | None:
-        """The round trip, in seconds; None if that is not known."""
-        return self._own_of("rtt").smoothed
+        """The round trip, in seconds; None if that is not known. The first one counts at once: connecting needs it."""
+        return (self._own if "rtt" in self._own else self._deadlines.known(self._partner)).get("rtt", UNKNOWN).smoothed
 
     def saw(self, wait: Wait, seconds: float) -> None:
         """Learn from a wait that ended well.

@@ -44,8 +44,8 @@ class CurrentRun:
 
     @property
     def exchange_bytes(self) -> int:
-        """What an exchange that is due moves at least, both ways together."""
-        return self.bargain.vector_bytes * (2 if self.policy.flow is Flow.BOTH else 1)
+        """What the exchange that was due last moves at least, both ways together."""
+        return self.bargain.latest_bytes * (2 if self.policy.flow is Flow.BOTH else 1)
 
     @property
     def asking(self) -> Asking:

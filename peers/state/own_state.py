@@ -21,6 +21,7 @@ from p2p_elastic.peers.membership.newcomer import Arrival
 from p2p_elastic.peers.session.deadlines import UNKNOWN, Waits
 from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.members import Membership
+from p2p_elastic.protocol.link_choice import Link
 from p2p_elastic.protocol.messages import Apart, Tell
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.status.events import EventLog
@@ -314,8 +315,23 @@ class OwnState:
         Returns:
             The part of the vector; None for all of it, also if a part is no help.
         """
-        copies = self.broken or self.newcomer or self.arrival.proving or self._members.apart.awaits_merging
-        return None if copies else self._run.bargain.next_part()
+        bargain = self._run.bargain
+        # Who has copied the model is near the others; a thin link should not carry all of it again.
+        proving = self.arrival.proving and not bargain.automatic
+        copies = self.broken or self.newcomer or proving or self._members.apart.awaits_merging
+        return None if copies else bargain.next_part(self.link, self.period_seconds)
+
+    @property
+    def link(self) -> Link:
+        """What exchanges with all partners have shown. For any thread."""
+        shown = self._members.deadlines.of_all
+        return Link(shown.get("byte", UNKNOWN).smoothed, shown.get("rtt", UNKNOWN).smoothed)
+
+    @property
+    def period_seconds(self) -> float | None:
+        """The time between two exchanges that are due here, in seconds; None if the speed is not known."""
+        speed = self.step_rate.steps_per_second
+        return None if not speed else self._run.policy.schedule.mean_period / speed
 
     def terms(self, part: Part | None, waits: Waits) -> Terms:
         """Choose the terms on which to offer an exchange.
@@ -327,6 +343,4 @@ class OwnState:
         Returns:
             The codec and the number of streams, with the part.
         """
-        speed = self.step_rate.steps_per_second
-        period = None if not speed else self._run.policy.schedule.mean_period / speed
-        return self._run.bargain.propose(part, waits, period)
+        return self._run.bargain.propose(part, waits, self.period_seconds)

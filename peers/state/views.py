@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from p2p_elastic.parameters.vector import WIRE_DTYPE
 from p2p_elastic.peers.membership.liveness import shown
 from p2p_elastic.peers.state.context import LocalContext
-from p2p_elastic.status.schema import MemberStatus, OtherModel, PartnerStatus
+from p2p_elastic.protocol.link_choice import bytes_per_element
+from p2p_elastic.rules.methods import Flow
+from p2p_elastic.status.schema import LinkStatus, MemberStatus, OtherModel, PartnerStatus
 
 
 def partners_of(local: LocalContext, now: float) -> tuple[PartnerStatus, ...]:
@@ -38,6 +41,31 @@ def members_of(local: LocalContext, now: float) -> tuple[MemberStatus, ...]:
     """
     looked_at, announce_seconds = local.members.looked_at, local.run.context.announce_seconds
     return tuple(shown(m, now, looked_at, announce_seconds) for _, m in sorted(local.members.known.items()))
+
+
+def link_of(local: LocalContext) -> LinkStatus | None:
+    """Show what exchanges have shown of this peer's links, and what was chosen by it.
+
+    Args:
+        local: the parts of this peer.
+
+    Returns:
+        The link; None if nothing is known of it.
+    """
+    (seconds_per_byte, rtt_seconds), bargain = local.own.link, local.run.bargain
+    if not seconds_per_byte:
+        return None
+    ways = 2 if local.run.policy.flow is Flow.BOTH else 1
+    whole = local.vector.elements * ways * seconds_per_byte
+    return LinkStatus(
+        bytes_per_second=1.0 / seconds_per_byte,
+        rtt_seconds=rtt_seconds,
+        codec=bargain.codec,
+        fragments=bargain.count,
+        exchange_seconds=whole * bytes_per_element(bargain.codec) / bargain.count,
+        whole_seconds=whole * WIRE_DTYPE.itemsize,
+        limits=bargain.chosen_by_link,
+    )
 
 
 def other_models_of(local: LocalContext) -> tuple[OtherModel, ...]:

@@ -7,7 +7,7 @@ import os
 import socket
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.peers.transport.transfer_threads import SharedSocket, TransferThreads, fill_from, late
+from p2p_elastic.peers.transport.transfer_threads import Heard, SharedSocket, TransferThreads, fill_from, send_some
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it may give less
@@ -25,7 +25,7 @@ class SocketStream:
     def __init__(self, partner: str, connected: socket.socket, rest: bytes = b"") -> None:
         self.partner, self._socket = partner, connected
         self._rest = memoryview(rest)  # received before the socket was taken over
-        self._shared, self.headers = SharedSocket(connected), True
+        self._shared, self.headers, self._heard = SharedSocket(connected), True, Heard()
         connected.setblocking(False)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
@@ -134,7 +134,7 @@ class SocketStream:
     # -- in a thread --------------------------------------------------------------------------------------------------
 
     def send_now(self, header: bytes, chunk: memoryview) -> None:
-        """Send a header and its chunk from a thread, each within the gap allowed.
+        """Send a header and its chunk from a thread.
 
         In one call: p2pd would make a packet of a header alone.
 
@@ -143,18 +143,16 @@ class SocketStream:
             chunk: the bytes of one chunk.
 
         Raises:
-            ExchangeTimeout: if nothing moved within the socket's timeout.
+            ExchangeTimeout: if nothing moved, either way, within the socket's timeout.
             PartnerUnreachable: if the stream broke.
         """
-        try:
-            sent = self._socket.sendmsg((header, chunk))
-            while sent < len(header):  # hardly ever: the kernel took a part of the header
-                sent += self._socket.send(header[sent:])
-            self._socket.sendall(chunk[sent - len(header) :])
-        except TimeoutError as error:
-            raise late(self.partner, self._socket.gettimeout() or 0.0) from error
-        except OSError as error:
-            raise self._broken(error) from error
+        about = self._socket.gettimeout() or 0.0, self.partner, self._heard
+        sent = send_some(self._socket.sendmsg, (header, chunk), *about)
+        while sent < len(header):  # hardly ever: the kernel took a part of the header
+            sent += send_some(self._socket.send, header[sent:], *about)
+        sent -= len(header)
+        while sent < len(chunk):
+            sent += send_some(self._socket.send, chunk[sent:], *about)
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.
@@ -167,4 +165,4 @@ class SocketStream:
             ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
             PartnerUnreachable: if the stream broke or ended.
         """
-        fill_from(self._socket, buffer[self._take_rest(buffer) :], end, self.partner)
+        fill_from(self._socket, buffer[self._take_rest(buffer) :], end, self.partner, self._heard)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
+T = TypeVar("T")
 THREADS_MAX = 256  # two for each stream of `Limits.streams_total`, and some more
 
 
@@ -36,7 +38,7 @@ class Blocking(Protocol):
             chunk: the bytes of one chunk.
 
         Raises:
-            ExchangeTimeout: if nothing moved within the socket's timeout.
+            ExchangeTimeout: if nothing moved, either way, within the socket's timeout.
             PartnerUnreachable: if the stream broke.
         """
 
@@ -109,7 +111,44 @@ def late(partner: str, seconds: float) -> ExchangeTimeout:
     return ExchangeTimeout(f"nothing came of it within {seconds:.3g} s", partner=partner)
 
 
-def fill_from(source: socket.socket, buffer: memoryview, end: float, partner: str) -> None:
+class Heard:
+    """When a partner's bytes came last, in monotonic seconds: who sends waits while they come."""
+
+    def __init__(self) -> None:
+        self.at = -math.inf
+
+
+def send_some(send: Callable[[T], int], data: T, seconds: float, partner: str, heard: Heard) -> int:
+    """Send a part of something over a socket with a timeout, while the partner sends too.
+
+    On a thin link the socket takes nothing for longer than its timeout: p2pd does not read before the partner has read
+    half of yamux's window, and the kernel says that there is room once a third of its buffer is free.
+
+    Args:
+        send: sends a part of it, and says how many bytes that is.
+        data: what to send.
+        seconds: the socket's timeout.
+        partner: the peer at the other end.
+        heard: of this partner.
+
+    Returns:
+        How many bytes were taken.
+
+    Raises:
+        ExchangeTimeout: if nothing moved, either way, within the timeout.
+        PartnerUnreachable: if the connection broke.
+    """
+    while True:
+        try:
+            return send(data)
+        except TimeoutError as error:
+            if heard.at < time.monotonic() - seconds:
+                raise late(partner, seconds) from error
+        except OSError as error:
+            raise PartnerUnreachable(f"the stream broke: {error}", partner=partner) from error
+
+
+def fill_from(source: socket.socket, buffer: memoryview, end: float, partner: str, heard: Heard) -> None:
     """Fill a whole buffer from a socket with a timeout.
 
     Args:
@@ -117,6 +156,7 @@ def fill_from(source: socket.socket, buffer: memoryview, end: float, partner: st
         buffer: what to fill.
         end: by when, in monotonic seconds.
         partner: the peer at the other end.
+        heard: of this partner.
 
     Raises:
         ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
@@ -133,7 +173,8 @@ def fill_from(source: socket.socket, buffer: memoryview, end: float, partner: st
         if not count:
             raise PartnerUnreachable("the stream ended", partner=partner)
         filled += count
-        if time.monotonic() > end and filled < len(buffer):
+        heard.at = time.monotonic()
+        if heard.at > end and filled < len(buffer):
             raise late(partner, gap)
 
 

@@ -17,6 +17,7 @@ from p2p_elastic.status.schema import (
     ExchangeRecord,
     ExchangeTotals,
     LeaderStatus,
+    LinkStatus,
     MemberStatus,
     PaceStatus,
     PartnerStatus,
@@ -227,6 +228,24 @@ def test_who_waits_for_its_budget_says_so_with_the_numbers() -> None:
     assert "bandwidth and time budget" in text_of("paced", status_of(pace=both))
     assert "5.0% of 10.0% of the time" in text_of("paced", status_of(pace=both))
     assert "paced" not in codes(why(status_of(pace=WAITING.model_copy(update={"wait_seconds": 0.0}))))
+
+
+def test_a_link_that_is_the_limit_is_named_whether_exchanges_fail_or_not() -> None:
+    link = LinkStatus(
+        bytes_per_second=2.2e5,
+        rtt_seconds=0.02,
+        codec="int8",
+        fragments=16,
+        exchange_seconds=1.7,
+        whole_seconds=106.0,
+        limits=True,
+    )
+    said = text_of("thin_link", status_of(link=link))
+    assert all(part in said for part in ("220 kB/s", "1/16 of the parameters", "int8", "1.7 s", "--period"))
+    assert why(status_of(link=link, last_exchanges=(record(),))).progressing
+    assert "thin_link" not in codes(why(status_of(link=link.model_copy(update={"limits": False}))))
+    late = record(Outcome.TIMEOUT, reason="nothing came")
+    assert "the link is the limit" in text_of("timeouts", status_of(link=link, last_exchanges=(late,)))
 
 
 def test_who_exchanges_as_often_as_its_budget_allows_progresses() -> None:

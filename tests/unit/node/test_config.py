@@ -18,6 +18,7 @@ from p2p_elastic.node.config import (
     load_config,
 )
 from p2p_elastic.node.plan import describe_plan
+from p2p_elastic.protocol.limits import AUTO_FRAGMENTS
 from p2p_elastic.protocol.manifest import (
     BINDING,
     RunManifest,
@@ -273,7 +274,7 @@ def found(**options: Any) -> RunManifest:
 
 def test_a_founder_that_asks_for_nothing_gets_the_defaults_and_the_recipe() -> None:
     made = found()
-    assert (made.rule, made.moving_rate, made.codec) == (DEFAULT_RULE, 0.5, "none")
+    assert (made.rule, made.moving_rate, made.codec, made.fragments) == (DEFAULT_RULE, 0.5, "auto", AUTO_FRAGMENTS)
     assert made.schedule == Schedule(probability=DEFAULT_PROBABILITY)
     assert (made.batch_size, made.learning_rate, made.momentum, made.init_seed) == (32, 0.03, 0.9, 0)
 

@@ -145,6 +145,25 @@ def test_silence_is_too_late_and_giving_up_leaves_no_thread() -> None:
     run(test)
 
 
+def test_a_partner_that_reads_late_is_waited_for_while_it_sends() -> None:
+    elements = 4_000_000  # more than kernels keep for a reader that does not come
+
+    async def test(both: Two) -> None:
+        (mine,), (theirs,) = await both.connected()
+        vectors = Vectors(torch.zeros(elements), torch.zeros(elements))
+        moving = asyncio.ensure_future(mine.transfer(Outgoing(vectors), Incoming(vectors), 0.2))
+        for header, chunk in Outgoing(Vectors.sending(torch.ones(elements))).pieces(headers=False):
+            await asyncio.get_running_loop().run_in_executor(None, theirs.send_now, header, chunk)
+            await asyncio.sleep(0.01)  # all together more than 0.2 s, in which nothing is read at that end
+        assert not moving.done()
+        await theirs.transfer(None, Incoming(Vectors.into(torch.ones(elements))), GAP)
+        await moving
+        assert torch.equal(vectors.theirs, torch.ones(elements))
+        close([mine], [theirs])
+
+    run(test)
+
+
 # ---------------------------------------------------------------- strangers
 
 

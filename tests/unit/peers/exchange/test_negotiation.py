@@ -10,6 +10,8 @@ from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.session.deadlines import Deadlines, Waits
 from p2p_elastic.protocol.chunks import wire_bytes
 from p2p_elastic.protocol.codecs import CODECS
+from p2p_elastic.protocol.limits import AUTO_FRAGMENTS
+from p2p_elastic.protocol.link_choice import Link
 
 ELEMENTS = 1000
 
@@ -32,6 +34,20 @@ def test_fragments_take_turns_and_cover_the_whole_vector() -> None:
     assert [turns.next_part() for _ in range(5)] == [(0, 250), (250, 500), (500, 750), (750, 1000), (0, 250)]
     assert turns.fragments == 4
     assert bargain().next_part() is None
+
+
+def test_automatic_fragments_follow_the_link_and_the_codec_of_the_run() -> None:
+    thin, fast = Link(1e-2, 0.02), Link(1e-9, 0.001)
+    run = bargain(fragments=AUTO_FRAGMENTS, codec="none")
+    assert run.automatic
+    assert run.next_part(thin, 4.0) == (0, 15)
+    assert run.count == 64
+    assert run.latest_bytes < bargain(codec="none").latest_bytes / 50
+    assert run.vector_bytes <= run.latest_bytes
+    assert run.chosen_by_link
+    assert run.next_part(fast, 4.0) is None
+    assert not run.chosen_by_link
+    assert bargain(fragments=AUTO_FRAGMENTS, codec="auto").next_part(thin, 20.0) == (0, 250)
 
 
 def test_peers_begin_with_different_fragments() -> None:

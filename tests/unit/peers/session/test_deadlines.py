@@ -189,6 +189,27 @@ def test_a_last_word_waits_for_a_vector_that_is_still_on_its_way() -> None:
     assert unknown.word(500_000) == LIMITS.idle_seconds
 
 
+def test_bytes_have_the_time_that_they_take_on_a_thin_link() -> None:
+    unknown = deadlines().of("a", 1.0)
+    assert unknown.moving(0) == 0.0
+    assert unknown.moving(200_000) == pytest.approx(10.0)  # at the slowest rate
+    thin, fast = (told([("a", "byte", seconds)]).of("a", 1.0) for seconds in (1e-3, 1e-8))
+    assert thin.moving(200_000) == pytest.approx(10.0)
+    assert fast.moving(200_000) < 0.1
+
+
+def test_the_first_round_trip_is_known_at_once_and_a_later_one_in_the_next_conversation() -> None:
+    made = deadlines()
+    waits = made.of("a", 1.0)
+    assert waits.rtt_seconds is None
+    waits.saw("rtt", 0.3)
+    assert waits.rtt_seconds == 0.3
+    later = made.of("a", 1.0)
+    later.saw("rtt", 0.1)
+    assert later.rtt_seconds == 0.3
+    assert made.of("a", 1.0).rtt_seconds == 0.1
+
+
 def test_memory_is_bounded_and_the_latest_stay() -> None:
     made = deadlines()
     for i in range(PARTNERS_MAX + 50):

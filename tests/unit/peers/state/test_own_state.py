@@ -14,6 +14,7 @@ from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.exchange.mailbox import Mailbox
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.state.own_state import Progress
+from p2p_elastic.protocol.limits import AUTO_FRAGMENTS
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
@@ -155,3 +156,11 @@ def test_in_quiet_times_nothing_is_said_of_a_partition() -> None:
         assert parts.own.apart_from("b") is None
 
     in_time(scenario)
+
+
+def test_who_has_copied_the_model_over_a_thin_link_does_not_ask_for_all_of_it_again() -> None:
+    for fragments, whole in ((AUTO_FRAGMENTS, False), (4, True)):
+        parts = build_parts(FIXED, fragments=fragments)
+        parts.members.deadlines.saw("b", "byte", 1.0)
+        parts.own.arrival.copied()
+        assert (parts.own.next_part() is None) == whole

@@ -144,6 +144,21 @@ def test_a_partner_that_stops_reading_is_too_late() -> None:
     both(act)
 
 
+def test_a_partner_that_reads_late_is_waited_for_while_it_sends() -> None:
+    async def act(a: SocketStream, b: SocketStream) -> None:
+        vectors = Vectors(torch.zeros(LARGE), torch.zeros(LARGE))
+        moving = asyncio.ensure_future(a.transfer(Outgoing(vectors), Incoming(vectors), 0.2))
+        for header, chunk in Outgoing(Vectors.sending(torch.ones(LARGE))).pieces():
+            await b.send(bytes(header) + bytes(chunk))
+            await asyncio.sleep(0.01)  # all together more than 0.2 s, in which `b` reads nothing
+        assert not moving.done()
+        await b.transfer(None, Incoming(Vectors.into(torch.ones(LARGE))), 5.0)
+        await moving
+        assert torch.equal(vectors.theirs, torch.ones(LARGE))
+
+    both(act)
+
+
 def test_a_partner_that_sends_nothing_is_too_late() -> None:
     async def act(a: SocketStream, b: SocketStream) -> None:
         with pytest.raises(ExchangeTimeout):
