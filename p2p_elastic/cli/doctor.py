@@ -43,6 +43,7 @@ HELP = """See whether this machine is ready to take part, before it does.
     \b
       p2p-elastic doctor
       p2p-elastic doctor --task mnist --port 31330
+      p2p-elastic doctor --task mnist --link 1Mbit/s --step-seconds 0.2
       p2p-elastic doctor --initial-peer /ip4/192.168.1.7/tcp/31330/p2p/12D3Koo...
 
     Whether others can reach this machine is not seen from here: start a peer, and ask the doctor of another machine
@@ -53,20 +54,31 @@ HELP = """See whether this machine is ready to take part, before it does.
 
 
 @click.pass_context
-def _doctor(context: click.Context, /, as_json: bool, config_file: Path | None, **options: Any) -> None:
+def _doctor(
+    context: click.Context,
+    /,
+    as_json: bool,
+    config_file: Path | None,
+    link: str | None,
+    step_seconds: float,
+    **options: Any,
+) -> None:
     given = asked(context, options)
     given.pop("verbose", None)  # an option of `join`, but none that can be in a file
     with Stop().signals() as stop, clean_errors():
         from rich.console import Console
 
         from p2p_elastic.doctor.report import Examination
+        from p2p_elastic.rate_limit import parse_bandwidth
 
         # The spinner is on the terminal, if there is one; findings go above it, or to standard output.
         console = Console(stderr=as_json or not sys.stdout.isatty(), highlight=False)
         findings: list[Finding] = []
+        rate = None if link is None else parse_bandwidth(link)
+        described = None if rate is None else (rate, step_seconds)
         with (
             _progress(console) as doing,
-            contextlib.closing(Examination(config_file, given, doing, stop).findings()) as found,
+            contextlib.closing(Examination(config_file, given, doing, stop, described).findings()) as found,
         ):
             for finding in found:
                 if stop():
@@ -146,4 +158,15 @@ def _options(join: click.Command) -> Iterator[click.Option]:
             ours = copy.copy(option)
             ours.hidden = option.name not in LISTED
             yield ours
+    yield click.Option(
+        ["--link"],
+        metavar="RATE",
+        help="What the link to other peers carries each way, such as 1Mbit/s: says how exchanges fit.",
+    )
+    yield click.Option(
+        ["--step-seconds"],
+        type=click.FloatRange(0.0, min_open=True),
+        default=0.1,
+        help="... with steps that take this long.",
+    )
     yield click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on standard output at the end.")

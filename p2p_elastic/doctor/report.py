@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -55,10 +56,19 @@ class Examination:
         given: options of `join`; they win.
         doing: told what is looked at next.
         stop: the user's wish to stop.
+        link: the rate of the link to others each way, in bytes per second, and the seconds of a step; None: not
+            looked at.
     """
 
-    def __init__(self, file: Path | None, given: Mapping[str, Any], doing: Doing, stop: Stop) -> None:
-        self._file, self._given, self._doing, self._stop = file, given, doing, stop
+    def __init__(
+        self,
+        file: Path | None,
+        given: Mapping[str, Any],
+        doing: Doing,
+        stop: Stop,
+        link: tuple[float, float] | None = None,
+    ) -> None:
+        self._file, self._given, self._doing, self._stop, self._link = file, given, doing, stop, link
         self._manifest: RunManifest | None = None
         self._config: JoinConfig
 
@@ -208,6 +218,7 @@ class Examination:
             gpu = doctor_task.gpu_of(device)
         outer = (self._config if self._manifest is None else self._manifest).outer not in {None, "none"}
         yield check_device(str(device), gpu, nbytes, self._config.optimizer, outer=outer)
+        yield from self._exchanges(task, nbytes)
         self._doing(f"looking for the data of {task.name}")
         with self._stop.interruptible():
             data = doctor_task.look_at_data(task, self._config.data_dir)
@@ -224,6 +235,22 @@ class Examination:
             folder = data_folder(self._config.data_dir)
             yield check_disk("data", *probes.disk(folder), data.download_bytes, "--data-dir")
 
+    def _exchanges(self, task: Task, nbytes: int) -> Iterator[Finding]:
+        from p2p_elastic.doctor.link import check_link
+        from p2p_elastic.parameters.vector import WIRE_DTYPE
+
+        if self._link is None:
+            return
+        with contextlib.suppress(ConfigError):  # `_founding` says why there would be no such run
+            manifest = self._manifest or self._would_found(task)
+            yield check_link(manifest, nbytes // WIRE_DTYPE.itemsize, *self._link)
+
+    def _would_found(self, task: Task) -> RunManifest:
+        from p2p_elastic.peers.transport.identity import Identity
+
+        config = self._config
+        return config.found(config.run or task.name, Identity.generate().peer, task.name, "0" * 32, task.recipe)
+
     def _batch_size(self, task: Task) -> int:
         return self._config.batch_size or (
             self._manifest.defaults.batch_size if self._manifest else task.recipe.batch_size
@@ -231,13 +258,10 @@ class Examination:
 
     def _founding(self, task: Task) -> Iterator[Finding]:
         """Check that a run can be founded with these options, if there is none to be joined."""
-        from p2p_elastic.peers.transport.identity import Identity
-
-        config = self._config
-        if config.initial_peer:
+        if self._config.initial_peer:
             return
         try:
-            config.found(config.run or task.name, Identity.generate().peer, task.name, "0" * 32, task.recipe)
+            self._would_found(task)
         except ConfigError as error:
             yield failure("run", f"cannot be founded like this: {error}", "leave that option out, or correct it")
 

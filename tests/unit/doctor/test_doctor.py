@@ -503,7 +503,7 @@ def test_options_that_change_nothing_here_are_taken_and_their_values_checked(tmp
 
 
 def test_names_stay_in_step_with_join() -> None:
-    options = {parameter.name for parameter in doctor.params} - {"as_json"}
+    options = {parameter.name for parameter in doctor.params} - {"as_json", "link", "step_seconds"}
     assert options == {parameter.name for parameter in join.params} - {"resume"}
     assert NAMESPACE == "p2p-elastic/1"
 
