@@ -454,6 +454,7 @@ def test_between_two_threads_no_move_is_lost_and_no_snapshot_is_torn() -> None:
                 freed.clear()
             assert published.wait(patience)
             published.clear()
+            mailbox.arrive()
             if mailbox.mine.min() != mailbox.mine.max():
                 torn.append(float(mailbox.mine.max()))
             mailbox.deliver(Move("x", torch.full((100 * 99,), 1000.0), 1.0))
