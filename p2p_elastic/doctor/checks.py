@@ -28,7 +28,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "rich": ("rich", "13.7"),
     "safetensors": ("safetensors.torch", "0.7"),
     "xxhash": ("xxhash", "3.4"),
-    "cryptography": ("cryptography", "42"),
+    "cryptography": ("cryptography", "47"),
     "base58": ("base58", "2.1"),
     "click": ("click", "8.2"),
     "prometheus-client": ("prometheus_client", "0.20"),
