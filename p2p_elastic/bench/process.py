@@ -53,8 +53,8 @@ class PeerProcess:
         try:
             said = self._read()
         except BaseException:
-            self._process.kill()
-            self._process.wait()
+            with self._process:  # closes its pipes
+                self._process.kill()
             raise
         self.address, self.peer = str(said["address"]), str(said["peer"])
         self.pids: tuple[int, ...] = tuple(said["pids"])
