@@ -108,7 +108,8 @@ def cuda_bytes(distributions: Iterable[importlib.metadata.Distribution]) -> int:
     Returns:
         Bytes of NVIDIA's libraries and of Triton, as their wheels list them.
     """
-    files = (file for found in distributions if _is_for_cuda(found.name) for file in found.files or ())
+    named = (found for found in distributions if "Name" in found.metadata)  # one that is half removed has none
+    files = (file for found in named if _is_for_cuda(found.name) for file in found.files or ())
     return sum(file.size or 0 for file in files)
 
 
