@@ -108,13 +108,15 @@ def cuda_bytes(distributions: Iterable[importlib.metadata.Distribution]) -> int:
     Returns:
         Bytes of NVIDIA's libraries and of Triton, as their wheels list them.
     """
-    named = (found for found in distributions if "Name" in found.metadata)  # one that is half removed has none
-    files = (file for found in named if _is_for_cuda(found.name) for file in found.files or ())
+    files = (file for found in distributions if _is_for_cuda(found) for file in found.files or ())
     return sum(file.size or 0 for file in files)
 
 
-def _is_for_cuda(distribution: str | None) -> bool:
-    name = (distribution or "").lower().replace("_", "-")
+def _is_for_cuda(distribution: importlib.metadata.Distribution) -> bool:
+    metadata = distribution.metadata
+    if "Name" not in metadata:  # it is half removed
+        return False
+    name = metadata["Name"].lower().replace("_", "-")
     return name == "triton" or (name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py")  # no part of PyTorch
 
 

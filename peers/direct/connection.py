@@ -7,7 +7,7 @@ import socket
 
 from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
 from p2p_elastic.peers.direct.sealing import TAG_BYTES, Seal
-from p2p_elastic.peers.transport.transfer_threads import Heard, SharedSocket, TransferThreads, fill_from, send_some
+from p2p_elastic.peers.transport.transfer_threads import Heard, SharedSocket, TransferThreads, fill_from, send_all
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 
@@ -81,9 +81,7 @@ class DirectConnection:
         """
         self._sending = sealed = _sized(self._sending, len(chunk) + TAG_BYTES)
         self._outgoing.seal(chunk, sealed)
-        sent, seconds = 0, self._socket.gettimeout() or 0.0
-        while sent < len(sealed):
-            sent += send_some(self._socket.send, sealed[sent:], seconds, self.partner, self._heard)
+        send_all(self._socket, sealed, self.partner, self._heard)
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.

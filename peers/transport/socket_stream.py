@@ -7,7 +7,14 @@ import os
 import socket
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.peers.transport.transfer_threads import Heard, SharedSocket, TransferThreads, fill_from, send_some
+from p2p_elastic.peers.transport.transfer_threads import (
+    Heard,
+    SharedSocket,
+    TransferThreads,
+    fill_from,
+    send_all,
+    send_some,
+)
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it may give less
@@ -146,13 +153,11 @@ class SocketStream:
             ExchangeTimeout: if nothing moved, either way, within the socket's timeout.
             PartnerUnreachable: if the stream broke.
         """
-        about = self._socket.gettimeout() or 0.0, self.partner, self._heard
-        sent = send_some(self._socket.sendmsg, (header, chunk), *about)
-        while sent < len(header):  # hardly ever: the kernel took a part of the header
-            sent += send_some(self._socket.send, header[sent:], *about)
-        sent -= len(header)
-        while sent < len(chunk):
-            sent += send_some(self._socket.send, chunk[sent:], *about)
+        seconds = self._socket.gettimeout() or 0.0
+        sent = send_some(self._socket.sendmsg, (header, chunk), seconds, self.partner, self._heard)
+        # Hardly ever anything of the header: the kernel takes a part of both together.
+        for rest in (header[sent:], chunk[max(0, sent - len(header)) :]):
+            send_all(self._socket, rest, self.partner, self._heard)
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.

@@ -148,6 +148,24 @@ def send_some(send: Callable[[T], int], data: T, seconds: float, partner: str, h
             raise PartnerUnreachable(f"the stream broke: {error}", partner=partner) from error
 
 
+def send_all(connected: socket.socket, data: bytes | memoryview, partner: str, heard: Heard) -> None:
+    """Send all of something over a socket with a timeout, as `send_some` does.
+
+    Args:
+        connected: the socket.
+        data: what to send.
+        partner: the peer at the other end.
+        heard: of this partner.
+
+    Raises:
+        ExchangeTimeout: if nothing moved, either way, within the timeout.
+        PartnerUnreachable: if the connection broke.
+    """
+    sent, seconds = 0, connected.gettimeout() or 0.0
+    while sent < len(data):
+        sent += send_some(connected.send, data[sent:], seconds, partner, heard)
+
+
 def fill_from(source: socket.socket, buffer: memoryview, end: float, partner: str, heard: Heard) -> None:
     """Fill a whole buffer from a socket with a timeout.
 
