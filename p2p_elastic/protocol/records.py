@@ -7,7 +7,18 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from p2p_elastic.protocol.manifest import RunManifest
-from p2p_elastic.protocol.messages import Address, Group, Loss, PeerId, RunName, SchemaHash, Stamp, Step, Weight
+from p2p_elastic.protocol.messages import (
+    PROTOCOL_VERSION,
+    Address,
+    Group,
+    Loss,
+    PeerId,
+    RunName,
+    SchemaHash,
+    Stamp,
+    Step,
+    Weight,
+)
 from p2p_elastic.protocol.software import Software, is_software, read_software
 from p2p_elastic.values import Frozen
 
@@ -63,6 +74,17 @@ class PeerRecord(Frozen):
     def software(self) -> Software | None:
         """What it runs, as it says; None if it does not."""
         return read_software(self.addresses)
+
+    @property
+    def same_protocol(self) -> bool:
+        """Whether it speaks the version of the protocol that is spoken here, or does not say."""
+        said = self.software
+        return said is None or said.protocol == PROTOCOL_VERSION
+
+    @property
+    def available(self) -> bool:
+        """Whether it may be asked for an exchange, as far as it says."""
+        return not self.drained and self.same_protocol
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -85,10 +85,10 @@ class CentreStrategy(Strategy):
             tried: ids of those that are not to be asked.
 
         Returns:
-            Its record; None if it was tried, is drained, or is not known.
+            Its record; None if it was tried, is not available, or is not known.
         """
         holder = self.taker(tried)
-        return None if holder is None or holder.drained else holder
+        return None if holder is None or not holder.available else holder
 
     @property
     def here(self) -> bool:
@@ -175,9 +175,9 @@ class CentreStrategy(Strategy):
             candidates: members that are ahead.
 
         Returns:
-            Its record, if it is among them and not drained.
+            Its record, if it is among them and available.
         """
-        return [r for r in candidates if r.peer == self.centre.holder and not r.drained]
+        return [r for r in candidates if r.peer == self.centre.holder and r.available]
 
     def objection_to(self, given: Given) -> DeclineReason | None:
         """Say why what a donor gives will not do.

@@ -72,11 +72,11 @@ def candidates(members: Members, now: float, announce_seconds: float) -> Iterato
         announce_seconds: how often members announce themselves.
 
     Yields:
-        Members with a claim; not a drained one, unless it is the centre.
+        Members with a claim and the same protocol; not a drained one, unless it is the centre.
     """
     for peer, member in members.items():
         claim = member.record.centre
-        if claim is None or is_gone(member, now, announce_seconds):
+        if claim is None or not member.record.same_protocol or is_gone(member, now, announce_seconds):
             continue
         if claim.seated or not member.record.drained:  # a drained centre goes once another can come
             yield Candidate(peer, claim.stamp, claim.seated)

@@ -123,7 +123,7 @@ class Following:
     def choose(self, loss: float | None, members: Members, now: float, *, of_all: bool) -> str | None:
         """Choose the leader of the group or of all groups, this peer included.
 
-        A member leads only if it is alive, counts, is not drained and is believed.
+        A member leads only if it is alive, available, counts and is believed.
 
         Args:
             loss: of this peer, in nats; None if it is not to lead.
@@ -137,7 +137,7 @@ class Following:
         contenders = [Contender(self._peer, loss)]
         for peer, member in members.items():
             record = member.record
-            wanted = (of_all or record.group == self._group) and not record.drained and record.weight > 0.0
+            wanted = (of_all or record.group == self._group) and record.available and record.weight > 0.0
             if wanted and self._believed(peer, now) and not is_gone(member, now, self._announce_seconds):
                 heard = self._heard.get(peer)
                 newest = heard.loss if heard is not None and heard.at > member.changed_at else member.record.loss

@@ -79,7 +79,7 @@ class Follower:
 
     async def _compare(self, following: Following) -> None:
         """Compare losses with a few members: records are announced too seldom to choose a leader by them."""
-        alive = {p: m for p, m in self._local.members.alive().items() if not m.record.drained}
+        alive = {p: m for p, m in self._local.members.alive().items() if m.record.available}
         chosen = self._parts.rng.sample(sorted(alive), min(COMPARED, len(alive)))
         await asyncio.gather(*(self._compare_with(following, alive[peer].record) for peer in chosen))
 

@@ -19,12 +19,12 @@ def healthy(members: Iterable[PeerRecord]) -> list[PeerRecord]:
     others: steps alone leave nobody out, unless no losses are known.
 
     Args:
-        members: their records; drained ones and those that left are never worth it.
+        members: their records; those that are not available and those that left are never worth it.
 
     Returns:
         Those worth copying, in the same order; maybe none.
     """
-    counting = [r for r in members if not r.drained and not r.left and r.weight >= WEIGHT_MIN]
+    counting = [r for r in members if r.available and not r.left and r.weight >= WEIGHT_MIN]
     furthest = max((r.step for r in counting), default=0)
     near = [r for r in counting if r.step >= STEPS_SHARE * furthest]
     losses = [r.loss for r in near if r.loss is not None]

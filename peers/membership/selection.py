@@ -66,7 +66,7 @@ def choose_partner(
     by_time: Mapping[str, float] | None = None,
     receives: bool = True,
 ) -> PeerRecord | None:
-    """Choose one of the live members that are not drained, at random.
+    """Choose one of the live members that are available, at random.
 
     If nobody is alive, a suspect is tried: better than nobody. The dead never are. Members that count less, by their
     own
@@ -88,7 +88,7 @@ def choose_partner(
         The partner's record; None if there is none.
     """
     states = {
-        peer: liveness(member, now, announce_seconds) for peer, member in members.items() if not member.record.drained
+        peer: liveness(member, now, announce_seconds) for peer, member in members.items() if member.record.available
     }
     wanted = "alive" if "alive" in states.values() else "suspect"
     candidates = sorted(peer for peer, state in states.items() if state == wanted and peer not in excluding)

@@ -22,9 +22,10 @@ from p2p_elastic.peers.state.endpoint import Endpoint
 from p2p_elastic.peers.state.topology import Errand, Strategy, TopologyStatus
 from p2p_elastic.peers.topologies import STRATEGIES
 from p2p_elastic.protocol.exchange import Result
-from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Heard, Offer, Stamp
+from p2p_elastic.protocol.messages import PROTOCOL_VERSION, DeclineReason, Given, Goodbye, Heard, Offer, Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import CentreClaim, PeerRecord
+from p2p_elastic.protocol.software import OURS, Software
 from p2p_elastic.rules.methods import RULES, Topology, find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
@@ -106,6 +107,30 @@ def test_pairs_ask_any_member_once_each() -> None:
 
     run_virtual(ask())
     assert tried == {"a", "b"}
+
+
+def test_nobody_is_asked_who_says_that_it_speaks_another_protocol() -> None:
+    other = Software(version="9", protocol=PROTOCOL_VERSION + 1).told
+    a = record("a", addresses=(other,), loss=0.1, **claim(9, seated=True))
+    b = record("b", addresses=(OURS.told,), loss=0.5, **claim(1, seated=True))
+    assert not a.available
+
+    async def ask(topology: Topology) -> None:
+        worker = a_peer(topology, a, b, newcomer=True)
+        await strategy(worker).look(_ignored)
+        asked = strategy(worker).next_partner(set())
+        assert asked is not None
+        assert asked.peer == "b"
+        assert strategy(worker).next_partner({"b"}) is None
+        assert "a" in worker.peer.parts.members.known  # people see who runs what
+        assert names(strategy(worker).donors([a, b])) == "b"
+
+    for topology in (Topology.PAIRS, Topology.CENTRE):
+        run_virtual(ask(topology))
+
+
+async def _ignored() -> None:
+    """An announcement that nobody waits for."""
 
 
 def test_pairs_exchange_when_they_are_due() -> None:

@@ -19,7 +19,9 @@ from p2p_elastic.peers.leader.election import (
     leader_of,
 )
 from p2p_elastic.peers.membership.liveness import DOUBTED, SILENT_ANNOUNCEMENTS, Member, is_gone
+from p2p_elastic.protocol.messages import PROTOCOL_VERSION
 from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.protocol.software import Software
 
 ANNOUNCE = 5.0
 losses = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -100,6 +102,13 @@ def test_who_is_suspect_or_gone_does_not_lead() -> None:
     late = SILENT_ANNOUNCEMENTS * ANNOUNCE + 0.1
     members = {"a": member("a", 0.1, suspect=True, at=late), "b": member("b", 0.2), "c": member("c", 0.3, at=late)}
     assert ours.choose(1.0, members, late, of_all=False) == "c"
+
+
+def test_who_speaks_another_protocol_does_not_lead() -> None:
+    other = member("a", 0.1)
+    said = Software(version="9", protocol=PROTOCOL_VERSION + 1).told
+    other = other._replace(record=other.record.model_copy(update={"addresses": (said,)}))
+    assert following().choose(1.0, {"a": other, "b": member("b", 0.2)}, 0.0, of_all=False) == "b"
 
 
 def test_what_was_heard_counts_until_the_next_record() -> None:
