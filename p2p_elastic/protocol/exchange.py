@@ -3,7 +3,7 @@
     initiator                                        responder
       Offer(id, run, schema, step, loss, weight) ->
                                                   <- Accept(step, loss, weight) | Decline(reason)
-      Route(id, direct)                          ->    if both said how they can be connected directly
+      Route(id, direct)                          ->    if both said how to connect directly, and have to do it first
       Lane(id, number) on each further stream  ->    if more than one was agreed, over libp2p
       ====== the vectors that the run's rule needs, at the same time, chunk by chunk, each checked ======
       Verified(id)  |  Aborted(id, reason)       ->
@@ -399,14 +399,20 @@ def objection(
 
 
 def _lead(asked: Offer | Fetch, theirs: Direct | None, streams: int = 1) -> Generator[Command, Answer, bool]:
-    """The end that asks connects, and says whether it worked; if not, all goes on over libp2p."""
+    """The end that asks connects, and says whether it worked; if not, all goes on over libp2p.
+
+    Of connections that both ends hold nothing has to be said.
+    """
     if theirs is None:
         return False
     if asked.direct is None:
         raise RemoteProtocolError("answered how to connect directly, which was not asked")
-    direct = (yield Connect(theirs, streams)) is None
-    yield Send(Route(id=asked.id, direct=direct))
-    return direct
+    why = yield Connect(theirs, streams)
+    if not theirs.held:
+        yield Send(Route(id=asked.id, direct=why is None))
+    elif isinstance(why, str):
+        raise RemoteProtocolError(why)
+    return why is None
 
 
 def _follow(answer: Accept | Given, theirs: Direct | None, streams: int = 1) -> Generator[Command, Answer, bool]:
@@ -414,10 +420,11 @@ def _follow(answer: Accept | Given, theirs: Direct | None, streams: int = 1) -> 
         return False
     if theirs is None:
         raise LocalProtocolError("said how to connect directly, which was not asked")
-    route = yield Receive((Route,))
-    _same_exchange(answer.id, route)
-    if not isinstance(route, Route) or not route.direct:
-        return False
+    if not answer.direct.held:
+        route = yield Receive((Route,))
+        _same_exchange(answer.id, route)
+        if not isinstance(route, Route) or not route.direct:
+            return False
     why = yield Connect(theirs, streams)
     if isinstance(why, str):
         raise PartnerUnreachable(f"the partner is connected directly, this end is not: {why}")

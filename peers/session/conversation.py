@@ -90,6 +90,7 @@ class Conversation:
         self.stream, self._limits = stream, limits
         self._waits = waits or Deadlines(limits.bounds).of(stream.partner, limits.snapshot_seconds)
         self.bytes_sent = self.bytes_received = 0
+        self._answered_in = 0.0  # seconds; the round trip is no longer
         self._transferred = 0  # bytes, of which some may still be on their way
         self.carriers = Carriers(stream)
         self.received: Received | None = None  # what a transfer brought, also if it failed
@@ -240,6 +241,7 @@ class Conversation:
         message = await self.within(seconds, self._receive_message(types), wait)
         took = asyncio.get_running_loop().time() - began
         self._waits.saw(wait, took)
+        self._answered_in = took
         if isinstance(message, Accept):
             self._waits.saw("rtt", max(0.0, took - message.waited))
         return message
@@ -268,7 +270,7 @@ class Conversation:
         return unpack_body(message_type, await self._receive(length))
 
     def _connect_seconds(self) -> float:
-        return CONNECT_SECONDS + CONNECT_ROUND_TRIPS * (self._waits.rtt_seconds or 0.0)
+        return CONNECT_SECONDS + CONNECT_ROUND_TRIPS * (self._waits.rtt_seconds or self._answered_in)
 
     async def _connect(self, command: Connect) -> str | None:
         """Why it does not work, and nothing is lost; None if it does."""

@@ -19,6 +19,7 @@ from p2p_elastic.errors import (
 )
 from p2p_elastic.protocol.exchange import (
     Commit,
+    Connect,
     Exchange,
     Receive,
     Result,
@@ -36,6 +37,7 @@ from p2p_elastic.protocol.messages import (
     Committed,
     Decline,
     DeclineReason,
+    Direct,
     Inquiry,
     Message,
     Offer,
@@ -61,12 +63,14 @@ class End:
         problem: what its transfer says; an error is raised.
         loses: messages of these types that it sends never arrive.
         cut_at: sending a message of this type fails.
+        unconnected: why it does not come to be connected directly.
     """
 
     exchange: Exchange
     problem: str | ExchangeError | None = None
     loses: tuple[type, ...] = ()
     cut_at: type | None = None
+    unconnected: str | None = None
     inbox: deque[Message] = field(default_factory=deque)
     done: list[str] = field(default_factory=list)
     result: Result | None = None
@@ -130,6 +134,8 @@ class End:
             if isinstance(self.problem, ExchangeError):
                 raise self.problem
             return self.problem
+        if isinstance(command, Connect):
+            return self.unconnected
         assert isinstance(command, Commit)
         return None
 
@@ -186,6 +192,39 @@ def test_numbers_that_are_not_finite_abort_at_the_responder() -> None:
     converse(asking, answering)
     assert asking.result == Result(Outcome.BROKEN, reason=f"the partner aborted: {NOT_FINITE}")
     assert answering.result == Result(Outcome.REFUSED, reason=NOT_FINITE)
+    assert not answering.committed
+
+
+DIRECT = Direct(token="1" * 32, secret="2" * 64, aes=True, dials=True)
+
+
+def directly(held: tuple[str, ...], unconnected: str | None = None) -> tuple[End, End]:
+    offer = OFFER.model_copy(update={"direct": DIRECT})
+    accept = ACCEPT.model_copy(update={"direct": DIRECT.model_copy(update={"held": held})})
+    asking, answering = End(initiate(offer), unconnected=unconnected), End(respond(offer, accept))
+    converse(asking, answering)
+    return asking, answering
+
+
+def test_what_connects_directly_says_whether_it_did_and_goes_on_either_way() -> None:
+    for unconnected in (None, "refused"):
+        asking, answering = directly((), unconnected)
+        assert asking.done == ["Offer", "Connect", "Route", "Transfer", "Verified"]
+        assert answering.done == ["Accept", *["Connect"] * (unconnected is None), "Transfer", "Commit", "Committed"]
+        assert asking.outcome is answering.outcome is Outcome.COMPLETED
+
+
+def test_connections_that_both_hold_are_used_without_a_word() -> None:
+    asking, answering = directly(("3" * 32,))
+    assert asking.done == ["Offer", "Connect", "Transfer", "Verified"]
+    assert answering.done == ["Accept", "Connect", "Transfer", "Commit", "Committed"]
+    assert asking.outcome is answering.outcome is Outcome.COMPLETED
+
+
+def test_a_partner_that_names_connections_which_are_not_here_is_refused_before_anything_travels() -> None:
+    asking, answering = directly(("3" * 32,), "answered with connections that are not here")
+    assert isinstance(asking.error, RemoteProtocolError)
+    assert "Transfer" not in asking.done
     assert not answering.committed
 
 
