@@ -215,8 +215,8 @@ def _pieces(values: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _saturate_(values: Tensor, largest: float) -> None:
-    low, high = torch.aminmax(values)
-    if -largest <= float(low) and float(high) <= largest:  # nearly always, and cheaper than to clamp
+    numbers = values.numpy()  # whose extremes take half of the time of PyTorch's
+    if -largest <= numbers.min() and numbers.max() <= largest:  # nearly always, and cheaper than to clamp
         return
     values.copy_(torch.where(values.isinf(), values, values.clamp(-largest, largest)))
 
