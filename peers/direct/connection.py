@@ -7,7 +7,8 @@ import socket
 
 from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
 from p2p_elastic.peers.direct.sealing import TAG_BYTES, Seal
-from p2p_elastic.peers.transport.transfer_threads import Heard, SharedSocket, TransferThreads, fill_from, send_all
+from p2p_elastic.peers.transport.shared_socket import SharedSocket
+from p2p_elastic.peers.transport.transfer_threads import TransferThreads
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 
@@ -26,8 +27,8 @@ class DirectConnection:
 
     def __init__(self, name: str, partner: str, connected: socket.socket, outgoing: Seal, incoming: Seal) -> None:
         self.name, self.partner = name, partner
-        self._socket, self._outgoing, self._incoming = connected, outgoing, incoming
-        self._shared, self._heard = SharedSocket(connected), Heard()
+        self._outgoing, self._incoming = outgoing, incoming
+        self._shared = SharedSocket(partner, connected)
         self._sending, self._receiving = memoryview(b""), memoryview(b"")  # one sealed chunk each
 
     @property
@@ -36,7 +37,7 @@ class DirectConnection:
         if self._shared.ended or self._outgoing.worn or self._incoming.worn:
             return False
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        poll.register(self._shared.socket, select.POLLIN)
         return not poll.poll(0)
 
     async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
@@ -52,7 +53,7 @@ class DirectConnection:
         """
         work = TransferThreads(self, outgoing, incoming, gap_seconds)
         with self._shared.in_use():
-            self._socket.settimeout(gap_seconds)
+            self._shared.socket.settimeout(gap_seconds)
             try:
                 await work.run()
             finally:
@@ -81,7 +82,7 @@ class DirectConnection:
         """
         self._sending = sealed = _sized(self._sending, len(chunk) + TAG_BYTES)
         self._outgoing.seal(chunk, sealed)
-        send_all(self._socket, sealed, self.partner, self._heard)
+        self._shared.send(sealed)
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.
@@ -95,7 +96,7 @@ class DirectConnection:
             PartnerUnreachable: if the connection broke or ended, or something was changed on its way.
         """
         self._receiving = sealed = _sized(self._receiving, len(buffer) + TAG_BYTES)
-        fill_from(self._socket, sealed, end, self.partner, self._heard)
+        self._shared.fill(sealed, end)
         try:
             self._incoming.open(sealed, buffer)
         except RemoteProtocolError as error:  # by anybody between the two: nobody is blamed

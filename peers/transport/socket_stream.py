@@ -7,14 +7,8 @@ import os
 import socket
 
 from p2p_elastic.errors import PartnerUnreachable
-from p2p_elastic.peers.transport.transfer_threads import (
-    Heard,
-    SharedSocket,
-    TransferThreads,
-    fill_from,
-    send_all,
-    send_some,
-)
+from p2p_elastic.peers.transport.shared_socket import SharedSocket, broken
+from p2p_elastic.peers.transport.transfer_threads import TransferThreads
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it may give less
@@ -30,9 +24,9 @@ class SocketStream:
     """
 
     def __init__(self, partner: str, connected: socket.socket, rest: bytes = b"") -> None:
-        self.partner, self._socket = partner, connected
+        self.partner, self.headers = partner, True
         self._rest = memoryview(rest)  # received before the socket was taken over
-        self._shared, self.headers, self._heard = SharedSocket(connected), True, Heard()
+        self._shared = SharedSocket(partner, connected)
         connected.setblocking(False)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
@@ -63,7 +57,7 @@ class SocketStream:
     @property
     def socket(self) -> socket.socket:
         """The socket, for users that need nothing else of the stream, such as a benchmark."""
-        return self._socket
+        return self._shared.socket
 
     async def send(self, data: bytes | memoryview) -> None:
         """Send all of `data`, on the event loop.
@@ -76,9 +70,9 @@ class SocketStream:
         """
         with self._shared.in_use():
             try:
-                await asyncio.get_running_loop().sock_sendall(self._socket, data)
+                await asyncio.get_running_loop().sock_sendall(self._shared.socket, data)
             except OSError as error:
-                raise self._broken(error) from error
+                raise broken(self.partner, error) from error
 
     async def receive_into(self, buffer: memoryview) -> None:
         """Fill a whole buffer, on the event loop.
@@ -94,9 +88,9 @@ class SocketStream:
         while filled < len(buffer):
             with self._shared.in_use():
                 try:
-                    count = await loop.sock_recv_into(self._socket, buffer[filled:])
+                    count = await loop.sock_recv_into(self._shared.socket, buffer[filled:])
                 except OSError as error:
-                    raise self._broken(error) from error
+                    raise broken(self.partner, error) from error
             if not count:  # a killed partner looks like this too
                 raise PartnerUnreachable("the stream ended", partner=self.partner)
             filled += count
@@ -114,12 +108,12 @@ class SocketStream:
         """
         work = TransferThreads(self, outgoing, incoming, gap_seconds)
         with self._shared.in_use():
-            self._socket.settimeout(gap_seconds)
+            self._shared.socket.settimeout(gap_seconds)
             try:
                 await work.run()
             finally:
                 if not self._shared.ended:
-                    self._socket.setblocking(False)
+                    self._shared.socket.setblocking(False)
         return work.longest
 
     async def close(self) -> None:
@@ -134,9 +128,6 @@ class SocketStream:
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
-
-    def _broken(self, error: OSError) -> PartnerUnreachable:
-        return PartnerUnreachable(f"the stream broke: {error}", partner=self.partner)
 
     # -- in a thread --------------------------------------------------------------------------------------------------
 
@@ -153,11 +144,7 @@ class SocketStream:
             ExchangeTimeout: if nothing moved, either way, within the socket's timeout.
             PartnerUnreachable: if the stream broke.
         """
-        seconds = self._socket.gettimeout() or 0.0
-        sent = send_some(self._socket.sendmsg, (header, chunk), seconds, self.partner, self._heard)
-        # Hardly ever anything of the header: the kernel takes a part of both together.
-        for rest in (header[sent:], chunk[max(0, sent - len(header)) :]):
-            send_all(self._socket, rest, self.partner, self._heard)
+        self._shared.send(header, chunk)
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.
@@ -170,4 +157,4 @@ class SocketStream:
             ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
             PartnerUnreachable: if the stream broke or ended.
         """
-        fill_from(self._socket, buffer[self._take_rest(buffer) :], end, self.partner, self._heard)
+        self._shared.fill(buffer[self._take_rest(buffer) :], end)

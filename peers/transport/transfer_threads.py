@@ -7,19 +7,15 @@ per chunk. On the event loop the same bytes cost a sixth more time, and a callba
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
+from p2p_elastic.errors import PartnerUnreachable
+from p2p_elastic.peers.transport.shared_socket import late
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
-T = TypeVar("T")
 THREADS_MAX = 256  # two for each stream of `Limits.streams_total`, and some more
 
 
@@ -56,144 +52,6 @@ class Blocking(Protocol):
 
     def abort(self) -> None:
         """Close at once, and wake both threads."""
-
-
-class SharedSocket:
-    """A socket that is not closed while a thread or the event loop waits for it: its number may soon be another's.
-
-    Args:
-        connected: it belongs to this from now on.
-    """
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._users = 0
-        self.ended = False
-
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep it open meanwhile."""
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if self.ended:
-                self._close()
-
-    def close(self) -> None:
-        """Close it, once nobody uses it; what was sent is in the kernel's hands."""
-        self.ended = True
-        self._close()
-
-    def abort(self) -> None:
-        """Close it, and wake every thread that waits for it."""
-        self.ended = True
-        with contextlib.suppress(OSError):  # it is closed, or not connected any more
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._close()
-
-    def _close(self) -> None:
-        if not self._users:
-            self._socket.close()
-
-
-def late(partner: str, seconds: float) -> ExchangeTimeout:
-    """Make the error for a piece that did not move in time.
-
-    Args:
-        partner: the peer at the other end.
-        seconds: how long it had.
-
-    Returns:
-        The error, to be raised.
-    """
-    return ExchangeTimeout(f"nothing came of it within {seconds:.3g} s", partner=partner)
-
-
-class Heard:
-    """When a partner's bytes came last, in monotonic seconds: who sends waits while they come."""
-
-    def __init__(self) -> None:
-        self.at = -math.inf
-
-
-def send_some(send: Callable[[T], int], data: T, seconds: float, partner: str, heard: Heard) -> int:
-    """Send a part of something over a socket with a timeout, while the partner sends too.
-
-    On a thin link the socket takes nothing for longer than its timeout: p2pd does not read before the partner has read
-    half of yamux's window, and the kernel says that there is room once a third of its buffer is free.
-
-    Args:
-        send: sends a part of it, and says how many bytes that is.
-        data: what to send.
-        seconds: the socket's timeout.
-        partner: the peer at the other end.
-        heard: of this partner.
-
-    Returns:
-        How many bytes were taken.
-
-    Raises:
-        ExchangeTimeout: if nothing moved, either way, within the timeout.
-        PartnerUnreachable: if the connection broke.
-    """
-    while True:
-        try:
-            return send(data)
-        except TimeoutError as error:
-            if heard.at < time.monotonic() - seconds:
-                raise late(partner, seconds) from error
-        except OSError as error:
-            raise PartnerUnreachable(f"the stream broke: {error}", partner=partner) from error
-
-
-def send_all(connected: socket.socket, data: bytes | memoryview, partner: str, heard: Heard) -> None:
-    """Send all of something over a socket with a timeout, as `send_some` does.
-
-    Args:
-        connected: the socket.
-        data: what to send.
-        partner: the peer at the other end.
-        heard: of this partner.
-
-    Raises:
-        ExchangeTimeout: if nothing moved, either way, within the timeout.
-        PartnerUnreachable: if the connection broke.
-    """
-    sent, seconds = 0, connected.gettimeout() or 0.0
-    while sent < len(data):
-        sent += send_some(connected.send, data[sent:], seconds, partner, heard)
-
-
-def fill_from(source: socket.socket, buffer: memoryview, end: float, partner: str, heard: Heard) -> None:
-    """Fill a whole buffer from a socket with a timeout.
-
-    Args:
-        source: the socket.
-        buffer: what to fill.
-        end: by when, in monotonic seconds.
-        partner: the peer at the other end.
-        heard: of this partner.
-
-    Raises:
-        ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
-        PartnerUnreachable: if the connection broke or ended.
-    """
-    filled, gap = 0, source.gettimeout() or 0.0
-    while filled < len(buffer):
-        try:
-            count = source.recv_into(buffer[filled:])
-        except TimeoutError as error:
-            raise late(partner, gap) from error
-        except OSError as error:
-            raise PartnerUnreachable(f"the stream broke: {error}", partner=partner) from error
-        if not count:
-            raise PartnerUnreachable("the stream ended", partner=partner)
-        filled += count
-        heard.at = time.monotonic()
-        if heard.at > end and filled < len(buffer):
-            raise late(partner, gap)
 
 
 THREADS = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="transfer")  # none is started before there is work
