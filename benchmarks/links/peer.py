@@ -23,7 +23,7 @@ from live_chaos.launch import enter_namespace  # noqa: E402  # needs the paths
 
 def record_to(path: str, rest: float) -> None:
     """Write down each step, with what it took apart from the rest after it, each exchange that ended, and DHT calls."""
-    from p2p_elastic.peers.discovery.signed_dht import DHTProtocol
+    from p2p_elastic.peers.discovery.signed_records import DHTProtocol
     from p2p_elastic.peers.exchange.journal import Entry, Journal
     from p2p_elastic.training.meter import Meter
 

@@ -13,16 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.discovery.dht_keys import (
-    FIRST_KEY_MEMBERS,
-    RUNS_KEY,
-    SHARDS,
-    Entries,
-    is_keeper,
-    members_key,
-    shard_of,
-)
+from p2p_elastic.peers.discovery.dht_keys import RUNS_KEY, Entries, is_keeper
 from p2p_elastic.peers.discovery.explain_address import explain
+from p2p_elastic.peers.discovery.member_shards import MemberShards
 from p2p_elastic.peers.discovery.reconnect import Seeker
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
@@ -30,6 +23,7 @@ from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedMa
 from p2p_elastic.status.schema import BootstrapStatus
 
 log = logging.getLogger(__name__)
+MANIFEST_SECONDS = 20.0  # between two storings of what lives for RECORD_SECONDS
 RECORD_SECONDS = 60.0  # announced every 5: a dead peer is forgotten after a minute; it is suspect long before that
 ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
 NOT_TRIED = "not tried yet"
@@ -58,9 +52,10 @@ class DHTDirectory:
         self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
         self._members: frozenset[str] = frozenset()
         self._own_record: PeerRecord | None = None
-        self._shard = 0
+        self._shards = MemberShards(entries, identity.peer)
         self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
         self._manifest: SignedManifest | None = None
+        self._stored: tuple[SignedManifest | None, float] = None, 0.0  # and when it is to be stored again
         self._seen: dict[tuple[str, str], SignedManifest] = {}
         self.refused: Mapping[str, ConfigError] = {}  # runs of the last look that nobody can join, and why
         self._malformed = 0
@@ -85,17 +80,19 @@ class DHTDirectory:
 
     async def _announce(self, record: PeerRecord) -> None:
         if self._own_record is None or self._own_record.run != record.run:
-            first = await self._entries.get(members_key(record.run))
-            full = len(first) >= FIRST_KEY_MEMBERS and record.peer not in first
-            self._shard = shard_of(record.peer) if full else 0
+            await self._shards.choose(record.run)
         addresses = (*fitting(self.own_addresses, record.addresses), *record.addresses)
         self._own_record = record.model_copy(update={"addresses": addresses})
-        await self._put(members_key(record.run, self._shard), self._own_record)
-        if self._manifest is not None and self._keeps_manifest():
+        await self._put(self._shards.key(record.run), self._own_record)
+        now, (stored, due) = asyncio.get_running_loop().time(), self._stored
+        if self._manifest is not None and (self._manifest is not stored or now >= due) and self._keeps_manifest():
             await self._put(RUNS_KEY, self._manifest)
+            self._stored = self._manifest, now + MANIFEST_SECONDS
 
     async def own(self, run: str) -> PeerRecord | None:
         """Read the record under this peer's id: of this life or another, or of another process.
+
+        If `members` was called since the last time, as it was then.
 
         Args:
             run: the run in which to look.
@@ -106,9 +103,7 @@ class DHTDirectory:
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        entries = await self._entries.get(members_key(run, self._shard))
-        body = entries.get(self._identity.peer)
-        return next(iter(self._parse({self._identity.peer: body}, run)), None) if body is not None else None
+        return next(iter(self._parse(await self._shards.own(run), run)), None)
 
     async def withdraw(self) -> None:
         """Replace this peer's record by a goodbye, which expires soon after it; nothing before the first announcement.
@@ -120,7 +115,7 @@ class DHTDirectory:
             if self._own_record is None:
                 return
             goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
-            await self._put(members_key(goodbye.run, self._shard), goodbye, seconds=1.0)
+            await self._put(self._shards.key(goodbye.run), goodbye, seconds=1.0)
 
     async def members(self) -> tuple[PeerRecord, ...]:
         """Read the other members of the run of the last announcement.
@@ -134,13 +129,7 @@ class DHTDirectory:
         if self._own_record is None:
             return ()
         run = self._own_record.run
-        first = await self._entries.get(members_key(run))
-        found = self._parse(first, run)
-        if len(first) >= FIRST_KEY_MEMBERS // 2:
-            shards = await asyncio.gather(*(self._entries.get(members_key(run, s)) for s in range(1, SHARDS + 1)))
-            found += [record for shard in shards for record in self._parse(shard, run)]
-        else:
-            self._shard = 0  # the swarm shrank: come back to the key that everybody reads
+        found = [record for shard in await self._shards.look(run) for record in self._parse(shard, run)]
         newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
         self._members = frozenset(r.peer for r in others if not r.left)
@@ -162,7 +151,8 @@ class DHTDirectory:
         return records
 
     async def _put(self, key: str, value: PeerRecord | SignedManifest, seconds: float = RECORD_SECONDS) -> None:
-        await self._entries.put(key, value.model_dump_json().encode(), seconds)
+        whole = isinstance(value, SignedManifest)  # as it was signed
+        await self._entries.put(key, value.model_dump_json(exclude_defaults=not whole).encode(), seconds)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

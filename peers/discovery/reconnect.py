@@ -17,6 +17,7 @@ from p2p_elastic.protocol.records import PeerRecord
 log = logging.getLogger(__name__)
 SEEK_SECONDS = 3.0
 SEEK_AT_ONCE = 8
+NEIGHBOURS_ENOUGH, SOUGHT_SHARE = 32, 0.1  # with so many, one is sought in this share of the rounds: no full mesh
 PAUSE_GROWTH = 1.5
 PAUSE_ALONE_MAX, PAUSE_MAX, PAUSE_REMEMBERED_MAX = 8.0, 10.0, 120.0  # seconds between two tries of one peer
 KNOWN_SECONDS = 3600.0
@@ -172,7 +173,10 @@ class Seeker:
         lost = self._lost()
         self._tries = {peer: tries for peer, tries in self._tries.items() if peer in lost}
         due = [peer for peer in lost if peer not in self._meetings and self._is_due(peer)]
-        for peer in self._rng.sample(due, min(SEEK_AT_ONCE - len(self._meetings), len(due))):
+        at_once = SEEK_AT_ONCE
+        if len(self._entries.neighbours) >= NEIGHBOURS_ENOUGH:  # some all the same, or a partition would not end
+            at_once = int(self._rng.random() < SOUGHT_SHARE)
+        for peer in self._rng.sample(due, max(0, min(at_once - len(self._meetings), len(due)))):
             # Not awaited: one that is silent for long must not hold up the others.
             self._meetings[peer] = asyncio.ensure_future(self._seek(peer))
 

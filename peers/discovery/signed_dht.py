@@ -1,126 +1,36 @@
 """The DHT as a table of signed records: key -> peer -> bytes, each entry signed by the peer that it is about.
 
-hivemind's DHTNode, on this process's own loop. It keeps no record that is not an entry of a dictionary, under the
-signer's own peer id, small and short-lived; so nobody can overwrite, wipe or flood another peer's entry.
+The node runs on this process's own loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import random
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 from p2p_elastic.common.addresses import usable
+from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
-from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_text, verify
+from p2p_elastic.peers.discovery.dht_node import Node, tell_hivemind_the_time
+from p2p_elastic.peers.discovery.signed_records import SignedRecords, signed_bytes
+from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_text
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.probing import answering
-from p2p_elastic.peers.transport.swarm_clock import AGREE_SECONDS, Reading, SwarmClock, keep_time, reading
-from p2p_elastic.protocol.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
+from p2p_elastic.peers.transport.swarm_clock import AGREE_SECONDS, Reading, keep_time, reading
+from p2p_elastic.protocol.records import RECORD_SECONDS_MAX
 
-from hivemind.dht import node as hivemind_node  # isort: skip  # after libp2p.py has silenced it
-from hivemind.dht import protocol as hivemind_protocol, routing as hivemind_routing  # isort: skip
-from hivemind.dht.crypto import DHTRecord, RecordValidatorBase  # isort: skip
-from hivemind.dht.node import DHTNode  # isort: skip
-from hivemind.dht.protocol import DHTProtocol  # isort: skip
-from hivemind.dht.routing import DHTID  # isort: skip
+from hivemind.dht.routing import DHTID  # isort: skip  # after libp2p.py has silenced it
 from hivemind.p2p import PeerID  # isort: skip
 from hivemind.proto import dht_pb2  # isort: skip
-from hivemind.utils import MSGPackSerializer, auth as hivemind_auth  # isort: skip
-from hivemind.utils import timed_storage as hivemind_storage  # isort: skip
 
 log = logging.getLogger(__name__)
-DOMAIN = b"p2p-elastic/record/1"
 CALL_SECONDS = 5.0  # nothing in hivemind has a deadline
-KEYS_PER_SIGNER = 8
-SIGNERS_REMEMBERED = 4096
-TIMED_MODULES = (hivemind_auth, hivemind_node, hivemind_protocol, hivemind_routing, hivemind_storage)
-_time_elsewhere = hivemind_storage.get_dht_time  # hivemind's own
-
-
-def swarm_time() -> float:
-    """Tell the time that the swarm of the calling task counts.
-
-    Returns:
-        Seconds since 1970; as hivemind counts them if the task belongs to no swarm.
-    """
-    clock = SwarmClock.get_current()
-    return float(_time_elsewhere()) if clock is None else clock.now()
-
-
-def tell_hivemind_the_time() -> None:
-    """Let hivemind's DHT go by the clock of each swarm; its modules have imported the machine's by name."""
-    for module in TIMED_MODULES:
-        module.get_dht_time = swarm_time
-
-
-def _signed_bytes(key: bytes, subkey: bytes, expiration: float, body: bytes) -> bytes:
-    return DOMAIN + struct.pack("!HHd", len(key), len(subkey), expiration) + key + subkey + body
-
-
-@functools.lru_cache(maxsize=8192)  # an unchanged record comes from several nodes, at each refresh
-def _is_genuine(key: bytes, subkey: bytes, value: bytes, expiration: float) -> bool:
-    try:
-        peer, signed = MSGPackSerializer.loads(subkey), MSGPackSerializer.loads(value)
-    except Exception:  # noqa: BLE001  # msgpack raises all kinds of errors on garbage
-        return False
-    if not (isinstance(peer, bytes) and isinstance(signed, bytes) and len(signed) > SIGNATURE_BYTES):
-        return False
-    signature, body = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
-    return verify(peer, signature, _signed_bytes(key, peer, expiration, body))
-
-
-class SignedRecords(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no types
-    """Accepts nothing but signed dictionary entries that end soon by a clock; counts what it refuses.
-
-    Args:
-        clock: the swarm's.
-    """
-
-    def __init__(self, clock: SwarmClock) -> None:
-        self._clock = clock
-        self.refused = 0
-        self._keys: dict[bytes, dict[bytes, float]] = {}
-
-    def validate(self, record: DHTRecord) -> bool:
-        """Decide whether the DHT node keeps or believes a record.
-
-        Args:
-            record: as it came from another node, or from this one.
-
-        Returns:
-            True if it is signed, small and short-lived, and its signer has room for one more key.
-        """
-        accepted = (
-            record.subkey not in DHTProtocol.RESERVED_SUBKEYS
-            and len(record.value) <= RECORD_BYTES_MAX
-            and record.expiration_time <= self._clock.now() + RECORD_SECONDS_MAX
-            and _is_genuine(record.key, record.subkey, record.value, record.expiration_time)
-            and self._has_room(record)
-        )
-        self.refused += not accepted
-        return accepted
-
-    def forget(self) -> None:
-        """Count the keys of signers anew: the clock changed."""
-        self._keys.clear()
-
-    def _has_room(self, record: DHTRecord) -> bool:
-        """hivemind stores any number of keys: a signer gets KEYS_PER_SIGNER, an honest one needs three."""
-        now = self._clock.now()
-        if len(self._keys) > SIGNERS_REMEMBERED:
-            self._keys = {s: keys for s, keys in self._keys.items() if max(keys.values()) > now}
-        live = {key: end for key, end in self._keys.get(record.subkey, {}).items() if end > now}
-        live[record.key] = record.expiration_time
-        if len(live) > KEYS_PER_SIGNER:
-            return False
-        self._keys[record.subkey] = live
-        return True
+READ_NODES = 5  # that a record is looked for at; it is stored at as many
+KEYS_MAX = 64  # whose entries are remembered
 
 
 class SignedDHT:
@@ -135,9 +45,11 @@ class SignedDHT:
         self._host, self._identity = host, identity
         self._clock = host.clock
         self._validator = SignedRecords(host.clock)
-        self._node: DHTNode | None = None
+        self._node: Node | None = None
         self._expirations: dict[str, float] = {}
         self._own: dict[str, tuple[bytes, float]] = {}  # key -> body, until when (monotonic)
+        self._seen: dict[str, dict[bytes, Any]] = {}  # key -> subkey -> value and expiration
+        self._rng = random.Random(identity.peer)
         # Two at once could arrive in the wrong order, and the older one would be refused.
         self._putting = asyncio.Lock()
 
@@ -148,7 +60,7 @@ class SignedDHT:
 
     async def _build(self) -> None:
         with self._clock.as_current():
-            self._node = await DHTNode.create(
+            self._node = await Node.create(
                 p2p=self._host.p2p,
                 # hivemind's own choice is by Python's global generator. Programs seed it, all peers of a run alike,
                 # such as transformers.Trainer: two nodes with one id take each other for themselves.
@@ -156,6 +68,8 @@ class SignedDHT:
                 record_validator=self._validator,
                 wait_timeout=2.0,
                 cache_refresh_before_expiry=0,
+                cache_locally=False,  # all reads are of the latest
+                cache_nearest=0,  # who stores a record stores it wherever it is looked for
             )
 
     @property
@@ -192,7 +106,7 @@ class SignedDHT:
         expiration = max(now + seconds, last + 0.001 if last < now + RECORD_SECONDS_MAX else 0.0)
         key_bytes = DHTID.generate(source=key).to_bytes()
         subkey = self._identity.peer_bytes
-        signature = self._identity.sign(_signed_bytes(key_bytes, subkey, expiration, body))
+        signature = self._identity.sign(signed_bytes(key_bytes, subkey, expiration, body))
         stored = await self._call(
             "store",
             lambda node: node.store(key=key, subkey=subkey, value=signature + body, expiration_time=expiration),
@@ -218,10 +132,33 @@ class SignedDHT:
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        return {peer_text(peer): e.value[SIGNATURE_BYTES:] for peer, e in (await self._entries(key)).items()}
+        return _bodies(await self._entries(key))
+
+    async def look(self, key: str) -> Mapping[str, bytes]:
+        """Read the entries under a key again, from one node: what was seen before stays until it expires.
+
+        Args:
+            key: where.
+
+        Returns:
+            Peer id -> body.
+
+        Raises:
+            DirectoryError: if the DHT does not answer.
+        """
+        seen = self._seen.pop(key, None)
+        if seen is None:
+            found = seen = await self._entries(key)
+        else:
+            found = await self._call("look", lambda node: node.look(key, self._rng))
+        newer = {s: e for s, e in found.items() if s not in seen or e.expiration_time > seen[s].expiration_time}
+        now = self._clock.now()
+        self._seen[key] = {s: e for s, e in {**seen, **newer}.items() if e.expiration_time > now}
+        forget_oldest(self._seen, KEYS_MAX)
+        return _bodies(self._seen[key])
 
     async def _entries(self, key: str) -> dict[bytes, Any]:
-        found = await self._call("get", lambda node: node.get(key, latest=True))
+        found = await self._call("get", lambda node: node.get(key, latest=True, beam_size=READ_NODES))
         return found.value if found is not None and isinstance(found.value, dict) else {}
 
     async def _call(self, name: str, call: Any) -> Any:
@@ -264,7 +201,7 @@ class SignedDHT:
         with self._clock.as_current():
             await node.protocol.update_routing_table(node_id, peer_id, responded=True)
 
-    async def _ping(self, node: DHTNode, peer_id: PeerID) -> tuple[Any, Reading | None]:
+    async def _ping(self, node: Node, peer_id: PeerID) -> tuple[Any, Reading | None]:
         request = dht_pb2.PingRequest(peer=node.protocol.node_info, validate=False)
         asked_at = self._clock.monotonic()
         with self._clock.as_current():
@@ -310,6 +247,7 @@ class SignedDHT:
                 return
             log.warning("the swarm's clock is %+.1f s from this peer's: going by the swarm's", ahead)
             self._validator.forget()
+            self._seen.clear()
             if self._node is not None:
                 self._node.blacklist.clear()
                 self._node.protocol.storage.clear()
@@ -343,3 +281,7 @@ class SignedDHT:
             await wait_for(node.shutdown(), 1.0)  # hangs if p2pd is dead
         except (asyncio.TimeoutError, OSError) as error:
             log.debug("the DHT node did not shut down: %s", error)
+
+
+def _bodies(entries: Mapping[bytes, Any]) -> dict[str, bytes]:
+    return {peer_text(peer): entry.value[SIGNATURE_BYTES:] for peer, entry in entries.items()}

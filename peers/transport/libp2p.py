@@ -1,7 +1,7 @@
 """libp2p through hivemind's p2pd: one daemon process, streams to and from partners.
 
 Everything here runs on one event loop in this process; the daemon ends when its connection to this process does, even
-after a SIGKILL. Only this file and `discovery/signed_dht.py` know hivemind, and translate its exceptions.
+after a SIGKILL. Only this file and three in `discovery` know hivemind, and translate its exceptions.
 """
 
 from __future__ import annotations

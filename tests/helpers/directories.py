@@ -15,6 +15,7 @@ from p2p_elastic.peers.discovery.dht_directory import (
     RUNS_KEY,
     DHTDirectory,
 )
+from p2p_elastic.peers.discovery.member_shards import EMPTY_LOOKS
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.records import PeerRecord
@@ -59,6 +60,8 @@ class Node:
             await self.before_get()
         return self._table.get(key)
 
+    look = get
+
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
         self.met.append((asyncio.get_running_loop().time(), peer, addresses))
         if frozenset({peer, self._peer}) in self._table.cut:
@@ -97,6 +100,12 @@ class Fixture:
 
     async def members(self) -> dict[str, PeerRecord]:
         return {record.peer: record for record in await self.directory.members()}
+
+    async def all_members(self) -> dict[str, PeerRecord]:
+        """Those under further keys, too, which are not read at each look."""
+        for _ in range(EMPTY_LOOKS):
+            found = await self.members()
+        return found
 
     async def take_part(self) -> None:
         while True:

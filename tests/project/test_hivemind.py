@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import p2p_elastic.peers
-from p2p_elastic.peers.discovery.signed_dht import SignedRecords
+from p2p_elastic.peers.discovery.signed_records import SignedRecords
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
@@ -25,7 +25,7 @@ from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 pytestmark = pytest.mark.processes
 
 Shape = Callable[[Any], bool]
-FILES = ("transport/libp2p.py", "discovery/signed_dht.py")
+FILES = ("transport/libp2p.py", *(f"discovery/{name}.py" for name in ("dht_node", "signed_dht", "signed_records")))
 hivemind = sys.modules["hivemind"]  # as those two files have imported it
 
 
@@ -96,6 +96,7 @@ NAMES: dict[str, Shape] = {
     "proto.dht_pb2.PingResponse": message("peer", "dht_time"),
     "utils.MSGPackSerializer": inherits(object),
     "utils.MSGPackSerializer.loads": takes("data"),
+    "utils.ValueWithExpiration": takes("value", "expiration_time"),
     "utils.auth": module("get_dht_time"),
     "utils.timed_storage": module("get_dht_time"),
     "utils.timed_storage.get_dht_time": callable,
@@ -103,7 +104,16 @@ NAMES: dict[str, Shape] = {
     "dht.protocol": module("get_dht_time"),
     "dht.routing": module("get_dht_time"),
     "dht.node.DHTNode": inherits(object),
-    "dht.node.DHTNode.create": awaits(p2p="", record_validator="", wait_timeout="", cache_refresh_before_expiry=""),
+    "dht.node.DHTNode.create": awaits(
+        p2p="",
+        record_validator="",
+        wait_timeout="",
+        cache_refresh_before_expiry="",
+        cache_locally="",
+        cache_nearest="",
+    ),
+    "dht.node.DHTNode._call_find_with_blacklist": awaits("self", "peer", "keys"),
+    "dht.storage.DictionaryDHTValue": inherits(object),
     "dht.protocol.DHTProtocol": inherits(object),
     "dht.protocol.DHTProtocol.RESERVED_SUBKEYS": is_a(tuple),
     "dht.routing.DHTID": inherits(int),
@@ -126,8 +136,11 @@ STARTED: dict[str, Shape] = {
     "p2p.shutdown": awaits(),
     "node.node_id.to_bytes": takes(),
     "node.store": awaits(key="", subkey="", value="", expiration_time=""),
-    "node.get": awaits("key", latest=""),
-    "node.find_nearest_nodes": awaits("keys"),
+    "node.get": awaits("key", latest="", beam_size=""),
+    "node.find_nearest_nodes": awaits("keys", k_nearest="", beam_size="", exclude_self=""),
+    "node.num_replicas": is_a(int),
+    "node.protocol.routing_table.get_nearest_neighbors": takes("key", 5, exclude=""),
+    "node.protocol.storage.get": takes("key"),
     "node.shutdown": awaits(),
     "node.blacklist.register_success": takes("peer"),
     "node.blacklist.clear": takes(),

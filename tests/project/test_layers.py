@@ -60,7 +60,13 @@ def test_there_is_no_import_cycle() -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("hivemind", {"p2p_elastic.peers.transport.libp2p", "p2p_elastic.peers.discovery.signed_dht"}),
+        (
+            "hivemind",
+            {
+                "p2p_elastic.peers.transport.libp2p",
+                *(f"p2p_elastic.peers.discovery.{name}" for name in ("dht_node", "signed_dht", "signed_records")),
+            },
+        ),
         (
             "fastapi",
             {

@@ -26,6 +26,7 @@ from p2p_elastic.peers.discovery.dht_keys import (
 )
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.reconnect import (
+    NEIGHBOURS_ENOUGH,
     PAUSE_ALONE_MAX,
     PAUSE_MAX,
     PAUSE_REMEMBERED_MAX,
@@ -180,10 +181,10 @@ async def test_newcomers_beyond_the_first_key_announce_under_another_and_are_fou
     names = {newcomer.peer for newcomer in newcomers}
     for newcomer in newcomers:
         assert newcomer.peer in table.get(members_key("run", shard_of(newcomer.peer)))
-        members = await newcomer.members()
+        members = await newcomer.all_members()
         assert len(members) == FIRST_KEY_MEMBERS + 2
         assert names - {newcomer.peer} < members.keys()
-    assert names < (await old.members()).keys()
+    assert names < (await old.all_members()).keys()
     assert old.peer in table.get(members_key("run"))
 
 
@@ -194,6 +195,7 @@ async def test_a_goodbye_from_a_further_key_is_seen(table: Table) -> None:
     for peer in (a, b, a, b):
         await peer.announce()
         await peer.members()
+    await a.all_members()
     await b.directory.withdraw()
     assert (await a.members())[b.peer].left
 
@@ -204,7 +206,7 @@ async def test_members_under_further_keys_still_find_each_other_once_the_first_i
     a, b = join(table), join(table)
     tasks = [asyncio.ensure_future(peer.take_part()) for peer in (a, b)]
     await asyncio.sleep(6.0)
-    assert b.peer in await a.members()
+    assert b.peer in await a.all_members()
     await asyncio.sleep(2 * RECORD_SECONDS)  # all others are gone
     assert list(await a.members()) == [b.peer]
     assert not any(task.done() for task in tasks)
@@ -612,6 +614,19 @@ def test_the_sides_of_a_partition_find_each_other_within_ten_seconds_of_its_end(
         assert across
 
     run_virtual(main())
+
+
+@in_virtual_time
+async def test_the_halves_of_a_large_swarm_find_each_other_and_nobody_meets_everybody(table: Table) -> None:
+    peers = await swarm_of(table, 2 * NEIGHBOURS_ENOUGH + 2)
+    one, other = peers[::2], peers[1::2]
+    cut_off(table, one, other)
+    await asyncio.sleep(20.0)
+    table.cut.clear()
+    await asyncio.sleep(10.0)
+    across = [(a, b) for a in one for b in other if b.peer in a.node.links]
+    assert across
+    assert len(across) < len(one) * len(other) / 4
 
 
 @in_virtual_time

@@ -133,6 +133,8 @@ class Nobody:
     async def get(self, key: str) -> dict[str, bytes]:
         return self.records
 
+    look = get
+
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
         self.met.append(peer)
         self.neighbours |= {peer}

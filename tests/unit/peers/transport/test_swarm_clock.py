@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_elastic.peers.discovery import signed_dht as dht
+from p2p_elastic.peers.discovery import dht_node as dht
+from p2p_elastic.peers.discovery.dht_node import swarm_time, tell_hivemind_the_time
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
-from p2p_elastic.peers.discovery.signed_dht import SignedDHT, swarm_time, tell_hivemind_the_time
+from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.swarm_clock import Reading, SwarmClock, keep_time, reading, to_follow

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from p2p_elastic.peers.discovery.signed_dht import (
+from p2p_elastic.peers.discovery import signed_records
+from p2p_elastic.peers.discovery.signed_records import (
     DOMAIN,
     KEYS_PER_SIGNER,
     DHTProtocol,
@@ -89,3 +90,17 @@ def test_a_signer_gets_a_few_keys_and_can_go_on_with_those() -> None:
     assert [validator.validate(record(greedy, key=key)) for key in keys].count(True) == KEYS_PER_SIGNER
     assert validator.validate(record(greedy, key=keys[0]))
     assert validator.validate(record(Identity.generate(), key=keys[-1]))
+
+
+def test_so_many_signers_are_remembered_and_no_more_until_their_records_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signed_records, "SIGNERS_REMEMBERED", 2)
+    monkeypatch.setattr(signed_records, "SIGNERS_MAX", 3)
+    now = [time.time()]
+    validator = SignedRecords(SwarmClock(lambda: now[0], lambda: now[0]))
+    first, *others = (record(Identity.generate(), seconds=30.0) for _ in range(5))
+    assert [validator.validate(one) for one in (first, *others)] == [True, True, True, False, False]
+    assert validator.validate(first)
+    now[0] += 31.0
+    assert validator.validate(record(Identity.generate(), seconds=60.0))
