@@ -27,7 +27,7 @@ from p2p_elastic.peers.exchange.outer_steps import OuterSteps
 from p2p_elastic.protocol.chunks import Places, Received, Vectors
 from p2p_elastic.protocol.codecs import seams_within
 
-OVERLAP_BYTES_MIN = 2**22  # a smaller snapshot is copied, and looked at, in less than a millisecond
+OVERLAP_BYTES_MIN = 2**20  # a smaller snapshot is copied, and looked at, in a quarter of a millisecond
 
 
 class State(Enum):
