@@ -68,15 +68,11 @@ class Knowledge:
 
     def permuted(self, values: Tensor) -> Tensor:
         """The same function of an MLP with one hidden layer first, by other parameters."""
-        found, seen = values.clone(), 0
-        for slot in self._vector.slots:
+        found = values.clone()
+        weight, bias, reader = self._vector.slots[:3]  # of the hidden layer, and of what reads it
+        for slot, axis in ((weight, 0), (bias, 0), (reader, 1)):
             tensor = values[slot.start : slot.stop].view(slot.tensor().shape)
-            if seen < 2:  # weight and bias of the hidden layer
-                tensor = tensor[self._permutation]
-            elif seen == 2:  # what reads it
-                tensor = tensor[:, self._permutation]
-            found[slot.start : slot.stop] = tensor.flatten()
-            seen += 1
+            found[slot.start : slot.stop] = tensor.index_select(axis, self._permutation).flatten()
         return found
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from hostile.attacks import ATTACKS
 from hostile.swarm import Case, Outcome, load, run
 
-HEAD = """| data | weighting | members that lie | what they do | accuracy | worst seed | points lost | loss | its ratio |
-|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = "data", "weighting", "share", "what they do", "accuracy", "worst seed", "points lost", "loss", "ratio"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     options = _options(arguments)
     data = load(options.task, options.data_dir)
-    print(HEAD, flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     for split, weighting in itertools.product(options.splits, options.weightings):
         honest: list[Outcome] = []
         for attack, share in _rows(options.attacks, options.shares):

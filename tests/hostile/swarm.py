@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hostile.attacks import ATTACKS, Attack, Knowledge
 from torch import Tensor
 
+from hostile.attacks import ATTACKS, Attack, Knowledge
 from p2p_elastic.protocol.codecs import Seams
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import RULES
@@ -89,10 +89,10 @@ class HostilePairs(Pairs):
         self,
         config: SimulationConfig,
         flat: Tensor,
-        trainable: int | None = None,  # noqa: ARG002 - as build_round has it
+        trainable: int | None = None,
         judging: Judging | None = None,
         *,
-        seams: Seams = (),  # noqa: ARG002
+        seams: Seams = (),
         liars: range,
         wire: LyingWire,
     ) -> None:
