@@ -35,7 +35,7 @@ TINY = 1e-30  # nats: a loss of nothing is no divisor
 DRIFT = 0.05  # of the better loss: what is usual follows each trial by at most this, so that liars are not soon usual
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
 GATE_FACTOR, GATE_SHARE = 2.0, 0.3  # of the usual distance, and of the own norm: who is beyond both is not followed
-CLIP_FACTOR = 1.25  # of the usual distance: a partner beyond it is followed as if it were there
+CLIP_FACTOR = 1.25  # of the usual distance, between two that both move
 KNOWN_SHARE, KNOWN_ENOUGH = 2 / 3, 12  # of the others, or so many: before their distances are known none is usual
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
 
@@ -46,10 +46,12 @@ class Scale(NamedTuple):
     Attributes:
         norm: L2, of this peer's own vector, or of the part that was exchanged.
         others: how many partners there are to meet.
+        most: of the usual distance: a partner beyond it is followed as if it were there.
     """
 
     norm: float
     others: int
+    most: float = CLIP_FACTOR
 
 
 class Verdict(NamedTuple):
@@ -156,7 +158,8 @@ class Judge:
         Returns:
             The verdict; with neither a trial now nor an earlier one it is full trust, limited by the distance.
         """
-        known, key = self._known_distances(part), history_of(partner, part)
+        known = [] if scale is None else self._known_distances(part)  # before this one
+        key = history_of(partner, part)
         self._distances[key] = remembered(self._distances.pop(key, ()), distance, self._weighting)
         raw = score(self._distances[key], self._weighting.coefficients)
         last = self._tried.pop(partner, None)
@@ -259,10 +262,10 @@ def _limited(verdict: Verdict, distance: float, known: list[float], scale: Scale
     if distance > max(wide, GATE_SHARE * scale.norm):
         why = f"it is too far away to be followed: {distance:.3g}, this peer's own norm is {scale.norm:.3g}"
         return verdict._replace(trust=0.0, own=1.0, reasons=(*verdict.reasons, why))
-    if distance <= CLIP_FACTOR * usual:
+    if distance <= scale.most * usual:
         return verdict
     why = f"it is followed only as far as is usual: its distance is {distance:.3g}, the usual one {usual:.3g}"
-    return verdict._replace(clip=CLIP_FACTOR * usual / distance, reasons=(*verdict.reasons, why))
+    return verdict._replace(clip=scale.most * usual / distance, reasons=(*verdict.reasons, why))
 
 
 def _reason(trial: Trial, by_distance: bool) -> str:

@@ -110,7 +110,9 @@ class Judging:
         for at, (judge, judged) in enumerate(pairs):
             nth = tried.index(at) if at in tried else None
             trial = None if losses is None or nth is None else Trial.of(losses[nth], losses[len(tried) + nth])
-            scale = None if not limited or judged == CENTRE or judge in self._newcomers else Scale(norms[at], others)
+            scale = None
+            if limited and judged != CENTRE and judge not in self._newcomers:
+                scale = Scale(norms[at], others + 1, math.inf) if judge == CENTRE else Scale(norms[at], others)
             verdicts[judge, judged] = self._judges[judge].judge(
                 str(judged), distances[at], trial, parts[at], scale=scale
             )

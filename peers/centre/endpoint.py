@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import torch
@@ -168,7 +169,8 @@ def judged_at(
 
     def judged(distance: float) -> Verdict | None:
         norm = float(torch.linalg.vector_norm(centre.vectors.mine[centre.place]))
-        scale = Scale(norm, len(local.members.known) + 1)  # with the peer here
+        # With the peer here; and a worker that learns twice as fast is not clipped, for the centre learns from all.
+        scale = Scale(norm, len(local.members.known) + 1, math.inf)
         return local.judge.verdict(partner, theirs, distance, trial, centre.part, scale=scale, judge=centre.judge)
 
     return judged
