@@ -87,11 +87,13 @@ class Attack(NamedTuple):
         text: for the table.
         lie: makes what they send; None: they are honest.
         begins: the step from which on they lie.
+        absent: whether they do not take part at all: what no defence can better.
     """
 
     text: str
     lie: Lie | None = None
     begins: int = 1
+    absent: bool = False
 
 
 def along(norms: float) -> Lie:
@@ -114,6 +116,7 @@ def ascent(own: Tensor, known: Knowledge) -> Tensor:
 
 ATTACKS = {
     "none": Attack("nobody lies"),
+    "absent": Attack("nothing: they are not there", absent=True),
     "sign": Attack("sign flip from step 1", lambda own, _: -own),
     "sign-late": Attack("sign flip from step 100", lambda own, _: -own, 100),
     "x10": Attack("scaled x10", lambda own, _: 10.0 * own),

@@ -67,18 +67,19 @@ class LyingWire(Wire):
         known: what they know.
 
     Attributes:
+        attack: what they do.
         step: of the simulation.
     """
 
     def __init__(self, attack: Attack, liars: range, known: Knowledge) -> None:
         super().__init__()
-        self._attack, self._liars, self._known = attack, liars, known
+        self.attack, self._liars, self._known = attack, liars, known
         self.step = 0
 
     def sent(self, row: int, vector: Tensor, part: slice) -> Tensor:
         """What arrives of a part of a vector."""
-        if row in self._liars and self._attack.lie is not None and self.step >= self._attack.begins:
-            vector = self._attack.lie(vector, self._known)
+        if row in self._liars and self.attack.lie is not None and self.step >= self.attack.begins:
+            vector = self.attack.lie(vector, self._known)
         return super().sent(row, vector, part)
 
 
@@ -104,6 +105,8 @@ class HostilePairs(Pairs):
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
         """As `Pairs` does."""
         self._lies.step = step
+        if self._lies.attack.absent:
+            due, connected = ([row for row in rows if row not in self._liars] for rows in (due, connected))
         return super().moves(flat, due, connected, step)
 
     def _weight(self, row: int) -> float:
