@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hostile.attacks import ATTACKS, Attack, Knowledge
 from p2p_elastic.protocol.codecs import Seams
-from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.methods import RULES
 from p2p_elastic.rules.policy import rule_of
 from p2p_elastic.simulator.config import SimulationConfig
@@ -100,24 +99,21 @@ class HostilePairs(Pairs):
         method = RULES[config.rule]
         rule = rule_of(method, config.rate, config.weighting)
         super().__init__(rule, flat, flow=method.flow, seed=config.seed, judging=judging, wire=wire)
-        self._liars, self._lies = liars, wire
+        self._fair = Pairs(rule, flat, flow=method.flow, seed=config.seed)  # the same asks, and nobody lies
+        self._liars, self._lies, self._weights = liars, wire, [] if judging is None else judging.weights
 
     def moves(self, flat: Tensor, due: Sequence[int], connected: Sequence[int], step: int) -> Moves:
-        """As `Pairs` does."""
+        """As `Pairs` does; liars move as if they had sent their own parameters."""
         self._lies.step = step
         if self._lies.attack.absent:
             due, connected = ([row for row in rows if row not in self._liars] for rows in (due, connected))
-        return super().moves(flat, due, connected, step)
-
-    def _weight(self, row: int) -> float:
-        return 1.0 if row in self._liars else super()._weight(row)
-
-    def _end(
-        self, moves: Moves, delta: Tensor, row: int, mine: Facts, theirs: Facts, part: slice, flat: Tensor
-    ) -> None:
-        if row in self._liars and delta.numel():
-            delta = delta + self._lies.sent(row, flat[row], part) - flat[row, part]
-        super()._end(moves, delta, row, mine, theirs, part, flat)
+        for row in self._liars if self._weights else ():
+            self._weights[row] = 1.0
+        moves, fair = super().moves(flat, due, connected, step), self._fair.moves(flat, due, connected, step)
+        for row in self._liars:
+            if row in fair:
+                moves[row] = fair[row]
+        return moves
 
 
 def run(case: Case, data: Data, task: str) -> Outcome:
