@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import statistics
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from hostile.attacks import ATTACKS
@@ -17,16 +20,24 @@ COLUMNS = "data", "weighting", "share", "what they do", "accuracy", "worst seed"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     options = _options(arguments)
-    data = load(options.task, options.data_dir)
+    once = partial(_run, task=options.task, folder=options.data_dir)
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
-    for split, weighting in itertools.product(options.splits, options.weightings):
-        honest: list[Outcome] = []
-        for attack, share in _rows(options.attacks, options.shares):
-            cases = [Case(attack, share, split, weighting, seed) for seed in options.seeds]
-            found = [run(case, data, options.task) for case in cases]
-            honest = honest or found
-            print(_line(cases[0], found, honest), flush=True)
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        for split, weighting in itertools.product(options.splits, options.weightings):
+            rows = [
+                [Case(attack, share, split, weighting, seed) for seed in options.seeds]
+                for attack, share in _rows(options.attacks, options.shares)
+            ]
+            outcomes, honest = pool.map(once, itertools.chain.from_iterable(rows)), list[Outcome]()
+            for cases in rows:
+                found = list(itertools.islice(outcomes, len(cases)))
+                honest = honest or found
+                print(_line(cases[0], found, honest), flush=True)
     return 0
+
+
+def _run(case: Case, task: str, folder: Path) -> Outcome:
+    return run(case, load(task, folder), task)
 
 
 def _rows(attacks: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[str, float]]:
@@ -57,6 +68,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--task", choices=("mnist-small", "digits"), default="mnist-small")
     parser.add_argument("--attacks", nargs="*", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--shares", nargs="*", type=float, default=[0.2, 0.4], help="of the members that lie")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--splits", nargs="*", choices=("even", "dirichlet"), default=["even", "dirichlet"])
     parser.add_argument("--weightings", nargs="*", choices=("dynamic", "fixed"), default=["dynamic"])

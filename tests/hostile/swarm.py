@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +136,8 @@ def run(case: Case, data: Data, task: str) -> Outcome:
     return Outcome(statistics.mean(accuracies), statistics.mean(losses))
 
 
+@cache
 def load(task: str, folder: Path) -> Data:
-    """Load a task's data for simulations that use one thread each."""
+    """Load a task's data, once in a process, for simulations that use one thread each."""
     torch.set_num_threads(1)
     return find_task(task).load(folder)
