@@ -8,16 +8,24 @@ its next header, follows more, and pulls less.
 
 The trial is this project's; the distances are those of Xu & Carr, arXiv 2409.09242, carried over from worker and centre
 to pairs: whether one of the two lags is read from the score, which of them from the trial.
+
+A trial says nothing while the models are hardly trained, and little about one that was changed with care. So distances
+count by themselves too. The usual one is the median over partners, of each its last one: fewer than half of them cannot
+move it. A partner that is further away than usual by a factor, and by a share of this peer's own norm, is not followed;
+another one is followed only as far as is usual: ClippedGossip (He et al., arXiv 2202.01545), with the median for the
+radius.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.parameters.vector import Part
+from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.dynamic import Weighting, lag, remembered, score
 from p2p_elastic.rules.ramp import ramp
 from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
@@ -26,7 +34,24 @@ PARTNERS_MAX = 1000
 TINY = 1e-30  # nats: a loss of nothing is no divisor
 DRIFT = 0.05  # of the better loss: what is usual follows each trial by at most this, so that liars are not soon usual
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
+GATE_FACTOR, GATE_SHARE = 2.0, 0.3  # of the usual distance, and of the own norm: who is beyond both is not followed
+CLIP_FACTOR = 1.25  # of the usual distance, between two that both move
+KNOWN_SHARE, KNOWN_ENOUGH = 2 / 3, 12  # of the others, or so many: before their distances are known none is usual
 PAIRS = Weighting(dead_zone=0.5, limit=1.5)  # between two that both move, distances vary more than to a centre
+
+
+class Scale(NamedTuple):
+    """What the distance to a partner is compared with, beside those to others.
+
+    Attributes:
+        norm: L2, of this peer's own vector, or of the part that was exchanged.
+        others: how many partners there are to meet.
+        most: of the usual distance: a partner beyond it is followed as if it were there.
+    """
+
+    norm: float
+    others: int
+    most: float = CLIP_FACTOR
 
 
 class Verdict(NamedTuple):
@@ -35,9 +60,10 @@ class Verdict(NamedTuple):
     Attributes:
         trust: how far the partner is trusted, 0 to 1.
         own: how far this peer can trust itself, 0 to 1.
-        reasons: why the partner is trusted less than wholly, for people.
+        reasons: why the partner is trusted or followed less than wholly, for people.
         score: the raw score of the distances (`rules/dynamic.py`).
         excess: how much worse the partner did than usual, in nats; None without a trial or a finite loss.
+        clip: the share of a move towards the partner that ends at the usual distance, 0 to 1.
     """
 
     trust: float
@@ -45,6 +71,20 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...]
     score: float
     excess: float | None
+    clip: float = 1.0
+
+
+def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:
+    """The facts of a partner, with the trust of the end that judged it.
+
+    Args:
+        theirs: what the partner says of itself.
+        verdict: of the other end; None: it trusts.
+
+    Returns:
+        The facts.
+    """
+    return theirs if verdict is None else theirs._replace(trust=verdict.trust, clip=verdict.clip)
 
 
 def history_of(partner: str, part: Part | None) -> str:
@@ -93,9 +133,19 @@ class Judge:
         self._distances: dict[str, tuple[float, ...]] = {}  # log-distances at contacts, the oldest first
         self._usual = 0.0  # by how much a partner's parameters usually do worse here, in nats
         self._initial: float | None = None  # its own loss at the first trial, or that of the untrained parameters
+        self._excesses: dict[str, float] = {}  # by how much each did worse at the last trial, in nats
+        self._tried: dict[str, Verdict] = {}  # what trials made of each, whatever its distance
         self.verdicts: Mapping[str, Verdict] = {}  # the last of each partner; replaced whole: other threads read it
 
-    def judge(self, partner: str, distance: float, trial: Trial | None, part: Part | None = None) -> Verdict:
+    def judge(
+        self,
+        partner: str,
+        distance: float,
+        trial: Trial | None,
+        part: Part | None = None,
+        *,
+        scale: Scale | None = None,
+    ) -> Verdict:
         """Judge a partner by one exchange.
 
         Args:
@@ -103,21 +153,33 @@ class Judge:
             distance: L2, between the two vectors or parts of them, before the move.
             trial: both parameters on the same examples; None if none was made: then what was last measured stands.
             part: the elements that were exchanged; None: all.
+            scale: what the distance is compared with; None: that the partner is far away says nothing of it.
 
         Returns:
-            The verdict; with neither a trial now nor an earlier verdict it is full trust.
+            The verdict; with neither a trial now nor an earlier one it is full trust, limited by the distance.
         """
+        known = [] if scale is None else self._known_distances(part)  # before this one
         key = history_of(partner, part)
         self._distances[key] = remembered(self._distances.pop(key, ()), distance, self._weighting)
         raw = score(self._distances[key], self._weighting.coefficients)
-        known = dict(self.verdicts)
-        last = known.get(partner)
+        last = self._tried.pop(partner, None)
         # Without a trial what was last measured stands.
-        verdict = last._replace(score=raw) if trial is None and last is not None else self._verdict(raw, trial)
-        known.pop(partner, None)
-        self.verdicts = dict([*known.items(), (partner, verdict)][-PARTNERS_MAX:])
-        forget_oldest(self._distances, PARTNERS_MAX)
+        tried = self._verdict(partner, raw, trial) if trial is not None or last is None else last._replace(score=raw)
+        self._tried[partner] = tried
+        lost = tried.own == 0.0 and trial is not None and trial.mine > (self._initial or 0.0)  # nothing to protect
+        verdict = tried if scale is None or lost else _limited(tried, distance, known, scale)
+        verdicts = dict(self.verdicts)
+        verdicts.pop(partner, None)
+        self.verdicts = dict([*verdicts.items(), (partner, verdict)][-PARTNERS_MAX:])
+        for memory in (self._distances, self._excesses, self._tried):
+            forget_oldest(memory, PARTNERS_MAX)
         return verdict
+
+    def _known_distances(self, part: Part | None) -> list[float]:
+        """The last distance of each partner in this part, in order."""
+        of_part = history_of("", part)
+        known = [history for key, history in self._distances.items() if key[len(key.split(" ")[0]) :] == of_part]
+        return sorted(math.exp(history[-1]) for history in known if history)
 
     def begins_at(self, loss: float) -> None:
         """Measure losses against the loss of untrained parameters.
@@ -154,7 +216,7 @@ class Judge:
         """
         self._distances, self._usual, self._initial = dict(memory.distances), memory.usual, memory.initial
 
-    def _verdict(self, raw: float, trial: Trial | None) -> Verdict:
+    def _verdict(self, partner: str, raw: float, trial: Trial | None) -> Verdict:
         if trial is None:
             return Verdict(1.0, 1.0, (), raw, None)
         if not math.isfinite(trial.theirs):
@@ -166,8 +228,14 @@ class Judge:
         # Without the signs: an objective that is to be made large comes as a negative loss.
         better = max(TINY, abs(min(trial.theirs, trial.mine)) + FLOOR * abs(self._initial))
         excess = trial.theirs - trial.mine - self._usual
-        self._usual += max(-DRIFT * better, min(DRIFT * better, excess))
-        beyond = max(0.0, abs(excess) - ERRORS * trial.error) / better
+        self._excesses.pop(partner, None)
+        self._excesses[partner] = trial.theirs - trial.mine
+        step = statistics.median_low(self._excesses.values()) - self._usual
+        self._usual += max(-DRIFT * better, min(DRIFT * better, step))
+        if _untrained(trial, self._initial):
+            return Verdict(1.0, 1.0, (), raw, excess)
+        chance = min(ERRORS * trial.error, abs(self._initial))  # what does worse than untrained has not had bad luck
+        beyond = max(0.0, abs(excess) - chance) / better
         lagging = lag(raw, self._weighting) if beyond > 0.0 else 0.0
         doubt = max(1.0 - ramp(beyond, bad=EXCESS_BAD, good=EXCESS_GOOD), lagging)
         if doubt == 0.0:
@@ -175,6 +243,29 @@ class Judge:
         if excess < 0.0:
             return Verdict(1.0, 1.0 - doubt, (), raw, excess)
         return Verdict(1.0 - doubt, 1.0, (_reason(trial, lagging == doubt),), raw, excess)
+
+
+def _untrained(trial: Trial, initial: float) -> bool:
+    """Whether both losses are still so near the first one that their difference says nothing."""
+    return max(abs(trial.theirs - initial), abs(trial.mine - initial)) <= FLOOR * abs(initial)
+
+
+def _limited(verdict: Verdict, distance: float, known: list[float], scale: Scale) -> Verdict:
+    """A verdict of a trial, limited by the distance: to nothing, or so that the move ends at the usual distance.
+
+    The usual distance only ever opens the gate wider than the share of the norm does. Among the first that are met
+    liars may be the most, so it does so once enough are known, and by their lower quartile.
+    """
+    usual, wide = math.inf, 0.0
+    if len(known) >= max(1.0, min(KNOWN_ENOUGH, KNOWN_SHARE * scale.others)):
+        usual, wide = statistics.median_low(known), GATE_FACTOR * known[(len(known) - 1) // 4]
+    if distance > max(wide, GATE_SHARE * scale.norm):
+        why = f"it is too far away to be followed: {distance:.3g}, this peer's own norm is {scale.norm:.3g}"
+        return verdict._replace(trust=0.0, own=1.0, reasons=(*verdict.reasons, why))
+    if distance <= scale.most * usual:
+        return verdict
+    why = f"it is followed only as far as is usual: its distance is {distance:.3g}, the usual one {usual:.3g}"
+    return verdict._replace(clip=scale.most * usual / distance, reasons=(*verdict.reasons, why))
 
 
 def _reason(trial: Trial, by_distance: bool) -> str:

@@ -51,6 +51,8 @@ class Facts(NamedTuple):
         centre: whether its vector is the centre variable.
         trust: what the other end's own measurements make of this end (`health/trust.py`), which limits what the claimed
             `weight` can do there. It does not travel.
+        clip: the share of its move towards this end that the other end makes, since this end is further away than
+            usual. It does not travel.
         apart: what stands behind its parameters, for a while after a partition (`merging.py`); None otherwise.
     """
 
@@ -62,6 +64,7 @@ class Facts(NamedTuple):
     share: float = 0.0
     centre: bool = False
     trust: float = 1.0
+    clip: float = 1.0
     apart: Stake | None = None
 
 

@@ -39,7 +39,7 @@ def believed_pull(moving_rate: float, mine: Facts, theirs: Facts) -> float:
     Args:
         moving_rate: alpha.
         mine: what this end says of itself.
-        theirs: what the other end says of itself, with `trust` as this end measured it.
+        theirs: what the other end says of itself, with `trust` and `clip` as this end measured them.
 
     Returns:
         The share of the distance that this end moves; 0 if it does not trust the other at all.
@@ -47,7 +47,7 @@ def believed_pull(moving_rate: float, mine: Facts, theirs: Facts) -> float:
     if theirs.trust <= 0.0:
         return 0.0
     agreed = pull(moving_rate, mine.weight, theirs.weight)
-    return min(agreed, pull(moving_rate, mine.weight, min(theirs.weight, theirs.trust)))
+    return theirs.clip * min(agreed, pull(moving_rate, mine.weight, min(theirs.weight, theirs.trust)))
 
 
 def elastic(moving_rate: float = 0.5) -> ExchangeRule:
@@ -164,7 +164,7 @@ def sum_weight() -> ExchangeRule:
             return 0.0, state
         merged = theirs.share / total if mine.weight > 0.0 or theirs.weight == 0.0 else 1.0
         believed = min(theirs.weight, theirs.trust) if mine.weight > 0.0 else theirs.trust
-        return merged * believed, total
+        return theirs.clip * merged * believed, total
 
     return ExchangeRule(
         init=lambda _vector: 1.0, update=update, share=lambda state: float(state) / 2, share_of_leaver=float

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
@@ -18,6 +20,20 @@ from p2p_elastic.simulator.rounds import Nobody, Pairs, Round
 from p2p_elastic.simulator.sending import Wire
 
 LSGD_GLOBAL_PERIODS = 4  # local pulls to one global pull, unless told otherwise
+
+
+class BuildRound(Protocol):
+    """Builds a communication round as `build_round` does, with the same arguments."""
+
+    def __call__(
+        self,
+        config: SimulationConfig,
+        flat: Tensor,
+        trainable: int | None = None,
+        judging: Judging | None = None,
+        *,
+        seams: Seams = (),
+    ) -> Round: ...
 
 
 def build_round(

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from p2p_elastic.health.trust import Verdict
+from p2p_elastic.health.trust import Verdict, trusting
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.rules.outer import Outer
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
-from p2p_elastic.simulator.rounds import Nobody, Received, reached, trusting
+from p2p_elastic.simulator.rounds import Nobody, Received, reached
 from p2p_elastic.simulator.sending import Moves, Wire
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from p2p_elastic.health import signals
-from p2p_elastic.health.trust import Judge, Verdict
+from p2p_elastic.health.trust import Judge, Scale, Verdict
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.rules.ramp import settled
 from p2p_elastic.rules.trial import Trial
@@ -81,7 +81,9 @@ class Judging:
             return 0.0
         return min(self._own[row], signals.worst([one for one in found if one is not None]))
 
-    def judge(self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair], parts: Sequence[Part]) -> dict[Pair, Verdict]:
+    def judge(
+        self, mine: Tensor, theirs: Tensor, pairs: Sequence[Pair], parts: Sequence[Part], *, limited: bool = True
+    ) -> dict[Pair, Verdict]:
         """Judge exchanges by distances and trials.
 
         The centre is held by the last worker, whose examples it uses. A worker that has no batch in this step, since it
@@ -92,21 +94,28 @@ class Judging:
             theirs: [n, D], what they received; it differs from `mine` in `parts` only.
             pairs: [n], the judge and the judged.
             parts: [n], the elements that were received.
+            limited: whether those that are far away are followed less; the centre is followed wherever it is.
 
         Returns:
             The verdicts by pair.
         """
-        active = len(self._batches)
+        active, others = len(self._batches), len(self.weights) - 1
         examples = [active - 1 if judge == CENTRE else judge for judge, _ in pairs]
         tried = [at for at, row in enumerate(examples) if row < active]
         rows = [examples[at] for at in tried]
         losses = self._losses(torch.cat([theirs[tried], mine[tried]]), rows + rows) if tried else None
         distances = torch.linalg.vector_norm(theirs - mine, dim=1).tolist()
+        norms = [float(torch.linalg.vector_norm(row[slice(*part)])) for row, part in zip(mine, parts, strict=True)]
         verdicts: dict[Pair, Verdict] = {}
         for at, (judge, judged) in enumerate(pairs):
             nth = tried.index(at) if at in tried else None
             trial = None if losses is None or nth is None else Trial.of(losses[nth], losses[len(tried) + nth])
-            verdicts[judge, judged] = self._judges[judge].judge(str(judged), distances[at], trial, parts[at])
+            scale = None
+            if limited and judged != CENTRE and judge not in self._newcomers:
+                scale = Scale(norms[at], others + 1, math.inf) if judge == CENTRE else Scale(norms[at], others)
+            verdicts[judge, judged] = self._judges[judge].judge(
+                str(judged), distances[at], trial, parts[at], scale=scale
+            )
         for judge in {judge for judge, _ in pairs if judge != CENTRE}:
             self._own[judge] = min(v.own for (j, _), v in verdicts.items() if j == judge)
             if any(j == judge and v.trust > 0.0 and self._counts(k) for (j, k), v in verdicts.items()):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from p2p_elastic.health.trust import trusting
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.simulator.judging import Judging, Pair
-from p2p_elastic.simulator.rounds import Nobody, Received, reached, trusting
+from p2p_elastic.simulator.rounds import Nobody, Received, reached
 from p2p_elastic.simulator.sending import Wire
 
 
@@ -95,7 +96,7 @@ class Leader(Nobody):
         theirs = Facts(step, losses[leader], self._weight(leader))
         whole = slice(0, flat.shape[1])
         sent = self._wire.sent(leader, flat[leader], whole)
-        verdicts = self._judge(flat, [Received(row, leader, whole, sent) for row in followers])
+        verdicts = self._judge(flat, [Received(row, leader, whole, sent) for row in followers], limited=False)
         for row in followers:
             pair = row, leader
             mine = Facts(step, losses[row], self._weight(row), asked=True)

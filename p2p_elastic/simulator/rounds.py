@@ -29,7 +29,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from p2p_elastic.health.trust import Verdict
+from p2p_elastic.health.trust import Verdict, trusting
 from p2p_elastic.rules.base import ExchangeRule, Facts, State
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.simulator.judging import CENTRE, Judging, Pair
@@ -176,7 +176,7 @@ class Nobody:
     def _weight(self, row: int) -> float:
         return 1.0 if self._judging is None else self._judging.weights[row]
 
-    def _judge(self, flat: Tensor, received: Sequence[Received]) -> Mapping[Pair, Verdict]:
+    def _judge(self, flat: Tensor, received: Sequence[Received], *, limited: bool = True) -> Mapping[Pair, Verdict]:
         """What the receivers make of what they received: of their own vectors with that in it."""
         if self._judging is None or not received:
             return {}
@@ -185,7 +185,8 @@ class Nobody:
         for row, one in zip(theirs, received, strict=True):
             row[one.part] = one.values
         pairs, parts = [(one.receiver, one.sender) for one in received], [one.part for one in received]
-        return self._judging.judge(mine, theirs, pairs, [(part.start, part.stop) for part in parts])
+        places = [(part.start, part.stop) for part in parts]
+        return self._judging.judge(mine, theirs, pairs, places, limited=limited)
 
     def _vector(self, flat: Tensor, row: int) -> Tensor:
         return self.centre if row == CENTRE and self.centre is not None else flat[row]
@@ -337,19 +338,6 @@ class Pairs(Nobody):
             self._end(moves, delta, asked, self._facts(asked, step), sender, part, flat)
             self._count(part, workers=1)
         return moves
-
-
-def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:
-    """The facts of a partner, with the trust of the end that judged it.
-
-    Args:
-        theirs: what the partner says of itself.
-        verdict: of the other end; None: it trusts.
-
-    Returns:
-        The facts.
-    """
-    return theirs if verdict is None else theirs._replace(trust=verdict.trust)
 
 
 def _each_pair_once(asks: Sequence[Ask]) -> list[Ask]:

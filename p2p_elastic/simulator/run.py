@@ -15,7 +15,7 @@ from p2p_elastic import __version__
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.rules.methods import RULES, Topology
-from p2p_elastic.simulator.assembly import build_round
+from p2p_elastic.simulator.assembly import BuildRound, build_round
 from p2p_elastic.simulator.config import Loop, Point, Scores, SimulationConfig, SimulationResult
 from p2p_elastic.simulator.failures import FaultInjector
 from p2p_elastic.simulator.feed import Feed, resident
@@ -47,6 +47,7 @@ def simulate(
     progress: OnProgress = _nothing,
     should_stop: Callable[[], bool] = lambda: False,
     loop: Loop = "auto",
+    build: BuildRound = build_round,
 ) -> SimulationResult:
     """Train `config.workers` models together on one device, in lock step.
 
@@ -65,6 +66,7 @@ def simulate(
         should_stop: asked before each step and within evaluations; the result is then what was done by then.
         loop: train all workers in each operation ("stacked") or one after the other ("looped"), see `workers`; "auto"
             is what is faster. The numbers agree to rounding, except that dropout draws other masks.
+        build: builds the communication round, such as one in which some workers lie.
 
     Returns:
         The evaluations and counts.
@@ -76,11 +78,13 @@ def simulate(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # For dropout. torch.manual_seed reseeds all accelerators, for good.
         (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(config.seed)
-        return _Simulation(config, data, device, loop).run(clock, progress, should_stop)
+        return _Simulation(config, data, device, loop, build).run(clock, progress, should_stop)
 
 
 class _Simulation:
-    def __init__(self, config: SimulationConfig, data: Data, device: torch.device, loop: Loop) -> None:
+    def __init__(
+        self, config: SimulationConfig, data: Data, device: torch.device, loop: Loop, build: BuildRound
+    ) -> None:
         self._config, self._device = config, device
         task = find_task(config.task)
         if task.exchange != "trainable":
@@ -95,7 +99,7 @@ class _Simulation:
         if config.weighting == "dynamic":
             self._judging = Judging(initial_model(task, 0).to(device), task.loss, config.workers)
         workers = self._workers
-        self._round = build_round(config, self._flat, workers.trainable, self._judging, seams=workers.seams)
+        self._round = build(config, self._flat, workers.trainable, self._judging, seams=workers.seams)
         outer = config.outer_optimizer
         self._outer = None if outer is None else OuterSteps(outer, self._flat, workers.trainable)
         self._faults = FaultInjector(config.failures, self._flat, config.seed)

@@ -117,7 +117,10 @@ class PartnerStatus(Frozen):
     peer: str = Field(description="peer id")
     weight: float | None = Field(default=None, description="what it last claimed to count for, 0..1")
     trust: float = Field(default=1.0, description="what this peer's own measurements let it count for here, 0..1")
-    reasons: Many[str] = Field(default=(), description="why it is trusted less than wholly")
+    clip: float = Field(
+        default=1.0, description="the share of the move towards it that ends at the usual distance, 0..1"
+    )
+    reasons: Many[str] = Field(default=(), description="why it is trusted or followed less than wholly")
     score: float | None = Field(default=None, description="raw score: weighted growth of the log-distance to it")
     excess: float | None = Field(
         default=None,

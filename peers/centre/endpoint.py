@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import torch
 
 from p2p_elastic.common.timeouts import wait_for
+from p2p_elastic.health.trust import Scale, Verdict
 from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.peers.exchange.pacing import Precedence
 from p2p_elastic.peers.gossip.apply_move import note_left_out
@@ -136,8 +138,8 @@ class CentreEndpoint:
         if received is not None:
             note_left_out(self._local, offer.peer, received, self._centre.part)
         if offer.centre is None:
-            trusted = trusted_at(self._local, self._centre, offer.peer, theirs, trial)
-            distance = self._centre.move(offer.peer, mine, theirs, trusted)
+            judged = judged_at(self._local, self._centre, offer.peer, theirs, trial)
+            distance = self._centre.move(offer.peer, mine, theirs, judged)
         else:
             share = 0.0 if trial is not None and trial.barrier else self._centre.inheritance(offer.centre)
             distance = self._centre.take_in(offer.peer, offer.centre, share)
@@ -149,10 +151,10 @@ class CentreEndpoint:
         self._centre.free()
 
 
-def trusted_at(
+def judged_at(
     local: LocalContext, centre: Centre, partner: str, theirs: Facts, trial: Trial | None
-) -> Callable[[float], float]:
-    """Say how far the centre, which is held here, trusts a partner.
+) -> Callable[[float], Verdict | None]:
+    """Say how the centre, which is held here, judges a partner.
 
     Args:
         local: this peer's side of any exchange.
@@ -162,11 +164,13 @@ def trusted_at(
         trial: how its parameters did here; None if they were not tried.
 
     Returns:
-        L2 distance -> trust, 0 to 1; 1 if nobody is judged.
+        L2 distance -> the verdict; None if nobody is judged.
     """
 
-    def trusted(distance: float) -> float:
-        verdict = local.judge.verdict(partner, theirs, distance, trial, centre.part, judge=centre.judge)
-        return 1.0 if verdict is None else verdict.trust
+    def judged(distance: float) -> Verdict | None:
+        norm = float(torch.linalg.vector_norm(centre.vectors.mine[centre.place]))
+        # With the peer here; and a worker that learns twice as fast is not clipped, for the centre learns from all.
+        scale = Scale(norm, len(local.members.known) + 1, math.inf)
+        return local.judge.verdict(partner, theirs, distance, trial, centre.part, scale=scale, judge=centre.judge)
 
-    return trusted
+    return judged

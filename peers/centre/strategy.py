@@ -11,7 +11,7 @@ from torch import Tensor
 
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.health.trust import Verdict
-from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
+from p2p_elastic.peers.centre.endpoint import CentreEndpoint, judged_at
 from p2p_elastic.peers.centre.momentum import CentreMomentum
 from p2p_elastic.peers.centre.surrender import Bequest, Resignation
 from p2p_elastic.peers.centre.variable import Centre, only_centre
@@ -124,7 +124,7 @@ class CentreStrategy(Strategy):
         if not centre.seated or local.run.topology is not self:  # any more; or this peer joined another run
             return False
         of_us = None if trial is None else trial.the_other_way_round
-        centre.move(local.peer, theirs, mine, trusted_at(local, centre, local.peer, mine, of_us))
+        centre.move(local.peer, theirs, mine, judged_at(local, centre, local.peer, mine, of_us))
         move(local, Brought(new_id(self._parts.rng), local.peer, mine, theirs, received, trial))
         return True
 

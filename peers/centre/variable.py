@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from p2p_elastic.common.bounded import forget_oldest
-from p2p_elastic.health.trust import PARTNERS_MAX, Judge, history_of
+from p2p_elastic.health.trust import PARTNERS_MAX, Judge, Verdict, history_of, trusting
 from p2p_elastic.parameters.vector import Part, place_of
 from p2p_elastic.peers.centre.momentum import CentreMomentum
 from p2p_elastic.peers.centre.succession import Candidate, candidates, rightful, succession
@@ -188,7 +188,11 @@ class Centre:
         self._lock.release()
 
     def move(
-        self, partner: str, mine: Facts, theirs: Facts, judged: Callable[[float], float] = lambda _distance: 1.0
+        self,
+        partner: str,
+        mine: Facts,
+        theirs: Facts,
+        judged: Callable[[float], Verdict | None] = lambda _distance: None,
     ) -> float:
         """Move towards the vector received, which is overwritten.
 
@@ -197,7 +201,7 @@ class Centre:
         Args:
             partner: whose vector it is.
             mine, theirs: what the centre and the partner say of themselves.
-            judged: L2 distance -> how far the partner is trusted, 0 to 1.
+            judged: L2 distance -> how the partner is judged; None: it is trusted.
 
         Returns:
             The L2 distance before the move.
@@ -206,7 +210,7 @@ class Centre:
         delta = vectors.theirs[place].sub_(vectors.mine[place])
         distance = float(torch.linalg.vector_norm(delta))
         if self.seated and math.isfinite(distance):
-            theirs = theirs._replace(trust=judged(distance))
+            theirs = trusting(theirs, judged(distance))
             share = self._shares.of(history_of(partner, self.part), self.value, distance, mine=mine, theirs=theirs)
             value = self.value.clone()
             value[place].add_(delta, alpha=share)

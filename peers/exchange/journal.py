@@ -273,7 +273,9 @@ class Journal:
         return tuple(self._record(entry, now) for entry in reversed(tuple(self._last)))
 
     def recent(self, now: float) -> tuple[Ended, ...]:
-        """List the last exchanges, as the health signals need them.
+        """List the last exchanges, as the health signals need them, with partners that ever answered.
+
+        Whoever announces members that are not there makes nobody doubt itself.
 
         Args:
             now: in seconds of the event loop's clock.
@@ -281,6 +283,7 @@ class Journal:
         Returns:
             At most `kept`, the newest first.
         """
+        answered = {peer for peer, met in self.met.items() if met.outcomes.keys() - FAILURES}
         return tuple(
             Ended(
                 entry.partner,
@@ -292,6 +295,7 @@ class Journal:
                 max(0.0, now - entry.ended_at),
             )
             for entry in reversed(self._last)
+            if entry.partner in answered
         )
 
     def partners(self, now: float, verdicts: Mapping[str, Verdict]) -> tuple[PartnerStatus, ...]:

@@ -217,6 +217,11 @@ class Mailbox:
             distance = self.lost.leave_out_(delta, received)
         return delta, distance
 
+    @property
+    def norm(self) -> float | None:
+        """L2 norm of what this peer sent; None if what came took its place."""
+        return float(torch.linalg.vector_norm(self.mine[place_of(self.part)])) if self._both else None
+
     # -- training thread ----------------------------------------------------------------------------------------------
 
     def between_steps(

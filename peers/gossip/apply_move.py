@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 from p2p_elastic.health.causes import names as some
+from p2p_elastic.health.trust import Scale, trusting
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.exchange.lost_tensors import names_at
 from p2p_elastic.peers.exchange.mailbox import Check, Move
@@ -16,6 +17,7 @@ from p2p_elastic.peers.state.own_state import NAMES_MAX
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.merging import crossing, merges
+from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -74,9 +76,11 @@ def move(local: LocalContext, brought: Brought) -> float | None:
     if merges(mine, theirs):
         local.judge.forget_distances(partner)
     judges = not local.own.broken and check is None
-    verdict = local.judge.verdict(partner, theirs, distance, trial, part) if judges else None
+    verdict = None
+    if judges:
+        verdict = local.judge.verdict(partner, theirs, distance, trial, part, scale=_scale(local, mine))
     if verdict is not None:
-        theirs = theirs._replace(trust=verdict.trust)
+        theirs = trusting(theirs, verdict)
         local.own.compared(verdict.own)
     finite = math.isfinite(distance)
     good = theirs.trust > 0.0 and finite
@@ -98,6 +102,14 @@ def move(local: LocalContext, brought: Brought) -> float | None:
         local.own.met(copied=copied)
     local.slot.deliver(Move(exchange_id, delta, share, check, local.own.broken, copied, heals))
     return distance
+
+
+def _scale(local: LocalContext, mine: Facts) -> Scale | None:
+    """What distances are compared with; None for a peer that may be far from all others, or follows only one."""
+    norm = local.slot.mailbox.norm
+    if norm is None or local.own.newcomer or mine.apart is not None or local.run.policy.topology is not Topology.PAIRS:
+        return None
+    return Scale(norm, len(local.members.known))
 
 
 def note_left_out(local: LocalContext, partner: str, received: Received, part: Part | None) -> None:

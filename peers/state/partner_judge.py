@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from torch import Tensor
 
-from p2p_elastic.health.trust import Judge, JudgeMemory, Verdict
+from p2p_elastic.health.trust import Judge, JudgeMemory, Scale, Verdict
 from p2p_elastic.parameters.vector import Part
 from p2p_elastic.peers.exchange.barrier import guards, landing, with_barrier
 from p2p_elastic.peers.state.current_run import CurrentRun
@@ -142,6 +142,7 @@ class PartnerJudge:
         trial: Trial | None,
         part: Part | None = None,
         *,
+        scale: Scale | None = None,
         judge: Judge | None = None,
     ) -> Verdict | None:
         """Judge a partner by one exchange, and write down if trust in it ends or comes back.
@@ -152,6 +153,7 @@ class PartnerJudge:
             distance: L2 distance between the two models before the move.
             trial: how its parameters did here; None if they were not tried.
             part: of the vector, that was exchanged; None for all of it.
+            scale: what the distance is compared with; None if a great one says nothing.
             judge: the one whose measurements count; None: that of exchanges between equals.
 
         Returns:
@@ -164,7 +166,7 @@ class PartnerJudge:
         if first_loss is not None:  # a peer that trained alone before is far below it at its first trial
             judge.begins_at(first_loss)
         known = judge.verdicts.get(partner)
-        verdict = judge.judge(partner, distance, trial, part)
+        verdict = judge.judge(partner, distance, trial, part, scale=scale)
         before = 1.0 if known is None else known.trust
         if (verdict.trust == 0.0) != (before == 0.0):
             why = "; ".join(verdict.reasons) or "it does as well as others again"

@@ -161,6 +161,31 @@ def test_without_dynamic_weighting_a_liar_spoils_everybody() -> None:
     assert all(float(values(m.model).mean()) > 1.0 for m in run_virtual(main()))
 
 
+def test_while_trials_say_nothing_those_that_send_the_opposite_move_nobody() -> None:
+    network = SimulatedNetwork()
+
+    async def untrained(_theirs: Tensor, _mine: Tensor) -> Trial:
+        return Trial(2.3, 2.3, 0.01)
+
+    async def main() -> list[Member]:
+        members = [honest(network, n, start=5.0) for n in "abc"]
+        for number, member in enumerate(members):
+            member.peer.examine_with(untrained)
+            member.on_step = lambda model, drift=0.01 * number: shift(model, drift)  # type: ignore[misc]
+        liars = [liar(network, name) for name in ("evil", "liar")]
+        for one in liars:
+            one.on_step = lambda model: fill(model, -5.0)
+        await run_members([*members, *liars], steps=200)
+        return members
+
+    for member in run_virtual(main()):
+        assert 5.0 <= float(values(member.model).mean()) <= 9.0
+        shown = partner(member, "evil")
+        assert (shown.trust, shown.weight) == (0.0, 1.0)
+        assert shown.reasons[-1].startswith("it is too far away to be followed: ")
+        assert all(partner(member, n).trust == 1.0 for n in "abc" if n != member.peer.peer)
+
+
 def test_a_liar_is_trusted_again_once_it_does_well() -> None:
     network = SimulatedNetwork()
     members = [honest(network, n) for n in "abc"]
@@ -222,8 +247,8 @@ def test_an_exchange_whose_trial_is_cut_short_by_the_end_still_moves_both(end: s
         raise AssertionError
 
     async def main() -> list[Member]:
-        a = honest(network, "a", start=1.0, policy=policy(schedule=Schedule(period=20)))
-        b = honest(network, "b", start=3.0, policy=policy(schedule=NEVER))
+        a = honest(network, "a", start=11.0, policy=policy(schedule=Schedule(period=20)))
+        b = honest(network, "b", start=13.0, policy=policy(schedule=NEVER))
         slow = a if end == "asks" else b
         for member in (a, b):
             member.on_step = lambda model: None
@@ -243,7 +268,7 @@ def test_an_exchange_whose_trial_is_cut_short_by_the_end_still_moves_both(end: s
     members = run_virtual(main())
     assert all(m.peer.exchange_state == IDLE for m in members)
     for member in members:
-        assert torch.equal(values(member.model), torch.full_like(values(member.model), 2.0))
+        assert torch.equal(values(member.model), torch.full_like(values(member.model), 12.0))
 
 
 # ---------------------------------------------------------------- parameters that are not finite
@@ -383,8 +408,8 @@ def test_an_overridden_weight_is_what_both_ends_move_by(weighting: WeightingName
 
     async def main() -> list[Member]:
         once, quiet = policy(schedule=Schedule(period=50), weighting=weighting), policy(schedule=NEVER)
-        a = honest(network, "a", start=1.0, policy=once)
-        b = honest(network, "b", start=2.0, policy=quiet._replace(weighting=weighting))
+        a = honest(network, "a", start=11.0, policy=once)
+        b = honest(network, "b", start=12.0, policy=quiet._replace(weighting=weighting))
         for member in (a, b):
             member.on_step = lambda model: None
             member.peer.examine_with(None)
@@ -395,8 +420,8 @@ def test_an_overridden_weight_is_what_both_ends_move_by(weighting: WeightingName
 
     a, b = run_virtual(main())
     assert partner(b, "a").weight == a.peer.weight == 0.25
-    torch.testing.assert_close(values(a.model), torch.full_like(values(a.model), 1.8))  # 2 alpha / (1 + 1/4)
-    torch.testing.assert_close(values(b.model), torch.full_like(values(b.model), 1.8))
+    torch.testing.assert_close(values(a.model), torch.full_like(values(a.model), 11.8))  # 2 alpha / (1 + 1/4)
+    torch.testing.assert_close(values(b.model), torch.full_like(values(b.model), 11.8))
     assert [text for text in told(a, "weight") if "operator" not in text] == []
 
 
@@ -662,13 +687,13 @@ def test_where_nobody_lags_the_sum_with_the_centre_is_conserved_and_distances_sh
     network, drifts = SimulatedNetwork(), [0.02, 0.01, -0.01, -0.015]
     members = easgd(network)
     for member, drift in zip(members, drifts, strict=True):
-        fill(member.model, 20 * drift)
+        fill(member.model, 10 + 20 * drift)
         member.on_step = lambda model, drift=drift: shift(model, drift)  # type: ignore[misc]
-    members[0].peer.restore(members[0].peer.memory(), centre=torch.zeros(72))
+    members[0].peer.restore(members[0].peer.memory(), centre=torch.full((72,), 10.0))
     run_virtual(run_members(members, steps=200))
     centre = members[0].peer.centre_value()
     assert centre is not None
-    learnt = sum(drift * (20 + member.steps) for drift, member in zip(drifts, members, strict=True))
+    learnt = 50 + sum(drift * (20 + member.steps) for drift, member in zip(drifts, members, strict=True))
     together = sum(values(m.model) for m in members) + centre
     torch.testing.assert_close(together, torch.full_like(centre, learnt), rtol=0, atol=1e-4)
     apart = float((values(members[0].model) - values(members[3].model)).abs().max())

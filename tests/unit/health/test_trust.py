@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_elastic.health.trust import DRIFT, PARTNERS_MAX, Judge, Verdict
+from p2p_elastic.health.trust import CLIP_FACTOR, DRIFT, GATE_SHARE, PARTNERS_MAX, Judge, Scale, Verdict
 from p2p_elastic.rules.trial import ERRORS, Trial, as_good_as, is_above
 
 checked = settings(max_examples=100)
@@ -82,9 +83,27 @@ def test_where_a_partner_does_clearly_better_we_trust_it_and_not_ourselves() -> 
 @given(mine=LOSSES, errors=st.floats(-ERRORS, ERRORS), error=st.floats(0.0, 1e3))
 @checked
 def test_what_may_be_chance_changes_nothing(mine: float, errors: float, error: float) -> None:
-    theirs = max(0.0, mine + 0.999 * errors * error)
-    verdict = judge(Judge(), theirs, mine, error)
+    theirs, ours = max(0.0, mine + 0.999 * errors * error), Judge()
+    ours.begins_at(ERRORS * 1e3)
+    verdict = judge(ours, theirs, mine, error)
     assert (verdict.trust, verdict.own, verdict.reasons) == (1.0, 1.0, ())
+
+
+def test_chance_does_not_explain_more_than_the_loss_of_untrained_parameters() -> None:
+    ours = Judge()
+    ours.begins_at(2.3)
+    assert judge(ours, 3.0, 1.0, error=6.0).trust == 1.0
+    assert judge(ours, 12.0, 1.0, error=6.0).trust == 0.0
+
+
+@pytest.mark.parametrize("initial", [2.3, -2.3])
+def test_while_both_are_hardly_trained_a_trial_says_nothing(initial: float) -> None:
+    ours = Judge()
+    ours.begins_at(initial)
+    for theirs, mine in ((initial + 0.1, initial - 0.1), (initial - 0.1, initial + 0.1)):
+        verdict = judge(ours, theirs, mine)
+        assert (verdict.trust, verdict.own, verdict.reasons) == (1.0, 1.0, ())
+    assert judge(ours, initial + 20.0, initial).trust == 0.0
 
 
 def test_late_in_training_tiny_losses_differ_by_factors_without_harm() -> None:
@@ -168,6 +187,75 @@ def test_each_partner_has_distances_of_its_own() -> None:
         ours.judge("near", 1.0, Trial(1.0, 1.0))
         verdict = ours.judge("far", 100.0, Trial(1.1, 1.0))
     assert (verdict.trust, verdict.score) == (1.0, 0.0)
+
+
+HONEST = "abcdefgh"
+
+
+def among(ours: Judge, partner: str, distance: float, norm: float = 10.0, trial: Trial | None = None) -> Verdict:
+    """The verdict of one of nine others."""
+    return ours.judge(partner, distance, trial or Trial(1.0, 1.0), scale=Scale(norm, 9))
+
+
+def acquainted(distances: Mapping[str, float]) -> Judge:
+    ours = Judge()
+    for partner, distance in distances.items():
+        among(ours, partner, distance)
+    return ours
+
+
+def test_who_is_too_far_away_is_not_followed_whatever_it_does_and_says_nothing_of_us() -> None:
+    ours = acquainted(dict.fromkeys(HONEST, 1.0))
+    for trial in (Trial(1.0, 1.0), Trial(0.1, 1.0)):
+        verdict = among(ours, "liar", 9.0, trial=trial)
+        assert (verdict.trust, verdict.own) == (0.0, 1.0)
+        assert verdict.reasons == ("it is too far away to be followed: 9, this peer's own norm is 10",)
+    assert among(ours, "liar", 1.0).trust == 1.0  # it came back
+    assert ours.judge("liar", 9.0, Trial(1.0, 1.0)).trust == 1.0  # where a distance says nothing
+
+
+def test_before_any_distance_is_usual_the_share_of_the_norm_decides() -> None:
+    assert among(Judge(), "a", 10.0 * GATE_SHARE).trust == 1.0
+    assert among(Judge(), "a", 10.1 * GATE_SHARE).trust == 0.0
+
+
+def test_where_all_are_far_away_the_first_ones_are_not_followed_and_then_all_are() -> None:
+    ours = Judge()
+    trusts = [among(ours, partner, 8.0).trust for partner in HONEST]
+    assert trusts == [0.0] * 6 + [1.0] * 2  # two thirds of nine
+    assert among(ours, "liar", 20.0).trust == 0.0
+
+
+def test_liars_that_are_the_most_among_the_first_do_not_open_the_gate() -> None:
+    liars, honest = dict.fromkeys("wxyz", 90.0), dict.fromkeys("ab", 1.0)
+    ours = acquainted({**liars, **honest})
+    assert among(ours, "w", 90.0).trust == 0.0
+    for _ in range(100):
+        assert among(ours, "w", 1e30).trust == 0.0
+    assert among(ours, "a", 1.0)[:2] == (1.0, 1.0)
+
+
+def test_what_passes_is_followed_as_far_as_is_usual() -> None:
+    ours = acquainted(dict.fromkeys(HONEST, 1.0))
+    assert among(ours, "a", CLIP_FACTOR).clip == 1.0
+    verdict = among(ours, "b", 2.0 * CLIP_FACTOR)
+    assert (verdict.trust, verdict.clip) == (1.0, 0.5)
+    assert verdict.reasons == ("it is followed only as far as is usual: its distance is 2.5, the usual one 1",)
+
+
+def test_who_diverged_itself_follows_whoever_does_well() -> None:
+    ours = acquainted(dict.fromkeys(HONEST, 1.0))
+    ours.begins_at(2.3)
+    assert among(ours, "a", 1e6, norm=1e6, trial=Trial(1.0, 1e3))[:2] == (1.0, 0.0)
+
+
+def test_distances_of_parts_are_compared_with_those_of_the_same_part() -> None:
+    ours = Judge()
+    for partner in HONEST:
+        ours.judge(partner, 1.0, None, (0, 5), scale=Scale(10.0, 9))
+        ours.judge(partner, 8.0, None, (5, 9), scale=Scale(10.0, 9))
+    assert ours.judge("a", 8.0, None, (0, 5), scale=Scale(10.0, 9)).trust == 0.0
+    assert ours.judge("a", 8.0, None, (5, 9), scale=Scale(10.0, 9)).trust == 1.0
 
 
 # ---------------------------------------------------------------- bounds

@@ -9,7 +9,7 @@ import torch
 from helpers.peer_parts import introduce, offer, parts_in, values_of
 from helpers.topologies import EASGD
 
-from p2p_elastic.peers.centre.endpoint import CentreEndpoint, trusted_at
+from p2p_elastic.peers.centre.endpoint import CentreEndpoint, judged_at
 from p2p_elastic.peers.centre.variable import Centre
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Limits
@@ -153,6 +153,7 @@ def test_the_centre_trusts_by_its_own_measurements_where_the_run_weighs_by_them(
     good, bad = Trial(1.0, 1.0, 1e-6), Trial(9.0, 1.0, 1e-6)
     for policy, trust in ((EASGD, 1.0), (EASGD._replace(weighting="dynamic"), 0.0)):
         _, centre, parts = seat(policy=policy)
-        trusted_at(parts.local, centre, "b", FACTS, good)(1.0)
-        assert trusted_at(parts.local, centre, "b", FACTS, bad)(1.0) == trust
+        judged_at(parts.local, centre, "b", FACTS, good)(1.0)
+        verdict = judged_at(parts.local, centre, "b", FACTS, bad)(1.0)
+        assert (1.0 if verdict is None else verdict.trust) == trust
         assert not parts.local.judge.verdicts  # those are of exchanges between equals

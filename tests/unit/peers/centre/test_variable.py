@@ -10,7 +10,7 @@ from helpers.swarm import tiny_model, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p_elastic.health.trust import PARTNERS_MAX
+from p2p_elastic.health.trust import PARTNERS_MAX, Verdict
 from p2p_elastic.peers.centre.succession import Candidate, candidates, rightful, succession
 from p2p_elastic.peers.centre.variable import TURN_ANNOUNCEMENTS, VACANT_ANNOUNCEMENTS, Centre
 from p2p_elastic.peers.membership.liveness import SILENT_ANNOUNCEMENTS, Member
@@ -154,14 +154,14 @@ def test_who_is_drained_gives_the_place_up_once_another_one_has_a_copy_and_no_ex
 def test_the_centre_moves_by_the_trust_that_the_distance_tells(trust: float) -> None:
     ours, told = centre(seated=True), []
 
-    def trusted(distance: float) -> float:
+    def judged(distance: float) -> Verdict:
         told.append(distance)
-        return trust
+        return Verdict(trust, 1.0, (), 0.0, None)
 
     async def once() -> float:
         await ours.reserve()
         ours.vectors.theirs.copy_(ours.value + 1.0)
-        return ours.move("b", FACTS, FACTS, trusted)
+        return ours.move("b", FACTS, FACTS, judged)
 
     before = ours.value
     distance = asyncio.run(once())

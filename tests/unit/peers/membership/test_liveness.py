@@ -501,6 +501,18 @@ def entry(number: int, outcome: Outcome = Outcome.COMPLETED, reason: str | None 
     )
 
 
+def test_failures_with_members_that_never_answered_say_nothing_of_this_peer() -> None:
+    journal = Journal()
+    for number in range(50):
+        journal.enter(entry(number, Outcome.UNREACHABLE)._replace(partner=f"nobody {number}"))
+    journal.enter(entry(50, Outcome.DECLINED, "busy"))
+    journal.enter(entry(51, Outcome.TIMEOUT))
+    assert [(one.partner, one.outcome) for one in journal.recent(60.0)] == [
+        ("alice", Outcome.TIMEOUT),
+        ("alice", Outcome.DECLINED),
+    ]
+
+
 # ---------------------------------------------------------------- slow partners
 
 times = st.floats(0.0, 1e4)
