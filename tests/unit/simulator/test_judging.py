@@ -44,7 +44,8 @@ def judging(active: int = WORKERS, losses: tuple[float, ...] = (1.0,) * WORKERS)
 def meet(made: Judging, rows: list[Tensor], pairs: list[tuple[int, int]], centre: Tensor = GOOD) -> dict[object, float]:
     flat = [*rows, centre]
     mine, theirs = (torch.stack([flat[pair[end]] for pair in pairs]) for end in (0, 1))
-    return {pair: verdict.trust for pair, verdict in made.judge(mine, theirs, pairs, [(0, 2)] * len(pairs)).items()}
+    verdicts = made.judge(mine, theirs, pairs, [(0, 2)] * len(pairs), limited=False)  # GOOD and BAD are far apart
+    return {pair: verdict.trust for pair, verdict in verdicts.items()}
 
 
 # ---------------------------------------------------------------- trust
@@ -56,6 +57,12 @@ def test_a_row_that_does_clearly_worse_is_not_trusted_and_no_longer_trusts_itsel
     assert trusts == {(0, 1): 1.0, (1, 0): 1.0, (0, 2): 0.0, (2, 0): 1.0}
     made.observe(batches(), (1.0,) * WORKERS, [20] * WORKERS)
     assert made.weights == [1.0, 1.0, 0.0]
+
+
+def test_who_is_far_away_is_followed_only_where_distances_say_nothing() -> None:
+    rows, parts = torch.stack([GOOD, GOOD]), [(0, 2)]
+    for limited, trust in ((True, 0.0), (False, 1.0)):
+        assert judging().judge(rows[:1], 1.5 * rows[1:], [(0, 1)], parts, limited=limited)[0, 1].trust == trust
 
 
 def test_parameters_that_are_not_finite_are_not_trusted() -> None:
