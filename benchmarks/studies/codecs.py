@@ -25,7 +25,8 @@ import torch
 from study import data, file_of, study
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import BLOCK, CODECS, INT8_MAX, Codec
+from p2p_elastic.protocol.blocks import BLOCK, INT8_MAX
+from p2p_elastic.protocol.codecs import CODECS, Codec
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.simulator import run as running
 from p2p_elastic.simulator.options import build
