@@ -34,7 +34,7 @@ from p2p_elastic.simulator.rounds import Pairs
 from p2p_elastic.simulator.sending import Wire
 
 WHOLE, EIGHTHS, OFTEN = (1, 8), (8, 8), (8, 1)  # fragments, period; OFTEN sends as many bytes as WHOLE
-ARMS = ("none", "int8", "int8+feedback", "float16", "bfloat16", "int8+dither")
+ARMS = ("none", "int8", "int8+feedback", "float16", "bfloat16", "int8+dither", "int4")
 PAIR = ("none", "int8")
 DEAD_ZONE_ARMS = (
     *("none", "bfloat16", "bfloat16+feedback", "int8", "int8+feedback", "int8+dither"),
