@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.protocol.codecs import CODECS, PIECE, Codec, Seams, seams_within
+from p2p_elastic.protocol.blocks import PIECE, Seams
+from p2p_elastic.protocol.codecs import CODECS, Codec, seams_within
 from p2p_elastic.simulator.looped import LoopedWorkers
 from p2p_elastic.simulator.workers import Optimization
 from p2p_elastic.tasks import Batches, find_task, initial_model

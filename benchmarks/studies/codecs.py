@@ -25,7 +25,8 @@ import torch
 from study import data, file_of, study
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import BLOCK, CODECS, INT8_MAX, Codec
+from p2p_elastic.protocol.blocks import BLOCK, INT8_MAX
+from p2p_elastic.protocol.codecs import CODECS, Codec
 from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.simulator import run as running
 from p2p_elastic.simulator.options import build
@@ -33,9 +34,12 @@ from p2p_elastic.simulator.rounds import Pairs
 from p2p_elastic.simulator.sending import Wire
 
 WHOLE, EIGHTHS, OFTEN = (1, 8), (8, 8), (8, 1)  # fragments, period; OFTEN sends as many bytes as WHOLE
-ARMS = ("none", "int8", "int8+feedback", "float16", "bfloat16", "int8+dither")
+ARMS = ("none", "int8", "int8+feedback", "float16", "bfloat16", "int8+dither", "int4")
 PAIR = ("none", "int8")
-DEAD_ZONE_ARMS = ("none", "bfloat16", "bfloat16+feedback", "int8", "int8+feedback", "int8+dither")
+DEAD_ZONE_ARMS = (
+    *("none", "bfloat16", "bfloat16+feedback", "int8", "int8+feedback", "int8+dither"),
+    *("int4", "int4+feedback"),
+)
 HEAD = "| rule | parts, tau | codec | MB sent | accuracy | against none | workers | loss | distance | seeds |"
 
 

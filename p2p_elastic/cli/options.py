@@ -9,7 +9,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-CODEC_NAMES = ("none", "float16", "bfloat16", "int8")  # a test keeps it in step with `CODECS`, which is slow to import
+CODEC_NAMES = (
+    "none",
+    "float16",
+    "bfloat16",
+    "int8",
+    "int4",
+)  # a test compares with `CODECS`, which is slow to import
 FOLDER = click.Path(file_okay=False, path_type=Path)
 DATA_DIR_DEFAULT = "[default: $P2P_ELASTIC_DATA, or ~/.cache/p2p-elastic/data]"
 DATA_DIR = (

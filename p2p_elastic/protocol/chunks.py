@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from p2p_elastic.parameters.copying import Copying
-from p2p_elastic.protocol.codecs import CODECS, FLOAT32_BYTES, Codec, Seams, seams_within
+from p2p_elastic.protocol.blocks import FLOAT32_BYTES, Seams
+from p2p_elastic.protocol.codecs import CODECS, Codec, seams_within
 from p2p_elastic.protocol.framing import (
     CHUNK_ELEMENTS,
     CHUNK_HEADER,

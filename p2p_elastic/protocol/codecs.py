@@ -1,4 +1,4 @@
-"""How parameters travel: float32 as it is, in 16 bits, or in 8 bits with one scale per block.
+"""How parameters travel: float32 as it is, in 16 bits, or in 8 or 4 bits with one scale per block.
 
     sent = codec.encode(values, scratch)        # bytes; `values` is now what the other end will decode
     theirs = codec.decode(received, scratch)
@@ -17,39 +17,22 @@ one beside it nothing. Both ends have the same model, and so the same seams; the
     bfloat16  2                   2^-8 |x|; below 2^-126 it may be 0
     int8      1.03                amax / 254, where amax is the largest magnitude in x's block: at most 128 elements, of
                                   one tensor
+    int4      0.53                amax / 16; up to amax / 8 if |x| is more than 15/16 amax and its sign another one's
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.protocol.blocks import FLOAT32_BYTES, PIECE, Blocks, Seams, SmallBlocks
 
-BLOCK = 128  # elements that share a scale; half of it costs 3 % more bytes for 8 % less error
-PIECE = 255 * BLOCK  # elements at once: fewer than make PyTorch use other threads, and they stay in the cache
-FLOAT32_BYTES = 4
 FLOAT16_MAX = 65504.0
-INT8_MAX = 127.0
-INVERSE = np.float32(1.0 / INT8_MAX)
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # a normal number: what is divided by it stays finite
-
-SMALLEST = np.float32(SMALLEST_SCALE)
-LAYOUTS = 64  # of blocks in a chunk, that are remembered: 8 KiB each of large tensors, 1 MiB each of single elements
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int8]
-Places = npt.NDArray[np.intp]
-Seams = tuple[int, ...]
-"""The first elements of the tensors in a vector, or in a piece of one, ascending."""
 
 
 def seams_within(seams: Seams, start: int, stop: int) -> Seams:
@@ -97,7 +80,7 @@ class Codec(Protocol):
 
         Returns:
             uint8 [nbytes(n, seams)], a view of `scratch` (of `values` if nothing is changed). What is not finite in
-            `values` is not finite afterwards either; with "int8" it takes its block with it.
+            `values` is not finite afterwards either; with "int8" and "int4" it takes its block with it.
         """
 
     def decode(self, data: Tensor, out: Tensor, seams: Seams = ()) -> Tensor:
@@ -221,111 +204,19 @@ def _saturate_(values: Tensor, largest: float) -> None:
     values.copy_(torch.where(values.isinf(), values, values.clamp(-largest, largest)))
 
 
-class Blocks:
-    """Each element an integer -127..127, times the scale of its block: amax / 127.
-
-    A block has `BLOCK` elements, fewer before a seam and at the end of a chunk. On the wire: float32 scales, one of
-    each block, then int8 integers [n]. Scales are `SMALLEST_SCALE` at least, so blocks below 1e-36 round to multiples
-    of that.
-
-    The product is one multiplication, which IEEE rounds the same on every machine. An offset per block (affine, in
-    blocks of 256, for the same bytes) has 1 % less error on normal data and on trained weights, and one operation more.
-
-    In numpy, which has a maximum over pieces of any lengths, and never shares out work among threads.
-    """
-
-    def nbytes(self, elements: int, seams: Seams = ()) -> int:
-        """Bytes of a chunk: one per element, and four for each block begun.
-
-        Args:
-            elements: n.
-            seams: inside of the chunk.
-
-        Returns:
-            n + 4 blocks.
-
-        Example:
-            >>> Blocks().nbytes(128), Blocks().nbytes(129), Blocks().nbytes(129, (60,))
-            (132, 137, 137)
-        """
-        edges = 0, *seams, elements
-        return elements + FLOAT32_BYTES * sum(-(-(b - a) // BLOCK) for a, b in itertools.pairwise(edges))
-
-    def encode(self, values: Tensor, scratch: Tensor, seams: Seams = ()) -> Tensor:
-        """Round the values to multiples of their block's scale, in place and into `scratch`.
-
-        Args:
-            values: float32 [n], contiguous, on the CPU; changed in place.
-            scratch: uint8 [nbytes(n, seams) or more], aligned to 4 bytes.
-            seams: inside of the chunk.
-
-        Returns:
-            uint8 [nbytes(n, seams)], a view of `scratch`: scales, then integers.
-        """
-        numbers, (starts, lengths) = values.numpy(), _blocks(len(values), seams)
-        sent = scratch[: len(values) + FLOAT32_BYTES * len(starts)]
-        scales, integers = _parts(sent, len(values))
-        with np.errstate(all="ignore"):  # what is not finite stays so
-            np.maximum.reduceat(np.abs(numbers), starts, out=scales)
-            np.maximum(np.multiply(scales, INVERSE, out=scales), SMALLEST, out=scales)
-            of_each = np.repeat(scales, lengths)
-            for start in range(0, len(numbers), PIECE):
-                place = slice(start, start + PIECE)
-                piece, scale, integer = numbers[place], of_each[place], integers[place]
-                np.rint(np.divide(piece, scale, out=piece), out=piece)
-                np.copyto(integer, piece, casting="unsafe")
-                _multiply(integer, scale, piece)
-        return sent
-
-    def decode(self, data: Tensor, out: Tensor, seams: Seams = ()) -> Tensor:
-        """Multiply the integers by their blocks' scales.
-
-        Args:
-            data: uint8 [nbytes(n, seams)], aligned to 4 bytes.
-            out: float32 [n], contiguous, on the CPU.
-            seams: inside of the chunk.
-
-        Returns:
-            `out`.
-        """
-        scales, integers = _parts(data, len(out))
-        of_each = np.repeat(scales, _blocks(len(out), seams)[1])
-        with np.errstate(all="ignore"):
-            _multiply(integers, of_each, out.numpy())
-        return out
-
-
-def _parts(data: Tensor, elements: int) -> tuple[Floats, Integers]:
-    """Scales and integers, as views of what `Blocks` sends."""
-    everything, size = data.numpy(), len(data) - elements
-    return everything[:size].view(np.float32), everything[size:].view(np.int8)
-
-
-@functools.lru_cache(maxsize=LAYOUTS)
-def _blocks(elements: int, seams: Seams) -> tuple[Places, Places]:
-    """The first element of each block, which are every seam and every `BLOCK` elements from there; and the lengths."""
-    edges = np.array((0, *seams, elements))
-    counts = (edges[1:] - edges[:-1] + BLOCK - 1) // BLOCK  # of each tensor
-    behind = np.cumsum(counts)
-    starts = np.repeat(edges[:-1] - BLOCK * (behind - counts), counts) + BLOCK * np.arange(behind[-1])
-    return starts, np.diff(starts, append=elements)
-
-
-def _multiply(integers: Integers, scales: Floats, out: Floats) -> None:
-    """In two steps, which are faster than one product of int8 and float32."""
-    np.copyto(out, integers)
-    np.multiply(out, scales, out=out)
-
-
 CODECS: Mapping[str, Codec] = {
     "none": Plain(),
     "float16": Half(torch.float16, FLOAT16_MAX),
     "bfloat16": Half(torch.bfloat16),
     "int8": Blocks(),
+    "int4": SmallBlocks(),
 }
 """Every codec that a run can name."""
 BY_LOSS = ("none", "float16", "int8")
-"""Those that `auto` chooses from, by growing error; bfloat16 has the bytes of float16, and 8 times its error."""
+"""Those that `auto` chooses from, by growing error; bfloat16 has the bytes of float16, and 8 times its error.
+
+Not int4: with it peers stay ten times as far apart as with int8, and int8 in twice as many fragments has its bytes.
+"""
 
 
 def find_codec(name: str) -> Codec:

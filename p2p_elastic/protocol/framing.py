@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from xxhash import xxh3_64_intdigest
 
 from p2p_elastic.errors import RemoteProtocolError
-from p2p_elastic.protocol.codecs import PIECE
+from p2p_elastic.protocol.blocks import PIECE
 from p2p_elastic.protocol.messages import (
     PROTOCOL_VERSION,
     Aborted,

@@ -7,7 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.protocol.codecs import Seams, find_codec
+from p2p_elastic.protocol.blocks import Seams
+from p2p_elastic.protocol.codecs import find_codec
 from p2p_elastic.rules.base import ExchangeRule
 from p2p_elastic.rules.methods import RULES, Topology
 from p2p_elastic.rules.policy import rule_of

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import CODECS, Codec, Seams, seams_within
+from p2p_elastic.protocol.blocks import Seams
+from p2p_elastic.protocol.codecs import CODECS, Codec, seams_within
 from p2p_elastic.protocol.framing import chunks
 from p2p_elastic.protocol.link_choice import fragment
 

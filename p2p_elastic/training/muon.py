@@ -21,8 +21,9 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)  # matrices by shape, but each step
 class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` for the matrices of a model, `torch.optim.AdamW` for its other parameters.
 
-    Embeddings, kernels of convolutions and vectors are AdamW's. Steps of matrices are as long as AdamW's would be, so
-    both have one learning rate. Vectors do not decay.
+    Embeddings, the output layer, kernels of convolutions and vectors are AdamW's. The output layer is the model's last
+    matrix, trained or not; a model without a hidden matrix is AdamW's alone. Steps of matrices are as long as AdamW's
+    would be, so both have one learning rate. Vectors do not decay.
 
     Args:
         model: whose trained parameters it takes.
@@ -39,10 +40,10 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, model: nn.Module, lr: float = DEFAULT_LEARNING_RATE, weight_decay: float = 0.0) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError("optimizer", "muon", f"PyTorch 2.9 or later has it, {torch.__version__} has not")
-        looked_up = {id(p) for m in model.modules() if isinstance(m, EMBEDDINGS) for p in m.parameters()}
+        hidden = _hidden(model)
         trained = [p for p in model.parameters() if p.requires_grad]
-        matrices = [p for p in trained if p.dim() == 2 and id(p) not in looked_up]
-        others = [p for p in trained if p.dim() != 2 or id(p) in looked_up]
+        matrices = [p for p in trained if id(p) in hidden]
+        others = [p for p in trained if id(p) not in hidden]
         self._parts: list[torch.optim.Optimizer] = []
         if matrices:
             muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
@@ -72,3 +73,11 @@ class Muon(torch.optim.Optimizer):
             part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
             part.step()
         return loss
+
+
+def _hidden(model: nn.Module) -> set[int]:
+    """The ids of the matrices between a model's input and its output."""
+    modules = list(model.modules())
+    looked_up = {id(p) for m in modules if isinstance(m, EMBEDDINGS) for p in m.parameters()}
+    matrices = [id(p) for m in modules for p in m.parameters(recurse=False) if p.dim() == 2]  # a tied one twice
+    return set(matrices) - looked_up - {*matrices[-1:]}

@@ -23,8 +23,9 @@ from p2p_elastic.peers.centre.succession import Candidate, candidates, rightful,
 from p2p_elastic.peers.exchange.rule_states import share_of
 from p2p_elastic.peers.exchange.snapshots import Snapshot
 from p2p_elastic.peers.membership.liveness import Members
+from p2p_elastic.protocol.blocks import Seams
 from p2p_elastic.protocol.chunks import Vectors
-from p2p_elastic.protocol.codecs import Seams, seams_within
+from p2p_elastic.protocol.codecs import seams_within
 from p2p_elastic.protocol.messages import CLOCK_MAX, DeclineReason, Stamp
 from p2p_elastic.protocol.messages import Given as PartGiven
 from p2p_elastic.protocol.records import CentreClaim

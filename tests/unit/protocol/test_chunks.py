@@ -12,8 +12,9 @@ from torch import Tensor
 
 from p2p_elastic.errors import ExchangeError, RemoteProtocolError
 from p2p_elastic.parameters.copying import Copying
+from p2p_elastic.protocol.blocks import BLOCK, Seams
 from p2p_elastic.protocol.chunks import Incoming, Outgoing, Received, Vectors, bytes_of, not_finite, wire_bytes
-from p2p_elastic.protocol.codecs import BLOCK, CODECS, Seams, seams_within
+from p2p_elastic.protocol.codecs import CODECS, seams_within
 from p2p_elastic.protocol.framing import CHUNK_ELEMENTS, CHUNK_HEADER
 
 checked = settings(max_examples=30)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2p_elastic.protocol.codecs import BLOCK, CODECS, FLOAT16_MAX, PIECE, SMALLEST_SCALE, Codec, Seams, seams_within
+from p2p_elastic.protocol.blocks import BLOCK, PIECE, SMALLEST_SCALE, Seams
+from p2p_elastic.protocol.codecs import CODECS, FLOAT16_MAX, Codec, seams_within
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.pairwise import elastic
 
@@ -24,8 +25,14 @@ LIMITS: Mapping[str, Callable[[Tensor, Seams], Tensor]] = {  # values, and the s
     "float16": lambda x, _: (x.abs() * 2**-11).clamp(min=2**-25),
     "bfloat16": lambda x, _: (x.abs() * 2**-8).clamp(min=2**-126),
     "int8": lambda x, seams: (1.0001 * block_amax(x, seams) / 254).clamp(min=SMALLEST_SCALE / 2),
+    "int4": lambda x, seams: int4_limit(x.abs(), block_amax(x, seams)).clamp(min=SMALLEST_SCALE / 2),
 }
 SCALED = ("int8",)  # what was decoded is near a multiple of its scale: the next scale may be rounded once more
+
+
+def int4_limit(magnitude: Tensor, largest: Tensor) -> Tensor:
+    """Half a scale; what lies between the two last ones may be cut to 7/8 of the largest."""
+    return 1.0001 * torch.maximum(largest / 16, magnitude - largest * 7 / 8)
 
 
 def block_amax(x: Tensor, seams: Seams = ()) -> Tensor:
@@ -136,9 +143,10 @@ def test_any_bytes_are_numbers(name: str, junk: bytes, length: int) -> None:
     assert codec.decode(data, torch.empty(length)).shape == (length,)
 
 
+@pytest.mark.parametrize("name", ["int8", "int4"])
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
-def test_a_hostile_scale_makes_its_whole_block_not_finite(scale: float) -> None:
-    codec = CODECS["int8"]
+def test_a_hostile_scale_makes_its_whole_block_not_finite(name: str, scale: float) -> None:
+    codec = CODECS[name]
     data = torch.zeros(codec.nbytes(2 * BLOCK), dtype=torch.uint8)
     data[:4] = torch.tensor([scale]).view(torch.uint8)
     decoded = codec.decode(data, torch.empty(2 * BLOCK))
@@ -182,10 +190,13 @@ def test_bytes_on_the_wire() -> None:
         "float16": 131_072,
         "bfloat16": 131_072,
         "int8": 67_584,
+        "int4": 34_816,
     }
     assert CODECS["int8"].nbytes(65_536) <= 0.26 * 4 * 65_536
     assert CODECS["int8"].nbytes(1) == 5
     assert CODECS["int8"].nbytes(300, (10, 10, 138)) == 300 + 4 * 4
+    assert CODECS["int4"].nbytes(1) == 5
+    assert CODECS["int4"].nbytes(301, (10, 10, 138)) == 151 + 4 * 4
 
 
 @pytest.mark.parametrize(
@@ -195,10 +206,12 @@ def test_bytes_on_the_wire() -> None:
         ("float16", [1.0, -2.0], "003c00c0"),
         ("bfloat16", [1.0, -2.0], "803f00c0"),
         ("int8", [127.0, -63.0, 0.4, 0.6], "0000803f7fc10001"),
+        ("int4", [-8.0, 7.4, 0.4, 0.6, -3.0], "0000803f78100d"),
+        ("int4", [8.0, -4.0], "000080bf48"),
     ],
 )
 def test_the_bytes_themselves(name: str, values: list[float], data: str) -> None:
-    """Little-endian; int8: scales first, then the integers. A change here is a change of the wire protocol."""
+    """Little-endian; int8, int4: scales first, then the integers. A change here is a change of the wire protocol."""
     codec = CODECS[name]
     encoded = codec.encode(torch.tensor(values), torch.empty(64, dtype=torch.uint8))
     assert bytes(encoded.tolist()).hex() == data

@@ -61,8 +61,25 @@ def test_a_head_that_is_tied_to_an_embedding_is_for_adamw() -> None:
 
 
 @needs_muon
-def test_a_model_of_matrices_alone_has_no_use_for_adamw() -> None:
-    (group,) = Muon(nn.Linear(3, 3, bias=False)).param_groups
+def test_the_output_layer_is_for_adamw() -> None:
+    """Orthogonal steps would keep its rows alike in length, and the frequencies of classes are what it learns first."""
+    layers = [nn.Linear(4, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 2, bias=False)]
+    hidden, matrices, vectors = Muon(nn.Sequential(*layers)).param_groups
+    assert "betas" not in hidden
+    assert [id(p) for p in hidden["params"]] == [id(layer.weight) for layer in layers[:2]]
+    assert (matrices["params"], vectors["params"]) == ([layers[2].weight], [])
+
+
+@needs_muon
+def test_a_model_of_one_matrix_has_no_use_for_muon() -> None:
+    assert all("betas" in group for group in Muon(nn.Linear(3, 3)).param_groups)
+
+
+@needs_muon
+def test_hidden_matrices_alone_have_no_use_for_adamw() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].requires_grad_(False)
+    (group,) = Muon(model).param_groups
     assert "betas" not in group
 
 
