@@ -11,8 +11,9 @@ from torch import nn
 from p2p_elastic.errors import ConfigError
 
 DEFAULT_LEARNING_RATE = 0.003
-"""Measured on the MLP of the digits, batch 32: test accuracy after 600 steps 0.989, 0.983, 0.989, 0.969, 0.956 with
-0.001, 0.002, 0.003, 0.005, 0.01, and 0.981 with SGD. The small GPT learns faster with 0.01 in its first 60 steps.
+"""Measured with 0.001, 0.003, 0.01. mnist-small, test loss after 400 steps, mean of three seeds: 0.195, 0.180, 0.358;
+SGD 0.284. stdlib-gpt, 8 examples a step, training loss of steps 51 to 60, one seed: 2.99, 2.57, 2.51; AdamW with 0.003
+2.70. Digits, test accuracy after 600 steps, one seed: 0.989 and 0.981 with the first two; SGD 0.975.
 """
 BETAS = (0.9, 0.95)  # of AdamW
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)  # matrices by shape, but each step changes a few rows of them
