@@ -215,7 +215,7 @@ CODECS: Mapping[str, Codec] = {
 BY_LOSS = ("none", "float16", "int8")
 """Those that `auto` chooses from, by growing error; bfloat16 has the bytes of float16, and 8 times its error.
 
-Not int4: with it peers stay ten times as far apart as with int8, and int8 in twice as many fragments has its bytes.
+Not int4: with it peers stay 4 to 8 times as far apart as with int8, and int8 in twice as many fragments has its bytes.
 """
 
 
