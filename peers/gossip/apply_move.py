@@ -17,7 +17,6 @@ from p2p_elastic.peers.state.own_state import NAMES_MAX
 from p2p_elastic.protocol.chunks import Received
 from p2p_elastic.rules.base import Facts
 from p2p_elastic.rules.merging import crossing, merges
-from p2p_elastic.rules.methods import Topology
 from p2p_elastic.rules.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ def move(local: LocalContext, brought: Brought) -> float | None:
 def _scale(local: LocalContext, mine: Facts) -> Scale | None:
     """What distances are compared with; None for a peer that may be far from all others, or follows only one."""
     norm = local.slot.mailbox.norm
-    if norm is None or local.own.newcomer or mine.apart is not None or local.run.policy.topology is not Topology.PAIRS:
+    if norm is None or local.own.newcomer or mine.apart is not None or local.run.topology.one_donor:
         return None
     return Scale(norm, len(local.members.known))
 

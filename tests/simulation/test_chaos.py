@@ -209,7 +209,7 @@ def test_a_last_word_that_is_cut_off_is_found(monkeypatch: pytest.MonkeyPatch) -
         return
 
     monkeypatch.setattr(Responder, "until_told", at_once)
-    plan = Plan(0, setting)
+    plan = Plan(1, setting)
     assert any("half" in problem for problem in problems(run_plan(plan), without))
 
 

@@ -7,6 +7,7 @@ from helpers.swarm import Member, build_member, run_members, tiny_model
 
 from p2p_elastic.health.versions import versions_differ
 from p2p_elastic.peers.state.views import other_models_of
+from p2p_elastic.protocol.messages import PROTOCOL_VERSION
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.software import Software
 from p2p_elastic.status.events import EventLog
@@ -14,7 +15,7 @@ from p2p_elastic.testing.faults import Event, Verdict
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
-OLD, NEW = Software(version="0.1.0", protocol=3), Software(version="0.2.0", protocol=3)
+OLD, NEW = Software(version="0.1.0", protocol=PROTOCOL_VERSION), Software(version="0.2.0", protocol=PROTOCOL_VERSION)
 RUNS = {"a": OLD, "b": OLD, "c": NEW}
 WIDTHS = {"a": 8, "b": 8, "c": 9, "d": 9}
 
@@ -79,7 +80,8 @@ def test_each_member_says_once_who_runs_another_version_and_exchanges_with_it() 
     for name, member in members.items():
         said = [event.text for event in logs[name].since(0) if "different versions" in event.text]
         assert len(said) == 1
-        others = "0.1.0 (protocol 3) at a, b" if name == "c" else "0.2.0 (protocol 3) at c"
+        version, where = ("0.1.0", "a, b") if name == "c" else ("0.2.0", "c")
+        others = f"{version} (protocol {PROTOCOL_VERSION}) at {where}"
         assert others in str(shown[name])
-        assert f"{RUNS[name].version} (protocol 3) here" in said[0]
+        assert f"{RUNS[name].version} (protocol {PROTOCOL_VERSION}) here" in said[0]
         assert member.peer.exchanges().by_outcome[Outcome.COMPLETED] > 20
