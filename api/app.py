@@ -20,7 +20,7 @@ from p2p_elastic.api.events_stream import Streams
 from p2p_elastic.api.head import Head
 from p2p_elastic.api.hosts import Hosts
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.health.controls import Controls
+from p2p_elastic.health.controls import Admitting, Controls
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.history import History
 from p2p_elastic.status.schema import PeerStatus
@@ -49,6 +49,7 @@ def create_app(
     history: History | None = None,
     events: EventLog | None = None,
     controls: Controls | None = None,
+    door: Admitting | None = None,
     token: str | None = None,
     streams: Streams | None = None,
     hosts: Iterable[str] = (),
@@ -60,6 +61,7 @@ def create_app(
         history: how training went so far.
         events: what happened lately.
         controls: what may be changed; None: nothing can be.
+        door: who may be let in, or no more; None: nobody.
         token: clients that send it may change something; None: no client may.
         streams: how many may follow the events at once, and how often they hear something.
         hosts: names by which it may be asked, beside IP addresses and `localhost`.
@@ -69,7 +71,7 @@ def create_app(
     """
     # FastAPI's own pages load their scripts from a CDN, and training machines are often offline.
     app = _App(title=TITLE, version=VERSION, description=DESCRIPTION, docs_url=None, redoc_url=None)
-    app.state.source = Source(status, history, events, controls, token, streams or Streams())
+    app.state.source = Source(status, history, events, controls, door, token, streams or Streams())
     app.router.routes.extend(_ROUTES)
     app.add_middleware(Hosts, names=hosts)
     app.add_middleware(Head)  # the outermost: a refusal, too, has no body then

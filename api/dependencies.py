@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 
 from p2p_elastic.api.events_stream import Streams
-from p2p_elastic.health.controls import Controls
+from p2p_elastic.health.controls import Admitting, Controls
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.history import History
 from p2p_elastic.status.schema import PeerStatus
@@ -27,6 +27,7 @@ class Source:
         history: how training went so far.
         events: what happened lately.
         controls: what may be changed; None: nothing can be.
+        door: who may be let in, or no more; None: nobody.
         token: for changes; None: no client may change anything.
         streams: the open streams of events.
     """
@@ -35,6 +36,7 @@ class Source:
     history: History | None
     events: EventLog | None
     controls: Controls | None
+    door: Admitting | None
     token: str | None
     streams: Streams
 

@@ -17,8 +17,9 @@ from fastapi.security import HTTPBearer
 
 from p2p_elastic.api.answers import answer
 from p2p_elastic.api.dependencies import Given, read, source_of
-from p2p_elastic.api.schemas import NewWeight, Problem, Standing
-from p2p_elastic.health.controls import Controls, Report, SignalName
+from p2p_elastic.api.schemas import InviteLine, NewWeight, Problem, Standing
+from p2p_elastic.health.controls import Admitting, Controls, Invited, Report, Revoked, SignalName
+from p2p_elastic.status.schema import AdmissionStatus
 
 BODY_BYTES_MAX = 4096
 WRITING_OFF = (
@@ -165,6 +166,33 @@ async def undrain(controls: Begun, source: Given) -> Response:
     """End a drain."""
     controls.undrain()
     return _standing(source)
+
+
+@router.post("/v1/invites", name="invite", summary="Invite a peer", response_model=InviteLine, responses=_BODY_PROBLEMS)
+async def invite(invited: Invited, source: Given) -> Response:
+    """Make the line by which another peer joins this private run."""
+    return answer(InviteLine(line=_door(source).invite(invited.role, invited.seconds, invited.peer)))
+
+
+@router.post(
+    "/v1/revocations",
+    name="revoke",
+    summary="Revoke a ticket",
+    response_model=AdmissionStatus,
+    responses=_BODY_PROBLEMS,
+)
+async def revoke(revoked: Revoked, source: Given) -> Response:
+    """Let a peer, or whoever has a ticket, take part no more; the members hear it within two announcements."""
+    _door(source).revoke(revoked.what)
+    admission = read(source).admission
+    assert admission is not None, "nothing is revoked in an open run"
+    return answer(admission)
+
+
+def _door(source: Given) -> Admitting:
+    if source.door is None:
+        raise HTTPException(409, NOTHING_TO_CHANGE)
+    return source.door
 
 
 def _standing(source: Given) -> Response:

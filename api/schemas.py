@@ -97,6 +97,12 @@ class NewWeight(Frozen):
     weight: float = Field(ge=0.0, le=1.0, allow_inf_nan=False, description="0: it copies, is not copied")
 
 
+class InviteLine(Frozen):
+    """By which somebody else joins."""
+
+    line: str = Field(description="for `p2p-elastic join --invite`; without a peer id it is a secret until it is used")
+
+
 class Standing(Frozen):
     """What this peer counts for, and why, after a change."""
 

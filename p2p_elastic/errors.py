@@ -9,6 +9,7 @@ P2PElasticError
     LocalProtocolError     a bug of this program: a message that must not be sent now
     RemoteProtocolError    a fault of the partner: a message that must not come now, or is malformed
   DirectoryError           the DHT cannot be reached or refused a record
+    NotAdmitted            a private run does not let a peer in
   IdentityInUse            a process that began earlier has the same identity; this one ends, with exit code 3
   NetworkError             the libp2p side cannot run on this machine, or keeps dying
 """
@@ -75,6 +76,10 @@ class RemoteProtocolError(ExchangeError):
 
 class DirectoryError(P2PElasticError):
     """The directory of peers cannot be reached or refused a record."""
+
+
+class NotAdmitted(DirectoryError):
+    """A private run does not let a peer in: it shows no ticket, or one that does not count."""
 
 
 class IdentityInUse(P2PElasticError):

@@ -24,10 +24,12 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from p2p_elastic.checkpoint.loop_state import LoopState, Stateful
+from p2p_elastic.common.duration import seconds_of
 from p2p_elastic.common.stop_loop import LoopStop
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.checks import judge
-from p2p_elastic.node.config import JoinConfig, seconds_of
+from p2p_elastic.node.admission import prepare
+from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.join import identity_of, locked, past_of
@@ -160,6 +162,7 @@ class Swarm:
             config, past = past_of(config, folder, self._screen)
         identity = identity_of(config, past)
         self._connection = Connection(config, identity, self._vector.device, self._screen, JOIN_LINE)
+        prepare(self._connection.network, config, past)
         stack.enter_context(self._connection)
         finder = self._finder(config)
         manifest, joins = self._find(finder, past)

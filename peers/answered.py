@@ -47,7 +47,8 @@ def responder_of(answered: Answered, parts: StrategyParts) -> Responder:
         The responder.
     """
     local = parts.local
-    return Responder(table_of(answered), parts.limits, local.members.waits_of, local.journal.streams_refused)
+    refused = local.journal.streams_refused
+    return Responder(table_of(answered), parts.limits, local.members.waits_of, refused, local.access)
 
 
 def answered_by(parts: StrategyParts, presence: Presence, look: Callable[[], Awaitable[None]]) -> Answered:

@@ -73,7 +73,8 @@ class Peer:
         limits, events = limits or Limits(), events or EventLog(lambda: 0.0)
         condition = condition or Condition(self._now, events=events)
         run = CurrentRun(transport.peer, vector, context, policy)
-        self._local = assembled(run, condition, events, limits=limits, budget=budget, direct=transport.direct)
+        direct, access = transport.direct, transport.access
+        self._local = assembled(run, condition, events, limits=limits, budget=budget, direct=direct, access=access)
         self._loop: asyncio.AbstractEventLoop | None = None
         # Another life of the same identity has other exchange ids: partners still know those of the last one.
         rng = random.Random(f"{seed} {self.peer} {context.first_sequence} partners")

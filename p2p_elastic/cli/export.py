@@ -46,8 +46,17 @@ export = click.Command(
     "export",
     callback=_export,
     params=[
+        click.Option(["--initial-peer"], multiple=True, metavar="MULTIADDR", help="A peer of the run; repeatable."),
         click.Option(
-            ["--initial-peer"], multiple=True, required=True, metavar="MULTIADDR", help="A peer of the run; repeatable."
+            ["--invite"],
+            metavar="LINE",
+            help="The line, or a file that has it, that lets this command into a private run; then no --initial-peer "
+            "is needed.",
+        ),
+        click.Option(
+            ["--identity"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Key file, if the line was made for it with `p2p-elastic admit`.",
         ),
         click.Option(
             ["--task"],

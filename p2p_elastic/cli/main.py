@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from p2p_elastic import __version__
+from p2p_elastic.cli.admission import admit, invite, members, revoke
 from p2p_elastic.cli.bench import bench
 from p2p_elastic.cli.doctor import doctor_of
 from p2p_elastic.cli.errors import clean_errors
@@ -46,6 +47,8 @@ def main() -> None:
     Is this machine ready:       p2p-elastic doctor
     How is a peer:               p2p-elastic status
     Take the swarm's model:      p2p-elastic export --initial-peer MULTIADDR --output model.safetensors
+    Start a private run:         p2p-elastic join --admission ticket
+    Let somebody into it:        p2p-elastic invite
     Simulate many workers:       p2p-elastic simulate --workers 8
     How fast are exchanges here: p2p-elastic bench exchange
     """
@@ -59,6 +62,18 @@ def main() -> None:
     multiple=True,
     metavar="MULTIADDR",
     help="A peer of the run to join; repeatable. Without it a new run is founded.",
+)
+@click.option(
+    "--invite",
+    metavar="LINE",
+    help="Join a private run: the line, or a file that has it, that `p2p-elastic invite` or `admit` printed there. It "
+    "has initial peers, run and founder.",
+)
+@click.option(
+    "--admission",
+    type=click.Choice(["open", "ticket"]),
+    help="ticket: found a private run, into which only this peer and its issuers let others (`p2p-elastic invite`).  "
+    "[founder: open]",
 )
 @click.option("--run", metavar="NAME", help="Name of the run: needed to join if there are several; otherwise made up.")
 @click.option(
@@ -337,7 +352,7 @@ def rules() -> None:
 
 
 doctor = doctor_of(join)
-for command in (bench, doctor, export, service_of(join), simulate, status):
+for command in (bench, doctor, export, invite, admit, revoke, members, service_of(join), simulate, status):
     main.add_command(command)
 
 

@@ -16,10 +16,12 @@ from p2p_elastic.common.metrics import metrics_text
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.export.targets import RawTensors, Target, TaskModel
+from p2p_elastic.node.admission import enter, identity_in
 from p2p_elastic.node.join import installed_task
 from p2p_elastic.node.observer import Observer
 from p2p_elastic.node.results import check_writable, save_json
 from p2p_elastic.node.run_finder import attached, known_run
+from p2p_elastic.peers.admission.invites import read_invite
 from p2p_elastic.peers.centre.succession import Candidate, rightful
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.healthy import WEIGHT_MIN, by_loss, healthy
@@ -53,6 +55,8 @@ class ExportOptions(NamedTuple):
         host: IP address to listen on.
         task: name or place of the run's task; None: one of that name that is installed here.
         raw: write tensors by their names, without the task.
+        invite: the line that lets this process into a private run; it has initial peers, too.
+        identity: key file that the line was made for; None: a new one.
     """
 
     initial_peer: tuple[str, ...]
@@ -65,6 +69,8 @@ class ExportOptions(NamedTuple):
     host: str = "0.0.0.0"  # noqa: S104  # other machines are the point
     task: str | None = None
     raw: bool = False
+    invite: str | None = None
+    identity: Path | None = None
 
 
 class Taken(Frozen):
@@ -135,7 +141,14 @@ def export(asked: ExportOptions, say: Say, stop: Callable[[], bool]) -> Report:
     if report_file(asked.output) == asked.output:
         raise ConfigError("output", str(asked.output), "a name that does not end in .json: that is the report's")
     check_writable(asked.output.parent)
-    network = LiveNetwork(Identity.generate(), asked.initial_peer)
+    if asked.invite is None:
+        if not asked.initial_peer:
+            raise ConfigError("initial-peer", None, "the address of a peer of the run; or --invite LINE")
+        network = LiveNetwork(Identity.generate(), asked.initial_peer)
+    else:
+        addresses = (*asked.initial_peer, *read_invite(asked.invite).addresses)
+        network = LiveNetwork(identity_in(asked.identity, asked.invite), addresses)
+        enter(network, asked.invite)
     with NetworkThread() as thread:
         thread.call(network.open(asked.host, 0))
         try:

@@ -5,6 +5,7 @@
     members_drained         the same, and there are some, but every one of them is drained
     schema_differs          peers of the run train another model; with the first difference
     protocol_differs        members speak another version of the wire protocol
+    not_admitted            this peer's ticket of a private run has ended, or was revoked
     loss_not_finite         the loss is NaN or infinite
     tensors_not_finite      some tensors of the model are not finite, all else is
     partitioned             several members vanished at once, without a goodbye
@@ -108,6 +109,14 @@ def _lost(status: PeerStatus) -> str:
         return ""
     heard = f", the last one heard {min(since):.0f} s ago" if since else ""
     return f"; {len(dead)} {'is' if len(dead) == 1 else 'are'} dead{heard}"
+
+
+def _not_admitted(status: PeerStatus) -> Reason | None:
+    admission = status.admission
+    if admission is None or admission.role != "not admitted":
+        return None
+    text = "this peer's ticket has ended or was revoked, so no member exchanges with it; ask for a new line (--invite)"
+    return Reason(code="not_admitted", text=text)
 
 
 def _partitioned(status: PeerStatus) -> Reason | None:
@@ -229,6 +238,7 @@ def _checkpoint_failed(status: PeerStatus) -> Reason | None:
 _CHECKS = (
     _network_failed,
     _bootstrap_unreachable,
+    _not_admitted,
     _no_members,
     _partitioned,
     _centre_vacant,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import ConfigDict, Field
 
@@ -72,3 +72,50 @@ class Controls(Protocol):
 
     def undrain(self) -> None:
         """Exchange again."""
+
+
+class Invited(Frozen):
+    """Whom to let into a private run."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["observer", "trainer", "centre", "issuer"] = Field(
+        default="trainer", description="what it may do; each role includes those before it"
+    )
+    seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = Field(
+        default=86_400, description="for which the line is good; with `peer`, the life of its ticket unless renewed"
+    )
+    peer: Annotated[str, Field(min_length=40, max_length=80)] | None = Field(
+        default=None, description="peer id of whom it is for; null: whoever uses the line first"
+    )
+
+
+class Revoked(Frozen):
+    """Whom to let in no more."""
+
+    what: Annotated[str, Field(min_length=32, max_length=80)] = Field(
+        description="a peer id, or the serial of a ticket; an issuer revokes those that it issued"
+    )
+
+
+class Admitting(Protocol):
+    """Who may be let in, or no more. All methods may be called from the network's event loop, and do not block."""
+
+    def invite(self, role: str, seconds: int, peer: str | None) -> str:
+        """Let somebody in. A ConfigError refuses it.
+
+        Args:
+            role: as `Invited` has it.
+            seconds: as `Invited` has it.
+            peer: as `Invited` has it.
+
+        Returns:
+            The line to give away.
+        """
+
+    def revoke(self, what: str) -> None:
+        """Let somebody in no more. A ConfigError refuses it.
+
+        Args:
+            what: as `Revoked` has it.
+        """

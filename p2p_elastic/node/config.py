@@ -15,12 +15,23 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, fi
 
 from p2p_elastic.checkpoint.saver import DEFAULT_INTERVAL, Interval
 from p2p_elastic.common.addresses import listening_host
+from p2p_elastic.common.duration import seconds_of
 from p2p_elastic.common.fraction import number
 from p2p_elastic.common.toml_file import read_options
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.peers.admission.invites import read_invite
 from p2p_elastic.protocol.limits import AUTO_FRAGMENTS, LANES_MAX, OWN_LEARNING_RATE_MAX
 from p2p_elastic.protocol.link_choice import AUTO, check_codec
-from p2p_elastic.protocol.manifest import BINDING, BatchSize, Fragments, LearningRate, Momentum, Period, RunManifest
+from p2p_elastic.protocol.manifest import (
+    BINDING,
+    Admission,
+    BatchSize,
+    Fragments,
+    LearningRate,
+    Momentum,
+    Period,
+    RunManifest,
+)
 from p2p_elastic.protocol.messages import Group, RunName
 from p2p_elastic.rate_limit import parse_bandwidth
 from p2p_elastic.rules.base import check_rate
@@ -53,6 +64,8 @@ class JoinConfig(Frozen):
     Attributes:
         initial_peer: multiaddrs of peers of the run; empty founds a run.
         run: its name; None takes the only one that the initial peers know.
+        admission: of a founder: `ticket` for a private run, into which it and its issuers admit others.
+        invite: the line by which this peer was let into a private run; it has initial peers, run and founder.
         task: what to train; None takes the run's, a founder takes DEFAULT_TASK.
         data_dir: folder with the data sets; None is the default folder.
         device: where to train; `auto` is the best that there is.
@@ -101,6 +114,8 @@ class JoinConfig(Frozen):
 
     initial_peer: Addresses = ()
     run: RunName | None = None
+    admission: Admission | None = None
+    invite: str | None = Field(default=None, repr=False)
     task: str | None = None
     data_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -147,6 +162,19 @@ class JoinConfig(Frozen):
     resume: Path | None = None
     resume_or_found: bool = False
     log_format: Literal["auto", "text", "json"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _invited(cls, given: Any) -> Any:
+        """An invite says where the run is, and which one it is."""
+        if not isinstance(given, Mapping) or given.get("invite") is None:
+            return given
+        invite, named = read_invite(str(given["invite"])), given.get("run")
+        if named not in (None, invite.run):
+            raise ConfigError("run", named, f"the invite is to run {invite.run!r}; leave --run out")
+        peers = given.get("initial_peer") or ()
+        peers = (peers,) if isinstance(peers, str) else tuple(peers)
+        return {**given, "run": invite.run, "initial_peer": tuple(dict.fromkeys((*peers, *invite.addresses)))}
 
     @field_validator("probability", mode="before")
     @classmethod
@@ -323,6 +351,7 @@ class JoinConfig(Frozen):
             outer=self.outer or "none",
             outer_lr=None if outer is None else outer.learning_rate,
             outer_momentum=None if outer is None else outer.momentum,
+            admission=self.admission or "open",
             init_seed=self.seed or 0,
             **({} if recipe is None else self._defaults(method, recipe)),
         )
@@ -340,28 +369,6 @@ class JoinConfig(Frozen):
             "learning_rate": (self.lr if self.optimizer == "sgd" else None) or recipe.learning_rate,
             "momentum": of_method if self.momentum is None else self.momentum,
         }
-
-
-def seconds_of(text: str) -> float:
-    """Read a length in time.
-
-    Args:
-        text: such as "90s", "30m" or "2h".
-
-    Returns:
-        Seconds, above 0.
-
-    Raises:
-        ConfigError: for any other text.
-
-    Example:
-        >>> seconds_of("2h")
-        7200.0
-    """
-    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])", text)
-    if match is None or float(match[1]) == 0.0:
-        raise ConfigError("for", text, "a time such as 90s, 30m, 2h or 1d")
-    return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
 
 
 def _host_name(name: str) -> str:

@@ -15,6 +15,7 @@ from p2p_elastic.common.addresses import host_of, is_loopback, parse_address
 from p2p_elastic.common.port_claim import PortClaim
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.health.sensors import Sensors
+from p2p_elastic.node.admission import Doorkeeper
 from p2p_elastic.node.config import PORT, JoinConfig
 from p2p_elastic.node.http import Window, with_preferred_port
 from p2p_elastic.node.status_board import StatusBoard
@@ -91,7 +92,7 @@ class Connection:
             stack.callback(lambda: [task.cancel() for task in shown])
             stack.callback(lambda: self.window.close(self.thread))
             self.board = StatusBoard(self.network, self.device, self.window.condition)
-            shown += self.window.open(self.thread, self.board, self._screen)
+            shown += self.window.open(self.thread, self.board, self._screen, Doorkeeper(self.network))
             self._open = stack.pop_all()
 
     def close(self) -> None:
@@ -120,6 +121,9 @@ class Connection:
     def say_how_to_join(self) -> None:
         """Tell the user what the others type."""
         addresses = self.network.host.addresses
+        if self.network.access.private:
+            self._screen.say("joinable", "this run is private: `p2p-elastic invite` prints a line for one other")
+            return
         others = "\n".join(f"    {self._join_line.format(a)}{HERE * is_loopback(host_of(a))}" for a in addresses)
         self._screen.say("joinable", f"others join with:\n{others}", addresses=addresses)
 

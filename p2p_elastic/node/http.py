@@ -16,6 +16,7 @@ from p2p_elastic.api.server import ApiServer, bind
 from p2p_elastic.api.token import default_path, load_or_create
 from p2p_elastic.common.addresses import is_loopback
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.health.controls import Admitting
 from p2p_elastic.health.operator import Condition
 from p2p_elastic.health.sensors import Sensors
 from p2p_elastic.node.config import HTTP_PORT, JoinConfig
@@ -57,13 +58,16 @@ class Window:
         assert self._server is not None, "not open yet"
         return self._server.url
 
-    def open(self, thread: NetworkThread, status: Callable[[], PeerStatus], screen: Screen) -> list[Future[Any]]:
+    def open(
+        self, thread: NetworkThread, status: Callable[[], PeerStatus], screen: Screen, door: Admitting
+    ) -> list[Future[Any]]:
         """Serve the status from now on.
 
         Args:
             thread: runs the server.
             status: called for each request, in that thread.
             screen: told of a token that was just made; never of the token itself.
+            door: invites others and revokes that.
 
         Returns:
             What runs in the thread, to be cancelled at the end.
@@ -73,6 +77,7 @@ class Window:
             history=self.history,
             events=self.events,
             controls=self.condition,
+            door=door,
             token=self._token,
             hosts=self._hosts,
         )

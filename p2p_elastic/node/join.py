@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 
 from p2p_elastic.checkpoint.store import OutputLock, checkpoint_folder, has_checkpoints
+from p2p_elastic.common.duration import seconds_of
 from p2p_elastic.common.machine import VECTORS, check_fits, cores, device_vectors, left_of_limits
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.node.admission import identity_in, prepare
 from p2p_elastic.node.centre_holder import hold_centre, met
-from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig, seconds_of
+from p2p_elastic.node.config import DEFAULT_TASK, JoinConfig
 from p2p_elastic.node.connection import Connection, own_seed
 from p2p_elastic.node.ending import Ending
 from p2p_elastic.node.participation import Participation, Place
@@ -118,7 +120,7 @@ def locked(output: Path | None) -> contextlib.AbstractContextManager[object]:
 
 
 def identity_of(config: JoinConfig, past: Past | None) -> Identity:
-    """Choose the identity of a peer: that of its earlier life, that of the key file, or a new one.
+    """Choose the identity of a peer: that of its earlier life, that of the key file or of the invite, or a new one.
 
     Args:
         config: may name a key file.
@@ -129,7 +131,7 @@ def identity_of(config: JoinConfig, past: Past | None) -> Identity:
     """
     if past is not None:
         return past.identity
-    return Identity.load_or_create(config.identity) if config.identity else Identity.generate()
+    return identity_in(config.identity, config.invite)
 
 
 def join_line(task: str | None) -> str:
@@ -149,7 +151,9 @@ def join_line(task: str | None) -> str:
 def _join(config: JoinConfig, past: Past | None, screen: Screen, stop: Stop, notifier: Notifier) -> Summary | None:
     device = choose_device(config.device)
     set_threads(config.threads)
-    with Connection(config, identity_of(config, past), device, screen, join_line(config.task)) as connection:
+    connection = Connection(config, identity_of(config, past), device, screen, join_line(config.task))
+    prepare(connection.network, config, past)
+    with connection:
         watching = connection.thread.spawn(watch(notifier, connection.board))
         try:
             return TaskPeer(config, screen, stop, connection, past).run()

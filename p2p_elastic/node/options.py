@@ -44,6 +44,8 @@ class Options(TypedDict, total=False):
     http_allow_host: Sequence[str]
     http_token_file: Path | str
     identity: Path | str
+    admission: Literal["open", "ticket"]
+    invite: str
     checkpoint_every: str
 
 

@@ -20,6 +20,7 @@ from p2p_elastic.checkpoint.store import FOLDER, Content, Store
 from p2p_elastic.common.disk import DiskSpace
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.errors import ConfigError, DirectoryError, IdentityInUse
+from p2p_elastic.node.admission import keep
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.node.connection import Connection
 from p2p_elastic.node.newcomer import Newcomer
@@ -171,6 +172,7 @@ class Participation:
             place.past.restore(state, loop.meter, peer)
             training = place.past.saved.training
             self._seconds_before, self._start_step_before = training.seconds, training.start_step
+        keep(network.access, place.output)
         self._saver = self._build_saver(state, place)
         if self._saver is not None and self._config.resume_or_found and place.past is None:
             self._saver.save_first()  # before any peer is told of this one: a restart goes on with it, however early

@@ -43,10 +43,10 @@ FREE = (
         "announce",
     ),
     *("http_host", "http_port", "http_allow_host", "http_token_file", "log_format", "checkpoint_every"),
-    *("max_bandwidth", "max_share"),
+    *("max_bandwidth", "max_share", "invite"),
 )
 """Options that may be given anew when resuming; all others are the checkpoint's."""
-NOT_KEPT = ("resume", "resume_or_found", "output", "identity", "log_format", "wait_for_peers")
+NOT_KEPT = ("invite", "resume", "resume_or_found", "output", "identity", "log_format", "wait_for_peers")
 OF_THE_CALL = ("resume", "resume_or_found", "output", "identity")
 PATHS = ("data_dir", "http_token_file")
 

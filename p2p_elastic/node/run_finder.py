@@ -15,6 +15,7 @@ from p2p_elastic.node.observer import Observer
 from p2p_elastic.node.resume import Past
 from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.admission.tickets import Root
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.periodic import attempt
 from p2p_elastic.peers.peer import Peer
@@ -166,6 +167,8 @@ class RunFinder:
         Args:
             manifest: of the run.
         """
+        if manifest.admission != "open":
+            self._network.access.enter(Root(manifest.run, manifest.founder))
         self._network.directory.found(manifest)
         self._screen.say("founded", f"Founded {manifest.describe()}", manifest=manifest.model_dump())
 
@@ -174,7 +177,7 @@ class RunFinder:
         pause = 1.0
         while not self._attach():
             problems = problems_of(self._network)
-            if self._config.task is not None or self._before is not None:
+            if (self._config.task is not None or self._before is not None) and self._config.invite is None:
                 self._screen.say("unreachable", f"No initial peer answers:\n{problems}".rstrip(":\n"))
                 self.alone = True
                 return None
@@ -278,6 +281,12 @@ async def known_run(network: LiveNetwork, wanted: str | None) -> RunManifest:
     Raises:
         ConfigError: if they do not know it.
     """
+    if await network.is_private():
+        raise ConfigError(
+            "invite",
+            None,
+            "this run is private: ask its founder, or a member that may, for a line (p2p-elastic invite)",
+        )
     manifest = await network.find_run(wanted, KNOWN_RUN_SECONDS)
     if manifest is None:
         name = f"run {wanted!r}" if wanted else "any run"

@@ -76,6 +76,7 @@ class StatusBoard:
             exchanges=peer.exchanges() if peer else ExchangeTotals(),
             last_exchanges=peer.last_exchanges() if peer else (),
             members=peer.members() if peer else (),
+            admission=self._network.access.status(),
             other_models=other_models_of(peer.parts) if peer else (),
             partners=peer.partners() if peer else (),
             network=self._network_status(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BeforeValidator,
@@ -45,6 +45,7 @@ LearningRate = Annotated[float, Field(gt=0.0, le=LEARNING_RATE_MAX)]
 Momentum = Annotated[float, Field(ge=0.0, le=MOMENTUM_MAX)]
 OuterRate = Annotated[float, Field(gt=0.0, le=RATE_MAX)]
 OuterMomentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+Admission = Literal["open", "ticket"]
 OUTER_FIELDS = ("outer", "outer_lr", "outer_momentum")
 OWN_LOOP = "own-loop"
 """The task of a run whose members each run a program of their own (`p2p_elastic.Swarm`): no task can be found by it."""
@@ -65,6 +66,7 @@ BINDING = (
     "outer",
     "outer_lr",
     "outer_momentum",
+    "admission",
 )
 """What all peers of a run must have in common. The rest are defaults that a peer may override for itself."""
 
@@ -123,6 +125,9 @@ class RunManifest(Frozen):
     batch_size: BatchSize | None = Field(default=None, validate_default=True, description="examples per step")
     learning_rate: LearningRate | None = Field(default=None, validate_default=True, description="of SGD")
     momentum: Momentum | None = Field(default=None, validate_default=True, description="of SGD")
+    admission: Admission = Field(
+        default="open", description="ticket: only peers that its founder or an issuer of it admitted take part"
+    )
     init_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="all peers start from the same parameters")
 
     @model_validator(mode="after")
@@ -147,9 +152,10 @@ class RunManifest(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an outer optimizer that there is not: its signature is that of versions that do not know of any."""
+        """Leave out what there is not: the signature is that of versions that know of no outer optimizer or ticket."""
         fields: dict[str, Any] = handler(self)
-        return fields if self.outer != "none" else {k: v for k, v in fields.items() if k not in OUTER_FIELDS}
+        absent = OUTER_FIELDS * (self.outer == "none") + ("admission",) * (self.admission == "open")
+        return {key: value for key, value in fields.items() if key not in absent}
 
     @property
     def defaults(self) -> Defaults:
@@ -205,7 +211,7 @@ class RunManifest(Frozen):
         Returns:
             Such as "run digits-1a2b3c: task digits, elastic-gossip with moving rate 0.5 ...".
         """
-        what = f"run {self.run}: "
+        what = f"{'private ' * (self.admission != 'open')}run {self.run}: "
         trains = ""
         if self.task != OWN_LOOP:
             what += f"task {self.task}, "

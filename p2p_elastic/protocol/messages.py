@@ -74,6 +74,7 @@ class DeclineReason(str, Enum):
     DRAINED = "drained"  # by its operator
     NOT_CENTRE = "not-centre"  # the centre variable is elsewhere
     NO_SNAPSHOT = "no-snapshot"  # none of that peer is held here
+    NOT_ADMITTED = "not-admitted"  # its ticket does not allow that, in a private run
     PACED = "paced"  # its budget of bandwidth or time is spent for now
 
 

@@ -68,6 +68,9 @@ class PeerRecord(Frozen):
     group: Group = Field(default="", description="whose leader this peer follows, and may be (LSGD)")
     centre: CentreClaim | None = Field(default=None, description="in runs with a centre variable (EASGD)")
     sequence: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    revoked: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")] = Field(
+        default="", description="of the revocations that it knows (private runs): the same at peers with the same"
+    )
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 
     @property

@@ -325,6 +325,28 @@ class DiskStatus(Frozen):
     size_bytes: int = Field(description="of the whole disk")
 
 
+class AdmittedStatus(Frozen):
+    """A peer that showed a ticket of a private run."""
+
+    peer: str = Field(description="peer id")
+    role: str = Field(description="observer, trainer, centre or issuer; each may do what those before it may")
+    by: str = Field(description="peer id of who admitted it")
+    serial: str = Field(description="of its ticket, by which that can be revoked")
+    seconds_left: float = Field(description="until its ticket ends, unless it is renewed")
+    problem: str | None = Field(default=None, description="why it is not admitted any more; null: it is")
+
+
+class AdmissionStatus(Frozen):
+    """Who may take part in a private run, as far as this peer knows."""
+
+    founder: str = Field(description="peer id of the founder, which admits first")
+    role: str = Field(description="of this peer; `not admitted` if its ticket ended or was revoked")
+    seconds_left: float | None = Field(description="until this peer's ticket ends, unless renewed; null: the founder")
+    admitted: Many[AdmittedStatus] = Field(default=(), description="peers that showed a ticket, by peer id")
+    revoked: int = Field(description="tickets and peers that were revoked")
+    refused: dict[str, int] = Field(default={}, description="why -> tickets that were refused")
+
+
 class LinkStatus(Frozen):
     """What exchanges have shown of this peer's links, and what was chosen by it."""
 
@@ -369,6 +391,9 @@ class PeerStatus(Frozen):
     exchanges: ExchangeTotals = Field(description="counts since the peer started")
     last_exchanges: Many[ExchangeRecord] = Field(default=(), description="those that ended last")
     members: Many[MemberStatus] = Field(default=(), description="other peers of the run")
+    admission: AdmissionStatus | None = Field(
+        default=None, description="in private runs; null: everybody may take part"
+    )
     other_models: Many[OtherModel] = Field(default=(), description="peers of the run that train another model")
     partners: Many[PartnerStatus] = Field(default=(), description="the latest first; one may have left since")
     network: NetworkStatus = Field(description="how it stands in the network")

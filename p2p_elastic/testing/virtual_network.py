@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.direct.connections import Connections, NoConnections
-from p2p_elastic.peers.transport.interfaces import DirectConnections, Handler
+from p2p_elastic.peers.transport.everybody import Everybody
+from p2p_elastic.peers.transport.interfaces import Access, DirectConnections, Handler
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
 from p2p_elastic.testing.virtual_direct import SimulatedWire
@@ -34,6 +35,7 @@ class SimulatedNetwork:
         streams: peer id -> its open ends of streams, in the order of opening.
         direct: whether vectors travel over direct connections, however small they are.
         wires: peer id -> what dials and listens for these.
+        access: who may do what.
     """
 
     judge: Judge = field(default=lambda _event: Verdict())
@@ -44,6 +46,7 @@ class SimulatedNetwork:
     streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
     direct: bool = False
     wires: dict[str, SimulatedWire] = field(default_factory=dict)
+    access: Access = field(default_factory=Everybody)
 
     def verdict(self, source: str, target: str, kind: Kind, **about: int) -> Verdict:
         """Ask for the verdict on one event, and count it if it is a fault.
@@ -100,7 +103,7 @@ class SimulatedTransport:
     """
 
     def __init__(self, network: SimulatedNetwork, peer: str, direct: DirectConnections) -> None:
-        self._network, self.peer, self.direct = network, peer, direct
+        self._network, self.peer, self.direct, self.access = network, peer, direct, network.access
         self._handler: Handler | None = None
 
     async def open(self, record: PeerRecord) -> SimulatedStream:

@@ -28,6 +28,7 @@ from p2p_elastic.protocol.chunks import EXACT
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.messages import DeclineReason, Given, Goodbye, Stamp
 from p2p_elastic.protocol.records import CentreClaim, PeerRecord
+from p2p_elastic.protocol.roles import Role
 from p2p_elastic.rules.base import Facts
 
 
@@ -305,7 +306,8 @@ class CentreStrategy(Strategy):
             DirectoryError: if it could not be announced.
         """
         local, centre = self._local, self.centre
-        holder, drained, now = centre.holder, local.own.condition.drained, asyncio.get_running_loop().time()
+        holder, now = centre.holder, asyncio.get_running_loop().time()
+        drained = local.own.condition.drained or not local.access.allows(local.peer, Role.CENTRE)
         if centre.look(local.peer, local.members.known, now, leaving=local.departure.leaving, drained=drained):
             await announce()
         if centre.holder != holder:

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
+from p2p_elastic.peers.admission.access_list import AccessList
+from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.discovery.dht_keys import RUNS_KEY, Entries, is_keeper
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.member_shards import MemberShards
@@ -20,6 +22,7 @@ from p2p_elastic.peers.discovery.reconnect import Seeker
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
 from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedManifest
+from p2p_elastic.protocol.roles import Role
 from p2p_elastic.status.schema import BootstrapStatus
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class DHTDirectory:
         identity: of this peer.
         initial_peers: peer id -> addresses, from the command line.
         known: peer id -> addresses of further peers, which an earlier life of this peer met.
+        introductions: by which members of a private run let each other in; None: the run is open.
     """
 
     def __init__(
@@ -46,8 +50,12 @@ class DHTDirectory:
         identity: Identity,
         initial_peers: Mapping[str, tuple[str, ...]],
         known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        *,
+        introductions: Introductions | None = None,
     ) -> None:
         self._entries, self._identity = entries, identity
+        self._introductions = introductions
+        self._keeping: asyncio.Task[None] | None = None
         self._initial_peers = dict(initial_peers)
         self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
         self._members: frozenset[str] = frozenset()
@@ -82,7 +90,8 @@ class DHTDirectory:
         if self._own_record is None or self._own_record.run != record.run:
             await self._shards.choose(record.run)
         addresses = (*fitting(self.own_addresses, record.addresses), *record.addresses)
-        self._own_record = record.model_copy(update={"addresses": addresses})
+        revoked = "" if self._access is None else self._access.revoked_digest
+        self._own_record = record.model_copy(update={"addresses": addresses, "revoked": revoked})
         await self._put(self._shards.key(record.run), self._own_record)
         now, (stored, due) = asyncio.get_running_loop().time(), self._stored
         if self._manifest is not None and (self._manifest is not stored or now >= due) and self._keeps_manifest():
@@ -134,7 +143,14 @@ class DHTDirectory:
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
         self._members = frozenset(r.peer for r in others if not r.left)
         self._seeker.note(others)
+        if self._introductions is not None and (self._keeping is None or self._keeping.done()):
+            there = [record for record in others if not record.left]
+            self._keeping = asyncio.ensure_future(self._introductions.keep(there))
         return others
+
+    @property
+    def _access(self) -> AccessList | None:
+        return None if self._introductions is None else self._introductions.access
 
     def _parse(self, entries: Mapping[str, bytes], run: str) -> list[PeerRecord]:
         records = []
@@ -147,7 +163,7 @@ class DHTDirectory:
                 self._malformed += 1
                 log.info("ignored a malformed record of %s", peer)
                 continue
-            records.append(record)
+            records.append(record if self._access is None else restricted(record, self._access.role_of(peer)))
         return records
 
     async def _put(self, key: str, value: PeerRecord | SignedManifest, seconds: float = RECORD_SECONDS) -> None:
@@ -205,6 +221,7 @@ class DHTDirectory:
                 if published is None:
                     raise ConfigError("signature", peer, "a manifest that its founder signed")
                 manifest = read_manifest(published.manifest)
+                self._check_root(manifest)
                 if _manifest_bytes(manifest.model_dump()) != _manifest_bytes(published.manifest):
                     raise ConfigError("manifest", peer, "other fields than in this version: update p2p-elastic")
             except ConfigError as error:
@@ -219,6 +236,14 @@ class DHTDirectory:
             manifests.append(manifest)
         self.refused = refused
         return tuple(manifests)
+
+    def _check_root(self, manifest: RunManifest) -> None:
+        """A private run is the one that the invite names, by its name and its founder's key; no other is joined."""
+        root = None if self._access is None else self._access.root
+        if root is not None and (manifest.run, manifest.founder) != root:
+            raise ConfigError("run", manifest.run, f"run {root.run!r} of {root.founder}, as the invite says")
+        if root is None and manifest.admission != "open":
+            raise ConfigError("invite", None, "this run is private: ask one of its members for a line (--invite LINE)")
 
     def join(self, manifest: RunManifest) -> None:
         """From now on help to keep a run's manifest alive.
@@ -376,6 +401,22 @@ def fitting(addresses: tuple[str, ...], beside: tuple[str, ...] = ()) -> tuple[s
         if sum(map(len, (*chosen, *beside))) + len(address) <= ADDRESSES_LENGTH_MAX:
             chosen.append(address)
     return tuple(chosen)
+
+
+def restricted(record: PeerRecord, role: int) -> PeerRecord:
+    """Leave of a record what the role of its peer allows.
+
+    Args:
+        record: of a member.
+        role: a `Role`; 0 if it is not admitted.
+
+    Returns:
+        The record. An observer is never chosen, and only some roles hold, or are next to hold, the centre variable.
+    """
+    changes: dict[str, Any] = {} if role >= Role.CENTRE else {"centre": None}
+    if role < Role.TRAINER:
+        changes |= {"weight": 0.0, "drained": True}
+    return record.model_copy(update=changes) if changes else record
 
 
 def _signed_by_its_founder(body: bytes) -> PublishedManifest | None:

@@ -1,4 +1,7 @@
-"""hivemind's DHT node, on the swarm's clock, with fewer bytes for what every peer does every few seconds."""
+"""hivemind's DHT node, on the swarm's clock, with fewer bytes for what every peer does every few seconds.
+
+In a private run it answers nobody but members, and takes nobody else into its routing table.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,19 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.errors import NotAdmitted, PartnerUnreachable
+from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 
 import p2p_elastic.peers.transport.libp2p  # noqa: F401  # isort: skip  # silences hivemind
 from hivemind.dht import node as hivemind_node  # isort: skip
 from hivemind.dht import protocol as hivemind_protocol, routing as hivemind_routing  # isort: skip
 from hivemind.dht.node import DHTNode  # isort: skip
+from hivemind.dht.protocol import DHTProtocol  # isort: skip
 from hivemind.dht.routing import DHTID  # isort: skip
 from hivemind.dht.storage import DictionaryDHTValue  # isort: skip
-from hivemind.p2p import PeerID  # isort: skip
+from hivemind.p2p import P2PContext, PeerID  # isort: skip
+from hivemind.proto import dht_pb2  # isort: skip
 from hivemind.utils import MSGPackSerializer, ValueWithExpiration, auth as hivemind_auth  # isort: skip
 from hivemind.utils import timed_storage as hivemind_storage  # isort: skip
 
@@ -36,10 +43,117 @@ def swarm_time() -> float:
     return float(_time_elsewhere()) if clock is None else clock.now()
 
 
-def tell_hivemind_the_time() -> None:
-    """Let hivemind's DHT go by the clock of each swarm; its modules have imported the machine's by name."""
+def prepare_hivemind() -> None:
+    """Let hivemind's DHT go by the clock of each swarm, and ask who is admitted; its modules import both by name."""
     for module in TIMED_MODULES:
         module.get_dht_time = swarm_time
+    hivemind_node.DHTProtocol = MembersOnly
+
+
+class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
+    """hivemind's calls between nodes, each only once the two peers have shown each other their tickets.
+
+    A stranger's ping is answered, with the time, and forgotten: a newcomer needs the time to show its ticket.
+
+    Attributes:
+        introductions: of this peer; nobody is answered before it is set.
+    """
+
+    introductions: Introductions | None = None
+
+    async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
+        """Answer a ping; hivemind calls this.
+
+        Args:
+            request: of the other node.
+            context: has its proven peer id.
+
+        Returns:
+            The answer.
+        """
+        if not self._admitted(context):
+            request = dht_pb2.PingRequest()
+        return await super().rpc_ping(request, context)
+
+    async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
+        """Store what a member sends; hivemind calls this.
+
+        Args:
+            request: of the other node.
+            context: has its proven peer id.
+
+        Returns:
+            The answer.
+
+        Raises:
+            NotAdmitted: if it is no member; hivemind tells it so.
+        """
+        self._check(context)
+        return await super().rpc_store(request, context)
+
+    async def rpc_find(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
+        """Give a member what is stored here; hivemind calls this.
+
+        Args:
+            request: of the other node.
+            context: has its proven peer id.
+
+        Returns:
+            The answer.
+
+        Raises:
+            NotAdmitted: if it is no member; hivemind tells it so.
+        """
+        self._check(context)
+        return await super().rpc_find(request, context)
+
+    async def call_store(self, peer: PeerID, *arguments: Any, **options: Any) -> Any:
+        """Store at another node, as hivemind does.
+
+        Args:
+            peer: the node.
+            arguments, options: hivemind's.
+
+        Returns:
+            For each record whether it was stored; None if there was no answer.
+        """
+        return await self._introduced(peer, super().call_store, *arguments, **options)
+
+    async def call_find(self, peer: PeerID, *arguments: Any) -> Any:
+        """Read at another node, as hivemind does.
+
+        Args:
+            peer: the node.
+            arguments: hivemind's.
+
+        Returns:
+            What it has; None if there was no answer.
+        """
+        return await self._introduced(peer, super().call_find, *arguments)
+
+    async def _introduced(self, peer: PeerID, call: Any, *arguments: Any, **options: Any) -> Any:
+        introductions = self.introductions
+        if introductions is None:
+            return None
+        try:
+            await introductions.ensure(str(peer))
+        except (NotAdmitted, PartnerUnreachable):
+            await self.update_routing_table(self.routing_table.get(peer_id=peer), peer, responded=False)
+            return None
+        answer = await call(peer, *arguments, **options)
+        if answer is None:
+            introductions.forget(str(peer))
+        return answer
+
+    def _admitted(self, context: P2PContext) -> bool:
+        return self.introductions is not None and self.introductions.access.allows(str(context.remote_id))
+
+    def _check(self, context: P2PContext) -> None:
+        if not self._admitted(context):
+            raise NotAdmitted("this run is private: show a ticket first")
+
+
+MembersOnly.__name__ = DHTProtocol.__name__  # calls are named after it
 
 
 class Node(DHTNode):  # type: ignore[misc]  # hivemind has no types

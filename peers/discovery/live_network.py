@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import random
 import signal
 import sys
 import threading
@@ -16,6 +17,8 @@ from p2p_elastic.common.addresses import announced, parse_address
 from p2p_elastic.common.page_address import page_addresses
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError
+from p2p_elastic.peers.admission.access_list import AccessList
+from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.direct.connections import Connections, NoConnections
 from p2p_elastic.peers.direct.sealing import aes_is_fast
 from p2p_elastic.peers.direct.tcp_wire import DirectPort, TcpWire
@@ -159,6 +162,9 @@ class LiveNetwork:
         announce: multiaddrs under which others reach this peer; empty: those that libp2p finds.
         cache: where the peers that are met are remembered; None: nowhere.
         clock: what time it is here, until others are met; None: what this machine says.
+
+    Attributes:
+        access: who may take part; to be made private before `open`, if it is to be.
     """
 
     def __init__(
@@ -176,6 +182,7 @@ class LiveNetwork:
         self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
         self.clock = SwarmClock() if clock is None else clock  # the swarm's, once others are met
+        self.access = AccessList(identity, self.clock)
         self._page: tuple[str, int] | None = None
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -205,12 +212,16 @@ class LiveNetwork:
         self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
         self._opened.push_async_callback(self.host.close)
         await self.host.start()
-        self.dht = SignedDHT(self.host, self.identity)
+        self.introductions = Introductions(self.host, self.access, random.Random(self.identity.peer))
+        if self.access.private:
+            await self.introductions.serve()
+        self.dht = SignedDHT(self.host, self.identity, self.introductions)
         await self.dht.start()
         self._opened.push_async_callback(self.dht.close)
-        self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
+        shown = self.introductions
+        self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers, introductions=shown)
         self._tell_addresses()
-        self.transport = Libp2pTransport(self.host, await self._open_direct(host, direct))
+        self.transport = Libp2pTransport(self.host, await self._open_direct(host, direct), shown)
         self._opened.push_async_callback(self.transport.close)
         self._live(self.host.supervise())
         self._live(self.dht.keep_time())
@@ -273,6 +284,17 @@ class LiveNetwork:
                 return found
             await asyncio.sleep(0.5)
         return None
+
+    async def is_private(self) -> bool:
+        """Whether one of the initial peers is in a private run, and this peer was not invited to it.
+
+        Returns:
+            False also if none of them is connected.
+        """
+        if self.access.private:
+            return False
+        asked = [self.introductions.is_private(peer) for peer in self._initial_peers]
+        return any(await asyncio.gather(*asked))
 
     async def run_before(self, name: str | None) -> str | None:
         """Recall the run that this peer id was seen in last.

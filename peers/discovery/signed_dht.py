@@ -14,14 +14,17 @@ from typing import Any
 from p2p_elastic.common.addresses import usable
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import DirectoryError, NetworkError, PartnerUnreachable
-from p2p_elastic.peers.discovery.dht_node import Node, tell_hivemind_the_time
-from p2p_elastic.peers.discovery.signed_records import SignedRecords, signed_bytes
+from p2p_elastic.errors import DirectoryError, NetworkError, NotAdmitted, PartnerUnreachable
+from p2p_elastic.peers.admission.access_list import AccessList
+from p2p_elastic.peers.admission.introductions import Introductions
+from p2p_elastic.peers.discovery.dht_node import Node, prepare_hivemind
+from p2p_elastic.peers.discovery.signed_records import SignedRecords, chain_and_body, signed_bytes, with_chain
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_text
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.probing import answering
 from p2p_elastic.peers.transport.swarm_clock import AGREE_SECONDS, Reading, keep_time, reading
 from p2p_elastic.protocol.records import RECORD_SECONDS_MAX
+from p2p_elastic.protocol.roles import Role
 
 from hivemind.dht.routing import DHTID  # isort: skip  # after libp2p.py has silenced it
 from hivemind.p2p import PeerID  # isort: skip
@@ -39,23 +42,26 @@ class SignedDHT:
     Args:
         host: the libp2p host, started.
         identity: of this peer; it signs the entries.
+        introductions: by which this peer and others let each other in; None: the run is open.
     """
 
-    def __init__(self, host: Libp2pHost, identity: Identity) -> None:
+    def __init__(self, host: Libp2pHost, identity: Identity, introductions: Introductions | None = None) -> None:
         self._host, self._identity = host, identity
-        self._clock = host.clock
-        self._validator = SignedRecords(host.clock)
+        rng = random.Random(identity.peer)
+        self._introductions = introductions or Introductions(host, AccessList(identity, host.clock), rng)
+        self._clock, self._access = host.clock, self._introductions.access
+        self._validator = SignedRecords(host.clock, self._access)
         self._node: Node | None = None
         self._expirations: dict[str, float] = {}
         self._own: dict[str, tuple[bytes, float]] = {}  # key -> body, until when (monotonic)
         self._seen: dict[str, dict[bytes, Any]] = {}  # key -> subkey -> value and expiration
-        self._rng = random.Random(identity.peer)
+        self._rng = rng
         # Two at once could arrive in the wrong order, and the older one would be refused.
         self._putting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the node; it is rebuilt whenever the host is."""
-        tell_hivemind_the_time()
+        prepare_hivemind()
         await self._host.on_start(self._build)
 
     async def _build(self) -> None:
@@ -71,6 +77,7 @@ class SignedDHT:
                 cache_locally=False,  # all reads are of the latest
                 cache_nearest=0,  # who stores a record stores it wherever it is looked for
             )
+        self._node.protocol.introductions = self._introductions
 
     @property
     def refused(self) -> int:
@@ -106,6 +113,8 @@ class SignedDHT:
         expiration = max(now + seconds, last + 0.001 if last < now + RECORD_SECONDS_MAX else 0.0)
         key_bytes = DHTID.generate(source=key).to_bytes()
         subkey = self._identity.peer_bytes
+        if self._access.private:
+            body = with_chain(self._access.chain, body)
         signature = self._identity.sign(signed_bytes(key_bytes, subkey, expiration, body))
         stored = await self._call(
             "store",
@@ -132,7 +141,7 @@ class SignedDHT:
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        return _bodies(await self._entries(key))
+        return self._bodies(await self._entries(key))
 
     async def look(self, key: str) -> Mapping[str, bytes]:
         """Read the entries under a key again, from one node: what was seen before stays until it expires.
@@ -155,11 +164,18 @@ class SignedDHT:
         now = self._clock.now()
         self._seen[key] = {s: e for s, e in {**seen, **newer}.items() if e.expiration_time > now}
         forget_oldest(self._seen, KEYS_MAX)
-        return _bodies(self._seen[key])
+        return self._bodies(self._seen[key])
 
     async def _entries(self, key: str) -> dict[bytes, Any]:
         found = await self._call("get", lambda node: node.get(key, latest=True, beam_size=READ_NODES))
         return found.value if found is not None and isinstance(found.value, dict) else {}
+
+    def _bodies(self, entries: Mapping[bytes, Any]) -> dict[str, bytes]:
+        """What members stored, without those that are not admitted any more."""
+        found = {peer_text(peer): entry.value[SIGNATURE_BYTES:] for peer, entry in entries.items()}
+        if not self._access.private:
+            return found
+        return {peer: chain_and_body(body)[1] for peer, body in found.items() if self._access.allows(peer)}
 
     async def _call(self, name: str, call: Any) -> Any:
         if self._node is None:
@@ -181,7 +197,7 @@ class SignedDHT:
 
         Raises:
             PartnerUnreachable: if none leads to the peer, with what libp2p says; or if the peer is silent.
-            DirectoryError: if the peer is there but is no node of this DHT.
+            DirectoryError: if the peer is there but is no node of this DHT, or one of the two is not admitted.
         """
         await self._host.connect(peer, await answering(usable(peer, addresses)))
         if self._node is None:
@@ -195,8 +211,14 @@ class SignedDHT:
         except Exception as error:
             # hivemind lets errors of the daemon, of the remote handler and of protobuf through.
             raise DirectoryError(f"connected, but it is no p2p-elastic peer: {error}") from error
-        if clock is not None and self.neighbours <= {peer}:
+        before = self._clock.reading
+        if clock is not None and self.neighbours <= {peer}:  # first: tickets end by the swarm's clock
             await self.follow(clock)
+        try:
+            await self._introductions.ensure(peer)
+        except NotAdmitted:
+            await self.follow(before)
+            raise
         node.blacklist.register_success(peer_id)  # otherwise not asked for a while, for having been silent
         with self._clock.as_current():
             await node.protocol.update_routing_table(node_id, peer_id, responded=True)
@@ -213,7 +235,10 @@ class SignedDHT:
     async def keep_time(self) -> None:
         """For ever: go by the clock that most neighbours have."""
         peer = self._identity.peer
-        await keep_time(peer, self._clock, lambda: self.neighbours, self.ask_time, self.follow, random.Random(peer))
+        await keep_time(peer, self._clock, self._voters, self.ask_time, self.follow, random.Random(peer))
+
+    def _voters(self) -> frozenset[str]:
+        return frozenset(peer for peer in self.neighbours if self._access.allows(peer, Role.TRAINER))
 
     async def ask_time(self, peer: str) -> Reading | None:
         """Read a neighbour's clock.
@@ -281,7 +306,3 @@ class SignedDHT:
             await wait_for(node.shutdown(), 1.0)  # hangs if p2pd is dead
         except (asyncio.TimeoutError, OSError) as error:
             log.debug("the DHT node did not shut down: %s", error)
-
-
-def _bodies(entries: Mapping[bytes, Any]) -> dict[str, bytes]:
-    return {peer_text(peer): entry.value[SIGNATURE_BYTES:] for peer, entry in entries.items()}

@@ -8,6 +8,7 @@ from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.protocol.chunks import EXACT
 from p2p_elastic.protocol.exchange import objection
 from p2p_elastic.protocol.messages import Decline, DeclineReason, Describe, Fetch, Goodbye, Offer, Tell
+from p2p_elastic.protocol.roles import Role
 
 
 class Admission:
@@ -90,6 +91,9 @@ class Admission:
 
     def _objection(self, asked: Offer | Fetch) -> Decline | None:
         local = self._local
+        needed = Role.OBSERVER if isinstance(asked, Fetch) else Role.TRAINER if asked.centre is None else Role.CENTRE
+        if not local.access.allows(asked.peer, needed):
+            return Decline(id=asked.id, reason=DeclineReason.NOT_ADMITTED, detail=f"needs a ticket as {needed.word}")
         bargain, vector = local.run.bargain, local.vector
         codecs = bargain.codecs if isinstance(asked, Offer) else {*bargain.codecs, EXACT}
         general = objection(

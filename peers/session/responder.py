@@ -11,7 +11,7 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.session.answers import Answers
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.deadlines import Waits
-from p2p_elastic.peers.transport.interfaces import Stream
+from p2p_elastic.peers.transport.interfaces import Access, Stream
 from p2p_elastic.protocol.messages import Message
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,18 @@ class Responder:
         limits: how many streams there may be, and how long one may say nothing.
         waits_of: the deadlines of a conversation with a peer, by its id.
         refused: reason -> how many streams were refused for it; counted up here.
+        access: who is answered.
     """
 
     def __init__(
-        self, answers: Answers, limits: Limits, waits_of: Callable[[str], Waits], refused: Counter[str]
+        self,
+        answers: Answers,
+        limits: Limits,
+        waits_of: Callable[[str], Waits],
+        refused: Counter[str],
+        access: Access,
     ) -> None:
-        self._answers, self._limits, self._waits_of = answers, limits, waits_of
+        self._answers, self._limits, self._waits_of, self._access = answers, limits, waits_of, access
         self._refused = refused
         self._streams: Counter[str] = Counter()
         self._open: set[Conversation] = set()
@@ -54,6 +60,10 @@ class Responder:
             stream: as the transport hands it over.
         """
         partner = stream.partner
+        if not self._access.allows(partner):
+            self._refused["not admitted"] += 1
+            stream.abort()
+            return
         if (
             self._streams[partner] >= self._limits.streams_per_peer
             or self._streams.total() >= self._limits.streams_total

@@ -18,7 +18,8 @@ from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.members import Membership
 from p2p_elastic.peers.state.own_state import OwnState
 from p2p_elastic.peers.state.partner_judge import PartnerJudge
-from p2p_elastic.peers.transport.interfaces import DirectConnections
+from p2p_elastic.peers.transport.everybody import Everybody
+from p2p_elastic.peers.transport.interfaces import Access, DirectConnections
 from p2p_elastic.protocol.exchange import Result
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import Budget
@@ -43,6 +44,7 @@ class LocalContext:
         journal: the exchanges so far.
         pacing: what the budget of bytes allows.
         direct: connections to partners beside libp2p.
+        access: who may do what.
         busy: partners that are not asked at present.
     """
 
@@ -58,6 +60,7 @@ class LocalContext:
     journal: Journal
     pacing: Pacing
     direct: DirectConnections
+    access: Access
     busy: BusyPartners
 
     @property
@@ -74,6 +77,7 @@ def assembled(
     limits: Limits,
     budget: Budget | None = None,
     direct: DirectConnections | None = None,
+    access: Access | None = None,
 ) -> LocalContext:
     """Build the parts of a peer for one run.
 
@@ -84,6 +88,7 @@ def assembled(
         limits: deadlines and bounds.
         budget: what the peer may send and receive; None means the default `Budget`.
         direct: connections beside libp2p; None: there are none.
+        access: who may do what; None: everybody everything.
 
     Returns:
         The parts, which refer to each other.
@@ -105,6 +110,7 @@ def assembled(
         journal=journal,
         pacing=pacing,
         direct=direct or NoConnections(),
+        access=access or Everybody(),
         busy=BusyPartners(),
     )
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.protocol.roles import Role
 
 
 class Carrier(Protocol):
@@ -134,6 +135,40 @@ class DirectConnections(Protocol):
         """
 
 
+class Access(Protocol):
+    """Who may take part."""
+
+    def allows(self, peer: str, role: Role = Role.OBSERVER) -> bool:
+        """Whether a peer may do something now.
+
+        Args:
+            peer: its proven id.
+            role: that it needs.
+
+        Returns:
+            True for everybody in an open run.
+        """
+
+
+class Introducing(Protocol):
+    """Lets this peer and others show each other that they may take part."""
+
+    @property
+    def access(self) -> Access:
+        """Who may take part."""
+
+    async def ensure(self, peer: str) -> None:
+        """See that a connected peer and this one let each other in.
+
+        Args:
+            peer: its id.
+
+        Raises:
+            NotAdmitted: if one does not.
+            PartnerUnreachable: if it does not answer.
+        """
+
+
 Handler = Callable[[Stream], Awaitable[None]]
 
 
@@ -147,6 +182,10 @@ class Transport(Protocol):
     @property
     def direct(self) -> DirectConnections:
         """Connections beside the streams."""
+
+    @property
+    def access(self) -> Access:
+        """Who may take part."""
 
     async def open(self, record: PeerRecord) -> Stream:
         """Open a stream to a peer.

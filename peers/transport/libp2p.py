@@ -19,10 +19,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from p2p_elastic.common.addresses import PeerAddress, host_of, is_loopback, listening_host, usable
 from p2p_elastic.common.machine import cores
 from p2p_elastic.common.timeouts import wait_for
-from p2p_elastic.errors import NetworkError, P2PElasticError, PartnerUnreachable
+from p2p_elastic.errors import NetworkError, NotAdmitted, P2PElasticError, PartnerUnreachable
 from p2p_elastic.peers.transport import start_p2pd
+from p2p_elastic.peers.transport.everybody import Everybody
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.peers.transport.interfaces import DirectConnections, Handler
+from p2p_elastic.peers.transport.interfaces import Access, DirectConnections, Handler, Introducing
 from p2p_elastic.peers.transport.lean_import import import_lazily, quiet, untracked_locks
 from p2p_elastic.peers.transport.ports import free_port
 from p2p_elastic.peers.transport.socket_folder import OURS, SocketFolder
@@ -43,6 +44,7 @@ with quiet(), untracked_locks():
 
 log = logging.getLogger(__name__)
 PROTOCOL = "/p2p-elastic/exchange/1"
+NO_RELAY = '{"Relay": {"Enabled": false}}'  # the flags of p2pd alone leave it relaying for whoever asks
 START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
@@ -57,10 +59,15 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no types
     exchange costs an eighth less CPU.
     """
 
-    @staticmethod
-    def _make_process_args(*args: object, **kwargs: object) -> list[str]:
+    _CONFIG = ""  # a file
+
+    @classmethod
+    def _make_process_args(cls, *args: object, **kwargs: object) -> list[str]:
         half = str(max(1, cores() // 2))
-        return [sys.executable, "-I", "-S", start_p2pd.__file__, half, *P2P._make_process_args(*args, **kwargs)]
+        return [
+            *(sys.executable, "-I", "-S", start_p2pd.__file__, half),
+            *P2P._make_process_args(*args, f=cls._CONFIG, **kwargs),
+        ]
 
     def _terminate(self) -> None:
         """End a daemon that did not end with its connection: it ignores hivemind's SIGTERM."""
@@ -136,9 +143,12 @@ class Libp2pHost:
         family = "ip6" if ":" in self._host else "ip4"
         self._folder = SocketFolder()
         key = self._folder.path / f"{OURS}-identity"  # for p2pd to read at its start
-        daemon: type[P2P] = type("_DaemonThere", (_Daemon,), {"_UNIX_SOCKET_PREFIX": f"/unix{self._folder.path}/"})
+        config = self._folder.path / f"{OURS}-config"
+        there = {"_UNIX_SOCKET_PREFIX": f"/unix{self._folder.path}/", "_CONFIG": str(config)}
+        daemon: type[P2P] = type("_DaemonThere", (_Daemon,), there)
         try:
             self._identity.write(key)
+            config.write_text(NO_RELAY)
             with self.clock.as_current():  # of the task that it begins here, which answers others
                 self._p2p = await daemon.create(
                     host_maddrs=[f"/{family}/{self._host}/tcp/{self._port}"],
@@ -146,6 +156,7 @@ class Libp2pHost:
                     identity_path=str(key),
                     check_if_identity_free=False,
                     nat_port_map=not is_loopback(self._host),
+                    use_relay=False,
                     idle_timeout=ORPHAN_SECONDS,
                     startup_timeout=START_SECONDS,
                 )
@@ -359,10 +370,11 @@ class Libp2pTransport:
     Args:
         host: the daemon, started; its owner closes it.
         direct: connections beside it.
+        introductions: by which this peer and partners let each other in; None: the run is open.
     """
 
-    def __init__(self, host: Libp2pHost, direct: DirectConnections) -> None:
-        self._host, self.direct = host, direct
+    def __init__(self, host: Libp2pHost, direct: DirectConnections, introductions: Introducing | None = None) -> None:
+        self._host, self.direct, self._introductions = host, direct, introductions or Everybody()
         self._handler: Handler | None = None
 
     @property
@@ -381,7 +393,16 @@ class Libp2pTransport:
         """
         # By the record's own addresses: libp2p's lookup does not know a peer that was never met.
         await self._host.connect(record.peer, usable(record.peer, record.addresses))
+        try:
+            await self._introductions.ensure(record.peer)
+        except NotAdmitted as error:
+            raise PartnerUnreachable(str(error), partner=record.peer) from error
         return await self._host.open_stream(record.peer)
+
+    @property
+    def access(self) -> Access:
+        """Who may take part."""
+        return self._introductions.access
 
     async def serve(self, handler: Handler) -> None:
         """From now on, call a handler for each exchange stream that another peer opens.

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import p2p_elastic.peers
+from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.discovery.signed_records import SignedRecords
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
@@ -178,10 +179,10 @@ def test_a_daemon_and_a_node_have_what_we_rely_on() -> None:
         host = Libp2pHost(Identity.generate(), "127.0.0.1", 0)
         await host.start()
         try:
-            started = Started()
+            started, clock = Started(), SwarmClock()
             started.p2p = host.p2p  # type: ignore[attr-defined]
             started.node = node = await hivemind.dht.node.DHTNode.create(  # type: ignore[attr-defined]
-                p2p=host.p2p, record_validator=SignedRecords(SwarmClock())
+                p2p=host.p2p, record_validator=SignedRecords(clock, AccessList(Identity.generate(), clock))
             )
             wrong = lacking(started, STARTED)
             await node.shutdown()

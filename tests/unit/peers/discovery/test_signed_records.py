@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.discovery import signed_records
 from p2p_elastic.peers.discovery.signed_records import (
     DOMAIN,
@@ -21,6 +22,11 @@ from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 from p2p_elastic.protocol.records import RECORD_BYTES_MAX, RECORD_SECONDS_MAX
 
 KEY = b"k" * 20
+
+
+def everybodys(clock: SwarmClock) -> SignedRecords:
+    """Of an open run."""
+    return SignedRecords(clock, AccessList(Identity.generate(), clock))
 
 
 def record(identity: Identity, *, key: bytes = KEY, body: bytes = b"{}", seconds: float = 30.0) -> DHTRecord:
@@ -38,7 +44,7 @@ def changed(original: DHTRecord, **changes: object) -> DHTRecord:
 
 
 def test_a_signed_entry_is_accepted() -> None:
-    validator = SignedRecords(SwarmClock())
+    validator = everybodys(SwarmClock())
     assert validator.validate(record(Identity.generate()))
     assert validator.refused == 0
 
@@ -79,13 +85,13 @@ GOOD = record(ME)
     ],
 )
 def test_anything_else_is_refused_and_counted(bad: DHTRecord) -> None:
-    validator = SignedRecords(SwarmClock())
+    validator = everybodys(SwarmClock())
     assert not validator.validate(bad)
     assert validator.refused == 1
 
 
 def test_a_signer_gets_a_few_keys_and_can_go_on_with_those() -> None:
-    validator, greedy = SignedRecords(SwarmClock()), Identity.generate()
+    validator, greedy = everybodys(SwarmClock()), Identity.generate()
     keys = [bytes([i]) * 20 for i in range(KEYS_PER_SIGNER + 3)]
     assert [validator.validate(record(greedy, key=key)) for key in keys].count(True) == KEYS_PER_SIGNER
     assert validator.validate(record(greedy, key=keys[0]))
@@ -98,7 +104,7 @@ def test_so_many_signers_are_remembered_and_no_more_until_their_records_have_end
     monkeypatch.setattr(signed_records, "SIGNERS_REMEMBERED", 2)
     monkeypatch.setattr(signed_records, "SIGNERS_MAX", 3)
     now = [time.time()]
-    validator = SignedRecords(SwarmClock(lambda: now[0], lambda: now[0]))
+    validator = everybodys(SwarmClock(lambda: now[0], lambda: now[0]))
     first, *others = (record(Identity.generate(), seconds=30.0) for _ in range(5))
     assert [validator.validate(one) for one in (first, *others)] == [True, True, True, False, False]
     assert validator.validate(first)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.peers.discovery import dht_node as dht
-from p2p_elastic.peers.discovery.dht_node import swarm_time, tell_hivemind_the_time
+from p2p_elastic.peers.discovery.dht_node import prepare_hivemind, swarm_time
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.transport.identity import Identity
@@ -203,8 +203,8 @@ def test_peers_that_do_not_answer_have_no_vote() -> None:
 
 
 def test_every_module_of_hiveminds_dht_goes_by_the_swarms_clock() -> None:
-    tell_hivemind_the_time()
-    tell_hivemind_the_time()
+    prepare_hivemind()
+    prepare_hivemind()
     loaded = {
         name: module
         for name, module in sys.modules.items()
