@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ from p2p_elastic.common.addresses import parse_address, read_address
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
+from p2p_elastic.node.admission import enter, identity_in
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.peers.discovery.dht_keys import members_key
 from p2p_elastic.peers.discovery.explain_address import explain
@@ -29,6 +31,18 @@ from p2p_elastic.tasks import initial_model, named_task
 T = TypeVar("T")
 RUNS_SECONDS = 7.0  # a manifest is announced every 5
 MEET_SECONDS = 30.0  # each step below has a shorter deadline of its own
+
+
+class Invited(NamedTuple):
+    """How this peer was let into a private run.
+
+    Attributes:
+        line: the invite.
+        identity: key file that its user named; None: none.
+    """
+
+    line: str
+    identity: Path | None
 
 
 class Session:
@@ -90,6 +104,14 @@ class Session:
         """Of these runs, the ones that no peer can join, and why."""
         return self._network.directory.refused
 
+    def is_private(self) -> bool:
+        """Ask the initial peers whether they are in a private run to which this peer was not invited.
+
+        Returns:
+            False also if none of them was met.
+        """
+        return self._call(self._network.is_private())
+
     def members(self, run: str) -> int | None:
         """Count the members of a run.
 
@@ -110,7 +132,12 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(
-    host: str, port: int, initial_peers: Sequence[str], announce: Sequence[str], stop: Callable[[], bool]
+    host: str,
+    port: int,
+    initial_peers: Sequence[str],
+    announce: Sequence[str],
+    stop: Callable[[], bool],
+    invited: Invited | None = None,
 ) -> Iterator[Session]:
     """Start p2pd for a while; it is gone at the end.
 
@@ -120,15 +147,19 @@ def open_session(
         initial_peers: multiaddrs with peer ids.
         announce: multiaddrs that other peers are told; if it is empty, they are found.
         stop: the user's wish to stop.
+        invited: to a private run; None: to none.
 
     Yields:
         The session.
 
     Raises:
-        ConfigError: if it cannot listen there.
+        ConfigError: if it cannot listen there, or the invite cannot be used.
         NetworkError: if p2pd does not start.
     """
-    network = LiveNetwork(Identity.generate(), initial_peers, announce)
+    identity = Identity.generate() if invited is None else identity_in(invited.identity, invited.line)
+    network = LiveNetwork(identity, initial_peers, announce)
+    if invited is not None:
+        enter(network, invited.line)
     with NetworkThread() as thread:
         thread.call(network.open(host, port))
         try:

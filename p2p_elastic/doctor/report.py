@@ -146,7 +146,7 @@ class Examination:
     # -- the network --------------------------------------------------------------------------------------------------
 
     def _network(self, problem: PortProblem | None) -> Iterator[Finding]:
-        from p2p_elastic.doctor.network import open_session, valid_addresses
+        from p2p_elastic.doctor.network import Invited, open_session, valid_addresses
         from p2p_elastic.node.config import PORT
 
         config = self._config
@@ -158,7 +158,8 @@ class Examination:
             return
         self._doing("starting libp2p")
         try:
-            with open_session(config.host, port, initial, announce, self._stop) as session:
+            invited = None if config.invite is None else Invited(config.invite, config.identity)
+            with open_session(config.host, port, initial, announce, self._stop, invited) as session:
                 yield ok("libp2p", "p2pd starts and answers")
                 yield from self._initial_peers(session, initial)
                 session.refresh_addresses()
@@ -180,6 +181,10 @@ class Examination:
         reaches = session.reach(addresses)
         yield from check_reaches(reaches, session.clock_ahead)
         if all(reach.problem is not None for reach in reaches):
+            return
+        if session.is_private():
+            advice = "ask its founder, or a member that may, for a line, and give it with --invite"
+            yield failure("run", "the initial peer's run is private", advice)
             return
         self._doing("looking for the run")
         self._manifest, findings = choose(session.runs(), self._config.run, session.refused)

@@ -143,7 +143,7 @@ def export(asked: ExportOptions, say: Say, stop: Callable[[], bool]) -> Report:
     check_writable(asked.output.parent)
     if asked.invite is None:
         if not asked.initial_peer:
-            raise ConfigError("initial-peer", None, "the address of a peer of the run; or --invite LINE")
+            raise ConfigError("initial-peer", None, "--initial-peer MULTIADDR of a peer of the run; or --invite LINE")
         network = LiveNetwork(Identity.generate(), asked.initial_peer)
     else:
         addresses = (*asked.initial_peer, *read_invite(asked.invite).addresses)

@@ -57,6 +57,7 @@ DECLINES = {
     "not-centre": "the centre variable has moved; this peer hears of it within seconds",
     "no-snapshot": "it has no snapshot of the leader, or does not know this peer yet",
     "drained": "it is drained: POST /v1/resume there",
+    "not-admitted": "the run is private, and this peer's ticket does not allow that: ask for one of another role",
     "paced": "its budget is spent for now, or that for partners over much slower links than others",
     "referred to others": "it named others that have the snapshot, and none of them gave it",
 }

@@ -59,7 +59,7 @@ class Window:
         return self._server.url
 
     def open(
-        self, thread: NetworkThread, status: Callable[[], PeerStatus], screen: Screen, door: Admitting
+        self, thread: NetworkThread, status: Callable[[], PeerStatus], screen: Screen, door: Admitting | None
     ) -> list[Future[Any]]:
         """Serve the status from now on.
 
@@ -67,7 +67,7 @@ class Window:
             thread: runs the server.
             status: called for each request, in that thread.
             screen: told of a token that was just made; never of the token itself.
-            door: invites others and revokes that.
+            door: invites others and revokes that; None: nobody can be.
 
         Returns:
             What runs in the thread, to be cancelled at the end.

@@ -88,6 +88,7 @@ def _facts(status: PeerStatus) -> Table:
         ("failures", lately(exchanges)),
         ("traffic", f"sent {size(exchanges.bytes_sent)}, received {size(exchanges.bytes_received)}"),
         ("budget", _budget(status)),
+        ("admission", _admission(status)),
         ("versions", "" if protocols_differ(status) else versions_differ(status) or ""),  # else health says it
         ("address", "\n".join(status.network.addresses) or "none yet"),
     ]
@@ -143,6 +144,17 @@ def _budget(status: PeerStatus) -> str:
     period = "" if pace.effective_period is None else f"; an exchange about every {pace.effective_period:.0f} steps"
     wait = f", the next in {pace.wait_seconds:.0f} s" if pace.wait_seconds else ""
     return f"{used(pace)}{period}{wait}"
+
+
+def _admission(status: PeerStatus) -> str:
+    """Say who may take part; empty if everybody may."""
+    admission = status.admission
+    if admission is None:
+        return ""
+    own = "founder" if admission.seconds_left is None else admission.role
+    left = "" if not admission.seconds_left else f", ticket for {duration(admission.seconds_left)} more"
+    others = sum(one.problem is None and one.peer != status.peer for one in admission.admitted)
+    return f"private: {own}{left}; {others} others admitted, {sum(admission.refused.values())} tickets refused"
 
 
 def _members(status: PeerStatus) -> Table:

@@ -211,6 +211,11 @@ class SimulatedDirectory:
                 goodbye = known[0].model_copy(update={"left": True, "sequence": known[0].sequence + 1})
                 self._network.records[self._peer] = goodbye, known[1]
 
+    @property
+    def neighbours(self) -> frozenset[str]:
+        """The peers that serve."""
+        return frozenset(self._network.handlers)
+
     async def members(self) -> tuple[PeerRecord, ...]:
         """Read the records of the other peers of this peer's run.
 

@@ -62,10 +62,16 @@ class AccessList:
     Args:
         identity: of this peer.
         clock: the swarm's.
+
+    Attributes:
+        private: whether a ticket is needed.
+        root: of the private run, once that is known.
+        refused: why -> how many tickets.
+        changed: called when `memory` changed.
     """
 
     def __init__(self, identity: Identity, clock: SwarmClock) -> None:
-        self._identity, self._clock = identity, clock
+        self._identity, self.clock = identity, clock
         self.private = False
         self.root: Root | None = None
         self._own: Held | None = None
@@ -73,8 +79,8 @@ class AccessList:
         self._shown: dict[bytes, _Shown] = {}  # digest of a chain -> what is known of it
         self._peers: dict[str, _Shown] = {}
         self._invites: dict[bytes, str] = {}
-        self.refused: dict[str, int] = {}  # why -> how many chains
-        self.changed: Callable[[], None] = lambda: None  # called when `memory` changed
+        self.refused: dict[str, int] = {}
+        self.changed: Callable[[], None] = lambda: None
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -237,8 +243,8 @@ class AccessList:
         shown = self._shown.get(digest)
         if shown is None:
             held = read_chain(self.root, chain)
-            left = held.not_after - self._clock.now()
-            shown = self._shown[digest] = _Shown(held, self._clock.monotonic() + left)
+            left = held.not_after - self.clock.now()
+            shown = self._shown[digest] = _Shown(held, self.clock.monotonic() + left)
             forget_oldest(self._shown, CHAINS_MAX)
         if shown.held.peer != peer:
             raise NotAdmitted("the ticket of another peer")
@@ -262,8 +268,8 @@ class AccessList:
         """Why a chain does not count now; None if it does."""
         if shown.held.last.invite:
             return "an invite that names no peer"
-        left = shown.held.not_after - self._clock.now()
-        if min(left, shown.end - self._clock.monotonic()) <= 0.0:
+        left = shown.held.not_after - self.clock.now()
+        if min(left, shown.end - self.clock.monotonic()) <= 0.0:
             return "the ticket has ended"
         if left > LIFE_SECONDS_MAX + SLACK_SECONDS:
             return "the ticket would live too long"
@@ -330,7 +336,7 @@ class AccessList:
             return b""
         held, own = shown.held, self._own
         role, life = held.last.role, _life(held)
-        until = int(self._clock.now()) + life
+        until = int(self.clock.now()) + life
         longer = held.from_invite or (until if own is None else min(until, own.not_after)) > held.not_after
         if (role is Role.ISSUER and own is not None) or not self._due(held) or not longer:
             return b""
@@ -356,11 +362,11 @@ class AccessList:
         self.enter(self.root, chain)
 
     def _due(self, held: Held) -> bool:
-        return held.from_invite or held.not_after - self._clock.now() < _life(held) / 2
+        return held.from_invite or held.not_after - self.clock.now() < _life(held) / 2
 
     def _ticket(self, holder: bytes, role: Role, serial: bytes, seconds: int, *, invite: bool = False) -> Ticket:
         assert self.root is not None, "checked before"
-        not_after = int(self._clock.now()) + seconds
+        not_after = int(self.clock.now()) + seconds
         return Ticket(holder, role, serial, not_after, invite).signed(self.root, self._identity)
 
     def _may_issue(self, role: Role) -> Root:
@@ -411,7 +417,7 @@ class AccessList:
 
     @property
     def _until(self) -> int:
-        return int(self._clock.now()) + LIFE_SECONDS_MAX
+        return int(self.clock.now()) + LIFE_SECONDS_MAX
 
     def merge(self, revoked: bytes) -> None:
         """Take in the lists that another member knows.
@@ -440,7 +446,7 @@ class AccessList:
         """
         if self.root is None:
             return None
-        now = self._clock.now()
+        now = self.clock.now()
         listed = [
             AdmittedStatus(
                 peer=peer,

@@ -95,6 +95,7 @@ class Introductions:
         self._compared: dict[tuple[str, str, str], None] = {}
         self._served = self._answering = 0
         self._renews_at = 0.0
+        self._keeping: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
         """From now on answer others; once is enough."""
@@ -217,6 +218,15 @@ class Introductions:
             await stream.send(LET_IN + _packed(access.chain) + _packed(access.revoked) + _packed(renewed))
         with contextlib.suppress(PartnerUnreachable):
             await stream.receive_into(memoryview(bytearray(1)))  # the end that reads the last word closes first
+
+    def keep_soon(self, records: Sequence[PeerRecord]) -> None:
+        """Begin `keep`, if the one before has ended.
+
+        Args:
+            records: of the members, each admitted.
+        """
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.ensure_future(self.keep(records))
 
     async def keep(self, records: Sequence[PeerRecord]) -> None:
         """After each look at the members: pass revocations on both ways, and have the own ticket renewed in time.

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.admission.access_list import AccessList
-from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.discovery.dht_keys import RUNS_KEY, Entries, is_keeper
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.member_shards import MemberShards
@@ -41,7 +40,6 @@ class DHTDirectory:
         identity: of this peer.
         initial_peers: peer id -> addresses, from the command line.
         known: peer id -> addresses of further peers, which an earlier life of this peer met.
-        introductions: by which members of a private run let each other in; None: the run is open.
     """
 
     def __init__(
@@ -50,12 +48,8 @@ class DHTDirectory:
         identity: Identity,
         initial_peers: Mapping[str, tuple[str, ...]],
         known: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
-        *,
-        introductions: Introductions | None = None,
     ) -> None:
         self._entries, self._identity = entries, identity
-        self._introductions = introductions
-        self._keeping: asyncio.Task[None] | None = None
         self._initial_peers = dict(initial_peers)
         self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
         self._members: frozenset[str] = frozenset()
@@ -143,14 +137,13 @@ class DHTDirectory:
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
         self._members = frozenset(r.peer for r in others if not r.left)
         self._seeker.note(others)
-        if self._introductions is not None and (self._keeping is None or self._keeping.done()):
-            there = [record for record in others if not record.left]
-            self._keeping = asyncio.ensure_future(self._introductions.keep(there))
+        if self._entries.introductions is not None:
+            self._entries.introductions.keep_soon([record for record in others if not record.left])
         return others
 
     @property
     def _access(self) -> AccessList | None:
-        return None if self._introductions is None else self._introductions.access
+        return None if self._entries.introductions is None else self._entries.introductions.access
 
     def _parse(self, entries: Mapping[str, bytes], run: str) -> list[PeerRecord]:
         records = []
@@ -259,6 +252,11 @@ class DHTDirectory:
     def attached(self) -> bool:
         """Whether at least one other peer of the DHT is known to answer."""
         return bool(self._entries.neighbours)
+
+    @property
+    def neighbours(self) -> frozenset[str]:
+        """The peers in the routing table: each of them answered."""
+        return self._entries.neighbours
 
     @property
     def is_first(self) -> bool:

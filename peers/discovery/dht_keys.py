@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Protocol
 
+from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.discovery.reconnect import Meeting
 
 NAMESPACE = "p2p-elastic/1"
@@ -59,6 +60,10 @@ class Entries(Meeting, Protocol):
     @property
     def refused(self) -> int:
         """How many records were refused so far."""
+
+    @property
+    def introductions(self) -> Introductions | None:
+        """By which members of a private run let each other in; None: the run is open."""
 
 
 def members_key(run: str, shard: int = 0) -> str:

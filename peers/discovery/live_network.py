@@ -181,14 +181,18 @@ class LiveNetwork:
             grouped[address.peer] = (*grouped.get(address.peer, ()), str(address))
         self.identity, self._announce = identity, [announced(text, identity.peer) for text in announce]
         self._initial_peers, self._cache = grouped, cache
-        self.clock = SwarmClock() if clock is None else clock  # the swarm's, once others are met
-        self.access = AccessList(identity, self.clock)
+        self.access = AccessList(identity, SwarmClock() if clock is None else clock)
         self._page: tuple[str, int] | None = None
         self._remembering: Remembering | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._opened = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[Any] | None = None
         self.failure: str | None = None
+
+    @property
+    def clock(self) -> SwarmClock:
+        """The swarm's, once others are met."""
+        return self.access.clock
 
     async def open(self, host: str, port: int, direct: DirectPort | None = None) -> None:
         """Start listening.
@@ -212,16 +216,15 @@ class LiveNetwork:
         self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
         self._opened.push_async_callback(self.host.close)
         await self.host.start()
-        self.introductions = Introductions(self.host, self.access, random.Random(self.identity.peer))
+        introductions = Introductions(self.host, self.access, random.Random(self.identity.peer))
         if self.access.private:
-            await self.introductions.serve()
-        self.dht = SignedDHT(self.host, self.identity, self.introductions)
+            await introductions.serve()
+        self.dht = SignedDHT(self.host, self.identity, introductions)
         await self.dht.start()
         self._opened.push_async_callback(self.dht.close)
-        shown = self.introductions
-        self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers, introductions=shown)
+        self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
         self._tell_addresses()
-        self.transport = Libp2pTransport(self.host, await self._open_direct(host, direct), shown)
+        self.transport = Libp2pTransport(self.host, await self._open_direct(host, direct), introductions)
         self._opened.push_async_callback(self.transport.close)
         self._live(self.host.supervise())
         self._live(self.dht.keep_time())
@@ -293,7 +296,7 @@ class LiveNetwork:
         """
         if self.access.private:
             return False
-        asked = [self.introductions.is_private(peer) for peer in self._initial_peers]
+        asked = [self.dht.introductions.is_private(peer) for peer in self._initial_peers]
         return any(await asyncio.gather(*asked))
 
     async def run_before(self, name: str | None) -> str | None:

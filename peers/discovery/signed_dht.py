@@ -43,13 +43,16 @@ class SignedDHT:
         host: the libp2p host, started.
         identity: of this peer; it signs the entries.
         introductions: by which this peer and others let each other in; None: the run is open.
+
+    Attributes:
+        introductions: those.
     """
 
     def __init__(self, host: Libp2pHost, identity: Identity, introductions: Introductions | None = None) -> None:
         self._host, self._identity = host, identity
         rng = random.Random(identity.peer)
-        self._introductions = introductions or Introductions(host, AccessList(identity, host.clock), rng)
-        self._clock, self._access = host.clock, self._introductions.access
+        self.introductions = introductions or Introductions(host, AccessList(identity, host.clock), rng)
+        self._clock, self._access = host.clock, self.introductions.access
         self._validator = SignedRecords(host.clock, self._access)
         self._node: Node | None = None
         self._expirations: dict[str, float] = {}
@@ -77,7 +80,7 @@ class SignedDHT:
                 cache_locally=False,  # all reads are of the latest
                 cache_nearest=0,  # who stores a record stores it wherever it is looked for
             )
-        self._node.protocol.introductions = self._introductions
+        self._node.protocol.introductions = self.introductions
 
     @property
     def refused(self) -> int:
@@ -215,7 +218,7 @@ class SignedDHT:
         if clock is not None and self.neighbours <= {peer}:  # first: tickets end by the swarm's clock
             await self.follow(clock)
         try:
-            await self._introductions.ensure(peer)
+            await self.introductions.ensure(peer)
         except NotAdmitted:
             await self.follow(before)
             raise

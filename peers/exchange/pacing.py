@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
@@ -14,12 +14,14 @@ from p2p_elastic.peers.membership.selection import chance_by_time, usual_time
 from p2p_elastic.peers.session.deadlines import StepTime
 from p2p_elastic.protocol.messages import Offer
 from p2p_elastic.protocol.outcome import Outcome
-from p2p_elastic.rate_limit import Budget
+from p2p_elastic.rate_limit import Bucket, Budget
 from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.schema import PaceStatus
 
-SLOW_SHARE = 0.05  # of this peer's time, for all partners together that are much slower than the others
+SLOW_SHARE = 0.05  # of this peer's time, for all partners together that are much slower than the others; the same again
+# for all together that never answered, and for each whose offers come to nothing
+VAIN_SECONDS = 0.1  # that such an offer costs, however long it took: links of honest partners fail, too
 SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent
 RETRY_TIMES = 3.0  # what an exchange took with one that has nobody else to ask: until the next, though that is spent
 TIME_GAIN = 1 / 2  # a link that got better is soon known to be
@@ -106,13 +108,23 @@ class Pacing:
         step_time: what this peer's own steps take.
         policy: how the run's peers train together.
         vector_bytes: what an exchange that is due sends at least.
+        answered: peer id -> whether anything ever came from it.
     """
 
-    def __init__(self, budget: Budget, step_time: StepTime, policy: Policy, vector_bytes: int) -> None:
-        self._budget, self._step_time = budget, step_time
+    def __init__(
+        self,
+        budget: Budget,
+        step_time: StepTime,
+        policy: Policy,
+        vector_bytes: int,
+        answered: Callable[[str], bool] = lambda _peer: True,
+    ) -> None:
+        self._budget, self._step_time, self._answered = budget, step_time, answered
         self.adopt(policy, vector_bytes)
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
         self._slow, self._retries = Budget(share=SLOW_SHARE), Retries()
+        self._unheard = Budget(share=SLOW_SHARE)
+        self._in_vain: dict[str, Bucket] = {}  # of partners: PARTNERS_MAX of them at most, the latest last
         self._left: dict[str, None] = {}  # those that said goodbye: PARTNERS_MAX of them at most, the latest last
 
     def adopt(self, policy: Policy, vector_bytes: int) -> None:
@@ -143,6 +155,13 @@ class Pacing:
             self._budget.learn(nbytes, seconds)
         if whole or entry.outcome not in (Outcome.DECLINED, Outcome.UNREACHABLE):
             (self._asking if entry.initiated else self._asked).saw(entry.partner, seconds, whole=whole)
+        if entry.initiated and entry.outcome is not Outcome.COMPLETED and not self._answered(entry.partner):
+            self._unheard.spend(0, seconds, now)
+        if not entry.initiated and entry.outcome not in (Outcome.COMPLETED, Outcome.DECLINED):
+            wasted = self._in_vain.pop(entry.partner, None) or Bucket(SLOW_SHARE)
+            wasted.spend(VAIN_SECONDS, now - VAIN_SECONDS, now)
+            self._in_vain[entry.partner] = wasted
+            forget_oldest(self._in_vain, PARTNERS_MAX)
         if self._is_slow(entry.partner):
             self._slow.spend(0, seconds, now)
             if not entry.initiated and entry.outcome is not Outcome.DECLINED:
@@ -207,6 +226,9 @@ class Pacing:
         if self.closed():
             return "budget"
         now = asyncio.get_running_loop().time()
+        wasted = self._in_vain.get(offer.peer)
+        if wasted is not None and wasted.wait(now) > 0.0:
+            return "offers that came to nothing"
         retried = precedence.only and self._retries.due(now)
         spent = self._slow.wait(now) > 0.0 and not retried
         return "slow link" if spent and self._is_slow(offer.peer) else None
@@ -220,6 +242,14 @@ class Pacing:
         usual, spent = self._usual(), self._slow.wait(asyncio.get_running_loop().time()) > 0.0
         chances = {partner: chance_by_time(seconds, usual) for partner, seconds in self.expected().items()}
         return {partner: SPENT_CHANCE if spent and chance < 1.0 else chance for partner, chance in chances.items()}
+
+    def tries_unheard(self) -> bool:
+        """Whether there is time for a partner that never answered.
+
+        Returns:
+            False while those that were tried in vain have taken more than their share.
+        """
+        return self._unheard.wait(asyncio.get_running_loop().time()) == 0.0
 
     def expected(self) -> Mapping[str, float]:
         """Tell how long an exchange that this peer asks for takes.

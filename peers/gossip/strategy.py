@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
-from p2p_elastic.peers.membership.selection import choose_partner
+from p2p_elastic.peers.membership.selection import UNHEARD_SHARE, choose_partner
 from p2p_elastic.peers.state.endpoint import Endpoint
 from p2p_elastic.peers.state.topology import Errand, Strategy
 from p2p_elastic.protocol.records import PeerRecord
@@ -68,6 +68,8 @@ class PairsStrategy(Strategy):
             trust=local.judge.trust,
             by_time=by_time,
             receives=local.run.policy.receives,
+            answered=local.members.ever_answered,
+            unheard=UNHEARD_SHARE if local.pacing.tries_unheard() else 0.0,
         )
 
     def endpoint(self) -> Endpoint:

@@ -115,6 +115,7 @@ class Presence:
             local.members.look_apart(local.own.progress.step)
             raise
         now = asyncio.get_running_loop().time()
+        local.members.reached = self._directory.neighbours
         local.members.look(listed, now)
         local.members.look_apart(local.own.progress.step)
         local.own.look_back(now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from p2p_elastic.peers.membership.liveness import Members, liveness
 from p2p_elastic.protocol.records import PeerRecord
@@ -12,6 +12,7 @@ from p2p_elastic.protocol.records import PeerRecord
 CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
 FAR = 3.0  # a partner is slow if its exchanges take more than FAR times what is usual;
 USUAL_SECONDS_MIN = 0.5  # less is always usual
+UNHEARD_SHARE = 0.05  # of the choices, for all members together that never answered
 SLOW_CHANCE_MIN = 0.02  # of the slowest partner, against one that is as quick as usual
 
 
@@ -65,14 +66,16 @@ def choose_partner(
     trust: Mapping[str, float] | None = None,
     by_time: Mapping[str, float] | None = None,
     receives: bool = True,
+    answered: Callable[[str], bool] = lambda _peer: True,
+    unheard: float = UNHEARD_SHARE,
 ) -> PeerRecord | None:
     """Choose one of the live members that are available, at random.
 
     If nobody is alive, a suspect is tried: better than nobody. The dead never are. Members that count less, by their
-    own
-    word or by `trust`, are chosen less often, but never not at all: they may be well again. So are slow ones, by
-    `by_time`;
-    if others were asked before, in vain, it may come to nobody rather than to a slow one.
+    own word or by `trust`, are chosen less often, but never not at all: they may be well again. So are slow ones, by
+    `by_time`; if others were asked before, in vain, it may come to nobody rather than to a slow one. Members that never
+    answered are chosen in a small share of the cases, all of them together: anybody can announce many that are not
+    there.
 
     Args:
         members: the other members, by peer id.
@@ -83,6 +86,8 @@ def choose_partner(
         trust: peer id -> how much this peer trusts it, 0 to 1; 1 if nothing is said.
         by_time: peer id -> its chance by `chance_by_time`; 1 if nothing is said.
         receives: False if this peer only sends: then weights do not matter, since those that count less need it most.
+        answered: peer id -> whether anything ever came from it.
+        unheard: the share for those of which nothing did; 0: none of them is chosen, unless nobody answered.
 
     Returns:
         The partner's record; None if there is none.
@@ -98,8 +103,19 @@ def choose_partner(
         quick = {}
     if not candidates:
         return None
-    if not receives and not quick:
+    heard = [answered(peer) for peer in candidates]
+    if not receives and not quick and all(heard):
         return members[rng.choice(candidates)].record
     counted = {p: min(members[p].record.weight, known.get(p, 1.0)) if receives else 1.0 for p in candidates}
     chances = [(CHANCE_MIN + (1 - CHANCE_MIN) * counted[p]) * quick.get(p, 1.0) for p in candidates]
-    return members[rng.choices(candidates, chances)[0]].record
+    return members[rng.choices(candidates, _fewer_unheard(chances, heard, unheard))[0]].record
+
+
+def _fewer_unheard(chances: list[float], heard: list[bool], share: float) -> list[float]:
+    """Lower the chances of those that never answered, unless nobody did."""
+    ours = sum(chance for chance, one in zip(chances, heard, strict=True) if one)
+    theirs = sum(chances) - ours
+    most = ours * share / (1.0 - share)
+    if not ours or most >= theirs:
+        return chances
+    return [chance if one else chance * most / theirs for chance, one in zip(chances, heard, strict=True)]

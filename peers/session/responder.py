@@ -11,6 +11,7 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.session.answers import Answers
 from p2p_elastic.peers.session.conversation import Conversation, Limits
 from p2p_elastic.peers.session.deadlines import Waits
+from p2p_elastic.peers.transport.everybody import Everybody
 from p2p_elastic.peers.transport.interfaces import Access, Stream
 from p2p_elastic.protocol.messages import Message
 
@@ -25,7 +26,7 @@ class Responder:
         limits: how many streams there may be, and how long one may say nothing.
         waits_of: the deadlines of a conversation with a peer, by its id.
         refused: reason -> how many streams were refused for it; counted up here.
-        access: who is answered.
+        access: who is answered; None: everybody.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class Responder:
         limits: Limits,
         waits_of: Callable[[str], Waits],
         refused: Counter[str],
-        access: Access,
+        access: Access | None = None,
     ) -> None:
-        self._answers, self._limits, self._waits_of, self._access = answers, limits, waits_of, access
+        self._answers, self._limits, self._waits_of, self._access = answers, limits, waits_of, access or Everybody()
         self._refused = refused
         self._streams: Counter[str] = Counter()
         self._open: set[Conversation] = set()

@@ -94,7 +94,7 @@ def assembled(
         The parts, which refer to each other.
     """
     slot, members = ExchangeSlot(run.vector), Membership(run, events, limits)
-    pacing = Pacing(budget or Budget(), members.step_time, run.policy, run.bargain.vector_bytes)
+    pacing = Pacing(budget or Budget(), members.step_time, run.policy, run.bargain.vector_bytes, members.ever_answered)
     journal = Journal(spent=pacing.spent)
     own = OwnState(run, members, condition, journal, events)
     return LocalContext(

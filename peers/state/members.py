@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
@@ -44,6 +45,8 @@ class Membership:
         self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
         self.apart = Absences(run.context.announce_seconds)
         self.deadlines, self.step_time = Deadlines(self._limits.bounds), StepTime()
+        self.reached: frozenset[str] = frozenset()  # those that answer the directory
+        self._answered: dict[str, None] = {}  # and those that answered here, or asked something: the latest last
 
     @property
     def known(self) -> Mapping[str, Member]:
@@ -140,8 +143,23 @@ class Membership:
         Args:
             peer: its id; one that is no member changes nothing.
         """
+        if peer in self._known:
+            self._answered.pop(peer, None)
+            self._answered[peer] = None
+            forget_oldest(self._answered, PARTNERS_MAX)
         self._replace(heard(self._known, peer, asyncio.get_running_loop().time()))
         self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds)
+
+    def ever_answered(self, peer: str) -> bool:
+        """Whether anything ever came from a member itself; a record only says that somebody announced it.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            True also if it answers the directory.
+        """
+        return peer in self._answered or peer in self.reached
 
     def failed(self, peer: str, outcome: Outcome) -> None:
         """Count one more failed exchange with a peer.

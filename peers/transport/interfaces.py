@@ -244,6 +244,10 @@ class Directory(Protocol):
             DirectoryError: if the directory does not answer; then the record expires by itself.
         """
 
+    @property
+    def neighbours(self) -> frozenset[str]:
+        """The peers that answered this one's directory lately: whoever announces itself need not be there."""
+
     async def members(self) -> tuple[PeerRecord, ...]:
         """Read the records of the other peers of this peer's run.
 

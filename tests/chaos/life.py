@@ -79,6 +79,7 @@ class OwnedTransport:
     def __init__(self, transport: SimulatedTransport, owner: str) -> None:
         self._transport, self._owner, self.peer = transport, owner, transport.peer
         self.open, self.close, self.direct = transport.open, transport.close, transport.direct
+        self.access = transport.access
 
     async def serve(self, handler: Handler) -> None:
         async def owned(stream: SimulatedStream) -> None:

@@ -82,6 +82,10 @@ class WeatheredDirectory:
             self._weather.given["directory out"] += 1
             raise DirectoryError("the directory does not answer")
 
+    @property
+    def neighbours(self) -> frozenset[str]:
+        return self._directory.neighbours
+
     async def announce(self, record: PeerRecord) -> None:
         await self._reach()
         await self._directory.announce(record)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2p_elastic.errors import PartnerUnreachable
+from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.discovery.dht_directory import (
     RECORD_SECONDS,
     RUNS_KEY,
@@ -49,6 +50,7 @@ class Node:
         self.met: list[tuple[float, str, tuple[str, ...]]] = []
         self.explored = 0
         self.refused = 0
+        self.introductions: Introductions | None = None
         self.on_neighbours: Callable[[], None] = lambda: None
         self.before_get: Callable[[], Awaitable[None]] | None = None
 

@@ -48,7 +48,8 @@ def parts_in(
     place = RunContext(**{"run": "test", "announce_seconds": 1.0, **context})
     run = CurrentRun(peer, ParameterVector(tiny_model(ord(peer[0]))), place, policy)
     transport = network.transport(peer)
-    local = assembled(run, Condition(lambda: 0.0, events=events), events, limits=limits, direct=transport.direct)
+    condition, beside = Condition(lambda: 0.0, events=events), {"direct": transport.direct, "access": transport.access}
+    local = assembled(run, condition, events, limits=limits, **beside)
     return parts_of(local, transport, limits, random.Random(peer))
 
 

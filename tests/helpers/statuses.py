@@ -1,9 +1,10 @@
-"""Hand-made values of `PeerStatus`."""
+"""Hand-made values: of `PeerStatus`, and exchanges that have ended, for what judges them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from p2p_elastic.health.causes import Ended
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.schema import ExchangeTotals, NetworkStatus, PeerStatus, TrainingStatus
 
@@ -26,3 +27,8 @@ def status_of(*, training: Any = None, network: Any = None, **changes: Any) -> P
         "exchanges": ExchangeTotals(by_outcome={Outcome.COMPLETED: 3}),
     }
     return PeerStatus(**{**values, **changes})
+
+
+def met(partner: str, outcome: Outcome, age: float = 1.0, **changes: Any) -> Ended:
+    values = {"seconds": 1.0, "bytes_sent": 1, "bytes_received": 1, "staleness": None}
+    return Ended(**{**values, "partner": partner, "outcome": outcome, "age_seconds": age, **changes})

@@ -81,7 +81,10 @@ def test_there_is_no_import_cycle() -> None:
             "click",
             {
                 f"p2p_elastic.cli.{name}"
-                for name in ("main", "bench", "doctor", "errors", "export", "options", "service", "simulate", "status")
+                for name in (
+                    *("main", "admission", "bench", "doctor", "errors", "export", "options", "service", "simulate"),
+                    "status",
+                )
             },
         ),
         ("matplotlib", {"p2p_elastic.simulator.plots"}),

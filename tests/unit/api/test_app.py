@@ -32,7 +32,7 @@ READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history
 README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
 OF_STATUS = READS - {"/v1/history"}
 WRITES = {"/v1/signals/{name}": {"put", "delete"}, "/v1/weight": {"put", "delete"}}
-WRITES |= {"/v1/drain": {"post"}, "/v1/resume": {"post"}}
+WRITES |= {path: {"post"} for path in ("/v1/drain", "/v1/resume", "/v1/invites", "/v1/revocations")}
 
 
 # The application
@@ -277,7 +277,7 @@ def test_an_example_in_the_readme_has_every_field_of_an_answer(path: str, kind: 
 def test_the_readme_shows_each_part_of_the_status_that_is_not_always_there() -> None:
     parts = PeerStatus.model_fields.keys() - {"checkpoint", "weight_override", "protocol"}  # null in old ones only
     absent = [name for name in parts if PeerStatus.model_fields[name].default is None]
-    assert len(absent) == 7
+    assert len(absent) == 8
     for name in absent:
         shown, _ = json.JSONDecoder().raw_decode(README.split(f'\n"{name}":')[1])
         value = getattr(status_of(**{name: shown}), name)

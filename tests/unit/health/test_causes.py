@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from helpers.ended import met
+from helpers.statuses import met
 
 from p2p_elastic.health import signals
 from p2p_elastic.health.causes import (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers.ended import met
+from helpers.statuses import met
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -145,7 +145,7 @@ def test_what_is_asked_of_the_window_reaches_the_peer_and_shows_in_its_history_a
         )
 
     with NetworkThread() as thread:
-        shown = window.open(thread, status, screen)  # type: ignore[arg-type]
+        shown = window.open(thread, status, screen, None)  # type: ignore[arg-type]
         try:
             ((event, text, facts),) = screen.events
             token = Path(facts["file"]).read_text().strip()

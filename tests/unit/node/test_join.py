@@ -29,6 +29,7 @@ def task_peer(screen: Said, *initial_peers: str) -> TaskPeer:
     network: Any = SimpleNamespace(
         run_before=lambda _: None,
         identity=SimpleNamespace(peer=PEER),
+        access=SimpleNamespace(private=False),
         host=SimpleNamespace(addresses=(ADDRESS,)),
         directory=SimpleNamespace(found=lambda manifest: None),
     )
@@ -118,7 +119,11 @@ def founder(config: JoinConfig, screen: Any = None) -> TaskPeer:
     screen = screen or Quiet()
     connection: Any = Connection(config, Identity.generate(), CPU, screen, JOIN_LINE)
     connection.network = SimpleNamespace(
-        identity=connection.network.identity, host=SimpleNamespace(addresses=()), directory=Quiet(), clock=Quiet()
+        identity=connection.network.identity,
+        access=connection.network.access,
+        host=SimpleNamespace(addresses=()),
+        directory=Quiet(),
+        clock=Quiet(),
     )
     connection.network.run_before = lambda _: None
     connection.thread = connection.board = connection.window = Quiet()

@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 from helpers.directories import SCHEMA, Fixture, Node, Table, address_of, join, manifest_of, publish
+from helpers.private_runs import Member, Time, introducing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
-from p2p_elastic.peers.discovery.dht_directory import ATTACH_SECONDS_MAX, RECORD_SECONDS, DHTDirectory, fitting
+from p2p_elastic.peers.discovery.dht_directory import (
+    ATTACH_SECONDS_MAX,
+    RECORD_SECONDS,
+    DHTDirectory,
+    fitting,
+    restricted,
+)
 from p2p_elastic.peers.discovery.dht_keys import (
     FIRST_KEY_MEMBERS,
     KEEPERS,
@@ -36,8 +43,10 @@ from p2p_elastic.peers.discovery.reconnect import (
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
+from p2p_elastic.protocol.roles import Role
 from p2p_elastic.protocol.software import VERSION_CHARACTERS_MAX, Software
 from p2p_elastic.status.schema import BootstrapStatus
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 checked = settings(max_examples=60)
@@ -755,3 +764,37 @@ async def test_a_record_tells_the_addresses_of_its_peer_and_then_what_it_runs(ta
     assert told.places == peer.directory.own_addresses[:7]
     assert told.addresses == (*told.places, LONGEST.told)
     assert told.software == LONGEST
+
+
+# -- private runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", [0, *Role])
+def test_a_record_keeps_what_the_role_of_its_peer_allows(role: int) -> None:
+    claim = CentreClaim(stamp=Stamp(term=1), seated=True)
+    told = PeerRecord(peer="a", run="lab", schema_hash=SCHEMA, step=5, centre=claim)
+    seen = restricted(told, role)
+    assert seen.step == 5
+    assert (seen.centre == claim) is (role >= Role.CENTRE)
+    assert (seen.weight, seen.drained) == ((1.0, False) if role >= Role.TRAINER else (0.0, True))
+
+
+def test_only_the_run_of_the_invite_is_taken() -> None:
+    async def scenario() -> None:
+        time, table = Time(), Table()
+        founder = Member(time)
+        guest = founder.invites(time)
+        shown = await introducing(SimulatedNetwork(), guest)
+        node = Node(table, guest.peer)
+        node.introductions = shown
+        own = DHTDirectory(node, guest.identity, {})
+        for identity, name in ((founder.identity, "lab"), (founder.identity, "other"), (Identity.generate(), "lab")):
+            theirs = DHTDirectory(Node(table, f"{name} {identity.peer}"), identity, {})
+            theirs.found(manifest_of(identity.peer, run=name, admission="ticket"))
+            await theirs.announce(PeerRecord(peer=identity.peer, run=name, schema_hash=SCHEMA))
+        assert [(m.run, m.founder) for m in await own.runs()] == [("lab", founder.peer)]
+        everybody = DHTDirectory(Node(table, "stranger"), Identity.generate(), {})
+        assert await everybody.runs() == ()
+        assert "--invite LINE" in str(everybody.refused["lab"])
+
+    run_virtual(scenario())

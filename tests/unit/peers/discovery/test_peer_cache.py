@@ -126,6 +126,7 @@ class Nobody:
         self.met: list[str] = []
         self.neighbours: frozenset[str] = frozenset()
         self.refused = 0
+        self.introductions = None
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
         self.stored[key] = body

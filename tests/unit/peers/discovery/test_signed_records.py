@@ -6,6 +6,7 @@ import struct
 import time
 
 import pytest
+from helpers.private_runs import Member, Time
 
 from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.discovery import signed_records
@@ -16,6 +17,9 @@ from p2p_elastic.peers.discovery.signed_records import (
     DHTRecord,
     MSGPackSerializer,
     SignedRecords,
+    chain_and_body,
+    signed_bytes,
+    with_chain,
 )
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
@@ -110,3 +114,45 @@ def test_so_many_signers_are_remembered_and_no_more_until_their_records_have_end
     assert validator.validate(first)
     now[0] += 31.0
     assert validator.validate(record(Identity.generate(), seconds=60.0))
+
+
+# -- private runs ------------------------------------------------------------------------------------------------------
+
+
+def private() -> tuple[Time, Member, SignedRecords]:
+    time = Time()
+    founder = Member(time)
+    return time, founder, SignedRecords(time.clock, founder.access)
+
+
+def entry(time: Time, identity: Identity, chain: bytes, seconds: float = 30.0) -> DHTRecord:
+    expiration = time.clock.now() + seconds
+    body = with_chain(chain, b"{}")
+    value = identity.sign(signed_bytes(KEY, identity.peer_bytes, expiration, body)) + body
+    return DHTRecord(KEY, MSGPackSerializer.dumps(identity.peer_bytes), MSGPackSerializer.dumps(value), expiration)
+
+
+def test_in_a_private_run_a_record_brings_the_ticket_of_its_signer() -> None:
+    time, founder, validator = private()
+    guest, stranger = founder.invites(time), Identity.generate()
+    assert validator.validate(entry(time, founder.identity, b""))
+    assert validator.validate(entry(time, guest.identity, guest.access.chain))
+    assert founder.access.allows(guest.peer)
+    for chain in (b"", guest.access.chain, guest.access.chain[:-1], b"x" * 127):
+        assert not validator.validate(entry(time, stranger, chain))
+    assert not validator.validate(record(stranger))
+    assert validator.refused == 5
+
+
+def test_a_ticket_that_ended_does_not_spoil_the_other_records_of_a_key() -> None:
+    time, founder, validator = private()
+    guest = founder.invites(time, seconds=60)
+    time.passes(61)
+    assert validator.validate(entry(time, guest.identity, guest.access.chain))
+    assert not founder.access.allows(guest.peer)
+
+
+def test_what_comes_before_a_body_is_as_long_as_it_says() -> None:
+    assert chain_and_body(with_chain(b"", b"body")) == (b"", b"body")
+    assert chain_and_body(b"") == chain_and_body(b"x") == (b"", b"")
+    assert chain_and_body(struct.pack("!H", 9) + b"short") == (b"short", b"")

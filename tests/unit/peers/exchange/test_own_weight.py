@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from helpers.ended import met
+from helpers.statuses import met
 
 from p2p_elastic.health.causes import Timing
 from p2p_elastic.peers.exchange.own_weight import STEP_RATE_SECONDS, Observed, StepRate, Weigher, judged

@@ -105,3 +105,65 @@ def test_a_centre_is_given_up_only_where_a_run_has_one(topology: Topology, expec
         assert objection(pacing, topology, offer(centre=STAMP)) == expected
 
     beside_a_slow_partner(topology, ask)
+
+
+# -- members that are not there, and offers that come to nothing -----------------------------------------------------
+
+
+def ended(pacing: Pacing, partner: str, outcome: Outcome, seconds: float, *, initiated: bool) -> None:
+    now = asyncio.get_running_loop().time()
+    pacing.spent(0, Entry("0", partner, initiated, outcome, None, 1, seconds, 0, 0, None, now))
+
+
+def gossip(answered: Callable[[str], bool]) -> Pacing:
+    policy = Policy(find_method("elastic-gossip").rule(0.5), Schedule(1))
+    return Pacing(Budget(), StepTime(), policy, MODEL_BYTES, answered)
+
+
+async def until(wanted: Callable[[], bool]) -> float:
+    """Seconds until that is so."""
+    began = asyncio.get_running_loop().time()
+    while not wanted():  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    return asyncio.get_running_loop().time() - began
+
+
+@pytest.mark.parametrize(
+    ("partner", "outcome", "initiated", "pauses"),
+    [
+        ("ghost", Outcome.UNREACHABLE, True, True),
+        ("ghost", Outcome.TIMEOUT, True, True),
+        ("ghost", Outcome.COMPLETED, True, False),
+        ("known", Outcome.UNREACHABLE, True, False),
+        ("ghost", Outcome.BROKEN, False, False),
+    ],
+)
+def test_members_that_never_answer_take_a_twentieth_of_the_time(
+    partner: str, outcome: Outcome, initiated: bool, pauses: bool
+) -> None:
+    async def main() -> None:
+        await asyncio.sleep(1000.0)
+        pacing = gossip("known".__eq__)
+        assert pacing.tries_unheard()
+        ended(pacing, partner, outcome, 8.0, initiated=initiated)
+        assert pacing.tries_unheard() is not pauses
+        if pauses:
+            assert 8.0 / 0.05 - 20.0 < await until(pacing.tries_unheard) < 8.0 / 0.05
+
+    run_virtual(main())
+
+
+def test_a_partner_whose_offers_come_to_nothing_waits_and_no_other_does() -> None:
+    async def main() -> None:
+        await asyncio.sleep(1000.0)
+        pacing = gossip(lambda _: True)
+        for outcome in (Outcome.COMPLETED, Outcome.DECLINED):
+            ended(pacing, "slow", outcome, 1.0, initiated=False)
+        assert pacing.objection(offer()) is None
+        for _ in range(20):
+            ended(pacing, "slow", Outcome.BROKEN, 0.001, initiated=False)
+        assert pacing.objection(offer()) == "offers that came to nothing"
+        assert pacing.objection(offer().model_copy(update={"peer": "other"})) is None
+        assert await until(lambda: pacing.objection(offer()) is None) < 20 * 0.1 / 0.05
+
+    run_virtual(main())

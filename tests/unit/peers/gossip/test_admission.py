@@ -19,10 +19,12 @@ from p2p_elastic.errors import ExchangeError
 from p2p_elastic.peers.gossip.admission import Admission
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.session.conversation import Conversation, Limits
+from p2p_elastic.peers.transport.everybody import Everybody
 from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.exchange import compare, fetch, initiate
-from p2p_elastic.protocol.messages import DeclineReason, Fetch, Heard, Offer, Tell
+from p2p_elastic.protocol.messages import DeclineReason, Fetch, Heard, Offer, Stamp, Tell
 from p2p_elastic.protocol.outcome import Outcome
+from p2p_elastic.protocol.roles import Role
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
@@ -48,7 +50,7 @@ async def admitting(parts: StrategyParts, admitted: list[object]) -> None:
 
 def declined(asked: Offer | Fetch, *, state: str = "", **context: Any) -> str | None:
     """Why that is declined by a peer in that state; None where it is not."""
-    network, admitted = SimulatedNetwork(), list[object]()
+    network, admitted = SimulatedNetwork(access=context.pop("access", Everybody())), list[object]()
     parts = parts_in(network, **context)
     if state == "drained":
         parts.local.own.condition.drain()
@@ -107,6 +109,27 @@ def test_who_is_drained_or_leaves_declines_all_but_the_one_that_is_awaited(
     state: str, reason: str | None, asked: Offer | Fetch
 ) -> None:
     assert declined(asked, state=state) == reason
+
+
+class Roles:
+    """`Access` in which everybody has one role."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    def allows(self, _peer: str, role: Role = Role.OBSERVER) -> bool:
+        return self._role >= role
+
+
+@pytest.mark.parametrize(
+    ("asked", "needed"),
+    [(wanted(), Role.OBSERVER), (offer(), Role.TRAINER), (offer(centre=Stamp(term=1, clock=5)), Role.CENTRE)],
+    ids=["fetch", "offer", "centre"],
+)
+@pytest.mark.parametrize("role", Role)
+def test_in_a_private_run_each_request_needs_a_role(asked: Offer | Fetch, needed: Role, role: Role) -> None:
+    reason = declined(asked, access=Roles(role))
+    assert reason == (None if role >= needed else "not-admitted")
 
 
 def test_the_one_that_is_awaited_has_to_fit_as_any_other() -> None:

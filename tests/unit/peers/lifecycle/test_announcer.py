@@ -21,6 +21,7 @@ class Board:
         self.mine: PeerRecord | None = None
         self.others: tuple[PeerRecord, ...] = ()
         self.fails = False
+        self.neighbours = frozenset[str]()
 
     async def announce(self, record: PeerRecord) -> None:
         self.announced.append(record)

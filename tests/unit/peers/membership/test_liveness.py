@@ -26,6 +26,7 @@ from p2p_elastic.peers.membership.selection import (
     CHANCE_MIN,
     FAR,
     SLOW_CHANCE_MIN,
+    UNHEARD_SHARE,
     USUAL_SECONDS_MIN,
     chance_by_time,
     choose_partner,
@@ -736,3 +737,25 @@ def test_numbers_that_json_does_not_have_are_null_there(number: float) -> None:
     read = json.loads(partner.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
     assert (read["score"], read["excess"], read["distance"], read["last"]["distance"]) == (None,) * 4
     assert PartnerStatus.model_validate(read).trust == 1.0
+
+
+# ---------------------------------------------------------------- members that are announced and not there
+
+
+@pytest.mark.parametrize("share", [UNHEARD_SHARE, 0.0])
+@pytest.mark.parametrize("receives", [True, False])
+def test_all_that_never_answered_are_chosen_in_a_small_share_of_the_cases(share: float, receives: bool) -> None:
+    members = observe({}, map(record, ["real", "true", *(f"ghost{i}" for i in range(50))]), now=0.0)
+    rng, real = random.Random(1), {"real", "true"}
+    options = {"answered": real.__contains__, "unheard": share, "receives": receives}
+    chosen = Counter(found.peer in real for _ in range(4000) if (found := choose(members, rng, **options)))
+    assert chosen[False] / 4000 == pytest.approx(share, abs=0.015)
+
+
+def test_few_that_never_answered_are_chosen_no_more_often_than_others_and_all_alike_if_nobody_did() -> None:
+    members = observe({}, map(record, map(str, range(100))), now=0.0)
+    rng = random.Random(1)
+    few = Counter(c.peer for _ in range(3000) if (c := choose(members, rng, answered=lambda peer: peer not in "01")))
+    assert few["0"] + few["1"] == pytest.approx(60, rel=0.4)
+    alike = Counter(c.peer for _ in range(1500) if (c := choose(members, rng, answered=lambda _: False, unheard=0.0)))
+    assert len(alike) == 100
