@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP_INSTALL ?= $(BIN)/python -m pip install $(PIP_FLAGS)
 
-.PHONY: demo test integrations browser monitoring images arm64 services quick lint types structure check lowest docs picture clean
+.PHONY: demo test live integrations browser monitoring images arm64 services quick lint types structure check lowest docs picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/p2p-elastic demo --peers 3
@@ -17,6 +17,9 @@ APART := $(foreach part,browser monitoring containers services live/integrations
 # time, as more would keep each other from answering in time.
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(APART) -m 'not processes'
+	$(MAKE) --no-print-directory live
+
+live: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(APART) -m processes
 
 # The examples, and the trainers of other projects, which it installs.

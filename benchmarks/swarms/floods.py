@@ -155,7 +155,7 @@ def case(name: str, seconds: float, python: str) -> dict[str, Any]:
         quiet = rate(peers, lambda: swarm.listen(seconds))
         if name == "quiet":
             return {"before": quiet, "under_it": rate(peers, lambda: swarm.listen(seconds))}
-        near = status(first) | {"elements": 84_490}
+        near = status(first) | {"elements": 85_002}
         attacker = Attacker(near, [address], CASES[name], silent.getsockname()[1] if name == "silent" else refusing)
         under = rate(peers, lambda: asyncio.run(attacker.during(seconds, offers=name == "offers")))
         after = status(first)
@@ -170,6 +170,13 @@ def case(name: str, seconds: float, python: str) -> dict[str, Any]:
             "offers": attacker.offers,
             "declined_by_us": after["exchanges"]["declined_by_us"],
             "outcomes": after["exchanges"]["by_outcome"],
+            "skipped": after["exchanges"]["skipped"],
+            "unreachable_seconds": [
+                round(partner["last"]["seconds"], 1)
+                for peer in peers
+                for partner in status(peer)["partners"]
+                if partner["last"] and partner["last"]["outcome"] == "unreachable"
+            ],
         }
 
 

@@ -19,8 +19,11 @@ from p2p_elastic.rules.methods import Flow
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.status.schema import PaceStatus
 
-SLOW_SHARE = 0.05  # of this peer's time, for all partners together that are much slower than the others; the same again
-# for all together that never answered, and for each whose offers come to nothing
+SLOW_SHARE = (
+    0.05  # of this peer's time, for all partners together that are much slower than the others; and the same for
+)
+# each whose offers come to nothing
+UNHEARD_TIME_SHARE = 0.02  # for all together that never answered: their partners wait meanwhile, too
 VAIN_SECONDS = 0.1  # that such an offer costs, however long it took: links of honest partners fail, too
 SPENT_CHANCE = 0.001  # of one of them to be chosen while that is spent
 RETRY_TIMES = 3.0  # what an exchange took with one that has nobody else to ask: until the next, though that is spent
@@ -123,7 +126,7 @@ class Pacing:
         self.adopt(policy, vector_bytes)
         self._asking, self._asked = Times(), Times()  # the latter without what the partner's own next step takes
         self._slow, self._retries = Budget(share=SLOW_SHARE), Retries()
-        self._unheard = Budget(share=SLOW_SHARE)
+        self._unheard = Budget(share=UNHEARD_TIME_SHARE)
         self._in_vain: dict[str, Bucket] = {}  # of partners: PARTNERS_MAX of them at most, the latest last
         self._left: dict[str, None] = {}  # those that said goodbye: PARTNERS_MAX of them at most, the latest last
 

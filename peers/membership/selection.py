@@ -74,8 +74,8 @@ def choose_partner(
     If nobody is alive, a suspect is tried: better than nobody. The dead never are. Members that count less, by their
     own word or by `trust`, are chosen less often, but never not at all: they may be well again. So are slow ones, by
     `by_time`; if others were asked before, in vain, it may come to nobody rather than to a slow one. Members that never
-    answered are chosen in a small share of the cases, all of them together: anybody can announce many that are not
-    there.
+    answered are chosen in a small share of the cases, all of them together, and nobody rather than one of them if those
+    that answer cannot be asked now: anybody can announce many that are not there.
 
     Args:
         members: the other members, by peer id.
@@ -104,6 +104,8 @@ def choose_partner(
     if not candidates:
         return None
     heard = [answered(peer) for peer in candidates]
+    if not any(heard) and any(map(answered, states)) and rng.random() >= unheard:
+        return None  # those that answer were asked already, or are busy
     if not receives and not quick and all(heard):
         return members[rng.choice(candidates)].record
     counted = {p: min(members[p].record.weight, known.get(p, 1.0)) if receives else 1.0 for p in candidates}

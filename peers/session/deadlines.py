@@ -16,6 +16,7 @@ from p2p_elastic.health.trust import PARTNERS_MAX
 Wait = Literal["opening", "answer", "word", "gap", "byte", "rtt"]
 """A stream's opening; the answer to an offer; another message; a chunk; a byte of the vectors; the round trip."""
 
+FIRST_TIMES, FIRST_SECONDS_MIN = 8.0, 3.0
 FLOOR_SECONDS = 2.0  # a busy machine may say nothing for a second
 GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4.0  # RFC 6298
 ROUND_TRIPS = 32  # that are longer, until a longer one is believed
@@ -152,9 +153,13 @@ class Waits:
         """Give the deadline for a stream.
 
         Returns:
-            Seconds. The first stream to a partner may take as long as dialling, relays and holes in NATs do.
+            Seconds. The first stream to a partner may take as long as dialling does; once others have shown how long
+            that is, FIRST_TIMES that, at least FIRST_SECONDS_MIN, and twice as long after each time that was too short.
         """
-        return self._clamp("opening", self._own_of("opening").expected)
+        own, others = self._own_of("opening"), self._all.get("opening", UNKNOWN).expected
+        if own.expected is not None or others is None:
+            return self._clamp("opening", own.expected)
+        return self._clamp("opening", max(FIRST_TIMES * others, FIRST_SECONDS_MIN))
 
     def answer(self) -> float:
         """Give the deadline for Accept or Decline.

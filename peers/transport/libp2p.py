@@ -162,6 +162,7 @@ class Libp2pHost:
                 )
             self._note_connections(self._p2p)
             key.unlink()
+            config.unlink()
         except (P2PDaemonError, OSError) as error:
             raise NetworkError(f"libp2p (p2pd) does not start: {error}") from error
         except (EOFError, ValueError) as error:  # it ended before it answered

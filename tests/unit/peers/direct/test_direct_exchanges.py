@@ -28,6 +28,7 @@ def the_sum(members: list[Member]) -> Tensor:
     return torch.stack([values(m.model) for m in members]).sum(dim=0)
 
 
+PIECE_BYTES = 4 * values(tiny_model(0)).numel()
 START = torch.stack([values(tiny_model(i)) for i in range(len(NAMES))]).sum(dim=0)
 
 
@@ -75,7 +76,7 @@ def test_connections_that_die_in_the_middle_cost_their_exchange_and_nothing_else
     hit = Counter[int]()
 
     def judge(event: Event) -> Verdict:
-        if event.kind == "piece" and event.nbytes == 4 * values(tiny_model(0)).numel() and event.number == 0:
+        if event.kind == "piece" and event.nbytes == PIECE_BYTES and event.number == 0:
             hit[event.nbytes] += 1
             if hit[event.nbytes] % 3 == 0:
                 return Verdict(action)  # type: ignore[arg-type]

@@ -759,3 +759,12 @@ def test_few_that_never_answered_are_chosen_no_more_often_than_others_and_all_al
     assert few["0"] + few["1"] == pytest.approx(60, rel=0.4)
     alike = Counter(c.peer for _ in range(1500) if (c := choose(members, rng, answered=lambda _: False, unheard=0.0)))
     assert len(alike) == 100
+
+
+def test_while_those_that_answer_are_busy_nobody_is_asked_rather_than_one_that_never_did() -> None:
+    members = observe({}, map(record, ["real", *(f"ghost{i}" for i in range(50))]), now=0.0)
+    rng = random.Random(1)
+    options = {"answered": "real".__eq__, "excluding": {"real"}}
+    assert all(choose(members, rng, **options, unheard=0.0) is None for _ in range(200))
+    asked = sum(choose(members, rng, **options) is not None for _ in range(2000))
+    assert asked / 2000 == pytest.approx(UNHEARD_SHARE, abs=0.02)

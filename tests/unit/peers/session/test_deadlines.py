@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.session.deadlines import (
+    FIRST_SECONDS_MIN,
+    FIRST_TIMES,
     FLOOR_SECONDS,
     MISSES_MAX,
     PATIENCE_MAX_SECONDS,
@@ -128,10 +130,12 @@ def test_the_asker_waits_longer_than_a_partner_with_long_steps_may() -> None:
     assert waits.answer() == patience(1 / 8, 5.0) + 1.0 == 25.0
 
 
-def test_who_never_showed_anything_has_twice_what_all_have_but_may_be_dialled_as_long_as_ever() -> None:
+def test_who_never_showed_anything_has_twice_what_all_have_and_a_little_more_to_be_dialled() -> None:
     waits = shown(0.01).of("new", patience(100.0, 5.0))
     assert waits.word() == 2.0 * FLOOR_SECONDS
-    assert waits.opening() == waits.gap() == LIMITS.idle_seconds
+    assert waits.opening() == FIRST_SECONDS_MIN
+    assert waits.gap() == LIMITS.idle_seconds
+    assert shown(1.0).of("new", 5.0).opening() == pytest.approx(FIRST_TIMES, rel=0.3)
 
 
 def test_a_missed_deadline_doubles_the_next_until_one_is_kept() -> None:
