@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 
+from p2p_elastic.peers.discovery.reconnect import NEIGHBOURS_ENOUGH
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
 from p2p_elastic.peers.membership.selection import UNHEARD_SHARE, choose_partner
 from p2p_elastic.peers.state.endpoint import Endpoint
@@ -69,8 +70,13 @@ class PairsStrategy(Strategy):
             by_time=by_time,
             receives=local.run.policy.receives,
             answered=local.members.ever_answered,
-            unheard=UNHEARD_SHARE if local.pacing.tries_unheard() else 0.0,
+            unheard=self._unheard_share(),
         )
+
+    def _unheard_share(self) -> float:
+        """A directory that does not know all yet meets whoever is there within seconds: nobody else need try."""
+        knows_many = len(self._local.members.reached) >= NEIGHBOURS_ENOUGH
+        return UNHEARD_SHARE if knows_many and self._local.pacing.tries_unheard() else 0.0
 
     def endpoint(self) -> Endpoint:
         """Give the model that trains here.

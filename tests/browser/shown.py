@@ -10,6 +10,8 @@ from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.status.events import EventLog
 from p2p_elastic.status.history import History
 from p2p_elastic.status.schema import (
+    AdmissionStatus,
+    AdmittedStatus,
     CheckpointStatus,
     ExchangeRecord,
     ExchangeTotals,
@@ -76,6 +78,24 @@ def busy(others: int = 2, step: int = 13_390, **changes: Any) -> PeerStatus:
     return status_of(**{**values, **changes})
 
 
+def admission_of(
+    *peers: str, role: str = "trainer", seconds_left: float = 3 * 86_400.0, **changes: Any
+) -> AdmissionStatus:
+    """A private run that the last of the others founded, and that admitted these peers, the first with the changes."""
+    founder, tickets = OTHERS[-1], []
+    for peer in peers:
+        tickets.append(AdmittedStatus(peer=peer, role=role, by=founder, serial="5f" * 16, seconds_left=7e5, **changes))
+        changes = {}
+    return AdmissionStatus(
+        founder=founder,
+        role=role,
+        seconds_left=seconds_left,
+        admitted=tuple(tickets),
+        revoked=1,
+        refused={"no ticket": 3},
+    )
+
+
 def troubled(text: str = "this GPU is at 95 °C, 85 would be fine: it slows down") -> PeerStatus:
     """A peer with every kind of warning: of itself, of members, of partners. `text` is what others say."""
     suspect, dead, drained, doubted, gone = OTHERS[:5]
@@ -115,6 +135,7 @@ def troubled(text: str = "this GPU is at 95 °C, 85 would be fine: it slows down
             group=text, leader=suspect, leader_of_all=dead, snapshots_published=0, disbelieved={doubted: text}
         ),
         exchanges=ExchangeTotals(by_outcome={Outcome.UNREACHABLE: 4, Outcome.COMPLETED: 3}, failed_lately=4),
+        admission=admission_of(suspect, role=text, seconds_left=0.0, problem=text),
         checkpoint=CheckpointStatus(step=3, age_seconds=9.0, failures=1, skipped=0, problem=text),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from browser.shown import HOSTILE, OTHERS, busy, history_of, log_of, member_of, starting, troubled
+from browser.shown import HOSTILE, OTHERS, admission_of, busy, history_of, log_of, member_of, starting, troubled
 from browser.visits import LOOKS, Visit, visited
 from helpers.asking import served
 
@@ -220,3 +220,14 @@ def focused(page: Page) -> str:
     """The control that has the keyboard; `BODY` if none has."""
     name: str = page.evaluate(f"({NAME})(document.activeElement)")
     return "BODY" if name.startswith("BODY") else name
+
+
+def test_a_private_run_shows_who_was_admitted_by_whom_and_who_is_not_any_more(browser: Browser) -> None:
+    one, other = OTHERS[:2]
+    admission = admission_of(one, other, problem="the ticket was revoked")
+    with served(lambda: busy(admission=admission)) as url, visited(browser, url, PHONE) as visit:
+        shows(visit.page.locator("#standing"), "private run, admitted as trainer, for 3 d more")
+        shows(visit.page.locator("#standing"), "3 tickets refused")
+        shows(visit.page.locator(f'tr[data-peer="{one}"]'), "the ticket was revoked")
+        shows(visit.page.locator(f'tr[data-peer="{other}"]'), "trainer by …")
+        assert visit.violations() == []
