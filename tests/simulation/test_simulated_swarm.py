@@ -296,7 +296,7 @@ def test_two_peers_that_always_ask_each_other_at_once_still_exchange() -> None:
     assert count(members, Outcome.COMPLETED) >= 2 * 15
 
 
-def test_a_dead_peer_is_suspected_and_left_alone() -> None:
+def test_a_peer_that_is_announced_and_not_there_is_left_alone_and_dead_in_the_end() -> None:
     network = SimulatedNetwork()
 
     async def main() -> list[Member]:
@@ -307,7 +307,7 @@ def test_a_dead_peer_is_suspected_and_left_alone() -> None:
 
     for member in run_virtual(main()):
         totals = member.peer.exchanges()
-        assert totals.by_outcome[Outcome.UNREACHABLE] == 1
+        assert set(totals.by_outcome) <= {Outcome.COMPLETED, Outcome.DECLINED}
         assert totals.by_outcome[Outcome.COMPLETED] > 30
         assert [(m.peer, m.state) for m in member.peer.members() if m.peer == "c"] == [("c", "dead")]
 
