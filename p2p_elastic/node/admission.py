@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,7 +20,6 @@ from p2p_elastic.peers.admission.tickets import Root
 from p2p_elastic.peers.discovery.live_network import LiveNetwork
 from p2p_elastic.peers.discovery.peer_cache import state_folder
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.roles import Role
 
 log = logging.getLogger(__name__)
@@ -41,29 +41,25 @@ def prepare(network: LiveNetwork, config: JoinConfig, past: Past | None) -> None
     """
     access = network.access
     if past is not None and past.saved.manifest.admission == TICKET:
-        _go_on(access, past.saved.manifest, past.output, network.identity.peer)
+        _go_on(network, past, invited=config.invite is not None)
     elif past is None and config.admission == TICKET and not config.initial_peer:
         access.close()  # until the run has a name
     if config.invite is not None:
         enter(network, config.invite)
-        if past is None or past.saved.manifest.founder != network.identity.peer:
-            _check_role(access, network.identity.peer, config.role)
-    elif access.root is not None and not access.chain and access.root.founder != network.identity.peer:
-        folder = "the output folder" if past is None else str(past.output / FILE)
-        raise ConfigError("invite", None, f"the run is private, and {folder} has no ticket: ask for a new line")
+        _check_role(access.invited_as, config.role)
 
 
-def _go_on(access: AccessList, manifest: RunManifest, output: Path, peer: str) -> None:
-    root = Root(manifest.run, manifest.founder)
-    memory = _read(output / FILE)
+def _go_on(network: LiveNetwork, past: Past, *, invited: bool) -> None:
+    """Be admitted as in the earlier life, unless that is left to an invite."""
+    access, manifest, file = network.access, past.saved.manifest, past.output / FILE
+    root, memory = Root(manifest.run, manifest.founder), _read(file)
     if memory is not None and (memory.run, memory.founder) == root:
         access.recall(memory)
-    elif manifest.founder == peer:
-        log.warning("%s is missing: what was revoked is not known until a member is met", output / FILE)
+    elif manifest.founder == network.identity.peer:
+        log.warning("%s is missing: what was revoked is not known until a member is met", file)
         access.enter(root)
-    else:
-        access.close()
-        access.root = root
+    elif not invited:
+        raise ConfigError("invite", None, f"the run is private, and {file} has no ticket: ask for a new line")
 
 
 def _read(path: Path) -> AccessMemory | None:
@@ -120,12 +116,35 @@ def enter(network: LiveNetwork, line: str) -> None:
         raise ConfigError("invite", "this line", f"one of its own run: {error}") from error
 
 
-def _check_role(access: AccessList, peer: str, wanted: str) -> None:
+def visiting(
+    line: str | None, file: Path | None, initial_peers: Sequence[str], announce: Sequence[str] = ()
+) -> LiveNetwork:
+    """Build the network of a process that looks at a run, or takes from it, and does not train.
+
+    Args:
+        line: the invite to a private run; None: it is a new peer in an open one.
+        file: key file that the line was made for; None: none.
+        initial_peers: multiaddrs.
+        announce: multiaddrs that other peers are told.
+
+    Returns:
+        The network, not open yet.
+
+    Raises:
+        ConfigError: if an address, the file or the line cannot be used.
+    """
+    if line is None:
+        return LiveNetwork(Identity.generate(), initial_peers, announce)
+    network = LiveNetwork(identity_in(file, line), initial_peers, announce)
+    enter(network, line)
+    return network
+
+
+def _check_role(own: Role, wanted: str) -> None:
     needed = Role.CENTRE if wanted == "centre" else Role.TRAINER
-    own = access.invited_as(peer)
     if own < needed:
-        advice = f"a line made with --role {needed.word}" + "; this one is for `p2p-elastic export`" * (own == 1)
-        raise ConfigError("invite", f"a ticket as {Role(own).word}", advice)
+        only_exports = "; this one is for `p2p-elastic export`" * (own is Role.OBSERVER)
+        raise ConfigError("invite", f"a ticket as {own.word}", f"a line made with --role {needed.word}{only_exports}")
 
 
 def keep(access: AccessList, output: Path) -> None:

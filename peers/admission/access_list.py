@@ -14,13 +14,14 @@ from pydantic import Field
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.errors import ConfigError, NotAdmitted
 from p2p_elastic.peers.admission.invites import Invite
-from p2p_elastic.peers.admission.revocations import Revocations, hash_of
+from p2p_elastic.peers.admission.revocations import Revocations
 from p2p_elastic.peers.admission.tickets import (
     CHAIN_BYTES_MAX,
     LIFE_SECONDS_MAX,
     Held,
     Root,
     Ticket,
+    hash_of,
     new_serial,
     owner_of,
     read_chain,
@@ -148,7 +149,7 @@ class AccessList:
     @property
     def revoked(self) -> bytes:
         """All lists of revocations."""
-        return self._revocations.packed()
+        return self._revocations.packed
 
     @property
     def revoked_digest(self) -> str:
@@ -188,17 +189,10 @@ class AccessList:
             shown = self._peers.get(peer)
         return shown.held.last.role if shown is not None and self._problem(shown) is None else 0
 
-    def invited_as(self, peer: str) -> int:
-        """Say which role this peer's own ticket gives, whether or not it still counts.
-
-        Args:
-            peer: this peer's id.
-
-        Returns:
-            A `Role`; 0 without a ticket.
-        """
-        founder = self.root is not None and self.root.founder == peer
-        return Role.ISSUER if founder else 0 if self._own is None else self._own.last.role
+    @property
+    def invited_as(self) -> Role:
+        """The role that this peer's own ticket gives in its private run, whether or not it still counts."""
+        return Role.ISSUER if self._own is None else self._own.last.role
 
     def admit(self, peer: str, chain: bytes) -> None:
         """Let a peer in that shows its chain.
@@ -418,6 +412,22 @@ class AccessList:
     @property
     def _until(self) -> int:
         return int(self.clock.now()) + LIFE_SECONDS_MAX
+
+    def hear(self, peer: str, chain: bytes, revoked: bytes) -> None:
+        """Take in what a peer shows: its chain, and the revocations that it knows, which may be its own.
+
+        Args:
+            peer: its proven id.
+            chain: as it came.
+            revoked: as it came.
+
+        Raises:
+            NotAdmitted: if it is not let in, or the lists are malformed or forged.
+        """
+        self.admit(peer, chain)
+        self.merge(revoked)
+        if not self.allows(peer):
+            raise NotAdmitted("the ticket was revoked")
 
     def merge(self, revoked: bytes) -> None:
         """Take in the lists that another member knows.

@@ -93,15 +93,13 @@ class Introductions:
         self._introduced: dict[str, None] = {}
         self._under_way: dict[str, asyncio.Future[None]] = {}
         self._compared: dict[tuple[str, str, str], None] = {}
-        self._served = self._answering = 0
+        self._answering = 0
         self._renews_at = 0.0
         self._keeping: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
-        """From now on answer others; once is enough."""
-        if not self._served:
-            self._served = 1
-            await self._host.serve(PROTOCOL, self.answer)
+        """From now on answer others."""
+        await self._host.serve(PROTOCOL, self.answer)
 
     def forget(self, peer: str) -> None:
         """Introduce this peer again next time: it is not known there any more.
@@ -159,10 +157,7 @@ class Introductions:
                 raise NotAdmitted(f"it does not let this peer in: {printable(reason)}")
             chain, revoked = await _receive(stream, CHAIN_BYTES_MAX), await _receive(stream, LISTS_BYTES_MAX)
             renewed = await _receive(stream, CHAIN_BYTES_MAX)
-            access.admit(peer, chain)
-            access.merge(revoked)
-            if not access.allows(peer):
-                raise NotAdmitted("its ticket was revoked")
+            access.hear(peer, chain, revoked)
             if renewed:
                 access.renew(renewed)
         finally:
@@ -206,10 +201,7 @@ class Introductions:
         access, peer = self.access, stream.partner
         try:
             chain, revoked = await _receive(stream, CHAIN_BYTES_MAX), await _receive(stream, LISTS_BYTES_MAX)
-            access.admit(peer, chain)
-            access.merge(revoked)
-            if not access.allows(peer):
-                raise NotAdmitted("the ticket was revoked")
+            access.hear(peer, chain, revoked)
             renewed = access.renewed(peer)
         except NotAdmitted as error:
             log.info("%s is not let in: %s", peer, error)

@@ -73,24 +73,11 @@ class RevokedList(NamedTuple):
         Returns:
             The bytes.
         """
-        run = root.run.encode()
-        return DOMAIN + struct.pack("!B", len(run)) + run + peer_from_text(root.founder) + self._body()
+        return root.told(DOMAIN) + self._body()
 
     def _body(self) -> bytes:
         head = HEAD.pack(peer_from_text(self.signer), self.sequence, len(self.entries))
         return head + b"".join(ENTRY.pack(*entry) for entry in sorted(self.entries.items()))
-
-
-def hash_of(peer: str) -> bytes:
-    """Hash a peer id for an entry.
-
-    Args:
-        peer: the peer id.
-
-    Returns:
-        16 bytes.
-    """
-    return hashlib.blake2b(peer_from_text(peer), digest_size=16).digest()
 
 
 class Revocations:
@@ -98,25 +85,22 @@ class Revocations:
 
     Args:
         root: of the run.
+
+    Attributes:
+        packed: all lists as bytes, LISTS_BYTES_MAX at most; empty if nothing was revoked.
+        digest: 16 hex characters that are the same at peers with the same lists; empty if nothing was revoked.
     """
 
     def __init__(self, root: Root) -> None:
         self._root = root
         self._lists: dict[str, RevokedList] = {}
+        self.packed, self.digest = b"", ""
 
-    def packed(self) -> bytes:
-        """Write all lists as bytes.
-
-        Returns:
-            LISTS_BYTES_MAX bytes at most; empty if nothing was revoked.
-        """
-        return b"".join(self._lists[signer].packed() for signer in sorted(self._lists))
-
-    @property
-    def digest(self) -> str:
-        """16 hex characters that are the same at peers with the same lists; empty if nothing was revoked."""
-        packed = self.packed()
-        return hashlib.blake2b(packed, digest_size=8).hexdigest() if packed else ""
+    def _keep(self, one: RevokedList) -> None:
+        """Put a list in the place of the signer's earlier one. Members ask for the digest at each look."""
+        self._lists[one.signer] = one
+        self.packed = b"".join(self._lists[signer].packed() for signer in sorted(self._lists))
+        self.digest = hashlib.blake2b(self.packed, digest_size=8).hexdigest()
 
     def merge(self, packed: bytes) -> bool:
         """Take in the lists that are newer than those here.
@@ -138,7 +122,7 @@ class Revocations:
             if known is None and len(self._lists) >= SIGNERS_MAX and found.signer != self._root.founder:
                 continue
             self._check(found)
-            self._lists[found.signer] = found
+            self._keep(found)
             newer = True
         return newer
 
@@ -165,7 +149,7 @@ class Revocations:
             raise ValueError(f"at most {ENTRIES_MAX} revocations at a time")
         sequence = max(now, 0 if known is None else known.sequence + 1)  # also above that of a list that was lost
         chain = b"" if held is None else held.chain
-        self._lists[signer.peer] = RevokedList(signer.peer, chain, sequence, kept).signed(self._root, signer)
+        self._keep(RevokedList(signer.peer, chain, sequence, kept).signed(self._root, signer))
 
     def revoked(self, held: Held) -> bool:
         """Whether a chain does not count any more.
@@ -176,13 +160,12 @@ class Revocations:
         Returns:
             True if one of its tickets was revoked, or its peer.
         """
-        for signer, one in self._lists.items():
-            founder = signer == self._root.founder
-            if founder and hash_of(held.peer) in one.entries:
-                return True
-            if any(t.serial in one.entries and (founder or _made(signer, t.serial)) for t in held.tickets):
-                return True
-        return False
+        return any(self._names(one, held) for one in self._lists.values())
+
+    def _names(self, one: RevokedList, held: Held) -> bool:
+        if one.signer == self._root.founder:
+            return held.hashed in one.entries or any(ticket.serial in one.entries for ticket in held.tickets)
+        return any(t.serial in one.entries and _made(one.signer, t.serial) for t in held.tickets)
 
     def entries(self) -> frozenset[bytes]:
         """List what was revoked.
@@ -202,8 +185,7 @@ class Revocations:
 
 
 def _made(signer: str, serial: bytes) -> bool:
-    owner = owner_of(peer_from_text(signer))
-    return serial[: len(owner)] == owner
+    return serial.startswith(owner_of(peer_from_text(signer)))
 
 
 def _parse(packed: bytes) -> Iterator[RevokedList]:

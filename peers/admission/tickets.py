@@ -41,6 +41,18 @@ class Root(NamedTuple):
     run: str
     founder: str
 
+    def told(self, domain: bytes) -> bytes:
+        """Begin what is signed for this run.
+
+        Args:
+            domain: what the signature is for.
+
+        Returns:
+            The bytes.
+        """
+        run = self.run.encode()
+        return domain + struct.pack("!B", len(run)) + run + peer_from_text(self.founder)
+
 
 class Ticket(NamedTuple):
     """One link of a chain.
@@ -90,11 +102,13 @@ class Held(NamedTuple):
         peer: the holder of the last ticket; of an invite that is not used yet, its key.
         tickets: the chain.
         issuers: peer id of who signed each.
+        hashed: the hash of the peer id, by which the founder revokes it: it is looked for at each call of the peer.
     """
 
     peer: str
     tickets: tuple[Ticket, ...]
     issuers: tuple[str, ...]
+    hashed: bytes
 
     @property
     def last(self) -> Ticket:
@@ -146,6 +160,18 @@ def owner_of(issuer: bytes) -> bytes:
     return hashlib.blake2b(issuer, digest_size=OWNER_BYTES).digest()
 
 
+def hash_of(peer: str) -> bytes:
+    """Hash a peer id, as a revocation names it.
+
+    Args:
+        peer: the peer id.
+
+    Returns:
+        16 bytes.
+    """
+    return hashlib.blake2b(peer_from_text(peer), digest_size=16).digest()
+
+
 def write_chain(tickets: Sequence[Ticket]) -> bytes:
     """Write a chain as bytes.
 
@@ -184,7 +210,8 @@ def read_chain(root: Root, chain: bytes) -> Held:
         tickets.append(ticket)
         issuers.append(peer_text(issuer))
         issuer, before = ticket.holder, ticket
-    return Held(peer_text(issuer), tuple(tickets), tuple(issuers))
+    peer = peer_text(issuer)
+    return Held(peer, tuple(tickets), tuple(issuers), hash_of(peer))
 
 
 def _read(packed: bytes) -> Ticket:
@@ -208,6 +235,4 @@ def _objection(ticket: Ticket, before: Ticket | None) -> str | None:
 
 
 def _told(root: Root, issuer: bytes, ticket: Ticket) -> bytes:
-    run = root.run.encode()
-    where = DOMAIN + struct.pack("!B", len(run)) + run + peer_from_text(root.founder) + issuer
-    return where + ticket._replace(signature=b"").packed()[:SIGNED_BYTES]
+    return root.told(DOMAIN) + issuer + ticket.packed()[:SIGNED_BYTES]

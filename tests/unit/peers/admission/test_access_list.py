@@ -228,7 +228,7 @@ def test_a_list_of_what_an_issuer_did_not_make_changes_nothing() -> None:
     held = read_chain(root_of(issuer), issuer.access.chain)
     forged = Revocations(root_of(founder))
     forged.change(issuer.identity, held, int(time.clock.now()) + LIFE_SECONDS_MAX, [serial])
-    founder.access.merge(forged.packed())
+    founder.access.merge(forged.packed)
     assert founder.access.allows(other.peer)
 
 
