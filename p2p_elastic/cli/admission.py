@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from p2p_elastic.cli.errors import clean_errors
+from p2p_elastic.protocol.roles import Role
 
 TIMEOUT_SECONDS = 10.0
-ROLES = ("observer", "trainer", "centre", "issuer")
 WHERE = """It asks the peer on this machine at its usual HTTP port, 8870; --url says another one. That has to be the
     founder of the run, or an issuer of it."""
 URL = click.Option(["--url"], metavar="URL", help="HTTP address of the peer to ask.  [default: http://127.0.0.1:8870]")
@@ -21,7 +21,7 @@ TOKEN = click.Option(
 )
 ROLE = click.Option(
     ["--role"],
-    type=click.Choice(ROLES),
+    type=click.Choice([role.word for role in Role]),
     default="trainer",
     show_default=True,
     help="observer: fetches the model (export); trainer: exchanges, too; centre: may hold the centre variable, too; "

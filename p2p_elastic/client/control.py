@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from p2p_elastic.client.reading import ANSWER_BYTES_MAX, parsed, tame_text, validated
-from p2p_elastic.client.status import BaseUrl
+from p2p_elastic.client.reading import parsed, tame_text, validated
+from p2p_elastic.client.status import BaseUrl, body_of, connection_until
 from p2p_elastic.errors import ConfigError, NetworkError
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,7 +25,7 @@ def post(where: BaseUrl, path: str, body: dict[str, Any], token: str, model: typ
         body: what is sent as JSON.
         token: of the peer.
         model: of the answer.
-        timeout_seconds: for each piece of the answer.
+        timeout_seconds: for all of it.
 
     Returns:
         The answer.
@@ -34,17 +35,16 @@ def post(where: BaseUrl, path: str, body: dict[str, Any], token: str, model: typ
         NetworkError: if it does not answer.
         AskError: if what answers is no peer.
     """
-    connection = http.client.HTTPConnection(where.host, where.port, timeout=timeout_seconds)
+    end = time.monotonic() + timeout_seconds
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     try:
-        connection.request("POST", where.prefix + path, json.dumps(body).encode(), headers)
-        response = connection.getresponse()
-        answer = response.read(ANSWER_BYTES_MAX)
+        with connection_until(where, end) as connection:
+            connection.request("POST", where.prefix + path, json.dumps(body).encode(), headers)
+            response = connection.getresponse()
+            answer = body_of(response, end)
     except (OSError, http.client.HTTPException) as error:
         said = tame_text(str(error) or type(error).__name__)
         raise NetworkError(f"{where.url} does not answer: {said}; is the peer running?") from error
-    finally:
-        connection.close()
     if response.status == 200:
         return validated(model, answer)[0]
     try:

@@ -245,11 +245,11 @@ def _get(where: BaseUrl, path: str, end: float, timeout_seconds: float) -> bytes
     connected = False
     late = f"within {timeout_seconds:g} s"
     try:
-        with _connection(where, end) as connection:
+        with connection_until(where, end) as connection:
             connected = True
             connection.request("GET", where.prefix + path, headers={"Accept": "application/json"})
             response = connection.getresponse()
-            body = _body(response, end)
+            body = body_of(response, end)
             _check_code(response, body)
             return body
     except TimeoutError as error:
@@ -261,8 +261,19 @@ def _get(where: BaseUrl, path: str, end: float, timeout_seconds: float) -> bytes
 
 
 @contextlib.contextmanager
-def _connection(where: BaseUrl, end: float) -> Iterator[http.client.HTTPConnection]:
-    """Connect, and cut the connection at `end`: timeouts of sockets are for each piece, and pieces can be small."""
+def connection_until(where: BaseUrl, end: float) -> Iterator[http.client.HTTPConnection]:
+    """Connect, and cut the connection in the end: timeouts of sockets are for each piece, and pieces can be small.
+
+    Args:
+        where: the peer.
+        end: in monotonic seconds.
+
+    Yields:
+        The connection, closed afterwards.
+
+    Raises:
+        OSError: if it cannot be had in time.
+    """
     connection = http.client.HTTPConnection(where.host, where.port, timeout=_left(end))
     connection.connect()
     sock: socket.socket = connection.sock
@@ -288,7 +299,21 @@ def _left(end: float) -> float:
     return left
 
 
-def _body(response: http.client.HTTPResponse, end: float) -> bytes:
+def body_of(response: http.client.HTTPResponse, end: float) -> bytes:
+    """Receive the body of an answer.
+
+    Args:
+        response: of which the head was received.
+        end: by when, in monotonic seconds.
+
+    Returns:
+        All of it.
+
+    Raises:
+        AskError: if it is longer than any honest one.
+        OSError: if it is not here in time.
+        HTTPException: if it ended early.
+    """
     pieces, size = [], 0
     while piece := response.read1(PIECE_BYTES):
         size += len(piece)

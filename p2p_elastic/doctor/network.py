@@ -16,12 +16,11 @@ from p2p_elastic.common.addresses import parse_address, read_address
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.doctor.checks import Finding, failure, ok, warning
 from p2p_elastic.errors import ConfigError, DirectoryError, NetworkError, PartnerUnreachable
-from p2p_elastic.node.admission import enter, identity_in
+from p2p_elastic.node.admission import visiting
 from p2p_elastic.node.config import JoinConfig
 from p2p_elastic.peers.discovery.dht_keys import members_key
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.live_network import Interrupted, LiveNetwork, NetworkThread
-from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.probing import probe
 from p2p_elastic.protocol.manifest import RunManifest, check_against, choose_run
 from p2p_elastic.protocol.records import PeerRecord
@@ -156,10 +155,8 @@ def open_session(
         ConfigError: if it cannot listen there, or the invite cannot be used.
         NetworkError: if p2pd does not start.
     """
-    identity = Identity.generate() if invited is None else identity_in(invited.identity, invited.line)
-    network = LiveNetwork(identity, initial_peers, announce)
-    if invited is not None:
-        enter(network, invited.line)
+    line, identity = (None, None) if invited is None else invited
+    network = visiting(line, identity, initial_peers, announce)
     with NetworkThread() as thread:
         thread.call(network.open(host, port))
         try:

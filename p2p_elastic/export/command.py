@@ -16,7 +16,7 @@ from p2p_elastic.common.metrics import metrics_text
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ConfigError, NetworkError
 from p2p_elastic.export.targets import RawTensors, Target, TaskModel
-from p2p_elastic.node.admission import enter, identity_in
+from p2p_elastic.node.admission import visiting
 from p2p_elastic.node.join import installed_task
 from p2p_elastic.node.observer import Observer
 from p2p_elastic.node.results import check_writable, save_json
@@ -26,7 +26,6 @@ from p2p_elastic.peers.centre.succession import Candidate, rightful
 from p2p_elastic.peers.discovery.live_network import LiveNetwork, NetworkThread
 from p2p_elastic.peers.membership.healthy import WEIGHT_MIN, by_loss, healthy
 from p2p_elastic.peers.session.conversation import Limits
-from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.protocol.messages import Given
 from p2p_elastic.protocol.records import PeerRecord
@@ -141,14 +140,10 @@ def export(asked: ExportOptions, say: Say, stop: Callable[[], bool]) -> Report:
     if report_file(asked.output) == asked.output:
         raise ConfigError("output", str(asked.output), "a name that does not end in .json: that is the report's")
     check_writable(asked.output.parent)
-    if asked.invite is None:
-        if not asked.initial_peer:
-            raise ConfigError("initial-peer", None, "--initial-peer MULTIADDR of a peer of the run; or --invite LINE")
-        network = LiveNetwork(Identity.generate(), asked.initial_peer)
-    else:
-        addresses = (*asked.initial_peer, *read_invite(asked.invite).addresses)
-        network = LiveNetwork(identity_in(asked.identity, asked.invite), addresses)
-        enter(network, asked.invite)
+    invited = () if asked.invite is None else read_invite(asked.invite).addresses
+    if not (asked.initial_peer or invited):
+        raise ConfigError("initial-peer", None, "--initial-peer MULTIADDR of a peer of the run; or --invite LINE")
+    network = visiting(asked.invite, asked.identity, (*asked.initial_peer, *invited))
     with NetworkThread() as thread:
         thread.call(network.open(asked.host, 0))
         try:

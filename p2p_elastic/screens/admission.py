@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2p_elastic.screens.units import short
 from p2p_elastic.status.schema import PeerStatus
 
 
@@ -20,7 +21,7 @@ def table(status: PeerStatus) -> str:
     own = ("founder", "") if founder else (f"{admission.role} (this peer)", _until(admission.seconds_left or 0.0))
     rows = [("peer", "role", "by", "ticket ends in", "serial"), (status.peer, own[0], "", own[1], "")]
     rows += [
-        (a.peer, a.role, _short(a.by, admission.founder), a.problem or _until(a.seconds_left), a.serial)
+        (a.peer, a.role, _by(a.by, admission.founder), a.problem or _until(a.seconds_left), a.serial)
         for a in admission.admitted
         if a.peer != status.peer
     ]
@@ -32,8 +33,8 @@ def table(status: PeerStatus) -> str:
     return "\n".join(lines)
 
 
-def _short(peer: str, founder: str) -> str:
-    return "founder" if peer == founder else f"...{peer[-8:]}"
+def _by(peer: str, founder: str) -> str:
+    return "founder" if peer == founder else f"...{short(peer)}"
 
 
 def _until(seconds: float) -> str:
