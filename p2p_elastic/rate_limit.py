@@ -27,11 +27,12 @@ UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 BANDWIDTH_MAX = 1e15
 
 
-def parse_bandwidth(text: str) -> float | None:
+def parse_bandwidth(text: str, key: str = "max-bandwidth") -> float | None:
     """Bytes per second, of a text like "500kB/s", "2MB/s", "4Mbit/s", or "250000".
 
     Args:
         text: decimal units, bits or bytes spelled out: MB/s are megabytes, Mbit/s megabits; "unlimited" is no limit.
+        key: option in the error.
 
     Returns:
         Bytes per second, 1 to 1e15; None for "unlimited".
@@ -52,7 +53,7 @@ def parse_bandwidth(text: str) -> float | None:
         found = float(number) * UNITS[prefix or ""] / (8.0 if unit == "bit" else 1.0)
     if not 1.0 <= found <= BANDWIDTH_MAX:
         allowed = f"bytes or bits per second, 1 byte at least: 500kB/s, 2MB/s, 4Mbit/s, 250000 (bytes), or {UNLIMITED}"
-        raise ConfigError("max-bandwidth", text, allowed)
+        raise ConfigError(key, text, allowed)
     return found
 
 

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from p2p_elastic.common.stop import Stop
-from p2p_elastic.node.status_board import StatusBoard
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.tasks import Batches, Shard, find_task, initial_model, shard_indices
+
+if TYPE_CHECKING:  # a rival imports its own hivemind first, whole
+    from p2p_elastic.node.status_board import StatusBoard
 
 GROUP_SECONDS = 60.0  # to find the other peers, at the start
 
@@ -73,13 +75,13 @@ class Recorder:
         self._due = self._began + self._order.every
         self._write(began=self._began)
 
-    def step(self, model: nn.Module, **facts: Callable[[], object]) -> None:
+    def step(self, trained: nn.Module | ParameterVector, **facts: Callable[[], object]) -> None:
         """A step was made. `facts` are asked for only when it is written down."""
         self._steps += 1
         now = time.monotonic()
         if now < self._due:
             return
-        vector = ParameterVector(model)
+        vector = ParameterVector(trained) if isinstance(trained, nn.Module) else trained
         self._copy = vector.snapshot(vector.empty() if self._copy is None else self._copy)
         name = f"{self._steps:07d}.f32"
         self._copy.numpy().tofile(self._order.own / name)
@@ -110,9 +112,9 @@ class Watching:
 
     def progress(self, status: StatusBoard, *, now: bool = False) -> None:
         self._stop.requested |= self._recorder.over()
-        trainer, peer = status.trainer, status.peer
-        if status.phase == "training" and trainer is not None and peer is not None:
-            self._recorder.step(trainer.model, exchanges=lambda: peer.exchanges().model_dump(mode="json"))
+        peer = status.peer
+        if status.phase == "training" and peer is not None:
+            self._recorder.step(peer.parts.vector, exchanges=lambda: peer.exchanges().model_dump(mode="json"))
 
     def close(self) -> None:
         pass

@@ -207,6 +207,12 @@ def main() -> None:
 )
 @click.option("--no-direct", is_flag=True, help="Send and receive parameters over libp2p only.")
 @click.option(
+    "--relay",
+    metavar="RATE",
+    help="Pass on what members send to each other that nobody can dial, behind routers at home: 5MB/s, 20Mbit/s and so "
+    "on, on average. For a peer that others can dial; it cannot read what it passes on.  [default: nothing]",
+)
+@click.option(
     "--announce",
     multiple=True,
     metavar="MULTIADDR",

@@ -133,12 +133,13 @@ def announced(text: str, peer: str) -> str:
     return address.where
 
 
-def usable(peer: str, addresses: Sequence[str]) -> tuple[PeerAddress, ...]:
+def usable(peer: str, addresses: Sequence[str], *, relayed: bool = False) -> tuple[PeerAddress, ...]:
     """Keep those of a stranger's addresses that can be dialled and lead to `peer`. Never raises.
 
     Args:
         peer: id of the stranger.
         addresses: multiaddrs that it announced, unchecked.
+        relayed: True for those that lead through a relay, instead of the others.
 
     Returns:
         The good ones in their order, each with the peer id.
@@ -149,7 +150,7 @@ def usable(peer: str, addresses: Sequence[str]) -> tuple[PeerAddress, ...]:
             address = read_address(text, "address")
         except ConfigError:
             continue
-        if address.peer in ("", peer):
+        if address.peer in ("", peer) and address.relayed == relayed:
             found.append(address._replace(peer=peer))
     return tuple(found)
 

@@ -33,7 +33,7 @@ from p2p_elastic.protocol.manifest import (
     RunManifest,
 )
 from p2p_elastic.protocol.messages import Group, RunName
-from p2p_elastic.rate_limit import parse_bandwidth
+from p2p_elastic.rate_limit import BANDWIDTH_MAX, parse_bandwidth
 from p2p_elastic.rules.base import check_rate
 from p2p_elastic.rules.methods import Method, Topology, find_method
 from p2p_elastic.rules.policy import WeightingName, default_schedule
@@ -100,6 +100,7 @@ class JoinConfig(Frozen):
         direct_port: TCP port for direct connections; 0 is any free one, None is the one after `port`, or any.
         no_direct: parameters go over libp2p only.
         announce: multiaddrs that other peers are told in the place of those that are found.
+        relay: what this peer may pass on between members that nobody can dial, such as `5MB/s`; None: nothing.
         http_host: address that HTTP listens on.
         http_port: 0 is any free one, None is HTTP_PORT or any.
         http_allow_host: names by which HTTP may be asked, beside IP addresses and localhost.
@@ -152,6 +153,7 @@ class JoinConfig(Frozen):
     direct_port: Port | None = None
     no_direct: bool = False
     announce: Addresses = ()
+    relay: str | None = None
     http_host: str = "127.0.0.1"
     http_port: Port | None = None
     http_allow_host: Addresses = ()
@@ -209,6 +211,19 @@ class JoinConfig(Frozen):
             return None
         parse_bandwidth(str(bandwidth))  # in a TOML file it may be a number
         return str(bandwidth)
+
+    @field_validator("relay", mode="before")
+    @classmethod
+    def _known_relay(cls, rate: object) -> str | None:
+        if rate is None:
+            return None
+        parse_bandwidth(str(rate), "relay")
+        return str(rate)
+
+    @property
+    def relay_rate(self) -> float | None:
+        """Bytes per second that this peer may pass on for others; None: nothing."""
+        return None if self.relay is None else parse_bandwidth(self.relay) or BANDWIDTH_MAX
 
     @field_validator("duration", mode="before")
     @classmethod

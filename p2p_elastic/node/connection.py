@@ -81,7 +81,7 @@ class Connection:
             def listen(port: int) -> None:
                 claim.take(config.host, port)
                 direct = None if config.no_direct else DirectPort(config.direct_port)
-                self.thread.call(self.network.open(config.host, port, direct))
+                self.thread.call(self.network.open(config.host, port, direct, relay_rate=config.relay_rate))
 
             preferred = 0 if any(is_here(address, PORT) for address in config.initial_peer) else PORT
             with_preferred_port(config.port, preferred, listen)

@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     direct_port: int
     no_direct: bool
     announce: Sequence[str]
+    relay: str
     http_host: str
     http_port: int
     http_allow_host: Sequence[str]

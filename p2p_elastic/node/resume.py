@@ -43,7 +43,7 @@ FREE = (
         "announce",
     ),
     *("http_host", "http_port", "http_allow_host", "http_token_file", "log_format", "checkpoint_every"),
-    *("max_bandwidth", "max_share", "invite"),
+    *("max_bandwidth", "max_share", "relay", "invite"),
 )
 """Options that may be given anew when resuming; all others are the checkpoint's."""
 NOT_KEPT = ("invite", "resume", "resume_or_found", "output", "identity", "log_format", "wait_for_peers")

@@ -71,6 +71,7 @@ class PeerRecord(Frozen):
     revoked: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")] = Field(
         default="", description="of the revocations that it knows (private runs): the same at peers with the same"
     )
+    relay: bool = Field(default=False, description="whether it passes on what others send to peers it is connected to")
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 
     @property

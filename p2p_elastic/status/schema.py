@@ -223,6 +223,15 @@ class ExchangeTotals(Frozen):
     )
 
 
+class RelayStatus(Frozen):
+    """What a peer that was started with `--relay` does for those that nobody can dial."""
+
+    places: int = Field(description="peers that are reached through this one")
+    circuits: int = Field(description="streams that it passes on now")
+    bytes_passed_on: int = Field(description="so far, both ways together")
+    max_bytes_per_second: float = Field(description="what it may pass on, on average")
+
+
 class NetworkStatus(Frozen):
     """How this peer stands in the network."""
 
@@ -230,6 +239,11 @@ class NetworkStatus(Frozen):
     attached: bool = Field(default=False, description="at least one other peer of the DHT answers")
     bootstrap: Many[BootstrapStatus] = Field(default=(), description="the initial peers that were given")
     failure: str | None = Field(default=None, description="why this peer trains alone for good")
+    reachable: bool | None = Field(
+        default=None, description="whether other members can dial this peer; null: nobody who could tell was asked yet"
+    )
+    relays: Many[str] = Field(default=(), description="peers through which those reach this one that cannot dial it")
+    relay: RelayStatus | None = Field(default=None, description="null: it passes on nothing for others")
     restarts: int = Field(default=0, description="times the p2pd child died and was replaced")
     records_ignored: int = Field(
         default=0, description="times that a malformed, unsigned or foreign record was ignored"

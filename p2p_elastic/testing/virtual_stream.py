@@ -120,6 +120,8 @@ class SimulatedStream:
         streams: the open ends of this peer.
     """
 
+    relayed = False
+
     def __init__(self, partner: str, outgoing: Pipe, incoming: Pipe, streams: dict[SimulatedStream, None]) -> None:
         self.partner, self._outgoing, self._incoming, self._streams = partner, outgoing, incoming, streams
         streams[self] = None

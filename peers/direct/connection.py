@@ -5,8 +5,7 @@ from __future__ import annotations
 import select
 import socket
 
-from p2p_elastic.errors import PartnerUnreachable, RemoteProtocolError
-from p2p_elastic.peers.direct.sealing import TAG_BYTES, Seal
+from p2p_elastic.peers.direct.sealing import Seal, SealedChunks
 from p2p_elastic.peers.transport.shared_socket import SharedSocket
 from p2p_elastic.peers.transport.transfer_threads import TransferThreads
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
@@ -27,14 +26,12 @@ class DirectConnection:
 
     def __init__(self, name: str, partner: str, connected: socket.socket, outgoing: Seal, incoming: Seal) -> None:
         self.name, self.partner = name, partner
-        self._outgoing, self._incoming = outgoing, incoming
-        self._shared = SharedSocket(partner, connected)
-        self._sending, self._receiving = memoryview(b""), memoryview(b"")  # one sealed chunk each
+        self._chunks, self._shared = SealedChunks(outgoing, incoming), SharedSocket(partner, connected)
 
     @property
     def usable(self) -> bool:
         """Whether an idle connection is still open: nothing comes while nobody asked for anything, but an end."""
-        if self._shared.ended or self._outgoing.worn or self._incoming.worn:
+        if self._shared.ended or self._chunks.worn:
             return False
         poll = select.poll()
         poll.register(self._shared.socket, select.POLLIN)
@@ -57,7 +54,7 @@ class DirectConnection:
             try:
                 await work.run()
             finally:
-                self._sending = self._receiving = memoryview(b"")  # it may be idle for long
+                self._chunks.let_go()
         return work.longest
 
     def close(self) -> None:
@@ -80,9 +77,7 @@ class DirectConnection:
             ExchangeTimeout: if nothing moved, either way, within the socket's timeout.
             PartnerUnreachable: if the connection broke.
         """
-        self._sending = sealed = _sized(self._sending, len(chunk) + TAG_BYTES)
-        self._outgoing.seal(chunk, sealed)
-        self._shared.send(sealed)
+        self._shared.send(self._chunks.seal(chunk))
 
     def fill_now(self, buffer: memoryview, end: float) -> None:
         """Fill a whole buffer from a thread.
@@ -95,14 +90,5 @@ class DirectConnection:
             ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
             PartnerUnreachable: if the connection broke or ended, or something was changed on its way.
         """
-        self._receiving = sealed = _sized(self._receiving, len(buffer) + TAG_BYTES)
-        self._shared.fill(sealed, end)
-        try:
-            self._incoming.open(sealed, buffer)
-        except RemoteProtocolError as error:  # by anybody between the two: nobody is blamed
-            raise PartnerUnreachable(f"the direct connection broke: {error}", partner=self.partner) from error
-
-
-def _sized(buffer: memoryview, size: int) -> memoryview:
-    """The buffer, or another one if it has not this size: the last chunk is shorter."""
-    return buffer if len(buffer) == size else memoryview(bytearray(size))
+        self._shared.fill(self._chunks.room(len(buffer)), end)
+        self._chunks.open(buffer, self.partner)

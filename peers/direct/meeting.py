@@ -28,6 +28,7 @@ from p2p_elastic.protocol.records import PeerRecord
 S = TypeVar("S")
 BYTES_MIN = 2**18  # one way; what is smaller goes over libp2p
 OFF, SMALL, FAILED, PARTNER_OFF, NO_WAY = "off", "small", "failed lately", "partner", "no way to dial"
+RELAYED = "relayed"
 """Why vectors go over libp2p."""
 
 

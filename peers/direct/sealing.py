@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from p2p_elastic.errors import ExchangeError, RemoteProtocolError
+from p2p_elastic.errors import ExchangeError, PartnerUnreachable, RemoteProtocolError
 from p2p_elastic.protocol.messages import Direct
 
 TAG_BYTES, KEY_BYTES, NONCE_BYTES = 16, 32, 12
@@ -76,6 +76,73 @@ class Seal:
         return self._count.to_bytes(NONCE_BYTES, "big")
 
 
+class SealedChunks:
+    """Both directions of one connection, and memory for one sealed chunk each, which is used again.
+
+    Args:
+        outgoing: of what this end sends.
+        incoming: of what it receives.
+    """
+
+    def __init__(self, outgoing: Seal, incoming: Seal) -> None:
+        self._outgoing, self._incoming = outgoing, incoming
+        self._sending, self._receiving = memoryview(b""), memoryview(b"")
+
+    @property
+    def worn(self) -> bool:
+        """Whether one of the keys has been used for as much as it should."""
+        return self._outgoing.worn or self._incoming.worn
+
+    def seal(self, chunk: memoryview) -> memoryview:
+        """Encrypt a chunk.
+
+        Args:
+            chunk: its bytes.
+
+        Returns:
+            The sealed chunk, until the next one.
+        """
+        self._sending = sealed = _sized(self._sending, len(chunk) + TAG_BYTES)
+        self._outgoing.seal(chunk, sealed)
+        return sealed
+
+    def room(self, chunk_bytes: int) -> memoryview:
+        """Give memory for a sealed chunk that comes in.
+
+        Args:
+            chunk_bytes: of the chunk that is in it.
+
+        Returns:
+            TAG_BYTES more, to be filled.
+        """
+        self._receiving = _sized(self._receiving, chunk_bytes + TAG_BYTES)
+        return self._receiving
+
+    def open(self, buffer: memoryview, partner: str) -> None:
+        """Decrypt what fills the room, and check it.
+
+        Args:
+            buffer: where the chunk goes.
+            partner: peer id in the error.
+
+        Raises:
+            PartnerUnreachable: if it was changed on its way, by anybody between the two: nobody is blamed.
+        """
+        try:
+            self._incoming.open(self._receiving, buffer)
+        except RemoteProtocolError as error:
+            raise PartnerUnreachable(f"the connection broke: {error}", partner=partner) from error
+
+    def let_go(self) -> None:
+        """Free the memory: the connection may be idle for long."""
+        self._sending = self._receiving = memoryview(b"")
+
+
+def _sized(buffer: memoryview, size: int) -> memoryview:
+    """The buffer, or another one if it has not this size: the last chunk is shorter."""
+    return buffer if len(buffer) == size else memoryview(bytearray(size))
+
+
 class Agreed(NamedTuple):
     """What the two ends of a meeting have told each other.
 
@@ -102,11 +169,27 @@ class Agreed(NamedTuple):
         secrets = bytes.fromhex(self.dialler.secret + self.listener.secret)
         about = b"p2p-elastic direct connection " + bytes([number])
         keys = HKDF(SHA256(), 2 * KEY_BYTES, bytes.fromhex(self.listener.token), about).derive(secrets)
-        cipher = AESGCM if self.dialler.aes and self.listener.aes else ChaCha20Poly1305
-        try:
-            return Seal(cipher(keys[:KEY_BYTES])), Seal(cipher(keys[KEY_BYTES:]))
-        except UnsupportedAlgorithm as error:  # such as an OpenSSL in FIPS mode
-            raise ExchangeError(f"no cipher for direct connections: {error}") from error
+        return seals(keys, aes=self.dialler.aes and self.listener.aes)
+
+
+def seals(keys: bytes, *, aes: bool) -> tuple[Seal, Seal]:
+    """Make the two directions of a connection.
+
+    Args:
+        keys: 2 KEY_BYTES, which nothing else uses.
+        aes: whether AES is fast at both ends.
+
+    Returns:
+        Those of the first and of the second key.
+
+    Raises:
+        ExchangeError: if this machine's OpenSSL has no ChaCha20, and the partner no AES.
+    """
+    cipher = AESGCM if aes else ChaCha20Poly1305
+    try:
+        return Seal(cipher(keys[:KEY_BYTES])), Seal(cipher(keys[KEY_BYTES:]))
+    except UnsupportedAlgorithm as error:  # such as an OpenSSL in FIPS mode
+        raise ExchangeError(f"no cipher for this connection: {error}") from error
 
 
 def aes_is_fast() -> bool:

@@ -247,7 +247,7 @@ def hosts_of(record: PeerRecord) -> tuple[str, ...]:
         >>> hosts_of(record)
         ('192.0.2.1', '127.0.0.1')
     """
-    found = [a.host for a in usable(record.peer, record.addresses) if not a.relayed and a.host.protocol != "dnsaddr"]
+    found = [a.host for a in usable(record.peer, record.addresses) if a.host.protocol != "dnsaddr"]
     hosts = dict.fromkeys(host.value for host in found)
     return tuple(sorted(hosts, key=is_loopback)[:HOSTS_MAX])
 

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ from p2p_elastic.peers.discovery.dht_keys import RUNS_KEY, Entries, is_keeper
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.member_shards import MemberShards
 from p2p_elastic.peers.discovery.reconnect import Seeker
+from p2p_elastic.peers.relay.circuits import circuits
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
 from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedManifest
@@ -30,6 +31,18 @@ RECORD_SECONDS = 60.0  # announced every 5: a dead peer is forgotten after a min
 ATTACH_SECONDS_MIN, ATTACH_SECONDS_MAX = 1.0, 30.0
 NOT_TRIED = "not tried yet"
 ADDRESSES_MAX, ADDRESSES_LENGTH_MAX = 8, 1200  # of this peer in its record: the rest of it needs up to 800 bytes
+
+
+class Told(NamedTuple):
+    """What the network side says of this peer in its record.
+
+    Attributes:
+        addresses: under which it may be reached, the best first.
+        relay: whether it passes on what others send to each other.
+    """
+
+    addresses: tuple[str, ...] = ()
+    relay: bool = False
 
 
 class DHTDirectory:
@@ -52,7 +65,7 @@ class DHTDirectory:
         self._entries, self._identity = entries, identity
         self._initial_peers = dict(initial_peers)
         self._problems: dict[str, str | None] = {a: NOT_TRIED for group in initial_peers.values() for a in group}
-        self._members: frozenset[str] = frozenset()
+        self.others: tuple[PeerRecord, ...] = ()  # of the last look
         self._own_record: PeerRecord | None = None
         self._shards = MemberShards(entries, identity.peer)
         self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
@@ -64,7 +77,7 @@ class DHTDirectory:
         self._seeker = Seeker(entries, random.Random(identity.peer))
         self._seeker.seek_too(initial_peers)
         self.remember(known)
-        self.own_addresses: tuple[str, ...] = ()
+        self.told = Told()
 
     # -- Directory ----------------------------------------------------------------------------------------------------
 
@@ -72,7 +85,7 @@ class DHTDirectory:
         """Store this peer's record for RECORD_SECONDS, and keep the manifest alive if that is this peer's turn.
 
         Args:
-            record: what this peer says of itself; before its addresses come as many of `own_addresses` as fit.
+            record: what this peer says of itself; before its addresses come as many of those `told` as fit.
 
         Raises:
             DirectoryError: if no node of the DHT takes it.
@@ -83,9 +96,10 @@ class DHTDirectory:
     async def _announce(self, record: PeerRecord) -> None:
         if self._own_record is None or self._own_record.run != record.run:
             await self._shards.choose(record.run)
-        addresses = (*fitting(self.own_addresses, record.addresses), *record.addresses)
+        addresses = (*fitting(self.told.addresses, record.addresses), *record.addresses)
         revoked = "" if self._access is None else self._access.revoked_digest
-        self._own_record = record.model_copy(update={"addresses": addresses, "revoked": revoked})
+        facts = {"addresses": addresses, "revoked": revoked, "relay": self.told.relay}
+        self._own_record = record.model_copy(update=facts)
         await self._put(self._shards.key(record.run), self._own_record)
         now, (stored, due) = asyncio.get_running_loop().time(), self._stored
         if self._manifest is not None and (self._manifest is not stored or now >= due) and self._keeps_manifest():
@@ -135,7 +149,7 @@ class DHTDirectory:
         found = [record for shard in await self._shards.look(run) for record in self._parse(shard, run)]
         newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
-        self._members = frozenset(r.peer for r in others if not r.left)
+        self.others = others
         self._seeker.note(others)
         if self._entries.introductions is not None:
             self._entries.introductions.keep_soon([record for record in others if not record.left])
@@ -196,7 +210,7 @@ class DHTDirectory:
     def _keeps_manifest(self) -> bool:
         assert self._manifest is not None
         founder = self._manifest.manifest.founder
-        return founder == self._identity.peer or is_keeper(self._identity.peer, self._members - {founder})
+        return founder == self._identity.peer or is_keeper(self._identity.peer, self.members_seen - {founder})
 
     async def runs(self) -> tuple[RunManifest, ...]:
         """Read the runs of this DHT whose manifest was signed by its founder.
@@ -254,9 +268,19 @@ class DHTDirectory:
         return bool(self._entries.neighbours)
 
     @property
+    def members_seen(self) -> frozenset[str]:
+        """The other members of the last look."""
+        return frozenset(record.peer for record in self.others if not record.left)
+
+    @property
     def neighbours(self) -> frozenset[str]:
-        """The peers in the routing table: each of them answered."""
-        return self._entries.neighbours
+        """The peers in the routing table, each of which answered, and those that say that one of these leads to them.
+
+        Whoever is behind a router answers no question of the DHT. If that leads nowhere a relay says so at once.
+        """
+        near = self._entries.neighbours
+        behind = (r.peer for r in self.others if any(way.relay in near for way in circuits(r.peer, r.places)))
+        return near.union(behind)
 
     @property
     def is_first(self) -> bool:
@@ -305,7 +329,7 @@ class DHTDirectory:
     @property
     def ourselves(self) -> Mapping[str, tuple[str, ...]]:
         """This peer's id -> its addresses."""
-        return {self._identity.peer: fitting(self.own_addresses)}
+        return {self._identity.peer: fitting(self.told.addresses)}
 
     @property
     def known(self) -> Mapping[str, tuple[str, ...]]:

@@ -22,10 +22,13 @@ from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.direct.connections import Connections, NoConnections
 from p2p_elastic.peers.direct.sealing import aes_is_fast
 from p2p_elastic.peers.direct.tcp_wire import DirectPort, TcpWire
-from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.dht_directory import DHTDirectory, Told
 from p2p_elastic.peers.discovery.peer_cache import PeerCache
 from p2p_elastic.peers.discovery.peer_cache_sync import Remembering
 from p2p_elastic.peers.discovery.signed_dht import SignedDHT
+from p2p_elastic.peers.relay.places import Places
+from p2p_elastic.peers.relay.service import Relay
+from p2p_elastic.peers.relay.transport import RelayedTransport
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.peers.transport.interfaces import DirectConnections
 from p2p_elastic.peers.transport.libp2p import Libp2pHost, Libp2pTransport
@@ -194,13 +197,16 @@ class LiveNetwork:
         """The swarm's, once others are met."""
         return self.access.clock
 
-    async def open(self, host: str, port: int, direct: DirectPort | None = None) -> None:
+    async def open(
+        self, host: str, port: int, direct: DirectPort | None = None, *, relay_rate: float | None = None
+    ) -> None:
         """Start listening.
 
         Args:
             host: the IP address to listen on, or a name of this machine.
             port: the TCP port; 0 for any free one.
             direct: where to listen for direct connections; None: there are none.
+            relay_rate: bytes per second that this peer passes on for members that nobody can dial; None: nothing.
 
         Raises:
             ConfigError: if host or port cannot be used.
@@ -208,11 +214,11 @@ class LiveNetwork:
         """
         self._opening = asyncio.current_task()
         try:
-            await self._open(host, port, direct)
+            await self._open(host, port, direct, relay_rate)
         finally:
             self._opening = None
 
-    async def _open(self, host: str, port: int, direct: DirectPort | None) -> None:
+    async def _open(self, host: str, port: int, direct: DirectPort | None, relay_rate: float | None) -> None:
         self.host = Libp2pHost(self.identity, host, port, self._announce, clock=self.clock)
         self._opened.push_async_callback(self.host.close)
         await self.host.start()
@@ -223,15 +229,36 @@ class LiveNetwork:
         await self.dht.start()
         self._opened.push_async_callback(self.dht.close)
         self.directory = DHTDirectory(self.dht, self.identity, self._initial_peers)
-        self._tell_addresses()
-        self.transport = Libp2pTransport(self.host, await self._open_direct(host, direct), introductions)
+        inner = Libp2pTransport(self.host, await self._open_direct(host, direct), introductions)
+        self.transport = RelayedTransport(inner, *self._relays(introductions, relay_rate))
         self._opened.push_async_callback(self.transport.close)
+        self._tell_addresses()
         self._live(self.host.supervise())
         self._live(self.dht.keep_time())
         if self._cache is not None:
             self._remembering = Remembering(self._cache, self.directory, self._initial_peers)
             self._live(self._remembering.run())
         self._live(self._refresh_addresses())
+        await self.transport.relay.serve()
+        await self.transport.places.serve()
+        self._live(self.transport.places.run())
+
+    def _relays(self, introductions: Introductions, relay_rate: float | None) -> tuple[Places, Relay]:
+        directory = self.directory
+
+        def serves(peer: str) -> bool:
+            return self.access.allows(peer) and (self.access.private or peer in directory.members_seen)
+
+        places = Places(
+            self.host,
+            self.identity,
+            introductions,
+            others=lambda: directory.others,
+            own=lambda: self.host.addresses,
+            changed=self._tell_addresses,
+            rng=random.Random(self.identity.peer),
+        )
+        return places, Relay(self.host, serves, relay_rate)
 
     async def _open_direct(self, host: str, port: DirectPort | None) -> DirectConnections:
         if port is None:
@@ -255,7 +282,9 @@ class LiveNetwork:
 
     def _tell_addresses(self) -> None:
         own = self.host.addresses
-        self.directory.own_addresses = (*own, *page_addresses(*self._page, own)) if self._page else own
+        pages = page_addresses(*self._page, own) if self._page else ()
+        addresses = (*self.transport.places.addresses, *own, *pages)  # a record may have room for few
+        self.directory.told = Told(addresses, relay=self.transport.relay.offered)
 
     async def stay_attached(self) -> None:
         """From now on, look for the way into the swarm whenever it is lost."""
@@ -373,6 +402,9 @@ class LiveNetwork:
             attached=self.directory.attached,
             bootstrap=self.directory.bootstrap(),
             failure=self.failure,
+            reachable=self.transport.places.reachable,
+            relays=self.transport.places.relays,
+            relay=self.transport.relay.status(),
             restarts=self.host.restarts,
             records_ignored=self.directory.ignored,
             streams_refused=streams_refused,

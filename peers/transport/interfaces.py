@@ -45,6 +45,9 @@ class Stream(Carrier, Protocol):
     deadline: the caller sets it, and may cancel any call. After a cancelled call the stream can only be aborted.
     """
 
+    relayed: bool
+    """Whether it leads through another member."""
+
     @property
     def partner(self) -> str:
         """The partner's peer id, proven by the transport."""

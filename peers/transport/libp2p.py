@@ -15,8 +15,10 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from p2p_elastic.common.addresses import PeerAddress, host_of, is_loopback, listening_host, usable
+from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.common.machine import cores
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import NetworkError, NotAdmitted, P2PElasticError, PartnerUnreachable
@@ -47,6 +49,7 @@ PROTOCOL = "/p2p-elastic/exchange/1"
 NO_RELAY = '{"Relay": {"Enabled": false}}'  # the flags of p2pd alone leave it relaying for whoever asks
 START_SECONDS = 30.0
 CONNECT_SECONDS = 8.0
+REACHED_MAX = 256
 RESTARTS_MAX, RESTARTS_SECONDS = 3, 60.0
 STOP_SECONDS = 1.0
 ORPHAN_SECONDS = 4  # after which a daemon ends that nobody reached, since its peer was killed
@@ -316,11 +319,12 @@ class Libp2pHost:
             finally:
                 await stream.close()
 
-        async def accept(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def accept(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                stream = await SocketStream.take_over(str(info.peer_id), reader, writer)  # type: ignore[attr-defined]
+                stream = await SocketStream.take_over(str(info.peer_id), reader, writer)
             except OSError:  # it went as it came
                 return
+            stream.remote = host_of(str(info.addr))
             task = asyncio.ensure_future(handle(stream))
             self._streams[task] = stream
             task.add_done_callback(self._streams.pop)
@@ -377,6 +381,7 @@ class Libp2pTransport:
     def __init__(self, host: Libp2pHost, direct: DirectConnections, introductions: Introducing | None = None) -> None:
         self._host, self.direct, self._introductions = host, direct, introductions or Everybody()
         self._handler: Handler | None = None
+        self._reached: dict[str, tuple[str, ...]] = {}  # peer id -> the addresses by which a stream opened
 
     @property
     def peer(self) -> str:
@@ -392,13 +397,24 @@ class Libp2pTransport:
         Returns:
             The stream.
         """
-        # By the record's own addresses: libp2p's lookup does not know a peer that was never met.
-        await self._host.connect(record.peer, usable(record.peer, record.addresses))
+        stream = None
+        if self._reached.pop(record.peer, None) == record.addresses:  # to ask p2pd to connect takes a millisecond
+            with contextlib.suppress(PartnerUnreachable):
+                stream = await self._open_connected(record.peer)
+        if stream is None:
+            # By the record's own addresses: libp2p's lookup does not know a peer that was never met.
+            await self._host.connect(record.peer, usable(record.peer, record.addresses))
+            stream = await self._open_connected(record.peer)
+        self._reached[record.peer] = record.addresses
+        forget_oldest(self._reached, REACHED_MAX)
+        return stream
+
+    async def _open_connected(self, peer: str) -> SocketStream:
         try:
-            await self._introductions.ensure(record.peer)
+            await self._introductions.ensure(peer)
         except NotAdmitted as error:
-            raise PartnerUnreachable(str(error), partner=record.peer) from error
-        return await self._host.open_stream(record.peer)
+            raise PartnerUnreachable(str(error), partner=peer) from error
+        return await self._host.open_stream(peer)
 
     @property
     def access(self) -> Access:

@@ -8,7 +8,7 @@ import socket
 
 from p2p_elastic.errors import PartnerUnreachable
 from p2p_elastic.peers.transport.shared_socket import SharedSocket, broken
-from p2p_elastic.peers.transport.transfer_threads import TransferThreads
+from p2p_elastic.peers.transport.transfer_threads import Blocking, TransferThreads
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 
 BUFFER_BYTES = 1 << 22  # asked of the kernel for what is on its way to p2pd; it may give less
@@ -21,10 +21,15 @@ class SocketStream:
         partner: the peer id at the other end, as the transport proved it.
         connected: the socket to p2pd.
         rest: bytes that were received before the socket was taken over; they are read first.
+
+    Attributes:
+        remote: the IP address from which the partner opened it; empty if this end did.
     """
 
+    relayed = False
+
     def __init__(self, partner: str, connected: socket.socket, rest: bytes = b"") -> None:
-        self.partner, self.headers = partner, True
+        self.partner, self.headers, self.remote = partner, True, ""
         self._rest = memoryview(rest)  # received before the socket was taken over
         self._shared = SharedSocket(partner, connected)
         connected.setblocking(False)
@@ -83,30 +88,52 @@ class SocketStream:
         Raises:
             PartnerUnreachable: if the stream broke or ended.
         """
-        filled = self._take_rest(buffer)
-        loop = asyncio.get_running_loop()
+        filled = 0
         while filled < len(buffer):
-            with self._shared.in_use():
-                try:
-                    count = await loop.sock_recv_into(self._shared.socket, buffer[filled:])
-                except OSError as error:
-                    raise broken(self.partner, error) from error
+            count = await self.receive_some(buffer[filled:])
             if not count:  # a killed partner looks like this too
                 raise PartnerUnreachable("the stream ended", partner=self.partner)
             filled += count
 
-    async def transfer(self, outgoing: Outgoing | None, incoming: Incoming | None, gap_seconds: float) -> float:
+    async def receive_some(self, buffer: memoryview) -> int:
+        """Receive what is there, or the next bytes that come, on the event loop.
+
+        Args:
+            buffer: what to fill from its beginning.
+
+        Returns:
+            How many bytes; 0: the stream ended.
+
+        Raises:
+            PartnerUnreachable: if the stream broke.
+        """
+        if filled := self._take_rest(buffer):
+            return filled
+        with self._shared.in_use():
+            try:
+                return await asyncio.get_running_loop().sock_recv_into(self._shared.socket, buffer)
+            except OSError as error:
+                raise broken(self.partner, error) from error
+
+    async def transfer(
+        self,
+        outgoing: Outgoing | None,
+        incoming: Incoming | None,
+        gap_seconds: float,
+        through: Blocking | None = None,
+    ) -> float:
         """Send and fill vectors, as `Stream.transfer` says, in one thread for each direction.
 
         Args:
             outgoing: what to send; None if nothing travels that way.
             incoming: what to fill; None if nothing travels that way.
             gap_seconds: how long one piece may take.
+            through: changes the bytes before it hands them to this stream's `send_now`, and after `fill_now`.
 
         Returns:
             The longest time that a piece took, in seconds. No thread is at work any more.
         """
-        work = TransferThreads(self, outgoing, incoming, gap_seconds)
+        work = TransferThreads(through or self, outgoing, incoming, gap_seconds)
         with self._shared.in_use():
             self._shared.socket.settimeout(gap_seconds)
             try:

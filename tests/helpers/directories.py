@@ -15,6 +15,7 @@ from p2p_elastic.peers.discovery.dht_directory import (
     RECORD_SECONDS,
     RUNS_KEY,
     DHTDirectory,
+    Told,
 )
 from p2p_elastic.peers.discovery.member_shards import EMPTY_LOOKS
 from p2p_elastic.peers.transport.identity import Identity
@@ -122,7 +123,7 @@ def join(table: Table, *initial: str) -> Fixture:
     node = Node(table, identity.peer)
     given_peers = {peer: (address_of(peer),) for peer in initial}
     directory = DHTDirectory(node, identity, given_peers)
-    directory.own_addresses = (address_of(identity.peer),)
+    directory.told = Told((address_of(identity.peer),))
     return Fixture(identity, node, directory)
 
 

@@ -28,7 +28,18 @@ LAYERS = (
 )
 INSIDE = {  # what stands directly in the package is above all of these
     "peers": (
-        *("transport", "admission", "direct", "discovery", "session", "membership", "exchange", "state", "gossip"),
+        *(
+            "transport",
+            "admission",
+            "direct",
+            "relay",
+            "discovery",
+            "session",
+            "membership",
+            "exchange",
+            "state",
+            "gossip",
+        ),
         *("centre", "leader", "lifecycle"),
     )
 }

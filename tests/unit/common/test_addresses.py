@@ -192,7 +192,8 @@ def test_any_text_is_a_value_or_a_config_error(text: str) -> None:
             assert found.packed
             assert len(str(found)) <= CHARACTERS_MAX
             assert str(found).isascii()
-    assert all(address.peer == PEER for address in usable(PEER, (text,)))
+    for relayed in (True, False):
+        assert all(address.peer == PEER for address in usable(PEER, (text,), relayed=relayed))
 
 
 def test_an_address_that_is_read_fits_into_a_record() -> None:
@@ -289,7 +290,7 @@ def test_p2pd_reads_our_bytes_and_asks_the_relay_that_they_name() -> None:
         try:
             await relay.start()
             await host.start()
-            [through] = usable(PEER, [f"{relay.addresses[0]}/p2p-circuit"])
+            [through] = usable(PEER, [f"{relay.addresses[0]}/p2p-circuit"], relayed=True)
             with pytest.raises(PartnerUnreachable) as caught:
                 await host.connect(PEER, [through])
             return str(caught.value)

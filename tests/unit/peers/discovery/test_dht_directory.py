@@ -19,6 +19,7 @@ from p2p_elastic.peers.discovery.dht_directory import (
     ATTACH_SECONDS_MAX,
     RECORD_SECONDS,
     DHTDirectory,
+    Told,
     fitting,
     restricted,
 )
@@ -756,12 +757,12 @@ def test_addresses_that_fit_are_all_in_the_record_eight_at_most() -> None:
 @in_virtual_time
 async def test_a_record_tells_the_addresses_of_its_peer_and_then_what_it_runs(table: Table) -> None:
     peer = join(table)
-    peer.directory.own_addresses = tuple(f"/ip4/192.0.2.{i}/tcp/1" for i in range(9))
+    peer.directory.told = Told(tuple(f"/ip4/192.0.2.{i}/tcp/1" for i in range(9)))
     record = PeerRecord(peer=peer.peer, run="run", schema_hash=SCHEMA, addresses=(LONGEST.told,))
     await peer.directory.announce(record)
     told = await peer.directory.own("run")
     assert told is not None
-    assert told.places == peer.directory.own_addresses[:7]
+    assert told.places == peer.directory.told.addresses[:7]
     assert told.addresses == (*told.places, LONGEST.told)
     assert told.software == LONGEST
 

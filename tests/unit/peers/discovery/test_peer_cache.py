@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.directories import manifest_of
 
-from p2p_elastic.peers.discovery.dht_directory import RUNS_KEY, DHTDirectory
+from p2p_elastic.peers.discovery.dht_directory import RUNS_KEY, DHTDirectory, Told
 from p2p_elastic.peers.discovery.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
 from p2p_elastic.peers.discovery.peer_cache_sync import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
 from p2p_elastic.peers.transport.identity import Identity
@@ -165,7 +165,7 @@ class Memory(PeerCache):
 async def a_peer(nobody: Nobody, cache: PeerCache) -> tuple[DHTDirectory, Remembering]:
     identity = Identity.generate()
     directory = DHTDirectory(nobody, identity, {C: at(C)})
-    directory.own_addresses = at(identity.peer)
+    directory.told = Told(at(identity.peer))
     await directory.announce(PeerRecord(peer=identity.peer, run="run", schema_hash="0" * 32))
     return directory, Remembering(cache, directory, {C: at(C)})
 

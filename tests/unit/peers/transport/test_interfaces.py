@@ -10,7 +10,7 @@ import pytest
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.direct.connections import NoConnections
-from p2p_elastic.peers.discovery.dht_directory import DHTDirectory
+from p2p_elastic.peers.discovery.dht_directory import DHTDirectory, Told
 from p2p_elastic.peers.discovery.signed_dht import SignedDHT
 from p2p_elastic.peers.membership.liveness import observe
 from p2p_elastic.peers.transport.identity import Identity
@@ -73,7 +73,7 @@ class Live:
                 await dht.start()
                 met = {n.transport.peer: n.addresses for n in nodes}
                 directory = DHTDirectory(dht, identity, met)
-                directory.own_addresses = host.addresses
+                directory.told = Told(host.addresses)
                 if met:
                     assert await directory.attach()
                 nodes.append(Node(Libp2pTransport(host, NoConnections()), directory, host.addresses))
