@@ -147,6 +147,13 @@ def _network(status: PeerStatus) -> Iterator[Metric]:
     network = status.network
     yield _gauge("network_attached", "1 if another peer of the DHT answers.", network.attached)
     yield _gauge("network_failed", "1 if the peer trains alone for good.", network.failure is not None)
+    if network.reachable is not None:
+        yield _gauge("reachable", "1 if other members can dial this peer.", network.reachable)
+    yield _gauge("relays", "Relays that lead to this peer.", len(network.relays))
+    if (relay := network.relay) is not None:
+        yield _gauge("relay_places", "Peers to which this one leads.", relay.places)
+        yield _gauge("relay_circuits", "Streams that it passes on now.", relay.circuits)
+        yield _counter("relay_bytes", "Passed on so far, both ways together.", relay.bytes_passed_on)
     yield _counter("network_restarts", "Times that the network process died and was replaced.", network.restarts)
     text = "Times that a malformed, unsigned or foreign record was ignored."
     yield _counter("records_ignored", text, network.records_ignored)

@@ -171,8 +171,9 @@ def check_reachable(addresses: Sequence[str], announce: Sequence[str], port: int
             "reachable",
             "only private addresses: peers in the same network can dial this one, others only if the router forwards "
             "the port (by UPnP perhaps; not known here)",
-            "enough if this peer joins others, as connections are used both ways; to be dialled from elsewhere, "
-            "forward the port and say so: --port P --announce /ip4/PUBLIC/tcp/P",
+            "enough if this peer joins others, as connections are used both ways, and a member with --relay leads "
+            "others to it; to be dialled from elsewhere, forward the port and say so: --port P --announce "
+            "/ip4/PUBLIC/tcp/P",
         )
     return warning(
         "reachable",

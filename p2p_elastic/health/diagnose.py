@@ -11,6 +11,7 @@ too, and beside it:
     schema_differs                the same as in health, or exchanges that were refused for it
     versions_differ               members run different versions, and exchange
     clock_skew                    clocks differ by so much that records are ignored
+    not_dialled                   members cannot dial this peer, and no relay leads to it
     paced                         exchanges wait for the budget of bandwidth or time
     thin_link                     the link is the limit: exchanges move parts, or by a codec of fewer bytes
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
@@ -42,6 +43,11 @@ from p2p_elastic.values import Frozen
 
 LATELY_SECONDS = 60.0
 PERIODS = 3  # mean times between due exchanges: that long is still lately, if it is longer
+
+NOT_DIALLED = (
+    "members cannot dial this peer, and no relay leads to it: it exchanges with those that it can dial, not with "
+    "others behind routers. Forward its port (--announce), or start a member that can be dialled with --relay RATE"
+)
 
 # What each reason of a decline means, and what to do; of `exchange.DeclineReason`, and what followers write down.
 DECLINES = {
@@ -160,6 +166,8 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
     yield from _of_versions(status)
     yield from _of_clocks(status)
     yield from _of_budget(status)
+    if status.network.reachable is False and not status.network.relays:
+        yield _reason("not_dialled", NOT_DIALLED)
     if status.link is not None and status.link.limits:
         yield _reason("thin_link", limit_of(status.link))
 

@@ -35,6 +35,7 @@ Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """256 random bits."""
 Port = Annotated[int, Field(ge=1, le=65535)]
+HOST_MAX = 45  # characters of an IPv6 address
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """BLAKE2b of 32 bytes, over the bytes of a part."""
 
@@ -127,6 +128,10 @@ class Direct(Frozen):
         default=None, description="TCP, at the hosts of the sender's record; None: the sender cannot be dialled"
     )
     dials: bool = Field(description="of the end that asks: whether it may dial; of the other: whether it does")
+    outside: Annotated[str, Field(max_length=HOST_MAX)] | None = Field(
+        default=None,
+        description="the IP address at which a relay sees the sender; both ends dial, each from the port that it tells",
+    )
     held: Annotated[tuple[Token, ...], Field(max_length=LANES_MAX)] = Field(
         default=(), description="connections to the receiver from earlier, still open; in an answer: those to be used"
     )

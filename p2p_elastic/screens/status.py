@@ -90,6 +90,7 @@ def _facts(status: PeerStatus) -> Table:
         ("budget", _budget(status)),
         ("admission", _admission(status)),
         ("versions", "" if protocols_differ(status) else versions_differ(status) or ""),  # else health says it
+        ("dialled", _dialled(status)),
         ("address", "\n".join(status.network.addresses) or "none yet"),
     ]
     if training.tested:
@@ -144,6 +145,17 @@ def _budget(status: PeerStatus) -> str:
     period = "" if pace.effective_period is None else f"; an exchange about every {pace.effective_period:.0f} steps"
     wait = f", the next in {pace.wait_seconds:.0f} s" if pace.wait_seconds else ""
     return f"{used(pace)}{period}{wait}"
+
+
+def _dialled(status: PeerStatus) -> str:
+    """Say whether others can dial this peer, and what it does for those that nobody can; empty if that is unknown."""
+    network, said = status.network, []
+    if network.reachable is not None:
+        through = f"through {', '.join(map(short, network.relays))}" if network.relays else "and no relay leads to it"
+        said.append("members can dial this peer" if network.reachable else f"members cannot dial this peer, {through}")
+    if (relay := network.relay) is not None:
+        said.append(f"it leads to {relay.places} others, and passed on {size(relay.bytes_passed_on)}")
+    return "; ".join(said)
 
 
 def _admission(status: PeerStatus) -> str:

@@ -88,6 +88,7 @@ class SimulatedWire:
         self._network, self._peer = network, peer
         self.aes = True
         self.port: int | None = PORT
+        self.own_port: int | None = None
         self.refused = Counter[str]()
         self._expected: dict[str, Expected[SimulatedConnection]] = {}
         network.wires[peer] = self
@@ -152,6 +153,20 @@ class SimulatedWire:
             raise PartnerUnreachable("nobody awaits this peer there", partner=partner)
         await expected.agreed()
         return [self._pair(partner, expected, number) for number in range(streams)]
+
+    async def cross(
+        self, partner: str, _there: tuple[str, int], _agreed: Agreed, *, dials: bool
+    ) -> SimulatedConnection:
+        """Nobody is behind a router here.
+
+        Args:
+            partner: its peer id.
+            dials: whether this end is the dialler.
+
+        Raises:
+            PartnerUnreachable: always.
+        """
+        raise PartnerUnreachable(f"there are no routers ({dials=})", partner=partner)
 
     def _pair(self, partner: str, expected: Expected[SimulatedConnection], number: int) -> SimulatedConnection:
         sealed, name = _Sealed(self._network), f"{expected.token[:-2]}{number:02x}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from p2p_elastic.errors import ExchangeError, PartnerUnreachable, RemoteProtocolError
@@ -41,6 +41,8 @@ class Wire(Protocol[S]):
     """At which it is dialled; None: it is not."""
     refused: Counter[str]
     """Why -> how many that were not awaited were turned away."""
+    own_port: int | None
+    """From which it dials if both ends do; None: it cannot."""
 
     def hosts_of(self, record: PeerRecord) -> Sequence[str]:
         """Find where a peer may be dialled.
@@ -86,6 +88,22 @@ class Wire(Protocol[S]):
             ExchangeError: if there are none.
         """
 
+    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> Connection:
+        """Connect to a partner that does the same at this moment; without an end of its own.
+
+        Args:
+            partner: its peer id.
+            there: the IP address and port at which its router lets it out.
+            agreed: what both ends told.
+            dials: whether this end is the dialler of `agreed`.
+
+        Returns:
+            The connection.
+
+        Raises:
+            ExchangeError: if there is none.
+        """
+
 
 class Kept:
     """What meetings of all partners share.
@@ -99,20 +117,22 @@ class Kept:
         self.wire, self._rng = wire, rng
         self.idle, self.setbacks = IdleConnections(), Setbacks()
 
-    def terms(self, *, port: int | None, dials: bool, held: Sequence[Connection]) -> Direct:
+    def terms(self, *, port: int | None, dials: bool, held: Sequence[Connection], outside: str | None = None) -> Direct:
         """Draw a token and a secret for one meeting.
 
         Args:
             port: at which this end is dialled; None: it is not.
             dials: whether it dials.
             held: connections that could be, or are, used again.
+            outside: the IP address at which this end is seen, if both dial.
 
         Returns:
             What the partner is told.
         """
         token, secret = f"{self._rng.getrandbits(128):032x}", f"{self._rng.getrandbits(256):064x}"
         names = tuple(one.name for one in held)
-        return Direct(token=token, secret=secret, aes=self.wire.aes, port=port, dials=dials, held=names)
+        told = {"port": port, "dials": dials, "outside": outside, "held": names}
+        return Direct(token=token, secret=secret, aes=self.wire.aes, **told)
 
 
 class _Meeting:
@@ -129,9 +149,18 @@ class _Meeting:
         return asyncio.get_running_loop().time()
 
     async def _dial(self, agreed: Agreed, streams: int) -> list[Connection]:
+        return await self._noted(self._kept.wire.dial(self._partner, self._hosts, agreed, streams))
+
+    async def _cross(self, theirs: Direct, agreed: Agreed, *, dials: bool) -> list[Connection]:
+        if theirs.outside is None or theirs.port is None:
+            raise PartnerUnreachable(NO_WAY, partner=self._partner)
+        there = theirs.outside, theirs.port
+        return await self._noted(_alone(self._kept.wire.cross(self._partner, there, agreed, dials=dials)))
+
+    async def _noted(self, connecting: Awaitable[Sequence[Connection]]) -> list[Connection]:
         kept = self._kept
         try:
-            found = await kept.wire.dial(self._partner, self._hosts, agreed, streams)
+            found = await connecting
         except (ExchangeError, asyncio.CancelledError):  # given up, as a rule, since it takes too long
             kept.setbacks.failed(self._partner, "dial", self._now())
             raise
@@ -177,11 +206,15 @@ class Asking(_Meeting):
         kept: by this peer.
         record: of the partner.
         streams: how many connections at most.
+        outside: the IP address at which this end is seen, if a relay leads to the partner: then both dial.
     """
 
-    def __init__(self, kept: Kept, record: PeerRecord, streams: int) -> None:
+    def __init__(self, kept: Kept, record: PeerRecord, streams: int, outside: str | None = None) -> None:
         super().__init__(kept, record.peer, record)
         self._held = kept.idle.take(record.peer, streams)
+        if outside is not None:
+            self.terms = kept.terms(port=kept.wire.own_port, dials=True, held=self._held, outside=outside)
+            return
         dials = bool(self._hosts) and not kept.setbacks.lately(record.peer, "dial", self._now())
         self.terms = kept.terms(port=None if dials else kept.wire.port, dials=dials, held=self._held)
         if self.terms.port is not None:  # the partner may dial before its answer is heard
@@ -202,6 +235,8 @@ class Asking(_Meeting):
         """
         if theirs.held:
             return self._use_held(theirs.held, streams)
+        if self.terms.outside is not None:
+            return self._use(await self._cross(theirs, Agreed(dialler=self.terms, listener=theirs), dials=True))
         if theirs.dials and self._expected is not None:
             self._expected.agree(Agreed(dialler=theirs, listener=self.terms), streams)
             return self._use(await self._expected.all_here())
@@ -219,9 +254,18 @@ class Answering(_Meeting):
         partner: its peer id.
         record: says where it can be dialled; None if it is not known.
         streams: how many connections.
+        outside: the IP address at which this end is seen, if a relay leads to the partner: then both dial.
     """
 
-    def __init__(self, kept: Kept, told: Direct, partner: str, record: PeerRecord | None, streams: int) -> None:
+    def __init__(
+        self,
+        kept: Kept,
+        told: Direct,
+        partner: str,
+        record: PeerRecord | None,
+        streams: int,
+        outside: str | None = None,
+    ) -> None:
         super().__init__(kept, partner, record)
         self._dialling: asyncio.Task[list[Connection]] | None = None
         self._held = kept.idle.take(partner, streams, told.held)
@@ -231,11 +275,18 @@ class Answering(_Meeting):
         for one in self._held:
             kept.idle.keep(one)
         self._held = []
-        if told.dials and kept.wire.port is not None:
+        lately = kept.setbacks.lately(partner, "dial", self._now())
+        if told.outside is not None and outside is not None and not lately:
+            self.terms = kept.terms(port=kept.wire.own_port, dials=True, held=(), outside=outside)
+            agreed = Agreed(dialler=told, listener=self.terms)
+            self._dialling = asyncio.ensure_future(self._cross(told, agreed, dials=False))
+        elif told.outside is not None or outside is not None:
+            raise PartnerUnreachable(RELAYED, partner=partner)
+        elif told.dials and kept.wire.port is not None:
             self.terms = kept.terms(port=kept.wire.port, dials=False, held=())
             self._expected = kept.wire.expect(partner, self.terms.token)
             self._expected.agree(Agreed(dialler=told, listener=self.terms), streams)
-        elif told.port is None or not self._hosts or kept.setbacks.lately(partner, "dial", self._now()):
+        elif told.port is None or not self._hosts or lately:
             raise PartnerUnreachable(NO_WAY, partner=partner)
         else:
             self.terms = kept.terms(port=None, dials=True, held=())
@@ -270,6 +321,10 @@ class Answering(_Meeting):
         if self._dialling is not None and not self._used:
             self._dialling.cancel()
             self._dialling.add_done_callback(_close_unused)
+
+
+async def _alone(connecting: Awaitable[Connection]) -> list[Connection]:
+    return [await connecting]
 
 
 def _close_unused(dialling: asyncio.Task[list[Connection]]) -> None:

@@ -27,6 +27,7 @@ from p2p_elastic.protocol.records import PeerRecord
 
 log = logging.getLogger(__name__)
 GREETING_SECONDS = 1.0
+CROSS_AGAIN_SECONDS = 0.1
 HOSTS_MAX = 4
 GREETINGS_MAX, GREETINGS_PER_HOST = 128, LANES_MAX + 8
 TOKEN_BYTES = 16
@@ -52,13 +53,16 @@ class TcpWire:
         aes: whether AES is fast here.
 
     Attributes:
-        port: on which it listens; None before `listen`.
+        port: at which it is dialled; None before `listen`.
+        own_port: on which it listens, and from which it dials if both ends do; None before `listen`.
         refused: why -> how many strangers were turned away.
     """
 
     def __init__(self, *, aes: bool = True) -> None:
         self.aes = aes
         self.port: int | None = None
+        self.own_port: int | None = None
+        self._host = ""
         self.refused: Counter[str] = Counter()
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -83,9 +87,11 @@ class TcpWire:
                 raise ConfigError("direct-port", port.wanted, error.allowed) from error
             chosen = free_port(host, 0)
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-        listening = socket.create_server((host, chosen), family=family, backlog=GREETINGS_MAX)
+        shared = hasattr(socket, "SO_REUSEPORT")
+        listening = socket.create_server((host, chosen), family=family, backlog=GREETINGS_MAX, reuse_port=shared)
         listening.setblocking(False)
-        self._listening, self.port = listening, port.told or chosen
+        self._listening, self.port, self._host = listening, port.told or chosen, host
+        self.own_port = chosen if shared else None
         self._accepting = asyncio.ensure_future(self._accept(listening))
 
     async def close(self) -> None:
@@ -175,14 +181,11 @@ class TcpWire:
         number, expected = shown[TOKEN_BYTES], self._expected.get(shown[:TOKEN_BYTES].hex())
         if expected is None:
             return False
-        incoming, outgoing = (await expected.agreed()).seals(number)
-        incoming.open(await _received(connected, TAG_BYTES), bytearray(), shown)
+        agreed = await expected.agreed()
+        seals = await _checked(connected, agreed, shown)
         if not expected.wants(number):
             return False
-        _ready(connected)
-        connected.send(_proof(outgoing, shown))  # some bytes, which the kernel takes at once
-        name = _name(expected.token, number)
-        expected.take(number, DirectConnection(name, expected.partner, connected, outgoing, incoming))
+        expected.take(number, _answered(connected, expected.partner, agreed, number, seals))
         return True
 
     # -- dialling -----------------------------------------------------------------------------------------------------
@@ -204,17 +207,7 @@ class TcpWire:
         """
 
         async def connect(host: str, number: int) -> DirectConnection:
-            connected = await _connected(host, agreed.listener.port or 0)
-            try:
-                outgoing, incoming = agreed.seals(number)
-                shown = bytes.fromhex(agreed.listener.token) + bytes([number])
-                _ready(connected)
-                await asyncio.get_running_loop().sock_sendall(connected, shown + _proof(outgoing, shown))
-                incoming.open(await _received(connected, TAG_BYTES), bytearray(), shown)
-            except BaseException:
-                connected.close()
-                raise
-            return DirectConnection(_name(agreed.listener.token, number), partner, connected, outgoing, incoming)
+            return await _greeted(await _connected(host, agreed.listener.port or 0), partner, agreed, number)
 
         found: list[DirectConnection] = []
         try:
@@ -228,6 +221,56 @@ class TcpWire:
                 raise PartnerUnreachable(f"not connected directly: {error}", partner=partner) from error
             raise
         return found
+
+    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> DirectConnection:
+        """Connect to a partner that does the same at this moment, so that each one's router lets the other in.
+
+        Each end dials from the port on which it listens: most routers keep that number. Whichever packet is first only
+        opens the way for the other one's (simultaneous open, RFC 9293, section 3.5; hole punching, RFC 5128).
+
+        Args:
+            partner: its peer id.
+            there: the IP address and port at which its router lets it out.
+            agreed: what both ends told.
+            dials: whether this end is the dialler of `agreed`.
+
+        Returns:
+            The connection. It does not end by itself: the caller sets a deadline.
+
+        Raises:
+            PartnerUnreachable: if there is none.
+        """
+        try:
+            connected = await self._cross(there)
+            if dials:
+                return await _greeted(connected, partner, agreed, 0)
+            try:
+                seals = await _checked(connected, agreed, await _received(connected, SHOWN_BYTES))
+                return _answered(connected, partner, agreed, 0, seals)
+            except BaseException:
+                connected.close()
+                raise
+        except (OSError, ValueError, ExchangeError) as error:
+            raise PartnerUnreachable(f"not connected directly: {error}", partner=partner) from error
+
+    async def _cross(self, there: tuple[str, int]) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ipaddress.ip_address(there[0]).version == 6 else socket.AF_INET
+        while True:
+            connecting = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                connecting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                connecting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                connecting.bind((self._host, self.own_port))
+                connecting.setblocking(False)
+                await loop.sock_connect(connecting, there)
+                return connecting
+            except ConnectionError:  # a router that says no, as the partner's first packet is not out yet
+                connecting.close()
+                await asyncio.sleep(CROSS_AGAIN_SECONDS)
+            except BaseException:
+                connecting.close()
+                raise
 
 
 def hosts_of(record: PeerRecord) -> tuple[str, ...]:
@@ -266,6 +309,41 @@ def _proof(seal: Seal, shown: bytes) -> bytes:
 
 def _ready(connected: socket.socket) -> None:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def _greeted(connected: socket.socket, partner: str, agreed: Agreed, number: int) -> DirectConnection:
+    """Show a listener who this is, and see that it is the partner; closed if not."""
+    try:
+        outgoing, incoming = agreed.seals(number)
+        shown = bytes.fromhex(agreed.listener.token) + bytes([number])
+        _ready(connected)
+        await asyncio.get_running_loop().sock_sendall(connected, shown + _proof(outgoing, shown))
+        incoming.open(await _received(connected, TAG_BYTES), bytearray(), shown)
+    except BaseException:
+        connected.close()
+        raise
+    return DirectConnection(_name(agreed.listener.token, number), partner, connected, outgoing, incoming)
+
+
+async def _checked(connected: socket.socket, agreed: Agreed, shown: bytes) -> tuple[Seal, Seal]:
+    """See that a dialler that showed something is the partner. The seals of what it sends, and of what it receives."""
+    if shown[:TOKEN_BYTES].hex() != agreed.listener.token:
+        raise RemoteProtocolError("it shows another token")
+    incoming, outgoing = agreed.seals(shown[TOKEN_BYTES])
+    incoming.open(await _received(connected, TAG_BYTES), bytearray(), shown)
+    return incoming, outgoing
+
+
+def _answered(
+    connected: socket.socket, partner: str, agreed: Agreed, number: int, seals: tuple[Seal, Seal]
+) -> DirectConnection:
+    """Show a dialler that this is the partner, too."""
+    token, (incoming, outgoing) = agreed.listener.token, seals
+    _ready(connected)
+    connected.send(
+        _proof(outgoing, bytes.fromhex(token) + bytes([number]))
+    )  # some bytes: the kernel takes them at once
+    return DirectConnection(_name(token, number), partner, connected, outgoing, incoming)
 
 
 async def _connected(host: str, port: int) -> socket.socket:

@@ -266,7 +266,7 @@ class LiveNetwork:
         wire = TcpWire(aes=await asyncio.to_thread(aes_is_fast))
         self._opened.push_async_callback(wire.close)
         await wire.listen(host, port, port_after(self.host.port))
-        connections = Connections(wire)
+        connections = Connections(wire, outside=lambda: self.transport.places.seen_at)
         self._opened.callback(connections.close)
         return connections
 

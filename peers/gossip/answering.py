@@ -119,7 +119,9 @@ class Answering:
     ) -> None:
         local, started = self._local, asyncio.get_running_loop().time()
         record = local.members.record_of(key.partner)
-        direct = conversation.carriers.meet(local.direct.answer(offer.direct, key.partner, record, offer.streams))
+        relayed = conversation.stream.relayed
+        meeting = local.direct.answer(offer.direct, key.partner, record, offer.streams, relayed=relayed)
+        direct = conversation.carriers.meet(meeting)
         terms = {"streams": offer.streams, "waited": min(started - asked_at, WAITED_MAX), "direct": direct}
         accept = endpoint.accept(offer).model_copy(update=terms)
         reply, trial, distance = _Reply(self._ledger, key), None, None

@@ -198,9 +198,11 @@ class Initiator:
         try:
             async with call as conversation:
                 conversation.carriers.widening = lanes.open
-                terms = local.own.terms(local.slot.mailbox.part, waits)
+                relayed, terms = conversation.stream.relayed, local.own.terms(local.slot.mailbox.part, waits)
+                terms = terms._replace(streams=1) if relayed else terms
                 vectors = local.slot.mailbox.vectors(terms.codec)
-                direct = conversation.carriers.meet(local.direct.ask(partner, terms.streams, vectors.wire_bytes // 2))
+                meeting = local.direct.ask(partner, terms.streams, vectors.wire_bytes // 2, relayed=relayed)
+                direct = conversation.carriers.meet(meeting)
                 offer = self._offer(exchange_id, partner.peer, terms, direct)
                 try:
                     result = await self._converse(conversation, offer, vectors)

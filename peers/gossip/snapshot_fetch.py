@@ -55,7 +55,9 @@ class SnapshotFetcher:
         vectors, way = Vectors.into(into, asked.codec, local.vector.seams), Way()
         try:
             async with call as conversation:
-                direct = conversation.carriers.meet(local.direct.ask(partner, 1, vectors.wire_bytes // 2))
+                direct = conversation.carriers.meet(
+                    local.direct.ask(partner, 1, vectors.wire_bytes // 2, relayed=conversation.stream.relayed)
+                )
                 asked = asked.model_copy(update={"direct": direct})
                 answer = await conversation.run(fetch(asked), vectors)
                 way = conversation.carriers.way

@@ -258,7 +258,9 @@ class Fetcher:
         call = Call(self._transport, donor, self._limits, self._waits(donor), self._count)
         try:
             async with call as conversation:
-                direct = conversation.carriers.meet(self._transport.direct.ask(donor, 1, out.nbytes))
+                direct = conversation.carriers.meet(
+                    self._transport.direct.ask(donor, 1, out.nbytes, relayed=conversation.stream.relayed)
+                )
                 asked = asked.model_copy(update={"direct": direct})
                 answer = await conversation.run(fetch(asked), Vectors.into(out))
             if answer.given is not None and await digest_of(bytes_of(out)) != answer.given.digest:

@@ -109,8 +109,9 @@ class Giving:
 
     def _met(self, conversation: Conversation, asked: Fetch, given: Given) -> Given:
         """The header, with how the asker may be connected directly."""
-        local = self._local
-        meeting = local.direct.answer(asked.direct, asked.peer, local.members.record_of(asked.peer), 1)
+        local, relayed = self._local, conversation.stream.relayed
+        record = local.members.record_of(asked.peer)
+        meeting = local.direct.answer(asked.direct, asked.peer, record, 1, relayed=relayed)
         return given.model_copy(update={"direct": conversation.carriers.meet(meeting)})
 
     @contextmanager

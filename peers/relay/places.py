@@ -51,6 +51,7 @@ class Places:
 
     Attributes:
         reachable: whether members can dial this peer; None: nobody who could tell was asked yet.
+        seen_at: the IP address at which a relay sees it, while it has a place there; None: without a place.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Places:
         self._others, self._own, self._changed, self._rng = others, own, changed, rng
         self._kept: Mapping[str, str] = {}  # relay -> the address of who has a place there; replaced whole
         self.reachable: bool | None = None
+        self.seen_at: str | None = None
         self.handler: Handler | None = None
 
     @property
@@ -108,6 +110,8 @@ class Places:
             for record, answer in said.items()
             if answer.verdict is Verdict.GRANTED and not self.reachable
         }
+        seen = [said[record].text for record in said if record.peer in places]
+        self.seen_at = next(filter(_is_ip, seen), None)
         kept = {relay: address for relay, address in places.items() if address is not None}
         if kept != self._kept:
             self._kept = kept
@@ -202,8 +206,12 @@ def _judged(answers: Iterable[Answer]) -> bool | None:
     return True if Verdict.REACHED in found else False if found else None
 
 
-def _is_global(host: str) -> bool:
+def _is_ip(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_global
+        return bool(ipaddress.ip_address(host))
     except ValueError:
         return False
+
+
+def _is_global(host: str) -> bool:
+    return _is_ip(host) and ipaddress.ip_address(host).is_global

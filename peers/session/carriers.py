@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from p2p_elastic.peers.direct.meeting import PARTNER_OFF, RELAYED
+from p2p_elastic.peers.direct.meeting import PARTNER_OFF
 from p2p_elastic.peers.transport.interfaces import Carrier, Meeting, Stream
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.status.schema import Way
@@ -41,10 +41,6 @@ class Carriers:
         Returns:
             What the partner is to be told; None if there is none.
         """
-        if self._streams[0].relayed:
-            if not isinstance(meeting, str):
-                meeting.end(whole=False)
-            meeting = RELAYED
         if isinstance(meeting, str):
             self.way = Way(why=meeting)
             return None

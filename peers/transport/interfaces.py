@@ -112,19 +112,22 @@ class DirectConnections(Protocol):
     def refused(self) -> Mapping[str, int]:
         """Why -> how many connections to that port were turned away."""
 
-    def ask(self, partner: PeerRecord, streams: int, nbytes: int) -> Meeting | str:
+    def ask(self, partner: PeerRecord, streams: int, nbytes: int, *, relayed: bool = False) -> Meeting | str:
         """Make ready to ask a partner.
 
         Args:
             partner: the one to ask.
             streams: how many connections there may be.
             nbytes: what travels each way.
+            relayed: whether a relay leads to the partner.
 
         Returns:
             The way to direct connections; or why there is none.
         """
 
-    def answer(self, told: Direct | None, partner: str, record: PeerRecord | None, streams: int) -> Meeting | str:
+    def answer(
+        self, told: Direct | None, partner: str, record: PeerRecord | None, streams: int, *, relayed: bool = False
+    ) -> Meeting | str:
         """Make ready to answer a partner.
 
         Args:
@@ -132,6 +135,7 @@ class DirectConnections(Protocol):
             partner: its peer id, proven.
             record: says where it can be dialled; None if it is not known.
             streams: how many connections.
+            relayed: whether a relay leads to the partner.
 
         Returns:
             The way to direct connections; or why there is none.

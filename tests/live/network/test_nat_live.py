@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from p2p_elastic.demo.processes import Process, Swarm
 
 pytestmark = pytest.mark.skipif(bool(why := why_not(nat=True)), reason=str(why))
 OUTSIDE, HERE, THERE = range(3)
+HOMES = (HERE, THERE), (THERE, HERE)
 SECONDS = 90.0
 
 
@@ -49,30 +49,36 @@ class Homes:
         return [r for r in records if r["partner"] == self.peer(other) and r["outcome"] == "completed"]
 
 
-@contextmanager
-def homes(folder: Path) -> Iterator[Homes]:
-    with Namespaces(3, homes=(HERE, THERE)) as namespaces, Swarm(folder, launch=launch) as swarm:
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with Namespaces(3, homes=(HERE, THERE)) as namespaces, Swarm(tmp_path, launch=launch) as swarm:
         yield Homes(namespaces, swarm)
 
 
-def test_peers_behind_two_routers_exchange_through_a_third_that_relays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with homes(tmp_path) as at_home:
-        founder = at_home.start("--task", "digits", "--probability", "1/8", "--relay", "100MB/s")
-        for _ in (HERE, THERE):
-            at_home.start("--initial-peer", founder.said["listening"]["addresses"][0])
-        at_home.until(
-            lambda: bool(at_home.exchanged(HERE, THERE) and at_home.exchanged(THERE, HERE)),
-            "exchanging through a relay",
-        )
-        for one, other in ((HERE, THERE), (THERE, HERE)):
-            assert at_home.exchanged(one, other)[0]["way"] == {"direct": False, "why": "relayed"}
-            network = at_home.status(one)["network"]
-            assert (network["reachable"], network["relays"]) == (False, [at_home.peer(OUTSIDE)])
-        relay = at_home.status(OUTSIDE)["network"]["relay"]
-        assert relay["places"] == 2
-        assert relay["bytes_passed_on"] > 0
-        assert at_home.exchanged(HERE, OUTSIDE)
-        assert at_home.exchanged(OUTSIDE, THERE)
+def start_all(at_home: Homes, *options: str) -> None:
+    whole = ("--codec", "none", "--fragment", "1")  # half a megabyte: what is less never travels directly
+    founder = at_home.start("--task", "digits", "--probability", "1/8", "--relay", "100MB/s", *whole, *options)
+    for _ in (HERE, THERE):
+        at_home.start("--initial-peer", founder.said["listening"]["addresses"][0], *options)
+
+
+def test_peers_behind_two_routers_meet_through_a_relay_and_exchange_directly(at_home: Homes) -> None:
+    start_all(at_home)
+    at_home.until(
+        lambda: any(r["way"]["direct"] for one, other in HOMES for r in at_home.exchanged(one, other)),
+        "a direct exchange between two homes",
+    )
+    for one, _ in HOMES:
+        network = at_home.status(one)["network"]
+        assert (network["reachable"], network["relays"]) == (False, [at_home.peer(OUTSIDE)])
+    assert at_home.status(OUTSIDE)["network"]["relay"]["places"] == 2
+    assert at_home.exchanged(HERE, OUTSIDE)
+    assert at_home.exchanged(OUTSIDE, THERE)
+
+
+def test_without_direct_connections_all_of_it_is_passed_on(at_home: Homes) -> None:
+    start_all(at_home, "--no-direct")
+    at_home.until(lambda: all(at_home.exchanged(one, other) for one, other in HOMES), "exchanging through a relay")
+    [vector] = {r["bytes_sent"] for r in at_home.exchanged(*HOMES[0])[:1]}
+    assert at_home.status(OUTSIDE)["network"]["relay"]["bytes_passed_on"] > vector > 2**18

@@ -58,7 +58,8 @@ FULL = status_of(
     partners=(PartnerStatus(peer="B", trust=0.5, distance=2.0, weight=1.0), PartnerStatus(peer='"C"\\\n', trust=0.0)),
     network={
         **{"attached": True, "restarts": 3, "records_ignored": 2, "streams_refused": {"too many streams": 1}},
-        "direct_refused": {"not awaited": 6},
+        **{"direct_refused": {"not awaited": 6}, "reachable": False, "relays": ("R", "S")},
+        "relay": {"places": 2, "circuits": 1, "bytes_passed_on": 900, "max_bytes_per_second": 1e6},
     },
 )
 
@@ -126,6 +127,11 @@ def test_every_number_has_its_series() -> None:
         ("partner_distance", "B"): 2,
         ("network_attached",): 1,
         ("network_failed",): 0,
+        ("reachable",): 0,
+        ("relays",): 2,
+        ("relay_places",): 2,
+        ("relay_circuits",): 1,
+        ("relay_bytes_total",): 900,
         ("network_restarts_total",): 3,
         ("records_ignored_total",): 2,
         ("streams_refused_total", "too many streams"): 1,

@@ -136,6 +136,19 @@ def test_a_budget_is_shown_where_there_is_one() -> None:
         assert "budget" not in run(free).output
 
 
+def test_who_cannot_be_dialled_and_who_relays_say_so() -> None:
+    relay = {"places": 2, "circuits": 0, "bytes_passed_on": 64_000, "max_bytes_per_second": 1e6}
+    hidden = {"reachable": False, "relays": ("12D3KooWGatU",)}
+    with (
+        peer(lambda: status_of(network=hidden)) as at_home,
+        peer(lambda: status_of(network={"reachable": True, "relay": relay})) as outside,
+        peer(status_of) as unknown,
+    ):
+        assert "members cannot dial this peer, through " in run(at_home).output
+        assert "members can dial this peer; it leads to 2 others, and passed on 64" in run(outside).output
+        assert "dialled" not in run(unknown).output
+
+
 def test_a_peer_that_diverges_is_still_a_peer() -> None:
     with peer(lambda: status_of(training={"loss": 3e38, "steps_per_second": 2.0})) as url:
         result = run(url)

@@ -248,6 +248,12 @@ def test_a_link_that_is_the_limit_is_named_whether_exchanges_fail_or_not() -> No
     assert "the link is the limit" in text_of("timeouts", status_of(link=link, last_exchanges=(late,)))
 
 
+def test_who_cannot_be_dialled_and_has_no_relay_says_so() -> None:
+    assert "--relay RATE" in text_of("not_dialled", status_of(network={"reachable": False}))
+    for network in ({"reachable": None}, {"reachable": True}, {"reachable": False, "relays": ("R",)}):
+        assert "not_dialled" not in codes(why(status_of(network=network)))
+
+
 def test_who_exchanges_as_often_as_its_budget_allows_progresses() -> None:
     seldom = {"last_exchanges": (record(age=100.0),), "exchanges": totals(skipped={"paced": 10_000})}
     assert not why(status_of(**seldom)).progressing
