@@ -31,6 +31,7 @@ from p2p_elastic.rules.ramp import ramp
 from p2p_elastic.rules.trial import ERRORS, FLOOR, Trial
 
 PARTNERS_MAX = 1000
+CHANCE_MIN = 0.2  # of a partner that counts nothing to be asked, against one that counts wholly
 TINY = 1e-30  # nats: a loss of nothing is no divisor
 DRIFT = 0.05  # of the better loss: what is usual follows each trial by at most this, so that liars are not soon usual
 EXCESS_GOOD, EXCESS_BAD = 0.25, 1.0  # of the better loss: up to the first nothing is said, from the second on all is
@@ -72,6 +73,22 @@ class Verdict(NamedTuple):
     score: float
     excess: float | None
     clip: float = 1.0
+
+
+def chance(counts: float) -> float:
+    """Work out how often a partner is asked, against one that counts wholly.
+
+    Args:
+        counts: how much it counts, 0 to 1, by its own word or by trust, whichever is less.
+
+    Returns:
+        CHANCE_MIN to 1: it may be well again, so it is never not asked at all.
+
+    Example:
+        >>> chance(1.0), chance(0.0)
+        (1.0, 0.2)
+    """
+    return CHANCE_MIN + (1.0 - CHANCE_MIN) * counts
 
 
 def trusting(theirs: Facts, verdict: Verdict | None) -> Facts:

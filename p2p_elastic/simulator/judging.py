@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from p2p_elastic.health import signals
-from p2p_elastic.health.trust import Judge, Scale, Verdict
+from p2p_elastic.health.trust import Judge, Scale, Verdict, chance
 from p2p_elastic.parameters.vector import ParameterVector, Part
 from p2p_elastic.rules.ramp import settled
 from p2p_elastic.rules.trial import Trial
@@ -46,6 +46,7 @@ class Judging:
         self._own = [1.0] * workers  # what their last exchanges showed of themselves
         self.weights = [1.0] * workers
         self._newcomers: set[int] = set()
+        self._trust: dict[Pair, float] = {}
         self._batches: Sequence[Batch] = ()
 
     def observe(self, batches: Sequence[Batch], losses: Sequence[float], steps: Sequence[int]) -> None:
@@ -116,11 +117,24 @@ class Judging:
             verdicts[judge, judged] = self._judges[judge].judge(
                 str(judged), distances[at], trial, parts[at], scale=scale
             )
+        self._trust.update((pair, verdict.trust) for pair, verdict in verdicts.items())
         for judge in {judge for judge, _ in pairs if judge != CENTRE}:
             self._own[judge] = min(v.own for (j, _), v in verdicts.items() if j == judge)
             if any(j == judge and v.trust > 0.0 and self._counts(k) for (j, k), v in verdicts.items()):
                 self._newcomers.discard(judge)
         return verdicts
+
+    def chances(self, judge: int, others: Sequence[int]) -> list[float]:
+        """How often a worker asks others, as a live peer does: seldom those that count little or are not trusted.
+
+        Args:
+            judge: the one that asks.
+            others: rows.
+
+        Returns:
+            Of each of them, up to 1.
+        """
+        return [chance(min(self.weights[other], self._trust.get((judge, other), 1.0))) for other in others]
 
     def _counts(self, row: int) -> bool:
         return row == CENTRE or self.weights[row] > 0.0

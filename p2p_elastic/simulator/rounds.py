@@ -264,8 +264,21 @@ class Pairs(Nobody):
         for asker in due:
             others = [worker for worker in connected if worker != asker]
             if len(others) < len(connected):
-                asks += [(asker, k) for k in self._rng.sample(others, min(self._partners, len(others)))]
+                asks += [(asker, k) for k in self._choose(asker, others)]
         return asks
+
+    def _choose(self, asker: int, others: list[int]) -> list[int]:
+        """Different partners; who only sends asks all alike, since those that count less need it most."""
+        count, judging = min(self._partners, len(others)), self._judging
+        chances = [1.0] if judging is None or self._flow is Flow.PUSH else judging.chances(asker, others)
+        if min(chances) == max(chances):
+            return self._rng.sample(others, count)
+        chosen: list[int] = []
+        while len(chosen) < count:
+            (one,) = self._rng.choices(others, chances)
+            chances[others.index(one)] = 0.0
+            chosen.append(one)
+        return chosen
 
     def exchange(self, flat: Tensor, asks: Iterable[Ask], step: int = 0) -> Moves:
         """Compute the moves of given exchanges.

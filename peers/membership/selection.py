@@ -6,10 +6,10 @@ import random
 import statistics
 from collections.abc import Callable, Collection, Mapping
 
+from p2p_elastic.health.trust import chance
 from p2p_elastic.peers.membership.liveness import Members, liveness
 from p2p_elastic.protocol.records import PeerRecord
 
-CHANCE_MIN = 0.2  # of a partner that counts nothing, against one that counts wholly
 FAR = 3.0  # a partner is slow if its exchanges take more than FAR times what is usual;
 USUAL_SECONDS_MIN = 0.5  # less is always usual
 UNHEARD_SHARE = 0.05  # of the choices, for all members together that never answered
@@ -109,7 +109,7 @@ def choose_partner(
     if not receives and not quick and all(heard):
         return members[rng.choice(candidates)].record
     counted = {p: min(members[p].record.weight, known.get(p, 1.0)) if receives else 1.0 for p in candidates}
-    chances = [(CHANCE_MIN + (1 - CHANCE_MIN) * counted[p]) * quick.get(p, 1.0) for p in candidates]
+    chances = [chance(counted[p]) * quick.get(p, 1.0) for p in candidates]
     return members[rng.choices(candidates, _fewer_unheard(chances, heard, unheard))[0]].record
 
 

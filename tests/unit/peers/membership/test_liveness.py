@@ -16,14 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from p2p_elastic.health.trust import PARTNERS_MAX, Verdict
+from p2p_elastic.health.trust import CHANCE_MIN, PARTNERS_MAX, Verdict
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.peers.exchange.journal import FAILURES_KEPT, PARTNERS_KEPT, Entry, Journal
 from p2p_elastic.peers.exchange.mailbox import Mailbox, Move, Settled, State
 from p2p_elastic.peers.exchange.pacing import Times
 from p2p_elastic.peers.membership.liveness import Member, Members, liveness, observe, own_weight, suspected
 from p2p_elastic.peers.membership.selection import (
-    CHANCE_MIN,
     FAR,
     SLOW_CHANCE_MIN,
     UNHEARD_SHARE,
