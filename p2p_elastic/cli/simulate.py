@@ -180,7 +180,7 @@ def _training() -> Iterator[Option]:
         ("--epochs", "N", f"Passes of each worker over its data ...  {recipe}"),
         ("--steps", "N", "... or steps of each worker."),
         ("--batch-size", "N", f"Examples per step and worker.  {recipe}"),
-        ("--optimizer", "[sgd|adahessian|muon]", "Of each worker; its state stays local.  [default: sgd]"),
+        ("--optimizer", "[sgd|adamw|adahessian|muon]", "Of each worker; its state stays local.  [default: sgd]"),
         ("--lr", "ETA", f"Learning rate.  {recipe}"),
         ("--milestones", "E1,E2,...", f"Epochs from which on the rate is the recipe's part of it; or none.  {recipe}"),
         ("--lr-decay", "GAMMA", "Divide the rate of step t by (1 + GAMMA t)^0.5.  [default: 0]"),

@@ -19,6 +19,7 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.rules.trial import Estimate, Trial
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import Loss
+from p2p_elastic.training import beside
 from p2p_elastic.training.losses import LossReader
 from p2p_elastic.training.meter import Meter
 from p2p_elastic.training.trials import Trials
@@ -122,11 +123,14 @@ class OwnLoop:
         self.meter.stepped()
         self._undone.stepped()
         parameters = self._undone.look() if peer.move_waits else None
+        averaged = beside.look(self.optimizers) if peer.move_waits else []
         replaced = peer.after_step()
         before, self._moves = self._moves, peer.moves
         moved = before != self._moves  # also by those added before a checkpoint
         if moved and parameters is not None:
             self._undone.moved(parameters)
+        if moved:
+            beside.follow(averaged)
         if replaced:
             self.replaced()
             self._reports_old = True

@@ -25,6 +25,7 @@ from p2p_elastic.simulator.outer import OuterSteps
 from p2p_elastic.simulator.sending import Moves
 from p2p_elastic.simulator.workers import Optimization, StackedWorkers, Workers, loop_is_faster
 from p2p_elastic.tasks import Data, Evaluation, Task, evaluate, find_task, initial_model, reestimate_batchnorm
+from p2p_elastic.tasks.adamw import build_adamw
 from p2p_elastic.training.settings import OWN_LEARNING_RATES
 
 OnProgress = Callable[[int, int, Point | None], None]
@@ -254,7 +255,7 @@ def _workers(config: SimulationConfig, task: Task, device: torch.device, loop: L
         recipe.nesterov,
         decay,
         config.seed,
-        build=task.optimizer if config.optimizer == "sgd" else None,
+        build={"sgd": task.optimizer, "adamw": build_adamw}.get(config.optimizer),
         clip=recipe.clip,
     )
     model = initial_model(task, 0).to(device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2p_elastic.errors import ConfigError
-from p2p_elastic.tasks.base import Data, OptimizerSettings, Recipe, Split, Task
+from p2p_elastic.tasks.adamw import build_adamw
+from p2p_elastic.tasks.base import Data, Recipe, Split, Task
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import Number, OfOutputs
 
@@ -191,22 +192,6 @@ def _perplexity(outputs: Tensor, batch: Batch) -> dict[str, tuple[Number, Number
     return {"perplexity": (nats, batch[1].numel())}
 
 
-def adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Build AdamW; what is a vector (LayerNorm, biases) does not decay.
-
-    Args:
-        parameters: those that train.
-        settings: of the peer.
-
-    Returns:
-        The optimizer.
-    """
-    given = list(parameters)
-    decaying = {"params": [p for p in given if p.dim() > 1], "weight_decay": settings.weight_decay or 0.0}
-    others = {"params": [p for p in given if p.dim() <= 1], "weight_decay": 0.0}
-    return torch.optim.AdamW([decaying, others], lr=settings.learning_rate, betas=(0.9, 0.95))
-
-
 def cosine(warmup: int) -> Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]:
     """Build a schedule that rises for some steps, and then falls along a cosine to a tenth.
 
@@ -258,7 +243,7 @@ def _task(name: str, width: int, layers: int, heads: int, recipe: Recipe) -> Tas
         loss=OfOutputs(_losses, mean=_mean_loss),
         metrics=OfOutputs(_perplexity),
         prepare=prepare,
-        optimizer=adamw,
+        optimizer=build_adamw,
         scheduler=cosine(WARMUP),
         sample=sample,
     )

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from p2p_elastic.tasks import adamw
 from p2p_elastic.tasks.sampling import Shard
 from p2p_elastic.training import adahessian, muon
 
-OptimizerName = Literal["sgd", "adahessian", "muon"]
+OptimizerName = Literal["sgd", "adamw", "adahessian", "muon"]
 """What a peer trains with; "sgd" is what the task brings, if it brings an optimizer."""
 
 OWN_LEARNING_RATES = MappingProxyType(
-    {"adahessian": adahessian.DEFAULT_LEARNING_RATE, "muon": muon.DEFAULT_LEARNING_RATE}
+    {
+        "adamw": adamw.DEFAULT_LEARNING_RATE,
+        "adahessian": adahessian.DEFAULT_LEARNING_RATE,
+        "muon": muon.DEFAULT_LEARNING_RATE,
+    }
 )
 """Defaults of the optimizers for which a run's learning rate is not meant."""
 
@@ -27,7 +32,7 @@ class Settings:
         epochs: passes over its part of the data, if `steps` is None.
         batch_size: examples per step.
         learning_rate: before the recipe's decay.
-        momentum: of SGD. AdaHessian and Muon have no use for it: they average gradients with decays of their own.
+        momentum: of SGD. the others average gradients with decays of their own.
         seed: of the order of examples, the augmentation and AdaHessian's vectors.
         shard: its part of the data; None: all.
         optimizer: "sgd" is what the task brings, if it brings an optimizer.

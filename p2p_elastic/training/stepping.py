@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.tasks.adamw import build_adamw
 from p2p_elastic.tasks.base import Recipe, Task
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import mean_of
@@ -183,9 +184,10 @@ def _optimizer(model: nn.Module, task: Task, settings: Settings) -> torch.optim.
         return AdaHessian(named, lr=settings.learning_rate, weight_decay=decay, seed=settings.seed)
     if settings.optimizer == "muon":
         return Muon(model, lr=settings.learning_rate, weight_decay=decay)
-    if task.optimizer is not None:
+    build = build_adamw if settings.optimizer == "adamw" else task.optimizer
+    if build is not None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return task.optimizer(trained, replace(settings, weight_decay=decay))
+        return build(trained, replace(settings, weight_decay=decay))
     nesterov = task.recipe.nesterov and settings.momentum > 0
     return SGD(
         model.parameters(),
