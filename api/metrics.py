@@ -147,6 +147,8 @@ def _network(status: PeerStatus) -> Iterator[Metric]:
     network = status.network
     yield _gauge("network_attached", "1 if another peer of the DHT answers.", network.attached)
     yield _gauge("network_failed", "1 if the peer trains alone for good.", network.failure is not None)
+    text = "Members of the run as the directory counts them, with this one; of many a peer sees some."
+    yield _gauge("members_about", text, network.members_about)
     if network.reachable is not None:
         yield _gauge("reachable", "1 if other members can dial this peer.", network.reachable)
     yield _gauge("relays", "Relays that lead to this peer.", len(network.relays))

@@ -13,6 +13,7 @@ from rich.text import Text
 from p2p_elastic.client.status import Answer
 from p2p_elastic.common.metrics import metrics_text, value_text
 from p2p_elastic.health.versions import protocols_differ, versions_differ
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.rate_limit import used
 from p2p_elastic.screens.peer import at_centre, epochs, failures, lately, standing, time_left
@@ -90,6 +91,7 @@ def _facts(status: PeerStatus) -> Table:
         ("budget", _budget(status)),
         ("admission", _admission(status)),
         ("versions", "" if protocols_differ(status) else versions_differ(status) or ""),  # else health says it
+        ("swarm", _swarm(status)),
         ("dialled", _dialled(status)),
         ("address", "\n".join(status.network.addresses) or "none yet"),
     ]
@@ -145,6 +147,12 @@ def _budget(status: PeerStatus) -> str:
     period = "" if pace.effective_period is None else f"; an exchange about every {pace.effective_period:.0f} steps"
     wait = f", the next in {pace.wait_seconds:.0f} s" if pace.wait_seconds else ""
     return f"{used(pace)}{period}{wait}"
+
+
+def _swarm(status: PeerStatus) -> str:
+    """Say how large a swarm is of which this peer sees some; empty if it sees all."""
+    about, seen = status.network.members_about, len(status.members) + 1
+    return f"about {about} members; this peer sees {seen} of them" if about > seen and about > VIEW_MAX else ""
 
 
 def _dialled(status: PeerStatus) -> str:

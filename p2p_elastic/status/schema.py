@@ -239,6 +239,9 @@ class NetworkStatus(Frozen):
     attached: bool = Field(default=False, description="at least one other peer of the DHT answers")
     bootstrap: Many[BootstrapStatus] = Field(default=(), description="the initial peers that were given")
     failure: str | None = Field(default=None, description="why this peer trains alone for good")
+    members_about: int = Field(
+        default=0, description="members of the run, this one too, as the directory counts them; it may show a sample"
+    )
     reachable: bool | None = Field(
         default=None, description="whether other members can dial this peer; null: nobody who could tell was asked yet"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
@@ -210,6 +211,14 @@ class SimulatedDirectory:
             if known is not None:
                 goodbye = known[0].model_copy(update={"left": True, "sequence": known[0].sequence + 1})
                 self._network.records[self._peer] = goodbye, known[1]
+
+    def want(self, _peers: Collection[str]) -> None:
+        """All members are seen here."""
+
+    @property
+    def count(self) -> int:
+        """How many members there are."""
+        return len(self._network.records)
 
     @property
     def neighbours(self) -> frozenset[str]:

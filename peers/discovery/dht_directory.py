@@ -6,18 +6,20 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from p2p_elastic.common.addresses import usable
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.discovery.dht_keys import RUNS_KEY, Entries, is_keeper
 from p2p_elastic.peers.discovery.explain_address import explain
 from p2p_elastic.peers.discovery.member_shards import MemberShards
 from p2p_elastic.peers.discovery.reconnect import Seeker
+from p2p_elastic.peers.discovery.view import WANTED_MAX
 from p2p_elastic.peers.relay.circuits import circuits
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
@@ -146,14 +148,29 @@ class DHTDirectory:
         if self._own_record is None:
             return ()
         run = self._own_record.run
-        found = [record for shard in await self._shards.look(run) for record in self._parse(shard, run)]
+        shards = await self._shards.look(run, self._entries.neighbours)
+        found = [record for shard in shards for record in self._parse(shard.bodies, run)]
         newest = {r.peer: r for r in sorted(found, key=lambda r: r.sequence)}
         others = tuple(record for peer, record in newest.items() if peer != self._identity.peer)
         self.others = others
         self._seeker.note(others)
+        self._hide()
         if self._entries.introductions is not None:
             self._entries.introductions.keep_soon([record for record in others if not record.left])
         return others
+
+    def want(self, peers: Collection[str]) -> None:
+        """From the next look on, see these members, however many there are.
+
+        Args:
+            peers: their ids; WANTED_MAX at most.
+        """
+        self._shards.wanted = tuple(peers)[:WANTED_MAX]
+
+    @property
+    def count(self) -> int:
+        """How many members there are about, with this peer, by the last look."""
+        return self._shards.count
 
     @property
     def _access(self) -> AccessList | None:
@@ -265,7 +282,7 @@ class DHTDirectory:
     @property
     def attached(self) -> bool:
         """Whether at least one other peer of the DHT is known to answer."""
-        return bool(self._entries.neighbours)
+        return bool(self.neighbours)
 
     @property
     def members_seen(self) -> frozenset[str]:
@@ -279,8 +296,17 @@ class DHTDirectory:
         Whoever is behind a router answers no question of the DHT. If that leads nowhere a relay says so at once.
         """
         near = self._entries.neighbours
-        behind = (r.peer for r in self.others if any(way.relay in near for way in circuits(r.peer, r.places)))
+        relays = {*near, self._identity.peer}
+        behind = (r.peer for r in self.others if any(way.relay in relays for way in circuits(r.peer, r.places)))
         return near.union(behind)
+
+    def _hide(self) -> None:
+        """Leave members that are reached through relays to themselves; unless this is one, and knows nobody else."""
+        behind = frozenset(r.peer for r in self.others if circuits(r.peer, r.places))
+        here = usable(self._identity.peer, self.told.addresses, relayed=True)
+        hidden = frozenset() if here and self._entries.neighbours <= behind else behind
+        self._entries.hide(hidden)
+        self._seeker.hidden = hidden
 
     @property
     def is_first(self) -> bool:

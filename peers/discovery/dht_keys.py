@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, Protocol
 
 from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.discovery.reconnect import Meeting
+from p2p_elastic.protocol.limits import VIEW_MAX
 
 NAMESPACE = "p2p-elastic/1"
 RUNS_KEY = f"{NAMESPACE}/runs"
 FIRST_KEY_MEMBERS = 500  # after that newcomers announce under one of SHARDS further keys (a key holds about 1,000)
 SHARDS = 16
 KEEPERS = 3  # members besides the founder that keep the run manifest alive
+
+
+class Shown(NamedTuple):
+    """Entries under a key.
+
+    Attributes:
+        bodies: peer id -> body, of those that are shown.
+        in_all: how many there are, as far as is known.
+    """
+
+    bodies: Mapping[str, bytes]
+    in_all: int
 
 
 class Entries(Meeting, Protocol):
@@ -44,17 +57,26 @@ class Entries(Meeting, Protocol):
             DirectoryError: if the DHT does not answer.
         """
 
-    async def look(self, key: str) -> Mapping[str, bytes]:
+    async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
         """Read the entries under a key again and again: cheaper than `get`, and for some seconds behind it at times.
 
         Args:
             key: where.
+            wanted: peer ids whose entries are wanted in any case.
+            most: how many entries are wanted; of more than that a sample is shown.
 
         Returns:
-            Peer id -> body; the signature of each was checked.
+            What there is; the signature of each entry was checked.
 
         Raises:
             DirectoryError: if the DHT does not answer.
+        """
+
+    def hide(self, peers: frozenset[str]) -> None:
+        """Leave peers that others cannot dial out of the routing table.
+
+        Args:
+            peers: their ids; others that were left out so far may come back.
         """
 
     @property

@@ -6,6 +6,7 @@ In a private run it answers nobody but members, and takes nobody else into its r
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.errors import NotAdmitted, PartnerUnreachable
 from p2p_elastic.peers.admission.introductions import Introductions
+from p2p_elastic.peers.discovery.view import view_of
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
+from p2p_elastic.protocol.limits import VIEW_MAX
 
 import p2p_elastic.peers.transport.libp2p  # noqa: F401  # isort: skip  # silences hivemind
 from hivemind.dht import node as hivemind_node  # isort: skip
@@ -27,9 +30,12 @@ from hivemind.proto import dht_pb2  # isort: skip
 from hivemind.utils import MSGPackSerializer, ValueWithExpiration, auth as hivemind_auth  # isort: skip
 from hivemind.utils import timed_storage as hivemind_storage  # isort: skip
 
+log = logging.getLogger(__name__)
 PLACES_SECONDS = 30.0
+COUNT_MAX = 10**6
 KEYS_MAX = 64  # whose places are remembered
 TIMED_MODULES = (hivemind_auth, hivemind_node, hivemind_protocol, hivemind_routing, hivemind_storage)
+_NOTHING = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND)
 _time_elsewhere = hivemind_storage.get_dht_time  # hivemind's own
 
 
@@ -57,9 +63,33 @@ class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
 
     Attributes:
         introductions: of this peer; nobody is answered before it is set.
+        hidden: peers that others cannot call: they are in no routing table, so nothing is stored there.
     """
 
     introductions: Introductions | None = None
+    hidden: frozenset[str] = frozenset()
+
+    async def update_routing_table(self, node_id: DHTID | None, peer_id: PeerID, responded: bool = True) -> None:
+        """Note that a node answered, or did not, as hivemind does; one that others cannot call is not noted.
+
+        Args:
+            node_id: of the node; None: not known.
+            peer_id: of its peer.
+            responded: whether it answered.
+        """
+        if not responded or str(peer_id) not in self.hidden:
+            await super().update_routing_table(node_id, peer_id, responded=responded)
+
+    def hide(self, peers: frozenset[str]) -> None:
+        """From now on, leave peers out of the routing table.
+
+        Args:
+            peers: their ids; others that were left out so far may come back.
+        """
+        self.hidden = peers
+        for peer, node in list(self.routing_table.peer_id_to_uid.items()):
+            if str(peer) in peers:
+                del self.routing_table[node]
 
     async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
         """Answer a ping; hivemind calls this.
@@ -107,6 +137,68 @@ class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
         self._check(context)
         return await super().rpc_find(request, context)
 
+    async def rpc_look(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
+        """Show a member what is stored here under one key, or its view of it; hivemind calls this.
+
+        Args:
+            request: the key, how many entries are wanted (4 bytes), and the subkeys that are wanted in any case.
+            context: has its proven peer id.
+
+        Returns:
+            The entries, without nodes that are near; the second result's `expiration_time` is how many there are.
+
+        Raises:
+            NotAdmitted: if it is no member; hivemind tells it so.
+        """
+        self._check(context)
+        if request.peer:
+            self._pinging = asyncio.ensure_future(self.rpc_ping(dht_pb2.PingRequest(peer=request.peer), context))
+        place, most, *wanted = request.keys
+        stored = self.storage.get(DHTID.from_bytes(place))
+        if stored is None or not isinstance(stored.value, DictionaryDHTValue):
+            return dht_pb2.FindResponse(results=[_NOTHING, _NOTHING], peer=self.node_info)
+        shown = shown_of(stored.value, context.remote_id.to_bytes(), wanted, int.from_bytes(most, "big"))
+        dictionary = {"value": self.serializer.dumps(shown), "expiration_time": stored.expiration_time}
+        found = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, **dictionary)
+        count = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND, expiration_time=float(len(stored.value)))
+        return dht_pb2.FindResponse(results=[found, count], peer=self.node_info)
+
+    async def call_look(self, peer: PeerID, place: DHTID, wanted: Collection[bytes], most: int) -> Looked | None:
+        """Look at what another node has under a key.
+
+        Args:
+            peer: the node.
+            place: where.
+            wanted: subkeys that are wanted in any case.
+            most: how many entries are wanted.
+
+        Returns:
+            What it has; None if there was no answer, or a wrong one.
+        """
+        looked: Looked | None = await self._introduced(peer, self._call_look, place, wanted, most)
+        return looked
+
+    async def _call_look(self, peer: PeerID, place: DHTID, wanted: Collection[bytes], most: int) -> Looked | None:
+        keys = [place.to_bytes(), most.to_bytes(4, "big"), *wanted]
+        request = dht_pb2.FindRequest(keys=keys, peer=self.node_info)
+        try:
+            async with self.rpc_semaphore:
+                response = await self.get_stub(peer).rpc_look(request, timeout=self.wait_timeout)
+            if response.peer and response.peer.node_id:
+                await self.update_routing_table(DHTID.from_bytes(response.peer.node_id), peer, responded=True)
+            found, count = response.results
+            if found.type == dht_pb2.NOT_FOUND:
+                return Looked(DictionaryDHTValue(), 0)
+            entries = self.serializer.loads(found.value)
+            if not isinstance(entries, DictionaryDHTValue) or not self._validate_dictionary(keys[0], entries):
+                return None
+            return Looked(entries, max(len(entries), min(int(count.expiration_time), COUNT_MAX)))
+        except Exception as error:  # noqa: BLE001  # hivemind and msgpack let all kinds of errors through
+            log.debug("looking at %s: %r", peer, error)
+            table = self.routing_table.get(peer_id=peer)
+            await self.update_routing_table(table, peer, responded=False)
+            return None
+
     async def call_store(self, peer: PeerID, *arguments: Any, **options: Any) -> Any:
         """Store at another node, as hivemind does.
 
@@ -153,6 +245,41 @@ class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
             raise NotAdmitted("this run is private: show a ticket first")
 
 
+class Looked(NamedTuple):
+    """What a node has under a key.
+
+    Attributes:
+        entries: those that it shows.
+        in_all: how many it has, as it says.
+    """
+
+    entries: Any
+    in_all: int
+
+
+def shown_of(entries: Any, asker: bytes, wanted: Collection[bytes], most: int) -> Any:
+    """Choose of a dictionary what somebody is shown.
+
+    Args:
+        entries: a DictionaryDHTValue.
+        asker: peer id.
+        wanted: subkeys that are wanted in any case.
+        most: how many are wanted.
+
+    Returns:
+        Another one, or the same if all are shown.
+    """
+    bodies = {subkey: entry.value for subkey, entry in entries.items()}
+    view = view_of(asker, bodies, wanted, max(1, min(most, VIEW_MAX)))
+    if len(view) == len(bodies):
+        return entries
+    shown = DictionaryDHTValue()
+    for subkey, entry in entries.items():
+        if subkey in view:
+            shown.store(subkey, entry.value, entry.expiration_time)
+    return shown
+
+
 MembersOnly.__name__ = DHTProtocol.__name__  # calls are named after it
 
 
@@ -187,31 +314,41 @@ class Node(DHTNode):  # type: ignore[misc]  # hivemind has no types
             await found(key, list(nearest), set())
         return {}
 
-    async def look(self, key: str, rng: random.Random) -> dict[bytes, Any]:
-        """Read what one of the nodes has that the records of a key are stored at, and what is here.
+    async def look(
+        self, key: str, rng: random.Random, wanted: Collection[bytes], most: int
+    ) -> tuple[dict[bytes, Any], int]:
+        """Read what one of the nodes shows that the records of a key are stored at, and what is here.
 
         Args:
             key: where.
             rng: draws which one; if it does not answer, another one is asked.
+            wanted: subkeys that are wanted in any case.
+            most: how many entries are wanted.
 
         Returns:
-            Subkey -> value and expiration.
+            Subkey -> value and expiration; and how many entries there are.
         """
         place = DHTID.generate(source=key)
         nearest = list((await self._nearest(place)).values())
         first, spare = nearest[: self.num_replicas], nearest[self.num_replicas :]
-        answers = [self.protocol.storage.get(place)]
+        here = self.protocol.storage.get(place)
+        mine = here.value if here is not None and isinstance(here.value, DictionaryDHTValue) else DictionaryDHTValue()
+        found, count = DictionaryDHTValue(), len(mine)
+        answers = [shown_of(mine, self.peer_id.to_bytes(), wanted, most)]
         for peer in (*rng.sample(first, len(first)), *spare):
-            if answer := await self._call_find_with_blacklist(peer, [place]):
-                answers.append(answer[place][0])
+            looked = None if peer in self.blacklist else await self.protocol.call_look(peer, place, wanted, most)
+            if looked is not None:
+                self.blacklist.register_success(peer)
+                answers.append(looked.entries)
+                count = max(count, looked.in_all)
                 break
-        found = DictionaryDHTValue()
-        for entries in (answer.value for answer in answers if answer is not None):
-            if isinstance(entries, DictionaryDHTValue):
-                for subkey, entry in entries.items():
-                    found.store(subkey, entry.value, entry.expiration_time)
+            if peer not in self.blacklist:
+                self.blacklist.register_failure(peer)
+        for entries in answers:
+            for subkey, entry in entries.items():
+                found.store(subkey, entry.value, entry.expiration_time)
         loads = MSGPackSerializer.loads
-        return {s: ValueWithExpiration(loads(e.value), e.expiration_time) for s, e in found.items()}
+        return {s: ValueWithExpiration(loads(e.value), e.expiration_time) for s, e in found.items()}, count
 
     async def _nearest(self, key: DHTID) -> dict[DHTID, PeerID]:
         now, table = asyncio.get_running_loop().time(), self.protocol.routing_table

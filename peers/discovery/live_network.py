@@ -402,6 +402,7 @@ class LiveNetwork:
             attached=self.directory.attached,
             bootstrap=self.directory.bootstrap(),
             failure=self.failure,
+            members_about=self.directory.count,
             reachable=self.transport.places.reachable,
             relays=self.transport.places.relays,
             relay=self.transport.relay.status(),

@@ -82,6 +82,9 @@ class Seeker:
     Args:
         entries: the DHT.
         rng: draws which peer to try, and when.
+
+    Attributes:
+        hidden: peers that are not to be met, since others cannot dial them; they come by themselves.
     """
 
     def __init__(self, entries: Meeting, rng: random.Random) -> None:
@@ -91,6 +94,7 @@ class Seeker:
         self._initial: Addresses = {}
         self._tries: dict[str, Tries] = {}
         self._meetings: dict[str, asyncio.Task[None]] = {}
+        self.hidden: frozenset[str] = frozenset()
 
     @property
     def known(self) -> dict[str, tuple[str, ...]]:
@@ -166,7 +170,7 @@ class Seeker:
 
     def _lost(self) -> list[str]:
         initial = self._initial if self._entries.neighbours else {}
-        return sorted({*initial, *self._remembered, *self._members} - self._entries.neighbours)
+        return sorted({*initial, *self._remembered, *self._members} - self._entries.neighbours - self.hidden)
 
     def _begin_meetings(self) -> None:
         self._meetings = {peer: task for peer, task in self._meetings.items() if not task.done()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from p2p_elastic.common.addresses import usable
@@ -17,12 +17,15 @@ from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError, NotAdmitted, PartnerUnreachable
 from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.admission.introductions import Introductions
+from p2p_elastic.peers.discovery.dht_keys import Shown
 from p2p_elastic.peers.discovery.dht_node import Node, prepare_hivemind
 from p2p_elastic.peers.discovery.signed_records import SignedRecords, chain_and_body, signed_bytes, with_chain
-from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_text
+from p2p_elastic.peers.discovery.view import WANTED_MAX, view_of
+from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_from_text, peer_text
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.probing import answering
 from p2p_elastic.peers.transport.swarm_clock import AGREE_SECONDS, Reading, keep_time, reading
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.records import RECORD_SECONDS_MAX
 from p2p_elastic.protocol.roles import Role
 
@@ -59,6 +62,7 @@ class SignedDHT:
         self._own: dict[str, tuple[bytes, float]] = {}  # key -> body, until when (monotonic)
         self._seen: dict[str, dict[bytes, Any]] = {}  # key -> subkey -> value and expiration
         self._rng = rng
+        self._hidden: frozenset[str] = frozenset()
         # Two at once could arrive in the wrong order, and the older one would be refused.
         self._putting = asyncio.Lock()
 
@@ -81,6 +85,7 @@ class SignedDHT:
                 cache_nearest=0,  # who stores a record stores it wherever it is looked for
             )
         self._node.protocol.introductions = self.introductions
+        self._node.protocol.hide(self._hidden)
 
     @property
     def refused(self) -> int:
@@ -94,6 +99,16 @@ class SignedDHT:
             return frozenset()
         # tuple() copies in one go: the training thread asks too, for the status.
         return frozenset(map(str, tuple(self._node.protocol.routing_table.peer_id_to_uid)))
+
+    def hide(self, peers: frozenset[str]) -> None:
+        """Leave peers that others cannot dial out of the routing table: nobody is to store or look for anything there.
+
+        Args:
+            peers: their ids; others that were left out so far may come back.
+        """
+        self._hidden = peers
+        if self._node is not None:
+            self._node.protocol.hide(peers)
 
     async def put(self, key: str, body: bytes, seconds: float) -> None:
         """Store this peer's entry under a key; it replaces an earlier one.
@@ -146,28 +161,34 @@ class SignedDHT:
         """
         return self._bodies(await self._entries(key))
 
-    async def look(self, key: str) -> Mapping[str, bytes]:
+    async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
         """Read the entries under a key again, from one node: what was seen before stays until it expires.
 
         Args:
             key: where.
+            wanted: peer ids whose entries are wanted in any case.
+            most: how many entries are wanted; of more than that a sample is shown.
 
         Returns:
-            Peer id -> body.
+            Peer id -> body, and how many entries there are.
 
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        seen = self._seen.pop(key, None)
+        names, seen = [peer_from_text(peer) for peer in wanted][:WANTED_MAX], self._seen.pop(key, None)
         if seen is None:
             found = seen = await self._entries(key)
+            count = len(found)
         else:
-            found = await self._call("look", lambda node: node.look(key, self._rng))
+            asked = names if len(seen) >= most else []  # otherwise all are shown
+            found, count = await self._call("look", lambda node: node.look(key, self._rng, asked, most))
         newer = {s: e for s, e in found.items() if s not in seen or e.expiration_time > seen[s].expiration_time}
         now = self._clock.now()
-        self._seen[key] = {s: e for s, e in {**seen, **newer}.items() if e.expiration_time > now}
+        known = {s: e for s, e in {**seen, **newer}.items() if e.expiration_time > now}
+        view = view_of(self._identity.peer_bytes, {s: e.value for s, e in known.items()}, names, most)
+        self._seen[key] = {s: e for s, e in known.items() if s in view}
         forget_oldest(self._seen, KEYS_MAX)
-        return self._bodies(self._seen[key])
+        return Shown(self._bodies(self._seen[key]), max(count, len(view)))
 
     async def _entries(self, key: str) -> dict[bytes, Any]:
         found = await self._call("get", lambda node: node.get(key, latest=True, beam_size=READ_NODES))

@@ -109,6 +109,7 @@ class Presence:
         local.own.condition.look()  # whether the directory answers or not
         local.own.step_rate.mark(asyncio.get_running_loop().time(), local.own.progress.step)
         try:
+            self._directory.want(local.members.contacts)
             listed = await self._directory.members()
         except DirectoryError:
             # A silent member is so whether the directory answers or not.
@@ -116,7 +117,7 @@ class Presence:
             raise
         now = asyncio.get_running_loop().time()
         local.members.reached = self._directory.neighbours
-        local.members.look(listed, now)
+        local.members.look(listed, now, self._directory.count)
         local.members.look_apart(local.own.progress.step)
         local.own.look_back(now)
         local.own.weigh()

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from p2p_elastic.common.bounded import forget_oldest
-from p2p_elastic.health.trust import PARTNERS_MAX
+from p2p_elastic.peers.membership.contacts import Contacts
 from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
@@ -18,6 +18,7 @@ from p2p_elastic.peers.membership.versions import Versions
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.session.deadlines import Deadlines, StepTime, Waits, patience
 from p2p_elastic.peers.state.current_run import CurrentRun
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.status.events import EventLog
@@ -46,7 +47,7 @@ class Membership:
         self.apart = Absences(run.context.announce_seconds)
         self.deadlines, self.step_time = Deadlines(self._limits.bounds), StepTime()
         self.reached: frozenset[str] = frozenset()  # those that answer the directory
-        self._answered: dict[str, None] = {}  # and those that answered here, or asked something: the latest last
+        self._contacts = Contacts()  # and those that answered here, or asked something
 
     @property
     def known(self) -> Mapping[str, Member]:
@@ -90,6 +91,11 @@ class Membership:
         return self._run.context.announce_seconds
 
     @property
+    def contacts(self) -> tuple[str, ...]:
+        """The peers that asked or answered something lately, the latest first."""
+        return self._contacts.latest
+
+    @property
     def departed(self) -> Collection[str]:
         """Those that said goodbye lately."""
         return self._departed.peers
@@ -101,20 +107,24 @@ class Membership:
         self._known, self.foreign = MappingProxyType({}), {}
         self.apart = Absences(self._announce_seconds)
 
-    def look(self, listed: Collection[PeerRecord], now: float) -> None:
+    def look(self, listed: Collection[PeerRecord], now: float, count: int = 0) -> None:
         """Take in what the directory has of the run.
 
         Args:
             listed: the records; those of another model's schema are no members, but `foreign`.
             now: seconds of the event loop's clock.
+            count: how many members there are; of more than VIEW_MAX those that are listed are a sample.
         """
+        sampled = count > max(VIEW_MAX, len(listed) + 1)
+        if sampled:
+            self._leave_out(listed, now)
         before, ours = self._known, self._run.vector.schema_hash
         there = list(self._departed.without(listed, now))
         self._replace(observe(before, (r for r in there if r.schema_hash == ours), now))
         foreign = (r for r in there if r.schema_hash != ours and not r.left and r.run == self._run.context.run)
         self.foreign = {r.peer: r for r in itertools.islice(foreign, FOREIGN_MAX)}
         self.looked_at = now
-        for peer in sorted(before.keys() ^ self._known.keys()):
+        for peer in () if sampled else sorted(before.keys() ^ self._known.keys()):
             joined = peer in self._known
             self._events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
         for record in listed:
@@ -122,6 +132,18 @@ class Membership:
                 self.apart.left(record.peer, record.sequence)
         self._watch.look(self._known, now, self._announce_seconds)
         self._versions.look(self._run.context.software, (m.record for m in self.not_dead().values()))
+
+    def _leave_out(self, listed: Collection[PeerRecord], now: float) -> None:
+        """Know those no more that are alive and not shown to this peer any more: others came, and they are not lost."""
+        shown = {record.peer for record in listed}
+        gone = [
+            peer
+            for peer, member in self._known.items()
+            if peer not in shown and liveness(member, now, self._announce_seconds) == "alive"
+        ]
+        for peer in gone:
+            self.apart.left(peer, self._known[peer].record.sequence + 1)
+        self._replace({peer: member for peer, member in self._known.items() if peer not in gone})
 
     def differs(self, schema_hash: str, difference: str) -> None:
         """Note in what the model of others differs from this peer's.
@@ -141,12 +163,9 @@ class Membership:
         """Note that a peer answered this one, or asked it something.
 
         Args:
-            peer: its id; one that is no member changes nothing.
+            peer: its id; of one that is no member only that is noted.
         """
-        if peer in self._known:
-            self._answered.pop(peer, None)
-            self._answered[peer] = None
-            forget_oldest(self._answered, PARTNERS_MAX)
+        self._contacts.heard(peer, member=peer in self._known)
         self._replace(heard(self._known, peer, asyncio.get_running_loop().time()))
         self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds)
 
@@ -159,7 +178,7 @@ class Membership:
         Returns:
             True also if it answers the directory.
         """
-        return peer in self._answered or peer in self.reached
+        return peer in self._contacts or peer in self.reached
 
     def failed(self, peer: str, outcome: Outcome) -> None:
         """Count one more failed exchange with a peer.
@@ -172,13 +191,14 @@ class Membership:
         self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds, outcome.value)
 
     def look_apart(self, step: int) -> None:
-        """Judge which members were lost at once, and write down a partition that begins or ends.
+        """Judge which members that ever answered were lost at once, and write down a partition that begins or ends.
 
         Args:
             step: steps that this peer trained so far.
         """
         before = self.apart.partition
-        self.apart.look(self._known, asyncio.get_running_loop().time(), step)
+        met = {peer: member for peer, member in self._known.items() if self.ever_answered(peer)}
+        self.apart.look(met, asyncio.get_running_loop().time(), step)
         after = self.apart.partition
         if after is not None and (before is None or after.lost != before.lost):
             text = (

@@ -6,7 +6,7 @@ Both protocols have a live implementation (`libp2p.py`, `discovery/dht_directory
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
@@ -250,6 +250,17 @@ class Directory(Protocol):
         Raises:
             DirectoryError: if the directory does not answer; then the record expires by itself.
         """
+
+    def want(self, peers: Collection[str]) -> None:
+        """From the next look on, see these members, however many there are.
+
+        Args:
+            peers: their ids, those that matter most first; not all of them, if they are many.
+        """
+
+    @property
+    def count(self) -> int:
+        """How many members there are about, with this peer, by the last look: `members` may be some of them."""
 
     @property
     def neighbours(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Collection
 
 from chaos.plan import Outage, Partition, Trouble
 from p2p_elastic.errors import DirectoryError
@@ -81,6 +82,13 @@ class WeatheredDirectory:
             await asyncio.sleep(1.0)
             self._weather.given["directory out"] += 1
             raise DirectoryError("the directory does not answer")
+
+    def want(self, peers: Collection[str]) -> None:
+        self._directory.want(peers)
+
+    @property
+    def count(self) -> int:
+        return self._directory.count
 
     @property
     def neighbours(self) -> frozenset[str]:

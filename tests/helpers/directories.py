@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,11 @@ from p2p_elastic.peers.discovery.dht_directory import (
     DHTDirectory,
     Told,
 )
+from p2p_elastic.peers.discovery.dht_keys import Shown
 from p2p_elastic.peers.discovery.member_shards import EMPTY_LOOKS
+from p2p_elastic.peers.discovery.view import view_of
 from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.records import PeerRecord
 
@@ -48,6 +51,7 @@ class Node:
     def __init__(self, table: Table, peer: str) -> None:
         self._table, self._peer = table, peer
         self.links: set[str] = set()
+        self.hidden: frozenset[str] = frozenset()
         self.met: list[tuple[float, str, tuple[str, ...]]] = []
         self.explored = 0
         self.refused = 0
@@ -63,7 +67,11 @@ class Node:
             await self.before_get()
         return self._table.get(key)
 
-    look = get
+    async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
+        bodies = await self.get(key)
+        names, own = {peer.encode(): body for peer, body in bodies.items()}, self._peer.encode()
+        view = view_of(own, names, [peer.encode() for peer in wanted], most)
+        return Shown({peer.decode(): names[peer] for peer in view}, len(bodies))
 
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
         self.met.append((asyncio.get_running_loop().time(), peer, addresses))
@@ -76,6 +84,10 @@ class Node:
 
     async def explore(self) -> None:
         self.explored += 1
+
+    def hide(self, peers: frozenset[str]) -> None:
+        self.hidden = peers
+        self.links -= peers
 
     @property
     def neighbours(self) -> frozenset[str]:

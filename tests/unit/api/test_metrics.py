@@ -127,6 +127,7 @@ def test_every_number_has_its_series() -> None:
         ("partner_distance", "B"): 2,
         ("network_attached",): 1,
         ("network_failed",): 0,
+        ("members_about",): 0,
         ("reachable",): 0,
         ("relays",): 2,
         ("relay_places",): 2,

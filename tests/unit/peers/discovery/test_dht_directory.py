@@ -42,6 +42,7 @@ from p2p_elastic.peers.discovery.reconnect import (
     SEEK_SECONDS,
 )
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.records import PARTNERS_TOLD, RECORD_BYTES_MAX, CentreClaim, PeerRecord
 from p2p_elastic.protocol.roles import Role
@@ -189,10 +190,13 @@ async def test_newcomers_beyond_the_first_key_announce_under_another_and_are_fou
         await newcomer.members()
         await newcomer.announce()
     names = {newcomer.peer for newcomer in newcomers}
+    for peer in (old, *newcomers):
+        peer.directory.want(names)  # as whoever heard of them does: nobody sees all
     for newcomer in newcomers:
         assert newcomer.peer in table.get(members_key("run", shard_of(newcomer.peer)))
         members = await newcomer.all_members()
-        assert len(members) == FIRST_KEY_MEMBERS + 2
+        assert newcomer.directory.count == FIRST_KEY_MEMBERS + 3
+        assert len(members) < 2 * VIEW_MAX
         assert names - {newcomer.peer} < members.keys()
     assert names < (await old.all_members()).keys()
     assert old.peer in table.get(members_key("run"))
@@ -227,9 +231,10 @@ async def test_of_two_records_of_one_peer_the_newer_counts(table: Table) -> None
     fill(table)
     a = join(table)
     await a.announce()
-    for old, new, peer in ((0, 1, "x"), (1, 0, "y")):
+    for peer, old, new in (("x", 0, shard_of("x")), ("y", shard_of("y"), 0)):
         table.put(members_key("run", old), peer, filler(peer, 1))
         table.put(members_key("run", new), peer, filler(peer, 2))
+    a.directory.want(["x", "y"])
     members = await a.members()
     assert (members["x"].sequence, members["y"].sequence) == (2, 2)
 
@@ -765,6 +770,47 @@ async def test_a_record_tells_the_addresses_of_its_peer_and_then_what_it_runs(ta
     assert told.places == peer.directory.told.addresses[:7]
     assert told.addresses == (*told.places, LONGEST.told)
     assert told.software == LONGEST
+
+
+# -- peers behind routers ----------------------------------------------------------------------------------------------
+
+
+def behind(peer: Fixture, relay: Fixture) -> None:
+    """From its next announcement on, a peer is reached through that relay."""
+    peer.directory.told = Told((f"{address_of(relay.peer)}/p2p-circuit", address_of(peer.peer)))
+
+
+@in_virtual_time
+async def test_a_member_behind_a_relay_is_in_reach_but_no_node_for_others(table: Table) -> None:
+    relay, home, other = join(table), join(table), join(table)
+    behind(home, relay)
+    for peer in (relay, home, other):
+        await peer.announce()
+    other.node.links = {relay.peer, home.peer}
+    relay.node.links = {home.peer}
+    for peer in (other, relay):
+        assert home.peer in await peer.members()
+        assert peer.node.hidden == {home.peer}
+        assert home.peer in peer.directory.neighbours
+        assert peer.directory.attached
+    seeking = asyncio.ensure_future(other.directory.stay_attached())
+    await asyncio.sleep(60.0)
+    seeking.cancel()
+    assert home.peer not in [peer for _, peer, _ in other.node.met]
+
+
+@in_virtual_time
+async def test_who_is_behind_a_relay_and_knows_nobody_else_hides_nobody(table: Table) -> None:
+    relay, home, neighbour = join(table), join(table), join(table)
+    for peer in (home, neighbour):
+        behind(peer, relay)
+        await peer.announce()
+    home.node.links = {neighbour.peer}
+    await home.members()
+    assert home.node.hidden == frozenset()
+    home.node.links = {neighbour.peer, relay.peer}
+    await home.members()
+    assert home.node.hidden == {neighbour.peer}
 
 
 # -- private runs ------------------------------------------------------------------------------------------------------

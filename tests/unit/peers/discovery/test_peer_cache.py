@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from helpers.directories import manifest_of
 
 from p2p_elastic.peers.discovery.dht_directory import RUNS_KEY, DHTDirectory, Told
+from p2p_elastic.peers.discovery.dht_keys import Shown
 from p2p_elastic.peers.discovery.peer_cache import FILE_BYTES_MAX, PEERS_MAX, RUNS_MAX, PeerCache, state_folder
 from p2p_elastic.peers.discovery.peer_cache_sync import SAVE_AGAIN_SECONDS, SAVE_SECONDS, Remembering
 from p2p_elastic.peers.transport.identity import Identity
@@ -134,7 +136,11 @@ class Nobody:
     async def get(self, key: str) -> dict[str, bytes]:
         return self.records
 
-    look = get
+    def hide(self, peers: frozenset[str]) -> None:
+        self.hidden = peers
+
+    async def look(self, key: str, _wanted: Collection[str] = (), _most: int = 0) -> Shown:
+        return Shown(await self.get(key), len(self.records))
 
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:
         self.met.append(peer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 from helpers.peer_parts import parts_in, record
 
@@ -22,6 +24,14 @@ class Board:
         self.others: tuple[PeerRecord, ...] = ()
         self.fails = False
         self.neighbours = frozenset[str]()
+        self.wanted: Collection[str] = ()
+
+    def want(self, peers: Collection[str]) -> None:
+        self.wanted = peers
+
+    @property
+    def count(self) -> int:
+        return len(self.others) + 1
 
     async def announce(self, record: PeerRecord) -> None:
         self.announced.append(record)

@@ -27,8 +27,8 @@ class Meeting:
 
 
 class Stream:
-    def __init__(self, relayed: bool = False) -> None:
-        self.aborted, self.relayed = False, relayed
+    def __init__(self) -> None:
+        self.aborted = False
 
     def abort(self) -> None:
         self.aborted = True
@@ -92,11 +92,3 @@ def test_if_that_fails_vectors_go_over_streams() -> None:
         assert meeting.ended == [False]
 
     asyncio.run(main())
-
-
-def test_a_stream_through_a_relay_means_that_there_is_no_direct_way() -> None:
-    made, meeting = Carriers(Stream(relayed=True)), Meeting()  # type: ignore[arg-type]
-    assert made.meet(meeting) is None
-    assert (made.way, meeting.ended) == (Way(why="relayed"), [False])
-    assert made.meet(PARTNER_OFF) is None
-    assert made.way == Way(why="relayed")

@@ -9,9 +9,11 @@ import pytest
 from helpers.swarm import tiny_model
 
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.discovery.view import WANTED_MAX
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.state.current_run import CurrentRun
 from p2p_elastic.peers.state.members import Membership
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.messages import Stamp
 from p2p_elastic.protocol.outcome import Outcome
 from p2p_elastic.protocol.records import CentreClaim, PeerRecord
@@ -53,6 +55,42 @@ def test_what_the_directory_lists_is_known_and_said_but_for_other_models() -> No
     assert set(members.known) == set(members.alive()) == {"b", "c"}
     assert members.looked_at == 1.0
     assert said(events) == [("joined", "b"), ("joined", "c")]
+
+
+def test_of_a_large_swarm_who_is_shown_no_more_is_neither_lost_nor_said_to_have_left() -> None:
+    members, events = built()
+    count = VIEW_MAX + 100
+
+    async def scenario() -> None:
+        members.look([record("b"), record("c"), record("d")], now=0.0, count=count)
+        members.look([record("c", 2), record("d"), record("e")], now=1.0, count=count)
+        assert set(members.known) == {"c", "d", "e"}
+        await asyncio.sleep(5.0)
+        members.look([record("c", 3), record("e", 2)], now=5.0, count=count)  # it had been silent before
+        assert set(members.alive()) == {"c", "e"}
+        assert "d" in members.known
+        members.look_apart(1)
+        assert members.apart.partition is None
+        assert said(events) == [("dead", "d")]
+
+    in_time(scenario)
+
+
+def test_the_latest_contacts_are_members_or_not() -> None:
+    members, _ = built()
+
+    async def scenario() -> None:
+        members.look([record("b")], now=0.0)
+        for peer in ("b", "stranger", "b"):
+            members.heard(peer)
+        assert members.contacts == ("b", "stranger")
+        assert [members.ever_answered(peer) for peer in members.contacts] == [True, False]
+        for number in range(2 * WANTED_MAX):
+            members.heard(f"stranger {number}")
+        assert len(members.contacts) == WANTED_MAX
+        assert members.ever_answered("b")  # strangers put no member out of memory
+
+    in_time(scenario)
 
 
 def test_a_view_does_not_change_afterwards_and_cannot_be_changed() -> None:
@@ -133,11 +171,29 @@ def test_members_that_vanish_together_are_a_partition_until_they_are_back() -> N
         for second in range(40):
             names = "bcd" if second < 5 or second > 20 else "b"
             members.look([record(name, second + 1) for name in names], now=float(second))
+            if second == 0:
+                members.heard("c")
+                members.reached = frozenset("d")
             members.look_apart(step=10 * second)
             await asyncio.sleep(1.0)
         told = [event for event in events.since(0) if event.kind in ("partition", "healed")]
         assert [event.kind for event in told] == ["partition", "healed"]
         assert told[0].data["peers"] == ["c", "d"]
+
+    in_time(scenario)
+
+
+def test_members_that_never_answered_are_no_partition_when_their_records_end() -> None:
+    members, events = built()
+
+    async def scenario() -> None:
+        for second in range(40):
+            names = [str(number) for number in range(50)] if second < 5 else []
+            members.look([record(name, second + 1) for name in (*names, "b")], now=float(second))
+            members.heard("b")
+            members.look_apart(step=10 * second)
+            await asyncio.sleep(1.0)
+        assert "partition" not in [event.kind for event in events.since(0)]
 
     in_time(scenario)
 

@@ -1,0 +1,58 @@
+"""Which of many entries of a key a peer is shown: a sample that stays the same, and those that everybody has to see.
+
+A directory that shows everybody to everybody costs each peer as many bytes as there are members. With more of them than
+VIEW_MAX each peer sees its own VIEW_MAX: those whose hash with its id is the smallest (rendezvous hashing, Thaler and
+Ravishankar 1998). So all nodes that hold the entries show it the same ones, a member that comes or goes changes one
+place in a few views, and all views together are a random graph, in which each member is seen by about as many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+
+from p2p_elastic.protocol.limits import VIEW_MAX
+
+WANTED_MAX, CLAIMS_MAX, LOWEST_MAX = VIEW_MAX // 2, VIEW_MAX // 8, VIEW_MAX // 8
+CLAIM, SEATED = re.compile(rb'"centre":\{'), re.compile(rb'"seated":true')
+LOSS = re.compile(rb'"loss":(-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?)[,}]', re.IGNORECASE)
+
+
+def view_of(asker: bytes, bodies: Mapping[bytes, bytes], wanted: Collection[bytes], most: int = VIEW_MAX) -> set[bytes]:
+    """Choose what a peer is shown.
+
+    Args:
+        asker: its id; its own entry is always shown.
+        bodies: id -> what is stored, with the record as JSON somewhere in it.
+        wanted: ids that it asks for by name; WANTED_MAX of them at most.
+        most: how many are shown.
+
+    Returns:
+        The ids: all of them if they are no more than `most`. Otherwise those wanted, of those that have a copy of the
+        centre variable and of those with the lowest loss an eighth of VIEW_MAX each, and a sample.
+
+    Example:
+        >>> bodies = {bytes([number]): b"{}" for number in range(200)}
+        >>> shown = view_of(b"a", bodies, [bytes([7])])
+        >>> len(shown), bytes([7]) in shown, shown == view_of(b"a", bodies, [bytes([7])])
+        (64, True, True)
+    """
+    if len(bodies) <= most:
+        return set(bodies)
+    chosen = dict.fromkeys(peer for peer in (asker, *list(wanted)[:WANTED_MAX]) if peer in bodies)
+    chosen.update(dict.fromkeys(_claims(bodies)))
+    chosen.update(dict.fromkeys(_lowest(bodies)))
+    ranked = sorted(bodies, key=lambda peer: hashlib.blake2b(asker + peer, digest_size=8).digest())
+    chosen.update(dict.fromkeys(ranked[:most]))
+    return set(list(chosen)[:most])
+
+
+def _claims(bodies: Mapping[bytes, bytes]) -> list[bytes]:
+    found = [peer for peer, body in bodies.items() if CLAIM.search(body)]
+    return sorted(found, key=lambda peer: (SEATED.search(bodies[peer]) is None, peer))[:CLAIMS_MAX]
+
+
+def _lowest(bodies: Mapping[bytes, bytes]) -> list[bytes]:
+    losses = {peer: float(found[1]) for peer, body in bodies.items() if (found := LOSS.search(body)) is not None}
+    return sorted(losses, key=lambda peer: (losses[peer], peer))[:LOWEST_MAX]

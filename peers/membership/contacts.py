@@ -1,0 +1,37 @@
+"""From whom anything came: a record only says that somebody announced it."""
+
+from __future__ import annotations
+
+from p2p_elastic.common.bounded import forget_oldest
+from p2p_elastic.health.trust import PARTNERS_MAX
+from p2p_elastic.peers.discovery.view import WANTED_MAX
+
+
+class Contacts:
+    """The peers that answered this one, or asked it something; PARTNERS_MAX members, and the latest of all peers."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, None] = {}  # the latest last, as is the next
+        self._all: dict[str, None] = {}
+
+    def heard(self, peer: str, *, member: bool) -> None:
+        """Note that something came.
+
+        Args:
+            peer: from whom.
+            member: whether it is one; strangers put no member out of memory.
+        """
+        for known, most in ((self._all, WANTED_MAX), (self._members, PARTNERS_MAX if member else 0)):
+            if most:
+                known.pop(peer, None)
+                known[peer] = None
+                forget_oldest(known, most)
+
+    def __contains__(self, peer: str) -> bool:
+        """Whether anything ever came from a member."""
+        return peer in self._members
+
+    @property
+    def latest(self) -> tuple[str, ...]:
+        """The last WANTED_MAX peers, members or not, the latest first."""
+        return tuple(reversed(self._all))
