@@ -166,7 +166,7 @@ def _simulate(run: Run) -> tuple[Run, dict[str, Any]]:
     options = dict(run.options)
     options["lr"] = options.pop("learning_rate", None)
     config = build({key: value for key, value in options.items() if value is not None})
-    simulation = running._Simulation(config, data(), torch.device("cpu"), "auto")
+    simulation = running._Simulation(config, data(), torch.device("cpu"), "auto", running.build_round)
     simulation._round._wire = wire(run.arm, run.fragments, run.seed)  # type: ignore[attr-defined]  # not an option of ours
     torch.manual_seed(run.seed)  # for dropout
     result = simulation.run(time.monotonic, lambda *_: None, lambda: False)

@@ -97,7 +97,7 @@ def simulate(arm: str, seed: int, data: Data, given: dict[str, Any]) -> dict[str
     how, _, memory = arm.partition("@")
     codec, _, fragments = how.partition(":")
     options = {**given, "seed": seed, "codec": "none" if memory else codec, "fragment": int(fragments or 1)}
-    simulation = running._Simulation(build(options), data, torch.device("cpu"), "auto")
+    simulation = running._Simulation(build(options), data, torch.device("cpu"), "auto", running.build_round)
     pairs: Any = simulation._round
     if memory:
         pairs.__class__ = Known

@@ -1,4 +1,4 @@
-"""What an outer optimizer is worth at equal bytes: the loss of the average of eight GPTs, step by step.
+"""What an outer optimizer is worth: the loss of the average of eight GPTs at equal bytes, and the bytes to a loss.
 
     python benchmarks/studies/outer.py --store FOLDER [--only ARM ...] [--seeds N] [--steps N]
     python benchmarks/studies/outer.py --store FOLDER --render          # the table
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "often-nesterov": {"probability": "1/25", "outer": "nesterov"},
     "seldom-nesterov": {"probability": "1/400", "outer": "nesterov"},
     "eighths-nesterov": {**RARE, "outer": "nesterov", "fragment": 8},
+    "nesterov-int4": {**RARE, "outer": "nesterov", "codec": "int4"},
+    "seldom-nesterov-int4": {"probability": "1/400", "outer": "nesterov", "codec": "int4"},
     "period": {"period": 100},
     "period-nesterov": {"period": 100, "outer": "nesterov"},
 }
@@ -58,7 +61,7 @@ class Arm:
 
     def __init__(self, name: str, seed: int, steps: int, data: Data, store: Path) -> None:
         config = build({**COMMON, **ARMS[name], "steps": steps, "seed": seed})
-        self._simulation = running._Simulation(config, data, torch.device("cpu"), "auto")
+        self._simulation = running._Simulation(config, data, torch.device("cpu"), "auto", running.build_round)
         self._file = store / f"{name}-{steps}-{seed}.json"
         self._points: list[Point] = []
 
@@ -95,6 +98,33 @@ def _whole(file: Path, steps: int) -> bool:
     return file.exists() and bool(json.loads(file.read_text())[-1][0] == steps)
 
 
+def reached(points: Sequence[Point], loss: float) -> Point | None:
+    """Where a curve comes to a loss, between two points on a straight line; None if it does not."""
+    for before, after in pairwise(points):
+        if after.loss <= loss:
+            share = (before.loss - loss) / (before.loss - after.loss) if before.loss > loss else 0.0
+            between = (b + share * (a - b) for b, a in zip(before, after, strict=True))
+            return Point(*between)._replace(loss=loss)
+    return None
+
+
+def render_reached(store: Path, steps: int) -> None:
+    """Print when and for how many bytes each arm comes to the loss of elastic gossip after so many steps, by seed."""
+    print(f"| arm | steps, of {steps} | MB | of elastic gossip's bytes | seeds |\n|---|---|---|---|---|")
+    files = sorted(store.glob(f"elastic-gossip-{steps}-*.json"))
+    goals = {file.stem.rsplit("-", 1)[1]: Point(*json.loads(file.read_text())[-1]) for file in files}
+    for name in ARMS:
+        found = []
+        for seed, goal in goals.items():
+            file = store / f"{name}-{steps}-{seed}.json"
+            points = [Point(*point) for point in json.loads(file.read_text())] if file.exists() else []
+            if (at := reached(points, goal.loss)) is not None:
+                found.append((at.step / goal.step, at.megabytes, at.megabytes / goal.megabytes))
+        if found:
+            share, megabytes, ratio = (statistics.fmean(column) for column in zip(*found, strict=True))
+            print(f"| {name} | {share:.2f} | {megabytes:.2f} | {ratio:.4f} | {len(found)} of {len(goals)} |")
+
+
 def render(store: Path) -> None:
     """Print the last points of all that is in the store."""
     found: dict[tuple[str, str], list[Point]] = {}
@@ -121,6 +151,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.render:
         render(arguments.store)
+        render_reached(arguments.store, arguments.steps)
         return
     torch.set_num_threads(1)
     for seed in arguments.seeds:

@@ -31,24 +31,27 @@ PEEK_MARGIN = 0.002
 
 
 class Judge:
-    """Evaluates parameters on the test split of a task, several at once; the same ones only once."""
+    """Evaluates parameters on the test split of a task, several at once; the same ones only once.
 
-    def __init__(self, task: Task, data: Data) -> None:
-        self._task, self._split = task, data.test
+    A score is the accuracy, or, `by_loss`, the loss in nats times -1: the larger, the better.
+    """
+
+    def __init__(self, task: Task, data: Data, *, by_loss: bool = False) -> None:
+        self._task, self._split, self._by_loss = task, data.test, by_loss
         self._own = threading.local()  # a model for each thread
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._known: dict[bytes, float] = {}
 
     def glance(self, values: Tensor, turn: int) -> float:
-        """The accuracy of parameters [D] on a few examples, others in each turn."""
+        """The score of parameters [D] on a few examples, others in each turn."""
         some = slice(turn % PEEK_SHARE, None, PEEK_SHARE)  # from all over the split: the halves of MNIST's differ
         return self._evaluate(values, Split(self._split.inputs[some], self._split.labels[some]))
 
-    def accuracies(self, several: Iterable[Tensor]) -> list[float]:
+    def scores(self, several: Iterable[Tensor]) -> list[float]:
         """Of each of several parameters [D], on the whole test split; torch should have one thread here."""
-        return list(self._pool.map(self._accuracy, several))
+        return list(self._pool.map(self._score, several))
 
-    def _accuracy(self, values: Tensor) -> float:
+    def _score(self, values: Tensor) -> float:
         digest = hashlib.blake2b(memoryview(values.numpy())).digest()
         if digest not in self._known:
             self._known[digest] = self._evaluate(values, self._split)
@@ -60,6 +63,9 @@ class Judge:
         ParameterVector(self._own.model).load_(values)
         result = evaluate(self._own.model, self._task, split, "cpu")
         assert result is not None
+        if self._by_loss:
+            return -result.loss
+        assert result.accuracy is not None, "a task without accuracy: give --target-loss"
         return result.accuracy
 
 
@@ -74,7 +80,7 @@ class Peek:
     @property
     def mean(self) -> float:
         """Of the last glances."""
-        return statistics.fmean(self._last) if self._last else 0.0
+        return statistics.fmean(self._last) if self._last else float("nan")
 
     def __call__(self, record: Record) -> bool:
         if self._clock() < self._due:
@@ -94,7 +100,7 @@ def _values(record: Record, rank: int, copy: dict[str, Any]) -> Tensor:
 
 
 class Verdict:
-    """The accuracies of one run at a sequence of moments: at each of them every peer has its latest copy."""
+    """The scores of one run at a sequence of moments: at each of them every peer has its latest copy."""
 
     def __init__(self, record: Record, judge: Judge, target: float, batch_size: int) -> None:
         self._record, self._judge, self._target, self._batch_size = record, judge, target, batch_size
@@ -115,7 +121,7 @@ class Verdict:
         }
 
     def each(self, i: int) -> list[float]:
-        return self._judge.accuracies(_values(self._record, *found) for found in self._latest(i).items())
+        return self._judge.scores(_values(self._record, *found) for found in self._latest(i).items())
 
     def median(self, i: int) -> float:
         if i not in self._medians:
@@ -123,10 +129,10 @@ class Verdict:
         return self._medians[i]
 
     def average(self, i: int) -> float:
-        """The accuracy of the average of all peers' parameters."""
+        """The score of the average of all peers' parameters."""
         if i not in self._averages:
             vectors = [_values(self._record, *found) for found in self._latest(i).items()]
-            (self._averages[i],) = self._judge.accuracies([torch.stack(vectors).mean(dim=0)])
+            (self._averages[i],) = self._judge.scores([torch.stack(vectors).mean(dim=0)])
         return self._averages[i]
 
     def at(self, i: int) -> dict[str, float]:
@@ -176,16 +182,16 @@ class Verdict:
         }
 
 
-def first_reached(accuracy: Callable[[int], float], coarse: Sequence[int], target: float) -> int | None:
+def first_reached(score: Callable[[int], float], coarse: Sequence[int], target: float) -> int | None:
     """The first moment that is looked at where the target is reached, and at the next one too.
 
     Looked at are the `coarse` ones, and all from the one before to the one after each that reaches it.
     """
     looked = sorted(set(coarse))
     for at, here in enumerate(looked):
-        if accuracy(here) >= target:
+        if score(here) >= target:
             fine = range(looked[max(0, at - 1)], looked[min(at + 1, len(looked) - 1)] + 1)
             for i, j in pairwise(fine):
-                if accuracy(i) >= target and accuracy(j) >= target:
+                if score(i) >= target and score(j) >= target:
                     return i
     return None

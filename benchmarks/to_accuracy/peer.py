@@ -8,6 +8,7 @@ machine share). Nobody evaluates anything here.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,9 @@ from torch import nn
 
 from p2p_elastic.common.stop import Stop
 from p2p_elastic.parameters.vector import ParameterVector
-from p2p_elastic.tasks import Batches, Shard, find_task, initial_model, shard_indices
+from p2p_elastic.tasks import Batches, Shard, Task, find_task, initial_model, shard_indices
+from p2p_elastic.tasks.adamw import BETAS
+from p2p_elastic.tasks.stdlib_gpt import WARMUP
 
 if TYPE_CHECKING:  # a rival imports its own hivemind first, whole
     from p2p_elastic.node.status_board import StatusBoard
@@ -177,8 +180,10 @@ def rival_options(system: str, options: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(list(options))
 
 
-def sgd(options: argparse.Namespace, parameters: Iterable[Any]) -> torch.optim.SGD:
-    """The recipe's optimizer with its own numbers."""
+def built(task: Task, options: argparse.Namespace, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """AdamW if the task brings an optimizer, and SGD otherwise; for parameters, or for groups of them."""
+    if task.optimizer is not None:  # hivemind wants as many groups as it gave
+        return torch.optim.AdamW(parameters, lr=options.lr, betas=BETAS, weight_decay=task.recipe.weight_decay or 0.0)
     return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
 
 
@@ -201,9 +206,17 @@ def train(
     model.train()
     meet(order)
     recorder.begin()
-    while not over():
+    rates, clip = [group["lr"] for group in optimizer.param_groups], task.recipe.clip
+    for step in itertools.count(1):
+        if over():
+            break
         optimizer.zero_grad()
         task.loss(model, task.prepare(next(batches), None)).mean().backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if task.scheduler is not None:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * min(1.0, step / WARMUP)
         before_step()
         optimizer.step()
         recorder.step(model, **facts)
@@ -228,7 +241,7 @@ def train_all_reduce(order: Order, recorder: Recorder) -> None:
         distributed.all_reduce(bucket)
         bucket.div_(order.peers)
 
-    optimizer = sgd(rival_options(order.system, order.options), parameters)
+    optimizer = built(find_task(order.task), rival_options(order.system, order.options), parameters)
     optimizer.zero_grad = partial(optimizer.zero_grad, set_to_none=False)  # type: ignore[method-assign]
     train(order, recorder, model, optimizer, average, over=lambda: bool(bucket[-1] > 0))
 
@@ -260,7 +273,7 @@ def train_hivemind(order: Order, recorder: Recorder) -> None:
         dht=dht,
         run_id="to-accuracy",
         params=model.parameters(),
-        optimizer=partial(sgd, options),
+        optimizer=partial(built, find_task(order.task), options),
         batch_size_per_step=order.batch_size,
         target_batch_size=options.target_batch_size,
         matchmaking_time=options.matchmaking_time,

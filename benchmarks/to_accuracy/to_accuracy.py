@@ -1,7 +1,8 @@
-"""How long, and for how many bytes, until four peers classify MNIST: ours, hivemind.Optimizer, all-reduce.
+"""How long, and for how many bytes, until four peers have learnt a task: ours, hivemind.Optimizer, all-reduce.
 
     python benchmarks/to_accuracy/to_accuracy.py --data-dir DIR > FILE
     python benchmarks/to_accuracy/to_accuracy.py --data-dir DIR --systems ours,all-reduce --repeats 3 --plot FILE.png
+    python benchmarks/to_accuracy/to_accuracy.py --task stdlib-gpt --target-loss 2 --batch-size 16 --systems ...
     python benchmarks/to_accuracy/to_accuracy.py --data-dir DIR --ours "--probability 0.0156 --lr 0.05"
 
 Systems, in turn, each with all of its peers at the same time on this machine:
@@ -12,9 +13,10 @@ Systems, in turn, each with all of its peers at the same time on this machine:
     all-reduce          torch.distributed (gloo): gradients are averaged before each step, in one flat bucket
     hivemind            short for both of hivemind
 
-The same for all: task mnist's model and its initial parameters, disjoint shards of the data and the order of the
-batches, the batch size of a peer, SGD with Nesterov momentum, one torch thread per peer, copies of the parameters that
-each peer writes to disk at the same pace. Its own of each system: learning rate, momentum, and what else it can set.
+The same for all: the task's model and its initial parameters, disjoint shards of the data and the order of the
+batches, the batch size of a peer, SGD with Nesterov momentum or the optimizer that the task brings (with its clipping
+and warm-up; its learning rate does not fall), one torch thread per peer, copies of the parameters that each peer writes
+to disk at the same pace. Its own of each system: learning rate, momentum, and what else it can set.
 What a system is started with stands in DEFAULTS; "--ours ...", "--all-reduce ..." and so on replace it.
 
 The clock runs from the moment when the last peer began to train (`seconds`), or when the first was started
@@ -96,11 +98,12 @@ def interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def parse() -> argparse.Namespace:
     """The options; a mistake in those of a system is found before anything is started."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True, help="folder with the unpacked data set")
+    parser.add_argument("--data-dir", default=".", help="folder with the unpacked data set")
     parser.add_argument("--task", default="mnist", help="see `p2p-elastic tasks`")
     parser.add_argument("--systems", default="ours,hivemind,all-reduce", metavar="A,B", help="which, in this order")
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--target", type=float, default=0.97, help="accuracy on the test split, 0..1")
+    parser.add_argument("--target-loss", type=float, metavar="NATS", help="loss on the test split, instead")
     parser.add_argument("--repeats", type=int, default=1, help="each with another seed")
     parser.add_argument("--batch-size", type=int, default=128, help="of each peer")
     parser.add_argument("--seconds", type=float, default=300.0, help="a run that has not reached the target ends")
@@ -111,6 +114,9 @@ def parse() -> argparse.Namespace:
         takes = "options of p2p-elastic join" if system == "ours" else "'--help' says what there is"
         parser.add_argument(f"--{system}", default=default, metavar="OPTIONS", help=f"{takes}  [{default}]")
     options = parser.parse_args()
+    options.by_loss = options.target_loss is not None
+    if options.by_loss:
+        options.target = -options.target_loss
     options.systems = [name for part in options.systems.split(",") for name in SHORT.get(part, (part,))]
     try:
         for system in options.systems:
@@ -137,7 +143,7 @@ def of_system(options: argparse.Namespace, system: str) -> list[str]:
 def run(options: argparse.Namespace, private: bool) -> dict[str, Any]:
     """Every repeat of every system, and what they come to."""
     task = find_task(options.task)
-    judge = Judge(task, task.load(Path(options.data_dir)))
+    judge = Judge(task, task.load(Path(options.data_dir)), by_loss=options.by_loss)
     runs = []
     for repeat in range(options.repeats):
         for system in options.systems:

@@ -32,7 +32,8 @@ from p2p_elastic.peers.transport.socket_stream import SocketStream
 from p2p_elastic.protocol.records import PeerRecord
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS, KEEP_SECONDS, JUDGED_SECONDS = 2.0, 20.0, 60.0  # until one is there; with a place; with a verdict only
+LOOK_SECONDS = 2.0  # until somebody is there to ask
+KEEP_SECONDS, JUDGED_SECONDS = 45.0, 300.0  # between two rounds if this peer cannot be dialled, and otherwise
 PLACES_WANTED, ASKED_MAX = 2, 3
 ASK_SECONDS, SEAL_SECONDS = 6.0, 5.0
 
@@ -67,6 +68,7 @@ class Places:
     ) -> None:
         self._host, self._identity, self._introductions = host, identity, introductions
         self._others, self._own, self._changed, self._rng = others, own, changed, rng
+        self._asked: frozenset[str] = frozenset()
         self._kept: Mapping[str, str] = {}  # relay -> the address of who has a place there; replaced whole
         self.reachable: bool | None = None
         self.seen_at: str | None = None
@@ -90,9 +92,19 @@ class Places:
 
     async def run(self) -> None:
         """For ever: find out whether this peer can be dialled, and keep its places if it cannot."""
+        loop, due = asyncio.get_running_loop(), 0.0
         while True:
-            asked = await self.look()
-            await asyncio.sleep(LOOK_SECONDS if not asked else KEEP_SECONDS if self._kept else JUDGED_SECONDS)
+            if loop.time() >= due or self._new_relays():
+                judged = await self.look()
+                pause = KEEP_SECONDS if self.reachable is False else JUDGED_SECONDS
+                due = loop.time() + (pause if judged else 0.0)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _new_relays(self) -> bool:
+        """Whether there are relays that were not asked yet, though another place would help."""
+        if self.reachable or len(self._kept) >= PLACES_WANTED:
+            return False
+        return any(record.relay and record.peer not in self._asked for record in self._others())
 
     async def look(self) -> bool:
         """Ask some members once whether they can dial this peer; relays, if there are any.
@@ -101,6 +113,7 @@ class Places:
             False if nobody who knows this peer was there to ask.
         """
         asked = self._chosen()
+        self._asked = frozenset(record.peer for record in asked)
         answers = await asyncio.gather(*map(self._ask, asked))
         said = {record: answer for record, answer in zip(asked, answers, strict=True) if answer is not None}
         if said:

@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS, DIAL_SECONDS = 5.0, 2.0
 AT_ONCE = 32  # requests that are heard, beside circuits
 ADDRESSES_MAX = 8
-PLACE_SECONDS = 75.0  # asked for again every 20
+PLACE_SECONDS = 150.0  # asked for again every 45
 PLACES_MAX, CIRCUITS_MAX, CIRCUITS_PER_PEER = 256, 64, 8
 SILENT_SECONDS = 180.0  # a circuit in which nothing moves for longer is closed
 PIECE_BYTES = 2**18
-DIALLED_SECONDS, DIALLED_MAX = 120.0, 1024  # a verdict on the same addresses holds so long
+DIALLED_SECONDS, DIALLED_MAX = 240.0, 1024  # a verdict on the same addresses holds so long
 
 
 class Host(Protocol):
