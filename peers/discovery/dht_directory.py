@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from p2p_elastic.common.addresses import usable
 from p2p_elastic.errors import ConfigError, DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.discovery.dht_keys import RUNS_KEY, Entries, is_keeper
@@ -303,7 +302,7 @@ class DHTDirectory:
     def _hide(self) -> None:
         """Leave members that are reached through relays to themselves; unless this is one, and knows nobody else."""
         behind = frozenset(r.peer for r in self.others if circuits(r.peer, r.places))
-        here = usable(self._identity.peer, self.told.addresses, relayed=True)
+        here = circuits(self._identity.peer, self.told.addresses)
         hidden = frozenset() if here and self._entries.neighbours <= behind else behind
         self._entries.hide(hidden)
         self._seeker.hidden = hidden

@@ -19,6 +19,7 @@ from p2p_elastic.peers.transport.interfaces import Stream
 from p2p_elastic.protocol.messages import printable
 
 PROTOCOL, RELAYED = "/p2p-elastic/relay/1", "/p2p-elastic/relayed/1"
+CIRCUIT = "/p2p-circuit"
 CIRCUITS_MAX = 3  # of one record that are tried
 TEXT_BYTES_MAX = 2048
 HEAD = struct.Struct("!BH")
@@ -82,7 +83,7 @@ def circuits(peer: str, addresses: Sequence[str]) -> tuple[Circuit, ...]:
         (True, '/ip4/192.0.2.1/tcp/4001')
     """
     found = []
-    for address in usable(peer, addresses, relayed=True):
+    for address in usable(peer, [text for text in addresses if CIRCUIT in text], relayed=True):  # most have none
         relay = address.parts[-2].value
         found.append(Circuit(relay, (PeerAddress(address.parts[:-2], relay),)))
     return tuple(found[:CIRCUITS_MAX])
@@ -102,7 +103,7 @@ def circuit_address(relay: str, addresses: Sequence[str]) -> str | None:
     if not direct:
         return None
     try:
-        return str(read_address(f"{direct[0].where}/p2p/{relay}/p2p-circuit", "relay"))
+        return str(read_address(f"{direct[0].where}/p2p/{relay}{CIRCUIT}", "relay"))
     except ConfigError:  # too long
         return None
 
