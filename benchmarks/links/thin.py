@@ -40,12 +40,15 @@ SHARES = ("under_way", "of_all", "control", "slowdown")
 
 
 class Setup(NamedTuple):
-    """A link, its rate while the second peer copies the first one, and the folder of the data."""
+    """A link, its rate while the second peer copies the first one, the folder of the data, the task, and what the
+    founder is told besides."""
 
     rate: float
     rtt: float
     copy_rate: float
     data: Path
+    task: str
+    founding: tuple[str, ...]
 
 
 class Run(NamedTuple):
@@ -59,6 +62,8 @@ class Run(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--task", default="mnist", help="by name, or FILE.py:NAME")
+    parser.add_argument("--codec", help="exchange whole models by this one; by default peers choose by the link")
     parser.add_argument("--rates", default="256e3,1e6,1e7", help="bits per second")
     parser.add_argument("--rtts", default="0.02,0.3", help="seconds")
     parser.add_argument("--seconds", type=float, default=120.0, help="of each measurement")
@@ -68,10 +73,10 @@ def main() -> None:
     options = parser.parse_args()
     print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing is left behind
-    rows = []
+    rows, whole = [], ("--codec", options.codec, "--fragment", "1") if options.codec else ()
     for rate in map(float, options.rates.split(",")):
         for rtt in map(float, options.rtts.split(",")):
-            setup = Setup(rate, rtt, options.copy_rate or rate, options.data_dir)
+            setup = Setup(rate, rtt, options.copy_rate or rate, options.data_dir, options.task, whole)
             rows.append({"rate": rate, "rtt": rtt})
             if options.only != "exchanges":
                 rows[-1] |= measure_control(setup, options.seconds)
@@ -155,10 +160,11 @@ def peers(setup: Setup, *options: str) -> Iterator[Run]:
     with tempfile.TemporaryDirectory() as folder, ShapedLink(setup.copy_rate, setup.rtt) as link:
         started: list[subprocess.Popen[bytes]] = []
         try:
-            started.append(_start(link, 0, Path(folder), data, "--task", "mnist", *options))
+            started.append(_start(link, 0, Path(folder), data, "--task", setup.task, *setup.founding, *options))
             address = _address(Path(folder) / "0.log")
             joined = time.monotonic()
-            started.append(_start(link, 1, Path(folder), data, "--initial-peer", address))
+            own = ["--task", setup.task] if ":" in setup.task else []  # a run carries no code
+            started.append(_start(link, 1, Path(folder), data, "--initial-peer", address, *own))
             _until(lambda: any("step" in one for one in _lines(Path(folder) / "1.jsonl")), COPY_SECONDS)
             link.shape(setup.rate)
             yield Run(link, Path(folder), time.monotonic() - joined)
