@@ -63,6 +63,9 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
+	for folder in $$(find benchmarks -name '*.py' -exec dirname {} + | sort -u); do \
+		echo $$folder && MYPYPATH=tests:benchmarks:$$folder $(BIN)/mypy --config-file benchmarks/mypy.ini $$folder/*.py || exit 1; \
+	done
 
 # Folders, layers, classes, docstrings and tests in figures; `make test` holds them to their limits.
 structure: $(VENV)/.installed

@@ -114,7 +114,7 @@ def invented_app(token: str | None) -> FastAPI:
     peer, history, events = InventedPeer(), History(), EventLog(time.time)
     history.observe(peer.status())
     events.add("joined", "B joined", peer="B")
-    return create_app(peer.status, history=history, events=events, controls=peer, token=token)
+    return create_app(peer.status, history=history, events=events, controls=peer, token=token)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

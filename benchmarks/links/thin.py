@@ -142,7 +142,8 @@ def summary(lines: list[list[dict[str, Any]]], began: float, ended: float, rate:
 def slowdown(lines: list[dict[str, Any]], began: float, ended: float) -> float:
     """By how much the median step during exchanges takes longer than the others, as a share of step and rest."""
     times = [(one["at"] - one["seconds"], one["at"]) for one in lines if one.get("outcome") == "completed"]
-    during, other = [], []
+    during: list[float] = []
+    other: list[float] = []
     for one in lines:
         if "step" in one and began <= one["at"] <= ended:
             under_way = any(start <= one["at"] <= end for start, end in times)
@@ -190,12 +191,11 @@ def _start(link: ShapedLink, at: int, folder: Path, data: Path, *more: str) -> s
 
 
 def _address(log: Path) -> str:
-    found: list[str] = []
-    _until(
-        lambda: bool(found.extend(re.findall(r"/ip4/10\.97\.0\.1/tcp/\d+/p2p/\w+", log.read_text())) or found),
-        START_SECONDS,
-    )
-    return found[0]
+    def said() -> list[str]:
+        return re.findall(r"/ip4/10\.97\.0\.1/tcp/\d+/p2p/\w+", log.read_text())
+
+    _until(said, START_SECONDS)
+    return said()[0]
 
 
 def _until(holds: Any, seconds: float) -> None:

@@ -32,11 +32,11 @@ from p2p_elastic.simulator.workers import Optimization
 from p2p_elastic.tasks import Batches, find_task, initial_model
 
 CHUNK = 2 * PIECE  # elements
-MODELS = {
-    name: (vector.elements, vector.seams)
+VECTORS = {
+    name: ParameterVector(initial_model(find_task(task), 0))
     for name, task in (("resnet20", "cifar10-resnet20"), ("digits-mlp", "digits"))
-    if (vector := ParameterVector(initial_model(find_task(task), 0)))
 }
+MODELS = {name: (vector.elements, vector.seams) for name, vector in VECTORS.items()}  # type: ignore[has-type]
 CALLS = 50  # of one chunk, in one repetition
 TRAINED_STEPS = 1000
 

@@ -157,9 +157,9 @@ def runs(groups: list[str], seeds: int) -> Iterator[Run]:
     for seed, name in itertools.product(range(1, seeds + 1), groups):
         if seed > GROUPS[name].seeds:
             continue
-        for (place, arms), rule in itertools.product(GROUPS[name].cells.items(), GROUPS[name].rules):
+        for ((fragments, period), arms), rule in itertools.product(GROUPS[name].cells.items(), GROUPS[name].rules):
             for arm in arms:
-                yield Run(name, rule, *place, arm, seed)
+                yield Run(name, rule, fragments, period, arm, seed)
 
 
 def _simulate(run: Run) -> tuple[Run, dict[str, Any]]:

@@ -23,7 +23,8 @@ from p2p_elastic.simulator import run as running
 from p2p_elastic.simulator.options import build
 from p2p_elastic.tasks import Data, find_task
 
-COMMON = {"task": "stdlib-gpt", "workers": 8}
+TASK = "stdlib-gpt"
+COMMON: Mapping[str, Any] = {"task": TASK, "workers": 8}
 RARE = {"probability": "1/100"}  # each worker asks, and is asked: one exchange in 50 steps
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "elastic-gossip": RARE,
@@ -82,7 +83,7 @@ class Arm:
 
 def measure(names: Sequence[str], seed: int, steps: int, every: int, store: Path) -> None:
     """Compute arms side by side; what is in the store whole is not computed again."""
-    data = find_task(COMMON["task"]).load(None)
+    data = find_task(TASK).load(None)
     store.mkdir(parents=True, exist_ok=True)
     todo = [name for name in names if not _whole(store / f"{name}-{steps}-{seed}.json", steps)]
     arms = {name: Arm(name, seed, steps, data, store) for name in todo}
@@ -104,7 +105,8 @@ def reached(points: Sequence[Point], loss: float) -> Point | None:
         if after.loss <= loss:
             share = (before.loss - loss) / (before.loss - after.loss) if before.loss > loss else 0.0
             between = (b + share * (a - b) for b, a in zip(before, after, strict=True))
-            return Point(*between)._replace(loss=loss)
+            step, megabytes, _, distance = between
+            return Point(round(step), megabytes, loss, distance)
     return None
 
 

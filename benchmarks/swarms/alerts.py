@@ -74,12 +74,12 @@ def hang_while(file: Path, arguments: list[str]) -> None:
     rest_between_steps(REST_SECONDS)
     stepped = Meter.stepped
 
-    def step(meter: Meter, loss: float) -> None:
+    def step(meter: Meter, loss: float | None = None) -> None:
         stepped(meter, loss)
         while file.exists():
             time.sleep(0.1)
 
-    Meter.stepped = step  # type: ignore[method-assign]
+    Meter.stepped = step  # type: ignore[method-assign, assignment]
     sys.argv = ["p2p-elastic", *arguments]
     command()
 

@@ -15,6 +15,7 @@ import signal
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,11 @@ def left_behind() -> dict[str, int]:
     }
 
 
+def has_ended(process: Process) -> bool:
+    """Whether it said so."""
+    return "end" in process.said
+
+
 def one_round(rng: random.Random, seconds: dict[str, list[float]]) -> None:
     with tempfile.TemporaryDirectory() as folder, Swarm(Path(folder)) as swarm:
         steps = {name: "300" if number is None else "100000000" for name, number in KINDS.items()}
@@ -48,7 +54,7 @@ def one_round(rng: random.Random, seconds: dict[str, list[float]]) -> None:
         for name, number in KINDS.items():
             process = processes[name]
             if number is None:
-                swarm.listen_until(lambda p=process: "end" in p.said, "ending", START_SECONDS)
+                swarm.listen_until(partial(has_ended, process), "ending", START_SECONDS)
             else:
                 swarm.listen(rng.uniform(0.0, 3.0))
                 process.child.send_signal(number)
@@ -67,7 +73,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    before, seconds, rng = left_behind(), {name: [] for name in KINDS}, random.Random(options.seed)
+    before, rng = left_behind(), random.Random(options.seed)
+    seconds: dict[str, list[float]] = {name: [] for name in KINDS}
     for _ in range(options.rounds):
         one_round(rng, seconds)
     report = {

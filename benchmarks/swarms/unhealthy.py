@@ -16,12 +16,14 @@ second by second. Writes one JSON document per line and run to standard output; 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,21 +173,22 @@ def _course(run: dict[str, Any]) -> list[str]:
 def be_ill(illness: str, arguments: list[str]) -> None:
     """Run `p2p-elastic` with these arguments as an ill peer: the illness is put into its trainer from outside."""
     from p2p_elastic.cli import main as cli
-    from p2p_elastic.training import trainer as training
+    from p2p_elastic.training.stepping import Stepping
 
-    healthy = training.Trainer._gradient
+    healthy, steps = Stepping.gradient, itertools.count(1)
 
-    def gradient(trainer: Any) -> float:
+    def gradient(stepping: Stepping, draw: Callable[[], Any]) -> float:
         began = time.monotonic()
-        loss = healthy(trainer)
-        if illness == "nan" and trainer.meter.step + 1 == ILL_STEP:
-            for parameter in trainer.model.parameters():
-                parameter.data.fill_(float("nan"))
+        loss = healthy(stepping, draw)
+        if illness == "nan" and next(steps) == ILL_STEP:
+            for group in stepping.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.data.fill_(float("nan"))
         if illness == "slow":
             time.sleep(9.0 * (time.monotonic() - began))
         return loss
 
-    training.Trainer._gradient = gradient  # type: ignore[method-assign]
+    Stepping.gradient = gradient  # type: ignore[method-assign, assignment]
     rates = ["--lr", "1.0"] if illness == "diverging" else []
     sys.argv = ["p2p-elastic", *arguments, *rates]
     cli.run()

@@ -37,7 +37,8 @@ class Judge:
     """
 
     def __init__(self, task: Task, data: Data, *, by_loss: bool = False) -> None:
-        self._task, self._split, self._by_loss = task, data.test, by_loss
+        self._task, self._by_loss = task, by_loss
+        self._split: Any = data.test  # tensors in memory
         self._own = threading.local()  # a model for each thread
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._known: dict[bytes, float] = {}
@@ -52,7 +53,7 @@ class Judge:
         return list(self._pool.map(self._score, several))
 
     def _score(self, values: Tensor) -> float:
-        digest = hashlib.blake2b(memoryview(values.numpy())).digest()
+        digest = hashlib.blake2b(values.numpy().data).digest()
         if digest not in self._known:
             self._known[digest] = self._evaluate(values, self._split)
         return self._known[digest]

@@ -145,7 +145,7 @@ def train_ours(order: Order, recorder: Recorder) -> None:
         recorder.begin()
         begin(meter)
 
-    Meter.begin = begun  # type: ignore[method-assign]
+    Meter.begin = begun  # type: ignore[method-assign, assignment]
     fixed = ["--host", "127.0.0.1", "--port", "0", "--http-port", "0", "--threads", "1", "--checkpoint-every", "0"]
     fixed += ["--steps", str(2**31), "--wait-for-peers", str(order.peers - 1), "--data-dir", order.data_dir]
     fixed += ["--output", str(order.own / "output"), "--shard", f"{order.rank}/{order.peers}"]
@@ -153,7 +153,7 @@ def train_ours(order: Order, recorder: Recorder) -> None:
     whose = ["--initial-peer", order.initial[0]] if order.initial else ["--task", order.task]
     with Stop().signals() as stop:
         config = load_config(None, joining([*whose, *order.options, *fixed]))
-        join(config, Watching(order, recorder, stop), stop)
+        join(config, Watching(order, recorder, stop), stop)  # type: ignore[arg-type]  # what a peer needs of a Screen
 
 
 # -- the others -------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def train(
 ) -> None:
     """The loop of the rivals: what `p2p_elastic.training.trainer.Trainer` does, without what it does besides."""
     task = find_task(order.task)
-    data = task.load(Path(order.data_dir))
+    data: Any = task.load(Path(order.data_dir))  # tensors in memory, with a length
     part = shard_indices(len(data.train), Shard(order.rank, order.peers))
     batches = Batches(data.train, order.batch_size, order.seed, part)
     torch.manual_seed(order.seed)  # dropout

@@ -194,7 +194,7 @@ class LeftBehind:
         for process in there:
             self._pids.add(process.pid)
             with contextlib.suppress(psutil.Error):
-                named = [connection.laddr for connection in process.net_connections("unix")]
+                named = [str(connection.laddr) for connection in process.net_connections("unix")]
                 self._sockets.update(Path(name) for name in named if "/hivemind-" in name)
         return there
 

@@ -150,7 +150,7 @@ def run(options: argparse.Namespace, private: bool) -> dict[str, Any]:
             runs.append({"system": system, "repeat": repeat, **run_one(options, system, repeat, judge)})
             say(f"{system} {repeat}: {told(runs[-1])}")
     medians = {system: median_of([r for r in runs if r["system"] == system]) for system in options.systems}
-    document = {
+    document: dict[str, Any] = {
         "options": {**vars(options), "plot": None if options.plot is None else str(options.plot)},
         "torch": torch.__version__,
         "private_loopback": private,
