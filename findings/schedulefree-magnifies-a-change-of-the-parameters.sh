@@ -11,8 +11,8 @@
 # What helps: add the same to `optimizer.state[p]["z"]`.
 #
 # Output seen (CPython 3.11, torch 2.14.1, schedulefree 1.4.1), for d = 1:
-#   AdamWScheduleFree: y + 1: evaluated +1.111; 50 steps later +0.895 of the way; with z: +1.000; +1.000
-#   SGDScheduleFree:   the first the same
+#   AdamWScheduleFree: y + 1: evaluated +1.111; 50 steps later +0.583; with z: +1.000; +1.000
+#   SGDScheduleFree: y + 1: evaluated +1.111; 50 steps later +0.609; with z: +1.000; +1.000
 #
 # Exits with 0 while this is so, and with 1 once it is not. Needs a Python of 3.10 to 3.13 with venv, and PyPI.
 set -eu

@@ -271,7 +271,7 @@ class Pairs(Nobody):
         """Different partners; who only sends asks all alike, since those that count less need it most."""
         count, judging = min(self._partners, len(others)), self._judging
         chances = [1.0] if judging is None or self._flow is Flow.PUSH else judging.chances(asker, others)
-        if min(chances) == max(chances):
+        if len(set(chances)) <= 1:
             return self._rng.sample(others, count)
         chosen: list[int] = []
         while len(chosen) < count:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.health.trust import PARTNERS_MAX
 from p2p_elastic.peers.discovery.view import WANTED_MAX
@@ -13,6 +15,7 @@ class Contacts:
     def __init__(self) -> None:
         self._members: dict[str, None] = {}  # the latest last, as is the next
         self._all: dict[str, None] = {}
+        self._once: dict[str, None] = {}
 
     def heard(self, peer: str, *, member: bool) -> None:
         """Note that something came.
@@ -26,6 +29,28 @@ class Contacts:
                 known.pop(peer, None)
                 known[peer] = None
                 forget_oldest(known, most)
+
+    def reached(self, peers: Iterable[str]) -> None:
+        """Note members that answer the directory now.
+
+        Args:
+            peers: their ids.
+        """
+        for peer in peers:
+            self._once.pop(peer, None)
+            self._once[peer] = None
+        forget_oldest(self._once, PARTNERS_MAX)
+
+    def ever(self, peer: str) -> bool:
+        """Whether a member was there once: something came from it, or it answered the directory.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            False if all that is known of it are records.
+        """
+        return peer in self._members or peer in self._once
 
     def __contains__(self, peer: str) -> bool:
         """Whether anything ever came from a member."""

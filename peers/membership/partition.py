@@ -7,7 +7,7 @@ of many is a crash. When lost ones come back, both ends say in their headers wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from p2p_elastic.peers.membership.liveness import DOUBTED, SILENT_ANNOUNCEMENTS, Member, Members
@@ -166,7 +166,7 @@ class Absences:
 
     # -- signs of life ------------------------------------------------------------------------------------------------
 
-    def look(self, members: Members, now: float, step: int) -> None:
+    def look(self, members: Members, now: float, step: int, met: Callable[[str], bool] = lambda _peer: True) -> None:
         """Judge which members are lost and which are back.
 
         To be called as often as members are read, also if that fails.
@@ -175,6 +175,7 @@ class Absences:
             members: those known.
             now: this peer's own monotonic seconds.
             step: how many steps this peer has made.
+            met: whether a member was there once. Others can be announced by anybody: alone they are no partition.
         """
         for peer, member in members.items():
             known = self._seen.get(peer)
@@ -186,7 +187,7 @@ class Absences:
             if not away and is_lost(seen, members.get(peer), now, self._announce_seconds):
                 self._lose(peer, seen, now)
         self._forget(now)
-        self._judge(now)
+        self._judge(now, met)
 
     def _lose(self, peer: str, seen: Seen, now: float) -> None:
         before = self._absent.pop(peer, None)  # lost again, before an exchange: what was first counts
@@ -246,7 +247,7 @@ class Absences:
 
     # -- the partition ------------------------------------------------------------------------------------------------
 
-    def _judge(self, now: float) -> None:
+    def _judge(self, now: float, met: Callable[[str], bool]) -> None:
         known = self.partition
         if known is not None and 2 * len(self._away(known.lost)) <= len(known.lost):
             known = None
@@ -256,6 +257,7 @@ class Absences:
         fresh = {p: a for p, a in lost.items() if not a.counted and abs(began - a.noticed_at) <= window}
         alive = sum(p not in lost for p in self._seen)
         together = vanished_together(fresh, alive) if known is None else frozenset(fresh)
+        together = together if any(map(met, together)) else frozenset()
         self._absent.update({p: self._absent[p]._replace(counted=True) for p in together})
         if known is None and together:
             since, step = min((fresh[p].silent_since, fresh[p].step) for p in together)

@@ -121,6 +121,7 @@ class Membership:
         before, ours = self._known, self._run.vector.schema_hash
         there = list(self._departed.without(listed, now))
         self._replace(observe(before, (r for r in there if r.schema_hash == ours), now))
+        self._contacts.reached(self._known.keys() & self.reached)
         foreign = (r for r in there if r.schema_hash != ours and not r.left and r.run == self._run.context.run)
         self.foreign = {r.peer: r for r in itertools.islice(foreign, FOREIGN_MAX)}
         self.looked_at = now
@@ -197,8 +198,7 @@ class Membership:
             step: steps that this peer trained so far.
         """
         before = self.apart.partition
-        met = {peer: member for peer, member in self._known.items() if self.ever_answered(peer)}
-        self.apart.look(met, asyncio.get_running_loop().time(), step)
+        self.apart.look(self._known, asyncio.get_running_loop().time(), step, self._contacts.ever)
         after = self.apart.partition
         if after is not None and (before is None or after.lost != before.lost):
             text = (

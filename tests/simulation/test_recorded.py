@@ -7,13 +7,13 @@ from helpers.recorded import RUNS, Digests, arithmetic
 
 ARITHMETIC = "18c3bc04ce6a18a3"  # of the machine and the PyTorch that the digests of exact numbers are from
 EXPECTED = {
-    "elastic-gossip, chaos 244": Digests("accaf4e20431cd0f", "8a9c01c98425d5c1"),
+    "elastic-gossip, chaos 244": Digests("accaf4e20431cd0f", "bcbff72ceab24e50"),
     "elastic-gossip, chaos 163": Digests("1e2cb4a6d6ee8954", "f5ef19b944f3ca9a"),
     "gossip-pull, chaos 210": Digests("4366a529555af2f8", "1f256a32d4e71ae8"),
-    "gossip-push, chaos 377": Digests("cf98ef1439c12cf7", "1b484409445cf62f"),
+    "gossip-push, chaos 377": Digests("cf98ef1439c12cf7", "afdd71e62559d82a"),
     "gosgd, chaos 96": Digests("0a4b8813d1f01bc3", "2ed2a46860f87716"),
     "easgd, chaos 722": Digests("b7f198ef2e913def", "7b377f8fc227fa0f"),
-    "eamsgd, chaos 287": Digests("2f4c7226547229ea", "f3d85a90ec80e6c2"),
+    "eamsgd, chaos 287": Digests("2f4c7226547229ea", "130fb9f728aa2549"),
     "lsgd, chaos 710": Digests("28f7bca12a31aec0", "a9358a6152cab388"),
     "pairs judged, split and merged": Digests("56468c1edae91810", "ac5e776ddd243c01"),
     "fragments by a budget": Digests("18a2b4116f9927d4", "6e48e6847507bb17"),

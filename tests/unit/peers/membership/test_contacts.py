@@ -18,6 +18,17 @@ def test_strangers_are_contacts_and_put_no_member_out_of_memory() -> None:
     assert len(contacts.latest) == WANTED_MAX
 
 
+def test_who_answered_the_directory_was_there_and_is_no_contact() -> None:
+    contacts = Contacts()
+    contacts.reached(["near"])
+    contacts.heard("member", member=True)
+    contacts.heard("stranger", member=False)
+    assert [contacts.ever(peer) for peer in ("near", "member", "stranger")] == [True, True, False]
+    assert "near" not in contacts
+    contacts.reached(map(str, range(PARTNERS_MAX)))
+    assert not contacts.ever("near")
+
+
 def test_the_latest_members_are_remembered_each_once() -> None:
     contacts = Contacts()
     for number in range(PARTNERS_MAX + 1):
