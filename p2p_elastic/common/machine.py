@@ -11,12 +11,12 @@ from p2p_elastic.errors import ConfigError
 
 VECTORS = 5  # model sizes in RAM: snapshots, the partner's values, the move, what is on its way
 DEVICE_VECTORS = 3  # on the device that trains: parameters, gradients, momentum; activations come on top
-OPTIMIZER_VECTORS = {
+OPTIMIZER_VECTORS = {  # more of them; AdamW, also beside Muon, has two averages
     "sgd": 0,
     "adamw": 1,
     "adahessian": 3,
     "muon": 1,
-}  # more of them; AdamW, beside Muon, has two averages
+}
 OUTER_VECTORS = 2  # more of them: the slow parameters and the momentum of an outer optimizer
 
 

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from p2p_elastic.checkpoint.saver import DEFAULT_INTERVAL, Interval
 from p2p_elastic.common.addresses import listening_host
@@ -204,21 +212,14 @@ class JoinConfig(Frozen):
             Shard.parse(shard)
         return shard
 
-    @field_validator("max_bandwidth", mode="before")
+    @field_validator("max_bandwidth", "relay", mode="before")
     @classmethod
-    def _known_bandwidth(cls, bandwidth: object) -> str | None:
+    def _known_bandwidth(cls, bandwidth: object, info: ValidationInfo) -> str | None:
         if bandwidth is None:
             return None
-        parse_bandwidth(str(bandwidth))  # in a TOML file it may be a number
+        assert info.field_name is not None, "of a field"
+        parse_bandwidth(str(bandwidth), info.field_name.replace("_", "-"))  # in a TOML file it may be a number
         return str(bandwidth)
-
-    @field_validator("relay", mode="before")
-    @classmethod
-    def _known_relay(cls, rate: object) -> str | None:
-        if rate is None:
-            return None
-        parse_bandwidth(str(rate), "relay")
-        return str(rate)
 
     @property
     def relay_rate(self) -> float | None:

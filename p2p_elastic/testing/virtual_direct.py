@@ -156,7 +156,7 @@ class SimulatedWire:
 
     async def cross(
         self, partner: str, _there: tuple[str, int], _agreed: Agreed, *, dials: bool
-    ) -> SimulatedConnection:
+    ) -> list[SimulatedConnection]:
         """Nobody is behind a router here.
 
         Args:

@@ -13,17 +13,16 @@ import contextlib
 import logging
 import random
 import struct
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
-from p2p_elastic.common.addresses import PeerAddress, usable
+from p2p_elastic.common.addresses import usable
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import NotAdmitted, PartnerUnreachable
 from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.admission.revocations import LISTS_BYTES_MAX
 from p2p_elastic.peers.admission.tickets import CHAIN_BYTES_MAX
-from p2p_elastic.peers.transport.interfaces import Stream
+from p2p_elastic.peers.transport.interfaces import Host, Stream
 from p2p_elastic.protocol.messages import printable
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.protocol.roles import Role
@@ -39,43 +38,6 @@ LENGTH = struct.Struct("!I")
 LET_IN, REFUSED = b"\x01", b"\x00"
 
 
-class Host(Protocol):
-    """What opens and serves streams between peers that are connected."""
-
-    async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
-        """Connect to a peer.
-
-        Args:
-            peer: the peer id, which the host proves.
-            addresses: where to dial.
-
-        Raises:
-            PartnerUnreachable: if none leads to it.
-        """
-
-    async def open_stream(self, peer: str, protocol: str) -> Stream:
-        """Open a stream.
-
-        Args:
-            peer: the peer id, which the host proves.
-            protocol: that the peer serves.
-
-        Returns:
-            The stream.
-
-        Raises:
-            PartnerUnreachable: if the peer is not connected or does not serve it.
-        """
-
-    async def serve(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None:
-        """Serve a protocol.
-
-        Args:
-            protocol: its name.
-            handler: called for each stream.
-        """
-
-
 class Introductions:
     """Introduces this peer to others and hears others. Belongs to the network thread.
 
@@ -88,7 +50,7 @@ class Introductions:
         access: as given.
     """
 
-    def __init__(self, host: Host, access: AccessList, rng: random.Random) -> None:
+    def __init__(self, host: Host[Stream], access: AccessList, rng: random.Random) -> None:
         self._host, self.access, self._rng = host, access, rng
         self._introduced: dict[str, None] = {}
         self._under_way: dict[str, asyncio.Future[None]] = {}

@@ -88,7 +88,7 @@ class Wire(Protocol[S]):
             ExchangeError: if there are none.
         """
 
-    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> Connection:
+    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> Sequence[Connection]:
         """Connect to a partner that does the same at this moment; without an end of its own.
 
         Args:
@@ -98,7 +98,7 @@ class Wire(Protocol[S]):
             dials: whether this end is the dialler of `agreed`.
 
         Returns:
-            The connection.
+            The only connection.
 
         Raises:
             ExchangeError: if there is none.
@@ -131,8 +131,9 @@ class Kept:
         """
         token, secret = f"{self._rng.getrandbits(128):032x}", f"{self._rng.getrandbits(256):064x}"
         names = tuple(one.name for one in held)
-        told = {"port": port, "dials": dials, "outside": outside, "held": names}
-        return Direct(token=token, secret=secret, aes=self.wire.aes, **told)
+        return Direct(
+            token=token, secret=secret, aes=self.wire.aes, port=port, dials=dials, outside=outside, held=names
+        )
 
 
 class _Meeting:
@@ -155,7 +156,7 @@ class _Meeting:
         if theirs.outside is None or theirs.port is None:
             raise PartnerUnreachable(NO_WAY, partner=self._partner)
         there = theirs.outside, theirs.port
-        return await self._noted(_alone(self._kept.wire.cross(self._partner, there, agreed, dials=dials)))
+        return await self._noted(self._kept.wire.cross(self._partner, there, agreed, dials=dials))
 
     async def _noted(self, connecting: Awaitable[Sequence[Connection]]) -> list[Connection]:
         kept = self._kept
@@ -321,10 +322,6 @@ class Answering(_Meeting):
         if self._dialling is not None and not self._used:
             self._dialling.cancel()
             self._dialling.add_done_callback(_close_unused)
-
-
-async def _alone(connecting: Awaitable[Connection]) -> list[Connection]:
-    return [await connecting]
 
 
 def _close_unused(dialling: asyncio.Task[list[Connection]]) -> None:

@@ -222,7 +222,9 @@ class TcpWire:
             raise
         return found
 
-    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> DirectConnection:
+    async def cross(
+        self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool
+    ) -> list[DirectConnection]:
         """Connect to a partner that does the same at this moment, so that each one's router lets the other in.
 
         Each end dials from the port on which it listens: most routers keep that number. Whichever packet is first only
@@ -235,7 +237,7 @@ class TcpWire:
             dials: whether this end is the dialler of `agreed`.
 
         Returns:
-            The connection. It does not end by itself: the caller sets a deadline.
+            The only connection. It does not end by itself: the caller sets a deadline.
 
         Raises:
             PartnerUnreachable: if there is none.
@@ -243,10 +245,10 @@ class TcpWire:
         try:
             connected = await self._cross(there)
             if dials:
-                return await _greeted(connected, partner, agreed, 0)
+                return [await _greeted(connected, partner, agreed, 0)]
             try:
                 seals = await _checked(connected, agreed, await _received(connected, SHOWN_BYTES))
-                return _answered(connected, partner, agreed, 0, seals)
+                return [_answered(connected, partner, agreed, 0, seals)]
             except BaseException:
                 connected.close()
                 raise

@@ -24,11 +24,9 @@ class Contacts:
             peer: from whom.
             member: whether it is one; strangers put no member out of memory.
         """
-        for known, most in ((self._all, WANTED_MAX), (self._members, PARTNERS_MAX if member else 0)):
-            if most:
-                known.pop(peer, None)
-                known[peer] = None
-                forget_oldest(known, most)
+        _put_last(self._all, peer, WANTED_MAX)
+        if member:
+            _put_last(self._members, peer, PARTNERS_MAX)
 
     def reached(self, peers: Iterable[str]) -> None:
         """Note members that answer the directory now.
@@ -37,9 +35,7 @@ class Contacts:
             peers: their ids.
         """
         for peer in peers:
-            self._once.pop(peer, None)
-            self._once[peer] = None
-        forget_oldest(self._once, PARTNERS_MAX)
+            _put_last(self._once, peer, PARTNERS_MAX)
 
     def ever(self, peer: str) -> bool:
         """Whether a member was there once: something came from it, or it answered the directory.
@@ -60,3 +56,9 @@ class Contacts:
     def latest(self) -> tuple[str, ...]:
         """The last WANTED_MAX peers, members or not, the latest first."""
         return tuple(reversed(self._all))
+
+
+def _put_last(known: dict[str, None], peer: str, most: int) -> None:
+    known.pop(peer, None)
+    known[peer] = None
+    forget_oldest(known, most)

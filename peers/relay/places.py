@@ -25,9 +25,8 @@ from p2p_elastic.peers.relay.circuits import (
     say,
 )
 from p2p_elastic.peers.relay.sealed_stream import SealedStream, seal_answering, seal_asking
-from p2p_elastic.peers.relay.service import Host
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.peers.transport.interfaces import Handler, Introducing
+from p2p_elastic.peers.transport.interfaces import Handler, Host, Introducing
 from p2p_elastic.peers.transport.socket_stream import SocketStream
 from p2p_elastic.protocol.records import PeerRecord
 
@@ -57,7 +56,7 @@ class Places:
 
     def __init__(
         self,
-        host: Host,
+        host: Host[SocketStream],
         identity: Identity,
         introductions: Introducing,
         *,

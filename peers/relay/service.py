@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from p2p_elastic.common.addresses import PeerAddress, usable
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import ExchangeError, PartnerUnreachable
 from p2p_elastic.peers.relay.circuits import PROTOCOL, RELAYED, Verdict, Wish, hear, say
+from p2p_elastic.peers.transport.interfaces import Host
 from p2p_elastic.peers.transport.probing import probe, resolve
 from p2p_elastic.peers.transport.socket_stream import SocketStream
 from p2p_elastic.rate_limit import Bucket
@@ -30,43 +31,6 @@ PLACES_MAX, CIRCUITS_MAX, CIRCUITS_PER_PEER = 256, 64, 8
 SILENT_SECONDS = 180.0  # a circuit in which nothing moves for longer is closed
 PIECE_BYTES = 2**18
 DIALLED_SECONDS, DIALLED_MAX = 240.0, 1024  # a verdict on the same addresses holds so long
-
-
-class Host(Protocol):
-    """What opens and serves streams between peers that are connected."""
-
-    async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
-        """Connect to a peer.
-
-        Args:
-            peer: the peer id, which the host proves.
-            addresses: where to dial.
-
-        Raises:
-            PartnerUnreachable: if none leads to it.
-        """
-
-    async def open_stream(self, peer: str, protocol: str) -> SocketStream:
-        """Open a stream.
-
-        Args:
-            peer: the peer id, which the host proves.
-            protocol: that the peer serves.
-
-        Returns:
-            The stream.
-
-        Raises:
-            PartnerUnreachable: if the peer is not connected or does not serve it.
-        """
-
-    async def serve(self, protocol: str, handler: Callable[[SocketStream], Awaitable[None]]) -> None:
-        """Serve a protocol.
-
-        Args:
-            protocol: its name.
-            handler: called for each stream.
-        """
 
 
 class _Dialled(NamedTuple):
@@ -84,7 +48,7 @@ class Relay:
         bytes_per_second: what may be passed on, on average; None: nothing is, and only addresses are tried.
     """
 
-    def __init__(self, host: Host, serves: Callable[[str], bool], bytes_per_second: float | None) -> None:
+    def __init__(self, host: Host[SocketStream], serves: Callable[[str], bool], bytes_per_second: float | None) -> None:
         self._host, self._serves = host, serves
         self._bucket = None if bytes_per_second is None else Bucket(bytes_per_second)
         self._places: dict[str, float] = {}  # peer id -> until when, by the event loop's clock

@@ -7,12 +7,15 @@ Both protocols have a live implementation (`libp2p.py`, `discovery/dht_directory
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from p2p_elastic.common.addresses import PeerAddress
 from p2p_elastic.protocol.chunks import Incoming, Outgoing
 from p2p_elastic.protocol.messages import Direct
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.protocol.roles import Role
+
+S = TypeVar("S", covariant=True)
 
 
 class Carrier(Protocol):
@@ -177,6 +180,43 @@ class Introducing(Protocol):
 
 
 Handler = Callable[[Stream], Awaitable[None]]
+
+
+class Host(Protocol[S]):
+    """What opens and serves streams, of the kind `S`, between peers that are connected; any protocol."""
+
+    async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
+        """Connect to a peer.
+
+        Args:
+            peer: the peer id, which the host proves.
+            addresses: where to dial.
+
+        Raises:
+            PartnerUnreachable: if none leads to it.
+        """
+
+    async def open_stream(self, peer: str, protocol: str) -> S:
+        """Open a stream.
+
+        Args:
+            peer: the peer id, which the host proves.
+            protocol: that the peer serves.
+
+        Returns:
+            The stream.
+
+        Raises:
+            PartnerUnreachable: if the peer is not connected or does not serve it.
+        """
+
+    async def serve(self, protocol: str, handler: Callable[[S], Awaitable[None]]) -> None:
+        """Serve a protocol.
+
+        Args:
+            protocol: its name.
+            handler: called for each stream.
+        """
 
 
 class Transport(Protocol):

@@ -55,14 +55,14 @@ class Wire:
     def hosts_of(self, _record: Any) -> tuple[str, ...]:
         return ("192.168.1.2",)
 
-    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> Connected:
+    async def cross(self, partner: str, there: tuple[str, int], agreed: Agreed, *, dials: bool) -> list[Connected]:
         assert there == (OUTSIDE[partner], PORTS[partner])
         assert dials == (self._name == "a")
         self._router.out[self._name].set()
         await self._router.out[partner].wait()
         if not self._router.works:
             await asyncio.Event().wait()
-        return Connected(agreed.listener.token, partner)
+        return [Connected(agreed.listener.token, partner)]
 
 
 class Two:
