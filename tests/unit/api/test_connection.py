@@ -16,7 +16,7 @@ from helpers.statuses import status_of
 
 from p2p_elastic.api import connection
 from p2p_elastic.api.events_stream import Streams
-from p2p_elastic.status.schema import MemberStatus
+from p2p_elastic.status.schema import MemberStatus, PeerStatus
 
 pytestmark = pytest.mark.processes
 
@@ -81,7 +81,7 @@ def progress(url: str, count: int) -> Iterator[str]:
 def test_a_request_that_does_not_arrive_is_given_up(
     sent: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.5)
     with served(token=TOKEN) as url, connected(url) as client:
         client.sendall(sent)
         assert until_cut(client)[:12] == answer
@@ -89,12 +89,17 @@ def test_a_request_that_does_not_arrive_is_given_up(
 
 
 def test_so_is_the_second_request_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
-    with served() as url, connected(url) as client:
-        client.sendall(WHOLE)
+    def answered() -> PeerStatus:
+        monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)  # from the first answer on
+        return status_of()
+
+    with served(answered) as url, connected(url) as client:
+        client.sendall(WHOLE.replace(b"/health", b"/v1/status"))
         got = b""
         while not got.endswith(b"}"):
-            got += client.recv(65536)
+            piece = client.recv(65536)
+            assert piece
+            got += piece
         client.sendall(HALF)
         assert until_cut(client) == b""
 
@@ -113,10 +118,10 @@ def test_an_answer_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_stream_outlives_every_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
     with served(streams=quick()) as url:
-        assert len(list(progress(url, 100))) == 100
+        assert len(list(progress(url, 200))) == 200
 
 
 def test_where_all_are_busy_the_newest_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
