@@ -169,7 +169,12 @@ def main() -> None:
 @click.option(
     "--optimizer", type=click.Choice(list(OWN_LEARNING_RATE_MAX)), default="sgd", help="What this peer trains with."
 )
-@click.option("--lr", type=float, help="Learning rate of this peer.  [default: the run's; adahessian 0.02, muon 0.003]")
+@click.option(
+    "--lr",
+    type=float,
+    help="Learning rate of this peer.  "
+    "[default: the run's; adamw 0.001, adahessian 0.02, muon 0.003, schedule-free 0.0025]",
+)
 @click.option("--momentum", type=float, help="Momentum of this peer, with sgd.  [default: the run's]")
 @click.option(
     "--seed",

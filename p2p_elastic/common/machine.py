@@ -16,6 +16,7 @@ OPTIMIZER_VECTORS = {  # more of them; AdamW, also beside Muon, has two averages
     "adamw": 1,
     "adahessian": 3,
     "muon": 1,
+    "schedule-free": 2,  # z, and a copy of the parameters while a move is added; it has one average and no momentum
 }
 OUTER_VECTORS = 2  # more of them: the slow parameters and the momentum of an outer optimizer
 

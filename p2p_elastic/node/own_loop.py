@@ -19,7 +19,7 @@ from p2p_elastic.peers.peer import Peer
 from p2p_elastic.rules.trial import Estimate, Trial
 from p2p_elastic.tasks.batch import Batch
 from p2p_elastic.tasks.measures import Loss
-from p2p_elastic.training import beside
+from p2p_elastic.training import schedule_free
 from p2p_elastic.training.losses import LossReader
 from p2p_elastic.training.meter import Meter
 from p2p_elastic.training.trials import Trials
@@ -123,14 +123,12 @@ class OwnLoop:
         self.meter.stepped()
         self._undone.stepped()
         parameters = self._undone.look() if peer.move_waits else None
-        averaged = beside.look(self.optimizers) if peer.move_waits else []
-        replaced = peer.after_step()
+        with schedule_free.moving_along(self.optimizers, waits=peer.move_waits):
+            replaced = peer.after_step()
         before, self._moves = self._moves, peer.moves
         moved = before != self._moves  # also by those added before a checkpoint
         if moved and parameters is not None:
             self._undone.moved(parameters)
-        if moved:
-            beside.follow(averaged)
         if replaced:
             self.replaced()
             self._reports_old = True
@@ -198,8 +196,7 @@ class OwnLoop:
 
     def replaced(self) -> None:
         """Forget what was gathered about the model before: a partner's parameters replaced it."""
-        for optimizer in self.optimizers:
-            optimizer.state.clear()
+        schedule_free.forget(self.optimizers)
         self.meter.forget()
         self._losses.forget()
 

@@ -16,6 +16,7 @@ OWN_LEARNING_RATE_MAX = {  # less for those whose steps scale themselves
     "adamw": 1.0,
     "adahessian": 1.0,
     "muon": 1.0,
+    "schedule-free": 1.0,
 }
 VIEW_MAX = 64  # members that a peer sees of a larger swarm, under each key of the directory
 MOMENTUM_MAX = 0.999  # sums up a thousand gradients

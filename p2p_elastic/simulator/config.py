@@ -12,8 +12,8 @@ from p2p_elastic.rules.methods import RULES, Flow, Method, Topology, find_method
 from p2p_elastic.rules.outer import Outer, OuterName
 from p2p_elastic.rules.policy import WeightingName, default_schedule
 from p2p_elastic.rules.schedule import Schedule
+from p2p_elastic.simulator.workers import OptimizerName
 from p2p_elastic.tasks import Recipe
-from p2p_elastic.training.settings import OptimizerName
 from p2p_elastic.values import Frozen
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

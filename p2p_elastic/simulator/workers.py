@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,16 @@ from p2p_elastic.tasks.batch import Batch, stacked
 from p2p_elastic.tasks.measures import Loss, mean_of
 from p2p_elastic.training.adahessian import block_average, precondition, rademacher
 from p2p_elastic.training.second_derivative import twice_differentiable
-from p2p_elastic.training.settings import OptimizerName
 from p2p_elastic.training.trials import LossOf
 
 Named = dict[str, Tensor]
 
 BLOCK_ELEMENTS = 2**20  # 4 MiB; malloc maps large blocks anew each time, and caches are not larger
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+OptimizerName = Literal["sgd", "adamw", "adahessian", "muon"]
+"""What workers train with; "sgd" is what the task brings, if it brings an optimizer."""
 
 
 class Optimization(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,20 @@ def build_adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings)
 
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
     """
+    return torch.optim.AdamW(decaying(parameters, settings), lr=settings.learning_rate, betas=BETAS)
+
+
+def decaying(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Part parameters into those that decay and vectors, which do not.
+
+    Args:
+        parameters: those that train.
+        settings: of the peer.
+
+    Returns:
+        One or two groups of an optimizer.
+    """
     given = list(parameters)
-    decaying = {"params": [p for p in given if p.dim() > 1], "weight_decay": settings.weight_decay or 0.0}
+    matrices = {"params": [p for p in given if p.dim() > 1], "weight_decay": settings.weight_decay or 0.0}
     vectors = {"params": [p for p in given if p.dim() <= 1], "weight_decay": 0.0}
-    return torch.optim.AdamW([g for g in (decaying, vectors) if g["params"]], lr=settings.learning_rate, betas=BETAS)
+    return [group for group in (matrices, vectors) if group["params"]]

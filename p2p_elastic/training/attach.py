@@ -8,9 +8,15 @@ from typing import Protocol
 
 import torch
 
+from p2p_elastic.training.schedule_free import forget, moving_along
+
 
 class Gossiping(Protocol):
     """What training needs of a peer."""
+
+    @property
+    def move_waits(self) -> bool:
+        """Whether a move may be added after this step."""
 
     def after_step(self) -> bool:
         """Exchange if one is due, between two steps.
@@ -40,9 +46,9 @@ def attach(
 ) -> Iterator[None]:
     """Let a peer exchange parameters after each `optimizer.step()`, in any training loop of your own.
 
-    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8). If a
-    partner's parameters took the place of the model's, which were not finite or a newcomer's, the state is dropped, and
-    `replaced` is called.
+    The optimizer's state (such as momentum) stays local; moves bypass it, as in EAMSGD (arXiv 1412.6651, eq. 8), but
+    for the z of a schedule-free one, which moves along. If a partner's parameters took the place of the model's, which
+    were not finite or a newcomer's, the state is dropped, and `replaced` is called.
 
         with attach(peer, optimizer):
             for inputs, labels in batches:
@@ -59,8 +65,10 @@ def attach(
     """
 
     def stepped(*_: object) -> None:
-        if peer.after_step():
-            optimizer.state.clear()
+        with moving_along([optimizer], waits=peer.move_waits):
+            is_replaced = peer.after_step()
+        if is_replaced:
+            forget([optimizer])
             replaced()
 
     handle = optimizer.register_step_post_hook(stepped)

@@ -8,9 +8,9 @@ from typing import Literal
 
 from p2p_elastic.tasks import adamw
 from p2p_elastic.tasks.sampling import Shard
-from p2p_elastic.training import adahessian, muon
+from p2p_elastic.training import adahessian, muon, schedule_free
 
-OptimizerName = Literal["sgd", "adamw", "adahessian", "muon"]
+OptimizerName = Literal["sgd", "adamw", "adahessian", "muon", "schedule-free"]
 """What a peer trains with; "sgd" is what the task brings, if it brings an optimizer."""
 
 OWN_LEARNING_RATES = MappingProxyType(
@@ -18,6 +18,7 @@ OWN_LEARNING_RATES = MappingProxyType(
         "adamw": adamw.DEFAULT_LEARNING_RATE,
         "adahessian": adahessian.DEFAULT_LEARNING_RATE,
         "muon": muon.DEFAULT_LEARNING_RATE,
+        "schedule-free": schedule_free.DEFAULT_LEARNING_RATE,
     }
 )
 """Defaults of the optimizers for which a run's learning rate is not meant."""

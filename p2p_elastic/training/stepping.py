@@ -20,8 +20,10 @@ from p2p_elastic.tasks.measures import mean_of
 from p2p_elastic.training.adahessian import AdaHessian, set_gradients
 from p2p_elastic.training.muon import Muon
 from p2p_elastic.training.optimizers import SGD
+from p2p_elastic.training.schedule_free import build_schedule_free
 from p2p_elastic.training.settings import Settings
 
+BUILDERS = {"adamw": build_adamw, "schedule-free": build_schedule_free}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -39,7 +41,7 @@ class Stepping:
         optimizer: of the model.
 
     Raises:
-        ConfigError: if AdaHessian is to do what it cannot.
+        ConfigError: if AdaHessian is to do what it cannot, or the optimizer is not installed.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Stepping:
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self._factor = math.nan
-        self._scheduler = None if task.scheduler is None else task.scheduler(self.optimizer, steps)
+        free = settings.optimizer == "schedule-free"  # it has a warm-up, and else no schedule
+        self._milestones = () if free else None
+        self._scheduler = None if task.scheduler is None or free else task.scheduler(self.optimizer, steps)
         if isinstance(self.optimizer, AdaHessian):
             for key, plain in (("accumulate", 1), ("precision", "fp32")):
                 if (got := getattr(self._recipe, key)) != plain:
@@ -115,7 +119,7 @@ class Stepping:
             self._schedule_to(self._scheduler, done)
 
     def _set_rate(self, done: int) -> None:
-        factor = self._recipe.rate_at(done, self._epoch_of(done))
+        factor = self._recipe.rate_at(done, self._epoch_of(done), self._milestones)
         if factor == self._factor:
             return
         self._factor = factor
@@ -184,7 +188,7 @@ def _optimizer(model: nn.Module, task: Task, settings: Settings) -> torch.optim.
         return AdaHessian(named, lr=settings.learning_rate, weight_decay=decay, seed=settings.seed)
     if settings.optimizer == "muon":
         return Muon(model, lr=settings.learning_rate, weight_decay=decay)
-    build = build_adamw if settings.optimizer == "adamw" else task.optimizer
+    build = BUILDERS.get(settings.optimizer, task.optimizer)
     if build is not None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return build(trained, replace(settings, weight_decay=decay))

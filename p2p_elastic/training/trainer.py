@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +21,7 @@ from p2p_elastic.tasks.sampling import Batches, Stream, in_order, length, shard_
 from p2p_elastic.training.attach import Gossiping, attach
 from p2p_elastic.training.length import Length
 from p2p_elastic.training.meter import Clock, Meter
+from p2p_elastic.training.schedule_free import forget, switch
 from p2p_elastic.training.settings import Settings
 from p2p_elastic.training.stepping import Stepping
 from p2p_elastic.training.trials import TRIAL_EXAMPLES, Trials
@@ -104,7 +106,7 @@ class Trainer:
         """
         self.meter.begin()
         self.model.train()
-        with attach(peer, self.optimizer, self.meter.forget):
+        with self._in_training(), attach(peer, self.optimizer, self.meter.forget):
             self._length.begin()
             while not self._is_over and not should_stop():
                 loss = self._stepping.gradient(self._draw)
@@ -117,6 +119,15 @@ class Trainer:
                 on_step()
             if not should_stop():
                 self._validate(peer, should_stop)
+
+    @contextmanager
+    def _in_training(self) -> Iterator[None]:
+        """Have the parameters at which a schedule-free optimizer trains; after it, those that it evaluates."""
+        switch(self.optimizer, "train")
+        try:
+            yield
+        finally:
+            switch(self.optimizer, "eval")
 
     @property
     def _is_over(self) -> bool:
@@ -161,7 +172,7 @@ class Trainer:
 
     def replaced(self) -> None:
         """Forget what was gathered about the model before: a partner's parameters replaced it."""
-        self.optimizer.state.clear()
+        forget(self.optimizers)
         self.meter.forget()
 
     def _draw(self) -> Batch:
@@ -185,7 +196,9 @@ class Trainer:
             peer.during_evaluation()
             return should_stop()
 
+        switch(self.optimizer, "eval")
         result = self._evaluate(self._data.validation, serve_partners, LIVE_VALIDATION_EXAMPLES)
+        switch(self.optimizer, "train")
         self.meter.validation = result or self.meter.validation
         self._validated_at = self._clock()
 

@@ -15,6 +15,8 @@ needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorc
 class Notes:
     """A peer that writes down what training tells it."""
 
+    move_waits = False
+
     def __init__(self, on_step: Callable[[], None] = lambda: None) -> None:
         self.steps = self.evaluations = 0
         self.losses: list[float] = []

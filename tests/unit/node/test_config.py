@@ -287,7 +287,7 @@ def test_a_founder_gets_what_it_asks_for_zeros_included() -> None:
 
 
 @pytest.mark.parametrize("lr", [None, 0.5])
-@pytest.mark.parametrize("optimizer", ["adahessian", "muon"])
+@pytest.mark.parametrize("optimizer", ["adahessian", "muon", "schedule-free"])
 def test_the_learning_rate_of_a_run_is_for_sgd_and_others_have_their_own(optimizer: str, lr: float | None) -> None:
     sgd, other = (load_config(None, {"optimizer": name, "lr": lr}) for name in ("sgd", optimizer))
     assert sgd.learning_rate(0.03) == (lr or 0.03)

@@ -115,6 +115,8 @@ def test_the_kernels_of_others_are_as_before_afterwards() -> None:
 class Alone:
     """A peer that meets nobody."""
 
+    move_waits = False
+
     def after_step(self) -> bool:
         return False
 
