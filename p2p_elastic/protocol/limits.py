@@ -19,4 +19,5 @@ OWN_LEARNING_RATE_MAX = {  # less for those whose steps scale themselves
     "schedule-free": 1.0,
 }
 VIEW_MAX = 64  # members that a peer sees of a larger swarm, under each key of the directory
+MEMBERS_MAX = 1_000_000  # of a swarm, as far as anybody believes
 MOMENTUM_MAX = 0.999  # sums up a thousand gradients

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
+from p2p_elastic.protocol.limits import MEMBERS_MAX
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import (
     PROTOCOL_VERSION,
@@ -72,6 +73,9 @@ class PeerRecord(Frozen):
         default="", description="of the revocations that it knows (private runs): the same at peers with the same"
     )
     relay: bool = Field(default=False, description="whether it passes on what others send to peers it is connected to")
+    about: Annotated[int, Field(ge=1, le=MEMBERS_MAX)] | None = Field(
+        default=None, description="how many members there are about, as it thinks; null if it sees all of them"
+    )
     left: bool = Field(default=False, description="true in the last record of a peer that said goodbye")
 
     @property

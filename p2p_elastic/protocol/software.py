@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import Field
@@ -66,9 +67,13 @@ def read_software(addresses: Iterable[str]) -> Software | None:
         >>> read_software(["/ip4/192.0.2.1/tcp/1", "/p2p-elastic/0.1.0/protocol/3"])
         Software(version='0.1.0', protocol=3)
     """
-    for match in filter(None, map(TOLD.fullmatch, addresses)):
-        try:
-            return Software(version=match[1], protocol=int(match[2]))
-        except ValueError:
-            continue
-    return None
+    return next(filter(None, map(_read, filter(is_software, addresses))), None)
+
+
+@lru_cache(maxsize=1024)  # all members say one of a few, at each look
+def _read(address: str) -> Software | None:
+    match = TOLD.fullmatch(address)
+    try:
+        return None if match is None else Software(version=match[1], protocol=int(match[2]))
+    except ValueError:
+        return None

@@ -10,13 +10,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from p2p_elastic.errors import DirectoryError, PartnerUnreachable
 from p2p_elastic.peers.direct.connections import Connections, NoConnections
+from p2p_elastic.peers.discovery.dht_keys import Shown
+from p2p_elastic.peers.discovery.member_shards import MemberShards
+from p2p_elastic.peers.discovery.view import view_of
 from p2p_elastic.peers.transport.everybody import Everybody
 from p2p_elastic.peers.transport.interfaces import Access, DirectConnections, Handler
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
 from p2p_elastic.testing.virtual_direct import SimulatedWire
@@ -32,6 +37,7 @@ class SimulatedNetwork:
         faults: counts the verdicts other than pass, by action.
         handlers: peer id -> the handler of each process with that id; the last one serves.
         records: peer id -> its record, and until when it lives, in virtual seconds.
+        entries: what a DHT would hold: key -> peer id -> its record as JSON, and until when it lives.
         tasks: those that serve streams.
         streams: peer id -> its open ends of streams, in the order of opening.
         direct: whether vectors travel over direct connections, however small they are.
@@ -43,6 +49,7 @@ class SimulatedNetwork:
     faults: Counter[str] = field(default_factory=Counter)
     handlers: dict[str, list[Handler]] = field(default_factory=dict)
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
+    entries: defaultdict[str, dict[str, tuple[bytes, float]]] = field(default_factory=lambda: defaultdict(dict))
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
     direct: bool = False
@@ -157,8 +164,55 @@ class SimulatedTransport:
             stream.abort()
 
 
+class SimulatedEntries:
+    """What a peer reads of the entries of a SimulatedNetwork, as nodes of a DHT would show them.
+
+    Args:
+        network: the network.
+        peer: the id of who reads.
+    """
+
+    def __init__(self, network: SimulatedNetwork, peer: str) -> None:
+        self._network, self._peer = network, peer
+
+    async def get(self, key: str) -> Mapping[str, bytes]:
+        """Read all entries under a key.
+
+        Args:
+            key: where.
+
+        Returns:
+            Peer id -> body, of those that have not expired.
+        """
+        now, entries = asyncio.get_running_loop().time(), self._network.entries[key]
+        for peer in [peer for peer, (_, expires) in entries.items() if expires <= now]:
+            del entries[peer]
+        return {peer: body for peer, (body, _) in entries.items()}
+
+    async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
+        """Read a view of the entries under a key.
+
+        Args:
+            key: where.
+            wanted: peer ids whose entries are wanted in any case.
+            most: how many entries are wanted.
+
+        Returns:
+            What there is.
+        """
+        bodies = await self.get(key)
+        named = {peer.encode(): body for peer, body in bodies.items()}
+        view = view_of(self._peer.encode(), named, [peer.encode() for peer in wanted], most)
+        return Shown({peer: body for peer, body in bodies.items() if peer.encode() in view}, len(bodies))
+
+
+_read = lru_cache(maxsize=2**16)(PeerRecord.model_validate_json)  # each entry is read by many
+
+
 class SimulatedDirectory:
     """`Directory` over a SimulatedNetwork: announcements may be lost, and expire.
+
+    Up to VIEW_MAX members see all of each other. Of more each sees what `MemberShards` reads, as over a DHT.
 
     Args:
         network: the network.
@@ -169,6 +223,7 @@ class SimulatedDirectory:
     def __init__(self, network: SimulatedNetwork, peer: str, ttl_seconds: float) -> None:
         self._network, self._peer, self._ttl_seconds = network, peer, ttl_seconds
         self._announcing = asyncio.Lock()
+        self._shards = MemberShards(SimulatedEntries(network, peer), peer)
 
     @staticmethod
     def _now() -> float:
@@ -190,7 +245,20 @@ class SimulatedDirectory:
             await asyncio.sleep(verdict.seconds)
             if verdict.action != "pass":
                 raise DirectoryError("the announcement was lost")
-            self._network.records[self._peer] = record, self._now() + self._ttl_seconds
+            expires = self._now() + self._ttl_seconds
+            if self._is_large:
+                record = record.model_copy(update={"about": self._shards.count})
+            self._network.records[self._peer] = record, expires
+            self._put(record, expires)
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self._network.records) > VIEW_MAX
+
+    def _put(self, record: PeerRecord, expires: float) -> None:
+        body = record.model_dump_json(exclude_defaults=True).encode()
+        for key in self._shards.keys(record.run, body):
+            self._network.entries[key][self._peer] = body, expires
 
     async def own(self, run: str) -> PeerRecord | None:
         """Read the record under this peer's own id.
@@ -211,14 +279,20 @@ class SimulatedDirectory:
             if known is not None:
                 goodbye = known[0].model_copy(update={"left": True, "sequence": known[0].sequence + 1})
                 self._network.records[self._peer] = goodbye, known[1]
+                self._put(goodbye, known[1])
 
-    def want(self, _peers: Collection[str]) -> None:
-        """All members are seen here."""
+    def want(self, peers: Collection[str]) -> None:
+        """From the next look on, see these members.
+
+        Args:
+            peers: their ids.
+        """
+        self._shards.wanted = tuple(peers)
 
     @property
     def count(self) -> int:
-        """How many members there are."""
-        return len(self._network.records)
+        """How many members there are, about."""
+        return self._shards.count if self._is_large else len(self._network.records)
 
     @property
     def neighbours(self) -> frozenset[str]:
@@ -233,9 +307,14 @@ class SimulatedDirectory:
         """
         now = self._now()
         own = self._network.records.get(self._peer)
-        listed = [
-            record
-            for record, expires in self._network.records.values()
-            if expires > now and record.peer != self._peer and (own is None or record.run == own[0].run)
-        ]
+        if own is not None and self._is_large:
+            shown = await self._shards.look(own[0].run)
+            found = sorted((_read(body) for one in shown for body in one.bodies.values()), key=lambda r: r.sequence)
+            listed = [record for record in {r.peer: r for r in found}.values() if record.peer != self._peer]
+        else:
+            listed = [
+                record
+                for record, expires in self._network.records.values()
+                if expires > now and record.peer != self._peer and (own is None or record.run == own[0].run)
+            ]
         return tuple(r for r in listed if self._network.verdict(r.peer, self._peer, "record").action == "pass")

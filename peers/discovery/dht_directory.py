@@ -21,6 +21,7 @@ from p2p_elastic.peers.discovery.reconnect import Seeker
 from p2p_elastic.peers.discovery.view import WANTED_MAX
 from p2p_elastic.peers.relay.circuits import circuits
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
 from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedManifest
 from p2p_elastic.protocol.roles import Role
@@ -69,6 +70,7 @@ class DHTDirectory:
         self.others: tuple[PeerRecord, ...] = ()  # of the last look
         self._own_record: PeerRecord | None = None
         self._shards = MemberShards(entries, identity.peer)
+        self._announced: dict[str, float] = {}  # key -> when this peer announced itself there
         self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
         self._manifest: SignedManifest | None = None
         self._stored: tuple[SignedManifest | None, float] = None, 0.0  # and when it is to be stored again
@@ -97,14 +99,20 @@ class DHTDirectory:
     async def _announce(self, record: PeerRecord) -> None:
         if self._own_record is None or self._own_record.run != record.run:
             await self._shards.choose(record.run)
+            self._announced = {}
         addresses = (*fitting(self.told.addresses, record.addresses), *record.addresses)
         revoked = "" if self._access is None else self._access.revoked_digest
-        facts = {"addresses": addresses, "revoked": revoked, "relay": self.told.relay}
+        about = None if self.count <= VIEW_MAX else self.count
+        facts = {"addresses": addresses, "revoked": revoked, "relay": self.told.relay, "about": about}
         self._own_record = record.model_copy(update=facts)
-        await self._put(self._shards.key(record.run), self._own_record)
-        now, (stored, due) = asyncio.get_running_loop().time(), self._stored
+        body = _body_of(self._own_record)
+        keys, now = self._shards.keys(record.run, body), asyncio.get_running_loop().time()
+        await asyncio.gather(*(self._entries.put(key, body, RECORD_SECONDS) for key in keys))
+        recent = {key: at for key, at in self._announced.items() if now - at < RECORD_SECONDS}
+        self._announced = {**recent, **dict.fromkeys(keys, now)}
+        stored, due = self._stored
         if self._manifest is not None and (self._manifest is not stored or now >= due) and self._keeps_manifest():
-            await self._put(RUNS_KEY, self._manifest)
+            await self._entries.put(RUNS_KEY, self._manifest.model_dump_json().encode(), RECORD_SECONDS)
             self._stored = self._manifest, now + MANIFEST_SECONDS
 
     async def own(self, run: str) -> PeerRecord | None:
@@ -133,7 +141,7 @@ class DHTDirectory:
             if self._own_record is None:
                 return
             goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
-            await self._put(self._shards.key(goodbye.run), goodbye, seconds=1.0)
+            await asyncio.gather(*(self._entries.put(key, _body_of(goodbye), 1.0) for key in self._announced))
 
     async def members(self) -> tuple[PeerRecord, ...]:
         """Read the other members of the run of the last announcement.
@@ -189,10 +197,6 @@ class DHTDirectory:
             records.append(record if self._access is None else restricted(record, self._access.role_of(peer)))
         return records
 
-    async def _put(self, key: str, value: PeerRecord | SignedManifest, seconds: float = RECORD_SECONDS) -> None:
-        whole = isinstance(value, SignedManifest)  # as it was signed
-        await self._entries.put(key, value.model_dump_json(exclude_defaults=not whole).encode(), seconds)
-
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def found(self, manifest: RunManifest) -> None:
@@ -226,7 +230,8 @@ class DHTDirectory:
     def _keeps_manifest(self) -> bool:
         assert self._manifest is not None
         founder = self._manifest.manifest.founder
-        return founder == self._identity.peer or is_keeper(self._identity.peer, self.members_seen - {founder})
+        others = self.members_seen - {founder}
+        return founder == self._identity.peer or is_keeper(self._identity.peer, others, self.count)
 
     async def runs(self) -> tuple[RunManifest, ...]:
         """Read the runs of this DHT whose manifest was signed by its founder.
@@ -448,6 +453,10 @@ def fitting(addresses: tuple[str, ...], beside: tuple[str, ...] = ()) -> tuple[s
         if sum(map(len, (*chosen, *beside))) + len(address) <= ADDRESSES_LENGTH_MAX:
             chosen.append(address)
     return tuple(chosen)
+
+
+def _body_of(record: PeerRecord) -> bytes:
+    return record.model_dump_json(exclude_defaults=True).encode()
 
 
 def restricted(record: PeerRecord, role: int) -> PeerRecord:

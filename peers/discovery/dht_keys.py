@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
@@ -12,9 +13,8 @@ from p2p_elastic.protocol.limits import VIEW_MAX
 
 NAMESPACE = "p2p-elastic/1"
 RUNS_KEY = f"{NAMESPACE}/runs"
-FIRST_KEY_MEMBERS = 500  # after that newcomers announce under one of SHARDS further keys (a key holds about 1,000)
-SHARDS = 16
-KEEPERS = 3  # members besides the founder that keep the run manifest alive
+SHARD_MEMBERS = VIEW_MAX  # at most, on average
+KEEPERS = 3  # members besides the founder that keep the run manifest alive; of many twice as many, on average
 
 
 class Shown(NamedTuple):
@@ -29,20 +29,8 @@ class Shown(NamedTuple):
     in_all: int
 
 
-class Entries(Meeting, Protocol):
-    """What the directory needs of the DHT: a table of signed entries; `SignedDHT` is it."""
-
-    async def put(self, key: str, body: bytes, seconds: float) -> None:
-        """Store this peer's entry under a key; it replaces the earlier one.
-
-        Args:
-            key: where.
-            body: what to store.
-            seconds: how long it lives.
-
-        Raises:
-            DirectoryError: if no node takes it.
-        """
+class Looking(Protocol):
+    """What reads a table of signed entries."""
 
     async def get(self, key: str) -> Mapping[str, bytes]:
         """Read all entries under a key.
@@ -72,6 +60,22 @@ class Entries(Meeting, Protocol):
             DirectoryError: if the DHT does not answer.
         """
 
+
+class Entries(Looking, Meeting, Protocol):
+    """What the directory needs of the DHT: a table of signed entries; `SignedDHT` is it."""
+
+    async def put(self, key: str, body: bytes, seconds: float) -> None:
+        """Store this peer's entry under a key; it replaces the earlier one.
+
+        Args:
+            key: where.
+            body: what to store.
+            seconds: how long it lives.
+
+        Raises:
+            DirectoryError: if no node takes it.
+        """
+
     def hide(self, peers: frozenset[str]) -> None:
         """Leave peers that others cannot dial out of the routing table.
 
@@ -88,48 +92,102 @@ class Entries(Meeting, Protocol):
         """By which members of a private run let each other in; None: the run is open."""
 
 
-def members_key(run: str, shard: int = 0) -> str:
+def members_key(run: str, level: int = 0, shard: int = 0) -> str:
     """Name the key under which members announce themselves.
 
     Args:
         run: the run's name.
-        shard: 0 for the first key; 1 to SHARDS for the others, once that is full.
+        level: k, of 2^k shards.
+        shard: 0 to 2^k - 1.
 
     Returns:
         The key.
 
     Example:
-        >>> members_key("digits")
-        'p2p-elastic/1/run/digits/members/0'
+        >>> members_key("digits"), members_key("digits", 4, 11)
+        ('p2p-elastic/1/run/digits/members/0', 'p2p-elastic/1/run/digits/members/4/11')
     """
-    return f"{NAMESPACE}/run/{run}/members/{shard}"
+    return f"{NAMESPACE}/run/{run}/members/" + (f"{level}/{shard}" if level else "0")
 
 
-def shard_of(peer: str) -> int:
-    """Choose the further shard of a peer.
+def best_key(run: str, number: int = 0) -> str:
+    """Name a key under which those are that others look for first.
+
+    Args:
+        run: the run's name.
+        number: which one of several; the first is that of a run with one key only.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> best_key("digits"), best_key("digits", 2)
+        ('p2p-elastic/1/run/digits/members/0', 'p2p-elastic/1/run/digits/members/best/2')
+    """
+    return f"{NAMESPACE}/run/{run}/members/best/{number}" if number else members_key(run)
+
+
+def level_of(size: float) -> int:
+    """Choose the number of shards of a run.
+
+    Args:
+        size: how many members it has, about.
+
+    Returns:
+        k, of 2^k shards, each of at most SHARD_MEMBERS members on average.
+
+    Example:
+        >>> [level_of(size) for size in (1, 64, 65, 128, 129, 10_000)]
+        [0, 0, 1, 1, 2, 8]
+    """
+    return max(0, math.ceil(math.log2(max(1.0, size) / SHARD_MEMBERS)))
+
+
+def place_of(peer: str) -> float:
+    """Choose the place of a peer among all that there may be.
 
     Args:
         peer: the peer id.
 
     Returns:
-        1 to SHARDS, always the same for one id.
+        0 to below 1, by its hash.
     """
-    return 1 + hashlib.sha256(peer.encode()).digest()[0] % SHARDS
+    return int.from_bytes(hashlib.sha256(peer.encode()).digest()[:6], "big") / 2**48
 
 
-def is_keeper(peer: str, others: frozenset[str]) -> bool:
+def shard_of(peer: str, level: int) -> int:
+    """Choose the shard of a peer.
+
+    Args:
+        peer: the peer id.
+        level: k, of 2^k shards.
+
+    Returns:
+        0 to 2^k - 1, the first k bits of its place.
+
+    Example:
+        >>> shard_of("peer", 0), shard_of("peer", 3) == shard_of("peer", 5) >> 2
+        (0, True)
+    """
+    return int(place_of(peer) * 2**level)
+
+
+def is_keeper(peer: str, others: frozenset[str], count: int) -> bool:
     """Whether a peer is among the KEEPERS that republish the manifest: the first by hash, everywhere the same.
 
     Args:
         peer: the peer id asked about.
-        others: the ids of the other members, without the founder, which keeps it anyway.
+        others: the ids of the other members that are seen, without the founder, which keeps it anyway.
+        count: how many members there are, about.
 
     Returns:
-        True if fewer than KEEPERS of the others come before it.
+        True if fewer than KEEPERS of the others come before it; if not all are seen, if its place is among the first
+        2 KEEPERS of `count` members, on average.
 
     Example:
-        >>> is_keeper("a", frozenset("bc"))
+        >>> is_keeper("a", frozenset("bc"), 3)
         True
     """
-    ranked = sorted({peer, *others}, key=lambda p: hashlib.sha256(p.encode()).digest())
-    return peer in ranked[:KEEPERS]
+    if count > SHARD_MEMBERS:
+        return place_of(peer) * count < 2 * KEEPERS
+    return sum(place_of(other) < place_of(peer) for other in others) < KEEPERS

@@ -1,14 +1,50 @@
-"""The entries of a run's members: under one key, and under further ones once that is full."""
+"""Under which keys the members of a run announce themselves, and which of them a peer reads.
+
+A run of up to SHARD_MEMBERS members has one key, which everybody reads. A larger one has 2^k, its shards, by the first
+k bits of a hash of the peer id: k grows with the run, so a shard has 32 to 64 members on average, however many there
+are. A peer reads its own shard and another one, which it draws anew now and then, in turns: half of its view is from
+either. So nobody reads more than a view, no key has many readers, and all views together are a random graph.
+
+Nobody counts the members. Whoever reads a shard knows about how many there are, each record says what its peer
+believes, and a peer believes the geometric mean of its own count and the median of what it is told. Near the number at
+which k changes members announce themselves with either k, so all find each other while they disagree.
+
+In a large run the first key has those that others look for first: anchors, which newcomers find and which are drawn by
+their hash, those with a copy of the centre variable, and those with the lowest losses. In a run of thousands there are
+several such keys, each for a share of the readers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+import math
+import random
+import re
+import statistics
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 
-from p2p_elastic.peers.discovery.dht_keys import FIRST_KEY_MEMBERS, SHARDS, Entries, Shown, members_key, shard_of
-from p2p_elastic.protocol.limits import VIEW_MAX
+from p2p_elastic.peers.discovery.dht_keys import (
+    Looking,
+    Shown,
+    best_key,
+    level_of,
+    members_key,
+    place_of,
+    shard_of,
+)
+from p2p_elastic.peers.discovery.view import claims_centre, loss_of
+from p2p_elastic.protocol.limits import MEMBERS_MAX, VIEW_MAX
 
-EMPTY_LOOKS = 4  # of which one reads a shard that was empty
+BOTH = 1.25  # times the number at which k changes, or part of it: there members announce themselves with either k
+ANCHORS = 32  # on average
+BEST_READERS = 1024  # of each key of the best
+BEST_SHOWN = 5  # at a look
+LOOKS_TO_MOVE = 3  # at one k, before another one is believed
+CONTACTS_ENOUGH = 8  # wanted peers in a view: if they are fewer, others that are wanted are read where they are,
+STRAYS_READ = 2  # so many at a look
+OTHER_LOOKS = 80  # before another shard is drawn: four minutes
+ABOUT = re.compile(rb'"about":([0-9]{1,7})[,}]')
 
 
 class MemberShards:
@@ -19,31 +55,31 @@ class MemberShards:
         own: this peer's id.
 
     Attributes:
-        wanted: peer ids of members that each look is to show.
-        count: how many members there are about, by the last look.
+        wanted: peer ids of members that looks are to show, the most important first; in a large run some of them.
     """
 
-    def __init__(self, entries: Entries, own: str) -> None:
-        self._entries, self._own = entries, own
-        self._shard = 0  # under which this peer announces itself
-        self._looked: Mapping[str, bytes] | None = None  # this peer's entry in the last look; None: there was none yet
-        self._empty: dict[int, int] = {}  # further shard that was empty -> looks since then
+    def __init__(self, entries: Looking, own: str) -> None:
+        self._entries, self._own, self._rng = entries, own, random.Random(own)
         self.wanted: Collection[str] = ()
-        self.count = 0
+        self._looked: Mapping[str, bytes] | None = None  # this peer's entry in the last look; None: there was none yet
+        self._held: dict[str, Shown] = {}  # key -> what it showed the last time
+        self._begin(1.0)
 
-    def key(self, run: str) -> str:
-        """Name the key under which this peer announces itself.
+    def _begin(self, size: float) -> None:
+        """Believe a number of members, and forget what was counted before."""
+        self._size = size
+        self._level = level = level_of(size)
+        self._mine, self._other = shard_of(self._own, level), 0
+        self._looks, self._counts = 0, deque[int](maxlen=5)
+        self._read: dict[str, int] = {}  # key -> the look that read it last
 
-        Args:
-            run: the run's name.
-
-        Returns:
-            The key.
-        """
-        return members_key(run, self._shard)
+    @property
+    def count(self) -> int:
+        """How many members there are about, with this peer."""
+        return round(self._size)
 
     async def choose(self, run: str) -> None:
-        """Choose that key, before the first announcement in a run.
+        """Find out how large a run is, before the first announcement in it.
 
         Args:
             run: the run's name.
@@ -51,9 +87,35 @@ class MemberShards:
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        first = await self._entries.get(members_key(run))
-        full = len(first) >= FIRST_KEY_MEMBERS and self._own not in first
-        self._shard = shard_of(self._own) if full else 0
+        first = await self._entries.look(members_key(run))
+        told = _told(first.bodies.values())
+        self._begin(told if level_of(told) else max(1, first.in_all))
+
+    def keys(self, run: str, body: bytes) -> tuple[str, ...]:
+        """Name the keys under which this peer announces itself.
+
+        Args:
+            run: the run's name.
+            body: its record, as JSON.
+
+        Returns:
+            One or several.
+        """
+        levels = {level_of(self._size / BOTH), level_of(self._size * BOTH)}
+        keys = [members_key(run, level, shard_of(self._own, level)) for level in sorted(levels)]
+        if 0 not in levels and (place_of(self._own) * self._size < ANCHORS or self._is_looked_for(run, body)):
+            keys += [best_key(run, number) for number in range(_best_keys(self._size * BOTH))]
+        return tuple(keys)
+
+    def _is_looked_for(self, run: str, body: bytes) -> bool:
+        """Whether a record is one of the best, as far as those are known here."""
+        shown, own = self._held.get(self._best(run)), loss_of(body)
+        bodies = () if shown is None else (other for peer, other in shown.bodies.items() if peer != self._own)
+        losses = [loss for other in bodies if (loss := loss_of(other)) is not None]
+        return claims_centre(body) or (own is not None and (len(losses) < BEST_SHOWN - 1 or own < max(losses)))
+
+    def _best(self, run: str) -> str:
+        return best_key(run, int(place_of(self._own) * _best_keys(self._size)))
 
     async def own(self, run: str) -> Mapping[str, bytes]:
         """Read the entry under this peer's id; if `look` was called since the last time, as it was then.
@@ -68,41 +130,84 @@ class MemberShards:
             DirectoryError: if the DHT does not answer.
         """
         looked, self._looked = self._looked, None
-        return self._mine(await self._entries.get(self.key(run))) if looked is None else looked
+        key = members_key(run, self._level, self._mine)
+        return self._own_entry(await self._entries.get(key)) if looked is None else looked
 
     async def look(self, run: str, near: Collection[str] = ()) -> list[Shown]:
-        """Read the entries of the members; of many, a sample.
+        """Read the entries of the members; of a large run a sample, half of it anew.
 
         Args:
             run: the run's name.
             near: peer ids of members that are to be among them, if there is room beside those that are wanted.
 
         Returns:
-            Those of each shard.
+            Those of each key, as it was last read.
 
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        wanted = tuple(dict.fromkeys((*self.wanted, *near)))
-        shards = [await self._entries.look(members_key(run), wanted)]
-        if shards[0].in_all >= FIRST_KEY_MEMBERS // 2:
-            shards += await asyncio.gather(*(self._look(run, shard, wanted) for shard in range(1, SHARDS + 1)))
-        else:
-            self._shard = 0  # the swarm shrank: come back to the key that everybody reads
-        self.count = sum(shard.in_all for shard in shards)
-        self._looked = next(filter(None, (self._mine(shard.bodies) for shard in shards)), {})
-        return shards
+        level, turn = self._level, self._looks
+        self._looks += 1
+        if level and turn % OTHER_LOOKS == 0:
+            drawn = self._rng.randrange(2**level - 1)
+            self._other = drawn + (drawn >= self._mine)
+        mine, other = members_key(run, level, self._mine), members_key(run, level, self._other)
+        key, shard = (other, self._other) if level and turn % 2 else (mine, self._mine)
+        here = [peer for peer in dict.fromkeys((*self.wanted, *near)) if shard_of(peer, level) == shard]
+        asked = {key: self._entries.look(key, here, VIEW_MAX // 2 if level else VIEW_MAX)}
+        if level and key == mine:
+            asked[self._best(run)] = self._entries.look(self._best(run), (), BEST_SHOWN)
+        strays = self._strays(run, (mine, other)) if level else {}
+        for one in sorted(strays, key=lambda one: self._read.get(one, -1))[:STRAYS_READ]:
+            asked[one] = self._entries.look(one, strays[one], len(strays[one]))
+        shown = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        kept = {mine, other, self._best(run), *strays}
+        self._read = {one: at for one, at in {**self._read, **dict.fromkeys(shown, turn)}.items() if one in kept}
+        self._held = {one: found for one, found in {**self._held, **shown}.items() if one in kept}
+        view = list(self._held.values())
+        self._looked = next(filter(None, (self._own_entry(one.bodies) for one in view)), {})
+        self._learn(shown[key])
+        return view
 
-    async def _look(self, run: str, shard: int, wanted: Collection[str]) -> Shown:
-        """Read a further shard; one that was empty only now and then."""
-        self._empty[shard] = (self._empty[shard] + 1) % EMPTY_LOOKS if shard in self._empty else 0
-        if self._empty[shard] and shard != self._shard:
-            return Shown({}, 0)
-        of_shard = [peer for peer in wanted if shard_of(peer) == shard]
-        found = await self._entries.look(members_key(run, shard), of_shard, VIEW_MAX // SHARDS)
-        if found.bodies:
-            del self._empty[shard]
-        return found
+    def _strays(self, run: str, places: Collection[str]) -> dict[str, list[str]]:
+        """The wanted peers that are to be read where they are, by the key of their shard.
 
-    def _mine(self, entries: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        A flood of records may fill a view: then those that this peer has to do with are not lost in it.
+        """
+        seen = {peer for key in places if key in self._held for peer in self._held[key].bodies}
+        met, strays = sum(peer in seen for peer in self.wanted), dict[str, list[str]]()
+        for peer in self.wanted:
+            key = members_key(run, self._level, shard_of(peer, self._level))
+            if peer not in seen and key not in places and met < CONTACTS_ENOUGH:
+                strays.setdefault(key, []).append(peer)
+                met += 1
+        return strays
+
+    def _learn(self, shown: Shown) -> None:
+        """Take in how many members a shard has, and how many there are as its members say."""
+        others = [body for peer, body in shown.bodies.items() if peer != self._own]
+        self._counts.append(max(1, shown.in_all) << self._level)
+        own, told = float(statistics.median(self._counts)), _told(others)
+        agree = level_of(told) == self._level or 1.0 / BOTH < told / self._size < BOTH
+        if not self._level and agree:
+            self._size = float(max(1, shown.in_all))  # all of them
+        elif agree and others:
+            self._size = math.sqrt(own * told)
+        elif len(self._counts) >= LOOKS_TO_MOVE:
+            self._size = told if others else 1.0  # nobody is here: the first key shows whether anybody is elsewhere
+        self._size = min(self._size, float(MEMBERS_MAX))
+        if level_of(self._size) != self._level and len(self._counts) >= LOOKS_TO_MOVE:
+            self._begin(self._size)
+
+    def _own_entry(self, entries: Mapping[str, bytes]) -> Mapping[str, bytes]:
         return {self._own: entries[self._own]} if self._own in entries else {}
+
+
+def _told(bodies: Iterable[bytes]) -> float:
+    """The median of what records say of the number of members; those that see all do not say it."""
+    said = [VIEW_MAX if (found := ABOUT.search(body)) is None else int(found[1]) for body in bodies]
+    return min(float(statistics.median(said or [VIEW_MAX])), float(MEMBERS_MAX))
+
+
+def _best_keys(size: float) -> int:
+    return max(1, int(size // BEST_READERS))

@@ -48,11 +48,36 @@ def view_of(asker: bytes, bodies: Mapping[bytes, bytes], wanted: Collection[byte
     return set(list(chosen)[:most])
 
 
+def claims_centre(body: bytes) -> bool:
+    """Whether a member has a copy of the centre variable.
+
+    Args:
+        body: its record, as JSON.
+
+    Returns:
+        Whether it says so.
+    """
+    return CLAIM.search(body) is not None
+
+
+def loss_of(body: bytes) -> float | None:
+    """Find the loss of a member.
+
+    Args:
+        body: its record, as JSON.
+
+    Returns:
+        In nats; None if it does not say.
+    """
+    found = LOSS.search(body)
+    return None if found is None else float(found[1])
+
+
 def _claims(bodies: Mapping[bytes, bytes]) -> list[bytes]:
-    found = [peer for peer, body in bodies.items() if CLAIM.search(body)]
+    found = [peer for peer, body in bodies.items() if claims_centre(body)]
     return sorted(found, key=lambda peer: (SEATED.search(bodies[peer]) is None, peer))[:CLAIMS_MAX]
 
 
 def _lowest(bodies: Mapping[bytes, bytes]) -> list[bytes]:
-    losses = {peer: float(found[1]) for peer, body in bodies.items() if (found := LOSS.search(body)) is not None}
+    losses = {peer: loss for peer, body in bodies.items() if (loss := loss_of(body)) is not None}
     return sorted(losses, key=lambda peer: (losses[peer], peer))[:LOWEST_MAX]

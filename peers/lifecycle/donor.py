@@ -168,12 +168,12 @@ class Donor:
         return self._local.run.topology.here or self._local.own.weight > 0.0
 
     async def _is_member(self, peer: str) -> bool:
-        """Whether a peer is listed. If it is unknown the directory is read anew: one look serves all that wait."""
-        if peer not in self._local.members.known:
+        """Whether a peer may be a member. If it is unknown the directory is read anew: a look serves all that wait."""
+        if not self._local.members.may_be(peer):
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.ensure_future(self._look_soon())
             await asyncio.shield(self._looking)
-        return peer in self._local.members.known
+        return self._local.members.may_be(peer)
 
     async def _look_soon(self) -> None:
         now = asyncio.get_running_loop().time

@@ -72,7 +72,7 @@ class Giving:
     async def _give_snapshot(self, conversation: Conversation, asked: Fetch) -> None:
         """Hand out a snapshot that is held here, or name its holders. To members only: strangers take no places."""
         local = self._local
-        snapshot = local.run.topology.snapshot_of(asked.origin) if asked.peer in local.members.known else None
+        snapshot = local.run.topology.snapshot_of(asked.origin) if local.members.may_be(asked.peer) else None
         if snapshot is None:
             await self._say_no(conversation, asked, DeclineReason.NO_SNAPSHOT)
         elif asked.have == snapshot.step:

@@ -112,8 +112,10 @@ def liveness(member: Member, now: float, announce_seconds: float) -> Liveness:
     Returns:
         Alive, suspect or dead.
     """
-    silence, allowed = now - member.heard_at, silence_allowed(member, announce_seconds)
-    doubted = member.failures > 0 or member.vanished
+    silence, doubted = now - member.heard_at, member.failures > 0 or member.vanished
+    if not doubted and silence <= SILENT_ANNOUNCEMENTS * announce_seconds:
+        return "alive"  # so are most
+    allowed = silence_allowed(member, announce_seconds)
     if member.failures >= FAILURES_MAX or silence > (DOUBTED if doubted else DEAD_TIMES) * allowed:
         return "dead"
     return "suspect" if doubted or silence > allowed else "alive"

@@ -10,7 +10,7 @@ from typing import Any
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.membership.contacts import Contacts
-from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
+from p2p_elastic.peers.membership.liveness import Liveness, Member, heard, liveness, observe, suspected
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
 from p2p_elastic.peers.membership.tombstones import Departed
@@ -39,8 +39,10 @@ class Membership:
     def __init__(self, run: CurrentRun, events: EventLog, limits: Limits | None = None) -> None:
         self._run, self._events, self._limits = run, events, limits or Limits()
         self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
+        self._judged: tuple[Mapping[str, Member], float, Mapping[str, Liveness]] | None = None  # members, when, states
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
         self.looked_at = 0.0
+        self._partial = False  # whether the run has more members than are seen
         self._departed, self._watch, self._versions = Departed(), Watch(events), Versions(events)
         self.foreign: Mapping[str, PeerRecord] = {}  # those that have another model; replaced whole, as is the next
         self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
@@ -66,6 +68,17 @@ class Membership:
         member = self._known.get(peer)
         return None if member is None else member.record
 
+    def may_be(self, peer: str) -> bool:
+        """Whether a peer may be a member.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            True also of one that is not known, if only some of the members are.
+        """
+        return self._partial or peer in self._known
+
     def alive(self) -> dict[str, Member]:
         """List the members that are neither suspect nor dead.
 
@@ -83,8 +96,12 @@ class Membership:
         return self._in("alive", "suspect")
 
     def _in(self, *states: str) -> dict[str, Member]:
-        now, announce_seconds = self.looked_at, self._announce_seconds
-        return {p: m for p, m in self._known.items() if liveness(m, now, announce_seconds) in states}
+        known, now = self._known, self.looked_at
+        judged = self._judged  # read once: others may ask from other threads
+        if judged is None or judged[0] is not known or judged[1] != now:
+            judged = known, now, {p: liveness(m, now, self._announce_seconds) for p, m in known.items()}
+            self._judged = judged
+        return {peer: member for peer, member in known.items() if judged[2][peer] in states}
 
     @property
     def _announce_seconds(self) -> float:
@@ -115,6 +132,7 @@ class Membership:
             now: seconds of the event loop's clock.
             count: how many members there are; of more than VIEW_MAX those that are listed are a sample.
         """
+        self._partial = count > VIEW_MAX
         sampled = count > max(VIEW_MAX, len(listed) + 1)
         if sampled:
             self._leave_out(listed, now)

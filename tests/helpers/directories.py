@@ -18,7 +18,6 @@ from p2p_elastic.peers.discovery.dht_directory import (
     Told,
 )
 from p2p_elastic.peers.discovery.dht_keys import Shown
-from p2p_elastic.peers.discovery.member_shards import EMPTY_LOOKS
 from p2p_elastic.peers.discovery.view import view_of
 from p2p_elastic.peers.transport.identity import Identity
 from p2p_elastic.protocol.limits import VIEW_MAX
@@ -117,8 +116,8 @@ class Fixture:
         return {record.peer: record for record in await self.directory.members()}
 
     async def all_members(self) -> dict[str, PeerRecord]:
-        """Those under further keys, too, which are not read at each look."""
-        for _ in range(EMPTY_LOOKS):
+        """Those of both shards that are read in turns."""
+        for _ in range(2):
             found = await self.members()
         return found
 

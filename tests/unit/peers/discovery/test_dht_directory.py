@@ -24,15 +24,14 @@ from p2p_elastic.peers.discovery.dht_directory import (
     restricted,
 )
 from p2p_elastic.peers.discovery.dht_keys import (
-    FIRST_KEY_MEMBERS,
     KEEPERS,
     RUNS_KEY,
-    SHARDS,
     is_keeper,
     members_key,
     shard_of,
 )
 from p2p_elastic.peers.discovery.explain_address import explain
+from p2p_elastic.peers.discovery.member_shards import BEST_SHOWN
 from p2p_elastic.peers.discovery.reconnect import (
     NEIGHBOURS_ENOUGH,
     PAUSE_ALONE_MAX,
@@ -171,79 +170,63 @@ async def test_a_goodbye_comes_after_the_first_announcement_that_is_under_way(ta
     assert (await a.members())[b.peer].left
 
 
-# ---------------------------------------------------------------- more members than a key holds
+# ---------------------------------------------------------------- more members than a peer sees
 
 
-def fill(table: Table, members: int = FIRST_KEY_MEMBERS) -> None:
+def fill(table: Table, members: int, level: int) -> None:
+    """A run whose members know how many they are."""
     for number in range(members):
-        table.put(members_key("run"), f"p{number}", filler(f"p{number}"))
+        peer = f"p{number}"
+        for key in (members_key("run", level, shard_of(peer, level)), *[members_key("run")] * (number < VIEW_MAX)):
+            table.put(key, peer, filler(peer, about=members))
 
 
 @in_virtual_time
-async def test_newcomers_beyond_the_first_key_announce_under_another_and_are_found_by_all(table: Table) -> None:
-    old = join(table)
-    await old.announce()
-    fill(table, FIRST_KEY_MEMBERS - 1)
-    newcomers = [join(table) for _ in range(3)]
-    for newcomer in newcomers:
-        await newcomer.announce()
-        await newcomer.members()
-        await newcomer.announce()
-    names = {newcomer.peer for newcomer in newcomers}
-    for peer in (old, *newcomers):
-        peer.directory.want(names)  # as whoever heard of them does: nobody sees all
-    for newcomer in newcomers:
-        assert newcomer.peer in table.get(members_key("run", shard_of(newcomer.peer)))
-        members = await newcomer.all_members()
-        assert newcomer.directory.count == FIRST_KEY_MEMBERS + 3
-        assert len(members) < 2 * VIEW_MAX
-        assert names - {newcomer.peer} < members.keys()
-    assert names < (await old.all_members()).keys()
-    assert old.peer in table.get(members_key("run"))
+async def test_the_members_of_a_large_run_say_how_many_there_are_and_see_a_view(table: Table) -> None:
+    fill(table, 400, 3)
+    a = join(table)
+    await a.announce(loss=0.1)
+    for _ in range(4):
+        members = await a.all_members()
+    assert 250 < a.directory.count < 640
+    assert len(members) <= VIEW_MAX + BEST_SHOWN
+    assert {record.about for record in members.values()} == {400}
+    await a.announce(loss=0.1)
+    for key in (
+        members_key("run", 3, shard_of(a.peer, 3)),
+        members_key("run"),
+    ):
+        assert json.loads(table.get(key)[a.peer])["about"] == a.directory.count
+    assert (await a.directory.own("run")) is not None
 
 
 @in_virtual_time
-async def test_a_goodbye_from_a_further_key_is_seen(table: Table) -> None:
-    fill(table)
+async def test_a_goodbye_is_under_each_key_that_the_peer_announced_itself_under(table: Table) -> None:
+    fill(table, 400, 3)
     a, b = join(table), join(table)
-    for peer in (a, b, a, b):
-        await peer.announce()
-        await peer.members()
-    await a.all_members()
+    for _ in range(3):
+        for peer in (a, b):
+            await peer.announce(loss=0.1)
+            await peer.members()
+    before = {key for key, entries in table.entries.items() if b.peer in entries}
+    assert len(before) > 1
     await b.directory.withdraw()
-    assert (await a.members())[b.peer].left
-
-
-@in_virtual_time
-async def test_members_under_further_keys_still_find_each_other_once_the_first_is_empty(table: Table) -> None:
-    fill(table)
-    a, b = join(table), join(table)
-    tasks = [asyncio.ensure_future(peer.take_part()) for peer in (a, b)]
-    await asyncio.sleep(6.0)
-    assert b.peer in await a.all_members()
-    await asyncio.sleep(2 * RECORD_SECONDS)  # all others are gone
-    assert list(await a.members()) == [b.peer]
-    assert not any(task.done() for task in tasks)
+    assert {key for key in before if json.loads(table.get(key)[b.peer])["left"]} == before
+    assert (await a.all_members())[b.peer].left
 
 
 @in_virtual_time
 async def test_of_two_records_of_one_peer_the_newer_counts(table: Table) -> None:
-    fill(table)
+    fill(table, 400, 3)
     a = join(table)
     await a.announce()
-    for peer, old, new in (("x", 0, shard_of("x")), ("y", shard_of("y"), 0)):
-        table.put(members_key("run", old), peer, filler(peer, 1))
-        table.put(members_key("run", new), peer, filler(peer, 2))
-    a.directory.want(["x", "y"])
-    members = await a.members()
-    assert (members["x"].sequence, members["y"].sequence) == (2, 2)
-
-
-@given(peer=st.text("abcdef123", min_size=1, max_size=40))
-@checked
-def test_a_further_key_follows_from_the_peer_id(peer: str) -> None:
-    assert 1 <= shard_of(peer) <= SHARDS
-    assert shard_of(peer) == shard_of(peer)
+    key = members_key("run", 3, shard_of(a.peer, 3))
+    for where, sequence in ((members_key("run"), 1), (key, 2)):
+        table.put(where, "x", filler("x", sequence, loss=-1.0))
+    a.directory.want(["x"])
+    assert (await a.all_members())["x"].sequence == 2
+    table.put(members_key("run"), "x", filler("x", 3, loss=-1.0))
+    assert (await a.all_members())["x"].sequence == 3
 
 
 # ---------------------------------------------------------------- runs
@@ -364,7 +347,7 @@ async def test_when_a_keeper_is_gone_another_takes_over(table: Table) -> None:
 @given(peers=st.sets(st.text("abcdef123", min_size=1, max_size=8), min_size=1, max_size=12))
 @checked
 def test_peers_that_know_each_other_agree_on_the_keepers(peers: set[str]) -> None:
-    keepers = [peer for peer in peers if is_keeper(peer, frozenset(peers - {peer}))]
+    keepers = [peer for peer in peers if is_keeper(peer, frozenset(peers - {peer}), len(peers))]
     assert len(keepers) == min(KEEPERS, len(peers))
 
 
@@ -516,7 +499,7 @@ async def test_a_founder_finds_its_members_again_without_any_initial_peer(table:
     await founder.announce()
     await member.announce()
     await founder.members()
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(SEEK_SECONDS + 1.0)
     assert founder.node.links == {member.peer}
     assert founder.node.met[0][1:] == (member.peer, (address_of(member.peer),))
 
