@@ -27,6 +27,8 @@ from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
 from p2p_elastic.testing.virtual_direct import SimulatedWire
 from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
 
+Table = defaultdict[str, dict[str, tuple[bytes, float]]]
+
 
 @dataclass
 class SimulatedNetwork:
@@ -38,6 +40,7 @@ class SimulatedNetwork:
         handlers: peer id -> the handler of each process with that id; the last one serves.
         records: peer id -> its record, and until when it lives, in virtual seconds.
         entries: what a DHT would hold: key -> peer id -> its record as JSON, and until when it lives.
+        beyond: peer id -> the entries that it reaches instead, while the DHT is split.
         tasks: those that serve streams.
         streams: peer id -> its open ends of streams, in the order of opening.
         direct: whether vectors travel over direct connections, however small they are.
@@ -49,7 +52,8 @@ class SimulatedNetwork:
     faults: Counter[str] = field(default_factory=Counter)
     handlers: dict[str, list[Handler]] = field(default_factory=dict)
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
-    entries: defaultdict[str, dict[str, tuple[bytes, float]]] = field(default_factory=lambda: defaultdict(dict))
+    entries: Table = field(default_factory=lambda: defaultdict(dict))
+    beyond: dict[str, Table] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
     direct: bool = False
@@ -73,6 +77,17 @@ class SimulatedNetwork:
         if verdict.action != "pass":
             self.faults[verdict.action] += 1
         return verdict
+
+    def reached(self, peer: str) -> Table:
+        """Find the entries that a peer reads and writes.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            Those of all, or those beyond a split.
+        """
+        return self.beyond.get(peer, self.entries)
 
     def transport(self, peer: str) -> SimulatedTransport:
         """Make the transport of one peer.
@@ -184,7 +199,7 @@ class SimulatedEntries:
         Returns:
             Peer id -> body, of those that have not expired.
         """
-        now, entries = asyncio.get_running_loop().time(), self._network.entries[key]
+        now, entries = asyncio.get_running_loop().time(), self._network.reached(self._peer)[key]
         for peer in [peer for peer, (_, expires) in entries.items() if expires <= now]:
             del entries[peer]
         return {peer: body for peer, (body, _) in entries.items()}
@@ -258,7 +273,7 @@ class SimulatedDirectory:
     def _put(self, record: PeerRecord, expires: float) -> None:
         body = record.model_dump_json(exclude_defaults=True).encode()
         for key in self._shards.keys(record.run, body):
-            self._network.entries[key][self._peer] = body, expires
+            self._network.reached(self._peer)[key][self._peer] = body, expires
 
     async def own(self, run: str) -> PeerRecord | None:
         """Read the record under this peer's own id.
@@ -288,6 +303,17 @@ class SimulatedDirectory:
             peers: their ids.
         """
         self._shards.wanted = tuple(peers)
+
+    def reads(self, peer: str) -> bool:
+        """Whether a member would be seen where this peer looks.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            False if this peer reads another part of a large run.
+        """
+        return not self._is_large or self._shards.reads(peer)
 
     @property
     def count(self) -> int:

@@ -174,6 +174,17 @@ class DHTDirectory:
         """
         self._shards.wanted = tuple(peers)[:WANTED_MAX]
 
+    def reads(self, peer: str) -> bool:
+        """Whether a member would be seen where this peer looks.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            False if this peer reads another part of a large run.
+        """
+        return self._shards.reads(peer)
+
     @property
     def count(self) -> int:
         """How many members there are about, with this peer, by the last look."""

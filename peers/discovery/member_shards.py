@@ -8,6 +8,7 @@ either. So nobody reads more than a view, no key has many readers, and all views
 Nobody counts the members. Whoever reads a shard knows about how many there are, each record says what its peer
 believes, and a peer believes the geometric mean of its own count and the median of what it is told. Near the number at
 which k changes members announce themselves with either k, so all find each other while they disagree.
+Those that believe in fewer than one of the best says look whether there are as many.
 
 In a large run the first key has those that others look for first: anchors, which newcomers find and which are drawn by
 their hash, those with a copy of the centre variable, and those with the lowest losses. In a run of thousands there are
@@ -37,12 +38,14 @@ from p2p_elastic.peers.discovery.view import claims_centre, loss_of
 from p2p_elastic.protocol.limits import MEMBERS_MAX, VIEW_MAX
 
 BOTH = 1.25  # times the number at which k changes, or part of it: there members announce themselves with either k
+STAY = 1.12  # so far beyond that number a peer reads as before: who moves sees its whole view anew
 ANCHORS = 32  # on average
 BEST_READERS = 1024  # of each key of the best
 BEST_SHOWN = 5  # at a look
 LOOKS_TO_MOVE = 3  # at one k, before another one is believed
 CONTACTS_ENOUGH = 8  # wanted peers in a view: if they are fewer, others that are wanted are read where they are,
 STRAYS_READ = 2  # so many at a look
+LINGER = 12  # announcements under a key that is chosen no more: until nobody reads it, or a stale record looks dead
 OTHER_LOOKS = 80  # before another shard is drawn: four minutes
 ABOUT = re.compile(rb'"about":([0-9]{1,7})[,}]')
 
@@ -63,6 +66,7 @@ class MemberShards:
         self.wanted: Collection[str] = ()
         self._looked: Mapping[str, bytes] | None = None  # this peer's entry in the last look; None: there was none yet
         self._held: dict[str, Shown] = {}  # key -> what it showed the last time
+        self._announced: dict[str, int] = {}  # key -> for how many more announcements
         self._begin(1.0)
 
     def _begin(self, size: float) -> None:
@@ -76,7 +80,18 @@ class MemberShards:
     @property
     def count(self) -> int:
         """How many members there are about, with this peer."""
-        return round(self._size)
+        return max(round(self._size), *(shown.in_all for shown in self._held.values()), 1)
+
+    def reads(self, peer: str) -> bool:
+        """Whether a member would be shown by what is read now, if there is room.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            False if it is in another shard.
+        """
+        return not self._level or shard_of(peer, self._level) in (self._mine, self._other)
 
     async def choose(self, run: str) -> None:
         """Find out how large a run is, before the first announcement in it.
@@ -89,23 +104,30 @@ class MemberShards:
         """
         first = await self._entries.look(members_key(run))
         told = _told(first.bodies.values())
+        self._announced = {}
         self._begin(told if level_of(told) else max(1, first.in_all))
 
     def keys(self, run: str, body: bytes) -> tuple[str, ...]:
-        """Name the keys under which this peer announces itself.
+        """Name the keys under which this peer announces itself now; to be called for each announcement.
 
         Args:
             run: the run's name.
             body: its record, as JSON.
 
         Returns:
-            One or several.
+            Those that others read, and those that they read before.
         """
+        chosen = self._chosen(run, body)
+        lingering = {key: left - 1 for key, left in self._announced.items() if left > 1}
+        self._announced = {**lingering, **dict.fromkeys(chosen, LINGER)}
+        return tuple(self._announced)
+
+    def _chosen(self, run: str, body: bytes) -> list[str]:
         levels = {level_of(self._size / BOTH), level_of(self._size * BOTH)}
         keys = [members_key(run, level, shard_of(self._own, level)) for level in sorted(levels)]
         if 0 not in levels and (place_of(self._own) * self._size < ANCHORS or self._is_looked_for(run, body)):
             keys += [best_key(run, number) for number in range(_best_keys(self._size * BOTH))]
-        return tuple(keys)
+        return keys
 
     def _is_looked_for(self, run: str, body: bytes) -> bool:
         """Whether a record is one of the best, as far as those are known here."""
@@ -157,6 +179,10 @@ class MemberShards:
         asked = {key: self._entries.look(key, here, VIEW_MAX // 2 if level else VIEW_MAX)}
         if level and key == mine:
             asked[self._best(run)] = self._entries.look(self._best(run), (), BEST_SHOWN)
+        finer = self._finer(run) if key == other else level
+        probe = members_key(run, finer, shard_of(self._own, finer))
+        if finer > level:
+            asked[probe] = self._entries.look(probe)
         strays = self._strays(run, (mine, other)) if level else {}
         for one in sorted(strays, key=lambda one: self._read.get(one, -1))[:STRAYS_READ]:
             asked[one] = self._entries.look(one, strays[one], len(strays[one]))
@@ -167,7 +193,14 @@ class MemberShards:
         view = list(self._held.values())
         self._looked = next(filter(None, (self._own_entry(one.bodies) for one in view)), {})
         self._learn(shown[key])
+        if finer > level and (there := shown[probe].in_all << finer) > self._size * BOTH:
+            self._begin(there)
         return view
+
+    def _finer(self, run: str) -> int:
+        """The k of the largest number of members that one of the best believes in: elsewhere there may be more."""
+        shown = self._held.get(self._best(run))
+        return 0 if shown is None else level_of(max(map(_said, shown.bodies.values()), default=0))
 
     def _strays(self, run: str, places: Collection[str]) -> dict[str, list[str]]:
         """The wanted peers that are to be read where they are, by the key of their shard.
@@ -196,7 +229,8 @@ class MemberShards:
         elif len(self._counts) >= LOOKS_TO_MOVE:
             self._size = told if others else 1.0  # nobody is here: the first key shows whether anybody is elsewhere
         self._size = min(self._size, float(MEMBERS_MAX))
-        if level_of(self._size) != self._level and len(self._counts) >= LOOKS_TO_MOVE:
+        near = {level_of(self._size / STAY), level_of(self._size * STAY)}
+        if self._level not in near and len(self._counts) >= LOOKS_TO_MOVE:
             self._begin(self._size)
 
     def _own_entry(self, entries: Mapping[str, bytes]) -> Mapping[str, bytes]:
@@ -205,8 +239,12 @@ class MemberShards:
 
 def _told(bodies: Iterable[bytes]) -> float:
     """The median of what records say of the number of members; those that see all do not say it."""
-    said = [VIEW_MAX if (found := ABOUT.search(body)) is None else int(found[1]) for body in bodies]
-    return min(float(statistics.median(said or [VIEW_MAX])), float(MEMBERS_MAX))
+    return float(statistics.median([*map(_said, bodies)] or [VIEW_MAX]))
+
+
+def _said(body: bytes) -> int:
+    found = ABOUT.search(body)
+    return VIEW_MAX if found is None else min(int(found[1]), MEMBERS_MAX)
 
 
 def _best_keys(size: float) -> int:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 from p2p_elastic.protocol.limits import VIEW_MAX
 
 WANTED_MAX, CLAIMS_MAX, LOWEST_MAX = VIEW_MAX // 2, VIEW_MAX // 8, VIEW_MAX // 8
+BODIES_READ = 2048  # whose loss and claim are remembered: each is shown, or not, to many askers
 CLAIM, SEATED = re.compile(rb'"centre":\{'), re.compile(rb'"seated":true')
 LOSS = re.compile(rb'"loss":(-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?)[,}]', re.IGNORECASE)
 
@@ -48,6 +50,7 @@ def view_of(asker: bytes, bodies: Mapping[bytes, bytes], wanted: Collection[byte
     return set(list(chosen)[:most])
 
 
+@lru_cache(maxsize=BODIES_READ)
 def claims_centre(body: bytes) -> bool:
     """Whether a member has a copy of the centre variable.
 
@@ -60,6 +63,7 @@ def claims_centre(body: bytes) -> bool:
     return CLAIM.search(body) is not None
 
 
+@lru_cache(maxsize=BODIES_READ)
 def loss_of(body: bytes) -> float | None:
     """Find the loss of a member.
 

@@ -117,7 +117,7 @@ class Presence:
             raise
         now = asyncio.get_running_loop().time()
         local.members.reached = self._directory.neighbours
-        local.members.look(listed, now, self._directory.count)
+        local.members.look(listed, now, self._directory.count, self._directory.reads)
         local.members.look_apart(local.own.progress.step)
         local.own.look_back(now)
         local.own.weigh()

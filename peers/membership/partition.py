@@ -237,6 +237,19 @@ class Absences:
             self._seen.pop(peer)
             self._absent.pop(peer, None)
 
+    def forget(self, peers: Collection[str]) -> None:
+        """Wait no more for members of which nothing would be heard here if they were back.
+
+        Args:
+            peers: their ids.
+        """
+        for peer in peers:
+            self._seen.pop(peer, None)
+            self._absent.pop(peer, None)
+        if self.partition is not None and not self.partition.lost.isdisjoint(peers):
+            lost = self.partition.lost.difference(peers)
+            self.partition = self.partition._replace(lost=lost, away=len(self._away(lost))) if lost else None
+
     def _forget(self, now: float) -> None:
         excess = len(self._absent) - LOST_MAX  # the first that were lost go first
         for place, (peer, absence) in enumerate(list(self._absent.items())):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from p2p_elastic.status.events import EventLog
 
 PEERS_NAMED = 20  # in an event
 FOREIGN_MAX = 50  # members with another model, and schemas of theirs, that are remembered
+Reads = Callable[[str], bool]
 
 
 class Membership:
@@ -124,18 +125,19 @@ class Membership:
         self._known, self.foreign = MappingProxyType({}), {}
         self.apart = Absences(self._announce_seconds)
 
-    def look(self, listed: Collection[PeerRecord], now: float, count: int = 0) -> None:
+    def look(self, listed: Collection[PeerRecord], now: float, count: int = 0, reads: Reads = lambda _: True) -> None:
         """Take in what the directory has of the run.
 
         Args:
             listed: the records; those of another model's schema are no members, but `foreign`.
             now: seconds of the event loop's clock.
             count: how many members there are; of more than VIEW_MAX those that are listed are a sample.
+            reads: whether a member would be among them, if it was there and there was room.
         """
         self._partial = count > VIEW_MAX
         sampled = count > max(VIEW_MAX, len(listed) + 1)
         if sampled:
-            self._leave_out(listed, now)
+            self._leave_out(listed, now, reads)
         before, ours = self._known, self._run.vector.schema_hash
         there = list(self._departed.without(listed, now))
         self._replace(observe(before, (r for r in there if r.schema_hash == ours), now))
@@ -152,16 +154,15 @@ class Membership:
         self._watch.look(self._known, now, self._announce_seconds)
         self._versions.look(self._run.context.software, (m.record for m in self.not_dead().values()))
 
-    def _leave_out(self, listed: Collection[PeerRecord], now: float) -> None:
-        """Know those no more that are alive and not shown to this peer any more: others came, and they are not lost."""
+    def _leave_out(self, listed: Collection[PeerRecord], now: float, reads: Reads) -> None:
+        """Know those no more that are not shown and are not lost: others came, or this peer looks elsewhere."""
         shown = {record.peer for record in listed}
-        gone = [
+        gone = {
             peer
             for peer, member in self._known.items()
-            if peer not in shown and liveness(member, now, self._announce_seconds) == "alive"
-        ]
-        for peer in gone:
-            self.apart.left(peer, self._known[peer].record.sequence + 1)
+            if peer not in shown and (not reads(peer) or liveness(member, now, self._announce_seconds) == "alive")
+        }
+        self.apart.forget(gone)
         self._replace({peer: member for peer, member in self._known.items() if peer not in gone})
 
     def differs(self, schema_hash: str, difference: str) -> None:

@@ -298,6 +298,16 @@ class Directory(Protocol):
             peers: their ids, those that matter most first; not all of them, if they are many.
         """
 
+    def reads(self, peer: str) -> bool:
+        """Whether a member would be seen where this peer looks, if it is there.
+
+        Args:
+            peer: its id.
+
+        Returns:
+            False if this peer reads another part of a large run.
+        """
+
     @property
     def count(self) -> int:
         """How many members there are about, with this peer, by the last look: `members` may be some of them."""

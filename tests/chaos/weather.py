@@ -86,6 +86,9 @@ class WeatheredDirectory:
     def want(self, peers: Collection[str]) -> None:
         self._directory.want(peers)
 
+    def reads(self, peer: str) -> bool:
+        return self._directory.reads(peer)
+
     @property
     def count(self) -> int:
         return self._directory.count

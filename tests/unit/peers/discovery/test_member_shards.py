@@ -24,7 +24,7 @@ from p2p_elastic.peers.discovery.dht_keys import (
     place_of,
     shard_of,
 )
-from p2p_elastic.peers.discovery.member_shards import ANCHORS, BEST_SHOWN, LOOKS_TO_MOVE, MemberShards
+from p2p_elastic.peers.discovery.member_shards import ANCHORS, BEST_SHOWN, LINGER, LOOKS_TO_MOVE, MemberShards
 from p2p_elastic.protocol.limits import MEMBERS_MAX, VIEW_MAX
 from p2p_elastic.testing.virtual_time import run_virtual
 
@@ -311,7 +311,7 @@ def test_a_swarm_that_loses_nine_of_ten_members_comes_back_to_one_key() -> None:
         await asyncio.sleep(50.0)
         swarm.check()
         await swarm.end(*(f"p{number}" for number in range(300) if number % 10))
-        await asyncio.sleep(100.0)
+        await asyncio.sleep(80.0 + LINGER * ANNOUNCE_SECONDS)
         swarm.check()
         assert {shards.count for shards in swarm.shards.values()} == {30}
         assert {shards.keys("run", b"{}") for shards in swarm.shards.values()} == {(members_key("run"),)}

@@ -29,6 +29,9 @@ class Board:
     def want(self, peers: Collection[str]) -> None:
         self.wanted = peers
 
+    def reads(self, _peer: str) -> bool:
+        return True
+
     @property
     def count(self) -> int:
         return len(self.others) + 1

@@ -75,6 +75,26 @@ def test_half_of_the_members_silent_is_a_partition_until_half_of_them_are_back(l
     assert watch.absences.partition is None
 
 
+def test_nobody_waits_for_those_that_would_not_be_seen_if_they_were_back() -> None:
+    watch = Watch()
+    watch.pass_seconds(10)
+    watch.pass_seconds(5, "bc")
+    watch.known = {peer: member for peer, member in watch.known.items() if peer not in "de"}
+    watch.absences.forget("de")
+    split = watch.absences.partition
+    assert split is not None
+    assert (split.lost, split.away) == (frozenset("f"), 1)
+    watch.pass_seconds(1, "bc")
+    assert watch.absences.partition is not None
+    watch.pass_seconds(1, "bcf")
+    assert watch.absences.partition is None
+
+    watch.pass_seconds(5, "b")
+    assert watch.absences.partition is not None
+    watch.absences.forget("cdef")
+    assert watch.absences.partition is None
+
+
 def test_a_single_member_that_vanishes_is_no_partition_and_is_remembered() -> None:
     watch = Watch()
     watch.pass_seconds(10)
