@@ -1,4 +1,4 @@
-"""The pages for people: a live view at /, and every field at /docs. Neither needs anything from another host."""
+"""The pages for people: a live view at /, the run as a whole at /swarm, every field at /docs. All is in them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,19 @@ HEADERS = {
 router = APIRouter(include_in_schema=False)
 
 
+def _static(name: str) -> HTMLResponse:
+    file = resources.files("p2p_elastic.api") / "static" / name
+    return HTMLResponse(file.read_text(encoding="utf-8"), headers=HEADERS)
+
+
 @router.get("/")
 async def live() -> HTMLResponse:
-    file = resources.files("p2p_elastic.api") / "static" / "index.html"
-    return HTMLResponse(file.read_text(encoding="utf-8"), headers=HEADERS)
+    return _static("index.html")
+
+
+@router.get("/swarm")
+async def swarm() -> HTMLResponse:
+    return _static("swarm.html")
 
 
 @router.get("/docs")

@@ -18,6 +18,7 @@ from p2p_elastic.health.checks import judge, why_not_ready
 from p2p_elastic.health.diagnose import Why, why
 from p2p_elastic.status.events import KINDS
 from p2p_elastic.status.schema import Health, PeerStatus
+from p2p_elastic.status.swarm import SwarmStatus, swarm_of
 
 ID_MAX = 2**53
 UNREADABLE: dict[int | str, dict[str, Any]] = {500: {"model": Problem, "description": "the status could not be read"}}
@@ -54,6 +55,12 @@ async def status(now: Now) -> Response:
 async def peers(now: Now) -> Response:
     """The members of the run as this peer knows them, and what came of exchanges with each partner."""
     return answer(Peers(members=now.members, partners=now.partners))
+
+
+@router.get("/v1/swarm", summary="The run as a whole", response_model=SwarmStatus, tags=["status"])
+async def swarm(now: Now) -> Response:
+    """How the members that this peer sees differ, and which of them somebody may have to look at."""
+    return answer(swarm_of([now]))
 
 
 @router.get("/v1/why", summary="Why does the peer not progress?", response_model=Why, tags=["status"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -13,9 +13,9 @@ from p2p_elastic.cli.errors import clean_errors
 from p2p_elastic.common.stop import Stop
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from p2p_elastic.client.status import Answer, BaseUrl, Watch
+    from p2p_elastic.client.status import Answer, Watch
 
 WATCH_SECONDS = 1.0
 POLL_SECONDS = 0.05
@@ -30,6 +30,10 @@ HELP = """Show how peers are, through the HTTP address that each prints at its s
       p2p-elastic status
       p2p-elastic status 8871 192.168.1.7:8870
       p2p-elastic status --watch
+      p2p-elastic status --swarm
+
+    With --swarm the run as a whole is shown: how its members differ, and which of them somebody may have to look at. In
+    a large run that is a sample, the members that the peers that are asked see.
 
     A peer shows itself to other machines only if it was started with --http-host 0.0.0.0.
 
@@ -38,7 +42,7 @@ HELP = """Show how peers are, through the HTTP address that each prints at its s
     """
 
 
-def _status(urls: tuple[str, ...], watch: bool, as_json: bool, timeout_seconds: float) -> None:
+def _status(urls: tuple[str, ...], watch: bool, swarm: bool, as_json: bool, timeout_seconds: float) -> None:
     with Stop().signals() as stop, clean_errors():
         from rich.console import Console
 
@@ -48,12 +52,12 @@ def _status(urls: tuple[str, ...], watch: bool, as_json: bool, timeout_seconds: 
         console = _console(Console)
         if watch:
             with Watch(asked, timeout_seconds, WATCH_SECONDS) as seen:
-                _follow(seen, asked, console, as_json, stop)
+                _follow(seen, _Shape(len(asked) == 1, swarm, as_json), console, stop)
                 answers = seen.latest()
         else:
             with stop.interruptible():
                 answers = ask_all(asked, timeout_seconds)
-            _show(answers, console, as_json)
+            _show(answers, _Shape(len(asked) == 1, swarm, as_json), console)
         sys.exit(exit_code(answers))
 
 
@@ -64,40 +68,65 @@ def _console(kind: type[Console]) -> Console:
     return kind(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
-def _show(answers: tuple[Answer, ...], console: Console, as_json: bool) -> None:
-    from p2p_elastic.screens.status import view
+class _Shape(NamedTuple):
+    """What is shown: of one peer or several, of the run as a whole, as JSON."""
 
-    if as_json:
-        click.echo(_json(answers, single=len(answers) == 1, indent=2))
+    single: bool
+    swarm: bool
+    as_json: bool
+
+
+def _show(answers: tuple[Answer, ...], shape: _Shape, console: Console) -> None:
+    if shape.as_json:
+        click.echo(_json(answers, shape, indent=2))
     else:
-        console.print(view(answers))
+        console.print(_view(answers, shape))
 
 
-def _json(answers: tuple[Answer, ...], *, single: bool, indent: int | None = None) -> str:
+def _view(answers: tuple[Answer, ...], shape: _Shape) -> RenderableType:
+    from p2p_elastic.screens import status, swarm
+    from p2p_elastic.status.swarm import swarm_of
+
+    seen = [answer.status for answer in answers if answer.status is not None]
+    if not shape.swarm or not seen:
+        return status.view(answers)
+    from rich.console import Group
+
+    lost = tuple(answer for answer in answers if answer.status is None)
+    return Group(swarm.view(swarm_of(seen)), *([status.view(lost)] if lost else []))
+
+
+def _json(answers: tuple[Answer, ...], shape: _Shape, indent: int | None = None) -> str:
     from pydantic import TypeAdapter
 
     from p2p_elastic.client.status import Answer
+    from p2p_elastic.status.swarm import swarm_of
 
-    if single:
+    seen = [answer.status for answer in answers if answer.status is not None]
+    if shape.swarm and seen:
+        return swarm_of(seen).model_dump_json(indent=indent)
+    if shape.single:
         return answers[0].model_dump_json(indent=indent)
     return TypeAdapter(tuple[Answer, ...]).dump_json(answers, indent=indent).decode()
 
 
-def _follow(seen: Watch, asked: tuple[BaseUrl, ...], console: Console, as_json: bool, stop: Stop) -> None:
+def _follow(seen: Watch, shape: _Shape, console: Console, stop: Stop) -> None:
     """Show the newest answers every second until `stop`: redrawn in a terminal, else a line for each peer."""
-    from p2p_elastic.screens.status import line, view
+    from p2p_elastic.screens.status import line
 
     while not seen.complete and not _paused(POLL_SECONDS, stop):
         pass
-    if as_json:
-        _every_second(stop, lambda: click.echo(_json(seen.latest(), single=len(asked) == 1)))
+    if shape.as_json:
+        _every_second(stop, lambda: click.echo(_json(seen.latest(), shape)))
+    elif shape.swarm and not console.is_terminal:
+        _every_second(stop, lambda: console.print(_view(seen.latest(), shape)))
     elif not console.is_terminal:
         _every_second(stop, lambda: click.echo("\n".join(f"{_clock()} {line(answer)}" for answer in seen.latest())))
     else:
         from rich.live import Live
 
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-            _every_second(stop, lambda: live.update(view(seen.latest()), refresh=True))
+            _every_second(stop, lambda: live.update(_view(seen.latest(), shape), refresh=True))
 
 
 def _every_second(stop: Stop, show: Callable[[], Any]) -> None:
@@ -124,10 +153,11 @@ status = click.Command(
     params=[
         click.Argument(["urls"], metavar="[URL]...", nargs=-1),
         click.Option(["--watch"], is_flag=True, help="Look again every second until Ctrl-C."),
+        click.Option(["--swarm"], is_flag=True, help="Show the run as a whole, by the members that these peers see."),
         click.Option(
             ["--json", "as_json"],
             is_flag=True,
-            help="One JSON document: an object for one peer, a list for several; with --watch one per line.",
+            help="One JSON document: an object for one peer or a swarm, a list for several; with --watch one per line.",
         ),
         click.Option(
             ["--timeout", "timeout_seconds"],

@@ -22,8 +22,8 @@ from p2p_elastic.values import Frozen
 PORT = 8870  # config.HTTP_PORT, without what config needs: PyTorch. A test keeps them equal
 DEFAULT_URL = f"http://127.0.0.1:{PORT}"
 ENDPOINTS = (
-    *("/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/health", "/ready", "/metrics"),
-    *("/docs", "/openapi.json"),
+    *("/v1/status", "/v1/peers", "/v1/swarm", "/v1/why", "/v1/history", "/v1/events", "/health", "/ready", "/metrics"),
+    *("/swarm", "/docs", "/openapi.json"),
 )
 PIECE_BYTES = 64 * 1024
 GRACE_SECONDS = 0.25  # for the thread that asks to report its own timeout

@@ -70,7 +70,6 @@ class DHTDirectory:
         self.others: tuple[PeerRecord, ...] = ()  # of the last look
         self._own_record: PeerRecord | None = None
         self._shards = MemberShards(entries, identity.peer)
-        self._announced: dict[str, float] = {}  # key -> when this peer announced itself there
         self._announcing = asyncio.Lock()  # a goodbye comes after the announcement under way, also after the first
         self._manifest: SignedManifest | None = None
         self._stored: tuple[SignedManifest | None, float] = None, 0.0  # and when it is to be stored again
@@ -99,18 +98,15 @@ class DHTDirectory:
     async def _announce(self, record: PeerRecord) -> None:
         if self._own_record is None or self._own_record.run != record.run:
             await self._shards.choose(record.run)
-            self._announced = {}
         addresses = (*fitting(self.told.addresses, record.addresses), *record.addresses)
         revoked = "" if self._access is None else self._access.revoked_digest
         about = None if self.count <= VIEW_MAX else self.count
         facts = {"addresses": addresses, "revoked": revoked, "relay": self.told.relay, "about": about}
         self._own_record = record.model_copy(update=facts)
         body = _body_of(self._own_record)
-        keys, now = self._shards.keys(record.run, body), asyncio.get_running_loop().time()
+        keys = self._shards.keys(record.run, body)
         await asyncio.gather(*(self._entries.put(key, body, RECORD_SECONDS) for key in keys))
-        recent = {key: at for key, at in self._announced.items() if now - at < RECORD_SECONDS}
-        self._announced = {**recent, **dict.fromkeys(keys, now)}
-        stored, due = self._stored
+        now, (stored, due) = asyncio.get_running_loop().time(), self._stored
         if self._manifest is not None and (self._manifest is not stored or now >= due) and self._keeps_manifest():
             await self._entries.put(RUNS_KEY, self._manifest.model_dump_json().encode(), RECORD_SECONDS)
             self._stored = self._manifest, now + MANIFEST_SECONDS
@@ -141,7 +137,7 @@ class DHTDirectory:
             if self._own_record is None:
                 return
             goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
-            await asyncio.gather(*(self._entries.put(key, _body_of(goodbye), 1.0) for key in self._announced))
+            await asyncio.gather(*(self._entries.put(key, _body_of(goodbye), 1.0) for key in self._shards.announced))
 
     async def members(self) -> tuple[PeerRecord, ...]:
         """Read the other members of the run of the last announcement.

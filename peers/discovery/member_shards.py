@@ -107,6 +107,11 @@ class MemberShards:
         self._announced = {}
         self._begin(told if level_of(told) else max(1, first.in_all))
 
+    @property
+    def announced(self) -> Collection[str]:
+        """The keys under which this peer's record may still be."""
+        return self._announced.keys()
+
     def keys(self, run: str, body: bytes) -> tuple[str, ...]:
         """Name the keys under which this peer announces itself now; to be called for each announcement.
 

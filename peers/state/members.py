@@ -6,11 +6,11 @@ import asyncio
 import itertools
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.membership.contacts import Contacts
-from p2p_elastic.peers.membership.liveness import Liveness, Member, heard, liveness, observe, suspected
+from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
 from p2p_elastic.peers.membership.tombstones import Departed
@@ -28,6 +28,13 @@ FOREIGN_MAX = 50  # members with another model, and schemas of theirs, that are 
 Reads = Callable[[str], bool]
 
 
+class _Look(NamedTuple):
+    """The last answer of the directory: when, and whether the run has more members than it showed."""
+
+    at: float = 0.0
+    partial: bool = False
+
+
 class Membership:
     """The members of the run, as this peer sees them. Belongs to the network thread; `known` may be read from any.
 
@@ -40,10 +47,8 @@ class Membership:
     def __init__(self, run: CurrentRun, events: EventLog, limits: Limits | None = None) -> None:
         self._run, self._events, self._limits = run, events, limits or Limits()
         self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
-        self._judged: tuple[Mapping[str, Member], float, Mapping[str, Liveness]] | None = None  # members, when, states
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
-        self.looked_at = 0.0
-        self._partial = False  # whether the run has more members than are seen
+        self._last = _Look()
         self._departed, self._watch, self._versions = Departed(), Watch(events), Versions(events)
         self.foreign: Mapping[str, PeerRecord] = {}  # those that have another model; replaced whole, as is the next
         self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
@@ -51,6 +56,11 @@ class Membership:
         self.deadlines, self.step_time = Deadlines(self._limits.bounds), StepTime()
         self.reached: frozenset[str] = frozenset()  # those that answer the directory
         self._contacts = Contacts()  # and those that answered here, or asked something
+
+    @property
+    def looked_at(self) -> float:
+        """When the directory last answered, in seconds of the event loop's clock."""
+        return self._last.at
 
     @property
     def known(self) -> Mapping[str, Member]:
@@ -78,7 +88,7 @@ class Membership:
         Returns:
             True also of one that is not known, if only some of the members are.
         """
-        return self._partial or peer in self._known
+        return self._last.partial or peer in self._known
 
     def alive(self) -> dict[str, Member]:
         """List the members that are neither suspect nor dead.
@@ -97,12 +107,8 @@ class Membership:
         return self._in("alive", "suspect")
 
     def _in(self, *states: str) -> dict[str, Member]:
-        known, now = self._known, self.looked_at
-        judged = self._judged  # read once: others may ask from other threads
-        if judged is None or judged[0] is not known or judged[1] != now:
-            judged = known, now, {p: liveness(m, now, self._announce_seconds) for p, m in known.items()}
-            self._judged = judged
-        return {peer: member for peer, member in known.items() if judged[2][peer] in states}
+        now, announce_seconds = self.looked_at, self._announce_seconds
+        return {p: m for p, m in self._known.items() if liveness(m, now, announce_seconds) in states}
 
     @property
     def _announce_seconds(self) -> float:
@@ -134,7 +140,6 @@ class Membership:
             count: how many members there are; of more than VIEW_MAX those that are listed are a sample.
             reads: whether a member would be among them, if it was there and there was room.
         """
-        self._partial = count > VIEW_MAX
         sampled = count > max(VIEW_MAX, len(listed) + 1)
         if sampled:
             self._leave_out(listed, now, reads)
@@ -144,7 +149,7 @@ class Membership:
         self._contacts.reached(self._known.keys() & self.reached)
         foreign = (r for r in there if r.schema_hash != ours and not r.left and r.run == self._run.context.run)
         self.foreign = {r.peer: r for r in itertools.islice(foreign, FOREIGN_MAX)}
-        self.looked_at = now
+        self._last = _Look(now, count > VIEW_MAX)
         for peer in () if sampled else sorted(before.keys() ^ self._known.keys()):
             joined = peer in self._known
             self._events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)

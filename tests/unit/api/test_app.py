@@ -28,7 +28,8 @@ from p2p_elastic.status.events import KINDS
 from p2p_elastic.status.history import History
 from p2p_elastic.status.schema import FAILED_LATELY_SECONDS, BootstrapStatus, MemberStatus, PartnerStatus, PeerStatus
 
-READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/why", "/v1/history", "/v1/events", "/metrics"}
+READS = {"/health", "/ready", "/v1/status", "/v1/peers", "/v1/swarm", "/v1/why", "/v1/history"}
+READS |= {"/v1/events", "/metrics"}
 README = (Path(api.__file__).parent / "README.md").read_text(encoding="utf-8")
 OF_STATUS = READS - {"/v1/history"}
 WRITES = {"/v1/signals/{name}": {"put", "delete"}, "/v1/weight": {"put", "delete"}}

@@ -10,7 +10,19 @@ from helpers.asking import ask, served
 from helpers.statuses import status_of
 from prometheus_client import ProcessCollector
 
-READS = ("/", "/docs", "/openapi.json", "/health", "/ready", "/metrics", "/v1/status", "/v1/peers", "/v1/why")
+READS = (
+    "/",
+    "/swarm",
+    "/docs",
+    "/openapi.json",
+    "/health",
+    "/ready",
+    "/metrics",
+    "/v1/status",
+    "/v1/peers",
+    "/v1/swarm",
+    "/v1/why",
+)
 
 
 @pytest.fixture(autouse=True)

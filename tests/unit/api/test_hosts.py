@@ -50,7 +50,10 @@ def test_only_addresses_localhost_and_names_that_were_allowed_are_answered(heade
     assert is_answered(header, NAMES) is answered
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/metrics", "/v1/peers", "/v1/events"])
+READS = ["/", "/swarm", "/docs", "/openapi.json", "/health", "/metrics", "/v1/peers", "/v1/events"]
+
+
+@pytest.mark.parametrize("path", READS)
 def test_a_foreign_host_learns_nothing_but_how_to_allow_it(path: str) -> None:
     answer = ask(path, headers={"Host": "evil.example:8870"})
     assert answer.status_code == 421

@@ -116,6 +116,25 @@ def problem_of(serve: Serve, seconds: float = 5.0) -> tuple[str, str]:
 # ---------------------------------------------------------------- real peers
 
 
+def test_the_run_as_a_whole_is_shown_as_text_and_as_json() -> None:
+    with peer(lambda: status_of(members=(MEMBER,), network={"members_about": 90})) as url:
+        told = CliRunner().invoke(status, ["--swarm", url])
+        assert told.exit_code == 0
+        assert "about 90 members, of which this shows 2" in told.output
+        assert "suspect" in told.output
+        swarm = json.loads(CliRunner().invoke(status, ["--swarm", "--json", url]).output)
+        assert (swarm["members"], swarm["seen"], swarm["attention_in_all"]) == (90, 2, 1)
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+        both = CliRunner().invoke(status, ["--swarm", url, nobody])
+        assert both.exit_code == 2
+        assert "of which this shows 2" in both.output
+        assert nobody in both.output
+        alone = CliRunner().invoke(status, ["--swarm", nobody])
+        assert alone.exit_code == 2
+        assert "unreachable" in alone.output
+
+
 def test_a_well_peer_is_shown_in_detail_and_exits_with_0() -> None:
     read = status_of(members=(MEMBER,), leaders=LeaderStatus(group="attic", leader="12D3A", leader_of_all=None,
                      snapshots_published=1, disbelieved={}))  # fmt: skip

@@ -188,8 +188,7 @@ async def in_a_run_of(members: int) -> MemberShards:
 
 def test_near_a_number_of_members_at_which_the_shards_change_both_have_a_peer() -> None:
     for members, levels in ((50, {0}), (60, {0, 1}), (75, {0, 1}), (100, {1}), (125, {1, 2}), (150, {1, 2})):
-        shards = MemberShards(Counting(Table()), "me")
-        shards._begin(members)
+        shards = asyncio.run(in_a_run_of(members))
         keys = shards.keys("run", body_of(loss=1.0))
         found = {0 if key == members_key("run") else int(key.split("/")[-2]) for key in keys}
         assert found >= levels
@@ -197,8 +196,7 @@ def test_near_a_number_of_members_at_which_the_shards_change_both_have_a_peer() 
 
 
 def test_of_thousands_the_best_have_several_keys() -> None:
-    shards = MemberShards(Counting(Table()), "me")
-    shards._begin(5000)
+    shards = asyncio.run(in_a_run_of(5000))
     keys = shards.keys("run", body_of(loss=0.0))
     assert {best_key("run", number) for number in range(6)} < set(keys)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from helpers.large import ANNOUNCE_SECONDS, Large, in_a_large_swarm, until
 from helpers.swarm import following_at
 from helpers.topologies import LSGD
+from scale.large import ANNOUNCE_SECONDS, Large, in_a_large_swarm, until
 
 from p2p_elastic.protocol.limits import VIEW_MAX
 
