@@ -14,6 +14,7 @@ too, and beside it:
     not_dialled                   members cannot dial this peer, and no relay leads to it
     paced                         exchanges wait for the budget of bandwidth or time
     thin_link                     the link is the limit: exchanges move parts, or by a codec of fewer bytes
+    centre_busy                   the centre has no time for all that ask it (EASGD): the swarm is too large for one
     alone_bootstrap_unreachable   `bootstrap_unreachable` of health
 
 and if no exchange came about lately:
@@ -42,6 +43,7 @@ from p2p_elastic.status.schema import ExchangeRecord, LinkStatus, MemberStatus, 
 from p2p_elastic.values import Frozen
 
 LATELY_SECONDS = 60.0
+BUSY_MIN, BUSY_SHARE = 20, 0.5  # declines as busy, and their share of what was asked for: the centre is too small
 PERIODS = 3  # mean times between due exchanges: that long is still lately, if it is longer
 
 NOT_DIALLED = (
@@ -170,6 +172,7 @@ def _lasting(status: PeerStatus, lately: bool) -> Iterator[Reason]:
         yield _reason("not_dialled", NOT_DIALLED)
     if status.link is not None and status.link.limits:
         yield _reason("thin_link", limit_of(status.link))
+    yield from _of_the_centre(status)
 
 
 def _of_health(status: PeerStatus, lately: bool) -> Iterator[Reason]:
@@ -226,6 +229,19 @@ def _of_clocks(status: PeerStatus) -> Iterator[Reason]:
             "be far from this one's. Set the time on all machines: timedatectl set-ntp true"
         )
         yield _reason("clock_skew", text)
+
+
+def _of_the_centre(status: PeerStatus) -> Iterator[Reason]:
+    """The centre exchanges with one peer at a time: what it can do is shared by all members."""
+    busy, totals = status.exchanges.declined_by_partner.get("busy", 0), status.exchanges.by_outcome
+    asked = totals.get(Outcome.COMPLETED, 0) + totals.get(Outcome.DECLINED, 0)
+    if status.centre is not None and busy >= BUSY_MIN and busy >= BUSY_SHARE * asked:
+        yield _reason(
+            "centre_busy",
+            f"the centre was busy with others {busy} of {asked} times: it exchanges with one peer at a time, so all "
+            f"{len(_alive(status)) + 1} members have together what one can do. Found the next run with a longer "
+            "--period, with smaller parts (--fragment), or with --rule elastic-gossip, which has no centre",
+        )
 
 
 def _of_budget(status: PeerStatus) -> Iterator[Reason]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.status.schema import MemberStatus, PeerStatus
 from p2p_elastic.values import Frozen, Many
 
@@ -95,7 +96,8 @@ def swarm_of(asked: Sequence[PeerStatus]) -> SwarmStatus:
     spreads = {name: spread_of(_told(there, value)) for name, value in VALUES.items()}
     attention = _attention(seen.values(), spreads, Counter(map(_runs, there)))
     speeds = _told(there, VALUES["steps_per_second"])
-    members = max(len(there), *(status.network.members_about for status in asked))
+    about = max(status.network.members_about for status in asked)
+    members = max(len(there), about) if about > VIEW_MAX else len(there)
     return SwarmStatus(
         run=first.run,
         task=first.task,

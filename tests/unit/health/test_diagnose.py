@@ -230,6 +230,20 @@ def test_who_waits_for_its_budget_says_so_with_the_numbers() -> None:
     assert "paced" not in codes(why(status_of(pace=WAITING.model_copy(update={"wait_seconds": 0.0}))))
 
 
+def test_a_centre_that_has_no_time_for_all_is_named_with_what_helps() -> None:
+    centre = CentreStatus(holder="B", here=False, term=1, exchanges=10)
+
+    def busy(times: int, completed: int, **changes: Any) -> PeerStatus:
+        outcomes = {Outcome.COMPLETED: completed, Outcome.DECLINED: times}
+        totals = ExchangeTotals(by_outcome=outcomes, declined_by_partner={"busy": times})
+        return status_of(**{"centre": centre, "exchanges": totals, **changes})
+
+    said = text_of("centre_busy", busy(60, 40))
+    assert all(part in said for part in ("60 of 100", "--period", "elastic-gossip"))
+    for fine in (busy(40, 60), busy(5, 0), busy(60, 40, centre=None)):
+        assert "centre_busy" not in codes(why(fine))
+
+
 def test_a_link_that_is_the_limit_is_named_whether_exchanges_fail_or_not() -> None:
     link = LinkStatus(
         bytes_per_second=2.2e5,
