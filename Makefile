@@ -54,7 +54,7 @@ arm64:
 
 # Pure functions and virtual time in small: under a minute.
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 $(APART) --ignore tests/live --ignore tests/simulation --ignore tests/scale \
+	$(BIN)/python -m pytest --numprocesses 2 $(APART) --ignore tests/live --ignore tests/simulation --ignore tests/large \
 		--ignore tests/unit/simulator -m 'not processes'
 
 lint: $(VENV)/.installed

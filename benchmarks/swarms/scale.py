@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from helpers.swarm import following_at
 from helpers.topologies import LSGD
-from scale.large import ANNOUNCE_SECONDS, Large, until
+from large.virtual_swarm import ANNOUNCE_SECONDS, Large, until
 
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.testing.virtual_time import run_virtual

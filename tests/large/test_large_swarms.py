@@ -6,7 +6,7 @@ import asyncio
 
 from helpers.swarm import following_at
 from helpers.topologies import LSGD
-from scale.large import ANNOUNCE_SECONDS, Large, in_a_large_swarm, until
+from large.virtual_swarm import ANNOUNCE_SECONDS, Large, in_a_large_swarm, until
 
 from p2p_elastic.protocol.limits import VIEW_MAX
 
