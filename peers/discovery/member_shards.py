@@ -199,7 +199,7 @@ class MemberShards:
         self._looked = next(filter(None, (self._own_entry(one.bodies) for one in view)), {})
         self._learn(shown[key])
         if finer > level and (there := shown[probe].in_all << finer) > self._size * BOTH:
-            self._begin(there)
+            self._begin(float(min(there, MEMBERS_MAX)))
         return view
 
     def _finer(self, run: str) -> int:
@@ -227,8 +227,8 @@ class MemberShards:
         self._counts.append(max(1, shown.in_all) << self._level)
         own, told = float(statistics.median(self._counts)), _told(others)
         agree = level_of(told) == self._level or 1.0 / BOTH < told / self._size < BOTH
-        if not self._level and agree:
-            self._size = float(max(1, shown.in_all))  # all of them
+        if not self._level and agree:  # all of them are here; of many one node may say anything
+            self._size = own if shown.in_all > VIEW_MAX else float(max(1, shown.in_all))
         elif agree and others:
             self._size = math.sqrt(own * told)
         elif len(self._counts) >= LOOKS_TO_MOVE:

@@ -181,7 +181,8 @@ class SignedDHT:
             count = len(found)
         else:
             asked = names if len(seen) >= most else []  # otherwise all are shown
-            found, count = await self._call("look", lambda node: node.look(key, self._rng, asked, most))
+            known = {subkey: entry.expiration_time for subkey, entry in seen.items()}
+            found, count = await self._call("look", lambda node: node.look(key, self._rng, asked, most, known))
         newer = {s: e for s, e in found.items() if s not in seen or e.expiration_time > seen[s].expiration_time}
         now = self._clock.now()
         known = {s: e for s, e in {**seen, **newer}.items() if e.expiration_time > now}

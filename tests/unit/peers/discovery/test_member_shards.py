@@ -216,6 +216,28 @@ def test_a_liar_changes_what_is_believed_by_little() -> None:
     asyncio.run(main())
 
 
+def test_a_node_that_lies_about_how_many_there_are_moves_nobody() -> None:
+    class Lying(Counting):
+        async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
+            shown = await super().look(key, wanted, most)
+            return Shown(shown.bodies, MEMBERS_MAX) if self.looks[key] % 3 == 0 else shown
+
+    async def main() -> None:
+        table = Table()
+        for number in range(20):
+            table.put(members_key("run"), f"p{number}", b"{}")
+        node = Lying(table)
+        shards = MemberShards(node, "me")
+        await shards.choose("run")
+        for _ in range(20):
+            (shown,) = await shards.look("run")
+            assert len(shown.bodies) == 20
+            assert shards.keys("run", b"{}")[0] == members_key("run")
+        assert set(node.looks) == {members_key("run")}
+
+    asyncio.run(main())
+
+
 # ---------------------------------------------------------------- whole swarms
 
 
