@@ -113,7 +113,7 @@ def reached(points: Sequence[Point], loss: float) -> Point | None:
 def render_reached(store: Path, steps: int) -> None:
     """Print when and for how many bytes each arm comes to the loss of elastic gossip after so many steps, by seed."""
     print(f"| arm | steps, of {steps} | MB | of elastic gossip's bytes | seeds |\n|---|---|---|---|---|")
-    files = sorted(store.glob(f"elastic-gossip-{steps}-*.json"))
+    files = [file for file in sorted(store.glob(f"elastic-gossip-{steps}-*.json")) if _whole(file, steps)]
     goals = {file.stem.rsplit("-", 1)[1]: Point(*json.loads(file.read_text())[-1]) for file in files}
     for name in ARMS:
         found = []
