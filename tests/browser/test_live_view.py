@@ -150,7 +150,7 @@ def test_strings_of_strangers_are_shown_as_text(browser: Browser) -> None:
             assert HOSTILE in visit.page.locator(place).inner_text(), place
         assert visit.page.locator("img, iframe, object, form").count() == 0
         assert visit.page.locator("script").count() == 1
-        assert {a.get_attribute("href") for a in visit.page.locator("a").all()} == {"docs", "v1/status", "metrics"}
+        assert {a.get_attribute("href") for a in visit.page.locator("a").all()} == {"swarm", "docs", "v1/status", "metrics"}
         assert visit.page.title().startswith("▲ degraded")
         assert (visit.complaints, visit.foreign) == ([], [])
 
