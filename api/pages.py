@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
 from fastapi import APIRouter, FastAPI, Request
@@ -19,22 +20,25 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+SHARED = re.compile(r"/\* shared: (\w+) \*/\n(.*?)/\* end \*/\n", re.DOTALL)
+HERE = re.compile(r"/\* here: (\w+) \*/\n")
+
 router = APIRouter(include_in_schema=False)
 
 
-def _static(name: str) -> HTMLResponse:
-    file = resources.files("p2p_elastic.api") / "static" / name
-    return HTMLResponse(file.read_text(encoding="utf-8"), headers=HEADERS)
+def _text(name: str) -> str:
+    return (resources.files("p2p_elastic.api") / "static" / name).read_text(encoding="utf-8")
 
 
 @router.get("/")
 async def live() -> HTMLResponse:
-    return _static("index.html")
+    return HTMLResponse(_text("index.html"), headers=HEADERS)
 
 
 @router.get("/swarm")
 async def swarm() -> HTMLResponse:
-    return _static("swarm.html")
+    shared = dict(SHARED.findall(_text("index.html")))  # its colours, and what makes links of strangers' addresses
+    return HTMLResponse(HERE.sub(lambda found: shared[found[1]], _text("swarm.html")), headers=HEADERS)
 
 
 @router.get("/docs")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from p2p_elastic.client.status import Answer, Watch
+    from p2p_elastic.status.swarm import SwarmStatus
 
 WATCH_SECONDS = 1.0
 POLL_SECONDS = 0.05
@@ -49,15 +50,15 @@ def _status(urls: tuple[str, ...], watch: bool, swarm: bool, as_json: bool, time
         from p2p_elastic.client.status import DEFAULT_URL, Watch, ask_all, exit_code, parse_url
 
         asked = tuple(dict.fromkeys(parse_url(url) for url in urls or (DEFAULT_URL,)))
-        console = _console(Console)
+        console, shape = _console(Console), _Shape(len(asked) == 1, swarm, as_json)
         if watch:
             with Watch(asked, timeout_seconds, WATCH_SECONDS) as seen:
-                _follow(seen, _Shape(len(asked) == 1, swarm, as_json), console, stop)
+                _follow(seen, shape, console, stop)
                 answers = seen.latest()
         else:
             with stop.interruptible():
                 answers = ask_all(asked, timeout_seconds)
-            _show(answers, _Shape(len(asked) == 1, swarm, as_json), console)
+            _show(answers, shape, console)
         sys.exit(exit_code(answers))
 
 
@@ -83,28 +84,34 @@ def _show(answers: tuple[Answer, ...], shape: _Shape, console: Console) -> None:
         console.print(_view(answers, shape))
 
 
-def _view(answers: tuple[Answer, ...], shape: _Shape) -> RenderableType:
-    from p2p_elastic.screens import status, swarm
+def _swarm(answers: tuple[Answer, ...]) -> SwarmStatus | None:
+    """The run as those see it that answered; None if nobody did."""
     from p2p_elastic.status.swarm import swarm_of
 
     seen = [answer.status for answer in answers if answer.status is not None]
-    if not shape.swarm or not seen:
+    return swarm_of(seen) if seen else None
+
+
+def _view(answers: tuple[Answer, ...], shape: _Shape) -> RenderableType:
+    from p2p_elastic.screens import status, swarm
+
+    whole = _swarm(answers) if shape.swarm else None
+    if whole is None:
         return status.view(answers)
     from rich.console import Group
 
     lost = tuple(answer for answer in answers if answer.status is None)
-    return Group(swarm.view(swarm_of(seen)), *([status.view(lost)] if lost else []))
+    return Group(swarm.view(whole), *([status.view(lost)] if lost else []))
 
 
 def _json(answers: tuple[Answer, ...], shape: _Shape, indent: int | None = None) -> str:
     from pydantic import TypeAdapter
 
     from p2p_elastic.client.status import Answer
-    from p2p_elastic.status.swarm import swarm_of
 
-    seen = [answer.status for answer in answers if answer.status is not None]
-    if shape.swarm and seen:
-        return swarm_of(seen).model_dump_json(indent=indent)
+    whole = _swarm(answers) if shape.swarm else None
+    if whole is not None:
+        return whole.model_dump_json(indent=indent)
     if shape.single:
         return answers[0].model_dump_json(indent=indent)
     return TypeAdapter(tuple[Answer, ...]).dump_json(answers, indent=indent).decode()

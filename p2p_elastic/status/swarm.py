@@ -93,9 +93,10 @@ def swarm_of(asked: Sequence[PeerStatus]) -> SwarmStatus:
                 said = "; ".join(partner.reasons) or "by its moves"
                 seen[partner.peer].reasons.append(f"trusted {partner.trust:.2g} by {status.peer[-6:]}: {said}")
     there = [one.member for one in seen.values() if one.member.state != "dead"]
-    spreads = {name: spread_of(_told(there, value)) for name, value in VALUES.items()}
+    told = {name: _told(there, value) for name, value in VALUES.items()}
+    spreads = {name: spread_of(values) for name, values in told.items()}
     attention = _attention(seen.values(), spreads, Counter(map(_runs, there)))
-    speeds = _told(there, VALUES["steps_per_second"])
+    speeds = told["steps_per_second"]
     about = max(status.network.members_about for status in asked)
     members = max(len(there), about) if about > VIEW_MAX else len(there)
     return SwarmStatus(

@@ -15,6 +15,7 @@ from p2p_elastic.status.schema import PeerStatus
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+NO_PAGES = tuple(f"{where}/tcp/1/http" for where in ("/ip4/127.0.0.1", "/dns/localhost.", "/dns/javascript:alert(1)"))
 PAGE = "/ip4/192.0.2.1/tcp/8765/http"
 
 
@@ -38,7 +39,7 @@ def large(loss: float = 0.25) -> PeerStatus:
         {"drained": True},
         {"version": HOSTILE[:40]},
         {"state": "dead"},
-        {"addresses": ("/ip4/127.0.0.1/tcp/1/http", "/dns/javascript:alert(1)/tcp/1/http"), "steps_per_second": 0.1},
+        {"addresses": NO_PAGES, "steps_per_second": 0.1},
     ]
     changed = [one.model_copy(update=changes) for one, changes in zip(members, odd, strict=False)]
     members = [*changed, *members[len(odd) :]]

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from helpers.swarm import Member, begin_as_equals, build_member, values
-from torch import nn
+from helpers.swarm import Member, begin_as_equals, build_member, tiny_model, values
 
 from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.rules.policy import Policy
@@ -60,7 +59,7 @@ class Large:
             self.members[name] = build_member(
                 self.network,
                 name,
-                model=_model(number),
+                model=tiny_model(number, width=4),
                 seed=number,
                 policy=policy,
                 schedule=schedule,
@@ -137,14 +136,6 @@ class Large:
             dead / max(1, sum(sizes)),
             _parts(alive),
         )
-
-
-def _model(seed: int) -> nn.Module:
-    model = nn.Linear(4, 4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
-    return model
 
 
 def _parts(views: dict[str, set[str]]) -> int:
