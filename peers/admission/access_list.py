@@ -46,6 +46,9 @@ class AccessMemory(Frozen):
     run: RunName = Field(description="name of the run")
     founder: PeerId = Field(description="its founder")
     chain: Annotated[str, Field(max_length=2 * CHAIN_BYTES_MAX)] = Field(description="of this peer, in hex")
+    spare: Annotated[str, Field(max_length=2 * CHAIN_BYTES_MAX)] = Field(
+        default="", description="an older one by another issuer, in hex; empty: none"
+    )
     revoked: str = Field(description="all lists, in hex")
     invites: dict[str, PeerId] = Field(description="serial in hex -> the peer that used the invite")
 
@@ -76,6 +79,7 @@ class AccessList:
         self.private = False
         self.root: Root | None = None
         self._own: Held | None = None
+        self._spare: Held | None = None  # by another issuer, who may outlive that of `_own`
         self._revocations = Revocations(Root("", ""))
         self._shown: dict[bytes, _Shown] = {}  # digest of a chain -> what is known of it
         self._peers: dict[str, _Shown] = {}
@@ -122,6 +126,7 @@ class AccessList:
             self._revocations.merge(bytes.fromhex(memory.revoked))
             self._invites = {bytes.fromhex(serial): peer for serial, peer in memory.invites.items()}
             self._own = read_chain(root, chain) if self._identity.peer != root.founder else None
+            self._spare = read_chain(root, bytes.fromhex(memory.spare)) if memory.spare else None
         except (ValueError, NotAdmitted) as error:
             raise ConfigError("admission", "a file that was changed", "a whole one; or give --invite LINE") from error
 
@@ -137,6 +142,7 @@ class AccessList:
             run=self.root.run,
             founder=self.root.founder,
             chain=self.chain.hex(),
+            spare="" if self._spare is None else self._spare.chain.hex(),
             revoked=self.revoked.hex(),
             invites={serial.hex(): peer for serial, peer in self._invites.items()},
         )
@@ -344,7 +350,7 @@ class AccessList:
         return self._own is not None and self._due(self._own)
 
     def renew(self, chain: bytes) -> None:
-        """Take this peer's own new chain.
+        """Take this peer's own new chain, and keep the one that it replaces: its issuer may be revoked.
 
         Args:
             chain: as an issuer sent it.
@@ -353,7 +359,11 @@ class AccessList:
             NotAdmitted: if it does not count.
         """
         assert self.root is not None, "in no private run"
+        before = self._own
         self.enter(self.root, chain)
+        if before is not None and self._own is not None and before.by != self._own.by:
+            self._spare = before
+            self.changed()
 
     def _due(self, held: Held) -> bool:
         return held.from_invite or held.not_after - self.clock.now() < _life(held) / 2
@@ -439,6 +449,8 @@ class AccessList:
             NotAdmitted: if they are malformed or forged.
         """
         if self._revocations.merge(revoked):
+            if self._own is not None and self._spare is not None and self._revocations.revoked(self._own):
+                self._own, self._spare = self._spare, None
             self.changed()
 
     # -- for people ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """How two peers of a private run show each other their tickets, and pass revocations on, over a stream of its own.
 
     asks      chain | revocations
-    answers   1 | chain | revocations | renewed chain of the asker, or nothing;   or 0 | why the asker is not let in
+    answers   1 | chain | revocations | renewed chain of the asker, or nothing
+              or 0 | why the asker is not let in | revocations, if its chain was once good
 
 Each part has its length before it. An open peer does not serve this protocol.
 """
@@ -86,8 +87,13 @@ class Introductions:
         asking = self._under_way.get(peer)
         if asking is None:
             asking = self._under_way[peer] = asyncio.ensure_future(self.meet(peer))
-            asking.add_done_callback(lambda _: self._under_way.pop(peer, None))
+            asking.add_done_callback(lambda asked: self._end(peer, asked))
         await asyncio.shield(asking)
+
+    def _end(self, peer: str, asked: asyncio.Future[None]) -> None:
+        self._under_way.pop(peer, None)
+        if not asked.cancelled():
+            asked.exception()  # whoever waited for it may have given up
 
     async def meet(self, peer: str) -> None:
         """Introduce this peer to a connected one, whatever came before.
@@ -116,6 +122,8 @@ class Introductions:
             await stream.receive_into(memoryview(verdict))
             if bytes(verdict) != LET_IN:
                 reason = (await _receive(stream, REASON_MAX)).decode(errors="replace")
+                with contextlib.suppress(PartnerUnreachable):  # earlier versions send none
+                    access.merge(await _receive(stream, LISTS_BYTES_MAX))
                 raise NotAdmitted(f"it does not let this peer in: {printable(reason)}")
             chain, revoked = await _receive(stream, CHAIN_BYTES_MAX), await _receive(stream, LISTS_BYTES_MAX)
             renewed = await _receive(stream, CHAIN_BYTES_MAX)
@@ -160,14 +168,16 @@ class Introductions:
             self._answering -= 1
 
     async def _answer(self, stream: Stream) -> None:
-        access, peer = self.access, stream.partner
+        access, peer, chain = self.access, stream.partner, b""
         try:
             chain, revoked = await _receive(stream, CHAIN_BYTES_MAX), await _receive(stream, LISTS_BYTES_MAX)
             access.hear(peer, chain, revoked)
             renewed = access.renewed(peer)
         except NotAdmitted as error:
             log.info("%s is not let in: %s", peer, error)
-            await stream.send(REFUSED + _packed(str(error).encode()[:REASON_MAX]))
+            # Whose issuer was revoked has to hear of it: it may have another ticket, and still meets that issuer.
+            lists = access.revoked if access.knows(peer, chain) else b""
+            await stream.send(REFUSED + _packed(str(error).encode()[:REASON_MAX]) + _packed(lists))
         else:
             await stream.send(LET_IN + _packed(access.chain) + _packed(access.revoked) + _packed(renewed))
         with contextlib.suppress(PartnerUnreachable):

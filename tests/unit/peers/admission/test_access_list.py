@@ -202,6 +202,44 @@ def test_admitting_a_peer_again_takes_its_revocation_back() -> None:
         a.admits(b)  # the old ticket stays revoked
 
 
+def test_whose_ticket_a_revoked_issuer_only_renewed_shows_the_one_before_again() -> None:
+    time = Time()
+    founder = Member(time)
+    issuer, member, other = founder.invites(time, Role.ISSUER), founder.invites(time), founder.invites(time)
+    issuer.admits(member)
+    before = member.access.chain
+    member.access.renew(issuer.access.renewed(member.peer))
+    memory = member.access.memory()
+    assert memory is not None
+    founder.admits(issuer)
+    founder.access.revoke(issuer.peer)
+    other.access.merge(founder.access.revoked)
+    with pytest.raises(NotAdmitted, match="was revoked"):
+        other.admits(member)
+    again = AccessList(member.identity, time.clock)
+    again.recall(AccessMemory.model_validate_json(memory.model_dump_json()))
+    for access in (member.access, again):
+        access.merge(founder.access.revoked)
+        assert access.chain == before
+        assert access.allows(member.peer, Role.TRAINER)
+    other.admits(member)
+
+
+def test_of_two_renewals_by_one_issuer_the_ticket_by_another_one_is_kept() -> None:
+    time = Time()
+    founder = Member(time)
+    issuer, member = founder.invites(time, Role.ISSUER), founder.invites(time)
+    issuer.access.renew(founder_renews(founder, issuer))
+    before = member.access.chain
+    for _ in range(2):
+        issuer.admits(member)
+        member.access.renew(issuer.access.renewed(member.peer))
+        time.passes(TICKET_SECONDS / 2 + 1)
+    founder.access.revoke(issuer.peer)
+    member.access.merge(founder.access.revoked)
+    assert member.access.chain == before
+
+
 def test_an_issuer_revokes_whom_it_admitted_also_after_another_renewed_it() -> None:
     time = Time()
     founder = Member(time)

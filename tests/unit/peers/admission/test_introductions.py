@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 from collections.abc import Awaitable, Callable
 
@@ -121,6 +122,58 @@ def test_revocations_spread_both_ways_at_the_next_look_at_the_members() -> None:
         assert not a.access.allows(gone.peer)
         await of_a.keep([record_of(b.peer)])  # that does not know it yet
         assert not b.access.allows(gone.peer)
+
+    played(scenario)
+
+
+def test_whose_issuer_was_revoked_hears_of_it_when_it_is_refused() -> None:
+    async def scenario(network: SimulatedNetwork, time: Time, founder: Member) -> None:
+        issuer, member = founder.invites(time, Role.ISSUER), founder.invites(time)
+        introductions = await introducing(network, member)
+        await introducing(network, issuer)
+        await introductions.ensure(issuer.peer)  # which renews the ticket
+        founder.admits(issuer)
+        founder.access.revoke(issuer.peer)
+        with pytest.raises(NotAdmitted, match="does not let this peer in: the ticket was revoked"):
+            await introductions.ensure(founder.peer)
+        assert not member.access.allows(issuer.peer)
+        await introductions.ensure(founder.peer)  # with the founder's own ticket
+        assert founder.access.allows(member.peer, Role.TRAINER)
+
+    played(scenario)
+
+
+def test_a_stranger_is_told_no_list_when_it_is_refused() -> None:
+    async def scenario(network: SimulatedNetwork, time: Time, founder: Member) -> None:
+        gone, others = founder.invites(time), Member(time).invites(time)
+        founder.admits(gone)
+        founder.access.revoke(gone.peer)
+        sent: list[int] = []
+
+        def judge(event: Event) -> Verdict:
+            sent.extend([event.nbytes] if event.source == founder.peer and event.kind == "piece" else [])
+            return Verdict()
+
+        network.judge = judge
+        with pytest.raises(NotAdmitted):
+            await (await introducing(network, others)).ensure(founder.peer)
+        assert 0 < sum(sent) < 100
+
+    played(scenario)
+
+
+def test_nobody_hears_of_an_introduction_that_fails_after_its_last_waiter_gave_up() -> None:
+    async def scenario(network: SimulatedNetwork, time: Time, founder: Member) -> None:
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+        introductions = await introducing(network, founder.invites(time))
+        network.judge = lambda _event: Verdict("silence", SECONDS)
+        waiting = asyncio.ensure_future(introductions.ensure(founder.peer))
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+        await asyncio.sleep(2 * SECONDS)
+        gc.collect()
+        assert errors == []
 
     played(scenario)
 
