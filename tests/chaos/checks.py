@@ -20,6 +20,7 @@ from p2p_elastic.testing.virtual_network import SimulatedNetwork
 
 ACCURACY_MARGIN = 0.02  # below the worst peer of the undisturbed run
 RECOVERY_SECONDS = 40.0  # of quiet, in which each peer that trains takes part in an exchange
+REVOKED_SECONDS = 15.0
 STALE_SECONDS = 15.0  # three announcements
 TABLE_ENTRIES_MAX = 256  # in any one table of a peer; its event log keeps 200, its ledger here 32
 RULE_ERROR = 1e-5  # of the distance: float32
@@ -242,8 +243,23 @@ def faults_counted(run: Run) -> Iterator[str]:
     planned = Counter(type(fault).__name__.lower() for fault in report.plan.faults)
     if report.injected + report.missed != planned:
         yield f"planned {dict(planned)}, injected {dict(report.injected)}, came too late {dict(report.missed)}"
-    if report.network.faults.total() != report.weather.faults:
-        yield f"the network counts {report.network.faults.total()} faults, the weather {report.weather.faults}"
+    counted = sum(network.faults.total() for network in report.networks)
+    if counted != report.weather.faults:
+        yield f"the networks count {counted} faults, the weather {report.weather.faults}"
+
+
+def revoked_are_out(run: Run) -> Iterator[str]:
+    """Once all hear of each other again, a revoked peer has no exchange, if the founder lived to tell."""
+    report = run.report
+    for revoked in (life for life in report.lives if life.revoked_at is not None):
+        since, after = revoked.revoked_at or 0.0, max(revoked.revoked_at or 0.0, QUIET_FROM) + REVOKED_SECONDS
+        founders = [life for life in report.lives if life.name == report.plan.setting.names[0]]
+        if not any(life.began < since and not life.dead and life.ended_at > after for life in founders):
+            continue
+        for life in report.lives:
+            met = [e for e in life.observer.entries if revoked.name in (life.name, e.partner)]
+            late = [e for e in met if e.outcome is Outcome.COMPLETED and e.ended_at > after]
+            yield from (f"{life.owner}, {e.partner}: revoked at {since:.1f} s, met at {e.ended_at:.1f}" for e in late)
 
 
 def quiet_without_faults(run: Run) -> Iterator[str]:
@@ -279,6 +295,7 @@ CHECKS: tuple[Check, ...] = (
     nothing_left,
     memory_bounded,
     faults_counted,
+    revoked_are_out,
     quiet_without_faults,
 )
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(message)s")
     began = time.monotonic()
     trials = []
-    for trial in _trials(options.seeds, options.rule, options.jobs):
+    for trial in _trials(options.seeds, options.rule, options.private, options.jobs):
         trials.append(trial)
         _say(trial, verbose=options.verbose)
         if len(trials) % 100 == 0:
@@ -38,6 +38,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--seeds", type=_range, default=range(100), help="FIRST:END, such as 0:1000")
     which.add_argument("--seed", dest="seeds", type=lambda text: range(int(text), int(text) + 1), help="one seed")
     parser.add_argument("--rule", choices=RULES, help="for every seed; otherwise each draws its own")
+    parser.add_argument("--private", action="store_true", help="with tickets, of which some are revoked")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--verbose", action="store_true", help="print each plan, and what the peers log")
     return parser.parse_args(arguments)
@@ -48,12 +49,12 @@ def _range(text: str) -> range:
     return range(int(first), int(end))
 
 
-def _trials(seeds: range, rule: str | None, jobs: int) -> Iterator[Trial]:
+def _trials(seeds: range, rule: str | None, private: bool, jobs: int) -> Iterator[Trial]:
     if jobs == 1:
-        yield from (try_seed(seed, rule) for seed in seeds)
+        yield from (try_seed(seed, rule, private) for seed in seeds)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(try_seed, seeds, itertools.repeat(rule), chunksize=CHUNK)
+        yield from pool.map(try_seed, seeds, itertools.repeat(rule), itertools.repeat(private), chunksize=CHUNK)
 
 
 def _say(trial: Trial, *, verbose: bool) -> None:

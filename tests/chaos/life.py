@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from dataclasses import dataclass, field
 
+from helpers.private_runs import VirtualHost
 from torch import Tensor
 
 from chaos.learning import Learner, accuracy, new_model
 from chaos.machines import MachinesLoop, end_all
 from chaos.observe import Observer, WatchedVector
 from chaos.plan import Setting
+from chaos.tickets import CLOCK, RUN, AdmittedDirectory, AdmittedTransport, PrivateRun
 from chaos.weather import Weather, WeatheredDirectory
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.admission.access_list import AccessList, AccessMemory
+from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
 from p2p_elastic.peers.session.conversation import Limits
 from p2p_elastic.peers.state.peer_memory import PeerMemory
-from p2p_elastic.peers.transport.interfaces import Handler
+from p2p_elastic.peers.transport.interfaces import Directory, Handler, Transport
+from p2p_elastic.protocol.roles import Role
 from p2p_elastic.rules.methods import find_method
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
@@ -31,7 +37,6 @@ LEAVE_SECONDS = 20.0
 CHECKPOINT_STEPS = 10
 UNTRAINED_LOSS = math.log(2.0)  # nats
 LEDGER_ENTRIES = 32  # fewer than a flood has streams
-CLOCK = 1_700_000_000  # seconds since 1970, when a run begins
 
 
 def policy_of(rule: str) -> Policy:
@@ -47,6 +52,7 @@ class Disk:
     full: bool = False
     refused: int = 0
     checkpoint: tuple[str, Tensor, Tensor | None] | None = None  # memory as JSON, parameters [D], centre variable [D]
+    admission: AccessMemory | None = None
 
     def save(self, peer: Peer, parameters: Tensor) -> None:
         """As `--checkpoint-every` does; the store itself has tests of its own."""
@@ -54,6 +60,11 @@ class Disk:
             self.refused += 1
         else:
             self.checkpoint = peer.memory().model_dump_json(), parameters, peer.centre_value()
+
+    def keep(self, access: AccessList) -> None:
+        """As `join` does whenever something changed."""
+        if not self.full:
+            self.admission = access.memory()
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Birth:
     newcomer: bool = True
     clock_error: float = 0.0
     steps: int = 0
+    role: Role = Role.CENTRE
     disk: Disk = field(default_factory=Disk)
     resumes: bool = False
 
@@ -95,7 +107,14 @@ class OwnedTransport:
 class Life:
     """A peer that trains so many steps and leaves, unless something comes between."""
 
-    def __init__(self, birth: Birth, setting: Setting, network: SimulatedNetwork, weather: Weather) -> None:
+    def __init__(
+        self,
+        birth: Birth,
+        setting: Setting,
+        network: SimulatedNetwork,
+        weather: Weather,
+        private: PrivateRun | None = None,
+    ) -> None:
         self.birth, self.name, self.owner = birth, birth.name, birth.owner
         self.model = new_model()
         saved = birth.disk.checkpoint if birth.resumes else None
@@ -103,16 +122,26 @@ class Life:
         if saved is not None:
             ParameterVector(self.model).load_(saved[1])
         self.vector = WatchedVector(self.model)
-        self._transport = OwnedTransport(network.transport(birth.name), birth.owner)
+        self.access: AccessList | None = None
+        self._transport: Transport = OwnedTransport(network.transport(birth.name), birth.owner)  # type: ignore[assignment]
+        directory: Directory = WeatheredDirectory(network.directory(birth.name), weather)
+        if private is not None:
+            beside: Transport = OwnedTransport(private.network.transport(birth.name), birth.owner)  # type: ignore[assignment]
+            admitted = birth.disk.admission if birth.resumes else None
+            access = self.access = private.access(birth.name, birth.role, admitted)
+            access.changed = lambda: birth.disk.keep(access)
+            introductions = Introductions(VirtualHost(beside), access, random.Random(birth.owner))
+            self._transport = AdmittedTransport(self._transport, beside, introductions)
+            directory = AdmittedDirectory(directory, private, introductions)
         now = asyncio.get_running_loop().time()
         self.events = EventLog(lambda: 0.0)
         self.peer = Peer(
             vector=self.vector,
             policy=policy_of(setting.rule),
-            transport=self._transport,  # type: ignore[arg-type]
-            directory=WeatheredDirectory(network.directory(birth.name), weather),
+            transport=self._transport,
+            directory=directory,
             context=RunContext(
-                run="chaos",
+                run=RUN,
                 newcomer=birth.newcomer and saved is None,
                 # As `join` does, by its clock.
                 first_sequence=max(
@@ -131,9 +160,15 @@ class Life:
         self._learner = Learner(self.model, f"{setting.variant} {birth.owner} examples")
         self.began, self.ended_at = now, 0.0
         self.asked_to_leave = self.dead = False
+        self.revoked_at: float | None = None
         self.failure: str | None = None  # of the network loop, which must not end
         self.step_seconds = setting.step_seconds(birth.name)
         self.trained_until = 0.0
+
+    @property
+    def sent_away(self) -> bool:
+        """Whether it was to leave, or its ticket was revoked."""
+        return self.asked_to_leave or self.revoked_at is not None
 
     @property
     def accuracy(self) -> float:

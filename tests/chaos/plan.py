@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from chaos.tickets import member
+
 RULES = ("elastic-gossip", "gossip-pull", "gossip-push", "gosgd", "easgd", "eamsgd", "lsgd")
 RULE_CHANCES = (6, 1, 1, 1, 1, 1, 1)
 SECONDS = 115.0  # how long each peer trains, undisturbed
@@ -127,19 +129,33 @@ class Flood:
     streams: int
 
 
-Fault = Kill | Restart | FullDisk | Freeze | Leave | Join | Burst | Partition | Trouble | Outage | Flood
+@dataclass(frozen=True)
+class Revoke:
+    """`founder` lets the peer take part no more. In private runs only."""
+
+    peer: str
+    founder: str
+    at: float
+
+
+Fault = Kill | Restart | FullDisk | Freeze | Leave | Join | Burst | Partition | Trouble | Outage | Flood | Revoke
 
 
 class Setting(NamedTuple):
-    """What an undisturbed run needs to know; the seeds of one setting share one such run."""
+    """What an undisturbed run needs to know; the seeds of one setting share one such run. `private`: with tickets."""
 
     rule: str
     peers: int
     variant: int
+    private: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"p{i}" for i in range(self.peers))
+        return tuple(self.name(f"p{i}") for i in range(self.peers))
+
+    def name(self, label: str) -> str:
+        """Of a peer: a ticket needs one that comes from a key."""
+        return member(label) if self.private else label
 
     def step_seconds(self, name: str) -> float:
         """Unequal machines: the slowest takes about twice as long as the fastest."""
@@ -155,7 +171,8 @@ class Plan:
     faults: tuple[Fault, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: {self.setting.peers} peers, {self.setting.rule}, variant {self.setting.variant}"]
+        kind = f"{self.setting.rule}, variant {self.setting.variant}{', private' if self.setting.private else ''}"
+        lines = [f"seed {self.seed}: {self.setting.peers} peers, {kind}"]
         return "\n".join([*lines, *(f"  {fault}" for fault in self.faults)])
 
     @property
@@ -167,9 +184,9 @@ class Plan:
 class _Draw:
     """The state while one plan is drawn: who may still be taken away."""
 
-    def __init__(self, rng: random.Random, names: tuple[str, ...]) -> None:
-        self.rng, self.names = rng, names
-        self.mortal = rng.sample(names, len(names) - STEADY)
+    def __init__(self, rng: random.Random, setting: Setting) -> None:
+        self.rng, self.setting, self.names = rng, setting, setting.names
+        self.mortal = rng.sample(self.names, len(self.names) - STEADY)
         self.joined = 0
 
     def when(self, latest: float = QUIET_FROM) -> float:
@@ -205,7 +222,7 @@ def _leave(draw: _Draw) -> Fault | None:
 
 def _join(draw: _Draw) -> Fault:
     draw.joined += 1
-    return Join(f"late{draw.joined}", draw.when(), draw.clock_error())
+    return Join(draw.setting.name(f"late{draw.joined}"), draw.when(), draw.clock_error())
 
 
 def _freeze(draw: _Draw) -> Fault:
@@ -238,6 +255,14 @@ def _flood(draw: _Draw) -> Fault:
     return Flood(draw.rng.choice(draw.names), draw.when(), FLOOD)
 
 
+def _revoke(draw: _Draw) -> Fault | None:
+    founder, others = draw.names[0], [name for name in draw.mortal if name != draw.names[0]]
+    if not others:
+        return None
+    draw.mortal.remove(others[-1])
+    return Revoke(others[-1], founder, draw.when())
+
+
 DRAWS: tuple[tuple[Callable[[_Draw], Fault | None], float], ...] = (
     (_kill, 3),
     (_restart, 3),
@@ -254,12 +279,14 @@ DRAWS: tuple[tuple[Callable[[_Draw], Fault | None], float], ...] = (
 """How each kind of fault is drawn, and how often against the others."""
 
 
-def plan_of(seed: int, rule: str | None = None) -> Plan:
-    """The plan of this seed, by this rule where one is given."""
+def plan_of(seed: int, rule: str | None = None, *, private: bool = False) -> Plan:
+    """The plan of this seed, by this rule where one is given; in a private run half of them revoke somebody, too."""
     rng = random.Random(f"chaos {seed}")
     drawn = rng.choices(RULES, RULE_CHANCES)[0]
-    setting = Setting(rule or drawn, rng.choices(range(3, 9), (3, 4, 4, 3, 2, 2))[0], rng.randrange(2))
-    draw = _Draw(rng, setting.names)
+    setting = Setting(rule or drawn, rng.choices(range(3, 9), (3, 4, 4, 3, 2, 2))[0], rng.randrange(2), private)
+    draw = _Draw(rng, setting)
     kinds = rng.choices([kind for kind, _ in DRAWS], [chance for _, chance in DRAWS], k=rng.randint(1, 6))
+    if private and rng.random() < 0.5:
+        kinds.insert(0, _revoke)  # while somebody is left whom it can meet
     faults = [fault for kind in kinds if (fault := kind(draw)) is not None]
     return Plan(seed, setting, tuple(sorted(faults, key=lambda fault: fault.at)))

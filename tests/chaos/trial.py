@@ -30,7 +30,8 @@ class Trial:
 
     @property
     def replay(self) -> str:
-        return f"python -m tests.chaos --seed {self.seed} --rule {self.plan.setting.rule} --verbose"
+        private = " --private" if self.plan.setting.private else ""
+        return f"python -m tests.chaos --seed {self.seed} --rule {self.plan.setting.rule}{private} --verbose"
 
 
 @once
@@ -44,10 +45,9 @@ def undisturbed(setting: Setting) -> tuple[float, ...]:
     return accuracies
 
 
-def try_seed(seed: int, rule: str | None = None) -> Trial:
+def try_seed(seed: int, rule: str | None = None, private: bool = False) -> Trial:
     """Run this seed, and check everything."""
-    plan = plan_of(seed, rule)
-    return judge(run_plan(plan))
+    return judge(run_plan(plan_of(seed, rule, private=private)))
 
 
 def judge(report: Report) -> Trial:

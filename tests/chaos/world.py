@@ -28,10 +28,13 @@ from chaos.plan import (
     Partition,
     Plan,
     Restart,
+    Revoke,
     Trouble,
 )
 from chaos.strangers import flood
+from chaos.tickets import PrivateRun
 from chaos.weather import Weather
+from p2p_elastic.protocol.roles import Role
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 
 LIMIT_SECONDS = 600.0  # virtual; a run that is not over by then hangs
@@ -47,7 +50,7 @@ class Report:
     plan: Plan
     lives: list[Life]
     weather: Weather
-    network: SimulatedNetwork
+    networks: tuple[SimulatedNetwork, ...]
     injected: Counter[str] = field(default_factory=Counter)  # by kind of fault
     missed: Counter[str] = field(default_factory=Counter)  # whom it was meant for was not there any more
     hung: tuple[str, ...] = ()
@@ -63,7 +66,7 @@ class Report:
     @property
     def learners(self) -> list[Life]:
         """Of these, who was there in the quiet time at the end."""
-        return [life for life in self.survivors if life.trained_until > QUIET_FROM + 30.0 and not life.asked_to_leave]
+        return [life for life in self.survivors if life.trained_until > QUIET_FROM + 30.0 and not life.sent_away]
 
 
 class World:
@@ -74,9 +77,11 @@ class World:
         self._weather = Weather(plan.seed)
         direct = plan.setting.variant % 2 == 1  # in half of the settings
         self._network = SimulatedNetwork(judge=self._weather.judge, direct=direct)
+        private = PrivateRun(*plan.setting.names[:2], self._weather.judge) if plan.setting.private else None
+        self._private, self._networks = private, (self._network, *([private.network] if private else []))
         self._lives: list[Life] = []
         self._tasks: dict[Life, asyncio.Task[None]] = {}
-        self._report = Report(plan, self._lives, self._weather, self._network)
+        self._report = Report(plan, self._lives, self._weather, self._networks)
         self._errors: list[str] = []
         self._disks: defaultdict[str, Disk] = defaultdict(Disk)
 
@@ -102,7 +107,7 @@ class World:
 
     def _begin(self, birth: Birth) -> None:
         context_owner = OWNER.set(birth.owner)  # what the constructor begins is the peer's, too
-        life = Life(birth, self._plan.setting, self._network, self._weather)
+        life = Life(birth, self._plan.setting, self._network, self._weather, self._private)
         OWNER.reset(context_owner)
         self._lives.append(life)
         self._tasks[life] = start_process(birth.owner, life.live())
@@ -139,8 +144,8 @@ class World:
         await asyncio.sleep(max(0.0, fault.at - self._now()))
         kind = type(fault).__name__.lower()
         handler = self.HANDLERS[type(fault)]
-        name = getattr(fault, "peer", None)
-        if name is not None and not isinstance(fault, Join) and self._living(name) is None:
+        needed = [getattr(fault, field, None) for field in ("peer", "founder")]
+        if not isinstance(fault, Join) and any(name is not None and self._living(name) is None for name in needed):
             self._report.missed[kind] += 1
             return
         self._report.injected[kind] += 1
@@ -157,7 +162,8 @@ class World:
         if silent:
             self._weather.dark.add(name)
         else:
-            await self._network.transport(name).close()  # the kernel closes what it had open
+            for network in self._networks:
+                await network.transport(name).close()  # the kernel closes what it had open
 
     async def _restart(self, fault: Restart) -> None:
         number = sum(life.name == fault.peer for life in self._lives)
@@ -191,12 +197,21 @@ class World:
         assert life is not None
         life.asked_to_leave = True
 
+    async def _revoke(self, fault: Revoke) -> None:
+        founder, life = self._living(fault.founder), self._living(fault.peer)
+        assert life is not None
+        assert founder is not None
+        assert founder.access is not None
+        founder.access.revoke(fault.peer)
+        life.revoked_at = self._now()
+
     async def _join(self, fault: Join) -> None:
         self._begin(self._late(fault.peer, 0, fault.clock_error))
 
     async def _burst(self, fault: Burst) -> None:
         for number in range(fault.peers):
-            self._begin(Birth(f"burst at {fault.at} {number}", steps=fault.steps))  # two bursts may meet
+            name = self._plan.setting.name(f"burst at {fault.at} {number}")  # two bursts may meet
+            self._begin(Birth(name, steps=fault.steps, role=Role.TRAINER))
             await asyncio.sleep(2.0 / fault.peers)
 
     async def _partition(self, fault: Partition) -> None:
@@ -229,6 +244,7 @@ class World:
         FullDisk: _full_disk,
         Freeze: _freeze,
         Leave: _leave,
+        Revoke: _revoke,
         Join: _join,
         Burst: _burst,
         Partition: _partition,
@@ -247,8 +263,9 @@ class World:
         ended = [life for life in self._lives if not life.dead]
         names = {life.name for life in ended}
         tasks = [f"task of {life.owner}: {task}" for life in ended for task in self._loop.tasks_of(life.owner)]
-        streams = [f"stream of {name}" for name, held in self._network.streams.items() if held and name in names]
-        handlers = [f"handler of {name}" for name in self._network.handlers if name in names]
+        held = [name for network in self._networks for name, open_ in network.streams.items() if open_]
+        streams = [f"stream of {name}" for name in held if name in names]
+        handlers = [f"handler of {name}" for net in self._networks for name in net.handlers if name in names]
         self._report.left = (*tasks, *streams, *handlers)
         for life in self._lives:
             self._loop.continue_process(life.owner)

@@ -11,7 +11,7 @@ from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.admission.invites import Invite
 from p2p_elastic.peers.admission.tickets import Root
 from p2p_elastic.peers.transport.identity import Identity
-from p2p_elastic.peers.transport.interfaces import Stream
+from p2p_elastic.peers.transport.interfaces import Stream, Transport
 from p2p_elastic.peers.transport.swarm_clock import SwarmClock
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.protocol.roles import Role
@@ -59,10 +59,10 @@ class Member:
 
 
 class VirtualHost:
-    """`Host` over a simulated network."""
+    """`Host` over a simulated network of its own: it serves one protocol."""
 
-    def __init__(self, network: SimulatedNetwork, peer: str) -> None:
-        self._transport = network.transport(peer)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     async def connect(self, peer: str, addresses: Sequence[PeerAddress]) -> None:
         """Nothing: all are connected."""
@@ -80,6 +80,8 @@ def record_of(peer: str, revoked: str = "") -> PeerRecord:
 
 async def introducing(network: SimulatedNetwork, member: Member) -> Introductions:
     """Serves the introductions of a member."""
-    introductions = Introductions(VirtualHost(network, member.peer), member.access, random.Random(member.peer))
+    introductions = Introductions(
+        VirtualHost(network.transport(member.peer)), member.access, random.Random(member.peer)
+    )
     await introductions.serve()
     return introductions

@@ -21,10 +21,11 @@ from chaos.checks import problems
 from chaos.command import main
 from chaos.observe import WatchedVector
 from chaos.once import Shared, once
-from chaos.plan import Flood, Plan, Setting, Trouble
+from chaos.plan import Flood, Plan, Revoke, Setting, Trouble
 from chaos.trial import Trial, try_seed, undisturbed
 from chaos.world import World, run_plan
 
+from p2p_elastic.peers.admission.revocations import Revocations
 from p2p_elastic.peers.exchange.mailbox import Mailbox, Move
 from p2p_elastic.peers.exchange.rule_states import RulesAtWork
 from p2p_elastic.peers.gossip import initiator
@@ -35,7 +36,7 @@ from p2p_elastic.peers.session.responder import Responder
 from p2p_elastic.testing.virtual_network import SimulatedTransport
 
 REPOSITORY = Path(__file__).parents[2]
-SEEDS, CHUNK = 100, 10
+SEEDS, PRIVATE_SEEDS, CHUNK = 100, 20, 10
 LOOKS = 5  # of a peer that does not look who is there any more
 SMALL = Setting("elastic-gossip", 3, 0)
 QUIET = Plan(0, SMALL)
@@ -71,6 +72,23 @@ def test_seeds_are_clean(first: int) -> None:
     assert not failed, "\n".join(said)
 
 
+@once
+def private_chunk(first: int) -> tuple[Trial, ...]:
+    return tuple(try_seed(seed, private=True) for seed in range(first, first + CHUNK))
+
+
+@pytest.mark.parametrize("first", range(0, PRIVATE_SEEDS, CHUNK))
+def test_seeds_with_tickets_are_clean(first: int) -> None:
+    failed = [(trial.replay, trial.problems) for trial in private_chunk(first) if trial.problems]
+    assert not failed
+
+
+def test_some_were_revoked_with_tickets_and_nobody_without() -> None:
+    with_tickets = [trial for first in range(0, PRIVATE_SEEDS, CHUNK) for trial in private_chunk(first)]
+    assert sum(trial.injected["revoke"] for trial in with_tickets) > 3
+    assert not any(isinstance(fault, Revoke) for seed in range(500) for fault in plans.plan_of(seed).faults)
+
+
 def test_eight_that_end_together_with_a_centre_in_between_leave_no_half_exchange_behind() -> None:
     undisturbed(Setting("eamsgd", 8, 0))  # an heir that left while it served the next one cut off its last word
 
@@ -81,7 +99,7 @@ def test_every_kind_of_fault_was_injected_and_did_something() -> None:
         for trial in chunk(first):
             injected += trial.injected
             weather += trial.weather
-    kinds = {kind.__name__.lower() for kind in World.HANDLERS}
+    kinds = {kind.__name__.lower() for kind in World.HANDLERS if kind is not Revoke}
     assert {kind for kind, number in injected.items() if number > 0} == kinds
     done = {"drop", "delay", "cut", "corrupt", "no power", "no route", "held", "record withheld", "directory out"}
     done |= {"resumed", "disk full"}
@@ -211,6 +229,13 @@ def test_a_last_word_that_is_cut_off_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Responder, "until_told", at_once)
     plan = Plan(1, setting)
     assert any("half" in problem for problem in problems(run_plan(plan), without))
+
+
+def test_a_revoked_peer_that_is_still_met_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting("elastic-gossip", 3, 0, private=True)
+    without, names = undisturbed(setting), setting.names
+    monkeypatch.setattr(Revocations, "revoked", lambda self, held: False)
+    assert "revoked_are_out" in found(Plan(0, setting, (Revoke(names[1], names[0], 20.0),)), without)
 
 
 def test_a_transport_that_leaves_streams_open_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
