@@ -217,7 +217,7 @@ class SimulatedEntries:
         """
         bodies = await self.get(key)
         named = {peer.encode(): body for peer, body in bodies.items()}
-        view = view_of(self._peer.encode(), named, [peer.encode() for peer in wanted], most)
+        view = view_of(self._peer.encode(), named, [peer.encode() for peer in wanted], most, bytes.decode)
         return Shown({peer: body for peer, body in bodies.items() if peer.encode() in view}, len(bodies))
 
 

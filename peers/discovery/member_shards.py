@@ -34,14 +34,15 @@ from p2p_elastic.peers.discovery.dht_keys import (
     place_of,
     shard_of,
 )
-from p2p_elastic.peers.discovery.view import claims_centre, loss_of
+from p2p_elastic.peers.discovery.view import ANCHORS_MAX, HALF_VIEW, LOWEST_MAX, claims_centre, loss_of
 from p2p_elastic.protocol.limits import MEMBERS_MAX, VIEW_MAX
 
 BOTH = 1.25  # times the number at which k changes, or part of it: there members announce themselves with either k
+LED, LED_AT_FIRST = 1.5, 4.0  # so far a peer believes a count against what it is told: it is one node's word
 STAY = 1.12  # so far beyond that number a peer reads as before: who moves sees its whole view anew
 ANCHORS = 32  # on average
-BEST_READERS = 1024  # of each key of the best
-BEST_SHOWN = 5  # at a look
+BEST_READERS, BEST_KEYS_MAX = 1024, 16  # of each key of the best, and how many there are
+BEST_SHOWN = LOWEST_MAX  # at a look
 LOOKS_TO_MOVE = 3  # at one k, before another one is believed
 CONTACTS_ENOUGH = 8  # wanted peers in a view: if they are fewer, others that are wanted are read where they are,
 STRAYS_READ = 2  # so many at a look
@@ -80,7 +81,7 @@ class MemberShards:
     @property
     def count(self) -> int:
         """How many members there are about, with this peer."""
-        return max(round(self._size), *(shown.in_all for shown in self._held.values()), 1)
+        return max(round(self._size), 1)
 
     def reads(self, peer: str) -> bool:
         """Whether a member would be shown by what is read now, if there is room.
@@ -103,7 +104,7 @@ class MemberShards:
             DirectoryError: if the DHT does not answer.
         """
         first = await self._entries.look(members_key(run))
-        told = _told(first.bodies.values())
+        told = _told_by_anchors(first.bodies)
         self._announced = {}
         self._begin(told if level_of(told) else max(1, first.in_all))
 
@@ -181,25 +182,30 @@ class MemberShards:
         mine, other = members_key(run, level, self._mine), members_key(run, level, self._other)
         key, shard = (other, self._other) if level and turn % 2 else (mine, self._mine)
         here = [peer for peer in dict.fromkeys((*self.wanted, *near)) if shard_of(peer, level) == shard]
-        asked = {key: self._entries.look(key, here, VIEW_MAX // 2 if level else VIEW_MAX)}
+        asked = {key: self._entries.look(key, here, HALF_VIEW if level else VIEW_MAX)}
         if level and key == mine:
             asked[self._best(run)] = self._entries.look(self._best(run), (), BEST_SHOWN)
         finer = self._finer(run) if key == other else level
-        probe = members_key(run, finer, shard_of(self._own, finer))
+        deep = shard_of(self._own, finer)
+        probe = members_key(run, finer, deep)
         if finer > level:
             asked[probe] = self._entries.look(probe)
         strays = self._strays(run, (mine, other)) if level else {}
         for one in sorted(strays, key=lambda one: self._read.get(one, -1))[:STRAYS_READ]:
             asked[one] = self._entries.look(one, strays[one], len(strays[one]))
-        shown = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        places = {one: (level, shard_of(names[0], level)) for one, names in strays.items()}
+        places |= {mine: (level, self._mine), other: (level, self._other), probe: (finer, deep)}
+        answers = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        shown = {one: _in_its_shard(found, *places.get(one, (0, 0))) for one, found in answers.items()}
         kept = {mine, other, self._best(run), *strays}
         self._read = {one: at for one, at in {**self._read, **dict.fromkeys(shown, turn)}.items() if one in kept}
         self._held = {one: found for one, found in {**self._held, **shown}.items() if one in kept}
         view = list(self._held.values())
         self._looked = next(filter(None, (self._own_entry(one.bodies) for one in view)), {})
         self._learn(shown[key])
-        if finer > level and (there := shown[probe].in_all << finer) > self._size * BOTH:
-            self._begin(float(min(there, MEMBERS_MAX)))
+        there = len(shown[probe].bodies.keys() - {self._own}) if finer > level else 0
+        if there >= CONTACTS_ENOUGH and there << finer > self._size * BOTH:
+            self._begin(float(min(there << finer, MEMBERS_MAX)))
         return view
 
     def _finer(self, run: str) -> int:
@@ -225,8 +231,10 @@ class MemberShards:
         """Take in how many members a shard has, and how many there are as its members say."""
         others = [body for peer, body in shown.bodies.items() if peer != self._own]
         self._counts.append(max(1, shown.in_all) << self._level)
-        own, told = float(statistics.median(self._counts)), _told(others)
+        own = float(statistics.median(self._counts))
+        told, most = (_told(others), LED) if self._level else (_told_by_anchors(shown.bodies), LED_AT_FIRST)
         agree = level_of(told) == self._level or 1.0 / BOTH < told / self._size < BOTH
+        own = min(max(own, told / most), told * most)
         if not self._level and agree:  # all of them are here; of many one node may say anything
             self._size = own if shown.in_all > VIEW_MAX else float(max(1, shown.in_all))
         elif agree and others:
@@ -247,10 +255,22 @@ def _told(bodies: Iterable[bytes]) -> float:
     return float(statistics.median([*map(_said, bodies)] or [VIEW_MAX]))
 
 
+def _told_by_anchors(bodies: Mapping[str, bytes]) -> float:
+    """The same of the first key, where anybody may be who says that it is the best: its anchors are many, or there is
+    no large run."""
+    anchors = [bodies[peer] for peer in sorted(bodies, key=place_of)[:ANCHORS_MAX]]
+    return _told([*anchors, *[b""] * (ANCHORS_MAX - len(anchors))])
+
+
 def _said(body: bytes) -> int:
     found = ABOUT.search(body)
     return VIEW_MAX if found is None else min(int(found[1]), MEMBERS_MAX)
 
 
 def _best_keys(size: float) -> int:
-    return max(1, int(size // BEST_READERS))
+    return min(max(1, int(size // BEST_READERS)), BEST_KEYS_MAX)
+
+
+def _in_its_shard(shown: Shown, level: int, shard: int) -> Shown:
+    """Leave out who is under the key of another shard than its own: members cannot choose where they are seen."""
+    return shown._replace(bodies={p: body for p, body in shown.bodies.items() if shard_of(p, level) == shard})

@@ -12,15 +12,15 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from p2p_elastic.common.addresses import usable
-from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.common.timeouts import wait_for
 from p2p_elastic.errors import DirectoryError, NetworkError, NotAdmitted, PartnerUnreachable
 from p2p_elastic.peers.admission.access_list import AccessList
 from p2p_elastic.peers.admission.introductions import Introductions
 from p2p_elastic.peers.discovery.dht_keys import Shown
 from p2p_elastic.peers.discovery.dht_node import Node, prepare_hivemind
+from p2p_elastic.peers.discovery.seen_entries import SeenEntries
 from p2p_elastic.peers.discovery.signed_records import SignedRecords, chain_and_body, signed_bytes, with_chain
-from p2p_elastic.peers.discovery.view import WANTED_MAX, view_of
+from p2p_elastic.peers.discovery.view import WANTED_MAX
 from p2p_elastic.peers.transport.identity import SIGNATURE_BYTES, Identity, peer_from_text, peer_text
 from p2p_elastic.peers.transport.libp2p import Libp2pHost
 from p2p_elastic.peers.transport.probing import answering
@@ -36,7 +36,6 @@ from hivemind.proto import dht_pb2  # isort: skip
 log = logging.getLogger(__name__)
 CALL_SECONDS = 5.0  # nothing in hivemind has a deadline
 READ_NODES = 5  # that a record is looked for at; it is stored at as many
-KEYS_MAX = 64  # whose entries are remembered
 
 
 class SignedDHT:
@@ -60,7 +59,7 @@ class SignedDHT:
         self._node: Node | None = None
         self._expirations: dict[str, float] = {}
         self._own: dict[str, tuple[bytes, float]] = {}  # key -> body, until when (monotonic)
-        self._seen: dict[str, dict[bytes, Any]] = {}  # key -> subkey -> value and expiration
+        self._seen = SeenEntries[Any](identity.peer_bytes)
         self._rng = rng
         self._hidden: frozenset[str] = frozenset()
         # Two at once could arrive in the wrong order, and the older one would be refused.
@@ -175,21 +174,16 @@ class SignedDHT:
         Raises:
             DirectoryError: if the DHT does not answer.
         """
-        names, seen = [peer_from_text(peer) for peer in wanted][:WANTED_MAX], self._seen.pop(key, None)
+        names, seen = [peer_from_text(peer) for peer in wanted][:WANTED_MAX], self._seen.under(key)
         if seen is None:
-            found = seen = await self._entries(key)
+            found = await self._entries(key)
             count = len(found)
         else:
             asked = names if len(seen) >= most else []  # otherwise all are shown
             known = {subkey: entry.expiration_time for subkey, entry in seen.items()}
             found, count = await self._call("look", lambda node: node.look(key, self._rng, asked, most, known))
-        newer = {s: e for s, e in found.items() if s not in seen or e.expiration_time > seen[s].expiration_time}
-        now = self._clock.now()
-        known = {s: e for s, e in {**seen, **newer}.items() if e.expiration_time > now}
-        view = view_of(self._identity.peer_bytes, {s: e.value for s, e in known.items()}, names, most)
-        self._seen[key] = {s: e for s, e in known.items() if s in view}
-        forget_oldest(self._seen, KEYS_MAX)
-        return Shown(self._bodies(self._seen[key]), max(count, len(view)))
+        view = self._seen.add(key, found, self._clock.now(), names, most)
+        return Shown(self._bodies(view), max(count, len(view)))
 
     async def _entries(self, key: str) -> dict[bytes, Any]:
         found = await self._call("get", lambda node: node.get(key, latest=True, beam_size=READ_NODES))

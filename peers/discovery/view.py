@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 
+from p2p_elastic.peers.discovery.dht_keys import place_of
+from p2p_elastic.peers.transport.identity import peer_text
 from p2p_elastic.protocol.limits import VIEW_MAX
 
-WANTED_MAX, CLAIMS_MAX, LOWEST_MAX = VIEW_MAX // 2, VIEW_MAX // 8, VIEW_MAX // 8
+HALF_VIEW = WANTED_MAX = VIEW_MAX // 2
+CLAIMS_MAX = LOWEST_MAX = VIEW_MAX // 16  # members may claim what they like: these are few, and none in half a view
+ANCHORS_MAX = VIEW_MAX // 4
 BODIES_READ = 2048  # whose loss and claim are remembered: each is shown, or not, to many askers
 CLAIM, SEATED = re.compile(rb'"centre":\{'), re.compile(rb'"seated":true')
 LOSS = re.compile(rb'"loss":(-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?)[,}]', re.IGNORECASE)
 
 
-def view_of(asker: bytes, bodies: Mapping[bytes, bytes], wanted: Collection[bytes], most: int = VIEW_MAX) -> set[bytes]:
+def view_of(
+    asker: bytes,
+    bodies: Mapping[bytes, bytes],
+    wanted: Collection[bytes],
+    most: int = VIEW_MAX,
+    text: Callable[[bytes], str] = peer_text,
+) -> set[bytes]:
     """Choose what a peer is shown.
 
     Args:
@@ -29,10 +39,12 @@ def view_of(asker: bytes, bodies: Mapping[bytes, bytes], wanted: Collection[byte
         bodies: id -> what is stored, with the record as JSON somewhere in it.
         wanted: ids that it asks for by name; WANTED_MAX of them at most.
         most: how many are shown.
+        text: writes an id as text.
 
     Returns:
-        The ids: all of them if they are no more than `most`. Otherwise those wanted, of those that have a copy of the
-        centre variable and of those with the lowest loss an eighth of VIEW_MAX each, and a sample.
+        The ids: all of them if they are no more than `most`. Otherwise those wanted and a sample. Unless half a view is
+        asked for, which is of a shard, also up to CLAIMS_MAX that have a copy of the centre variable and LOWEST_MAX
+        with the lowest loss; and of a whole view the ANCHORS_MAX whose own place comes first.
 
     Example:
         >>> bodies = {bytes([number]): b"{}" for number in range(200)}
@@ -43,11 +55,18 @@ def view_of(asker: bytes, bodies: Mapping[bytes, bytes], wanted: Collection[byte
     if len(bodies) <= most:
         return set(bodies)
     chosen = dict.fromkeys(peer for peer in (asker, *list(wanted)[:WANTED_MAX]) if peer in bodies)
-    chosen.update(dict.fromkeys(_claims(bodies)))
-    chosen.update(dict.fromkeys(_lowest(bodies)))
+    if most != HALF_VIEW:
+        chosen.update(dict.fromkeys([*_claims(bodies), *_lowest(bodies)]))
+    if most > HALF_VIEW:
+        chosen.update(dict.fromkeys(sorted(bodies, key=lambda peer: _place(peer, text))[:ANCHORS_MAX]))
     ranked = sorted(bodies, key=lambda peer: hashlib.blake2b(asker + peer, digest_size=8).digest())
     chosen.update(dict.fromkeys(ranked[:most]))
     return set(list(chosen)[:most])
+
+
+@lru_cache(maxsize=BODIES_READ)
+def _place(peer: bytes, text: Callable[[bytes], str]) -> float:
+    return place_of(text(peer))
 
 
 @lru_cache(maxsize=BODIES_READ)

@@ -69,7 +69,7 @@ class Node:
     async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
         bodies = await self.get(key)
         names, own = {peer.encode(): body for peer, body in bodies.items()}, self._peer.encode()
-        view = view_of(own, names, [peer.encode() for peer in wanted], most)
+        view = view_of(own, names, [peer.encode() for peer in wanted], most, bytes.decode)
         return Shown({peer.decode(): names[peer] for peer in view}, len(bodies))
 
     async def meet(self, peer: str, addresses: tuple[str, ...]) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
+from collections import Counter
+from collections.abc import Mapping
 
 from helpers.swarm import following_at
 from helpers.topologies import LSGD
+from large.hostile_nodes import Member, Nodes, in_a_hostile_swarm
 from large.virtual_swarm import ANNOUNCE_SECONDS, Large, in_a_large_swarm, until
 
+from p2p_elastic.peers.discovery.dht_keys import members_key, shard_of
 from p2p_elastic.protocol.limits import VIEW_MAX
 
 
@@ -32,6 +37,27 @@ def test_a_thousand_peers_come_together_and_those_that_are_left_forget_the_dead(
         assert views.seen_by[0] > 3
 
     in_a_large_swarm(test, 1000)
+
+
+def test_hostile_nodes_of_the_directory_take_nobody_away_and_make_no_large_swarm() -> None:
+    async def test(nodes: Nodes, members: Mapping[str, Member]) -> None:
+        await asyncio.sleep(80.0)
+        honest = [member for name, member in members.items() if name not in nodes.hostile]
+        assert statistics.fmean(member.hostile_share for member in honest) < 0.3
+        assert max(member.hostile_share for member in honest) < 0.5
+        assert all(100 < member.shards.count < 400 for member in honest)
+        seen = Counter(other for member in honest for other in member.view)
+        assert min(seen[member.name] for member in honest) > 10
+        # All nodes of a shard are theirs, and it heals once they are not.
+        nodes.captured = members_key("run", 2, 3)
+        await asyncio.sleep(80.0)
+        there = [member.hostile_share for member in honest if shard_of(member.name, 2) == 3]
+        assert statistics.fmean(there) > 0.4
+        nodes.captured = None
+        await asyncio.sleep(40.0)
+        assert statistics.fmean(member.hostile_share for member in honest) < 0.3
+
+    in_a_hostile_swarm(test, Nodes(200, 0.2, seed=0))
 
 
 def test_a_new_leader_is_followed_by_all_of_hundreds_within_seconds() -> None:

@@ -221,12 +221,13 @@ async def test_of_two_records_of_one_peer_the_newer_counts(table: Table) -> None
     a = join(table)
     await a.announce()
     key = members_key("run", 3, shard_of(a.peer, 3))
+    x = next(name for name in map("x{}".format, range(100)) if shard_of(name, 3) == shard_of(a.peer, 3))
     for where, sequence in ((members_key("run"), 1), (key, 2)):
-        table.put(where, "x", filler("x", sequence, loss=-1.0))
-    a.directory.want(["x"])
-    assert (await a.all_members())["x"].sequence == 2
-    table.put(members_key("run"), "x", filler("x", 3, loss=-1.0))
-    assert (await a.all_members())["x"].sequence == 3
+        table.put(where, x, filler(x, sequence, loss=-1.0))
+    a.directory.want([x])
+    assert (await a.all_members())[x].sequence == 2
+    table.put(members_key("run"), x, filler(x, 3, loss=-1.0))
+    assert (await a.all_members())[x].sequence == 3
 
 
 # ---------------------------------------------------------------- runs

@@ -238,6 +238,38 @@ def test_a_node_that_lies_about_how_many_there_are_moves_nobody() -> None:
     asyncio.run(main())
 
 
+def test_whoever_is_under_the_key_of_another_shard_is_not_seen_there() -> None:
+    async def main() -> None:
+        table, node = large(750, 4)
+        own, strangers = shard_of("me", 4), [f"s{number}" for number in range(60)]
+        for peer in strangers:
+            table.put(members_key("run", 4, own), peer, body_of(about=MEMBERS_MAX))
+        shards = MemberShards(node, "me")
+        await shards.choose("run")
+        seen = {peer for _ in range(10) for one in await shards.look("run") for peer in one.bodies}
+        assert {peer for peer in strangers if peer in seen} <= {s for s in strangers if shard_of(s, 4) == own}
+        assert 480 < shards.count < 1180
+
+    asyncio.run(main())
+
+
+def test_many_under_the_first_key_that_claim_a_large_run_make_none() -> None:
+    async def main() -> None:
+        table = Table()
+        for number in range(60):
+            honest = number >= 40
+            said = body_of(loss=1.0) if honest else body_of(loss=0.0, about=MEMBERS_MAX, centre='{"seated":true}')
+            table.put(members_key("run"), f"{'p' if honest else 'liar'}{number}", said)
+        for at in range(40):  # and the anchors of a run of 750
+            peer = min((f"a{at} {number}" for number in range(40)), key=place_of)
+            table.put(members_key("run"), peer, body_of(loss=2.0, about=750))
+        shards = MemberShards(Counting(table), "me")
+        await shards.choose("run")
+        assert shards.count == 750
+
+    asyncio.run(main())
+
+
 # ---------------------------------------------------------------- whole swarms
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from p2p_elastic.peers.discovery.view import CLAIMS_MAX, LOWEST_MAX, WANTED_MAX, view_of
+from p2p_elastic.peers.discovery.dht_keys import place_of
+from p2p_elastic.peers.discovery.member_shards import BEST_SHOWN
+from p2p_elastic.peers.discovery.view import ANCHORS_MAX, CLAIMS_MAX, HALF_VIEW, LOWEST_MAX, WANTED_MAX, view_of
+from p2p_elastic.peers.transport.identity import peer_text
 from p2p_elastic.protocol.limits import VIEW_MAX
 
 
@@ -26,7 +29,8 @@ def name(i: int) -> bytes:
 
 
 def views(bodies: Mapping[bytes, bytes]) -> dict[bytes, set[bytes]]:
-    return {peer: view_of(peer, bodies, ()) - {peer} for peer in bodies}
+    """Of half a size, as members of a shard have."""
+    return {peer: view_of(peer, bodies, (), HALF_VIEW) - {peer} for peer in bodies}
 
 
 @pytest.mark.parametrize("count", [0, 1, VIEW_MAX])
@@ -73,17 +77,32 @@ def test_everybody_sees_the_centre_and_the_lowest_losses() -> None:
     for i in range(0, 400, 40):
         shown = view_of(name(i), bodies, ())
         assert name(77) in shown
-        assert len(shown & {name(k) for k in claims}) >= CLAIMS_MAX
+        assert CLAIMS_MAX <= len(shown & {name(k) for k in claims}) < 16
         assert shown >= {name(399), name(398)} | {name(k) for k in range(LOWEST_MAX - 2)}
         assert len(shown) == VIEW_MAX
+        assert name(77) in view_of(name(i), bodies, (), BEST_SHOWN)
+
+
+def test_half_a_view_is_a_sample_whatever_members_claim() -> None:
+    claims = {i: {"seated": True, "stamp": 1} for i in range(100)}
+    bodies = swarm(500, centre=claims, loss=dict.fromkeys(range(100), 0.01))
+    liars = [len(view_of(name(i), bodies, (), HALF_VIEW) & {name(k) for k in claims}) for i in range(100, 500)]
+    assert statistics.mean(liars) == pytest.approx(HALF_VIEW / 5, rel=0.1)
+
+
+def test_a_whole_view_has_the_same_anchors_for_everybody() -> None:
+    bodies = swarm(500)
+    anchors = set(sorted(bodies, key=lambda peer: place_of(peer_text(peer)))[:ANCHORS_MAX])
+    for i in range(0, 500, 50):
+        assert anchors <= view_of(name(i), bodies, ())
 
 
 def test_each_member_is_seen_by_about_as_many() -> None:
     seen = Counter(peer for view in views(swarm(1000)).values() for peer in view)
     assert len(seen) == 1000
-    assert statistics.mean(seen.values()) == pytest.approx(VIEW_MAX - 1, abs=1.0)
-    assert statistics.stdev(seen.values()) == pytest.approx(math.sqrt(VIEW_MAX), rel=0.2)  # as of a random graph
-    assert min(seen.values()) > VIEW_MAX / 3
+    assert statistics.mean(seen.values()) == pytest.approx(HALF_VIEW - 1, abs=1.0)
+    assert statistics.stdev(seen.values()) == pytest.approx(math.sqrt(HALF_VIEW), rel=0.2)  # as of a random graph
+    assert min(seen.values()) > HALF_VIEW / 3
 
 
 def test_the_survivors_of_a_half_are_one_component() -> None:
