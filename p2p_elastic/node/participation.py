@@ -27,12 +27,15 @@ from p2p_elastic.node.newcomer import Newcomer
 from p2p_elastic.node.resume import Gathered, Past, Saved, content, peer_state
 from p2p_elastic.node.run_finder import RunFinder
 from p2p_elastic.parameters.vector import ParameterVector
+from p2p_elastic.peers.centre.load import check_centre, turn_of
 from p2p_elastic.peers.discovery.live_network import Interrupted
 from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
+from p2p_elastic.protocol.link_choice import AUTO, bytes_per_element
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.rate_limit import Budget
+from p2p_elastic.rules.methods import Topology, find_method
 from p2p_elastic.rules.trial import Estimate, Trial
 from p2p_elastic.screens.live import Every, Screen
 from p2p_elastic.training.meter import Meter
@@ -166,7 +169,7 @@ class Participation:
         """
         board, network, thread = self._connection.board, self._connection.network, self._connection.thread
         self.peer = peer = self._peer(vector, place)
-        self._loop, self._options = loop, place.options
+        self._loop, self._place = loop, place
         state = LoopState(loop.model, loop.optimizers, loop.states, vector, peer.parts.slot.mailbox.outer)
         if place.past is not None:
             place.past.restore(state, loop.meter, peer)
@@ -193,9 +196,24 @@ class Participation:
         self._newcomer = Newcomer(peer, loop, self._screen, board)
 
     def catch_up(self) -> None:
-        """Take the parameters of members that are ahead, if this peer is a newcomer."""
+        """Take the parameters of members that are ahead, if this peer is a newcomer.
+
+        Raises:
+            ConfigError: if the run has a centre, which has no time for one peer more.
+        """
         self._newcomer.catch_up(self._connection.thread, self._stop)
+        if self._place.joins and self._place.past is None:
+            self._check_centre(self._place.manifest)
         self._connection.board.phase = "training"
+
+    def _check_centre(self, manifest: RunManifest) -> None:
+        """Leave the centre's time to those that were there before, if there is not enough of it."""
+        if find_method(manifest.rule).topology is not Topology.CENTRE:
+            return
+        codec = "int8" if manifest.codec == AUTO else manifest.codec
+        nbytes = self.peer.parts.vector.elements * bytes_per_element(codec) / max(1, manifest.fragments)
+        turn = turn_of(self._connection.network.directory.count, nbytes)
+        check_centre(turn, [member.steps_per_second for member in self.peer.members()], manifest.schedule.mean_period)
 
     @property
     def seconds(self) -> float:
@@ -241,7 +259,7 @@ class Participation:
         Returns:
             What `resume_peer` goes on from.
         """
-        return peer_state(self._gather(None, self._options))
+        return peer_state(self._gather(None, self._place.options))
 
     def check_displaced(self) -> None:
         """See whether another process took this peer's place.
@@ -286,7 +304,7 @@ class Participation:
         if interval.off:
             return None
         store = Store(place.output / FOLDER, Saved) if place.past is None else place.past.store
-        return Saver(store, interval, time.monotonic, lambda: self._gather(state, self._options))
+        return Saver(store, interval, time.monotonic, lambda: self._gather(state, self._place.options))
 
     def _gather(self, state: LoopState | None, options: JoinConfig) -> Content:
         # What still waits would be lost. Who saves the model elsewhere may have done that already.
