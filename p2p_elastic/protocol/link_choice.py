@@ -18,7 +18,7 @@ FAST_BYTES_PER_SECOND = 4 * 2**20  # below it the link is what is slow, and each
 STREAM_BYTES_MIN = 2**20  # that it is worth opening one more for
 FRAGMENT_SHARE = 0.5  # of the time between two exchanges that the transfer of an automatic fragment may take,
 FRAGMENT_SECONDS_MIN = 2.0  # or this long, if that is more,
-FRAGMENT_ROUND_TRIPS = 16.0  # or this many: offer, answer, last word and TCP's slow start take some of them each time
+FRAGMENT_ROUND_TRIPS = 20.0  # or this many: offer, answer, last word and TCP's slow start take some of them each time
 KEPT_SHARES = (0.4, 1.25)  # of that time: while a transfer takes between them, fragments keep their size
 FIRST_BYTES = 2**20  # of the vector in float32, that the first exchange moves at most: the link has shown nothing
 AUTO_FRAGMENTS_MAX = 256  # each has a history of distances of its own
@@ -73,7 +73,7 @@ def transfer_seconds(link: Link, period_seconds: float | None) -> float:
 
     Example:
         >>> [transfer_seconds(Link(1e-6, rtt), 10.0) for rtt in (0.02, 0.5)], transfer_seconds(Link(), None)
-        ([5.0, 8.0], 2.0)
+        ([5.0, 10.0], 2.0)
     """
     by_trips = FRAGMENT_ROUND_TRIPS * (link.rtt_seconds or 0.0)
     return max(FRAGMENT_SHARE * (period_seconds or 0.0), FRAGMENT_SECONDS_MIN, by_trips)

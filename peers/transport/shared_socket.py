@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
 
+WAKE_BYTES = 1 << 15  # that wake a thread: with each packet of a thin link it would take the GIL from who trains
+
 
 class SharedSocket:
     """A socket that is not closed while a thread or the event loop waits for it: its number may soon be another's.
@@ -21,7 +23,7 @@ class SharedSocket:
 
     def __init__(self, partner: str, connected: socket.socket) -> None:
         self.partner, self.socket = partner, connected
-        self._users = 0
+        self._users, self._wakes_at = 0, 1
         self._heard_at = -math.inf  # in monotonic seconds, by a thread; who sends waits while bytes come
         self.ended = False
 
@@ -97,9 +99,20 @@ class SharedSocket:
             ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
             PartnerUnreachable: if the connection broke or ended.
         """
+        if len(buffer) < WAKE_BYTES:
+            self._fill(buffer, end)
+            return
+        try:
+            self._fill(buffer, end, WAKE_BYTES)
+        finally:
+            with contextlib.suppress(OSError):  # it is broken
+                self._wake_at(1)
+
+    def _fill(self, buffer: memoryview, end: float, wake_bytes: int = 1) -> None:
         filled, gap = 0, self.socket.gettimeout() or 0.0
         while filled < len(buffer):
             try:
+                self._wake_at(min(wake_bytes, len(buffer) - filled))
                 count = self.socket.recv_into(buffer[filled:])
             except TimeoutError as error:
                 raise late(self.partner, gap) from error
@@ -111,6 +124,12 @@ class SharedSocket:
             self._heard_at = time.monotonic()
             if self._heard_at > end and filled < len(buffer):
                 raise late(self.partner, gap)
+
+    def _wake_at(self, nbytes: int) -> None:
+        """Let the kernel wait for so many bytes; p2pd's socket wakes with each of its writes all the same."""
+        if nbytes != self._wakes_at:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
+            self._wakes_at = nbytes
 
 
 def late(partner: str, seconds: float) -> ExchangeTimeout:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from p2p_elastic.errors import ExchangeTimeout, PartnerUnreachable
-from p2p_elastic.peers.transport.shared_socket import SharedSocket
+from p2p_elastic.peers.transport.shared_socket import WAKE_BYTES, SharedSocket
 
 
 def test_sockets_stay_open_while_somebody_uses_them_and_close_then() -> None:
@@ -86,3 +87,41 @@ def test_a_sender_waits_while_the_partner_sends_and_no_longer() -> None:
         with pytest.raises(ExchangeTimeout):
             shared.send(b"a", b"bcd")
         assert slow.tried == [b"abcd", b"abcd", b"abcd", b"cd"]
+
+
+def test_a_thread_is_not_woken_by_each_packet_and_a_message_after_a_chunk_is_not_waited_for() -> None:
+    size, packet = 3 * WAKE_BYTES + 100, 1000
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        other = socket.create_connection(listening.getsockname())
+        one = Counted(listening.accept()[0])
+    with one, other:
+        one.settimeout(30.0)
+        shared, buffer = SharedSocket("partner", one), memoryview(bytearray(size))
+        thread = threading.Thread(target=shared.fill, args=(buffer, time.monotonic() + 60.0))
+        thread.start()
+        for at in range(0, size, packet):
+            other.sendall(bytes([at // packet % 256]) * min(packet, size - at))
+            one.arrived.wait(0.001)  # as on a thin link
+        thread.join(30.0)
+        assert not thread.is_alive()
+        assert bytes(buffer[-1:]) == bytes([(size - 1) // packet % 256])
+        assert one.received <= 5
+        other.sendall(b"!")
+        shared.fill(buffer[:1], time.monotonic() + 60.0)
+        assert bytes(buffer[:1]) == b"!"
+        other.shutdown(socket.SHUT_WR)
+        with pytest.raises(PartnerUnreachable, match="ended"):
+            shared.fill(buffer, time.monotonic() + 60.0)
+
+
+class Counted(socket.socket):
+    """Counts how often it was read."""
+
+    def __init__(self, taken: socket.socket) -> None:
+        super().__init__(fileno=taken.detach())
+        self.received, self.arrived = 0, threading.Event()
+
+    def recv_into(self, *arguments: Any) -> int:
+        count = super().recv_into(*arguments)
+        self.received += 1
+        return count
