@@ -272,7 +272,7 @@ class SimulatedDirectory:
 
     def _put(self, record: PeerRecord, expires: float) -> None:
         body = record.model_dump_json(exclude_defaults=True).encode()
-        for key in self._shards.keys(record.run, body):
+        for key in self._shards.keys(record.run, body, record.group):
             self._network.reached(self._peer)[key][self._peer] = body, expires
 
     async def own(self, run: str) -> PeerRecord | None:

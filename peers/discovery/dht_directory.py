@@ -104,7 +104,7 @@ class DHTDirectory:
         facts = {"addresses": addresses, "revoked": revoked, "relay": self.told.relay, "about": about}
         self._own_record = record.model_copy(update=facts)
         body = _body_of(self._own_record)
-        keys = self._shards.keys(record.run, body)
+        keys = self._shards.keys(record.run, body, record.group)
         await asyncio.gather(*(self._entries.put(key, body, RECORD_SECONDS) for key in keys))
         now, (stored, due) = asyncio.get_running_loop().time(), self._stored
         if self._manifest is not None and (self._manifest is not stored or now >= due) and self._keeps_manifest():

@@ -127,6 +127,23 @@ def best_key(run: str, number: int = 0) -> str:
     return f"{NAMESPACE}/run/{run}/members/best/{number}" if number else members_key(run)
 
 
+def group_key(run: str, group: str) -> str:
+    """Name the key under which those of a group are that its members look for first, in a large run.
+
+    Args:
+        run: the run's name.
+        group: the group's.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> group_key("digits", "lab")
+        'p2p-elastic/1/run/digits/members/group/lab'
+    """
+    return f"{NAMESPACE}/run/{run}/members/group/{group}"
+
+
 def level_of(size: float) -> int:
     """Choose the number of shards of a run.
 

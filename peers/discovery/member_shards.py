@@ -12,7 +12,7 @@ Those that believe in fewer than one of the best says look whether there are as 
 
 In a large run the first key has those that others look for first: anchors, which newcomers find and which are drawn by
 their hash, those with a copy of the centre variable, and those with the lowest losses. In a run of thousands there are
-several such keys, each for a share of the readers.
+several such keys, each for a share of the readers. Each group of Leader SGD has one more, for its own lowest losses.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from p2p_elastic.peers.discovery.dht_keys import (
     Looking,
     Shown,
     best_key,
+    group_key,
     level_of,
     members_key,
     place_of,
@@ -68,6 +69,7 @@ class MemberShards:
         self._looked: Mapping[str, bytes] | None = None  # this peer's entry in the last look; None: there was none yet
         self._held: dict[str, Shown] = {}  # key -> what it showed the last time
         self._announced: dict[str, int] = {}  # key -> for how many more announcements
+        self._group = ""
         self._begin(1.0)
 
     def _begin(self, size: float) -> None:
@@ -113,16 +115,18 @@ class MemberShards:
         """The keys under which this peer's record may still be."""
         return self._announced.keys()
 
-    def keys(self, run: str, body: bytes) -> tuple[str, ...]:
+    def keys(self, run: str, body: bytes, group: str = "") -> tuple[str, ...]:
         """Name the keys under which this peer announces itself now; to be called for each announcement.
 
         Args:
             run: the run's name.
             body: its record, as JSON.
+            group: whose best it reads from now on; empty: of none.
 
         Returns:
             Those that others read, and those that they read before.
         """
+        self._group = group
         chosen = self._chosen(run, body)
         lingering = {key: left - 1 for key, left in self._announced.items() if left > 1}
         self._announced = {**lingering, **dict.fromkeys(chosen, LINGER)}
@@ -131,19 +135,26 @@ class MemberShards:
     def _chosen(self, run: str, body: bytes) -> list[str]:
         levels = {level_of(self._size / BOTH), level_of(self._size * BOTH)}
         keys = [members_key(run, level, shard_of(self._own, level)) for level in sorted(levels)]
-        if 0 not in levels and (place_of(self._own) * self._size < ANCHORS or self._is_looked_for(run, body)):
+        if 0 in levels:
+            return keys
+        best, *group = self._bests(run)
+        if place_of(self._own) * self._size < ANCHORS or self._is_looked_for(best, body):
             keys += [best_key(run, number) for number in range(_best_keys(self._size * BOTH))]
-        return keys
+        return keys + [key for key in group if self._is_looked_for(key, body)]
 
-    def _is_looked_for(self, run: str, body: bytes) -> bool:
-        """Whether a record is one of the best, as far as those are known here."""
-        shown, own = self._held.get(self._best(run)), loss_of(body)
+    def _is_looked_for(self, key: str, body: bytes) -> bool:
+        """Whether a record is one of the best, as far as those under a key are known here."""
+        shown, own = self._held.get(key), loss_of(body)
         bodies = () if shown is None else (other for peer, other in shown.bodies.items() if peer != self._own)
         losses = [loss for other in bodies if (loss := loss_of(other)) is not None]
         return claims_centre(body) or (own is not None and (len(losses) < BEST_SHOWN - 1 or own < max(losses)))
 
     def _best(self, run: str) -> str:
         return best_key(run, int(place_of(self._own) * _best_keys(self._size)))
+
+    def _bests(self, run: str) -> list[str]:
+        """The keys of those that this peer looks for first: in all of the run, and in its group."""
+        return [self._best(run), *([group_key(run, self._group)] if self._group else [])]
 
     async def own(self, run: str) -> Mapping[str, bytes]:
         """Read the entry under this peer's id; if `look` was called since the last time, as it was then.
@@ -184,7 +195,7 @@ class MemberShards:
         here = [peer for peer in dict.fromkeys((*self.wanted, *near)) if shard_of(peer, level) == shard]
         asked = {key: self._entries.look(key, here, HALF_VIEW if level else VIEW_MAX)}
         if level and key == mine:
-            asked[self._best(run)] = self._entries.look(self._best(run), (), BEST_SHOWN)
+            asked |= {best: self._entries.look(best, (), BEST_SHOWN) for best in self._bests(run)}
         finer = self._finer(run) if key == other else level
         deep = shard_of(self._own, finer)
         probe = members_key(run, finer, deep)
@@ -197,7 +208,7 @@ class MemberShards:
         places |= {mine: (level, self._mine), other: (level, self._other), probe: (finer, deep)}
         answers = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
         shown = {one: _in_its_shard(found, *places.get(one, (0, 0))) for one, found in answers.items()}
-        kept = {mine, other, self._best(run), *strays}
+        kept = {mine, other, *self._bests(run), *strays}
         self._read = {one: at for one, at in {**self._read, **dict.fromkeys(shown, turn)}.items() if one in kept}
         self._held = {one: found for one, found in {**self._held, **shown}.items() if one in kept}
         view = list(self._held.values())

@@ -46,9 +46,10 @@ class Large:
         peers: how many.
         policy: of all; None: Elastic Gossip, an exchange in 32 steps.
         seed: of when they begin.
+        groups: of Leader SGD.
     """
 
-    def __init__(self, peers: int, policy: Policy | None = None, seed: int = 0) -> None:
+    def __init__(self, peers: int, policy: Policy | None = None, seed: int = 0, groups: int = 1) -> None:
         self.network, self._rng = SimulatedNetwork(judge=self._judge), random.Random(seed)
         self.sides: dict[str, int] = {}  # of a split: peers of different sides hear nothing of each other
         schedule = Schedule(probability=1 / 32)
@@ -64,6 +65,7 @@ class Large:
                 policy=policy,
                 schedule=schedule,
                 step_seconds=STEP_SECONDS,
+                group=f"g{number % groups}" if groups > 1 else "",
                 **timings,
             )
             self.members[name].loss = 1.0 + self._rng.random()
@@ -166,11 +168,13 @@ async def until(condition: Callable[[], bool], seconds: float) -> float | None:
     return loop.time() - begun
 
 
-def in_a_large_swarm(test: Callable[[Large], Awaitable[None]], peers: int, policy: Policy | None = None) -> None:
+def in_a_large_swarm(
+    test: Callable[[Large], Awaitable[None]], peers: int, policy: Policy | None = None, groups: int = 1
+) -> None:
     """Run `test` on a swarm that has begun."""
 
     async def main() -> None:
-        swarm = Large(peers, policy)
+        swarm = Large(peers, policy, groups=groups)
         try:
             swarm.begin()
             await test(swarm)

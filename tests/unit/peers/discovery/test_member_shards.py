@@ -18,6 +18,7 @@ from p2p_elastic.peers.discovery.dht_keys import (
     SHARD_MEMBERS,
     Shown,
     best_key,
+    group_key,
     is_keeper,
     level_of,
     members_key,
@@ -172,6 +173,26 @@ def test_the_best_announce_themselves_where_all_look_and_others_do_not() -> None
         assert all("/members/4/" in key or "/members/5/" in key for key in ordinary)
         assert best_key("run") in shards.keys("run", body_of(loss=0.5))
         assert best_key("run") in shards.keys("run", body_of(loss=500.0, centre='{"seated":false}'))
+
+    asyncio.run(main())
+
+
+def test_the_best_of_a_group_announce_themselves_where_its_members_look() -> None:
+    async def main() -> None:
+        table, node = large(750, 4, own="p749")
+        for number in range(10):
+            table.put(group_key("run", "lab"), f"p{700 + number}", body_of(loss=700.0 + number, about=750))
+        shards = MemberShards(node, "p749")
+        await shards.choose("run")
+        assert group_key("run", "lab") not in shards.keys("run", body_of(loss=900.0))
+        shards.keys("run", body_of(loss=900.0), "lab")
+        view = await shards.look("run")
+        assert {f"p{700 + number}" for number in range(BEST_SHOWN)} <= {peer for one in view for peer in one.bodies}
+        for _ in range(LINGER):
+            assert group_key("run", "lab") in shards.keys("run", body_of(loss=650.0), "lab")
+        keys = shards.keys("run", body_of(loss=650.0), "lab")
+        assert group_key("run", "lab") in keys
+        assert best_key("run") not in keys  # in all of the run there are better ones
 
     asyncio.run(main())
 
