@@ -107,7 +107,7 @@ class AccessList:
         if own is not None and own.peer != self._identity.peer:
             raise NotAdmitted("the ticket of another peer")
         if self.root != root:
-            self._revocations = Revocations(root)
+            self._revocations, self._spare = Revocations(root), None
         self.private, self.root, self._own = True, root, own
         self.changed()
 
