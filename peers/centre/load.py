@@ -23,7 +23,7 @@ def turn_of(members: int, nbytes: float) -> float:
         Seconds from one exchange to the next, at best, over the quickest link.
 
     Example:
-        >>> turn_of(40, 100e6)
+        >>> round(turn_of(40, 100e6), 3)
         10.0
     """
     return members * (EXCHANGE_SECONDS + nbytes * SECONDS_PER_BYTE)
