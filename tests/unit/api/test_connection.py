@@ -106,8 +106,8 @@ def test_so_is_the_second_request_of_a_connection(monkeypatch: pytest.MonkeyPatc
 
 def test_an_answer_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.1)
-    member = MemberStatus(peer="B" * 500, addresses=(), state="alive", step=1, loss=1.0, age_seconds=1)
-    many = status_of(members=(member,) * 20_000)
+    member = MemberStatus(peer="B" * 100_000, addresses=(), state="alive", step=1, loss=1.0, age_seconds=1)
+    many = status_of(members=(member,) * 120)  # more than sockets hold, and soon written
     with served(lambda: many, streams=quick()) as url, connected(url, receive_bytes=4096) as client:
         client.sendall(WHOLE.replace(b"/health", b"/v1/status"))
         assert len(list(progress(url, 100))) == 100
