@@ -61,7 +61,7 @@ def main() -> None:
     print("| when | hostile, of a view | most | in that shard | seen by: fewest / mean | believed size |")
     print("|---|---|---|---|---|---|")
     nodes = Nodes(options.peers, options.hostile, options.seed)
-    in_a_hostile_swarm(lambda *swarm: measure(*swarm, options.seconds), nodes)
+    in_a_hostile_swarm(lambda those, members: measure(those, members, options.seconds), nodes)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from p2p_elastic.peers.discovery.view import ANCHORS_MAX, HALF_VIEW, LOWEST_MAX,
 from p2p_elastic.protocol.limits import MEMBERS_MAX, VIEW_MAX
 
 BOTH = 1.25  # times the number at which k changes, or part of it: there members announce themselves with either k
-LED, LED_AT_FIRST = 1.5, 4.0  # so far a peer believes a count against what it is told: it is one node's word
+LED, LED_AT_FIRST = 1.5, 16.0  # so far a peer believes a count against what it is told: it is one node's word
 STAY = 1.12  # so far beyond that number a peer reads as before: who moves sees its whole view anew
 ANCHORS = 32  # on average
 BEST_READERS, BEST_KEYS_MAX = 1024, 16  # of each key of the best, and how many there are
@@ -83,7 +83,8 @@ class MemberShards:
     @property
     def count(self) -> int:
         """How many members there are about, with this peer."""
-        return max(round(self._size), 1)
+        more = max((shown.in_all for shown in self._held.values()), default=1)
+        return max(round(self._size), min(more, 2 * VIEW_MAX), 1)  # at once more than a view, if a node says so
 
     def reads(self, peer: str) -> bool:
         """Whether a member would be shown by what is read now, if there is room.
