@@ -43,6 +43,10 @@ from p2p_elastic.status.schema import ExchangeRecord, LinkStatus, MemberStatus, 
 from p2p_elastic.values import Frozen
 
 LATELY_SECONDS = 60.0
+LESS_FOR_A_CENTRE = (
+    "Found the next run with a longer --period, with smaller parts (--fragment), or with --rule elastic-gossip, which "
+    "has no centre"
+)
 BUSY_MIN, BUSY_SHARE = 20, 0.5  # declines as busy, and their share of what was asked for: the centre is too small
 PERIODS = 3  # mean times between due exchanges: that long is still lately, if it is longer
 
@@ -239,8 +243,7 @@ def _of_the_centre(status: PeerStatus) -> Iterator[Reason]:
         yield _reason(
             "centre_busy",
             f"the centre was busy with others {busy} of {asked} times: it exchanges with one peer at a time, so all "
-            f"{len(_alive(status)) + 1} members have together what one can do. Found the next run with a longer "
-            "--period, with smaller parts (--fragment), or with --rule elastic-gossip, which has no centre",
+            f"{len(_alive(status)) + 1} members have together what one can do. {LESS_FOR_A_CENTRE}",
         )
 
 

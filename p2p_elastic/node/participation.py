@@ -32,7 +32,6 @@ from p2p_elastic.peers.discovery.live_network import Interrupted
 from p2p_elastic.peers.exchange.snapshots import SnapshotLosses
 from p2p_elastic.peers.membership.run_context import RunContext
 from p2p_elastic.peers.peer import Peer
-from p2p_elastic.protocol.link_choice import AUTO, bytes_per_element
 from p2p_elastic.protocol.manifest import OWN_LOOP, RunManifest
 from p2p_elastic.rate_limit import Budget
 from p2p_elastic.rules.methods import Topology, find_method
@@ -210,9 +209,7 @@ class Participation:
         """Leave the centre's time to those that were there before, if there is not enough of it."""
         if find_method(manifest.rule).topology is not Topology.CENTRE:
             return
-        codec = "int8" if manifest.codec == AUTO else manifest.codec
-        nbytes = self.peer.parts.vector.elements * bytes_per_element(codec) / max(1, manifest.fragments)
-        turn = turn_of(self._connection.network.directory.count, nbytes)
+        turn = turn_of(self._connection.network.directory.count, self.peer.parts.run.bargain.latest_bytes)
         check_centre(turn, [member.steps_per_second for member in self.peer.members()], manifest.schedule.mean_period)
 
     @property

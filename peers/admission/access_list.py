@@ -103,13 +103,16 @@ class AccessList:
         Raises:
             NotAdmitted: if the chain is not of that run, or not this peer's.
         """
+        self._take(root, chain)
+        self.changed()
+
+    def _take(self, root: Root, chain: bytes) -> None:
         own = None if self._identity.peer == root.founder else read_chain(root, chain)
         if own is not None and own.peer != self._identity.peer:
             raise NotAdmitted("the ticket of another peer")
         if self.root != root:
             self._revocations, self._spare = Revocations(root), None
         self.private, self.root, self._own = True, root, own
-        self.changed()
 
     def recall(self, memory: AccessMemory) -> None:
         """Go on as in another life.
@@ -360,10 +363,10 @@ class AccessList:
         """
         assert self.root is not None, "in no private run"
         before = self._own
-        self.enter(self.root, chain)
+        self._take(self.root, chain)
         if before is not None and self._own is not None and before.by != self._own.by:
             self._spare = before
-            self.changed()
+        self.changed()
 
     def _due(self, held: Held) -> bool:
         return held.from_invite or held.not_after - self.clock.now() < _life(held) / 2

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from p2p_elastic.errors import ConfigError
+from p2p_elastic.health.diagnose import LESS_FOR_A_CENTRE
 
 EXCHANGE_SECONDS, SECONDS_PER_BYTE = 0.02, 0.23 / 100e6  # the quickest measured, on one machine (docs/results/speed.md)
 LATE_MAX = 2.0  # times the period: from there on at least every second peer that asks is sent away,
@@ -45,7 +46,6 @@ def check_centre(turn: float, rates: Sequence[float | None], period: float) -> N
         return
     advice = (
         f"it has one place, and with one member more each has its turn every {turn:.0f} s at best, {late:.0f} times "
-        f"the period of {period:g} steps. Found the next run with a longer --period, with --fragment, or with "
-        "--rule elastic-gossip, which has no centre"
+        f"the period of {period:g} steps. {LESS_FOR_A_CENTRE}"
     )
     raise ConfigError("rule", "a centre", advice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from p2p_elastic.peers.admission.introductions import Introductions
@@ -160,6 +161,7 @@ def level_of(size: float) -> int:
     return max(0, math.ceil(math.log2(max(1.0, size) / SHARD_MEMBERS)))
 
 
+@lru_cache(maxsize=4096)  # of all that are seen, at each look
 def place_of(peer: str) -> float:
     """Choose the place of a peer among all that there may be.
 

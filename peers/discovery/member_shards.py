@@ -285,4 +285,6 @@ def _best_keys(size: float) -> int:
 
 def _in_its_shard(shown: Shown, level: int, shard: int) -> Shown:
     """Leave out who is under the key of another shard than its own: members cannot choose where they are seen."""
+    if not level:
+        return shown
     return shown._replace(bodies={p: body for p, body in shown.bodies.items() if shard_of(p, level) == shard})

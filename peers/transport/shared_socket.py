@@ -99,16 +99,13 @@ class SharedSocket:
             ExchangeTimeout: if nothing came within the socket's timeout, or not all of it by `end`.
             PartnerUnreachable: if the connection broke or ended.
         """
-        if len(buffer) < WAKE_BYTES:
-            self._fill(buffer, end)
-            return
         try:
-            self._fill(buffer, end, WAKE_BYTES)
+            self._fill(buffer, end, WAKE_BYTES if len(buffer) >= WAKE_BYTES else 1)
         finally:
             with contextlib.suppress(OSError):  # it is broken
                 self._wake_at(1)
 
-    def _fill(self, buffer: memoryview, end: float, wake_bytes: int = 1) -> None:
+    def _fill(self, buffer: memoryview, end: float, wake_bytes: int) -> None:
         filled, gap = 0, self.socket.gettimeout() or 0.0
         while filled < len(buffer):
             try:

@@ -251,9 +251,12 @@ def faults_counted(run: Run) -> Iterator[str]:
 def revoked_are_out(run: Run) -> Iterator[str]:
     """Once all hear of each other again, a revoked peer has no exchange, if the founder lived to tell."""
     report = run.report
-    for revoked in (life for life in report.lives if life.revoked_at is not None):
-        since, after = revoked.revoked_at or 0.0, max(revoked.revoked_at or 0.0, QUIET_FROM) + REVOKED_SECONDS
-        founders = [life for life in report.lives if life.name == report.plan.setting.names[0]]
+    founders = [life for life in report.lives if life.name == report.plan.setting.names[0]]
+    for revoked in report.lives:
+        since = revoked.revoked_at
+        if since is None:
+            continue
+        after = max(since, QUIET_FROM) + REVOKED_SECONDS
         if not any(life.began < since and not life.dead and life.ended_at > after for life in founders):
             continue
         for life in report.lives:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from chaos.tickets import RUN
 from p2p_elastic.errors import ExchangeError
 from p2p_elastic.parameters.vector import ParameterVector
 from p2p_elastic.protocol.framing import pack
@@ -37,7 +38,7 @@ def _offer(name: str, number: int, vector: ParameterVector) -> bytes:
 
 
 def _tell(name: str, number: int, vector: ParameterVector) -> bytes:
-    return pack(Tell(id=f"{number:032x}", peer=name, run="chaos", step=number, loss=0.0))
+    return pack(Tell(id=f"{number:032x}", peer=name, run=RUN, step=number, loss=0.0))
 
 
 def _garbage(name: str, number: int, vector: ParameterVector) -> bytes:
@@ -49,7 +50,7 @@ SAYINGS: tuple[Callable[[str, int, ParameterVector], bytes], ...] = (_inquiry, _
 
 async def flood(network: SimulatedNetwork, peer: str, numbers: range, vector: ParameterVector) -> None:
     """Strangers with these numbers say one thing each; some then wait for an answer, some do not."""
-    record = PeerRecord(peer=peer, run="chaos", schema_hash=vector.schema_hash)
+    record = PeerRecord(peer=peer, run=RUN, schema_hash=vector.schema_hash)
     for first in range(0, len(numbers), AT_ONCE):
         await asyncio.gather(*(_say(network, record, n, vector) for n in numbers[first : first + AT_ONCE]))
 

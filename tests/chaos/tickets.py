@@ -7,6 +7,7 @@ import hashlib
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from helpers.directories import Around
 from helpers.private_runs import ADDRESSES, DAY
 
 from p2p_elastic.errors import NotAdmitted, PartnerUnreachable
@@ -101,30 +102,21 @@ class AdmittedTransport:
         return await self._transport.open(record)
 
 
-class AdmittedDirectory:
+class AdmittedDirectory(Around):
     """`Directory` whose records carry tickets, as those of `DHTDirectory` do."""
 
     def __init__(self, directory: Directory, run: PrivateRun, introductions: Introductions) -> None:
-        self._directory, self._chains, self._introductions = directory, run.chains, introductions
-        self.own, self.withdraw = directory.own, directory.withdraw
-        self.want, self.reads = directory.want, directory.reads
-
-    @property
-    def count(self) -> int:
-        return self._directory.count
-
-    @property
-    def neighbours(self) -> frozenset[str]:
-        return self._directory.neighbours
+        super().__init__(directory)
+        self._chains, self._introductions = run.chains, introductions
 
     async def announce(self, record: PeerRecord) -> None:
         access = self._introductions.access
-        await self._directory.announce(record.model_copy(update={"revoked": access.revoked_digest}))
+        await super().announce(record.model_copy(update={"revoked": access.revoked_digest}))
         self._chains[record.peer] = access.chain
 
     async def members(self) -> tuple[PeerRecord, ...]:
         access = self._introductions.access
-        known = [r for r in await self._directory.members() if access.knows(r.peer, self._chains.get(r.peer, b""))]
+        known = [r for r in await super().members() if access.knows(r.peer, self._chains.get(r.peer, b""))]
         admitted = [r for r in known if access.allows(r.peer)]
         self._introductions.keep_soon([r for r in admitted if not r.left])
         return tuple(restricted(r, access.role_of(r.peer)) for r in admitted)

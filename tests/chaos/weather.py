@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Collection
+
+from helpers.directories import Around
 
 from chaos.plan import Outage, Partition, Trouble
 from p2p_elastic.errors import DirectoryError
@@ -71,11 +72,12 @@ class Weather:
         return self.given.total() - sum(self.given[cause] for cause in NOT_THE_NETWORK)
 
 
-class WeatheredDirectory:
+class WeatheredDirectory(Around):
     """`Directory` that answers nobody during an outage."""
 
     def __init__(self, directory: SimulatedDirectory, weather: Weather) -> None:
-        self._directory, self._weather = directory, weather
+        super().__init__(directory)
+        self._weather = weather
 
     async def _reach(self) -> None:
         if self._weather.outages:
@@ -83,32 +85,18 @@ class WeatheredDirectory:
             self._weather.given["directory out"] += 1
             raise DirectoryError("the directory does not answer")
 
-    def want(self, peers: Collection[str]) -> None:
-        self._directory.want(peers)
-
-    def reads(self, peer: str) -> bool:
-        return self._directory.reads(peer)
-
-    @property
-    def count(self) -> int:
-        return self._directory.count
-
-    @property
-    def neighbours(self) -> frozenset[str]:
-        return self._directory.neighbours
-
     async def announce(self, record: PeerRecord) -> None:
         await self._reach()
-        await self._directory.announce(record)
+        await super().announce(record)
 
     async def own(self, run: str) -> PeerRecord | None:
         await self._reach()
-        return await self._directory.own(run)
+        return await super().own(run)
 
     async def withdraw(self) -> None:
         await self._reach()
-        await self._directory.withdraw()
+        await super().withdraw()
 
     async def members(self) -> tuple[PeerRecord, ...]:
         await self._reach()
-        return await self._directory.members()
+        return await super().members()

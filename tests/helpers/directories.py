@@ -20,12 +20,46 @@ from p2p_elastic.peers.discovery.dht_directory import (
 from p2p_elastic.peers.discovery.dht_keys import Shown
 from p2p_elastic.peers.discovery.view import view_of
 from p2p_elastic.peers.transport.identity import Identity
+from p2p_elastic.peers.transport.interfaces import Directory
 from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.records import PeerRecord
 
 SCHEMA = "0" * 32
 REFUSED = "dial backoff\n  * [{}] dial tcp4: connect: connection refused"
+
+
+class Around:
+    """`Directory` that passes all on to another one; what is around it changes some of that."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.inner = directory
+
+    def want(self, peers: Collection[str]) -> None:
+        self.inner.want(peers)
+
+    def reads(self, peer: str) -> bool:
+        return self.inner.reads(peer)
+
+    @property
+    def count(self) -> int:
+        return self.inner.count
+
+    @property
+    def neighbours(self) -> frozenset[str]:
+        return self.inner.neighbours
+
+    async def announce(self, record: PeerRecord) -> None:
+        await self.inner.announce(record)
+
+    async def own(self, run: str) -> PeerRecord | None:
+        return await self.inner.own(run)
+
+    async def withdraw(self) -> None:
+        await self.inner.withdraw()
+
+    async def members(self) -> tuple[PeerRecord, ...]:
+        return await self.inner.members()
 
 
 @dataclass

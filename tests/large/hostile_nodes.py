@@ -77,7 +77,8 @@ class Reader:
     async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
         names = [peer.encode() for peer in wanted]
         if self._seen.under(key) is None:
-            found, count = self._all(key), len(self._all(key))
+            found = self._all(key)
+            count = len(found)
         else:
             hostile = self._nodes.rng.choice(self._nodes.keepers(key))
             entries = self._nodes.shown(key, hostile)
