@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from typing_extensions import Unpack
 
+from p2p_elastic.common.files import replacing
 from p2p_elastic.common.metrics import nameable_metrics
 from p2p_elastic.errors import ConfigError
 from p2p_elastic.node.options import Options
@@ -208,9 +208,8 @@ class SwarmCallback(TrainerCallback):
         """
         if self.swarm is None or self.swarm.follows:
             return
-        file = os.open(_folder(args, state) / PEER_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(file, "w") as written:
-            json.dump(self.swarm.peer_state(), written)
+        with replacing(_folder(args, state) / PEER_FILE, 0o600) as file:  # a kill in the middle leaves no half of it
+            file.write(json.dumps(self.swarm.peer_state()).encode())
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

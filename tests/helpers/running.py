@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
 from p2p_elastic.demo.processes import Process, Swarm
@@ -22,6 +24,11 @@ def members(process: Process) -> int:
 def centre(process: Process) -> dict[str, Any]:
     """What it says of the centre variable; nothing where there is none."""
     return process.last.get("centre") or {}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and written to its end: of what `torch.save` writes in place, the end comes last."""
+    return path.exists() and (path.suffix not in (".ckpt", ".pkl") or zipfile.is_zipfile(path))
 
 
 def kill(swarm: Swarm, process: Process) -> None:

@@ -6,7 +6,7 @@ import copy
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,6 +60,15 @@ class NoLoss(Constant):
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         return {"logits": 0.0 * (inputs * self.weight)}
+
+
+class Interrupted:
+    """A swarm of which nobody hears the end."""
+
+    follows = False
+
+    def peer_state(self) -> dict[str, Any]:
+        raise KeyboardInterrupt
 
 
 class TestTransformers:
@@ -202,6 +211,22 @@ class TestTransformers:
         summary = json.loads((tmp_path / "_swarm" / "summary.json").read_text())
         assert summary["peer"] != first
         assert summary["steps"] == 3
+
+    def test_a_save_that_is_interrupted_leaves_the_one_before(self, options: dict[str, Any], tmp_path: Path) -> None:
+        from transformers import TrainerControl, TrainerState, TrainingArguments
+
+        from p2p_elastic.integrations.transformers import PEER_FILE, SwarmCallback
+
+        callback = SwarmCallback(**options)
+        trainer = self.trainer(tmp_path, MeanLoss(), callback, save_strategy="steps", save_steps=3)
+        trainer.train()
+        files = {path: path.read_bytes() for path in (tmp_path / "checkpoint-3").iterdir()}
+        assert tmp_path / "checkpoint-3" / PEER_FILE in files
+        callback.swarm = cast(Any, Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            callback.on_save(TrainingArguments(str(tmp_path)), TrainerState(global_step=3), TrainerControl())
+        callback.swarm = None
+        assert {path: path.read_bytes() for path in (tmp_path / "checkpoint-3").iterdir()} == files
 
     @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
     def test_checkpoints_that_are_published_are_refused(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.running import START_SECONDS
+from helpers.running import START_SECONDS, is_whole
 from helpers.talking import Stage
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -65,7 +65,7 @@ def test_two_of_them_train_together_and_one_is_killed_and_resumed(stage: Stage, 
     joins = command(name, STEPS[name], "--output", "second", "--initial-peer", address, *saves)
     second = stage.start(*joins)
     peer = second.hear(r"peer (12D3\w+)", START_SECONDS)[1]
-    second.waits_for(lambda: any((tmp_path / "second").glob(SAVES[name])), START_SECONDS)
+    second.waits_for(lambda: any(map(is_whole, (tmp_path / "second").glob(SAVES[name]))), START_SECONDS)
     second.kill()
     resumed = stage.start(*joins, "--resume")
     resumed.ends(START_SECONDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.forking import launch
-from helpers.running import START_SECONDS, completed, kill, members
+from helpers.running import START_SECONDS, completed, is_whole, kill, members
 
 from p2p_elastic.demo.processes import Process, Swarm
 
@@ -49,7 +49,7 @@ def arguments(trainer: str, *more: str) -> list[str]:
 
 
 def saved(process: Process, trainer: str) -> bool:
-    return (process.folder / SAVED[trainer].format(SAVE_STEPS)).exists()
+    return is_whole(process.folder / SAVED[trainer].format(SAVE_STEPS))
 
 
 def summary(process: Process) -> dict[str, object]:
