@@ -8,9 +8,10 @@ Faults live here, as verdicts of the network on each open and each piece sent; p
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -27,7 +28,60 @@ from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
 from p2p_elastic.testing.virtual_direct import SimulatedWire
 from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
 
-Table = defaultdict[str, dict[str, tuple[bytes, float]]]
+PASS = Verdict()
+
+
+class Entries:
+    """What a DHT would hold under one key.
+
+    Attributes:
+        bodies: peer id -> its record as JSON; until `alive` is called also those that expired.
+    """
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+        self._expires: dict[str, float] = {}
+        self._earliest = math.inf  # no entry expires before
+
+    def put(self, peer: str, body: bytes, expires: float) -> None:
+        """Store an entry.
+
+        Args:
+            peer: whose.
+            body: its record, as JSON.
+            expires: in virtual seconds.
+        """
+        self.bodies[peer], self._expires[peer] = body, expires
+        self._earliest = min(self._earliest, expires)
+
+    def take(self, other: Entries, peers: Container[str]) -> None:
+        """Store what another DHT holds.
+
+        Args:
+            other: its entries.
+            peers: whose of them.
+        """
+        for peer, body in other.bodies.items():
+            if peer in peers:
+                self.put(peer, body, other._expires[peer])
+
+    def alive(self, now: float) -> Mapping[str, bytes]:
+        """Drop what has expired.
+
+        Args:
+            now: in virtual seconds.
+
+        Returns:
+            Peer id -> body, of the others.
+        """
+        if now >= self._earliest:
+            for peer in [peer for peer, expires in self._expires.items() if expires <= now]:
+                del self.bodies[peer], self._expires[peer]
+            self._earliest = min(self._expires.values(), default=math.inf)
+        return self.bodies
+
+
+Table = defaultdict[str, Entries]
 
 
 @dataclass
@@ -35,11 +89,11 @@ class SimulatedNetwork:
     """Everything between the simulated peers.
 
     Attributes:
-        judge: gives the verdict on each event; by default all pass.
+        judge: gives the verdict on each event; None: all pass.
         faults: counts the verdicts other than pass, by action.
         handlers: peer id -> the handler of each process with that id; the last one serves.
         records: peer id -> its record, and until when it lives, in virtual seconds.
-        entries: what a DHT would hold: key -> peer id -> its record as JSON, and until when it lives.
+        entries: what a DHT would hold, by key.
         beyond: peer id -> the entries that it reaches instead, while the DHT is split.
         tasks: those that serve streams.
         streams: peer id -> its open ends of streams, in the order of opening.
@@ -48,11 +102,11 @@ class SimulatedNetwork:
         access: who may do what.
     """
 
-    judge: Judge = field(default=lambda _event: Verdict())
+    judge: Judge | None = None
     faults: Counter[str] = field(default_factory=Counter)
     handlers: dict[str, list[Handler]] = field(default_factory=dict)
     records: dict[str, tuple[PeerRecord, float]] = field(default_factory=dict)
-    entries: Table = field(default_factory=lambda: defaultdict(dict))
+    entries: Table = field(default_factory=lambda: defaultdict(Entries))
     beyond: dict[str, Table] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     streams: defaultdict[str, dict[SimulatedStream, None]] = field(default_factory=lambda: defaultdict(dict))
@@ -72,6 +126,8 @@ class SimulatedNetwork:
         Returns:
             The verdict.
         """
+        if self.judge is None:
+            return PASS
         now = asyncio.get_running_loop().time()
         verdict = self.judge(Event(source, target, kind, about.get("nbytes", 0), about.get("number", 0), now))
         if verdict.action != "pass":
@@ -199,10 +255,10 @@ class SimulatedEntries:
         Returns:
             Peer id -> body, of those that have not expired.
         """
-        now, entries = asyncio.get_running_loop().time(), self._network.reached(self._peer)[key]
-        for peer in [peer for peer, (_, expires) in entries.items() if expires <= now]:
-            del entries[peer]
-        return {peer: body for peer, (body, _) in entries.items()}
+        return dict(self._there(key))
+
+    def _there(self, key: str) -> Mapping[str, bytes]:
+        return self._network.reached(self._peer)[key].alive(asyncio.get_running_loop().time())
 
     async def look(self, key: str, wanted: Collection[str] = (), most: int = VIEW_MAX) -> Shown:
         """Read a view of the entries under a key.
@@ -215,10 +271,9 @@ class SimulatedEntries:
         Returns:
             What there is.
         """
-        bodies = await self.get(key)
-        named = {peer.encode(): body for peer, body in bodies.items()}
-        view = view_of(self._peer.encode(), named, [peer.encode() for peer in wanted], most, bytes.decode)
-        return Shown({peer: body for peer, body in bodies.items() if peer.encode() in view}, len(bodies))
+        bodies = self._there(key)
+        view = view_of(self._peer, bodies, wanted, most, str)
+        return Shown({peer: body for peer, body in bodies.items() if peer in view}, len(bodies))
 
 
 _read = lru_cache(maxsize=2**16)(PeerRecord.model_validate_json)  # each entry is read by many
@@ -273,7 +328,7 @@ class SimulatedDirectory:
     def _put(self, record: PeerRecord, expires: float) -> None:
         body = record.model_dump_json(exclude_defaults=True).encode()
         for key in self._shards.keys(record.run, body, record.group):
-            self._network.reached(self._peer)[key][self._peer] = body, expires
+            self._network.reached(self._peer)[key].put(self._peer, body, expires)
 
     async def own(self, run: str) -> PeerRecord | None:
         """Read the record under this peer's own id.
@@ -335,12 +390,17 @@ class SimulatedDirectory:
         own = self._network.records.get(self._peer)
         if own is not None and self._is_large:
             shown = await self._shards.look(own[0].run)
-            found = sorted((_read(body) for one in shown for body in one.bodies.values()), key=lambda r: r.sequence)
-            listed = [record for record in {r.peer: r for r in found}.values() if record.peer != self._peer]
+            newest: dict[str, PeerRecord] = {}
+            for record in (_read(body) for one in shown for body in one.bodies.values()):
+                if record.peer not in newest or record.sequence > newest[record.peer].sequence:
+                    newest[record.peer] = record
+            listed = [record for peer, record in newest.items() if peer != self._peer]
         else:
             listed = [
                 record
                 for record, expires in self._network.records.values()
                 if expires > now and record.peer != self._peer and (own is None or record.run == own[0].run)
             ]
+        if self._network.judge is None:
+            return tuple(listed)
         return tuple(r for r in listed if self._network.verdict(r.peer, self._peer, "record").action == "pass")

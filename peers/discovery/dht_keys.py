@@ -15,6 +15,7 @@ from p2p_elastic.protocol.limits import VIEW_MAX
 NAMESPACE = "p2p-elastic/1"
 RUNS_KEY = f"{NAMESPACE}/runs"
 SHARD_MEMBERS = VIEW_MAX  # at most, on average
+PLACES_KEPT = 2**14  # of all ids that are seen, at each look
 KEEPERS = 3  # members besides the founder that keep the run manifest alive; of many twice as many, on average
 
 
@@ -161,7 +162,7 @@ def level_of(size: float) -> int:
     return max(0, math.ceil(math.log2(max(1.0, size) / SHARD_MEMBERS)))
 
 
-@lru_cache(maxsize=4096)  # of all that are seen, at each look
+@lru_cache(maxsize=PLACES_KEPT)
 def place_of(peer: str) -> float:
     """Choose the place of a peer among all that there may be.
 

@@ -8,12 +8,13 @@ place in a few views, and all views together are a random graph, in which each m
 
 from __future__ import annotations
 
-import hashlib
+import heapq
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from typing import TypeVar
 
-from p2p_elastic.peers.discovery.dht_keys import place_of
+from p2p_elastic.peers.discovery.dht_keys import PLACES_KEPT, place_of
 from p2p_elastic.peers.transport.identity import peer_text
 from p2p_elastic.protocol.limits import VIEW_MAX
 
@@ -21,17 +22,20 @@ HALF_VIEW = WANTED_MAX = VIEW_MAX // 2
 CLAIMS_MAX = LOWEST_MAX = VIEW_MAX // 16  # members may claim what they like: these are few, and none in half a view
 ANCHORS_MAX = VIEW_MAX // 4
 BODIES_READ = 2048  # whose loss and claim are remembered: each is shown, or not, to many askers
+PLACES, MIX = 2**48, 0x9E37_79B9_7F4A_7C15  # of all ids; 2^64 by the golden ratio (Knuth, TAOCP 3, 6.4)
 CLAIM, SEATED = re.compile(rb'"centre":\{'), re.compile(rb'"seated":true')
 LOSS = re.compile(rb'"loss":(-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?)[,}]', re.IGNORECASE)
 
+Id = TypeVar("Id", bytes, str)
+
 
 def view_of(
-    asker: bytes,
-    bodies: Mapping[bytes, bytes],
-    wanted: Collection[bytes],
+    asker: Id,
+    bodies: Mapping[Id, bytes],
+    wanted: Collection[Id],
     most: int = VIEW_MAX,
-    text: Callable[[bytes], str] = peer_text,
-) -> set[bytes]:
+    text: Callable[[Id], str] = peer_text,  # type: ignore[assignment]
+) -> set[Id]:
     """Choose what a peer is shown.
 
     Args:
@@ -54,19 +58,22 @@ def view_of(
     """
     if len(bodies) <= most:
         return set(bodies)
-    chosen = dict.fromkeys(peer for peer in (asker, *list(wanted)[:WANTED_MAX]) if peer in bodies)
-    if most != HALF_VIEW:
-        chosen.update(dict.fromkeys([*_claims(bodies), *_lowest(bodies)]))
-    if most > HALF_VIEW:
-        chosen.update(dict.fromkeys(sorted(bodies, key=lambda peer: _place(peer, text))[:ANCHORS_MAX]))
-    ranked = sorted(bodies, key=lambda peer: hashlib.blake2b(asker + peer, digest_size=8).digest())
-    chosen.update(dict.fromkeys(ranked[:most]))
-    return set(list(chosen)[:most])
+    chosen: list[Id] = [asker] if asker in bodies else []
+    chosen += [peer for peer in dict.fromkeys(list(wanted)[:WANTED_MAX]) if peer in bodies and peer != asker]
+    if len(chosen) < most:
+        if most != HALF_VIEW:
+            chosen += _claims(bodies) + _lowest(bodies)
+        if most > HALF_VIEW:
+            chosen += sorted(bodies, key=lambda peer: _place(peer, text))[:ANCHORS_MAX]
+        own = _place(asker, text)
+        ranks = {peer: (own ^ _place(peer, text)) * MIX & 2**64 - 1 for peer in bodies}
+        chosen += sorted(ranks, key=ranks.__getitem__)[:most]
+    return set(list(dict.fromkeys(chosen))[:most])
 
 
-@lru_cache(maxsize=BODIES_READ)
-def _place(peer: bytes, text: Callable[[bytes], str]) -> float:
-    return place_of(text(peer))
+@lru_cache(maxsize=PLACES_KEPT)
+def _place(peer: Id, text: Callable[[Id], str]) -> int:
+    return int(place_of(text(peer)) * PLACES)
 
 
 @lru_cache(maxsize=BODIES_READ)
@@ -96,11 +103,11 @@ def loss_of(body: bytes) -> float | None:
     return None if found is None else float(found[1])
 
 
-def _claims(bodies: Mapping[bytes, bytes]) -> list[bytes]:
+def _claims(bodies: Mapping[Id, bytes]) -> list[Id]:
     found = [peer for peer, body in bodies.items() if claims_centre(body)]
     return sorted(found, key=lambda peer: (SEATED.search(bodies[peer]) is None, peer))[:CLAIMS_MAX]
 
 
-def _lowest(bodies: Mapping[bytes, bytes]) -> list[bytes]:
-    losses = {peer: loss for peer, body in bodies.items() if (loss := loss_of(body)) is not None}
-    return sorted(losses, key=lambda peer: (losses[peer], peer))[:LOWEST_MAX]
+def _lowest(bodies: Mapping[Id, bytes]) -> list[Id]:
+    losses = ((loss, peer) for peer, body in bodies.items() if (loss := loss_of(body)) is not None)
+    return [peer for _, peer in heapq.nsmallest(LOWEST_MAX, losses)]

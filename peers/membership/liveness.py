@@ -45,7 +45,7 @@ class Member(NamedTuple):
     @property
     def heard_at(self) -> float:
         """When anything genuine last came from it."""
-        return max(self.changed_at, self.met_at)
+        return self.changed_at if self.changed_at > self.met_at else self.met_at  # of all members, at each look
 
     @property
     def vanished(self) -> bool:
@@ -112,7 +112,9 @@ def liveness(member: Member, now: float, announce_seconds: float) -> Liveness:
     Returns:
         Alive, suspect or dead.
     """
-    silence, doubted = now - member.heard_at, member.failures > 0 or member.vanished
+    heard_at = member.heard_at
+    doubted = member.failures > 0 or (member.unlisted_at is not None and heard_at <= member.unlisted_at)
+    silence = now - heard_at
     if not doubted and silence <= SILENT_ANNOUNCEMENTS * announce_seconds:
         return "alive"  # so are most
     allowed = silence_allowed(member, announce_seconds)
@@ -161,7 +163,7 @@ def observe(members: Members, records: Iterable[PeerRecord], now: float) -> dict
         listed.add(record.peer)
         known = members.get(record.peer)
         if known is not None and not _is_newer(record, known, now):
-            after[record.peer] = known._replace(unlisted_at=None)
+            after[record.peer] = known if known.unlisted_at is None else known._replace(unlisted_at=None)
         elif not record.left:
             interval = UNKNOWN if known is None else known.interval.seen(now - known.changed_at)
             after[record.peer] = Member(record, now, interval=interval)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from p2p_elastic.peers.membership.liveness import Liveness, Members, judge
 from p2p_elastic.status.events import EventLog
 
@@ -17,15 +19,16 @@ class Watch:
         self._events = events
         self._told: dict[str, Liveness] = {}  # of those that are not alive
 
-    def look(self, members: Members, now: float, announce_seconds: float) -> None:
-        """Judge all members; forget those that are none any more.
+    def look(self, members: Members, alive: Collection[str], now: float, announce_seconds: float) -> None:
+        """Say of which members something changed; forget those that are none any more.
 
         Args:
             members: all members.
+            alive: those that are judged alive.
             now: this peer's own monotonic seconds.
             announce_seconds: the time between two announcements.
         """
-        for peer in sorted(members):
+        for peer in sorted(members.keys() - alive | self._told.keys()):
             self.look_at(peer, members, now, announce_seconds)
         self._told = {peer: state for peer, state in self._told.items() if peer in members}
 

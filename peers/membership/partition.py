@@ -181,7 +181,8 @@ class Absences:
             known = self._seen.get(peer)
             if not member.vanished and (known is None or member.record.sequence > known.sequence):
                 self._heard(peer, member.record.sequence, now, step)
-        for peer, seen in list(self._seen.items()):
+        lately = now - SILENT_ANNOUNCEMENTS * DOUBTED * self._announce_seconds
+        for peer, seen in [(peer, seen) for peer, seen in self._seen.items() if seen.at < lately]:  # few are not
             absence = self._absent.get(peer)
             away = absence is not None and absence.stake is None
             if not away and is_lost(seen, members.get(peer), now, self._announce_seconds):
@@ -262,6 +263,8 @@ class Absences:
 
     def _judge(self, now: float, met: Callable[[str], bool]) -> None:
         known = self.partition
+        if known is None and not self._absent:
+            return
         if known is not None and 2 * len(self._away(known.lost)) <= len(known.lost):
             known = None
         window = WINDOW_ANNOUNCEMENTS * self._announce_seconds

@@ -35,6 +35,15 @@ class _Look(NamedTuple):
     partial: bool = False
 
 
+class _Judged(NamedTuple):
+    """How the members are that were known at one moment: judged once, however often it is asked."""
+
+    known: Mapping[str, Member] = MappingProxyType({})
+    at: float = 0.0
+    alive: Mapping[str, Member] = MappingProxyType({})
+    not_dead: Mapping[str, Member] = MappingProxyType({})
+
+
 class Membership:
     """The members of the run, as this peer sees them. Belongs to the network thread; `known` may be read from any.
 
@@ -48,7 +57,7 @@ class Membership:
         self._run, self._events, self._limits = run, events, limits or Limits()
         self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
-        self._last = _Look()
+        self._last, self._judged = _Look(), _Judged()
         self._departed, self._watch, self._versions = Departed(), Watch(events), Versions(events)
         self.foreign: Mapping[str, PeerRecord] = {}  # those that have another model; replaced whole, as is the next
         self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
@@ -90,25 +99,30 @@ class Membership:
         """
         return self._last.partial or peer in self._known
 
-    def alive(self) -> dict[str, Member]:
+    def alive(self) -> Mapping[str, Member]:
         """List the members that are neither suspect nor dead.
 
         Returns:
             By peer id; the others are suspect or dead.
         """
-        return self._in("alive")
+        return self._judge().alive
 
-    def not_dead(self) -> dict[str, Member]:
+    def not_dead(self) -> Mapping[str, Member]:
         """List the members that are alive or suspect.
 
         Returns:
             By peer id; the dead ones are left out.
         """
-        return self._in("alive", "suspect")
+        return self._judge().not_dead
 
-    def _in(self, *states: str) -> dict[str, Member]:
-        now, announce_seconds = self.looked_at, self._announce_seconds
-        return {p: m for p, m in self._known.items() if liveness(m, now, announce_seconds) in states}
+    def _judge(self) -> _Judged:
+        judged, known, at, seconds = self._judged, self._known, self.looked_at, self._announce_seconds
+        if judged.known is not known or judged.at != at:
+            states = {peer: liveness(member, at, seconds) for peer, member in known.items()}
+            alive = {peer: member for peer, member in known.items() if states[peer] == "alive"}
+            not_dead = {peer: member for peer, member in known.items() if states[peer] != "dead"}
+            judged = self._judged = _Judged(known, at, MappingProxyType(alive), MappingProxyType(not_dead))
+        return judged
 
     @property
     def _announce_seconds(self) -> float:
@@ -156,7 +170,7 @@ class Membership:
         for record in listed:
             if record.left:
                 self.apart.left(record.peer, record.sequence)
-        self._watch.look(self._known, now, self._announce_seconds)
+        self._watch.look(self._known, self.alive(), now, self._announce_seconds)
         self._versions.look(self._run.context.software, (m.record for m in self.not_dead().values()))
 
     def _leave_out(self, listed: Collection[PeerRecord], now: float, reads: Reads) -> None:

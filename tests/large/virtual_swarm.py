@@ -16,7 +16,7 @@ from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.testing.faults import Event, Verdict
-from p2p_elastic.testing.virtual_network import SimulatedNetwork, Table
+from p2p_elastic.testing.virtual_network import Entries, SimulatedNetwork, Table
 from p2p_elastic.testing.virtual_time import run_virtual
 
 ANNOUNCE_SECONDS, REFRESH_SECONDS, STEP_SECONDS = 5.0, 3.0, 1.0
@@ -50,7 +50,7 @@ class Large:
     """
 
     def __init__(self, peers: int, policy: Policy | None = None, seed: int = 0, groups: int = 1) -> None:
-        self.network, self._rng = SimulatedNetwork(judge=self._judge), random.Random(seed)
+        self.network, self._rng = SimulatedNetwork(), random.Random(seed)
         self.sides: dict[str, int] = {}  # of a split: peers of different sides hear nothing of each other
         schedule = Schedule(probability=1 / 32)
         timings = {"announce_seconds": ANNOUNCE_SECONDS, "refresh_seconds": REFRESH_SECONDS}
@@ -90,16 +90,17 @@ class Large:
     def split(self) -> None:
         """Part the swarm, and the DHT: each half has the records of the other as they were, and hears nothing of it."""
         self.sides = {name: number % 2 for number, name in enumerate(self.members)}
-        beyond: Table = defaultdict(dict, {key: dict(found) for key, found in self.network.entries.items()})
+        beyond: Table = defaultdict(Entries)
+        for key, found in self.network.entries.items():
+            beyond[key].take(found, found.bodies)
         self.network.beyond = {name: beyond for name, side in self.sides.items() if side}
+        self.network.judge = self._judge
 
     def heal(self) -> None:
         """Join the halves again."""
         for key, found in next(iter(self.network.beyond.values())).items():
-            for name, entry in found.items():
-                if name in self.network.beyond:
-                    self.network.entries[key][name] = entry
-        self.sides, self.network.beyond = {}, {}
+            self.network.entries[key].take(found, self.network.beyond)
+        self.sides, self.network.beyond, self.network.judge = {}, {}, None
 
     async def kill(self, names: Iterable[str]) -> None:
         """As kill -9 does: no goodbye."""

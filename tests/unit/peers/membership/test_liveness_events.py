@@ -50,6 +50,10 @@ def state(members: Members, now: float, peer: str = "a") -> Liveness:
     return liveness(members[peer], now, ANNOUNCE)
 
 
+def alive(members: Members, now: float) -> set[str]:
+    return {peer for peer in members if state(members, now, peer) == "alive"}
+
+
 def choice(members: Members, now: float, excluding: tuple[str, ...] = ()) -> str | None:
     found = choose_partner(members, random.Random(0), now=now, announce_seconds=ANNOUNCE, excluding=excluding)
     return None if found is None else found.peer
@@ -211,13 +215,13 @@ def test_what_another_clock_says_changes_nothing(first: int, pauses: list[float]
 def test_each_change_is_said_once_with_its_reason() -> None:
     events = EventLog(lambda: 0.0)
     watch, members = Watch(events), announced([])
-    watch.look(members, 1.0, ANNOUNCE)
+    watch.look(members, alive(members, 1.0), 1.0, ANNOUNCE)
     members = suspected(members, "a")
     watch.look_at("a", members, 1.0, ANNOUNCE, "timeout")
-    watch.look(members, 2.0, ANNOUNCE)
-    watch.look(members, 20.0, ANNOUNCE)
-    watch.look(members, 21.0, ANNOUNCE)
-    watch.look(observe(members, [record("a", 2)], 22.0), 22.0, ANNOUNCE)
+    watch.look(members, alive(members, 2.0), 2.0, ANNOUNCE)
+    watch.look(members, alive(members, 20.0), 20.0, ANNOUNCE)
+    watch.look(members, alive(members, 21.0), 21.0, ANNOUNCE)
+    watch.look(observe(members, [record("a", 2)], 22.0), {"a"}, 22.0, ANNOUNCE)
     watch.look_at("stranger", members, 22.0, ANNOUNCE)
     assert [(event.kind, event.text) for event in events.since(0)] == [
         ("suspect", "a is suspect: 1 exchange with it failed (timeout)"),
