@@ -1,6 +1,6 @@
 """What becomes of views, averages and leaders in swarms of thousands of peers: the production `Peer`, virtual time.
 
-    python benchmarks/swarms/scale.py [--peers 64 256 1000] [--only gossip leader split] [--seed N]
+    python benchmarks/swarms/scale.py [--peers 64 256 1000] [--only gossip leader succession split] [--seed N]
 
 Peers announce themselves every 5 s, read every 3 s, make a step each second and exchange once in 32 steps, all begun
 within 5 s. Half of them are killed at once after a minute and a half. Prints a row for each number of peers.
@@ -21,11 +21,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from helpers.swarm import following_at
-from helpers.topologies import LSGD
+from helpers.swarm import Member, following_at
+from helpers.topologies import LSGD, centre_of
 from large.virtual_swarm import ANNOUNCE_SECONDS, Large, until
 
+from p2p_elastic.rules.methods import Topology
+from p2p_elastic.rules.pairwise import elastic
 from p2p_elastic.rules.policy import Policy
+from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.testing.virtual_time import run_virtual
 
 Row = dict[str, object]
@@ -63,24 +66,39 @@ async def leader(swarm: Large) -> Row:
     best = max(swarm.members, key=lambda name: swarm.members[name].loss)
     swarm.members[best].loss = 0.1
 
-    def share(of: float) -> Callable[[], bool]:
-        def followed() -> bool:
-            count = sum(following_at(member.peer).leader == best for member in swarm.members.values())
-            return count >= of * len(swarm.members)
+    return await spread(swarm, "follow", lambda member: following_at(member.peer).leader == best)
 
-        return followed
 
-    told, begun = [], asyncio.get_running_loop().time()
-    for of in (0.5, 0.99, 1.0):
-        came = await until(share(of), 120.0) is not None
-        told.append(f"{asyncio.get_running_loop().time() - begun:.0f} s" if came else "never")
+async def succession(swarm: Large) -> Row:
+    """How long it takes until all know the new place of a centre variable whose holder was killed."""
+    await asyncio.sleep(2 * MINUTE)
+
+    def seats() -> list[str]:
+        return [name for name, member in swarm.members.items() if centre_of(member).here]
+
+    def knows(member: Member) -> bool:
+        held = swarm.members.get(centre_of(member).holder or "")
+        return held is not None and centre_of(held).here
+
+    before = seats()
+    clock = max(centre_of(member).exchanges for member in swarm.members.values())
+    await swarm.kill(before)
+    told = await spread(swarm, "know the new one", knows)
+    after = seats()
+    lost = clock - max(centre_of(swarm.members[name]).exchanges for name in after)
+    return {"centres before": len(before), **told, "centres after": len(after), "exchanges lost": f"{lost} of {clock}"}
+
+
+async def spread(swarm: Large, what: str, knows: Callable[[Member], bool]) -> Row:
+    """After how many seconds shares of the members know something."""
+    told: Row = {}
+    begun = asyncio.get_running_loop().time()
+    for share, text in ((0.5, f"half {what} after"), (0.99, "99 %"), (1.0, "all")):
+        enough = share * len(swarm.members)
+        came = await until(lambda enough=enough: sum(map(knows, swarm.members.values())) >= enough, 180.0)  # type: ignore[misc]
+        told[text] = "never" if came is None else f"{asyncio.get_running_loop().time() - begun:.0f} s"
     rounds = 2 * math.log2(len(swarm.members))
-    return {
-        "half follow after": told[0],
-        "99 %": told[1],
-        "all": told[2],
-        "2 log2 N announcements": f"{rounds * ANNOUNCE_SECONDS:.0f} s",
-    }
+    return {**told, "2 log2 N announcements": f"{rounds * ANNOUNCE_SECONDS:.0f} s"}
 
 
 async def split(swarm: Large) -> Row:
@@ -100,7 +118,13 @@ async def split(swarm: Large) -> Row:
     }
 
 
-SCENES = {"gossip": (gossip, None), "leader": (leader, LSGD), "split": (split, None)}
+CENTRE = Policy(elastic(0.2), Schedule(period=50), topology=Topology.CENTRE)
+SCENES = {
+    "gossip": (gossip, None),
+    "leader": (leader, LSGD),
+    "succession": (succession, CENTRE),
+    "split": (split, None),
+}
 
 
 def measure(scene: Callable[..., object], peers: int, policy: Policy | None, seed: int) -> Row:
