@@ -26,6 +26,7 @@ from p2p_elastic.values import Frozen
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
 PARTNERS_TOLD = 3
+OWN_END = "/p2p/"  # at the end of an address stands for the peer's own id
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
@@ -98,6 +99,44 @@ class PeerRecord(Frozen):
     def places(self) -> tuple[str, ...]:
         """Its addresses, without what it runs."""
         return tuple(address for address in self.addresses if not is_software(address))
+
+
+def record_body(record: PeerRecord) -> bytes:
+    """Write a record as it is stored: without what is the default, and its own id at the end of its addresses.
+
+    Args:
+        record: of a peer.
+
+    Returns:
+        JSON.
+
+    Example:
+        >>> home = PeerRecord(peer="12D3KooWGatU", run="r", schema_hash="0" * 32, addresses=("/ip4/192.0.2.1/tcp/1/p2p/12D3KooWGatU",))
+        >>> record_body(home)
+        b'{"peer":"12D3KooWGatU","run":"r","schema_hash":"00000000000000000000000000000000","addresses":["/ip4/192.0.2.1/tcp/1/p2p/"]}'
+        >>> read_record(record_body(home)) == home
+        True
+    """  # noqa: E501
+    own = OWN_END + record.peer
+    told = tuple(each.removesuffix(record.peer) if each.endswith(own) else each for each in record.addresses)
+    return record.model_copy(update={"addresses": told}).model_dump_json(exclude_defaults=True).encode()
+
+
+def read_record(body: bytes) -> PeerRecord:
+    """Read what `record_body` wrote.
+
+    Args:
+        body: JSON, from anybody.
+
+    Returns:
+        The record, with whole addresses.
+
+    Raises:
+        ValidationError: if it is none.
+    """
+    record = PeerRecord.model_validate_json(body)
+    whole = tuple(each + record.peer if each.endswith(OWN_END) else each for each in record.addresses)
+    return record.model_copy(update={"addresses": whole})
 
 
 class PublishedManifest(Frozen):

@@ -23,7 +23,7 @@ from p2p_elastic.peers.discovery.view import view_of
 from p2p_elastic.peers.transport.everybody import Everybody
 from p2p_elastic.peers.transport.interfaces import Access, DirectConnections, Handler
 from p2p_elastic.protocol.limits import VIEW_MAX
-from p2p_elastic.protocol.records import PeerRecord
+from p2p_elastic.protocol.records import PeerRecord, read_record, record_body
 from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
 from p2p_elastic.testing.virtual_direct import SimulatedWire
 from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
@@ -276,7 +276,7 @@ class SimulatedEntries:
         return Shown({peer: body for peer, body in bodies.items() if peer in view}, len(bodies))
 
 
-_read = lru_cache(maxsize=2**16)(PeerRecord.model_validate_json)  # each entry is read by many
+_read = lru_cache(maxsize=2**16)(read_record)  # each entry is read by many
 
 
 class SimulatedDirectory:
@@ -326,7 +326,7 @@ class SimulatedDirectory:
         return len(self._network.records) > VIEW_MAX
 
     def _put(self, record: PeerRecord, expires: float) -> None:
-        body = record.model_dump_json(exclude_defaults=True).encode()
+        body = record_body(record)
         for key in self._shards.keys(record.run, body, record.group):
             self._network.reached(self._peer)[key].put(self._peer, body, expires)
 

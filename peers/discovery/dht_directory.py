@@ -23,7 +23,7 @@ from p2p_elastic.peers.relay.circuits import circuits
 from p2p_elastic.peers.transport.identity import Identity, peer_from_text, verify
 from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.manifest import RunManifest, read_manifest
-from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedManifest
+from p2p_elastic.protocol.records import PeerRecord, PublishedManifest, SignedManifest, read_record, record_body
 from p2p_elastic.protocol.roles import Role
 from p2p_elastic.status.schema import BootstrapStatus
 
@@ -103,7 +103,7 @@ class DHTDirectory:
         about = None if self.count <= VIEW_MAX else self.count
         facts = {"addresses": addresses, "revoked": revoked, "relay": self.told.relay, "about": about}
         self._own_record = record.model_copy(update=facts)
-        body = _body_of(self._own_record)
+        body = record_body(self._own_record)
         keys = self._shards.keys(record.run, body, record.group)
         await asyncio.gather(*(self._entries.put(key, body, RECORD_SECONDS) for key in keys))
         now, (stored, due) = asyncio.get_running_loop().time(), self._stored
@@ -137,7 +137,7 @@ class DHTDirectory:
             if self._own_record is None:
                 return
             goodbye = self._own_record.model_copy(update={"left": True, "sequence": self._own_record.sequence + 1})
-            await asyncio.gather(*(self._entries.put(key, _body_of(goodbye), 1.0) for key in self._shards.announced))
+            await asyncio.gather(*(self._entries.put(key, record_body(goodbye), 1.0) for key in self._shards.announced))
 
     async def members(self) -> tuple[PeerRecord, ...]:
         """Read the other members of the run of the last announcement.
@@ -194,7 +194,7 @@ class DHTDirectory:
         records = []
         for peer, body in entries.items():
             try:
-                record = PeerRecord.model_validate_json(body)
+                record = read_record(body)
             except ValidationError:
                 record = None
             if record is None or record.peer != peer or record.run != run:
@@ -460,10 +460,6 @@ def fitting(addresses: tuple[str, ...], beside: tuple[str, ...] = ()) -> tuple[s
         if sum(map(len, (*chosen, *beside))) + len(address) <= ADDRESSES_LENGTH_MAX:
             chosen.append(address)
     return tuple(chosen)
-
-
-def _body_of(record: PeerRecord) -> bytes:
-    return record.model_dump_json(exclude_defaults=True).encode()
 
 
 def restricted(record: PeerRecord, role: int) -> PeerRecord:
