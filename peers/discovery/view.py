@@ -58,17 +58,18 @@ def view_of(
     """
     if len(bodies) <= most:
         return set(bodies)
-    chosen: list[Id] = [asker] if asker in bodies else []
-    chosen += [peer for peer in dict.fromkeys(list(wanted)[:WANTED_MAX]) if peer in bodies and peer != asker]
+    named: list[Id] = [asker]
+    named += list(wanted)[:WANTED_MAX]
+    chosen = dict.fromkeys(peer for peer in named if peer in bodies)
+    if len(chosen) < most and most != HALF_VIEW:
+        chosen.update(dict.fromkeys(_claims(bodies) + _lowest(bodies)))
+    if len(chosen) < most and most > HALF_VIEW:
+        chosen.update(dict.fromkeys(sorted(bodies, key=lambda peer: _place(peer, text))[:ANCHORS_MAX]))
     if len(chosen) < most:
-        if most != HALF_VIEW:
-            chosen += _claims(bodies) + _lowest(bodies)
-        if most > HALF_VIEW:
-            chosen += sorted(bodies, key=lambda peer: _place(peer, text))[:ANCHORS_MAX]
         own = _place(asker, text)
         ranks = {peer: (own ^ _place(peer, text)) * MIX & 2**64 - 1 for peer in bodies}
-        chosen += sorted(ranks, key=ranks.__getitem__)[:most]
-    return set(list(dict.fromkeys(chosen))[:most])
+        chosen.update(dict.fromkeys(sorted(ranks, key=ranks.__getitem__)[:most]))
+    return set(list(chosen)[:most])
 
 
 @lru_cache(maxsize=PLACES_KEPT)
