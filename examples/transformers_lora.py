@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from p2p_elastic.integrations.transformers import SwarmCallback
+from p2p_elastic.integrations.transformers import SwarmCallback, last_checkpoint
 
 TEXT = (__doc__ or "").encode() * 20
 
@@ -57,7 +57,7 @@ def main() -> None:
     )
     with callback:  # leaves the run also if training fails
         Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train(
-            resume_from_checkpoint=asked.resume or None
+            resume_from_checkpoint=last_checkpoint(asked.output) if asked.resume else None
         )
 
 

@@ -40,9 +40,10 @@ PUBLISHED = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 class SwarmCallback(TrainerCallback):
     """Takes part in a run while the Trainer trains: from the first step to the last, or to an error.
 
-    Checkpoints are the Trainer's own: `resume_from_checkpoint=True` goes on as the same peer. With several processes
-    (DistributedDataParallel) rank 0 is the peer. The loss is that of each optimizer step, however many batches it has;
-    if the model does not compute it, such as with label smoothing, it is the one that the Trainer logs.
+    Checkpoints are the Trainer's own: `resume_from_checkpoint=last_checkpoint(output_dir)` goes on as the same peer.
+    With several processes (DistributedDataParallel) rank 0 is the peer. The loss is that of each optimizer step,
+    however many batches it has; if the model does not compute it, such as with label smoothing, it is the one that the
+    Trainer logs.
 
     The Trainer says nothing when training fails: as a context, this leaves the run then; else when the program ends.
 
@@ -241,6 +242,23 @@ class SwarmCallback(TrainerCallback):
         self._hook.remove()
         swarm, self.swarm = self.swarm, None
         swarm.__exit__(None if error is None else type(error), error, None)
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """Find the newest checkpoint of a Trainer with a `SwarmCallback` that was saved to its end.
+
+    The Trainer writes into the folder that the checkpoint keeps, so a kill leaves a part of one, and
+    `resume_from_checkpoint=True` takes that (transformers 5.24). The peer's file comes last.
+
+    Args:
+        output_dir: of the Trainer.
+
+    Returns:
+        For `resume_from_checkpoint`; None if there is none, so training begins anew.
+    """
+    whole = [file.parent for file in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{PEER_FILE}")]
+    steps = {int(number): folder for folder in whole if (number := folder.name.rpartition("-")[2]).isdecimal()}
+    return str(steps[max(steps)]) if steps else None
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

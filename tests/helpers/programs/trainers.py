@@ -64,7 +64,7 @@ def transformers(asked: Asked) -> Trained:
     from peft import LoraConfig, get_peft_model
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    from p2p_elastic.integrations.transformers import SwarmCallback
+    from p2p_elastic.integrations.transformers import SwarmCallback, last_checkpoint
 
     class Rest(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -97,7 +97,7 @@ def transformers(asked: Asked) -> Trained:
     data = [{"input_ids": row, "labels": row} for row in text]
     trainer = Trainer(model, arguments, train_dataset=data, callbacks=[swarm, Rest()])
     with swarm:
-        trainer.train(resume_from_checkpoint=asked.resume)
+        trainer.train(resume_from_checkpoint=last_checkpoint(asked.output) if asked.resume else None)
     optimizer = trainer.optimizer.optimizer
     return Trained(trainer.state.global_step, model, optimizer, trainer.lr_scheduler.get_last_lr())
 

@@ -228,6 +228,24 @@ class TestTransformers:
         callback.swarm = None
         assert {path: path.read_bytes() for path in (tmp_path / "checkpoint-3").iterdir()} == files
 
+    def test_a_checkpoint_that_was_not_saved_to_its_end_is_not_resumed_from(
+        self, options: dict[str, Any], tmp_path: Path
+    ) -> None:
+        from p2p_elastic.integrations.transformers import SwarmCallback, last_checkpoint
+
+        assert last_checkpoint(tmp_path) is None
+        saving = {"save_strategy": "steps", "save_steps": 2}
+        self.trainer(tmp_path, MeanLoss(), SwarmCallback(**options), max_steps=10, **saving).train()
+        assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+        cut_off = tmp_path / "checkpoint-10"
+        for path in cut_off.iterdir():
+            if path.name != "model.safetensors":
+                path.unlink()
+        assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+        trainer = self.trainer(tmp_path, MeanLoss(), SwarmCallback(**options), max_steps=12, **saving)
+        trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path))
+        assert trainer.state.global_step == 12
+
     @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
     def test_checkpoints_that_are_published_are_refused(
         self, options: dict[str, Any], tmp_path: Path, strategy: str
