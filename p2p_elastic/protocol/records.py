@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
+from p2p_elastic.common.page_address import is_page
 from p2p_elastic.protocol.limits import MEMBERS_MAX
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import (
+    ADDRESS_CHARACTERS_MAX,
     PROTOCOL_VERSION,
     Address,
     Group,
@@ -26,7 +28,7 @@ from p2p_elastic.values import Frozen
 RECORD_BYTES_MAX = 2048
 RECORD_SECONDS_MAX = 120.0
 PARTNERS_TOLD = 3
-OWN_END = "/p2p/"  # at the end of an address stands for the peer's own id
+OWN = "/p2p/"  # before a peer id, in an address
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
@@ -102,7 +104,7 @@ class PeerRecord(Frozen):
 
 
 def record_body(record: PeerRecord) -> bytes:
-    """Write a record as it is stored: without what is the default, and its own id at the end of its addresses.
+    """Write a record as it is stored: without what is the default, and without its own id in its addresses.
 
     Args:
         record: of a peer.
@@ -111,14 +113,14 @@ def record_body(record: PeerRecord) -> bytes:
         JSON.
 
     Example:
-        >>> home = PeerRecord(peer="12D3KooWGatU", run="r", schema_hash="0" * 32, addresses=("/ip4/192.0.2.1/tcp/1/p2p/12D3KooWGatU",))
+        >>> home = PeerRecord(peer="12D3Koo", run="r", schema_hash="0" * 32, addresses=("/ip4/192.0.2.1/tcp/1/p2p/12D3Koo",))
         >>> record_body(home)
-        b'{"peer":"12D3KooWGatU","run":"r","schema_hash":"00000000000000000000000000000000","addresses":["/ip4/192.0.2.1/tcp/1/p2p/"]}'
+        b'{"peer":"12D3Koo","run":"r","schema_hash":"00000000000000000000000000000000","addresses":["/ip4/192.0.2.1/tcp/1"]}'
         >>> read_record(record_body(home)) == home
         True
     """  # noqa: E501
-    own = OWN_END + record.peer
-    told = tuple(each.removesuffix(record.peer) if each.endswith(own) else each for each in record.addresses)
+    own = OWN + record.peer
+    told = tuple(each.removesuffix(own) if each.count(OWN) == 1 else each for each in record.addresses)
     return record.model_copy(update={"addresses": told}).model_dump_json(exclude_defaults=True).encode()
 
 
@@ -129,13 +131,16 @@ def read_record(body: bytes) -> PeerRecord:
         body: JSON, from anybody.
 
     Returns:
-        The record, with whole addresses.
+        The record, with its peer's id at the end of each address to dial that names none; one that is too long then is
+        left out.
 
     Raises:
         ValidationError: if it is none.
     """
     record = PeerRecord.model_validate_json(body)
-    whole = tuple(each + record.peer if each.endswith(OWN_END) else each for each in record.addresses)
+    own = OWN + record.peer
+    told = (each if OWN in each or is_software(each) or is_page(each) else each + own for each in record.addresses)
+    whole = tuple(each for each in told if len(each) <= ADDRESS_CHARACTERS_MAX)
     return record.model_copy(update={"addresses": whole})
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from p2p_elastic.common.bounded import forget_oldest
 from p2p_elastic.peers.membership.contacts import Contacts
-from p2p_elastic.peers.membership.liveness import Member, heard, liveness, observe, suspected
+from p2p_elastic.peers.membership.liveness import Liveness, Member, heard, liveness, observe, suspected
 from p2p_elastic.peers.membership.liveness_events import Watch
 from p2p_elastic.peers.membership.partition import Absences
 from p2p_elastic.peers.membership.tombstones import Departed
@@ -35,13 +36,23 @@ class _Look(NamedTuple):
     partial: bool = False
 
 
-class _Judged(NamedTuple):
-    """How the members are that were known at one moment: judged once, however often it is asked."""
+class _Seen:
+    """The members that were known at one moment: judged once, however often it is asked."""
 
-    known: Mapping[str, Member] = MappingProxyType({})
-    at: float = 0.0
-    alive: Mapping[str, Member] = MappingProxyType({})
-    not_dead: Mapping[str, Member] = MappingProxyType({})
+    def __init__(self, members: Mapping[str, Member], at: float, announce_seconds: float) -> None:
+        self.members, self._at, self._announce_seconds = MappingProxyType(members), at, announce_seconds
+
+    @cached_property
+    def _states(self) -> dict[str, Liveness]:
+        return {peer: liveness(one, self._at, self._announce_seconds) for peer, one in self.members.items()}
+
+    @cached_property
+    def alive(self) -> Mapping[str, Member]:
+        return MappingProxyType({peer: one for peer, one in self.members.items() if self._states[peer] == "alive"})
+
+    @cached_property
+    def not_dead(self) -> Mapping[str, Member]:
+        return MappingProxyType({peer: one for peer, one in self.members.items() if self._states[peer] != "dead"})
 
 
 class Membership:
@@ -55,9 +66,9 @@ class Membership:
 
     def __init__(self, run: CurrentRun, events: EventLog, limits: Limits | None = None) -> None:
         self._run, self._events, self._limits = run, events, limits or Limits()
-        self._known: Mapping[str, Member] = MappingProxyType({})  # replaced whole
+        self._seen = _Seen({}, 0.0, run.context.announce_seconds)  # replaced whole
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
-        self._last, self._judged = _Look(), _Judged()
+        self._last = _Look()
         self._departed, self._watch, self._versions = Departed(), Watch(events), Versions(events)
         self.foreign: Mapping[str, PeerRecord] = {}  # those that have another model; replaced whole, as is the next
         self.differences: Mapping[str, str] = {}  # hash of a schema -> in what it differs from this peer's
@@ -74,7 +85,7 @@ class Membership:
     @property
     def known(self) -> Mapping[str, Member]:
         """All of them, by peer id: a value that does not change later."""
-        return self._known
+        return self._seen.members
 
     def record_of(self, peer: str) -> PeerRecord | None:
         """Look up what a member says of itself.
@@ -85,7 +96,7 @@ class Membership:
         Returns:
             Its newest record; None if it is not known.
         """
-        member = self._known.get(peer)
+        member = self.known.get(peer)
         return None if member is None else member.record
 
     def may_be(self, peer: str) -> bool:
@@ -97,7 +108,7 @@ class Membership:
         Returns:
             True also of one that is not known, if only some of the members are.
         """
-        return self._last.partial or peer in self._known
+        return self._last.partial or peer in self.known
 
     def alive(self) -> Mapping[str, Member]:
         """List the members that are neither suspect nor dead.
@@ -105,7 +116,7 @@ class Membership:
         Returns:
             By peer id; the others are suspect or dead.
         """
-        return self._judge().alive
+        return self._seen.alive
 
     def not_dead(self) -> Mapping[str, Member]:
         """List the members that are alive or suspect.
@@ -113,16 +124,7 @@ class Membership:
         Returns:
             By peer id; the dead ones are left out.
         """
-        return self._judge().not_dead
-
-    def _judge(self) -> _Judged:
-        judged, known, at, seconds = self._judged, self._known, self.looked_at, self._announce_seconds
-        if judged.known is not known or judged.at != at:
-            states = {peer: liveness(member, at, seconds) for peer, member in known.items()}
-            alive = {peer: member for peer, member in known.items() if states[peer] == "alive"}
-            not_dead = {peer: member for peer, member in known.items() if states[peer] != "dead"}
-            judged = self._judged = _Judged(known, at, MappingProxyType(alive), MappingProxyType(not_dead))
-        return judged
+        return self._seen.not_dead
 
     @property
     def _announce_seconds(self) -> float:
@@ -142,7 +144,8 @@ class Membership:
 
     def forget(self) -> None:
         """Another run begins: nobody is known there yet."""
-        self._known, self.foreign = MappingProxyType({}), {}
+        self._replace({})
+        self.foreign = {}
         self.apart = Absences(self._announce_seconds)
 
     def look(self, listed: Collection[PeerRecord], now: float, count: int = 0, reads: Reads = lambda _: True) -> None:
@@ -157,20 +160,20 @@ class Membership:
         sampled = count > max(VIEW_MAX, len(listed) + 1)
         if sampled:
             self._leave_out(listed, now, reads)
-        before, ours = self._known, self._run.vector.schema_hash
+        before, ours = self.known, self._run.vector.schema_hash
         there = list(self._departed.without(listed, now))
+        self._last = _Look(now, count > VIEW_MAX)
         self._replace(observe(before, (r for r in there if r.schema_hash == ours), now))
-        self._contacts.reached(self._known.keys() & self.reached)
+        self._contacts.reached(self.known.keys() & self.reached)
         foreign = (r for r in there if r.schema_hash != ours and not r.left and r.run == self._run.context.run)
         self.foreign = {r.peer: r for r in itertools.islice(foreign, FOREIGN_MAX)}
-        self._last = _Look(now, count > VIEW_MAX)
-        for peer in () if sampled else sorted(before.keys() ^ self._known.keys()):
-            joined = peer in self._known
+        for peer in () if sampled else sorted(before.keys() ^ self.known.keys()):
+            joined = peer in self.known
             self._events.add("joined" if joined else "left", f"{peer} {'joined' if joined else 'left'}", peer=peer)
         for record in listed:
             if record.left:
                 self.apart.left(record.peer, record.sequence)
-        self._watch.look(self._known, self.alive(), now, self._announce_seconds)
+        self._watch.look(self.known, self.alive(), now, self._announce_seconds)
         self._versions.look(self._run.context.software, (m.record for m in self.not_dead().values()))
 
     def _leave_out(self, listed: Collection[PeerRecord], now: float, reads: Reads) -> None:
@@ -178,11 +181,11 @@ class Membership:
         shown = {record.peer for record in listed}
         gone = {
             peer
-            for peer, member in self._known.items()
+            for peer, member in self.known.items()
             if peer not in shown and (not reads(peer) or liveness(member, now, self._announce_seconds) == "alive")
         }
         self.apart.forget(gone)
-        self._replace({peer: member for peer, member in self._known.items() if peer not in gone})
+        self._replace({peer: member for peer, member in self.known.items() if peer not in gone})
 
     def differs(self, schema_hash: str, difference: str) -> None:
         """Note in what the model of others differs from this peer's.
@@ -196,7 +199,8 @@ class Membership:
         self.differences = known
 
     def _replace(self, members: Mapping[str, Member]) -> None:
-        self._known = members if isinstance(members, MappingProxyType) else MappingProxyType(dict(members))
+        if members is not self.known:
+            self._seen = _Seen(members, self.looked_at, self._announce_seconds)
 
     def heard(self, peer: str) -> None:
         """Note that a peer answered this one, or asked it something.
@@ -204,9 +208,9 @@ class Membership:
         Args:
             peer: its id; of one that is no member only that is noted.
         """
-        self._contacts.heard(peer, member=peer in self._known)
-        self._replace(heard(self._known, peer, asyncio.get_running_loop().time()))
-        self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds)
+        self._contacts.heard(peer, member=peer in self.known)
+        self._replace(heard(self.known, peer, asyncio.get_running_loop().time()))
+        self._watch.look_at(peer, self.known, self.looked_at, self._announce_seconds)
 
     def ever_answered(self, peer: str) -> bool:
         """Whether anything ever came from a member itself; a record only says that somebody announced it.
@@ -226,8 +230,8 @@ class Membership:
             peer: its id.
             outcome: how the exchange failed.
         """
-        self._replace(suspected(self._known, peer))
-        self._watch.look_at(peer, self._known, self.looked_at, self._announce_seconds, outcome.value)
+        self._replace(suspected(self.known, peer))
+        self._watch.look_at(peer, self.known, self.looked_at, self._announce_seconds, outcome.value)
 
     def look_apart(self, step: int) -> None:
         """Judge which members that ever answered were lost at once, and write down a partition that begins or ends.
@@ -236,7 +240,7 @@ class Membership:
             step: steps that this peer trained so far.
         """
         before = self.apart.partition
-        self.apart.look(self._known, asyncio.get_running_loop().time(), step, self._contacts.ever)
+        self.apart.look(self.known, asyncio.get_running_loop().time(), step, self._contacts.ever)
         after = self.apart.partition
         if after is not None and (before is None or after.lost != before.lost):
             text = (
@@ -261,12 +265,12 @@ class Membership:
         Returns:
             Its record; None if it was no member, or is back already in another life.
         """
-        member = self._known.get(peer)
+        member = self.known.get(peer)
         if member is None or sequence < member.record.sequence:  # back already: this is the end of an earlier life
             return None
         self._departed.remember(member.record, sequence, asyncio.get_running_loop().time(), asked=asked)
         self.apart.left(peer, sequence)
-        self._replace({other: m for other, m in self._known.items() if other != peer})
+        self._replace({other: m for other, m in self.known.items() if other != peer})
         self._events.add("left", f"{peer} left", peer=peer)
         return member.record
 
@@ -292,9 +296,9 @@ class Membership:
             peer: its id; one that is no member changes nothing.
             facts: fields of `PeerRecord` that are known better here.
         """
-        known = self._known.get(peer)
+        known = self.known.get(peer)
         if known is not None:
-            self._replace({**self._known, peer: known._replace(record=known.record.model_copy(update=facts))})
+            self._replace({**self.known, peer: known._replace(record=known.record.model_copy(update=facts))})
 
     # -- how long to wait ---------------------------------------------------------------------------------------------
 
@@ -319,7 +323,7 @@ class Membership:
         Returns:
             Those of the member; for a stranger, deadlines whose experience is not kept.
         """
-        known = self._known.get(peer)
+        known = self.known.get(peer)
         if known is None:
             return self.deadlines.of_stranger(peer, self._limits.snapshot_seconds)
         return self.waits(known.record)

@@ -751,7 +751,7 @@ async def test_a_record_tells_the_addresses_of_its_peer_and_then_what_it_runs(ta
     await peer.directory.announce(record)
     told = await peer.directory.own("run")
     assert told is not None
-    assert told.places == peer.directory.told.addresses[:7]
+    assert told.places == tuple(f"{each}/p2p/{peer.peer}" for each in peer.directory.told.addresses[:7])
     assert told.addresses == (*told.places, LONGEST.told)
     assert told.software == LONGEST
 
