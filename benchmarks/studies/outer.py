@@ -42,6 +42,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "seldom-nesterov": {"probability": "1/400", "outer": "nesterov"},
     "eighths-nesterov": {**RARE, "outer": "nesterov", "fragment": 8},
     "nesterov-int4": {**RARE, "outer": "nesterov", "codec": "int4"},
+    "often-nesterov-int4": {"probability": "1/13", "outer": "nesterov", "codec": "int4"},  # the bytes of elastic-gossip
     "seldom-nesterov-int4": {"probability": "1/400", "outer": "nesterov", "codec": "int4"},
     "period": {"period": 100},
     "period-nesterov": {"period": 100, "outer": "nesterov"},

@@ -2,8 +2,9 @@
 
     python benchmarks/swarms/scale.py [--peers 64 256 1000] [--only gossip leader succession split] [--seed N]
 
-Peers announce themselves every 5 s, read every 3 s, make a step each second and exchange once in 32 steps, all begun
-within 5 s. Half of them are killed at once after a minute and a half. Prints a row for each number of peers.
+Peers announce themselves every 5 s, read every 3 s, make a step each second and exchange once in 32 steps. A thousand
+begin within 5 s; a larger swarm doubles each 15 s from there. Half of them are killed after a minute and a half.
+Prints a row for each number of peers.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ async def gossip(swarm: Large) -> Row:
 
 async def leader(swarm: Large) -> Row:
     """How long it takes until all follow a peer whose loss is the lowest from now on."""
-    await asyncio.sleep(MINUTE)
+    await asyncio.sleep(MINUTE / 2)
     best = max(swarm.members, key=lambda name: swarm.members[name].loss)
     swarm.members[best].loss = 0.1
 
@@ -131,7 +132,7 @@ def measure(scene: Callable[..., object], peers: int, policy: Policy | None, see
     async def main() -> Row:
         swarm = Large(peers, policy, seed)
         try:
-            swarm.begin()
+            await swarm.begin()
             found: Row = await scene(swarm)  # type: ignore[misc]
             return found
         finally:

@@ -64,7 +64,7 @@ def view_of(
     if len(chosen) < most and most != HALF_VIEW:
         chosen.update(dict.fromkeys(_claims(bodies) + _lowest(bodies)))
     if len(chosen) < most and most > HALF_VIEW:
-        chosen.update(dict.fromkeys(sorted(bodies, key=lambda peer: _place(peer, text))[:ANCHORS_MAX]))
+        chosen.update(dict.fromkeys(heapq.nsmallest(ANCHORS_MAX, bodies, key=lambda peer: _place(peer, text))))
     if len(chosen) < most:
         own = _place(asker, text)
         ranks = {peer: (own ^ _place(peer, text)) * MIX & 2**64 - 1 for peer in bodies}

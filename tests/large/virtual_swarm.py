@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import statistics
 from collections import Counter, defaultdict
@@ -20,6 +21,7 @@ from p2p_elastic.testing.virtual_network import Entries, SimulatedNetwork, Table
 from p2p_elastic.testing.virtual_time import run_virtual
 
 ANNOUNCE_SECONDS, REFRESH_SECONDS, STEP_SECONDS = 5.0, 3.0, 1.0
+BEGIN_MAX, DOUBLING_SECONDS = 1000, 15.0
 
 
 class Views(NamedTuple):
@@ -78,10 +80,16 @@ class Large:
         apart = not seen and None not in sides and sides[0] != sides[1]
         return Verdict("silence") if apart else Verdict()
 
-    def begin(self) -> None:
-        """Start all, within an announcement."""
-        for name, member in self.members.items():
-            self._tasks[name] = asyncio.ensure_future(self._live(member, self._rng.random() * ANNOUNCE_SECONDS))
+    async def begin(self) -> None:
+        """Start all, BEGIN_MAX within an announcement; a larger swarm doubles in DOUBLING_SECONDS from there."""
+        phases = [
+            self._rng.random() * ANNOUNCE_SECONDS
+            + DOUBLING_SECONDS * max(0.0, math.log2((number + 1) / min(len(self.members), BEGIN_MAX)))
+            for number in range(len(self.members))
+        ]
+        for phase, (name, member) in zip(phases, self.members.items(), strict=True):
+            self._tasks[name] = asyncio.ensure_future(self._live(member, phase))
+        await asyncio.sleep(max(phases) - ANNOUNCE_SECONDS)
 
     async def _live(self, member: Member, phase: float) -> None:
         await asyncio.sleep(phase)
@@ -177,7 +185,7 @@ def in_a_large_swarm(
     async def main() -> None:
         swarm = Large(peers, policy, groups=groups)
         try:
-            swarm.begin()
+            await swarm.begin()
             await test(swarm)
         finally:
             await swarm.end()
