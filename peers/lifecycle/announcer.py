@@ -9,9 +9,11 @@ from p2p_elastic.errors import DirectoryError, IdentityInUse
 from p2p_elastic.peers.membership.instances import Instances
 from p2p_elastic.peers.state.context import LocalContext
 from p2p_elastic.peers.transport.interfaces import Directory
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.records import PARTNERS_TOLD, PeerRecord
 
 log = logging.getLogger(__name__)
+LOST_WANTED = 8  # that are asked for at a look
 
 
 class Presence:
@@ -27,6 +29,7 @@ class Presence:
         self._instances = Instances(local.run.context.first_sequence)
         self._displaced: IdentityInUse | None = None
         self._drained = False  # what this peer's record says
+        self._looks = 0
 
     @property
     def next_sequence(self) -> int:
@@ -109,7 +112,7 @@ class Presence:
         local.own.condition.look()  # whether the directory answers or not
         local.own.step_rate.mark(asyncio.get_running_loop().time(), local.own.progress.step)
         try:
-            self._directory.want(local.members.contacts)
+            self._directory.want(self._wanted())
             listed = await self._directory.members()
         except DirectoryError:
             # A silent member is so whether the directory answers or not.
@@ -125,6 +128,18 @@ class Presence:
             self._drained = local.own.condition.drained
             await self.announce()
         await self.look()
+
+    def _wanted(self) -> list[str]:
+        """Whom to ask the directory for by name; first, in turns, some that a partition took.
+
+        This peer may see another sample of a large run than before: nothing else would tell it that they are back.
+        """
+        contacts, lost = self._local.members.contacts, list[str]()
+        if self._directory.count > VIEW_MAX:
+            lost = [peer for peer in sorted(self._local.members.apart.away) if self._directory.reads(peer)]
+        begin = self._looks * LOST_WANTED % max(1, len(lost))
+        self._looks += 1
+        return [*(lost[begin:] + lost[:begin])[:LOST_WANTED], *contacts]
 
     async def look(self) -> None:
         """Let the topology judge anew which members are there.

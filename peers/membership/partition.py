@@ -142,6 +142,11 @@ class Absences:
         """Who is lost, or came back and did not exchange with us yet; LOST_MAX at most."""
         return self._absent.keys()
 
+    @property
+    def away(self) -> Collection[str]:
+        """Who was lost in the partition that there is, and is not back."""
+        return set() if self.partition is None else self._away(self.partition.lost)
+
     def status(self, now: float, step: int) -> PartitionStatus | None:
         """Show the partition to people.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 import pytest
@@ -9,7 +10,8 @@ from helpers.peer_parts import parts_in, record
 
 from p2p_elastic.errors import DirectoryError, IdentityInUse
 from p2p_elastic.peers.gossip.strategy_parts import StrategyParts
-from p2p_elastic.peers.lifecycle.announcer import Presence
+from p2p_elastic.peers.lifecycle.announcer import LOST_WANTED, Presence
+from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.records import PeerRecord
 from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
@@ -25,6 +27,7 @@ class Board:
         self.fails = False
         self.neighbours = frozenset[str]()
         self.wanted: Collection[str] = ()
+        self.size: int | None = None
 
     def want(self, peers: Collection[str]) -> None:
         self.wanted = peers
@@ -34,7 +37,7 @@ class Board:
 
     @property
     def count(self) -> int:
-        return len(self.others) + 1
+        return len(self.others) + 1 if self.size is None else self.size
 
     async def announce(self, record: PeerRecord) -> None:
         self.announced.append(record)
@@ -129,6 +132,34 @@ def test_refreshing_reads_who_is_there() -> None:
     run_virtual(made.refresh())
     assert set(parts.local.members.known) == {"b", "c"}
     assert board.announced == []
+
+
+@pytest.mark.parametrize("size", [VIEW_MAX, 1000])
+def test_in_a_large_run_those_that_a_partition_took_are_asked_for_by_name_in_turns(size: int) -> None:
+    made, board, parts = presence()
+    board.size, quiet = size, 10 * parts.local.run.context.announce_seconds
+    lost, left = ([f"{side}{number}" for number in range(20)] for side in "xy")
+    asked: list[Collection[str]] = []
+
+    async def main() -> None:
+        board.neighbours = frozenset([*lost, *left])
+        board.others = tuple(record(name, 1) for name in (*lost, *left))
+        await made.refresh()
+        assert not board.wanted
+        await asyncio.sleep(quiet)
+        board.others = tuple(record(name, 2) for name in left)
+        for _ in range(4):
+            await made.refresh()
+            asked.append(board.wanted)
+        board.others = tuple(record(name, 3) for name in (*lost, *left))
+        for _ in range(2):
+            await made.refresh()
+
+    run_virtual(main())
+    names = {name for wanted in asked for name in wanted}
+    assert names == (set(lost) if size > VIEW_MAX else set())
+    assert max(map(len, asked)) <= LOST_WANTED
+    assert not board.wanted  # all are back
 
 
 def test_a_change_of_being_drained_is_announced_at_once_and_once() -> None:
