@@ -94,9 +94,12 @@ async def spread(swarm: Large, what: str, knows: Callable[[Member], bool]) -> Ro
     """After how many seconds shares of the members know something."""
     told: Row = {}
     begun = asyncio.get_running_loop().time()
+
+    def known_by(share: float) -> Callable[[], bool]:
+        return lambda: sum(map(knows, swarm.members.values())) >= share * len(swarm.members)
+
     for share, text in ((0.5, f"half {what} after"), (0.99, "99 %"), (1.0, "all")):
-        enough = share * len(swarm.members)
-        came = await until(lambda enough=enough: sum(map(knows, swarm.members.values())) >= enough, 180.0)  # type: ignore[misc]
+        came = await until(known_by(share), 180.0)
         told[text] = "never" if came is None else f"{asyncio.get_running_loop().time() - begun:.0f} s"
     rounds = 2 * math.log2(len(swarm.members))
     return {**told, "2 log2 N announcements": f"{rounds * ANNOUNCE_SECONDS:.0f} s"}

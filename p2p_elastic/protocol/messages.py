@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from p2p_elastic.common.addresses import CHARACTERS_MAX
 from p2p_elastic.protocol.limits import LANES_MAX
 from p2p_elastic.values import Frozen
 
@@ -18,8 +19,7 @@ SCHEMA_BYTES_MAX = 8 * 2**20
 
 ExchangeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
-ADDRESS_CHARACTERS_MAX = 200
-Address = Annotated[str, Field(pattern=rf"^/[!-~]{{1,{ADDRESS_CHARACTERS_MAX - 1}}}$")]
+Address = Annotated[str, Field(pattern=rf"^/[!-~]{{1,{CHARACTERS_MAX - 1}}}$")]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SchemaHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,32}$")]

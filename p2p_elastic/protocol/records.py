@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
+from p2p_elastic.common.addresses import CHARACTERS_MAX
 from p2p_elastic.common.page_address import is_page
 from p2p_elastic.protocol.limits import MEMBERS_MAX
 from p2p_elastic.protocol.manifest import RunManifest
 from p2p_elastic.protocol.messages import (
-    ADDRESS_CHARACTERS_MAX,
     PROTOCOL_VERSION,
     Address,
     Group,
@@ -140,7 +140,7 @@ def read_record(body: bytes) -> PeerRecord:
     record = PeerRecord.model_validate_json(body)
     own = OWN + record.peer
     told = (each if OWN in each or is_software(each) or is_page(each) else each + own for each in record.addresses)
-    whole = tuple(each for each in told if len(each) <= ADDRESS_CHARACTERS_MAX)
+    whole = tuple(each for each in told if len(each) <= CHARACTERS_MAX)
     return record.model_copy(update={"addresses": whole})
 
 

@@ -67,10 +67,14 @@ def read_software(addresses: Iterable[str]) -> Software | None:
         >>> read_software(["/ip4/192.0.2.1/tcp/1", "/p2p-elastic/0.1.0/protocol/3"])
         Software(version='0.1.0', protocol=3)
     """
+    return _first(tuple(addresses))
+
+
+@lru_cache(maxsize=1024)  # of all members, at each look
+def _first(addresses: tuple[str, ...]) -> Software | None:
     return next(filter(None, map(_read, filter(is_software, addresses))), None)
 
 
-@lru_cache(maxsize=1024)  # all members say one of a few, at each look
 def _read(address: str) -> Software | None:
     match = TOLD.fullmatch(address)
     try:

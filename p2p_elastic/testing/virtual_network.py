@@ -8,10 +8,9 @@ Faults live here, as verdicts of the network on each open and each piece sent; p
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -26,62 +25,10 @@ from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.protocol.records import PeerRecord, read_record, record_body
 from p2p_elastic.testing.faults import Event, Judge, Kind, Verdict
 from p2p_elastic.testing.virtual_direct import SimulatedWire
+from p2p_elastic.testing.virtual_entries import Entries, Table
 from p2p_elastic.testing.virtual_stream import Pipe, SimulatedStream
 
 PASS = Verdict()
-
-
-class Entries:
-    """What a DHT would hold under one key.
-
-    Attributes:
-        bodies: peer id -> its record as JSON; until `alive` is called also those that expired.
-    """
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-        self._expires: dict[str, float] = {}
-        self._earliest = math.inf  # no entry expires before
-
-    def put(self, peer: str, body: bytes, expires: float) -> None:
-        """Store an entry.
-
-        Args:
-            peer: whose.
-            body: its record, as JSON.
-            expires: in virtual seconds.
-        """
-        self.bodies[peer], self._expires[peer] = body, expires
-        self._earliest = min(self._earliest, expires)
-
-    def take(self, other: Entries, peers: Container[str]) -> None:
-        """Store what another DHT holds.
-
-        Args:
-            other: its entries.
-            peers: whose of them.
-        """
-        for peer, body in other.bodies.items():
-            if peer in peers:
-                self.put(peer, body, other._expires[peer])
-
-    def alive(self, now: float) -> Mapping[str, bytes]:
-        """Drop what has expired.
-
-        Args:
-            now: in virtual seconds.
-
-        Returns:
-            Peer id -> body, of the others.
-        """
-        if now >= self._earliest:
-            for peer in [peer for peer, expires in self._expires.items() if expires <= now]:
-                del self.bodies[peer], self._expires[peer]
-            self._earliest = min(self._expires.values(), default=math.inf)
-        return self.bodies
-
-
-Table = defaultdict[str, Entries]
 
 
 @dataclass
@@ -401,6 +348,4 @@ class SimulatedDirectory:
                 for record, expires in self._network.records.values()
                 if expires > now and record.peer != self._peer and (own is None or record.run == own[0].run)
             ]
-        if self._network.judge is None:
-            return tuple(listed)
         return tuple(r for r in listed if self._network.verdict(r.peer, self._peer, "record").action == "pass")

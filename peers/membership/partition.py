@@ -186,8 +186,7 @@ class Absences:
             known = self._seen.get(peer)
             if not member.vanished and (known is None or member.record.sequence > known.sequence):
                 self._heard(peer, member.record.sequence, now, step)
-        lately = now - SILENT_ANNOUNCEMENTS * DOUBTED * self._announce_seconds
-        for peer, seen in [(peer, seen) for peer, seen in self._seen.items() if seen.at < lately]:  # few are not
+        for peer, seen in list(self._seen.items()):
             absence = self._absent.get(peer)
             away = absence is not None and absence.stake is None
             if not away and is_lost(seen, members.get(peer), now, self._announce_seconds):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import lru_cache
 
 from p2p_elastic.health.versions import Runs, differing
 from p2p_elastic.protocol.records import PeerRecord
-from p2p_elastic.protocol.software import Software, read_software
+from p2p_elastic.protocol.software import Software
 from p2p_elastic.status.events import EventLog
 
 log = logging.getLogger(__name__)
@@ -59,10 +58,5 @@ def runs_of(record: PeerRecord) -> Runs:
     Returns:
         The versions; None in place of each if the record does not say.
     """
-    return _runs(record.addresses)
-
-
-@lru_cache(maxsize=1024)  # of all members, at each look
-def _runs(addresses: tuple[str, ...]) -> Runs:
-    said = read_software(addresses)
+    said = record.software
     return Runs(None, None) if said is None else Runs(said.version, said.protocol)

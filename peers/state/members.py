@@ -36,7 +36,7 @@ class _Look(NamedTuple):
     partial: bool = False
 
 
-class _Seen:
+class _Known:
     """The members that were known at one moment: judged once, however often it is asked."""
 
     def __init__(self, members: Mapping[str, Member], at: float, announce_seconds: float) -> None:
@@ -66,7 +66,7 @@ class Membership:
 
     def __init__(self, run: CurrentRun, events: EventLog, limits: Limits | None = None) -> None:
         self._run, self._events, self._limits = run, events, limits or Limits()
-        self._seen = _Seen({}, 0.0, run.context.announce_seconds)  # replaced whole
+        self._known = _Known({}, 0.0, run.context.announce_seconds)  # replaced whole
         # When the directory last answered: up to then silence is a partner's, later it may be this peer's.
         self._last = _Look()
         self._departed, self._watch, self._versions = Departed(), Watch(events), Versions(events)
@@ -85,7 +85,7 @@ class Membership:
     @property
     def known(self) -> Mapping[str, Member]:
         """All of them, by peer id: a value that does not change later."""
-        return self._seen.members
+        return self._known.members
 
     def record_of(self, peer: str) -> PeerRecord | None:
         """Look up what a member says of itself.
@@ -116,7 +116,7 @@ class Membership:
         Returns:
             By peer id; the others are suspect or dead.
         """
-        return self._seen.alive
+        return self._known.alive
 
     def not_dead(self) -> Mapping[str, Member]:
         """List the members that are alive or suspect.
@@ -124,7 +124,7 @@ class Membership:
         Returns:
             By peer id; the dead ones are left out.
         """
-        return self._seen.not_dead
+        return self._known.not_dead
 
     @property
     def _announce_seconds(self) -> float:
@@ -200,7 +200,7 @@ class Membership:
 
     def _replace(self, members: Mapping[str, Member]) -> None:
         if members is not self.known:
-            self._seen = _Seen(members, self.looked_at, self._announce_seconds)
+            self._known = _Known(members, self.looked_at, self._announce_seconds)
 
     def heard(self, peer: str) -> None:
         """Note that a peer answered this one, or asked it something.

@@ -17,7 +17,8 @@ from p2p_elastic.protocol.limits import VIEW_MAX
 from p2p_elastic.rules.policy import Policy
 from p2p_elastic.rules.schedule import Schedule
 from p2p_elastic.testing.faults import Event, Verdict
-from p2p_elastic.testing.virtual_network import Entries, SimulatedNetwork, Table
+from p2p_elastic.testing.virtual_entries import Entries, Table
+from p2p_elastic.testing.virtual_network import SimulatedNetwork
 from p2p_elastic.testing.virtual_time import run_virtual
 
 ANNOUNCE_SECONDS, REFRESH_SECONDS, STEP_SECONDS = 5.0, 3.0, 1.0

@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from p2p_elastic.protocol.messages import ADDRESS_CHARACTERS_MAX
+from p2p_elastic.common.addresses import CHARACTERS_MAX
 from p2p_elastic.protocol.records import PeerRecord, read_record, record_body
 from p2p_elastic.protocol.software import OURS
 
@@ -38,7 +38,7 @@ def test_an_address_of_another_peer_stays_what_it_is() -> None:
 
 
 def test_an_address_that_is_too_long_with_the_id_is_left_out() -> None:
-    short, long = (f"/dns/{'x' * (size - 5)}" for size in (100, ADDRESS_CHARACTERS_MAX))
+    short, long = (f"/dns/{'x' * (size - 5)}" for size in (100, CHARACTERS_MAX))
     read = read_record(record(short, long).model_dump_json().encode())
     assert read.addresses == (f"{short}/p2p/{PEER}",)
     assert PeerRecord.model_validate(read.model_dump()) == read
